@@ -1,0 +1,187 @@
+"""What every module needs: errors a user can mend, registries, the OPT-string reader, safe file writing."""
+
+import ast
+import difflib
+import inspect
+import os
+import random
+from collections.abc import Callable, Iterable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import IO, Any
+
+import numpy as np
+import torch
+
+
+class UserError(Exception):
+    """Something the user can mend: what was expected, what came, what to change, in one paragraph.
+
+    The command-line programs print it without a traceback and exit with code 2.
+    """
+
+
+def listing(names: Iterable[Any], limit: int = 12) -> str:
+    """The names in one line, the count of those left out at the end."""
+    names = [str(name) for name in names]
+    shown = ", ".join(names[:limit])
+    return shown if len(names) <= limit else f"{shown}, … ({len(names) - limit} more)"
+
+
+def nearest(name: str, known: Iterable[str]) -> str:
+    """The part of an error message that helps with a misspelt name."""
+    known = sorted(known)
+    close = difflib.get_close_matches(name, known, n=1, cutoff=0.5)
+    hint = f" Did you mean '{close[0]}'?" if close else ""
+    return f"{hint} Known: {', '.join(known)}."
+
+
+class Registry:
+    """Named classes or functions of one kind, filled by decorator, built by name and parameters.
+
+    >>> LOSSES = Registry("loss")
+    >>> @LOSSES.register()
+    ... class Nothing: ...
+    """
+
+    def __init__(self, kind: str) -> None:
+        self.kind = kind
+        self._entries: dict[str, Callable[..., Any]] = {}
+
+    def register(self, *aliases: str) -> Callable[[Any], Any]:
+        """Decorator: enters the class or function under its own name and each alias."""
+
+        def enter(entry: Any) -> Any:
+            for name in (entry.__name__, *aliases):
+                if name in self._entries:
+                    raise KeyError(f"{self.kind} '{name}' is registered twice")
+                self._entries[name] = entry
+            return entry
+
+        return enter
+
+    def __iter__(self) -> Iterator[str]:
+        return iter(self._entries)
+
+    def __len__(self) -> int:
+        return len(self._entries)
+
+    def __contains__(self, name: str) -> bool:
+        return name in self._entries
+
+    def __getitem__(self, name: str) -> Callable[..., Any]:
+        if name not in self._entries:
+            raise UserError(f"There is no {self.kind} '{name}'.{nearest(str(name), self._entries)}")
+        return self._entries[name]
+
+    def build(self, name: str, *args: Any, **params: Any) -> Any:
+        """The entry called with these parameters, each checked against its signature first.
+
+        Raises UserError for an unknown name, an unknown parameter or a missing one.
+        """
+        entry = self[name]
+        signature = inspect.signature(entry)
+        keywords = {p.name for p in signature.parameters.values() if p.kind is p.KEYWORD_ONLY}
+        unknown = [key for key in params if key not in keywords]
+        if unknown:
+            hint = nearest(unknown[0], keywords)
+            raise UserError(f"{self.kind} '{name}' has no parameter '{unknown[0]}'.{hint}")
+        try:
+            signature.bind(*args, **params)
+        except TypeError as error:
+            raise UserError(f"{self.kind} '{name}': {error}. Its parameters: {signature}.") from error
+        return entry(*args, **params)
+
+
+# ---------------------------------------------------------------------------------------------- OPT strings
+
+
+def read_literal(text: str) -> Any:
+    """The value of an OPT string: literals, bare names (which stand for themselves) and sums of lists.
+
+    Nothing is evaluated: a call, an attribute, arithmetic or a comprehension raises UserError with the text
+    and the place.
+    """
+    try:
+        tree = ast.parse(text.strip(), mode="eval")
+        return _literal(tree.body, text.strip())
+    except SyntaxError as error:
+        raise UserError(f"Cannot read {text!r}: {error.msg} at character {error.offset}.") from error
+    except (RecursionError, MemoryError, ValueError) as error:
+        raise UserError(f"Cannot read the {len(text)} characters {text[:80]!r}…: {error}.") from error
+
+
+def _literal(node: ast.expr, text: str) -> Any:
+    def read(child: ast.expr) -> Any:
+        return _literal(child, text)
+
+    match node:
+        case ast.Constant():
+            return node.value
+        case ast.Name():
+            return node.id
+        case ast.List():
+            return [read(item) for item in node.elts]
+        case ast.Tuple():
+            return tuple(read(item) for item in node.elts)
+        case ast.Dict() if all(node.keys):
+            return {read(key): read(value) for key, value in zip(node.keys, node.values, strict=True)}
+        case ast.UnaryOp(op=ast.USub(), operand=ast.Constant(value=int() | float() as number)):
+            return -number
+        case ast.BinOp(op=ast.Add()):
+            left, right = read(node.left), read(node.right)
+            if isinstance(left, list) and isinstance(right, list):
+                return left + right
+    place = ast.get_source_segment(text, node) or text
+    raise UserError(
+        f"Cannot accept '{place}' at character {node.col_offset + 1} of {text!r}: an OPT string holds "
+        "numbers, strings, names, tuples, lists, dicts and sums of lists; nothing in it is run."
+    )
+
+
+# ------------------------------------------------------------------------------------------------ files
+
+
+@contextmanager
+def atomic_write(path: str | Path, mode: str = "wb") -> Iterator[IO[Any]]:
+    """A file that appears under its name only when it is whole and on the disk.
+
+    Written beside its place as '<name>.part', flushed to the disk, then renamed; on any error the part goes
+    away and what stood under the name stays.
+    """
+    path = Path(path)
+    part = path.with_name(path.name + ".part")
+    try:
+        with part.open(mode, **({} if "b" in mode else {"encoding": "utf-8", "newline": ""})) as file:
+            yield file
+            file.flush()
+            os.fsync(file.fileno())
+        part.replace(path)
+    except BaseException:
+        part.unlink(missing_ok=True)
+        raise
+    sync_folder(path.parent)
+
+
+def sync_folder(folder: Path) -> None:
+    """Puts the folder's own entries on the disk, so that a rename in it survives a power cut."""
+    descriptor = os.open(folder, os.O_RDONLY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)
+
+
+# ------------------------------------------------------------------------------------------- randomness
+
+
+def seed_everything(seed: int) -> None:
+    """Seeds python, numpy and torch (every device)."""
+    random.seed(seed)
+    np.random.seed(seed % 2**32)  # noqa: NPY002  third-party code draws from the global state
+    torch.manual_seed(seed)
+
+
+def derived_seed(*parts: int) -> int:
+    """One seed out of several numbers (run seed, epoch, stream, …), the same on every machine."""
+    return int(np.random.SeedSequence(parts).generate_state(1, np.uint64)[0] >> 1)
