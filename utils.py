@@ -5,6 +5,7 @@ import difflib
 import inspect
 import os
 import random
+import sys
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -185,3 +186,21 @@ def seed_everything(seed: int) -> None:
 def derived_seed(*parts: int) -> int:
     """One seed out of several numbers (run seed, epoch, stream, …), the same on every machine."""
     return int(np.random.SeedSequence(parts).generate_state(1, np.uint64)[0] >> 1)
+
+
+# ---------------------------------------------------------------------------------------------- programs
+
+
+def run_program(main: Callable[[], None]) -> None:
+    """Runs a command-line program: a UserError or a failed write becomes one paragraph and exit code 2.
+
+    `--debug` on the command line lets the traceback through.
+    """
+    try:
+        main()
+    except (UserError, OSError) as error:
+        if "--debug" in sys.argv:
+            raise
+        kind = "" if isinstance(error, UserError) else "The file system refused: "
+        print(f"{Path(sys.argv[0]).name}: {kind}{error}", file=sys.stderr)
+        raise SystemExit(2) from None
