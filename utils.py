@@ -45,15 +45,16 @@ class Registry:
     ... class Nothing: ...
     """
 
-    def __init__(self, kind: str) -> None:
-        self.kind = kind
+    def __init__(self, kind: str, naming: Callable[[str], str] = str) -> None:
+        """`naming` makes the registered name out of the Python name, as in Registry("method", str.lower)."""
+        self.kind, self.naming = kind, naming
         self._entries: dict[str, Callable[..., Any]] = {}
 
     def register(self, *aliases: str) -> Callable[[Any], Any]:
         """Decorator: enters the class or function under its own name and each alias."""
 
         def enter(entry: Any) -> Any:
-            for name in (entry.__name__, *aliases):
+            for name in (self.naming(entry.__name__), *aliases):
                 if name in self._entries:
                     raise KeyError(f"{self.kind} '{name}' is registered twice")
                 self._entries[name] = entry

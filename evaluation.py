@@ -1,0 +1,101 @@
+"""A network over a set of slices: predictions, class counts, Dice per slice and per patient, scores in mm."""
+
+from argparse import Namespace
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+from metrics import dice, score_patients
+from torch import Tensor, nn
+
+from dataloader import SliceSet
+from losses import LossSum, log_probabilities
+
+
+@dataclass
+class Evaluation:
+    """What one pass over S slices found. Counts are pixels, (S, K)."""
+
+    names: list[str]
+    patients: list[str]
+    terms: dict[str, float]  # each loss term, mean over slices; NaN where a loss could not be computed
+    intersection: np.ndarray
+    predicted: np.ndarray
+    true: np.ndarray
+    prediction: np.ndarray  # s w h, uint8 class numbers
+    entropy: np.ndarray | None  # s w h, uint8: 255 is log K
+
+    @property
+    def dice_2d(self) -> np.ndarray:
+        """(S, K) Dice of each slice, NaN where prediction and truth are both empty."""
+        return dice(self.intersection, self.predicted, self.true)
+
+    def dice_3d(self) -> np.ndarray:
+        """(P, K) Dice of each patient's volume, patients in the order of their first slice."""
+        patients = list(dict.fromkeys(self.patients))
+        member = np.array([[p == patient for p in self.patients] for patient in patients])  # p s
+        return dice(member @ self.intersection, member @ self.predicted, member @ self.true)
+
+
+def class_counts(predicted: Tensor, true: Tensor, n_class: int) -> Tensor:
+    """(3, B, K) pixel counts of intersection, prediction and truth; two (B, W, H) label maps, no host sync."""
+    cell = (true.long() * n_class + predicted).flatten(1)
+    counts = torch.zeros(len(cell), n_class * n_class, dtype=torch.int64, device=cell.device)
+    confusion = counts.scatter_add_(1, cell, torch.ones_like(cell)).unflatten(1, (n_class, n_class))
+    return torch.stack([confusion.diagonal(dim1=1, dim2=2), confusion.sum(1), confusion.sum(2)])
+
+
+@torch.inference_mode()
+def evaluate(
+    net: nn.Module, slices: SliceSet, loss: LossSum, args: Namespace, keep_entropy: bool = False
+) -> Evaluation:
+    """One pass in evaluation mode. The loss is computed where every bound it needs is there."""
+    net.eval()
+    device = torch.device(args.device)
+    measurable = all(
+        bound is not None or not part.needs_bounds for part, bound in zip(loss.losses, slices.bounds, strict=True)
+    )
+    terms, counts, predictions, entropies = [], [], [], []
+    for rows in torch.arange(len(slices)).split(args.batch_size):
+        batch = slices.batch(rows, device)
+        log_p = log_probabilities(net(batch.image))
+        if measurable:
+            values = loss(log_p, batch.targets, batch.bounds)
+            terms.append(torch.stack([values[name] for name in loss.columns]) * len(rows))
+        label = log_p.argmax(1)
+        counts.append(class_counts(label, torch.from_numpy(slices.truth[rows.numpy()]).to(device), args.n_class))
+        predictions.append(label.to(torch.uint8))
+        if keep_entropy:
+            bits = -(log_p.exp() * log_p).sum(1) / np.log(args.n_class)
+            entropies.append((bits * 255).round().clamp(0, 255).to(torch.uint8))
+    means = (torch.stack(terms).sum(0) / len(slices)).tolist() if terms else [float("nan")] * len(loss.columns)
+    intersection, predicted, true = torch.cat(counts, 1).cpu().numpy()
+    return Evaluation(
+        slices.names,
+        slices.patients,
+        dict(zip(loss.columns, means, strict=True)),
+        intersection,
+        predicted,
+        true,
+        torch.cat(predictions).cpu().numpy(),
+        torch.cat(entropies).cpu().numpy() if entropies else None,
+    )
+
+
+def class_mean(values: np.ndarray, axis: Sequence[int]) -> np.ndarray:
+    """(P,) or (S,) mean over the classes `axis`, NaN left out; NaN where all of them are."""
+    chosen = values[:, list(axis)]
+    known = ~np.isnan(chosen)
+    return np.where(known.any(1), np.nansum(chosen, 1) / np.maximum(known.sum(1), 1), np.nan)
+
+
+def score_volumes(found: Evaluation, slices: SliceSet, args: Namespace) -> tuple[list[dict], str]:
+    """One row per patient and foreground class, and the unit of its distances: mm, or vox without spacing."""
+    volumes = {}
+    for patient in dict.fromkeys(found.patients):
+        rows = np.flatnonzero(np.array(found.patients) == patient)
+        spacing = (1.0, 1.0, 1.0) if slices.spacing is None else slices.spacing[patient]
+        volumes[patient] = (found.prediction[rows], slices.truth[rows], spacing)
+    scores = score_patients(volumes, args.n_class, args.nsd_tolerance, args.jobs)
+    return scores, "vox" if slices.spacing is None else "mm"

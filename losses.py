@@ -1,0 +1,469 @@
+"""Losses as importable modules: `forward(logits, target, bounds)`, fp32 inside whatever the precision around.
+
+Shapes: B batch, K classes, W and H the spatial axes (any number of them: `bk...`). Every loss takes
+    logits   (B, K, W, H)       the network's raw output
+    target   (B, W, H) int64    label map, or None for a loss that needs none (`needs_target`)
+    bounds   (B, K, 2) pixels   what is known of the class sizes, lower and upper, or None (`needs_bounds`)
+and returns a scalar, or a dict of named scalars (`terms`) that add up to the loss.
+
+Formulas: Bateson et al. 2020 and 2022 (entropy, class-ratio KL), Kervadec et al. 2019 (size penalty),
+Sudre et al. 2017 (generalised Dice), Lin et al. 2017 (focal).
+"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from typing import Any, ClassVar
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from utils import Registry, UserError, read_literal
+
+LOSSES = Registry("loss")
+EPS = 1e-10  # inside the logarithms of ratios: an absent class costs log(1e-10) = -23 per unit of its share
+
+
+# ------------------------------------------------------------------------------------------ OPT strings
+
+
+@dataclass(frozen=True)
+class LossSpec:
+    """One tuple of `--target_losses`."""
+
+    name: str
+    params: dict[str, Any] = field(default_factory=dict)
+    bounds: str | None = None
+    bounds_params: dict[str, Any] = field(default_factory=dict)
+    fn: str | None = None
+    weight: float = 1.0
+
+
+def parse_losses(text: str) -> list[LossSpec]:
+    """Reads `[(name, params, bounds_name, bounds_params, fn, weight), …]` or the three-field form.
+
+    Raises UserError for anything else, with the offending tuple.
+    """
+    items = read_literal(text)
+    if not isinstance(items, list) or not items:
+        raise UserError(f"--target_losses expects a list with at least one tuple, got {text!r}.")
+    return [_loss_spec(item) for item in items]
+
+
+def _loss_spec(item: Any) -> LossSpec:
+    match item:
+        case (str(name), dict(params), bounds, bounds_params, fn, int() | float() as weight):
+            pass
+        case (str(name), dict(params), int() | float() as weight):
+            bounds, bounds_params, fn = None, None, None
+        case _:
+            raise UserError(
+                f"Cannot read the loss {item!r}: expected (name, {{params}}, bounds_name, {{bounds_params}}, fn, "
+                "weight), with None where there is no bound or fn, or (name, {params}, weight)."
+            )
+    return LossSpec(name, params, bounds, bounds_params or {}, fn, float(weight))
+
+
+def build_loss(spec: LossSpec) -> "Loss":
+    """The module of one tuple. `fn`, where given, reaches the losses that measure sizes."""
+    fn = {} if spec.fn is None else {"fn": spec.fn}
+    loss: Loss = LOSSES.build(spec.name, **spec.params, **fn)
+    if loss.needs_bounds and spec.bounds is None:
+        raise UserError(
+            f"The loss {spec.name} measures sizes and needs a bound in the third field of its tuple, for example "
+            f"('{spec.name}', {{…}}, 'PredictionBounds', {{'predcol': …, 'sizefile': …}}, 'soft_size', 1)."
+        )
+    return loss
+
+
+class LossSum(nn.Module):
+    """The weighted sum of the listed losses, every term under its own name.
+
+    `forward` returns {"tot": scalar, "<loss>" or "<loss>_<term>": weighted scalar, …}; the names are `columns`.
+    """
+
+    def __init__(self, losses: Sequence["Loss"], weights: Sequence[float]) -> None:
+        super().__init__()
+        self.losses = nn.ModuleList(losses)
+        self.weights = list(weights)
+        self.names: list[str] = []
+        for loss in losses:
+            name = type(loss).__name__
+            seen = sum(other.split("#")[0] == name for other in self.names)
+            self.names.append(name if not seen else f"{name}#{seen + 1}")
+
+    @property
+    def columns(self) -> list[str]:
+        terms = [
+            f"{name}_{term}" if term else name
+            for name, loss in zip(self.names, self.losses, strict=True)
+            for term in loss.terms
+        ]
+        return ["tot", *terms]
+
+    def forward(
+        self, logits: Tensor, targets: Sequence[Tensor | None], bounds: Sequence[Tensor | None]
+    ) -> dict[str, Tensor]:
+        terms: dict[str, Tensor] = {}
+        for loss, name, weight, target, bound in zip(
+            self.losses, self.names, self.weights, targets, bounds, strict=True
+        ):
+            value = loss(logits, target, bound)
+            if isinstance(value, dict):
+                terms |= {f"{name}_{term}": weight * part for term, part in value.items()}
+            else:
+                terms[name] = weight * value
+        return {"tot": torch.stack(list(terms.values())).sum(), **terms}
+
+
+# ----------------------------------------------------------------------------------------------- pieces
+
+
+class Loss(nn.Module):
+    """What a loss says of itself."""
+
+    terms: ClassVar[tuple[str, ...]] = ("",)  # names of the returned scalars; "" for a plain scalar
+    needs_target: ClassVar[bool] = False
+    needs_bounds: ClassVar[bool] = False
+
+
+def log_probabilities(logits: Tensor) -> Tensor:
+    """log softmax over the classes, (B, K, …), in fp32 at least."""
+    return F.log_softmax(logits if logits.dtype == torch.float64 else logits.float(), dim=1)
+
+
+def one_hot(label: Tensor, n_class: int, dtype: torch.dtype = torch.float32) -> Tensor:
+    """(B, W, H) class numbers -> (B, K, W, H) zeros and ones."""
+    return F.one_hot(label, n_class).movedim(-1, 1).to(dtype)
+
+
+def class_vector(values: Sequence[float] | None, idc: Sequence[int] | None, logits: Tensor, what: str) -> Tensor:
+    """(K,) one value a class: `values` laid on the classes `idc`, zero elsewhere; ones where values is None."""
+    n_class = logits.shape[1]
+    chosen = list(range(n_class)) if idc is None else list(idc)
+    values = [1.0] * len(chosen) if values is None else list(values)
+    if len(values) == n_class and len(chosen) != n_class:
+        values = [values[k] for k in chosen]
+    if len(values) != len(chosen) or any(not 0 <= k < n_class for k in chosen):
+        raise UserError(
+            f"{what}: {len(values)} weights {values} for the classes {chosen} of a network with {n_class} classes "
+            "(0 is the background); give one weight a class and keep idc within the classes."
+        )
+    vector = torch.zeros(n_class)
+    vector[chosen] = torch.tensor(values, dtype=torch.float32)
+    return vector.to(logits.device)
+
+
+def mean_proportion(probs: Tensor, power: float = 1.0) -> Tensor:
+    """(B, K) share of each class in the image, the paper's: the mean of its probability (no `power` in it)."""
+    return probs.flatten(2).mean(2)
+
+
+def max_normalised_proportion(probs: Tensor, power: float = 1.0) -> Tensor:
+    """(B, K) share of each class as the published code measures it.
+
+    Each pixel's vector is divided by its own largest entry and raised to `power`, then summed, then normalised
+    over the classes: an uncertain pixel counts more than once, so rare classes come out larger than their mean.
+    """
+    relative = (probs / (probs.amax(1, keepdim=True) + EPS)) ** power
+    sizes = relative.flatten(2).sum(2)
+    return sizes / sizes.sum(1, keepdim=True)
+
+
+PROPORTIONS = {"soft_size": mean_proportion, "norm_soft_size": max_normalised_proportion}
+PROPORTION_OF = {"mean": "soft_size", "maxnorm": "norm_soft_size"}
+
+
+def prior_ratios(bounds: Tensor, dtype: torch.dtype) -> Tensor:
+    """(B, K, 2) pixels -> (B, K) ratios: the lower bound divided by its own sum, not by W·H."""
+    sizes = bounds[:, :, 0].to(dtype)
+    return sizes / sizes.sum(1, keepdim=True)
+
+
+class _SizeLoss(Loss):
+    """A loss that compares the predicted class ratios with a prior."""
+
+    needs_bounds = True
+
+    def __init__(self, prop: str | None, fn: str, power: float) -> None:
+        super().__init__()
+        fn = PROPORTION_OF.get(prop, prop) if isinstance(prop, str) else fn
+        if fn not in PROPORTIONS:
+            raise UserError(
+                f"{type(self).__name__}: no size function '{fn}'. Known: soft_size (mean probability, prop 'mean'), "
+                "norm_soft_size (the published code's, prop 'maxnorm')."
+            )
+        self.proportion, self.power = PROPORTIONS[fn], power
+
+    def ratios(self, log_p: Tensor) -> Tensor:
+        return self.proportion(log_p.exp(), self.power)
+
+
+# ------------------------------------------------------------------------------- losses on the ground truth
+
+
+@LOSSES.register()
+class CrossEntropy(Loss):
+    """−Σ_{b,k,i} ω_k y_{bki} log p_{bki} / Σ y, over the classes `idc` (all of them by default).
+
+    `weights` ω: one a class of `idc`; they are not in the divisor, as published. Pixels that carry
+    `ignore_index` count nowhere.
+    """
+
+    needs_target = True
+
+    def __init__(
+        self,
+        *,
+        idc: Sequence[int] | None = None,
+        weights: Sequence[float] | None = None,
+        ignore_index: int = 255,
+    ) -> None:
+        super().__init__()
+        self.idc, self.weights, self.ignore_index = idc, weights, ignore_index
+
+    def forward(self, logits: Tensor, target: Tensor, bounds: Tensor | None = None) -> Tensor:
+        log_p = log_probabilities(logits)
+        weight = class_vector(self.weights, self.idc, logits, "CrossEntropy").to(log_p.dtype)
+        total = F.nll_loss(log_p, target, weight, ignore_index=self.ignore_index, reduction="sum")
+        counted = torch.zeros(max(self.ignore_index, len(weight)) + 1, device=weight.device, dtype=log_p.dtype)
+        counted[: len(weight)] = class_vector(None, self.idc, logits, "CrossEntropy").to(log_p.dtype)
+        counted[self.ignore_index] = 0
+        return total / counted[target].sum().clamp_min(1)
+
+
+@LOSSES.register()
+class NegCrossEntropy(Loss):
+    """Cross-entropy on those images alone that are of one class of `idc` from edge to edge, 0 elsewhere.
+
+    For weak labels: it teaches the background from the slices that hold nothing else, and says nothing about
+    the slices that hold an organ.
+    """
+
+    needs_target = True
+
+    def __init__(self, *, idc: Sequence[int] = (0,)) -> None:
+        super().__init__()
+        self.idc = list(idc)
+
+    def forward(self, logits: Tensor, target: Tensor, bounds: Tensor | None = None) -> Tensor:
+        log_p = log_probabilities(logits).flatten(2)  # b k i
+        label = target.flatten(1)  # b i
+        uniform = (label == label[:, :1]).all(1) & torch.isin(label[:, 0], label.new_tensor(self.idc))
+        picked = log_p.gather(1, label.unsqueeze(1)).squeeze(1)  # b i
+        return -(picked.mean(1) * uniform).sum() / uniform.sum().clamp_min(1)
+
+
+@LOSSES.register()
+class FocalLoss(Loss):
+    """−Σ y (1 − p)^γ log p / Σ y over the classes `idc`."""
+
+    needs_target = True
+
+    def __init__(self, *, idc: Sequence[int] | None = None, gamma: float = 2.0) -> None:
+        super().__init__()
+        self.idc, self.gamma = idc, gamma
+
+    def forward(self, logits: Tensor, target: Tensor, bounds: Tensor | None = None) -> Tensor:
+        log_p = log_probabilities(logits)
+        picked = log_p.gather(1, target.unsqueeze(1)).squeeze(1)
+        counted = class_vector(None, self.idc, logits, "FocalLoss").to(log_p.dtype)[target]
+        # -expm1(log p) is 1 - p without cancellation near p = 1
+        return -(counted * (-torch.expm1(picked)) ** self.gamma * picked).sum() / counted.sum().clamp_min(1)
+
+
+@LOSSES.register()
+class DiceLoss(Loss):
+    """1 − mean_{b,k} (2 Σ p y + ε) / (Σ p + Σ y + ε), per image, over the classes `idc`."""
+
+    needs_target = True
+
+    def __init__(self, *, idc: Sequence[int] | None = None) -> None:
+        super().__init__()
+        self.idc = idc
+
+    def forward(self, logits: Tensor, target: Tensor, bounds: Tensor | None = None) -> Tensor:
+        probs, onehot = _chosen(logits, target, self.idc)
+        intersection, both = (probs * onehot).sum(2), probs.sum(2) + onehot.sum(2)
+        return 1 - ((2 * intersection + EPS) / (both + EPS)).mean()
+
+
+@LOSSES.register()
+class GeneralizedDice(Loss):
+    """1 − 2 (Σ_k w_k Σ p y + ε) / (Σ_k w_k Σ (p + y) + ε) per image, w_k = 1 / (Σ y_k)², then the mean.
+
+    An absent class has the weight of a class of one pixel: the published 1/(0 + 1e-10)² makes it the only
+    class that counts.
+    """
+
+    needs_target = True
+
+    def __init__(self, *, idc: Sequence[int] | None = None) -> None:
+        super().__init__()
+        self.idc = idc
+
+    def forward(self, logits: Tensor, target: Tensor, bounds: Tensor | None = None) -> Tensor:
+        probs, onehot = _chosen(logits, target, self.idc)
+        weight = 1 / onehot.sum(2).clamp_min(1) ** 2  # b k
+        intersection = (weight * (probs * onehot).sum(2)).sum(1)
+        both = (weight * (probs.sum(2) + onehot.sum(2))).sum(1)
+        return (1 - 2 * (intersection + EPS) / (both + EPS)).mean()
+
+
+def _chosen(logits: Tensor, target: Tensor, idc: Sequence[int] | None) -> tuple[Tensor, Tensor]:
+    """Probabilities and one-hot ground truth of the classes `idc`, both (B, |idc|, pixels)."""
+    probs = log_probabilities(logits).exp()
+    onehot = one_hot(target, logits.shape[1], probs.dtype)
+    chosen = slice(None) if idc is None else list(idc)
+    return probs[:, chosen].flatten(2), onehot[:, chosen].flatten(2)
+
+
+@LOSSES.register()
+class BCEGDice(Loss):
+    """α · cross-entropy + (1 − α) · generalised Dice, logged apart."""
+
+    terms = ("ce", "gdice")
+    needs_target = True
+
+    def __init__(
+        self,
+        *,
+        idc: Sequence[int] | None = None,
+        weights: Sequence[float] | None = None,
+        alpha: float = 0.5,
+    ) -> None:
+        super().__init__()
+        self.ce, self.gdice, self.alpha = (
+            CrossEntropy(idc=idc, weights=weights),
+            GeneralizedDice(idc=idc),
+            alpha,
+        )
+
+    def forward(self, logits: Tensor, target: Tensor, bounds: Tensor | None = None) -> dict[str, Tensor]:
+        return {
+            "ce": self.alpha * self.ce(logits, target),
+            "gdice": (1 - self.alpha) * self.gdice(logits, target),
+        }
+
+
+# ------------------------------------------------------------------------------ losses without ground truth
+
+
+@LOSSES.register()
+class SelfEntropy(Loss):
+    """Weighted Shannon entropy of the prediction, −(1/(B|Ω|)) Σ ν_k p log p, natural logarithm.
+
+    `weights` ν: one a class (of `idc`), not in the divisor.
+    """
+
+    def __init__(self, *, idc: Sequence[int] | None = None, weights: Sequence[float] | None = None) -> None:
+        super().__init__()
+        self.idc, self.weights = idc, weights
+
+    def forward(self, logits: Tensor, target: Tensor | None = None, bounds: Tensor | None = None) -> Tensor:
+        return entropy(log_probabilities(logits), self.weights, self.idc)
+
+
+def entropy(log_p: Tensor, weights: Sequence[float] | None, idc: Sequence[int] | None = None) -> Tensor:
+    """Scalar: mean over images and pixels of −Σ_k ν_k p_k log p_k."""
+    weight = class_vector(weights, idc, log_p, "SelfEntropy").to(log_p.dtype)
+    per_class = -(log_p.exp() * log_p).flatten(2).mean(2)  # b k
+    return (per_class * weight).sum(1).mean()
+
+
+@LOSSES.register()
+class EntKLProp(_SizeLoss):
+    """Source-free adaptation: λ_se · entropy + λ_consprior · KL(predicted ‖ prior) over class ratios.
+
+    L_KL = (1/B) Σ_b Σ_k τ̂_{bk} [log(τ̂_{bk} + ε) − log(τ_{bk} + ε)], background included (Bateson et al. 2022).
+    The predicted ratio τ̂ is the mean probability (the paper's, `prop='mean'`, or fn 'soft_size') or the
+    published code's (`prop='maxnorm'`, or fn 'norm_soft_size', with `power`). `weights_se`: ν of the entropy.
+
+    `curi=False` takes the prior from the ground truth instead of the bounds, as published: a method that may not
+    see ground truth refuses it. `ivd`, `idc_c`, `lamb_conspred` and `inv_consloss` stand in published lines
+    and change nothing.
+    """
+
+    terms = ("entropy", "prior")
+
+    def __init__(
+        self,
+        *,
+        lamb_se: float = 1.0,
+        lamb_consprior: float = 1.0,
+        weights_se: Sequence[float] | None = None,
+        prop: str | None = None,
+        fn: str = "soft_size",
+        power: float = 1.0,
+        curi: bool = True,
+        ivd: bool = True,
+        idc_c: Sequence[int] | None = None,
+        lamb_conspred: float = 0.0,
+        inv_consloss: bool = False,
+        fake: bool = False,
+    ) -> None:
+        super().__init__(prop, fn, power)
+        self.lamb_se, self.lamb_consprior, self.weights_se = lamb_se, lamb_consprior, weights_se
+        self.prior_from_truth = not curi
+        self.needs_target = self.prior_from_truth  # type: ignore[misc]
+        self.needs_bounds = not self.prior_from_truth  # type: ignore[misc]
+
+    def forward(self, logits: Tensor, target: Tensor | None = None, bounds: Tensor | None = None) -> dict[str, Tensor]:
+        log_p = log_probabilities(logits)
+        predicted = self.ratios(log_p)
+        if self.prior_from_truth:
+            prior = one_hot(target, logits.shape[1], log_p.dtype).flatten(2).mean(2)
+        else:
+            prior = prior_ratios(bounds, log_p.dtype)
+        return {
+            "entropy": self.lamb_se * entropy(log_p, self.weights_se),
+            "prior": self.lamb_consprior * kl_divergence(predicted, prior),
+        }
+
+
+@LOSSES.register()
+class KLPropInv(_SizeLoss):
+    """KL(prior ‖ predicted) over class ratios, the direction of AdaEnt (Bateson et al. 2020).
+
+    (1/B) Σ_b Σ_k τ_{bk} [log(τ_{bk} + ε) − log(τ̂_{bk} + ε)]. The entropy of AdaEnt is a second tuple, SelfEntropy.
+    """
+
+    def __init__(
+        self,
+        *,
+        prop: str | None = None,
+        fn: str = "soft_size",
+        power: float = 1.0,
+        idc: Sequence[int] | None = None,
+    ) -> None:
+        super().__init__(prop, fn, power)
+
+    def forward(self, logits: Tensor, target: Tensor | None, bounds: Tensor) -> Tensor:
+        log_p = log_probabilities(logits)
+        return kl_divergence(prior_ratios(bounds, log_p.dtype), self.ratios(log_p))
+
+
+def kl_divergence(first: Tensor, second: Tensor) -> Tensor:
+    """Mean over the batch of Σ_k first_k [log(first_k + ε) − log(second_k + ε)]; both (B, K) ratios."""
+    return (first * ((first + EPS).log() - (second + EPS).log())).sum(1).mean()
+
+
+@LOSSES.register()
+class NaivePenalty(_SizeLoss):
+    """Quadratic penalty on soft sizes outside their bounds (constrained domain adaptation, size losses).
+
+    (1/B) Σ_b Σ_{k ∈ idc} [max(0, lower − s)² + max(0, s − upper)²] / (W·H)², s = Σ_i p_i in pixels.
+    """
+
+    def __init__(
+        self, *, idc: Sequence[int] = (1,), prop: str | None = None, fn: str = "soft_size", power: float = 1.0
+    ) -> None:
+        super().__init__(prop, fn, power)
+        self.idc = list(idc)
+
+    def forward(self, logits: Tensor, target: Tensor | None, bounds: Tensor) -> Tensor:
+        log_p = log_probabilities(logits)
+        pixels = log_p[0, 0].numel()
+        share, limits = self.ratios(log_p)[:, self.idc], bounds[:, self.idc].to(log_p.dtype) / pixels
+        below, above = F.relu(limits[..., 0] - share), F.relu(share - limits[..., 1])
+        return (below**2 + above**2).sum(1).mean()

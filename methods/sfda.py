@@ -1,0 +1,78 @@
+"""Source-free adaptation (Bateson et al., MICCAI 2020 and MedIA 2022) and its cheap relatives.
+
+Phase 2 of the paper: no source image, target training images, and a prior on the class ratios of each slice,
+    L = λ_se · L_ent(p) + λ_prior · KL(τ̂ ‖ τ)                          (EntKLProp in losses.py)
+minimised from the source weights over all parameters, batch normalisation in training mode. It is the supervised
+step with another loss and less to look at: its batches carry no ground truth, and no source folder is opened.
+
+The relatives are the same step with other switches:
+    batch-norm refresh   --trainable none --bn_stats refresh        (Schneider et al. 2020)
+    TENT                 SelfEntropy, --trainable bn                (Wang et al. 2021)
+    SHOT-IM              entropy + KL to a uniform prior, --trainable features   (Liang et al. 2020)
+"""
+
+from argparse import Namespace, _ArgumentGroup
+
+from torch import nn
+from torch.nn.modules.batchnorm import _BatchNorm
+
+from losses import LossSum
+from methods.base import METHODS
+from methods.supervised import Supervised
+from utils import UserError
+
+
+@METHODS.register()
+class SFDA(Supervised):
+    """Entropy and class-ratio KL on the target stream alone."""
+
+    sees_truth = False
+    needs_weights = True
+    supervision = "none"  # what the prior knew is added by its bounds
+
+    @staticmethod
+    def add_arguments(group: _ArgumentGroup) -> None:
+        group.add_argument(
+            "--trainable",
+            choices=("all", "bn", "features", "none"),
+            default="all",
+            help="what adapts: every parameter, batch-norm scale and shift, all but the classifier, nothing",
+        )
+        group.add_argument(
+            "--bn_stats",
+            choices=("update", "refresh", "freeze"),
+            default="update",
+            help="batch-norm statistics: moving on from the source's, the target's alone, the source's",
+        )
+
+    def __init__(self, net: nn.Module, loss: LossSum, args: Namespace) -> None:
+        blind = [type(part).__name__ for part in loss.losses if part.needs_target]
+        if blind:
+            raise UserError(
+                f"--method sfda never sees ground truth, but {blind[0]} needs it; use a loss of the prediction alone "
+                "(EntKLProp, SelfEntropy, KLPropInv, NaivePenalty), or --method supervised."
+            )
+        self.norms = [module for module in net.modules() if isinstance(module, _BatchNorm)]
+        self._select(net, args.trainable)
+        super().__init__(net, loss, args)
+
+    def _select(self, net: nn.Module, trainable: str) -> None:
+        chosen = {
+            "all": list(net.parameters()),
+            "bn": [p for norm in self.norms for p in norm.parameters()],
+            "features": list(net.parameters()),
+            "none": [],
+        }[trainable]
+        frozen = set(net.classifier.parameters()) if trainable == "features" else set()
+        net.requires_grad_(False)
+        for parameter in chosen:
+            parameter.requires_grad_(parameter not in frozen)
+
+    def begin_epoch(self, epoch: int) -> None:
+        super().begin_epoch(epoch)
+        for norm in self.norms:
+            if self.args.bn_stats == "freeze":
+                norm.eval()
+            elif self.args.bn_stats == "refresh":
+                norm.momentum = None  # a plain average over the batches of this epoch
+                norm.reset_running_stats()
