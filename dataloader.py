@@ -289,13 +289,15 @@ def open_slices(
 ) -> SliceSet:
     """Reads and checks one split.
 
-    `limit`: keep that many slices (`--debug`). Raises UserError that lists every offender: a missing folder or
-    partner file, a name the expression does not match, different shapes, a label outside 0..K-1, NaN, an
-    unreadable file, an empty split.
+    `limit`: keep that many slices, spread over the set (`--debug`). Raises UserError that lists every offender: a
+    missing folder or partner file, a name the expression does not match, different shapes, a label outside 0..K-1,
+    NaN, an unreadable file, an empty split.
     """
     names, files = _pair_files(root / split, sorted({spec.folder for spec in folders}))
     read = _read_names(root / split, names, regex)
-    order = sorted(range(len(names)), key=lambda i: (read[i].patient, read[i].index, names[i]))[:limit]
+    order = sorted(range(len(names)), key=lambda i: (read[i].patient, read[i].index, names[i]))
+    if limit and limit < len(order):
+        order = [order[i] for i in np.linspace(0, len(order) - 1, limit).astype(int)]
     names, read = [names[i] for i in order], [read[i] for i in order]
     files = {folder: [paths[i] for i in order] for folder, paths in files.items()}
 

@@ -90,12 +90,11 @@ def class_mean(values: np.ndarray, axis: Sequence[int]) -> np.ndarray:
     return np.where(known.any(1), np.nansum(chosen, 1) / np.maximum(known.sum(1), 1), np.nan)
 
 
-def score_volumes(found: Evaluation, slices: SliceSet, args: Namespace) -> tuple[list[dict], str]:
-    """One row per patient and foreground class, and the unit of its distances: mm, or vox without spacing."""
+def score_volumes(found: Evaluation, slices: SliceSet, args: Namespace) -> list[dict]:
+    """One row per patient and foreground class; distances in mm, or in voxels for a set without spacing."""
     volumes = {}
     for patient in dict.fromkeys(found.patients):
         rows = np.flatnonzero(np.array(found.patients) == patient)
         spacing = (1.0, 1.0, 1.0) if slices.spacing is None else slices.spacing[patient]
         volumes[patient] = (found.prediction[rows], slices.truth[rows], spacing)
-    scores = score_patients(volumes, args.n_class, args.nsd_tolerance, args.jobs)
-    return scores, "vox" if slices.spacing is None else "mm"
+    return score_patients(volumes, args.n_class, args.nsd_tolerance, args.jobs)

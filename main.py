@@ -14,11 +14,11 @@ from typing import Any
 
 import numpy as np
 import torch
-from bounds import BOUNDS
 from torch import nn
 from tqdm import tqdm
 
 from arguments import get_args
+from bounds import BOUNDS
 from dataloader import (
     Batch,
     SliceSet,
@@ -137,9 +137,7 @@ def _must_be_finite(
         )
 
 
-def fit(
-    method: Method, streams: dict[str, Stream], val: SliceSet, folder: RunFolder, record: Recorder, args: Namespace
-) -> None:
+def fit(method: Method, streams: dict[str, Stream], record: Recorder, args: Namespace) -> None:
     """The epochs that are not done yet, then the scores of the last and of the best network."""
     folder, val, in_channels = record.folder, record.val, record.val.image.shape[1]
     best = {"epoch": -1, "dice": -1.0}
@@ -188,8 +186,8 @@ def set_up_machine(args: Namespace) -> None:
         torch.use_deterministic_algorithms(True)
 
 
-def main() -> None:
-    args = get_args()
+def main(argv: Sequence[str] | None = None) -> None:
+    args = get_args(argv)
     set_up_machine(args)
     loss, bounds = build_losses(args)
     if args.check:

@@ -1,0 +1,264 @@
+"""What a loss may know about the sizes of the classes: BOUNDS, built by `BOUNDS.build(name, n_class, **params)`.
+
+A bound is called with the label map (W, H) of a slice, or None where `needs_label` is False, and the slice's name. It
+gives (K, 2) float64 pixels, lower and upper. The class-ratio losses divide the lower ones by their own sum; the size
+penalty wants both. `supervision` says in words what had to be known of the target to make them; runs record it.
+
+Parameters that published lines carry without effect are accepted (`sep`, `idc`, `power`, `fake`, `prop`, `fn`).
+"""
+
+from collections.abc import Iterable, Mapping, Sequence
+from functools import cached_property
+from typing import Any, ClassVar
+
+import numpy as np
+
+from size_table import ORACLE, SizeTable, read_size_table
+from utils import Registry, UserError, nearest
+
+BOUNDS = Registry("bounds")
+
+Limits = Sequence[float] | float  # [lower, upper], or one number for both
+
+
+class Bounds:
+    """What all bounds have in common; `check` and `skips` matter to those that look slices up."""
+
+    supervision: str = "none"
+    needs_label: ClassVar[bool] = False
+
+    def __init__(self, n_class: int) -> None:
+        self.n_class = n_class
+
+    def __call__(self, label: np.ndarray | None, name: str) -> np.ndarray:
+        """(W, H) class numbers or None, slice name -> (K, 2) pixels."""
+        raise NotImplementedError
+
+    def check(self, names: Iterable[str]) -> None:
+        """Raises UserError that lists the slices about which nothing is known."""
+
+    def skips(self, name: str) -> bool:
+        """Whether the slice is to be left out."""
+        return False
+
+    def count(self, label: np.ndarray | None) -> np.ndarray:
+        """(K,) pixels of each class; other values, such as an ignore label, count nowhere."""
+        if label is None:
+            raise UserError(f"{type(self).__name__} reads the ground truth of a slice, and none was given.")
+        values = np.asarray(label).ravel()
+        if values.dtype != np.uint8:
+            values = values[(values >= 0) & (values < self.n_class)].astype(np.int64)
+        return np.bincount(values, minlength=self.n_class)[: self.n_class].astype(np.float64)
+
+
+# ------------------------------------------------------------------------------------------- the same everywhere
+
+
+@BOUNDS.register()
+class ConstantBounds(Bounds):
+    """The same limits for every slice: [[lower, upper], …] or [pixels, …] one a class, or {class: [lower, upper]}.
+
+    Classes that a dict leaves out get [0, 0]. 'uniform' gives every class the same size; it is one pixel, since only
+    ratios can mean anything then (the prior that information maximisation, as in SHOT, implies).
+    """
+
+    def __init__(
+        self,
+        n_class: int,
+        *,
+        values: str | Sequence[Limits] | Mapping[int, Limits],
+        idc: Sequence[int] | None = None,
+    ) -> None:
+        super().__init__(n_class)
+        self.limits = _read_limits(type(self).__name__, values, n_class)
+
+    def __call__(self, label: np.ndarray | None, name: str) -> np.ndarray:
+        return self.limits.copy()
+
+
+@BOUNDS.register()
+class TagBounds(ConstantBounds):
+    """The limits of ConstantBounds for the classes that the slice shows, [0, 0] for the others."""
+
+    supervision = "image-level tags"
+    needs_label = True
+
+    def __call__(self, label: np.ndarray | None, name: str) -> np.ndarray:
+        return np.where(self.count(label)[:, None] > 0, self.limits, 0.0)
+
+
+# ---------------------------------------------------------------------------------------------- looked up
+
+
+@BOUNDS.register()
+class PredictionBounds(Bounds):
+    """The sizes v that column `predcol` of the csv `sizefile` holds for the slice, with a margin.
+
+    'high' gives [v, v + m], 'low' [v - m, v], 'both' [v - m, v + m], never below 0; m = margin · v in `mode`
+    'percentage' (margin 0.1 is 10 %), m = margin pixels in `mode` 'abs'. The file is read at first use. A slice whose
+    list is all zero is left out (`skips`).
+    """
+
+    def __init__(
+        self,
+        n_class: int,
+        *,
+        sizefile: str,
+        predcol: str,
+        margin: float = 0,
+        dir: str = "high",
+        mode: str = "percentage",
+        sep: str | None = None,
+        idc: Sequence[int] | None = None,
+        power: float = 1,
+        fake: bool = False,
+        prop: bool | str = False,
+    ) -> None:
+        super().__init__(n_class)
+        self.sizefile, self.predcol = str(sizefile), str(predcol)
+        self.margin, self.mode = _read_margin(type(self).__name__, margin, mode)
+        self.sides = _choose(type(self).__name__, "dir", dir, {"high": (0, 1), "low": (1, 0), "both": (1, 1)})
+
+    @cached_property
+    def table(self) -> SizeTable:
+        return read_size_table(self.sizefile, self.predcol, self.n_class)
+
+    @property
+    def supervision(self) -> str:
+        """As the csv tells it."""
+        return self.table.supervision
+
+    def __call__(self, label: np.ndarray | None, name: str) -> np.ndarray:
+        return _with_margin(self.table[name], self.margin, self.mode, self.sides)
+
+    def check(self, names: Iterable[str]) -> None:
+        self.table.require(names)
+
+    def skips(self, name: str) -> bool:
+        return self.table.skips(name)
+
+
+# --------------------------------------------------------------------------------------- from the ground truth
+
+
+@BOUNDS.register()
+class PreciseBounds(Bounds):
+    """The true sizes v of the slice, [v - m, v + m], never below 0; m as in PredictionBounds."""
+
+    supervision = ORACLE
+    needs_label = True
+
+    def __init__(
+        self,
+        n_class: int,
+        *,
+        margin: float = 0,
+        mode: str = "percentage",
+        fn: str | None = None,
+        power: float = 1,
+        idc: Sequence[int] | None = None,
+    ) -> None:
+        super().__init__(n_class)
+        self.margin, self.mode = _read_margin(type(self).__name__, margin, mode)
+
+    def __call__(self, label: np.ndarray | None, name: str) -> np.ndarray:
+        return _with_margin(self.count(label), self.margin, self.mode, (1, 1))
+
+
+@BOUNDS.register()
+class PreciseTags(PreciseBounds):
+    """PreciseBounds for the classes that the slice shows, `neg_value` = [lower, upper] for the others."""
+
+    def __init__(
+        self,
+        n_class: int,
+        *,
+        margin: float = 0,
+        mode: str = "percentage",
+        neg_value: Sequence[float] = (0, 0),
+        fn: str | None = None,
+        power: float = 1,
+        idc: Sequence[int] | None = None,
+    ) -> None:
+        super().__init__(n_class, margin=margin, mode=mode)
+        self.absent = _read_pair(f"{type(self).__name__}: neg_value", neg_value)
+
+    def __call__(self, label: np.ndarray | None, name: str) -> np.ndarray:
+        return np.where(self.count(label)[:, None] > 0, super().__call__(label, name), self.absent)
+
+
+@BOUNDS.register()
+class BoxBounds(Bounds):
+    """`margins` = [lower, upper] as shares of the area of the upright box around all pixels of a class.
+
+    The box of the background is nearly always the slice: losses with these bounds name their classes (`idc`).
+    """
+
+    supervision = "bounding boxes"
+    needs_label = True
+
+    def __init__(self, n_class: int, *, margins: Sequence[float], idc: Sequence[int] | None = None) -> None:
+        super().__init__(n_class)
+        self.margins = _read_pair("BoxBounds: margins", margins)
+
+    def __call__(self, label: np.ndarray | None, name: str) -> np.ndarray:
+        areas = np.zeros(self.n_class)
+        for k in np.flatnonzero(self.count(label)):
+            areas[k] = _box_area(np.asarray(label) == k)
+        return areas[:, None] * self.margins
+
+
+def _box_area(mask: np.ndarray) -> int:
+    """Pixels in the box around a mask that is not empty; any number of axes."""
+    axes = range(mask.ndim)
+    seen = [np.flatnonzero(mask.any(axis=tuple(other for other in axes if other != axis))) for axis in axes]
+    return int(np.prod([places[-1] - places[0] + 1 for places in seen]))
+
+
+# ------------------------------------------------------------------------------------------------ parameters
+
+
+def _with_margin(sizes: np.ndarray, margin: float, mode: str, sides: tuple[int, int]) -> np.ndarray:
+    """(K,) pixels -> (K, 2), the margin taken off below and put on above as `sides` says."""
+    width = sizes * margin if mode == "percentage" else np.full_like(sizes, margin)
+    return np.stack([np.maximum(sizes - sides[0] * width, 0), sizes + sides[1] * width], axis=-1)
+
+
+def _read_margin(kind: str, margin: Any, mode: Any) -> tuple[float, str]:
+    if isinstance(margin, bool) or not isinstance(margin, int | float) or not 0 <= margin < float("inf"):
+        raise UserError(f"{kind}: margin is a number from 0 up (0.1 is 10 % in mode 'percentage'), got {margin!r}.")
+    return float(margin), _choose(kind, "mode", mode, {"percentage": "percentage", "abs": "abs"})
+
+
+def _choose(kind: str, parameter: str, value: Any, known: Mapping[str, Any]) -> Any:
+    if not isinstance(value, str) or value not in known:
+        raise UserError(f"{kind}: there is no {parameter} {value!r}.{nearest(str(value), known)}")
+    return known[value]
+
+
+def _read_pair(what: str, limits: Any) -> np.ndarray:
+    """[lower, upper] or one number for both -> (2,)."""
+    pair = limits if isinstance(limits, list | tuple) else (limits, limits)
+    numbers = [v for v in pair if isinstance(v, int | float) and not isinstance(v, bool)]
+    if len(pair) != 2 or len(numbers) != 2 or not 0 <= pair[0] <= pair[1]:
+        raise UserError(f"{what} expects [lower, upper] with 0 <= lower <= upper, got {limits!r}.")
+    return np.array(pair, dtype=np.float64)
+
+
+def _read_limits(kind: str, values: Any, n_class: int) -> np.ndarray:
+    """The `values` of ConstantBounds -> (K, 2) pixels."""
+    if values == "uniform":
+        return np.ones((n_class, 2))
+    if isinstance(values, dict):
+        unknown = [key for key in values if key not in range(n_class)]
+        if unknown:
+            raise UserError(
+                f"{kind}: values names class {unknown[0]!r}; the classes are 0 to {n_class - 1} (--n_class)."
+            )
+        values = [values.get(k, 0) for k in range(n_class)]
+    if not isinstance(values, list | tuple) or len(values) != n_class:
+        raise UserError(
+            f"{kind}: values expects one [lower, upper] or one number a class, {n_class} of them (--n_class), or "
+            f"{{class: [lower, upper]}}, or 'uniform'; got {values!r}."
+        )
+    return np.stack([_read_pair(f"{kind}: class {k}", limits) for k, limits in enumerate(values)])

@@ -1,0 +1,119 @@
+# Every rule of the experiment makefiles. A makefile that includes this one says, before the include,
+#   SET      the name: results/$(SET), sizes/$(SET).csv
+#   VOLUMES  the folder of volumes that the slices are cut from; a phantom is made there when nothing is
+#   DATA     the folders of slices, source first, target last
+#   TRN      the main runs, ABL the ablations, INF the inference runs, by name
+#   SCRATCH  those of them that start from random weights
+# and after it one line a run: $(RD)/<run>: private OPT = flags of main.py
+
+SHELL := bash
+.SHELLFLAGS := -eu -o pipefail -c
+MAKEFLAGS += --warn-undefined-variables --no-builtin-rules
+.DEFAULT_GOAL := all
+.DELETE_ON_ERROR:
+.SUFFIXES:
+.PHONY: all ablations inference runs plot report pack check help clean-tmp
+
+include venv.mk
+
+# -- what can be set on the command line ---------------------------------------------------------------------------
+DEBUG ?=
+EPC ?=
+NET ?= UNet
+SEED ?= 0
+RD ?= results/$(SET)
+SIZE ?= $(if $(wildcard /dev/nvidia0),full,small)
+JOBS ?= $(shell nproc 2>/dev/null || echo 1)
+OPT =
+PRIOR =
+SLICE =
+COMMON =
+# what was typed on the command line wins over a run's own line
+TYPED = $(if $(filter command line,$(origin NET)),--network $(NET)) $(if $(EPC),--n_epoch $(EPC)) $(DEBUG)
+
+# -- phantom or real ------------------------------------------------------------------------------------------------
+# small, full or empty: read from what is there, or what will be made when nothing is.
+read_phantom = $(shell sed -n 's/.*"phantom": "\([a-z]*\)".*/\1/p' $(1) 2>/dev/null | head -n 1)
+PHANTOM := $(strip $(if $(wildcard $(lastword $(DATA))),$(call read_phantom,$(lastword $(DATA))/dataset.json),\
+             $(if $(wildcard $(VOLUMES)),$(call read_phantom,$(VOLUMES)/phantom.json),$(SIZE))))
+
+# -- runs -----------------------------------------------------------------------------------------------------------
+RUNS := $(addprefix $(RD)/,$(TRN) $(ABL) $(INF))
+MAIN := $(addprefix $(RD)/,$(TRN))
+FROM_SCRATCH := $(addprefix $(RD)/,$(SCRATCH))
+ADAPTED := $(filter-out $(FROM_SCRATCH),$(RUNS))
+M_WEIGHTS_ul := $(RD)/cesource/last.pkl
+
+all: pack
+runs: $(MAIN)                                                   ## train the main runs
+ablations: $(RD)/ablations.txt                                  ## train the ablations too, and one table of them all
+inference: $(addprefix $(RD)/,$(INF))                           ## masks of a trained network
+plot: $(RD)/val_dice_3d.png $(RD)/boxes.png $(RD)/panel.png     ## pictures of the main runs
+report: $(RD)/report.txt                                        ## the table of the main runs
+	@cat $<
+
+# A run is made in <run>_tmp and moved into place when it is whole; started again after a kill, it goes on.
+$(RUNS): | $(VENV)
+	$(CC) $(CFLAGS) main.py $(COMMON) --seed $(SEED) --jobs $(JOBS) --workdir $@_tmp --resume $(OPT) $(TYPED)
+	rm -rf $@
+	mv $@_tmp $@
+	touch $@
+
+# It depends on the slices it reads, on its prior, and on the file of weights it starts from.
+$(RD)/cesource: $(firstword $(DATA))
+$(filter-out $(RD)/cesource,$(RUNS)): $(lastword $(DATA)) sizes/$(SET).csv
+$(ADAPTED): $(M_WEIGHTS_ul)
+$(ADAPTED): private WEIGHTS = --model_weights $(M_WEIGHTS_ul)
+# The weights are made by their run: order-only, so that a plot dropped into the folder retrains nothing.
+$(addsuffix /last.pkl,$(RUNS)): %/last.pkl: | % ;
+
+# -- data -----------------------------------------------------------------------------------------------------------
+# Slices that are there are used as they are; the volumes are needed only to cut those that are not.
+$(DATA): | $(VENV)
+	$(CC) -m preprocess.slice_volumes --dest $@ --jobs $(JOBS) $(if $(PHANTOM),--phantom $(PHANTOM)) $(SLICE)
+$(filter-out $(wildcard $(DATA)),$(DATA)): | $(VOLUMES)
+
+$(VOLUMES): | $(VENV)
+	@echo "$(VOLUMES) is not there: a PHANTOM is made instead. It shows that the pipeline runs and proves nothing else."
+	$(CC) -m preprocess.phantom $(SET) --dest $@ --size $(SIZE) --jobs $(JOBS)
+
+# A csv that is there is never overwritten; a missing one is made from the target's slices.
+sizes/$(SET).csv: | $(lastword $(DATA)) $(VENV)
+	$(CC) -m preprocess.size_priors make --data $(lastword $(DATA)) --out $@ $(PRIOR)
+
+# -- plots, report, archive -----------------------------------------------------------------------------------------
+DONE = $(addsuffix /last.pkl,$(MAIN))
+
+$(RD)/val_dice_3d.png: $(DONE)
+	$(CC) plot.py curves --runs $(MAIN) --column val_dice_3d --out $@
+$(RD)/boxes.png: $(DONE)
+	$(CC) plot.py boxes --runs $(MAIN) --score dice --out $@
+$(RD)/panel.png: $(DONE)
+	$(CC) plot.py panel --runs $(addprefix $(RD)/,noadap sfda fs) --out $@
+$(RD)/report.txt: $(DONE)
+	$(CC) report.py --runs $(MAIN) --out $(basename $@)
+$(RD)/ablations.txt: $(addsuffix /last.pkl,$(addprefix $(RD)/,$(TRN) $(ABL)))
+	$(CC) report.py --runs $(addprefix $(RD)/,$(TRN) $(ABL)) --out $(basename $@)
+
+REPO := $(notdir $(CURDIR))
+DATE := $(shell date +%y%m%d)
+HASH := $(shell git rev-parse --short HEAD 2>/dev/null || echo nogit)
+PACK := archives/$(REPO)-$(DATE)-$(HASH)-$(shell hostname)-$(SET).tar.gz
+
+pack: report plot $(PACK)                                       ## runs, plots, report and prior in one read-only archive
+$(PACK): $(DONE) $(RD)/report.txt $(RD)/val_dice_3d.png $(RD)/boxes.png $(RD)/panel.png
+	mkdir -p $(@D)
+	tar cf - $(MAIN) $(wildcard $(RD)/*.*) sizes/$(SET).csv $(SET).make rules.mk | $$(command -v pigz || echo gzip) > $@.part
+	chmod a-w $@.part
+	mv -f $@.part $@
+
+# -- help -----------------------------------------------------------------------------------------------------------
+check: $(addprefix check-,$(TRN) $(ABL) $(INF))                 ## build every command line without data
+check-%: | $(VENV)
+	@$(MAKE) --no-print-directory -s -n -W $(lastword $(DATA)) $(RD)/$* >/dev/null
+clean-tmp:                                                      ## remove unfinished runs
+	rm -rf $(addsuffix _tmp,$(RUNS))
+help:                                                           ## this list
+	@sed -nE 's/^([a-z-]+):.*## /\1\t/p' $(firstword $(MAKEFILE_LIST)) rules.mk | expand -t 14
+	@echo "main runs:    $(TRN)"; echo "ablations:    $(ABL)"; echo "inference:    $(INF)"
+	@echo "one run:      make -f $(firstword $(MAKEFILE_LIST)) $(RD)/sfda"

@@ -1,0 +1,67 @@
+"""A small two-site slice set, and one thread: two threads beside another busy process can be ten times slower."""
+
+import json
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+
+torch.set_num_threads(1)
+
+SHARED = Path(__file__).parents[2] / "shared"
+FOLDERS = "[('IMG', png_transform, False), ('GT', gt_transform, False), ('GT', gt_transform, False)]"
+CROSS_ENTROPY = "[('CrossEntropy', {'idc': [0, 1], 'weights': [1, 1]}, None, None, None, 1)]"
+
+
+def disc_slice(rng: np.random.Generator, present: bool, inside: int, outside: int) -> tuple[np.ndarray, np.ndarray]:
+    """A noisy 24x20 image with a disc of grey level `inside`, and its mask."""
+    w, h = np.mgrid[:24, :20]
+    centre, radius = rng.uniform(8, 13, 2), rng.uniform(4, 6)
+    mask = ((w - centre[0]) ** 2 + (h - centre[1]) ** 2 < radius**2) & present
+    image = np.where(mask, inside, outside) + rng.normal(0, 8, mask.shape)
+    return image.clip(0, 255).astype(np.uint8), mask.astype(np.uint8)
+
+
+def write_site(root: Path, inside: int, outside: int, seed: int, patients: int = 6, slices: int = 4) -> Path:
+    """A slice set of `patients` patients, the last two of them in val, the first slice of each without the organ."""
+    rng = np.random.default_rng(seed)
+    for patient in range(patients):
+        for index in range(slices):
+            image, mask = disc_slice(rng, index > 0, inside, outside)
+            split = "val" if patient >= patients - 2 else "train"
+            for folder, array in (("IMG", image), ("GT", mask)):
+                path = root / split / folder / f"Case{patient:02d}_{index}.png"
+                path.parent.mkdir(parents=True, exist_ok=True)
+                Image.fromarray(array).save(path)
+    (root / "dataset.json").write_text(json.dumps({"name": root.name, "split_unit": "patient"}))
+    return root
+
+
+def write_prior(path: Path, root: Path, size: float = 80.0, total: float = 480.0) -> Path:
+    """One size for every slice whose image-level tag is on, and the true sizes."""
+    rows = ["val_ids,dumbpredwtags,val_gt_size"]
+    for mask_path in sorted(root.glob("*/GT/*.png")):
+        true = int(np.asarray(Image.open(mask_path)).sum())
+        prior = size if true else 0
+        rows.append(f'{mask_path.name},"[{total - prior}, {prior}]","[{total - true}, {true}]"')
+    path.write_text("\n".join(rows) + "\n")
+    return path
+
+
+@pytest.fixture(scope="session")
+def sites(tmp_path_factory):
+    """(source, target, prior csv): the target is the source with another contrast."""
+    root = tmp_path_factory.mktemp("sites")
+    source = write_site(root / "source", inside=200, outside=60, seed=1)
+    target = write_site(root / "target", inside=150, outside=90, seed=2)
+    return source, target, write_prior(root / "prior.csv", target)
+
+
+@pytest.fixture
+def shared():
+    """Real images and published csv files, where they are."""
+    if not SHARED.is_dir():
+        pytest.skip(f"{SHARED} is not here: the real images and published csv files lie beside the repository")
+    return SHARED

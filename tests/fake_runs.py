@@ -1,0 +1,157 @@
+"""Made-up finished runs and the data set they were evaluated on, for the tests of plots and report."""
+
+import json
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+from PIL import Image
+from scipy.ndimage import gaussian_filter
+
+from metrics import dice, score_patients
+
+FOLDERS = "[('IMG', png_transform, False), ('GT', gt_transform, False)]"
+LOG_ORDER = [
+    "epoch",
+    "tra_loss_tot",
+    "tra_loss_entropy",
+    "tra_loss_kl",
+    "val_loss_tot",
+    "val_loss_entropy",
+    "val_loss_kl",
+]
+
+
+def save_png(path: Path, array: np.ndarray) -> None:
+    path.parent.mkdir(parents=True, exist_ok=True)
+    Image.fromarray(array.astype(np.uint8)).save(path)
+
+
+def make_set(
+    root: Path, n_patient: int = 4, n_slice: int = 6, size: tuple[int, int] = (32, 40), n_class: int = 2, seed: int = 0
+) -> Path:
+    """`root`/val/{IMG,GT}: balls in noise, side by side, one a class; patient p has slices Case0p_00, …"""
+    rng = np.random.default_rng(seed)
+    W, H = size
+    w, h = np.mgrid[:W, :H]
+    for p in range(n_patient):
+        radius = 0.2 * min(size) * rng.uniform(0.8, 1.3)
+        centre = np.array([W, H]) * rng.uniform(0.4, 0.6, 2)
+        for s in range(n_slice):
+            cut = radius * np.sqrt(max(0.0, 1 - (2.2 * (s + 0.5) / n_slice - 1.1) ** 2))
+            label = np.zeros(size, int)
+            for k in range(1, n_class):
+                shift = (k - n_class / 2) * radius * 1.3
+                label[(w - centre[0]) ** 2 + (h - centre[1] - shift) ** 2 < cut**2] = k
+            image = 80 + 50 * (label > 0) + 12 * label + 40 * gaussian_filter(rng.normal(size=size), 2)
+            save_png(root / f"val/IMG/Case{p:02d}_{s:02d}.png", image.clip(0, 255))
+            save_png(root / f"val/GT/Case{p:02d}_{s:02d}.png", label)
+    return root
+
+
+def degrade(truth: np.ndarray, quality: float, rng: np.random.Generator) -> np.ndarray:
+    """(S, W, H) truth moved sideways and lost in some slices, the more the lower the quality (1: kept)."""
+    moved = np.roll(truth, round((1 - quality) * 0.3 * truth.shape[2]), axis=2)
+    lost = rng.random(len(truth)) < 0.3 * (1 - quality)
+    return np.where(lost[:, None, None], 0, moved).astype(np.uint8)
+
+
+def make_run(
+    folder: Path,
+    data: Path,
+    quality: float = 0.8,
+    n_epoch: int = 5,
+    n_class: int = 2,
+    pictures: bool = True,
+    missed: tuple[str, ...] = (),
+    **provenance: object,
+) -> Path:
+    """A run folder as main.py leaves it, whose predictions near `quality` over the epochs; `missed` patients are empty."""
+    rng = np.random.default_rng(n_epoch)
+    names = sorted(path.stem for path in (data / "val/GT").glob("*.png"))
+    truth = np.stack([np.asarray(Image.open(data / f"val/GT/{name}.png")) for name in names])
+    patients = np.array([name.split("_")[0] for name in names])
+    folder.mkdir(parents=True)
+    shape = (n_epoch, len(names), n_class)
+    arrays = {name: np.full(shape, np.nan, np.float32) for name in ("val_dice", "val_sizes")}
+    rows = []
+    for epoch in range(n_epoch):
+        share = quality * (epoch + 1) / n_epoch if n_epoch > 1 else quality
+        predicted = degrade(truth, share, rng)
+        predicted[np.isin(patients, missed)] = 0
+        counts = [[[(m == k).sum() for k in range(n_class)] for m in masks] for masks in (predicted, truth)]
+        both = [[((p == k) & (t == k)).sum() for k in range(n_class)] for p, t in zip(predicted, truth, strict=True)]
+        arrays["val_dice"][epoch], arrays["val_sizes"][epoch] = dice(both, *counts), counts[0]
+        scores = score_patients(
+            {str(p): (predicted[patients == p], truth[patients == p], (3, 1, 1)) for p in np.unique(patients)},
+            n_class,
+            2.0,
+            1,
+        )
+        rows.append(log_row(epoch, scores, n_class, trained=n_epoch > 1))
+        if pictures:
+            for name, mask in zip(names, predicted, strict=True):
+                save_png(folder / f"iter{epoch:03d}/val/{name}.png", mask)
+    write_tables(folder, rows, scores)
+    for name, array in arrays.items():
+        np.save(folder / f"{name}.npy", array)
+    np.save(folder / "val_gt_sizes.npy", np.array(counts[1], np.float32))
+    prior = np.array([[0, *[90 * (truth_k > 0) for truth_k in row[1:]]] for row in counts[1]], np.float32)
+    np.save(folder / "prior_sizes.npy", prior if n_epoch > 1 else np.full_like(prior, np.nan))
+    if pictures:
+        for name, mask in zip(names, predicted, strict=True):
+            edge = gaussian_filter(np.abs(np.gradient(mask.astype(float))).sum(0), 1)
+            for place in ("last_epoch/val", "best_epoch_3d/val"):
+                save_png(folder / place / f"{name}.png", mask)
+            save_png(folder / "ent_map" / f"{name}.png", (400 * edge).clip(0, 255))
+    write_facts(folder, data, names, n_epoch, n_class, provenance)
+    return folder
+
+
+def log_row(epoch: int, scores: list[dict], n_class: int, trained: bool) -> dict[str, float]:
+    table = pd.DataFrame(scores)
+    fall = np.exp(-epoch / 3)
+    row = dict.fromkeys(LOG_ORDER[1:], np.nan) | {"epoch": epoch}
+    if trained:
+        row |= {
+            f"{side}_loss_{term}": fall * size for side, size in (("tra", 1.0), ("val", 1.2)) for term in ("tot", "kl")
+        }
+        row |= {"tra_loss_entropy": 0.3 * fall, "val_loss_entropy": 0.35 * fall}
+    row |= {"tra_dice": np.nan, "val_dice": table["dice"].mean(), "val_dice_3d": table["dice"].mean()}
+    row |= {f"val_dice_3d_{k}": table.loc[table["class"] == k, "dice"].mean() for k in range(1, n_class)}
+    row |= (
+        {"val_hd95_mm_1": table.loc[table["class"] == 1, "hd95"].mean()}
+        if epoch % 2 == 0
+        else {"val_hd95_mm_1": np.nan}
+    )
+    return row | {"l_rate": 1e-3, "seconds": 1.5}
+
+
+def write_tables(folder: Path, rows: list[dict], scores: list[dict]) -> None:
+    table = pd.DataFrame(rows)
+    table[LOG_ORDER + [c for c in table if c not in LOG_ORDER]].to_csv(folder / "IMG_target_metrics.csv", index=False)
+    patients = pd.DataFrame(scores).rename(columns={name: f"{name}_mm" for name in ("hd95", "assd", "diagonal")})
+    for which in ("last", "best_3d"):
+        patients.to_csv(folder / f"patients_{which}.csv", index=False)
+    (folder / "3dbestepoch.txt").write_text(f"{len(rows) - 1}, {rows[-1]['val_dice_3d']:.6f}\n")
+
+
+def write_facts(folder: Path, data: Path, names: list[str], n_epoch: int, n_class: int, more: dict) -> None:
+    (folder / "val_names.txt").write_text("".join(f"{name}\n" for name in names))
+    params = {"grp_regex": r"(Case\d+)_(\d+)", "metric_axis": list(range(1, n_class)), "target_folders": FOLDERS}
+    params |= {"ontest": 0, "ontrain": 0, "l_rate": more.pop("l_rate", 1e-3), "val_target_folders": None}
+    (folder / "params.txt").write_text("".join(f"{key}: {value}\n" for key, value in params.items()))
+    facts = {
+        "dataset": {"path": str(data), "phantom": None, "name": data.name, "split_unit": "patient"}
+        | more.pop("dataset", {}),
+        "csv": "IMG_target_metrics.csv",
+        "supervision": "none",
+        "oracle": False,
+        "debug": False,
+        "method": "sfda",
+        "n_class": n_class,
+        "n_epoch": n_epoch,
+        "nsd_tolerance": 2.0,
+        "distance_unit": "mm",
+    }
+    (folder / "provenance.json").write_text(json.dumps(facts | more))

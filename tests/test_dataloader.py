@@ -1,0 +1,290 @@
+"""Reading, pairing, grouping, batching; every fault of a data set is named, all offenders at once."""
+
+import json
+import shutil
+
+import nibabel as nib
+import numpy as np
+import pytest
+import torch
+from conftest import FOLDERS, write_prior, write_site
+from PIL import Image
+
+from bounds import BOUNDS
+from dataloader import (
+    TRANSFORMS,
+    Stream,
+    augment,
+    check_patients,
+    join,
+    lay_bounds,
+    open_slices,
+    parse_folders,
+    parse_name,
+)
+from utils import UserError
+
+REGEX = r"(Case\d+)_(\d+)"
+CPU = torch.device("cpu")
+
+
+@pytest.fixture
+def site(tmp_path):
+    return write_site(tmp_path / "site", 200, 60, seed=3, patients=4)
+
+
+def open_train(root, folders=FOLDERS, n_class=2, regex=REGEX, **more):
+    return open_slices(root, "train", parse_folders(folders, 1), n_class, regex, **more)
+
+
+# -- names ---------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("regex", "name", "patient", "index"),
+    [
+        (r"Case\d+_\d+", "Case00_12", "Case00", 12),
+        (r"(Case\d+)_(\d+)", "Case00_12", "Case00", 12),
+        (r"(Case\d+)_\d+", "Case00_12", "Case00", 12),
+        (r"Case\d+", "Case00_12", "Case00", 12),
+        (r"Subj_\d+", "Subj_3_7", "Subj_3", 7),
+        (r"Subj_\d+_\d+", "Subj_3_7", "Subj_3", 7),
+        (r"slice\d+_1", "ctslice812_1", "slice812", 1),
+        (r"(patient\d+_\d+)_\d+", "patient001_02_5", "patient001_02", 5),
+        (r"\w+", "ct", "ct", 0),
+    ],
+)
+def test_patient_and_slice_come_from_the_name(regex, name, patient, index):
+    parsed = parse_name(name, regex)
+    assert (parsed.patient, parsed.index) == (patient, index)
+
+
+def test_slices_are_in_the_order_of_patient_and_number(tmp_path):
+    for index in (10, 9, 2):
+        for folder in ("IMG", "GT"):
+            path = tmp_path / "train" / folder / f"Case01_{index}.png"
+            path.parent.mkdir(parents=True, exist_ok=True)
+            Image.fromarray(np.full((8, 8), index % 2, np.uint8)).save(path)
+    assert open_train(tmp_path).names == ["Case01_2", "Case01_9", "Case01_10"]
+
+
+# -- reading ---------------------------------------------------------------------------------------------------
+
+
+def test_images_and_labels_are_what_the_files_hold(site):
+    slices = open_train(site)
+    row = slices.names.index("Case00_2")
+    raw = np.asarray(Image.open(site / "train/IMG/Case00_2.png"))
+    mask = np.asarray(Image.open(site / "train/GT/Case00_2.png"))
+    batch = slices.batch([row], CPU)
+    assert torch.equal(batch.image[0, 0], torch.from_numpy(raw.copy()).float() / 255)
+    assert torch.equal(batch.targets[0][0], torch.from_numpy(mask.copy()).long())
+
+
+@pytest.mark.parametrize("suffix", ["nii", "nii.gz", "npy"])
+def test_every_format_gives_the_same_set(site, tmp_path, suffix):
+    for folder in ("IMG", "GT"):
+        for path in list((site / "train" / folder).iterdir()):
+            array = np.asarray(Image.open(path))
+            array = array.astype(np.float32) / 255 if folder == "IMG" else array
+            target = path.with_name(f"{path.stem}.{suffix}")
+            if suffix == "npy":
+                np.save(target, array)
+            else:
+                nib.save(nib.Nifti1Image(array[None], np.eye(4)), target)  # stored with a leading singleton axis
+            path.unlink()
+    folders = "[('IMG', nii_transform, False), ('GT', nii_gt_transform, False)]"
+    slices, png = open_train(site, folders), open_train(write_site(tmp_path / "again", 200, 60, seed=3, patients=4))
+    assert slices.names == png.names
+    assert np.array_equal(slices.truth, png.truth)
+    assert torch.allclose(slices.images([0, 3], CPU), png.images([0, 3], CPU))
+
+
+def test_published_crop_keeps_384():
+    assert TRANSFORMS["nii_transform2"](np.zeros((385, 400))).shape == (384, 384)
+    assert TRANSFORMS["nii_gt_transform2"](np.zeros((64, 64))).shape == (64, 64)
+
+
+def test_debug_keeps_ten_slices_spread_over_the_set(tmp_path):
+    site = write_site(tmp_path / "site", 200, 60, seed=3, patients=8)
+    assert len(open_train(site, limit=10)) == 10
+    assert len(set(open_train(site, limit=10).patients)) > 3
+
+
+def test_spacing_comes_from_the_manifest(site):
+    assert open_train(site).spacing is None
+    names = [path.stem for path in site.glob("*/IMG/*.png")]
+    rows = "\n".join(f"{name},0.5,0.75,3" for name in names)
+    (site / "manifest.csv").write_text("slice,spacing_w,spacing_h,spacing_slice\n" + rows + "\n")
+    assert open_train(site).spacing == {"Case00": (3.0, 0.5, 0.75), "Case01": (3.0, 0.5, 0.75)}
+
+
+def test_the_digest_follows_the_content(site):
+    before = open_train(site).digest
+    assert open_train(site).digest == before
+    Image.fromarray(np.zeros((24, 20), np.uint8)).save(site / "train/IMG/Case00_2.png")
+    assert open_train(site).digest != before
+
+
+# -- faults ----------------------------------------------------------------------------------------------------
+
+
+def write(path, array):
+    Image.fromarray(np.asarray(array, np.uint8)).save(path)
+
+
+FAULTS = {
+    "missing folder": (lambda s: shutil.rmtree(s / "train/GT"), "GT is missing.*there is IMG"),
+    "missing partner": (lambda s: (s / "train/GT/Case00_1.png").unlink(), "no partner.*GT/Case00_1"),
+    "missing set": (lambda s: shutil.rmtree(s), "does not exist"),
+    "empty split": (lambda s: [p.unlink() for p in s.glob("train/*/*")], "the split is empty"),
+    "other shape": (
+        lambda s: write(s / "train/IMG/Case00_1.png", np.zeros((9, 9))),
+        r"Case00_1.png has shape \(9, 9\)",
+    ),
+    "mask 0/255": (lambda s: write(s / "train/GT/Case00_1.png", np.full((24, 20), 255)), "labels 255.*255:1"),
+    "label 7": (lambda s: write(s / "train/GT/Case00_1.png", np.full((24, 20), 7)), r"labels 7, outside 0\.\.1"),
+    "truncated": (
+        lambda s: (s / "train/IMG/Case00_1.png").write_bytes((s / "train/IMG/Case00_1.png").read_bytes()[:90]),
+        "Case00_1.png cannot be read",
+    ),
+    "no image": (lambda s: (s / "train/IMG/Case00_1.png").write_text("hello"), "Case00_1.png cannot be read"),
+    "coloured mask": (lambda s: write(s / "train/GT/Case00_1.png", np.zeros((24, 20, 3))), "one grey level a pixel"),
+}
+
+
+@pytest.mark.parametrize("name", FAULTS)
+def test_fault_is_named(site, name):
+    damage, message = FAULTS[name]
+    damage(site)
+    with pytest.raises(UserError, match=message):
+        open_train(site)
+
+
+def test_all_offenders_are_listed(site):
+    for name in ("Case00_1", "Case01_3"):
+        write(site / f"train/GT/{name}.png", np.full((24, 20), 9))
+    with pytest.raises(UserError, match=r"2 faulty files(.|\n)*Case00_1(.|\n)*Case01_3"):
+        open_train(site)
+
+
+def test_nan_is_named(site):
+    for path in list((site / "train/IMG").iterdir()):
+        array = np.asarray(Image.open(path)).astype(np.float32)
+        if path.stem == "Case01_0":
+            array[3, 3] = np.nan
+        np.save(path.with_suffix(".npy"), array)
+        path.unlink()
+    with pytest.raises(UserError, match="Case01_0.npy has 1 pixels that are NaN"):
+        open_train(site, "[('IMG', npy_transform, False), ('GT', gt_transform, False)]")
+
+
+def test_expression_that_matches_nothing(site):
+    with pytest.raises(UserError, match="does not match 8 of the 8 slice names"):
+        open_train(site, regex=r"(Patient\d+)")
+
+
+def test_expression_that_is_none(site):
+    with pytest.raises(UserError, match="not a regular expression"):
+        open_train(site, regex="(Case")
+
+
+def test_a_patient_in_two_splits(site):
+    for folder in ("IMG", "GT"):
+        shutil.copy(site / f"train/{folder}/Case00_1.png", site / f"val/{folder}/Case00_9.png")
+    with pytest.raises(UserError, match=r"Case00 \(train and val\)"):
+        check_patients(site, "IMG", REGEX)
+    (site / "dataset.json").write_text(json.dumps({"split_unit": "slice blocks"}))
+    check_patients(site, "IMG", REGEX)
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        ("[('IMG', png_transfrom, False), ('GT', gt_transform, False)]", "Did you mean 'png_transform'"),
+        ("[('IMG', png_transform)]", "starts with the image and the ground truth"),
+        ("[('IMG', png_transform), ('GT', gt_transform)]", "Cannot read the folder"),
+        ("[('IMG', png_transform, False)] + [f('GT')]", "nothing in it is run"),
+        (FOLDERS.replace("]", ", ('A', gt_transform, False)]"), "4 folders for 1 losses"),
+    ],
+)
+def test_a_bad_folder_line_is_refused(text, message):
+    with pytest.raises(UserError, match=message):
+        parse_folders(text, 1)
+
+
+def test_sums_of_folder_lists_are_read():
+    specs = parse_folders("[('IMG', png_transform, False)]+[('GT', gt_transform, False)]*1".replace("*1", ""), 2)
+    assert [spec.folder for spec in specs] == ["IMG", "GT", "GT", "GT"]
+
+
+# -- bounds and batches ----------------------------------------------------------------------------------------
+
+
+def prior_bound(path):
+    return BOUNDS.build("PredictionBounds", 2, sizefile=str(path), predcol="dumbpredwtags", margin=0, dir="high")
+
+
+def test_bounds_lie_in_the_order_of_the_slices(site, tmp_path):
+    slices = lay_bounds(open_train(site), [prior_bound(write_prior(tmp_path / "p.csv", site))])
+    empty = slices.names.index("Case00_0")
+    assert slices.bounds[0][empty, :, 0].tolist() == [480, 0]
+    assert slices.bounds[0][empty + 1, :, 0].tolist() == [400, 80]
+
+
+def test_an_all_zero_prior_leaves_the_slice_out(site, tmp_path):
+    prior = write_prior(tmp_path / "p.csv", site)
+    prior.write_text(prior.read_text().replace('Case00_0.png,"[480.0, 0]"', 'Case00_0.png,"[0, 0]"'))
+    slices = open_train(site)
+    assert len(lay_bounds(slices, [prior_bound(prior)])) == len(slices) - 1
+    assert len(lay_bounds(slices, [prior_bound(prior)], required=False)) == len(slices)
+
+
+def test_a_slice_without_prior_is_fatal_in_training_and_tolerated_in_validation(site, tmp_path):
+    prior = write_prior(tmp_path / "p.csv", site)
+    prior.write_text("\n".join(line for line in prior.read_text().splitlines() if "Case01_1" not in line))
+    with pytest.raises(UserError, match="Case01_1"):
+        lay_bounds(open_train(site), [prior_bound(prior)])
+    assert lay_bounds(open_train(site), [prior_bound(prior)], required=False).bounds == [None]
+
+
+def test_an_epoch_sees_every_slice_once_in_an_order_of_its_own(site):
+    stream = Stream(open_train(site), 3, seed=0, device=CPU, augment=False, with_targets=True)
+    orders = [torch.cat([batch.rows for batch in stream.epoch(epoch)]).tolist() for epoch in (0, 0, 1)]
+    assert sorted(orders[0]) == list(range(8))
+    assert orders[0] == orders[1]
+    assert orders[0] != orders[2]
+    assert len(stream) == 3
+
+
+def test_a_blind_stream_carries_no_ground_truth(site):
+    stream = Stream(open_train(site), 3, seed=0, device=CPU, augment=False, with_targets=False)
+    assert all(batch.targets == [None] for batch in stream.epoch(0))
+
+
+def test_join_keeps_every_slice(site):
+    train, val = (open_slices(site, split, parse_folders(FOLDERS, 1), 2, REGEX) for split in ("train", "val"))
+    both = join([train, val])
+    assert both.names == train.names + val.names
+    assert np.array_equal(both.truth[len(train) :], val.truth)
+
+
+def test_augmentation_turns_image_and_mask_alike(site):
+    slices = open_train(site)
+    batch = slices.batch(np.flatnonzero(slices.truth.any((1, 2))), CPU)
+    batch.image = batch.targets[0][:, None].float()
+    turned = augment(batch, torch.Generator().manual_seed(0))
+    agree = (turned.image[:, 0].round().long() == turned.targets[0]).float().mean()
+    assert agree > 0.97
+    assert not torch.equal(turned.targets[0], batch.targets[0])
+    again = augment(batch, torch.Generator().manual_seed(0))
+    assert torch.equal(turned.image, again.image)
+
+
+def test_augmentation_keeps_the_aspect_of_a_rectangular_slice():
+    image = torch.zeros(64, 1, 40, 20)
+    image[:, :, 14:26, 4:16] = 1  # a square of 144 pixels
+    from dataloader import Batch
+
+    turned = augment(Batch(image, [None], [None], torch.arange(64)), torch.Generator().manual_seed(1))
+    assert turned.image.sum((1, 2, 3)).sub(144).abs().max() < 8

@@ -1,0 +1,283 @@
+"""Closed forms in float64, gradients, and what every loss owes: a good prediction costs less than a bad one."""
+
+import math
+
+import pytest
+import torch
+import torch.nn.functional as F
+
+from losses import (
+    LOSSES,
+    LossSum,
+    build_loss,
+    max_normalised_proportion,
+    mean_proportion,
+    one_hot,
+    parse_losses,
+)
+from utils import UserError
+
+B, K, W, H = 3, 4, 5, 6
+SIZE_LOSSES = ["EntKLProp", "KLPropInv", "NaivePenalty"]
+
+
+@pytest.fixture
+def logits():
+    return torch.randn(B, K, W, H, dtype=torch.float64, generator=torch.Generator().manual_seed(0))
+
+
+@pytest.fixture
+def label():
+    return torch.randint(K, (B, W, H), generator=torch.Generator().manual_seed(1))
+
+
+@pytest.fixture
+def bounds():
+    sizes = torch.rand(B, K, generator=torch.Generator().manual_seed(2), dtype=torch.float64)
+    sizes = sizes / sizes.sum(1, keepdim=True) * W * H
+    return torch.stack([sizes, 1.1 * sizes], 2)
+
+
+def good_logits(label, n_class=K):
+    return 8.0 * one_hot(label, n_class, torch.float64)
+
+
+# -- equal to the formulas, written out slowly ------------------------------------------------------------
+
+
+def test_cross_entropy_is_the_published_formula(logits, label):
+    p, y, omega = logits.softmax(1), one_hot(label, K, torch.float64), torch.tensor([1.0, 2.0, 0.5, 3.0])
+    expected = -torch.einsum("k,bkwh,bkwh->", omega.double(), y, (p + 1e-10).log()) / (y.sum() + 1e-10)
+    got = LOSSES.build("CrossEntropy", idc=[0, 1, 2, 3], weights=omega.tolist())(logits, label)
+    assert got.item() == pytest.approx(expected.item(), abs=1e-6)
+
+
+def test_cross_entropy_counts_the_classes_of_idc_alone(logits, label):
+    picked = torch.isin(label, torch.tensor([1, 3]))
+    expected = F.cross_entropy(logits, label, reduction="none")[picked].mean()
+    assert LOSSES.build("CrossEntropy", idc=[1, 3])(logits, label).item() == pytest.approx(expected.item(), abs=1e-9)
+
+
+def test_cross_entropy_ignores_its_index(logits, label):
+    holes = label.clone()
+    holes[:, :2] = 255
+    expected = F.cross_entropy(logits, holes, ignore_index=255)
+    assert LOSSES.build("CrossEntropy")(logits, holes).item() == pytest.approx(expected.item(), abs=1e-9)
+
+
+def test_entropy_is_the_published_formula(logits):
+    p, nu = logits.softmax(1), torch.tensor([0.1, 0.9, 0.4, 0.2]).double()
+    expected = -torch.einsum("k,bkwh,bkwh->", nu, p, (p + 1e-10).log()) / (B * W * H)
+    got = LOSSES.build("SelfEntropy", weights=nu.tolist())(logits, None)
+    assert got.item() == pytest.approx(expected.item(), abs=1e-6)
+
+
+def test_entropy_of_a_uniform_prediction_is_log_k():
+    uniform = torch.zeros(1, K, W, H, dtype=torch.float64)
+    assert LOSSES.build("SelfEntropy")(uniform, None).item() == pytest.approx(math.log(K))
+
+
+@pytest.mark.parametrize(("fn", "power"), [("soft_size", 1), ("norm_soft_size", 1), ("norm_soft_size", 2)])
+def test_entklprop_is_the_published_formula(logits, bounds, fn, power):
+    p = logits.softmax(1)
+    if fn == "soft_size":
+        predicted = torch.einsum("bkwh->bk", p) / (W * H)
+    else:
+        relative = (p / (p.amax(1, keepdim=True) + 1e-10)) ** power
+        sizes = torch.einsum("bkwh->bk", relative)
+        predicted = sizes / sizes.sum(1, keepdim=True)
+    prior = bounds[:, :, 0] / (W * H)
+    kl = (predicted * ((predicted + 1e-10).log() - (prior + 1e-10).log())).sum() / B
+    entropy = -(p * (p + 1e-10).log()).sum() / (B * W * H)
+    got = LOSSES.build("EntKLProp", lamb_se=2, lamb_consprior=0.5, fn=fn, power=power)(logits, None, bounds)
+    assert got["prior"].item() == pytest.approx(0.5 * kl.item(), abs=1e-6)
+    assert got["entropy"].item() == pytest.approx(2 * entropy.item(), abs=1e-6)
+
+
+def test_absent_tag_costs_23_per_unit_of_share():
+    logits = torch.zeros(1, 2, W, H, dtype=torch.float64)  # half of the image is predicted foreground
+    absent = torch.tensor([[[W * H, W * H], [0.0, 0.0]]], dtype=torch.float64)
+    got = LOSSES.build("EntKLProp")(logits, None, absent)["prior"].item()
+    assert got == pytest.approx(0.5 * math.log(0.5) + 0.5 * (math.log(0.5) + 10 * math.log(10)), abs=1e-6)
+
+
+def test_prior_on_another_canvas_becomes_a_ratio_by_its_own_sum(logits, bounds):
+    loss = LOSSES.build("EntKLProp")
+    assert loss(logits, None, bounds)["prior"].item() == pytest.approx(loss(logits, None, 7 * bounds)["prior"].item())
+
+
+def test_klpropinv_is_the_other_direction(logits, bounds):
+    predicted, prior = logits.softmax(1).flatten(2).mean(2), bounds[:, :, 0] / (W * H)
+    expected = (prior * ((prior + 1e-10).log() - (predicted + 1e-10).log())).sum(1).mean()
+    assert LOSSES.build("KLPropInv")(logits, None, bounds).item() == pytest.approx(expected.item(), abs=1e-9)
+
+
+def test_curi_false_takes_the_prior_from_the_ground_truth(logits, label):
+    true = one_hot(label, K, torch.float64).flatten(2).sum(2)
+    from_truth = LOSSES.build("EntKLProp", curi=False)(logits, label, None)["prior"]
+    from_bounds = LOSSES.build("EntKLProp")(logits, None, torch.stack([true, true], 2))["prior"]
+    assert from_truth.item() == pytest.approx(from_bounds.item())
+
+
+def test_penalty_is_zero_inside_its_bounds_and_quadratic_outside(logits):
+    size = logits.softmax(1).flatten(2).sum(2)
+    inside = torch.stack([size - 1, size + 1], 2)
+    above = torch.stack([size + 2, size + 3], 2)
+    loss = LOSSES.build("NaivePenalty", idc=[1, 2])
+    assert loss(logits, None, inside).item() == 0
+    assert loss(logits, None, above).item() == pytest.approx(2 * 2**2 / (W * H) ** 2)
+
+
+def test_dice_by_hand():
+    label = torch.tensor([[[0, 1], [1, 1]]])
+    logits = 40.0 * one_hot(torch.tensor([[[0, 0], [1, 1]]]), 2, torch.float64)
+    # class 0: 2·1/(2+1), class 1: 2·2/(2+3)
+    assert LOSSES.build("DiceLoss")(logits, label).item() == pytest.approx(1 - (2 / 3 + 4 / 5) / 2, abs=1e-6)
+
+
+def test_generalised_dice_is_the_published_formula(logits, label):
+    p, y = logits.softmax(1), one_hot(label, K, torch.float64)
+    w = 1 / (y.flatten(2).sum(2) + 1e-10) ** 2
+    inter, both = (w * (p * y).flatten(2).sum(2)).sum(1), (w * (p + y).flatten(2).sum(2)).sum(1)
+    expected = (1 - 2 * (inter + 1e-10) / (both + 1e-10)).mean()
+    assert LOSSES.build("GeneralizedDice")(logits, label).item() == pytest.approx(expected.item(), abs=1e-6)
+
+
+def test_generalised_dice_of_an_absent_class_still_teaches_the_others():
+    label = torch.zeros(1, W, H, dtype=torch.long)
+    label[:, 1:3, 1:3] = 1  # class 2 is absent
+    logits = torch.zeros(1, 3, W, H, dtype=torch.float64, requires_grad=True)
+    LOSSES.build("GeneralizedDice")(logits, label).backward()
+    assert logits.grad[0, 1, 1, 1] < -1e-4
+
+
+def test_focal_loss_with_gamma_zero_is_cross_entropy(logits, label):
+    assert LOSSES.build("FocalLoss", gamma=0)(logits, label).item() == pytest.approx(
+        LOSSES.build("CrossEntropy")(logits, label).item()
+    )
+
+
+def test_focal_loss_is_the_formula(logits, label):
+    p = logits.softmax(1).gather(1, label[:, None])
+    expected = -((1 - p) ** 2 * p.log()).mean()
+    assert LOSSES.build("FocalLoss", gamma=2)(logits, label).item() == pytest.approx(expected.item(), abs=1e-9)
+
+
+def test_neg_cross_entropy_reads_uniform_images_alone(logits, label):
+    label[1] = 0  # one image is background from edge to edge
+    expected = F.cross_entropy(logits[1:2], label[1:2])
+    loss = LOSSES.build("NegCrossEntropy", idc=[0])
+    assert loss(logits, label).item() == pytest.approx(expected.item())
+    assert loss(logits[[0, 2]], label[[0, 2]]).item() == 0
+
+
+def test_bcegdice_is_the_mean_of_its_two_parts(logits, label):
+    got = LOSSES.build("BCEGDice")(logits, label)
+    assert got["ce"].item() == pytest.approx(0.5 * LOSSES.build("CrossEntropy")(logits, label).item())
+    assert got["gdice"].item() == pytest.approx(0.5 * LOSSES.build("GeneralizedDice")(logits, label).item())
+
+
+def test_proportions_sum_to_one_and_uncertain_pixels_count_more(logits):
+    probs = logits.softmax(1)
+    assert torch.allclose(max_normalised_proportion(probs).sum(1), torch.ones(B, dtype=torch.float64))
+    flat = torch.tensor([0.9, 0.1]).double().view(1, 2, 1, 1)
+    unsure = torch.tensor([0.6, 0.4]).double().view(1, 2, 1, 1)
+    both = torch.cat([flat, unsure], 3)
+    assert max_normalised_proportion(both)[0, 1] > mean_proportion(both)[0, 1]
+
+
+# -- over the registry --------------------------------------------------------------------------------------
+
+
+def total(loss, logits, label, bounds):
+    value = loss(logits, label, bounds)
+    return sum(value.values()) if isinstance(value, dict) else value
+
+
+@pytest.mark.parametrize("name", list(LOSSES))
+def test_gradient_is_right(name, logits, label, bounds):
+    label[0] = 0
+    loss = LOSSES.build(name)
+    small = logits[:2, :, :2, :3].clone().requires_grad_()
+    assert torch.autograd.gradcheck(lambda x: total(loss, x, label[:2, :2, :3], bounds[:2]), small)
+
+
+@pytest.mark.parametrize("name", list(LOSSES))
+def test_good_costs_less_than_bad(name, label):
+    label[0] = 0
+    true = one_hot(label, K, torch.float64).flatten(2).sum(2)
+    bounds = torch.stack([0.99 * true, 1.01 * true], 2)
+    wrong = good_logits((label + 1) % K)
+    loss = LOSSES.build(name)
+    if name == "SelfEntropy":
+        wrong = torch.zeros_like(wrong)
+    assert total(loss, good_logits(label), label, bounds) < total(loss, wrong, label, bounds)
+
+
+@pytest.mark.parametrize("name", list(LOSSES))
+def test_three_axes_and_half_precision(name, label, bounds):
+    logits = torch.randn(B, K, W, H, 2, generator=torch.Generator().manual_seed(0))
+    volume = label[..., None].expand(-1, -1, -1, 2)
+    loss = LOSSES.build(name)
+    full, half = total(loss, logits, volume, 2 * bounds), total(loss, logits.bfloat16(), volume, 2 * bounds)
+    assert half.dtype == torch.float32
+    assert half.item() == pytest.approx(full.item(), abs=0.05)
+
+
+@pytest.mark.parametrize("name", list(LOSSES))
+def test_terms_are_what_is_returned(name, logits, label, bounds):
+    loss = LOSSES.build(name)
+    value = loss(logits, label, bounds)
+    assert tuple(value) == loss.terms if isinstance(value, dict) else loss.terms == ("",)
+
+
+# -- sums and OPT strings -----------------------------------------------------------------------------------
+
+
+def test_two_losses_add_up_and_the_trailing_weight_counts(logits, label, bounds):
+    specs = parse_losses("[('CrossEntropy', {'idc': [0,1,2,3]}, 2), ('EntKLProp', {}, 'B', {}, 'soft_size', 50)]")
+    got = LossSum([build_loss(s) for s in specs], [s.weight for s in specs])(logits, [label, None], [None, bounds])
+    ce = LOSSES.build("CrossEntropy")(logits, label)
+    adapt = LOSSES.build("EntKLProp")(logits, None, bounds)
+    assert got["tot"].item() == pytest.approx((2 * ce + 50 * (adapt["entropy"] + adapt["prior"])).item())
+    assert got["EntKLProp_prior"].item() == pytest.approx(50 * adapt["prior"].item())
+
+
+def test_the_same_loss_twice_keeps_two_columns():
+    specs = parse_losses("[('SelfEntropy', {}, 1), ('SelfEntropy', {'idc': [1]}, 1)]")
+    total = LossSum([build_loss(s) for s in specs], [1, 1])
+    assert total.columns == ["tot", "SelfEntropy", "SelfEntropy#2"]
+
+
+def test_published_tuple_without_lamb_conspred_builds():
+    line = (
+        "[('EntKLProp', {'lamb_se':1, 'lamb_consprior':1,'ivd':True,'weights_se':[0.1,0.9],'idc_c': [1],'curi':True,"
+        "'power': 1},'PredictionBounds', {'margin':0,'dir':'high','idc':[0,1],'predcol':'dumbpredwtags','power': 1,"
+        " 'mode':'percentage','sep':',','sizefile':'sizes/prostate.csv'},'norm_soft_size',1)]"
+    )
+    (spec,) = parse_losses(line)
+    assert build_loss(spec).proportion is max_normalised_proportion
+    assert spec.bounds_params["sizefile"] == "sizes/prostate.csv"
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        ("[('EntKLProp', {}, 1)]", "needs a bound"),
+        ("[('CrossEntropi', {}, 1)]", "Did you mean 'CrossEntropy'"),
+        ("[('CrossEntropy', {'idx': [0]}, 1)]", "Did you mean 'idc'"),
+        ("[('EntKLProp', {}, 'B', {}, 'hard_size', 1)]", "no size function 'hard_size'"),
+        ("[('SelfEntropy', {})]", "Cannot read the loss"),
+        ("[]", "at least one"),
+        ("[('SelfEntropy', {}, open('x'))]", "nothing in it is run"),
+        ("[('SelfEntropy', {}, 1)", "never closed"),
+    ],
+)
+def test_a_bad_line_is_refused(text, message):
+    with pytest.raises(UserError, match=message):
+        [build_loss(spec) for spec in parse_losses(text)]
+
+
+def test_wrong_number_of_weights_is_refused(logits, label):
+    with pytest.raises(UserError, match="one weight a class"):
+        LOSSES.build("CrossEntropy", weights=[1, 1])(logits, label)

@@ -1,0 +1,392 @@
+"""The program end to end on a small two-site set: what it writes, what it must not see, kills, and bad input."""
+
+import contextlib
+import io
+import json
+import multiprocessing
+import os
+import random
+import shutil
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+import pytest
+import torch
+from conftest import CROSS_ENTROPY, FOLDERS
+from PIL import Image
+
+import main as program
+from arguments import get_args
+from run_folder import load_checkpoint
+from utils import UserError
+
+EPOCHS = 6
+
+
+def flags(dataset, workdir, losses=CROSS_ENTROPY, *more):
+    return [
+        *("--target_dataset", str(dataset), "--workdir", str(workdir), "--target_losses", losses),
+        *("--target_folders", FOLDERS, "--grp_regex", r"(Case\d+)_(\d+)", "--n_class", "2", "--network", "UNet:nG=4"),
+        *("--batch_size", "4", "--n_epoch", str(EPOCHS), "--l_rate", "1e-2", "--cpu", *map(str, more)),
+    ]
+
+
+def adapting(prior, column="dumbpredwtags", fn="soft_size"):
+    bounds = {"sizefile": str(prior), "predcol": column, "margin": 0, "dir": "high"}
+    return f"[('EntKLProp', {{'lamb_se': 1, 'lamb_consprior': 1}}, 'PredictionBounds', {bounds}, '{fn}', 1)]"
+
+
+def weights(run, name="last.pkl"):
+    return load_checkpoint(run / name)["net"]
+
+
+def same(first, second):
+    return first.keys() == second.keys() and all(torch.equal(first[name], second[name]) for name in first)
+
+
+@pytest.fixture(scope="module")
+def runs(sites, tmp_path_factory):
+    """The source model, evaluated on the target, adapted to it, and trained on it."""
+    source, target, prior = sites
+    root = tmp_path_factory.mktemp("runs")
+    program.main(flags(source, root / "cesource", CROSS_ENTROPY, "--n_epoch", 12))
+    start = ("--model_weights", root / "cesource" / "last.pkl")
+    program.main(flags(target, root / "noadap", CROSS_ENTROPY, "--method", "noadap", *start))
+    picture = ("--saveim", "True", "--entmap", "--do_hd", "1", "--do_asd", "4")
+    program.main(flags(target, root / "sfda", adapting(prior), "--method", "sfda", *start, *picture))
+    program.main(flags(target, root / "fs"))
+    return root
+
+
+def log(run):
+    return pd.read_csv(run / "IMG_target_metrics.csv")
+
+
+# -- what a run writes ------------------------------------------------------------------------------------------
+
+
+def test_adaptation_gains_on_the_target(runs):
+    assert log(runs / "sfda").val_dice_3d.iloc[-1] > log(runs / "noadap").val_dice_3d.iloc[-1]
+    assert log(runs / "sfda").val_dice_3d.iloc[-1] > 0.8
+
+
+def test_the_log_has_one_row_an_epoch_and_the_contract_s_columns(runs):
+    table = log(runs / "sfda")
+    assert table.epoch.tolist() == list(range(EPOCHS))
+    wanted = "tra_loss_tot val_loss_tot tra_dice val_dice val_dice_3d val_dice_3d_sd val_size_mean val_gt_size_mean"
+    assert {*wanted.split(), "tra_loss_EntKLProp_entropy", "val_dice_3d_1", "val_hd95_vox_1"} <= set(table.columns)
+    parts = table.tra_loss_EntKLProp_entropy + table.tra_loss_EntKLProp_prior
+    assert np.allclose(table.tra_loss_tot, parts, atol=1e-5)
+
+
+def test_distances_are_logged_in_the_epochs_asked_for(runs):
+    table = log(runs / "sfda")
+    assert table.val_hd95_vox_1.notna().all()
+    assert table.index[table.val_assd_vox_1.notna()].tolist() == [4, 5]  # every fourth, and the last
+
+
+def test_raw_arrays_are_epoch_by_slice_by_class(runs, sites):
+    run = runs / "sfda"
+    dice = np.load(run / "val_dice.npy")
+    names = (run / "val_names.txt").read_text().split()
+    assert dice.shape == (EPOCHS, len(names), 2)
+    sizes, true = np.load(run / "val_sizes.npy"), np.load(run / "val_gt_sizes.npy")
+    mask = np.asarray(Image.open(sites[1] / "val" / "GT" / f"{names[1]}.png"))
+    assert true[1].tolist() == [480 - mask.sum(), mask.sum()]
+    assert (sizes.sum(-1) == 480).all()
+    assert np.load(run / "prior_sizes.npy")[1].tolist() == [400, 80]
+    assert np.load(run / "tra_loss.npy").shape == (EPOCHS, 4, 3)
+
+
+def test_logged_dice_3d_is_that_of_the_saved_masks(runs, sites):
+    run = runs / "sfda"
+    scores = []
+    for patient in ("Case04", "Case05"):
+        predicted, true = (
+            np.stack([np.asarray(Image.open(p)) for p in sorted(folder.glob(f"{patient}_*.png"))])
+            for folder in (run / "iter003" / "val", sites[1] / "val" / "GT")
+        )
+        scores.append(2 * (predicted & true).sum() / (predicted.sum() + true.sum()))
+    assert log(run).val_dice_3d[3] == pytest.approx(np.mean(scores))
+    assert log(run).val_dice_3d_sd[3] == pytest.approx(np.std(scores, ddof=1))
+
+
+def test_best_epoch_is_the_best_and_saved_once_it_is_better(runs):
+    run = runs / "sfda"
+    epoch, score = (run / "3dbestepoch.txt").read_text().split(", ")
+    assert int(epoch) == log(run).val_dice_3d.idxmax()
+    assert float(score) == pytest.approx(log(run).val_dice_3d.max(), abs=1e-6)
+    assert load_checkpoint(run / "best_3d.pkl")["epoch"] == int(epoch)
+
+
+def test_scores_per_patient_agree_with_the_log(runs):
+    scores = pd.read_csv(runs / "sfda" / "patients_last.csv")
+    assert scores.patient.tolist() == ["Case04", "Case05"]
+    assert scores.dice.mean() == pytest.approx(log(runs / "sfda").val_dice_3d.iloc[-1])
+    assert scores.hd95_vox.mean() == pytest.approx(log(runs / "sfda").val_hd95_vox_1.iloc[-1], rel=1e-6)
+
+
+def test_pictures_are_where_the_readme_says(runs):
+    run = runs / "sfda"
+    for folder in ("iter000/val", "iter005/val", "best_epoch_3d/val", "last_epoch/val", "ent_map"):
+        assert len(list((run / folder).glob("*.png"))) == 8, folder
+
+
+def test_provenance_says_what_was_seen(runs):
+    card = json.loads((runs / "sfda" / "provenance.json").read_text())
+    assert card["supervision"] == "image-level tags"
+    assert not card["oracle"]
+    assert set(card["inputs"]) == {"val", "target", "model_weights"}
+    assert json.loads((runs / "fs" / "provenance.json").read_text())["supervision"] == "full"
+    assert json.loads((runs / "noadap" / "provenance.json").read_text())["supervision"] == "none"
+
+
+def test_true_sizes_mark_the_run_oracle(runs, sites, tmp_path):
+    start = ("--method", "sfda", "--model_weights", runs / "cesource" / "last.pkl", "--n_epoch", 1)
+    program.main(flags(sites[1], tmp_path / "run", adapting(sites[2], "val_gt_size"), *start))
+    assert json.loads((tmp_path / "run" / "provenance.json").read_text())["oracle"]
+
+
+def test_noadap_leaves_the_network_as_it_came(runs):
+    assert same(weights(runs / "noadap"), weights(runs / "cesource"))
+
+
+def test_makeim_saves_masks_and_learns_nothing(runs, sites, tmp_path):
+    start = ("--mode", "makeim", "--model_weights", runs / "sfda" / "last.pkl", "--l_rate", 0)
+    program.main(flags(sites[1], tmp_path / "run", CROSS_ENTROPY, *start))
+    assert same(weights(tmp_path / "run"), weights(runs / "sfda"))
+    for path in (runs / "sfda" / "last_epoch" / "val").glob("*.png"):
+        assert path.read_bytes() == (tmp_path / "run" / "last_epoch" / "val" / path.name).read_bytes()
+
+
+def test_check_builds_without_data_and_leaves_nothing(tmp_path, capsys):
+    start = ("--method", "sfda", "--model_weights", "nowhere.pkl", "--check")
+    program.main(flags(tmp_path / "nowhere", tmp_path / "run", adapting("nowhere.csv", fn="norm_soft_size"), *start))
+    assert capsys.readouterr().out.count("\n") == 1
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_debug_takes_ten_slices(sites, tmp_path):
+    program.main(flags(sites[1], tmp_path / "run", CROSS_ENTROPY, "--debug", "--n_epoch", 1))
+    assert np.load(tmp_path / "run" / "tra_dice.npy").shape[1] == 10
+
+
+@pytest.mark.parametrize(("split", "n"), [((), 8), (("--ontrain",), 16)])
+def test_evaluation_split(sites, tmp_path, split, n):
+    program.main(flags(sites[1], tmp_path / "run", CROSS_ENTROPY, "--n_epoch", 1, *split))
+    assert np.load(tmp_path / "run" / "val_dice.npy").shape[1] == n
+
+
+@pytest.mark.parametrize(("split", "n"), [(("--trainval",), 24), (("--valonly",), 8)])
+def test_training_split(sites, tmp_path, split, n):
+    program.main(flags(sites[1], tmp_path / "run", CROSS_ENTROPY, "--n_epoch", 1, *split))
+    assert np.load(tmp_path / "run" / "tra_dice.npy").shape[1] == n
+
+
+def test_published_switches_mean_what_they_say():
+    typed = ("--saveim", "False", "--do_hd", "90", "--entmap", "--do_asd", "True", "--metric_axis", "1")
+    args = get_args(flags("x", "y", CROSS_ENTROPY, *typed))
+    assert (args.saveim, args.do_hd, args.entmap, args.do_asd) == (0, 90, 1, 1)
+    with pytest.raises(UserError, match="invalid flag value: 'maybe'|got 'maybe'"):
+        get_args(flags("x", "y", CROSS_ENTROPY, "--saveim", "maybe"))
+    with pytest.raises(UserError, match="unrecognized arguments: --save"):
+        get_args(flags("x", "y", CROSS_ENTROPY, "--save"))
+
+
+def test_one_seed_one_result_and_another_seed_another(sites, tmp_path):
+    for name, seed in (("a", 0), ("b", 0), ("c", 1)):
+        program.main(flags(sites[1], tmp_path / name, CROSS_ENTROPY, "--n_epoch", 1, "--seed", seed, "--augment"))
+    assert same(weights(tmp_path / "a"), weights(tmp_path / "b"))
+    assert not same(weights(tmp_path / "a"), weights(tmp_path / "c"))
+
+
+# -- what adaptation must not see -------------------------------------------------------------------------------
+
+
+def test_adaptation_is_source_free_and_blind(runs, sites, tmp_path):
+    """Without the source folder, and with the target's ground truth wiped, the adapted weights are the same."""
+    target = shutil.copytree(sites[1], tmp_path / "target")
+    for mask in target.glob("*/GT/*.png"):
+        Image.fromarray(np.zeros((24, 20), np.uint8)).save(mask)
+    hidden = sites[0].rename(sites[0].with_name("hidden"))
+    try:
+        start = ("--method", "sfda", "--model_weights", runs / "cesource" / "last.pkl")
+        program.main(flags(target, tmp_path / "run", adapting(sites[2]), *start))
+    finally:
+        hidden.rename(sites[0])
+    assert same(weights(tmp_path / "run"), weights(runs / "sfda"))
+
+
+def test_checkpoints_run_no_code(runs):
+    state = torch.load(runs / "sfda" / "last.pkl", weights_only=True)
+    assert {"network", "n_class", "in_channels", "net", "epoch", "method", "identity", "seed"} <= set(state)
+
+
+# -- kills --------------------------------------------------------------------------------------------------------
+
+
+def _quietly(argv):
+    with contextlib.redirect_stdout(io.StringIO()):
+        program.main(argv)
+
+
+def test_killed_ten_times_it_ends_as_if_never_killed(runs, sites, tmp_path):
+    """SIGKILL at ten random moments; the weights, the log and the arrays equal those of an undisturbed run."""
+    start = ("--method", "sfda", "--model_weights", runs / "cesource" / "last.pkl", "--saveim")
+    begin = time.perf_counter()
+    program.main(flags(sites[1], tmp_path / "whole", adapting(sites[2]), *start))
+    duration = time.perf_counter() - begin
+    argv = flags(sites[1], tmp_path / "killed", adapting(sites[2]), *start, "--resume")
+    rng, fork = random.Random(0), multiprocessing.get_context("fork")
+    for _ in range(10):
+        child = fork.Process(target=_quietly, args=(argv,))
+        child.start()
+        child.join(rng.uniform(0.05, 0.6) * duration)
+        if child.is_alive():
+            os.kill(child.pid, signal.SIGKILL)
+        child.join()
+    program.main(argv)
+    assert same(weights(tmp_path / "whole"), weights(tmp_path / "killed"))
+    whole, killed = (log(tmp_path / name).drop(columns="seconds") for name in ("whole", "killed"))
+    pd.testing.assert_frame_equal(whole, killed)
+    for name in ("val_dice", "val_sizes", "tra_dice", "tra_loss"):
+        first, second = (np.load(tmp_path / run / f"{name}.npy") for run in ("whole", "killed"))
+        assert np.array_equal(first, second, equal_nan=True), name
+    for name in ("patients_last.csv", "patients_best_3d.csv", "3dbestepoch.txt"):
+        assert (tmp_path / "whole" / name).read_bytes() == (tmp_path / "killed" / name).read_bytes(), name
+    assert not list((tmp_path / "killed").rglob("*.part"))
+
+
+def test_a_run_is_neither_overwritten_nor_mixed(runs, sites):
+    before = weights(runs / "fs")
+    with pytest.raises(UserError, match="Continue it with --resume"):
+        program.main(flags(sites[1], runs / "fs"))
+    with pytest.raises(UserError, match=r"other arguments or inputs \(l_rate: 0.01 -> 0.5"):
+        program.main(flags(sites[1], runs / "fs", CROSS_ENTROPY, "--resume", "--l_rate", 0.5))
+    assert same(weights(runs / "fs"), before)
+
+
+def test_other_data_under_the_same_name_is_another_run(sites, tmp_path):
+    target = shutil.copytree(sites[1], tmp_path / "target")
+    program.main(flags(target, tmp_path / "run", CROSS_ENTROPY, "--n_epoch", 1))
+    Image.fromarray(np.zeros((24, 20), np.uint8)).save(target / "train" / "IMG" / "Case00_1.png")
+    with pytest.raises(UserError, match="inputs"):
+        program.main(flags(target, tmp_path / "run", CROSS_ENTROPY, "--n_epoch", 1, "--resume"))
+
+
+# -- bad input: one paragraph, exit code 2, nothing left behind ---------------------------------------------------
+
+
+def shell(argv, **more):
+    return subprocess.run(
+        [sys.executable, "main.py", *argv], cwd=Path(__file__).parents[1], capture_output=True, text=True, **more
+    )
+
+
+def test_an_error_is_one_paragraph_and_exit_code_2(sites, tmp_path):
+    done = shell(flags(tmp_path / "nowhere", tmp_path / "run"))
+    assert done.returncode == 2
+    assert done.stdout == ""
+    assert "Traceback" not in done.stderr
+    assert len(done.stderr.strip().splitlines()) == 1
+    assert "nowhere" in done.stderr
+    assert list(tmp_path.iterdir()) == []
+
+
+BAD = {
+    "loss": (("--target_losses", "[('CrossEntrop', {}, 1)]"), "Did you mean 'CrossEntropy'"),
+    "bound": (
+        ("--target_losses", "[('KLPropInv', {}, 'PredictionBound', {}, None, 1)]"),
+        "Did you mean 'PredictionBounds'",
+    ),
+    "bound's parameter": (
+        ("--target_losses", "[('KLPropInv', {}, 'PredictionBounds', {'predcolumn': 'a'}, None, 1)]"),
+        "Did you mean 'predcol'",
+    ),
+    "network": (("--network", "Unet"), "Did you mean 'UNet'"),
+    "network's parameter": (("--network", "UNet:ng=4"), "Did you mean 'nG'"),
+    "method": (("--method", "sdfa"), "Did you mean 'sfda'"),
+    "transform": (
+        ("--target_folders", FOLDERS.replace("png_transform", "png_transforms")),
+        "Did you mean 'png_transform'",
+    ),
+    "call in an OPT string": (("--target_losses", "[('CrossEntropy', dict(), 1)]"), "nothing in it is run"),
+    "regex": (("--grp_regex", "(Patient)"), "does not match"),
+    "class": (("--metric_axis", "2"), "--n_class is 2"),
+    "epochs": (("--n_epoch", "0"), "at least 1"),
+    "weights": (("--model_weights", "nowhere.pkl"), "do not exist"),
+    "csv": (
+        ("--target_losses", "[('KLPropInv', {}, 'PredictionBounds', {'predcol': 'a', 'sizefile': 'no.csv'}, None, 1)]"),
+        "no.csv",
+    ),
+}
+
+
+@pytest.mark.parametrize("name", BAD)
+def test_bad_input(sites, tmp_path, name):
+    changed, message = BAD[name]
+    with pytest.raises(UserError, match=message):
+        program.main(flags(sites[1], tmp_path / "run", CROSS_ENTROPY, *changed))
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_labels_beyond_n_class(sites, tmp_path):
+    target = shutil.copytree(sites[1], tmp_path / "target")
+    Image.fromarray(np.full((24, 20), 255, np.uint8)).save(target / "val" / "GT" / "Case04_1.png")
+    with pytest.raises(UserError, match="Case04_1"):
+        program.main(flags(target, tmp_path / "run"))
+    assert not (tmp_path / "run").exists()
+
+
+def test_prior_of_another_number_of_classes(runs, sites, tmp_path):
+    prior = tmp_path / "prior.csv"
+    prior.write_text(sites[2].read_text().replace("]", ", 0]"))
+    start = ("--method", "sfda", "--model_weights", runs / "cesource" / "last.pkl")
+    with pytest.raises(UserError, match=r"prior\.csv.*3"):
+        program.main(flags(sites[1], tmp_path / "run", adapting(prior), *start))
+
+
+@pytest.mark.parametrize("changed", [("--network", "UNet:nG=8"), ("--network", "Dimwit"), ("--n_class", "3")])
+def test_weights_of_another_network(runs, sites, tmp_path, changed):
+    with pytest.raises(UserError, match=r"holds weights of UNet:nG=4 \(1 channels, 2 classes\)"):
+        program.main(
+            flags(sites[1], tmp_path / "run", CROSS_ENTROPY, "--model_weights", runs / "fs" / "last.pkl", *changed)
+        )
+
+
+@pytest.mark.parametrize("content", [b"", b"not a checkpoint", None])
+def test_torn_weights(runs, sites, tmp_path, content):
+    path = tmp_path / "torn.pkl"
+    whole = (runs / "fs" / "last.pkl").read_bytes()
+    path.write_bytes(whole[: len(whole) // 2] if content is None else content)
+    with pytest.raises(UserError, match="no checkpoint of this program or is torn"):
+        program.main(flags(sites[1], tmp_path / "run", CROSS_ENTROPY, "--model_weights", path))
+
+
+def test_a_loss_that_is_not_finite_names_the_step(sites, tmp_path):
+    with pytest.raises(UserError, match=r"not finite in epoch 0, step \d: .*tot.*slices Case"):
+        program.main(flags(sites[1], tmp_path / "run", "[('CrossEntropy', {}, 1e39)]"))
+    assert not (tmp_path / "run" / "last.pkl").exists()
+
+
+@pytest.mark.skipif(not Path("/dev/full").exists(), reason="needs /dev/full")
+def test_a_full_disk_is_one_paragraph(sites, tmp_path):
+    run = tmp_path / "run"
+    run.mkdir()
+    (run / "params.txt.part").symlink_to("/dev/full")
+    done = shell(flags(sites[1], run))
+    assert done.returncode == 2
+    assert "No space left" in done.stderr
+    assert not (run / "last.pkl").exists()
+
+
+@pytest.mark.skipif(os.geteuid() == 0, reason="root writes everywhere")
+def test_a_folder_that_cannot_be_written_to(sites, tmp_path):
+    tmp_path.chmod(0o500)
+    with pytest.raises(PermissionError):
+        program.main(flags(sites[1], tmp_path / "run"))

@@ -1,0 +1,178 @@
+"""Over METHODS: what a step moves, what it may see, and what it takes to go on."""
+
+import copy
+
+import pytest
+import torch
+from conftest import CROSS_ENTROPY, FOLDERS
+
+from arguments import get_args
+from bounds import BOUNDS
+from dataloader import Stream, lay_bounds, open_slices, parse_folders
+from losses import LossSum, build_loss, parse_losses
+from methods import METHODS
+from methods.base import learning_rate
+from networks import build_network
+from utils import UserError, seed_everything
+
+BARE = [
+    "--target_dataset",
+    "x",
+    "--workdir",
+    "x",
+    "--n_class",
+    "2",
+    "--grp_regex",
+    "x",
+    "--target_folders",
+    "x",
+    "--target_losses",
+    "x",
+]
+ENTROPY = "[('SelfEntropy', {}, 1)]"
+UNIFORM = "[('EntKLProp', {}, 'ConstantBounds', {'values': [400, 80]}, 'soft_size', 1)]"
+
+
+def make(sites, method, losses, *flags, network="UNet:nG=4"):
+    """The method on a small network, and a stream of the target."""
+    argv = f"--target_dataset {sites[1]} --workdir unused --n_class 2 --network {network} --method {method}".split()
+    argv += ["--target_folders", FOLDERS, "--grp_regex", r"(Case\d+)_(\d+)", "--target_losses", losses, *flags]
+    argv += ["--cpu", "--l_rate", "1e-2"] + (["--model_weights", "given"] if METHODS[method].needs_weights else [])
+    args = get_args(argv)
+    seed_everything(0)
+    specs = parse_losses(losses)
+    bounds = [spec.bounds and BOUNDS.build(spec.bounds, 2, **spec.bounds_params) for spec in specs]
+    slices = open_slices(sites[1], "train", parse_folders(FOLDERS, len(specs)), 2, args.grp_regex)
+    stream = Stream(lay_bounds(slices, bounds), 4, 0, torch.device("cpu"), False, METHODS[method].sees_truth)
+    loss = LossSum([build_loss(spec) for spec in specs], [spec.weight for spec in specs])
+    return METHODS[method](build_network(network, 1, 2), loss, args), stream
+
+
+def train(method, stream, epochs=1):
+    totals = []
+    for epoch in range(epochs):
+        method.begin_epoch(epoch)
+        for batch in stream.epoch(epoch):
+            terms, logits = method.step({"target": batch})
+            assert set(terms) == set(method.columns)
+            assert all(not term.requires_grad for term in terms.values())
+            assert logits.shape == (len(batch.image), 2, 24, 20)
+            totals.append(terms["tot"].item())
+    return totals
+
+
+def moved(method, stream, **more):
+    """Names of the parameters and buffers that training changed."""
+    before = copy.deepcopy(method.net.state_dict())
+    train(method, stream, **more)
+    return {name for name, value in method.net.state_dict().items() if not torch.equal(value, before[name])}
+
+
+LEARNING = [("supervised", CROSS_ENTROPY), ("sfda", UNIFORM), ("sfda", ENTROPY)]
+
+
+def test_every_method_with_a_step_is_tried():
+    assert {name for name, _ in LEARNING} == {name for name in METHODS if METHODS[name].streams}
+
+
+@pytest.mark.parametrize(("name", "losses"), LEARNING)
+def test_the_loss_falls_and_everything_moves(sites, name, losses):
+    method, stream = make(sites, name, losses)
+    parameters = {parameter for parameter, _ in method.net.named_parameters()}
+    assert parameters <= moved(method, stream)
+    totals = train(method, stream, epochs=4)
+    assert sum(totals[-4:]) < sum(totals[:4])
+
+
+@pytest.mark.parametrize(("name", "losses"), LEARNING)
+def test_state_goes_round(sites, name, losses):
+    method, stream = make(sites, name, losses)
+    train(method, stream)
+    other, _ = make(sites, name, losses)
+    other.net.load_state_dict(method.net.state_dict())
+    other.load_state_dict(copy.deepcopy(method.state_dict()))
+    for each in (method, other):
+        train(each, stream)
+    assert all(torch.equal(a, b) for a, b in zip(method.net.parameters(), other.net.parameters(), strict=True))
+
+
+@pytest.mark.parametrize("network", ["UNet:nG=4", "ENet", "ResidualUNet:nG=4", "Dimwit"])
+def test_adaptation_runs_on_every_network(sites, network):
+    method, stream = make(sites, "sfda", UNIFORM, network=network)
+    assert moved(method, stream)
+
+
+def test_tent_moves_batch_norm_alone(sites):
+    method, stream = make(sites, "sfda", ENTROPY, "--trainable", "bn")
+    norms = {f"{name}." for name, m in method.net.named_modules() if isinstance(m, torch.nn.BatchNorm2d)}
+    changed = moved(method, stream)
+    assert any(name.endswith("weight") for name in changed)
+    assert all(any(name.startswith(norm) for norm in norms) for name in changed)
+
+
+def test_shot_keeps_the_classifier(sites):
+    method, stream = make(sites, "sfda", UNIFORM, "--trainable", "features")
+    classifier = {id(parameter) for parameter in method.net.classifier.parameters()}
+    frozen = {name for name, parameter in method.net.named_parameters() if id(parameter) in classifier}
+    changed = moved(method, stream)
+    assert frozen
+    assert not frozen & changed
+    assert {name for name, _ in method.net.named_parameters()} - frozen <= changed
+
+
+@pytest.mark.parametrize("flags", [("--trainable", "none"), ("--l_rate", "0")])
+def test_the_control_moves_statistics_alone(sites, flags):
+    method, stream = make(sites, "sfda", UNIFORM)
+    if flags[0] == "--l_rate":
+        method.args.l_rate = 0.0
+    else:
+        method, stream = make(sites, "sfda", UNIFORM, *flags)
+    changed = moved(method, stream)
+    assert changed
+    assert all("running_" in name or "num_batches" in name for name in changed)
+
+
+def test_frozen_statistics_stay(sites):
+    method, stream = make(sites, "sfda", UNIFORM, "--bn_stats", "freeze")
+    assert not any("running_" in name for name in moved(method, stream))
+
+
+def test_refreshed_statistics_are_the_average_of_the_batches(sites):
+    method, stream = make(sites, "sfda", ENTROPY, "--trainable", "none", "--bn_stats", "refresh", network="Dimwit")
+    norm = next(m for m in method.net.modules() if isinstance(m, torch.nn.BatchNorm2d))
+    means = []
+    norm.register_forward_pre_hook(lambda _, inputs: means.append(inputs[0].mean((0, 2, 3)).detach()))
+    train(method, stream)
+    assert torch.allclose(norm.running_mean, torch.stack(means).mean(0), atol=1e-6)
+
+
+def test_adaptation_refuses_a_loss_that_needs_ground_truth(sites):
+    with pytest.raises(UserError, match="CrossEntropy needs it"):
+        make(sites, "sfda", CROSS_ENTROPY)
+    with pytest.raises(UserError, match="EntKLProp needs it"):
+        make(sites, "sfda", "[('EntKLProp', {'curi': False}, 1)]")
+
+
+@pytest.mark.parametrize("name", [name for name in METHODS if METHODS[name].needs_weights])
+def test_a_method_that_adapts_refuses_random_weights(name):
+    with pytest.raises(UserError, match="give --model_weights"):
+        get_args([*BARE, "--method", name])
+
+
+def test_the_flags_of_another_method_are_refused():
+    with pytest.raises(UserError, match="unrecognized arguments: --trainable bn"):
+        get_args([*BARE, "--trainable", "bn"])
+
+
+def test_learning_rate_decays_by_epochs_and_warms_up(sites):
+    method, _ = make(sites, "supervised", CROSS_ENTROPY)
+    method.args.l_rate, method.args.lr_decay, method.args.lr_decay_epoch = 1.0, 0.5, 20
+    assert [learning_rate(epoch, method.args) for epoch in (0, 19, 20, 40)] == [1, 1, 0.5, 0.25]
+    method.args.n_warmup = 4
+    assert [learning_rate(epoch, method.args) for epoch in (0, 1, 4)] == pytest.approx([0.2, 0.4, 1])
+    method.args.lr_decay = 0
+    assert learning_rate(40, method.args) == 1
+
+
+def test_adamw_is_adamw(sites):
+    assert isinstance(make(sites, "supervised", CROSS_ENTROPY, "--adamw")[0].optimiser, torch.optim.AdamW)
