@@ -259,29 +259,35 @@ def join(sets: Sequence[SliceSet]) -> SliceSet:
 def lay_bounds(slices: SliceSet, bounds: Sequence[Any], required: bool = True) -> SliceSet:
     """The set with what each loss may know of the sizes, without the slices that a prior leaves out.
 
-    `bounds`: one object of bounds.py per loss, or None. Not `required` (validation): a bound that does not know
-    every slice is left out instead of raising UserError.
+    `bounds`: one object of bounds.py per loss, or None. Not `required` (validation): every slice stays, and a bound
+    that does not cover them all is left out, instead of raising UserError; its loss is then not measured.
     """
     laid: list[np.ndarray | None] = []
     kept = np.ones(len(slices), bool)
     for bound, folder in zip(bounds, slices.folders[2:], strict=True):
-        try:
-            if bound is not None:
-                bound.check(slices.names)
-        except UserError:
-            if required:
-                raise
-            bound = None
-        if bound is None:
+        covered = None if bound is None else _covered(bound, slices.names, required)
+        if covered is None:
             laid.append(None)
             continue
         labels = slices.labels[folder] if bound.needs_label else [None] * len(slices)
         laid.append(np.stack([bound(label, name) for label, name in zip(labels, slices.names, strict=True)]))
-        kept &= [not bound.skips(name) for name in slices.names]
-    slices = replace(slices, bounds=laid)
+        kept &= covered
     if not kept.any():
         raise UserError(f"The size prior leaves out every slice of {slices.root / slices.split} (all-zero lists).")
-    return slices if kept.all() or not required else slices.keep(np.flatnonzero(kept).tolist())
+    slices = replace(slices, bounds=laid)
+    return slices if kept.all() else slices.keep(np.flatnonzero(kept).tolist())
+
+
+def _covered(bound: Any, names: Sequence[str], required: bool) -> np.ndarray | None:
+    """(N,) which slices the bound speaks of; None if it is not required and does not speak of all."""
+    try:
+        bound.check(names)
+    except UserError:
+        if required:
+            raise
+        return None
+    covered = np.array([not bound.skips(name) for name in names])
+    return covered if required or covered.all() else None
 
 
 def open_slices(

@@ -1,7 +1,7 @@
 # Every rule of the experiment makefiles. A makefile that includes this one says, before the include,
 #   SET      the name: results/$(SET), sizes/$(SET).csv
 #   VOLUMES  the folder of volumes that the slices are cut from; a phantom is made there when nothing is
-#   DATA     the folders of slices, source first, target last
+#   DATA     the folders of slices, source first, target last (one folder, if it holds both)
 #   TRN      the main runs, ABL the ablations, INF the inference runs, by name
 #   SCRATCH  those of them that start from random weights
 # and after it one line a run: $(RD)/<run>: private OPT = flags of main.py
@@ -12,9 +12,15 @@ MAKEFLAGS += --warn-undefined-variables --no-builtin-rules
 .DEFAULT_GOAL := all
 .DELETE_ON_ERROR:
 .SUFFIXES:
-.PHONY: all ablations inference runs plot report pack check help clean-tmp
+.PHONY: all ablations inference runs plot report pack help clean-tmp
 
 include venv.mk
+
+# -- phrases of OPT lines -------------------------------------------------------------------------------------------
+# what a loss may know of the sizes: a column of a csv, exactly or within a margin
+prior_from   = 'PredictionBounds', {'margin':0,'dir':'high','mode':'percentage','predcol':'$(2)','sizefile':'$(1)'}
+prior_within = 'PredictionBounds', {'margin':$(1),'dir':'both','mode':'percentage','predcol':'$(2)','sizefile':'sizes/$(SET).csv'}
+prior        = $(call prior_from,sizes/$(SET).csv,$(1))
 
 # -- what can be set on the command line ---------------------------------------------------------------------------
 DEBUG ?=
@@ -25,9 +31,11 @@ RD ?= results/$(SET)
 SIZE ?= $(if $(wildcard /dev/nvidia0),full,small)
 JOBS ?= $(shell nproc 2>/dev/null || echo 1)
 OPT =
+WEIGHTS =
 PRIOR =
 SLICE =
 COMMON =
+CUT ?= -m preprocess.slice_volumes
 # what was typed on the command line wins over a run's own line
 TYPED = $(if $(filter command line,$(origin NET)),--network $(NET)) $(if $(EPC),--n_epoch $(EPC)) $(DEBUG)
 
@@ -35,7 +43,7 @@ TYPED = $(if $(filter command line,$(origin NET)),--network $(NET)) $(if $(EPC),
 # small, full or empty: read from what is there, or what will be made when nothing is.
 read_phantom = $(shell sed -n 's/.*"phantom": "\([a-z]*\)".*/\1/p' $(1) 2>/dev/null | head -n 1)
 PHANTOM := $(strip $(if $(wildcard $(lastword $(DATA))),$(call read_phantom,$(lastword $(DATA))/dataset.json),\
-             $(if $(wildcard $(VOLUMES)),$(call read_phantom,$(VOLUMES)/phantom.json),$(SIZE))))
+             $(if $(wildcard $(VOLUMES)),$(call read_phantom,$(VOLUMES)/phantom.json),$(if $(VOLUMES),$(SIZE)))))
 
 # -- runs -----------------------------------------------------------------------------------------------------------
 RUNS := $(addprefix $(RD)/,$(TRN) $(ABL) $(INF))
@@ -60,8 +68,10 @@ $(RUNS): | $(VENV)
 	touch $@
 
 # It depends on the slices it reads, on its prior, and on the file of weights it starts from.
-$(RD)/cesource: $(firstword $(DATA))
-$(filter-out $(RD)/cesource,$(RUNS)): $(lastword $(DATA)) sizes/$(SET).csv
+ON_SOURCE := $(filter $(RD)/cesource %_onsource,$(RUNS))
+$(ON_SOURCE): $(firstword $(DATA))
+$(filter-out $(ON_SOURCE),$(RUNS)): $(lastword $(DATA)) sizes/$(SET).csv
+$(RD)/sfda_onsource: sizes/$(SET)_source.csv
 $(ADAPTED): $(M_WEIGHTS_ul)
 $(ADAPTED): private WEIGHTS = --model_weights $(M_WEIGHTS_ul)
 # The weights are made by their run: order-only, so that a plot dropped into the folder retrains nothing.
@@ -70,8 +80,10 @@ $(addsuffix /last.pkl,$(RUNS)): %/last.pkl: | % ;
 # -- data -----------------------------------------------------------------------------------------------------------
 # Slices that are there are used as they are; the volumes are needed only to cut those that are not.
 $(DATA): | $(VENV)
-	$(CC) -m preprocess.slice_volumes --dest $@ --jobs $(JOBS) $(if $(PHANTOM),--phantom $(PHANTOM)) $(SLICE)
+	$(CC) $(CUT) --dest $@ --jobs $(JOBS) $(if $(PHANTOM),--phantom $(PHANTOM)) $(SLICE)
+ifneq ($(VOLUMES),)
 $(filter-out $(wildcard $(DATA)),$(DATA)): | $(VOLUMES)
+endif
 
 $(VOLUMES): | $(VENV)
 	@echo "$(VOLUMES) is not there: a PHANTOM is made instead. It shows that the pipeline runs and proves nothing else."
@@ -80,6 +92,8 @@ $(VOLUMES): | $(VENV)
 # A csv that is there is never overwritten; a missing one is made from the target's slices.
 sizes/$(SET).csv: | $(lastword $(DATA)) $(VENV)
 	$(CC) -m preprocess.size_priors make --data $(lastword $(DATA)) --out $@ $(PRIOR)
+sizes/$(SET)_source.csv: | $(firstword $(DATA)) $(VENV)
+	$(CC) -m preprocess.size_priors make --data $(firstword $(DATA)) --out $@ $(PRIOR)
 
 # -- plots, report, archive -----------------------------------------------------------------------------------------
 DONE = $(addsuffix /last.pkl,$(MAIN))
@@ -103,14 +117,11 @@ PACK := archives/$(REPO)-$(DATE)-$(HASH)-$(shell hostname)-$(SET).tar.gz
 pack: report plot $(PACK)                                       ## runs, plots, report and prior in one read-only archive
 $(PACK): $(DONE) $(RD)/report.txt $(RD)/val_dice_3d.png $(RD)/boxes.png $(RD)/panel.png
 	mkdir -p $(@D)
-	tar cf - $(MAIN) $(wildcard $(RD)/*.*) sizes/$(SET).csv $(SET).make rules.mk | $$(command -v pigz || echo gzip) > $@.part
+	tar cf - --exclude=iter* $(MAIN) $(RD)/*.* sizes/$(SET).csv $(SET).make *.mk | $$(command -v pigz || echo gzip) > $@.part
 	chmod a-w $@.part
 	mv -f $@.part $@
 
 # -- help -----------------------------------------------------------------------------------------------------------
-check: $(addprefix check-,$(TRN) $(ABL) $(INF))                 ## build every command line without data
-check-%: | $(VENV)
-	@$(MAKE) --no-print-directory -s -n -W $(lastword $(DATA)) $(RD)/$* >/dev/null
 clean-tmp:                                                      ## remove unfinished runs
 	rm -rf $(addsuffix _tmp,$(RUNS))
 help:                                                           ## this list

@@ -66,7 +66,7 @@ def make_run(
     missed: tuple[str, ...] = (),
     **provenance: object,
 ) -> Path:
-    """A run folder as main.py leaves it, whose predictions near `quality` over the epochs; `missed` patients are empty."""
+    """A run folder as main.py leaves it; predictions reach `quality` in the last epoch, those of `missed` are empty."""
     rng = np.random.default_rng(n_epoch)
     names = sorted(path.stem for path in (data / "val/GT").glob("*.png"))
     truth = np.stack([np.asarray(Image.open(data / f"val/GT/{name}.png")) for name in names])

@@ -20,7 +20,7 @@ LABEL = np.array(
 def sizefile(tmp_path):
     path = tmp_path / "sizes.csv"
     path.write_text(
-        "# supervision prior: a radiologist\nval_ids;prior;val_gt_size\na;[8,4,3,1];[11,3,2,0]\nb;[0,0,0,0];[16,0,0,0]\n"
+        "# supervision prior: a reader\nval_ids;prior;val_gt_size\na;[8,4,3,1];[11,3,2,0]\nb;[0,0,0,0];[16,0,0,0]\n"
     )
     return str(path)
 
@@ -64,7 +64,7 @@ def test_supervision_is_told_apart(sizefile):
     assert told == {
         "ConstantBounds": "none",
         "TagBounds": "image-level tags",
-        "PredictionBounds": "a radiologist",
+        "PredictionBounds": "a reader",
         "PreciseBounds": "oracle (true sizes)",
         "PreciseTags": "oracle (true sizes)",
         "BoxBounds": "bounding boxes",
@@ -165,7 +165,7 @@ def test_box_bounds():
         ("ConstantBounds", {"values": "even"}, "or 'uniform'; got 'even'"),
         ("ConstantBounds", {"values": [1, 2, [3, 2]]}, "class 2 expects"),
         ("ConstantBounds", {"values": [1, 2, "3"]}, "class 2 expects"),
-        ("TagBounds", {"values": {3: [1, 2]}}, "names class 3; there are 0 to 2"),
+        ("TagBounds", {"values": {3: [1, 2]}}, "names class 3; the classes are 0 to 2"),
     ],
 )
 def test_wrong_parameters(name, params, message):

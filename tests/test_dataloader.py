@@ -237,7 +237,9 @@ def test_an_all_zero_prior_leaves_the_slice_out(site, tmp_path):
     prior.write_text(prior.read_text().replace('Case00_0.png,"[480.0, 0]"', 'Case00_0.png,"[0, 0]"'))
     slices = open_train(site)
     assert len(lay_bounds(slices, [prior_bound(prior)])) == len(slices) - 1
-    assert len(lay_bounds(slices, [prior_bound(prior)], required=False)) == len(slices)
+    validation = lay_bounds(slices, [prior_bound(prior)], required=False)
+    assert len(validation) == len(slices)
+    assert validation.bounds == [None]
 
 
 def test_a_slice_without_prior_is_fatal_in_training_and_tolerated_in_validation(site, tmp_path):

@@ -263,6 +263,7 @@ def test_agrees_with_medpy(shape, spacing, share, smooth, seed):
     assert relative_volume_error(*counts[1:])[1] == pytest.approx(binary.ravd(prediction, truth), rel=1e-6)
 
 
+@pytest.mark.filterwarnings("ignore:.*always_return_as_numpy:FutureWarning")
 @pytest.mark.parametrize("seed", [0, 10])
 @pytest.mark.parametrize(("shape", "spacing", "share", "smooth"), PAIRS)
 def test_agrees_with_monai(shape, spacing, share, smooth, seed):
@@ -309,11 +310,12 @@ def test_the_four_cases():
         (3, "false structure", 0, NAN, NAN, 0, NAN, 1, 0),
         (4, "true absence", NAN, NAN, NAN, NAN, NAN, 0, 0),
     ]
-    keys = ("class", "outcome", "dice", "hd95", "assd", "nsd", "volume_error", "predicted", "true")
+    keys = ("class", "outcome", *metrics.SCORES, "predicted", "true")
     for row, values in zip(rows, expected, strict=True):
-        assert row == pytest.approx(
-            {**dict(zip(keys, values, strict=True)), "diagonal": math.sqrt(68)}, rel=1e-14, nan_ok=True
-        )
+        found = [row.pop(key) for key in keys]
+        assert found.pop(1) == values[1]
+        assert found == pytest.approx([value for value in values if not isinstance(value, str)], rel=1e-14, nan_ok=True)
+        assert row == {"diagonal": math.sqrt(68)}
 
 
 def test_perfect_prediction():
@@ -386,9 +388,9 @@ def test_patients_in_parallel_give_the_same_rows():
     patients = cohort()
     alone = score_patients(patients, 4, 1.0, jobs=1)
     assert [(row["patient"], row["class"]) for row in alone] == [(p, k) for p in "zam" for k in (1, 2, 3)]
-    assert alone[3:6] == pytest.approx(
-        [{"patient": "a", **row} for row in score_patient(*patients["a"][:2], 4, (3.0, 0.8, 0.5), 1.0)], nan_ok=True
-    )
+    prediction, truth, spacing = patients["a"]
+    own = [{"patient": "a", **row} for row in score_patient(prediction, truth, 4, spacing, 1.0)]
+    assert repr(alone[3:6]) == repr(own)  # NaN is not equal to itself, but reads the same
     assert repr(score_patients(patients, 4, 1.0, jobs=2)) == repr(alone)
 
 

@@ -1,0 +1,36 @@
+# make         the demo: CT -> MR on real vertebrae (spine.make), after making the virtual environment
+# make test    every test      make lint    the linter      make bench   benchmarks
+# make check   builds the network, losses and bounds of every command line of every makefile, without data
+# make help    this, and the goals of an experiment makefile
+SHELL := bash
+.PHONY: demo test lint check bench help
+.DEFAULT_GOAL := demo
+include venv.mk
+
+EXPERIMENTS := spine.make prostate.make whs.make ivd.make
+
+demo: $(VENV)
+	@$(MAKE) --no-print-directory -f spine.make
+
+test: .venv/tested
+	$(CC) -m pytest $(if $(CI),--durations=10)
+
+lint: .venv/tested
+	$(CC) -m ruff check .
+	$(CC) -m ruff format --check .
+
+check: $(VENV)
+	$(CC) -m tests.check_makefiles $(EXPERIMENTS)
+
+bench: $(VENV)
+	$(CC) -m benchmarks.run
+
+help:
+	@sed -n '1,4s/^# //p' Makefile
+	@echo; $(MAKE) --no-print-directory -f spine.make help
+
+# what the tests and the linter need beside requirements.txt
+.venv/tested: tests/requirements.txt $(VENV)
+	$(CC) -m pip install --quiet --disable-pip-version-check -r $<
+	mkdir -p $(@D)
+	touch $@

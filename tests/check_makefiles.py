@@ -1,0 +1,62 @@
+"""Builds the network, losses, bounds and method of every command line that a makefile would run, without data.
+
+python -m tests.check_makefiles prostate.make whs.make …
+"""
+
+import re
+import shlex
+import subprocess
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+
+ROOT = Path(__file__).parents[1]
+
+import main as program
+from utils import UserError, run_program
+
+GOALS = ("pack", "ablations", "inference")
+
+
+def dry_run(makefile: str, *words: str) -> tuple[str, str]:
+    """What `make -n -B` prints for all of its runs: commands, and warnings."""
+    done = subprocess.run(
+        ["make", "-n", "-B", "-f", makefile, f"CC={sys.executable}", *words, *GOALS],
+        cwd=ROOT,
+        capture_output=True,
+        text=True,
+    )
+    if done.returncode:
+        raise UserError(f"make -n -f {makefile} failed: {done.stderr.strip()}")
+    return done.stdout, done.stderr
+
+
+def trainings(commands: str) -> list[list[str]]:
+    """The arguments of main.py in each of its calls."""
+    joined = commands.replace("\\\n", " ").splitlines()
+    calls = [shlex.split(line) for line in joined if re.search(r"\bmain\.py\b", line)]
+    return [call[call.index("main.py") + 1 :] for call in calls]
+
+
+def check(makefile: str, *words: str) -> int:
+    """Number of command lines checked. Raises UserError for the first bad one, and for any warning of make."""
+    commands, warnings = dry_run(makefile, *words)
+    if warnings:
+        raise UserError(f"make -n -f {makefile} warns: {warnings.strip()}")
+    calls = trainings(commands)
+    for call in calls:
+        try:
+            program.main([*call, "--check"])
+        except UserError as error:
+            raise UserError(f"{makefile}: {error} In: main.py {shlex.join(call)}") from error
+    return len(calls)
+
+
+def main(makefiles: Sequence[str] | None = None) -> None:
+    for makefile in makefiles or sys.argv[1:]:
+        for words in ((), ("SIZE=full",), ("NET=Dimwit", "EPC=5", "DEBUG=--debug")):
+            print(f"{makefile} {' '.join(words)}: {check(makefile, *words)} command lines are fine")
+
+
+if __name__ == "__main__":
+    run_program(main)

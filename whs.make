@@ -1,0 +1,72 @@
+# Heart, MR to CT (Bateson et al. 2022): myocardium, left atrium, left ventricle, ascending aorta on 256 x 256 coronal slices.
+#
+#   make -f whs.make | make -f whs.make ablations | make -f whs.make results/whs/sfda | make -f whs.make help
+#
+# Data: data/mr and data/ct if they are there; else cut from data/whs_volumes (MM-WHS: mr_train, ct_train); else from a
+# phantom, which is made there. To add an experiment: its name in TRN or ABL, and an OPT line below.
+SET     := whs
+VOLUMES := data/whs_volumes
+DATA    := data/mr data/ct
+TRN     := cesource noadap sfda_lr0 sfda SFDA_TrueSize fs
+ABL     := entropy klprop sfda_notags sfda_mean adaent cda tent bnrefresh shot noadap_onsource sfda_onsource
+INF     := cesourceim
+SCRATCH := cesource fs
+include rules.mk
+
+# -- facts ------------------------------------------------------------------------------------------------------------
+G_RGX   = (\d+)_(\d+)
+TT_DATA = [('IMG', nii_transform, False), ('GT', nii_gt_transform, False), ('GT', nii_gt_transform, False)]
+SOURCE  = --target_dataset data/mr
+COMMON  = --target_dataset data/ct --target_folders "$(TT_DATA)" --val_target_folders "$(TT_DATA)" \
+          --grp_regex '$(G_RGX)' --network $(NET) --n_class 5 --metric_axis 1 2 3 4 --batch_size $(BATCH) \
+          --n_epoch 150 --l_rate 5e-4 --lr_decay 0.9 --weight_decay 1e-4 --target_losses "$(L_OR)"
+SLICE   = --patient 'train_(\d+)' --label_map 205:1,420-421:2,500:3,820:4 --others 0 --normalise percentile \
+          --format nii --val $(N_VAL) $(CROP)
+data/mr: private SLICE += --modality MR --image IMG='$(VOLUMES)/mr_train/mr_train_*_image.nii.gz' \
+                          --label '$(VOLUMES)/mr_train/mr_train_*_label.nii.gz'
+data/ct: private SLICE += --modality CT --image IMG='$(VOLUMES)/ct_train/ct_train_*_image.nii.gz' \
+                          --label '$(VOLUMES)/ct_train/ct_train_*_label.nii.gz'
+PRIOR   = --n_class 5 $(PRIOR_SIZE)
+
+# -- settings: as published, and what shows the point on the small phantom --------------------------------------------
+ifneq ($(PHANTOM),small)
+BATCH      = 22
+N_VAL      = 4
+CROP       = --axis 1 --size 256 256
+PRIOR_SIZE = --constant 4428 4996 4487 3706
+LEARN      = --lr_decay 1
+ADAPT      = --l_rate 1e-6 --lr_decay 0.7 --weight_decay 1e-3
+else
+NET        = UNet:nG=8
+BATCH      = 8
+N_VAL      = 3
+CROP       =
+PRIOR_SIZE = --source_mean data/mr
+LEARN      = --lr_decay 1 --n_epoch 25 --l_rate 2e-3
+ADAPT      = --n_epoch 20 --l_rate 1e-4
+endif
+
+# -- losses -----------------------------------------------------------------------------------------------------------
+L_OR  = [('CrossEntropy', {'idc': [0,1,2,3,4], 'weights':[1,1,1,1,1]}, None, None, None, 1)]
+NU    = [0.02,0.27,0.18,0.21,0.32]
+FORE  = [1,2,3,4]
+ENTKL = 'EntKLProp', {'lamb_se':1, 'lamb_consprior':1, 'weights_se':$(NU), 'power':1}
+
+# -- runs -------------------------------------------------------------------------------------------------------------
+# the source network: cross-entropy on the labelled source
+$(RD)/cesource: private OPT = $(SOURCE) --model_weights="" $(LEARN)
+# lower bound: the source network on the target as it is
+$(RD)/noadap: private OPT = $(WEIGHTS) --method noadap
+# source-free adaptation: one prior size a class, switched by image-level tags
+$(RD)/sfda: private OPT = $(WEIGHTS) --method sfda $(ADAPT) --saveim True --entmap \
+   --target_losses "[($(ENTKL), $(call prior,dumbpredwtags), 'norm_soft_size', 1)]"
+# its control, the same at learning rate 0: what re-estimating the batch-norm statistics does on its own
+$(RD)/sfda_lr0: private OPT = $(WEIGHTS) --method sfda $(ADAPT) --l_rate 0 \
+   --target_losses "[($(ENTKL), $(call prior,dumbpredwtags), 'norm_soft_size', 1)]"
+# upper bounds: the true sizes as prior; full supervision on the target
+$(RD)/SFDA_TrueSize: private OPT = $(WEIGHTS) --method sfda $(ADAPT) \
+   --target_losses "[($(ENTKL), $(call prior,val_gt_size), 'norm_soft_size', 1)]"
+$(RD)/fs: private OPT = --model_weights="" $(LEARN) --saveim True
+# inference: the masks of a trained network
+$(RD)/cesourceim: private OPT = $(WEIGHTS) --mode makeim --entmap
+include ablations.mk
