@@ -85,7 +85,7 @@ def get_parser() -> Parser:  # noqa: PLR0915  a flat list of flags reads better 
     machine.add_argument("--cpu", **switch)
     machine.add_argument("--precision", choices=("fp32", "tf32", "bf16", "fp16"), default="fp32")
     machine.add_argument("--compile", **switch, help="torch.compile the network")
-    machine.add_argument("--jobs", type=int, default=1, help="processes for surface distances")
+    machine.add_argument("--jobs", type=int, default=1, help="threads for surface distances")
     machine.add_argument("--debug", **switch, help="ten slices per set, and tracebacks")
     machine.add_argument("--check", **switch, help="build everything that needs no data, print one line, stop")
     return parser

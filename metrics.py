@@ -21,9 +21,8 @@ does not (it weighs surface elements by their area).
 """
 
 import math
-import multiprocessing
 from collections.abc import Iterable, Mapping, Sequence
-from concurrent.futures import ProcessPoolExecutor
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from enum import StrEnum
 from typing import Any
@@ -298,17 +297,14 @@ def score_patients(
     """The rows of `score_patient` for every patient, `patient` first in each, in the order of the mapping.
 
     `patients` maps a name to (prediction, truth, spacing). With `jobs` above one the patients are shared out to
-    as many processes; the rows are the same. Raises ValueError that names the patient.
+    as many threads; the rows are the same. Raises ValueError that names the patient.
     """
     tasks = [(name, *volumes, n_class, tolerance) for name, volumes in patients.items()]
     if min(jobs, len(tasks)) <= 1:
         scored = map(_score_named, tasks)
         return [row for rows in scored for row in rows]
-    # Never fork: the caller may have threads of torch running. The fork server starts quickest, the second
-    # time above all, as it keeps the modules; not every system has one.
-    methods = multiprocessing.get_all_start_methods()
-    context = multiprocessing.get_context("forkserver" if "forkserver" in methods else "spawn")
-    with ProcessPoolExecutor(min(jobs, len(tasks)), mp_context=context) as pool:
+    # Threads, as the tree, the transform and numpy let go of the interpreter: nothing to start, nothing to copy.
+    with ThreadPoolExecutor(min(jobs, len(tasks))) as pool:
         return [row for rows in pool.map(_score_named, tasks) for row in rows]
 
 

@@ -215,6 +215,7 @@ def test_sparse_surfaces_take_the_tree_and_noise_the_transform(share, used, monk
         ((1.0, 0.0, 1.0), r"spacing \(1.0, 0.0, 1.0\) of the shape \(3, 4, 5\) must be positive and finite"),
         ((1.0, -2.0, 1.0), "must be positive and finite"),
         ((1.0, NAN, 1.0), "must be positive and finite"),
+        ((1.0, 1.0, math.inf), "must be positive and finite"),
     ],
 )
 def test_bad_spacing(spacing, message):
