@@ -100,6 +100,7 @@ def conv_block(n_in: int, n_out: int, stride: int = 1) -> nn.Sequential:
 
 
 def two_blocks(n_in: int, n_out: int, stride: int = 1) -> nn.Sequential:
+    """Two conv_blocks, the stride on the first."""
     return nn.Sequential(conv_block(n_in, n_out, stride), conv_block(n_out, n_out))
 
 
