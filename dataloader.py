@@ -156,21 +156,20 @@ def parse_name(name: str, regex: str) -> SliceName | None:
     """Patient and slice number of a slice's name; None where the expression does not match.
 
     The patient is the first group, or the whole match where there is none; the slice number is the second group,
-    or the last number of the name. A number that ends the match is the slice number and no part of the patient:
-    `Case\\d+_\\d+`, `(Case\\d+)_(\\d+)` and `Case\\d+` all read Case00_12 as patient Case00, slice 12.
+    or the last number of the name. Without groups, a separated number that ends both match and name is the slice's
+    and no part of the patient: `Case\\d+_\\d+`, `(Case\\d+)_(\\d+)` and `Case\\d+` all read Case00_12 as patient
+    Case00, slice 12.
     """
     match = re.search(regex, name)
     if not match:
         return None
     if match.re.groups >= 2:
         return SliceName(match[1], int(match[2]))
-    numbers = list(re.finditer(r"\d+", name))
-    last = numbers[-1] if numbers else None
-    group = 1 if match.re.groups else 0
-    patient = match[group]
-    if last and not group and match.start() < last.start() and match.end() >= last.end():
-        patient = name[match.start() : last.start()].rstrip("_-.")
-    return SliceName(patient, int(last[0]) if last else 0)
+    numbers = re.findall(r"\d+", name)
+    index = int(numbers[-1]) if numbers else 0
+    if match.re.groups:
+        return SliceName(match[1], index)
+    return SliceName(re.sub(r"[_-]\d+$", "", match[0]) if match.end() == len(name) else match[0], index)
 
 
 # ---------------------------------------------------------------------------------------------- data sets
@@ -496,7 +495,10 @@ class Stream:
 
 
 def augment(batch: Batch, generator: torch.Generator) -> Batch:
-    """Random flips and a rotation within ±45°, drawn per image, the same for image and ground truth."""
+    """Random flips and a rotation within ±45°, the same for image and ground truth; contrast and gamma of the image.
+
+    Drawn per image: x -> (x·c)^γ with c in 0.75..1.25 and γ in 0.6..1.6, for images without negative values.
+    """
     B = len(batch.image)
     angle = (torch.rand(B, generator=generator) - 0.5) * torch.pi / 2
     flips = 1 - 2 * torch.randint(2, (B, 2), generator=generator).float()
@@ -510,5 +512,9 @@ def augment(batch: Batch, generator: torch.Generator) -> Batch:
     def turn(label: Tensor | None) -> Tensor | None:
         return None if label is None else sample(label[:, None].float(), mode="nearest")[:, 0].long()
 
+    contrast = (0.75 + 0.5 * torch.rand(B, 1, 1, 1, generator=generator)).to(grid.device)
+    gamma = (0.6 + torch.rand(B, 1, 1, 1, generator=generator)).to(grid.device)
     image = sample(batch.image, mode="bilinear", padding_mode="border")
+    positive = image.amin((1, 2, 3), keepdim=True) >= 0  # a z-score has no gamma
+    image = torch.where(positive, (image.clamp_min(0) * contrast) ** gamma, image)
     return Batch(image, [turn(label) for label in batch.targets], batch.bounds, batch.rows)

@@ -10,10 +10,11 @@ import sys
 from collections.abc import Sequence
 from pathlib import Path
 
-ROOT = Path(__file__).parents[1]
-
 import main as program
 from utils import UserError, run_program
+
+ROOT = Path(__file__).parents[1]
+
 
 GOALS = ("pack", "ablations", "inference")
 

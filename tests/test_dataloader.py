@@ -13,6 +13,7 @@ from PIL import Image
 from bounds import BOUNDS
 from dataloader import (
     TRANSFORMS,
+    Batch,
     Stream,
     augment,
     check_patients,
@@ -52,6 +53,7 @@ def open_train(root, folders=FOLDERS, n_class=2, regex=REGEX, **more):
         (r"slice\d+_1", "ctslice812_1", "slice812", 1),
         (r"(patient\d+_\d+)_\d+", "patient001_02_5", "patient001_02", 5),
         (r"\w+", "ct", "ct", 0),
+        (r"[0-9a-f]+", "02903040e19d", "02903040e19d", 19),
     ],
 )
 def test_patient_and_slice_come_from_the_name(regex, name, patient, index):
@@ -286,7 +288,14 @@ def test_augmentation_turns_image_and_mask_alike(site):
 def test_augmentation_keeps_the_aspect_of_a_rectangular_slice():
     image = torch.zeros(64, 1, 40, 20)
     image[:, :, 14:26, 4:16] = 1  # a square of 144 pixels
-    from dataloader import Batch
-
     turned = augment(Batch(image, [None], [None], torch.arange(64)), torch.Generator().manual_seed(1))
-    assert turned.image.sum((1, 2, 3)).sub(144).abs().max() < 8
+    area = (turned.image > turned.image.amax((1, 2, 3), keepdim=True) / 3).sum((1, 2, 3))
+    assert area.sub(144).abs().max() < 20
+
+
+def test_augmentation_varies_the_grey_levels_but_not_of_z_scores():
+    image = torch.full((16, 1, 8, 8), 0.5)
+    turned = augment(Batch(image, [None], [None], torch.arange(16)), torch.Generator().manual_seed(1)).image
+    assert turned.flatten(1).mean(1).std() > 0.05
+    scores = augment(Batch(-image, [None], [None], torch.arange(16)), torch.Generator().manual_seed(1)).image
+    assert torch.allclose(scores, -image)

@@ -1,0 +1,250 @@
+import csv
+import shutil
+
+import pandas as pd
+import pytest
+from fake_runs import make_run, make_set
+
+from report import escape_latex, main
+from utils import UserError
+
+
+@pytest.fixture(scope="module")
+def made(tmp_path_factory):
+    root = tmp_path_factory.mktemp("report")
+    data = make_set(root / "data/toy", n_patient=6, n_slice=2, size=(16, 16), n_class=3)
+    for name, supervision in (("noadap", "none"), ("sfda", "image-level tags"), ("fs", "full")):
+        n_epoch = 1 if name == "noadap" else 3
+        make_run(root / "toy" / name, data, n_epoch=n_epoch, n_class=3, pictures=False, supervision=supervision)
+    return root
+
+
+@pytest.fixture
+def runs(made, tmp_path):
+    """Copies of the runs, to be changed at will."""
+    shutil.copytree(made / "toy", tmp_path / "toy")
+    return tmp_path / "toy"
+
+
+def rescore(folder, scores, files=("last", "best_3d")):
+    """Rewrites the patients' tables: {patient: {class: Dice, or the outcome that has none}}; HD95 is 10 (1 - Dice)."""
+    rows = []
+    for patient, classes in scores.items():
+        for k, value in classes.items():
+            hit = not isinstance(value, str)
+            dice = value if hit else None if value == "true absence" else 0.0
+            far = 10 * (1 - value) if hit else None
+            row = {"patient": patient, "class": k, "outcome": "hit" if hit else value, "dice": dice, "hd95_mm": far}
+            row |= {"assd_mm": far, "nsd": dice, "volume_error": 0.0, "predicted": 1, "true": 1, "diagonal_mm": 50.0}
+            rows.append(row)
+    for which in files:
+        pd.DataFrame(rows).to_csv(folder / f"patients_{which}.csv", index=False)
+
+
+def set_provenance(folder, old, new):
+    path = folder / "provenance.json"
+    text = path.read_text()
+    assert old in text
+    path.write_text(text.replace(old, new))
+
+
+def report(runs, tmp_path, capsys, names=("noadap", "sfda", "fs"), extra=()):
+    """The printed table, and the csv file by (run, block, class)."""
+    main(["--runs", *(str(runs / name) for name in names), "--out", str(tmp_path / "out/report"), *extra])
+    with (tmp_path / "out/report.csv").open() as file:
+        lines = {(row["run"], row["chosen"], row["class"]): row for row in csv.DictReader(file)}
+    return capsys.readouterr().out, lines
+
+
+def simple(*values):
+    return {f"P{i}": {1: value, 2: value} for i, value in enumerate(values)}
+
+
+def test_mean_spread_and_gap_by_hand(runs, tmp_path, capsys):
+    rescore(runs / "noadap", simple(0.1, 0.2, 0.3))
+    rescore(runs / "sfda", simple(0.5, 0.7, 0.9))
+    rescore(runs / "fs", simple(0.8, 0.9, 1.0))
+    text, lines = report(runs, tmp_path, capsys)
+    row = lines["sfda", "last", "mean"]
+    assert float(row["dice_mean"]) == pytest.approx(0.7)
+    assert float(row["dice_sd"]) == pytest.approx(0.2)
+    assert float(row["hd95_mean"]) == pytest.approx(3.0)
+    assert float(row["gap_closed"]) == pytest.approx(0.5 / 0.7)
+    assert 0.5 <= float(row["dice_low"]) < 0.7 < float(row["dice_high"]) <= 0.9
+    line = next(line for line in text.splitlines() if line.startswith("sfda"))
+    assert "0.700 ± 0.200" in line
+    assert "71 %" in line
+    assert "3.00 ± 2.00" in line
+    assert "image-level tags" in line
+    assert "sfda P0 0.500" in text
+    assert (lines["noadap", "last", "mean"]["gap_closed"], lines["fs", "last", "mean"]["gap_closed"]) == ("0.0", "1.0")
+
+
+def test_classes_are_averaged_per_patient_and_shown_apart(runs, tmp_path, capsys):
+    rescore(runs / "sfda", {"P0": {1: 0.4, 2: 0.8}, "P1": {1: 0.6, 2: 1.0}})
+    text, lines = report(runs, tmp_path, capsys, names=["sfda"])
+    assert [float(lines["sfda", "last", k]["dice_mean"]) for k in ("mean", "1", "2")] == pytest.approx([0.7, 0.5, 0.9])
+    assert float(lines["sfda", "last", "mean"]["dice_sd"]) == pytest.approx(0.1 * 2**0.5)
+    assert "Dice, class 1" in text
+    assert "gap closed" not in text
+
+
+def test_metric_axis_chooses_the_classes(runs, tmp_path, capsys):
+    rescore(runs / "sfda", {"P0": {1: 0.4, 2: 0.8}, "P1": {1: 0.6, 2: 1.0}})
+    params = runs / "sfda/params.txt"
+    params.write_text(params.read_text().replace("metric_axis: [1, 2]", "metric_axis: [2]"))
+    _, lines = report(runs, tmp_path, capsys, names=["sfda"])
+    assert float(lines["sfda", "last", "mean"]["dice_mean"]) == pytest.approx(0.9)
+
+
+def test_misses_count_as_zero_dice_and_without_distance(runs, tmp_path, capsys):
+    scores = {"P0": {1: 0.8, 2: 0.8}, "P1": {1: "miss", 2: "false structure"}, "P2": {1: "true absence", 2: 0.6}}
+    rescore(runs / "sfda", scores)
+    text, lines = report(runs, tmp_path, capsys, names=["sfda"])
+    row = lines["sfda", "last", "mean"]
+    assert float(row["dice_mean"]) == pytest.approx((0.8 + 0 + 0.6) / 3)
+    assert (row["misses"], row["false_structures"], row["dice_n"], row["hd95_n"]) == ("1", "1", "3", "2")
+    assert float(row["hd95_mean"]) == pytest.approx((2 + 4) / 2)
+    assert float(row["hd95_penalised_mean"]) == pytest.approx((2 + 50 + 4) / 3)
+    assert lines["sfda", "last", "1"]["dice_n"] == "2"
+    assert "3.00 ± 1.41 (n = 2)" in text
+    assert "HD95 penalised" in text
+
+
+def test_last_and_best_epoch_are_separate_blocks(runs, tmp_path, capsys):
+    rescore(runs / "sfda", simple(0.5, 0.5), files=["last"])
+    rescore(runs / "sfda", simple(0.6, 0.6), files=["best_3d"])
+    (runs / "sfda/3dbestepoch.txt").write_text("1, 0.600000\n")
+    text, lines = report(runs, tmp_path, capsys, names=["sfda"])
+    last, best = text.split("Best epoch (chosen with target labels")
+    assert "3/3    0.500" in last
+    assert "2/3    0.600" in best
+    assert [lines["sfda", which, "mean"]["epoch"] for which in ("last", "best_3d")] == ["2", "1"]
+
+
+def test_no_gap_across_different_patients_or_upside_down(runs, tmp_path, capsys):
+    rescore(runs / "noadap", simple(0.5, 0.5))
+    rescore(runs / "fs", simple(0.4, 0.4))
+    rescore(runs / "sfda", {"Q": {1: 0.5, 2: 0.5}})
+    text, lines = report(runs, tmp_path, capsys)
+    assert {row["gap_closed"] for row in lines.values()} == {""}
+    assert "Not every run was evaluated on the same patients" in text
+
+
+def test_paired_test_by_hand(runs, tmp_path, capsys):
+    """Six differences of one sign: the exact two-sided p is 2 / 2^6; Holm doubles it for two runs."""
+    rescore(runs / "sfda", simple(0.50, 0.52, 0.54, 0.56, 0.58, 0.60))
+    rescore(runs / "noadap", simple(0.10, 0.13, 0.16, 0.19, 0.22, 0.25))
+    rescore(runs / "fs", simple(0.80, 0.83, 0.86, 0.89, 0.92, 0.95))
+    text, lines = report(runs, tmp_path, capsys)
+    assert float(lines["noadap", "last", "mean"]["p"]) == pytest.approx(2 * 2 / 64)
+    assert float(lines["fs", "last", "mean"]["p"]) == pytest.approx(2 * 2 / 64)
+    assert lines["sfda", "last", "mean"]["p"] == ""
+    assert "noadap 6:0, p = 0.062; fs 0:6, p = 0.062" in " ".join(text.split())
+
+
+def test_no_paired_test_with_five_patients(runs, tmp_path, capsys):
+    for name in ("noadap", "sfda", "fs"):
+        rescore(runs / name, simple(0.1, 0.2, 0.3, 0.4, 0.5))
+    text, lines = report(runs, tmp_path, capsys)
+    assert {row["p"] for row in lines.values()} == {""}
+    assert "Wilcoxon" not in text
+
+
+def test_one_patient_says_so(runs, tmp_path, capsys):
+    rescore(runs / "sfda", simple(0.5))
+    set_provenance(runs / "sfda", '"split_unit": "patient"', '"split_unit": "slice blocks"')
+    text, lines = report(runs, tmp_path, capsys, names=["sfda"])
+    assert "One patient: no spread" in text
+    assert "Slices of one patient in both splits" in text
+    assert "±" not in text.split("Last epoch")[1].split("Best epoch")[0]
+    assert (lines["sfda", "last", "mean"]["dice_sd"], lines["sfda", "last", "mean"]["dice_low"]) == ("", "")
+
+
+def test_marks_in_every_format(runs, tmp_path, capsys):
+    set_provenance(runs / "sfda", '"phantom": null', '"phantom": "small"')
+    set_provenance(runs / "sfda", '"oracle": false', '"oracle": true')
+    set_provenance(runs / "fs", '"debug": false', '"debug": true')
+    params = runs / "fs/params.txt"
+    params.write_text(params.read_text().replace("l_rate: 0.001", "l_rate: 0.0"))
+    text, lines = report(runs, tmp_path, capsys)
+    assert text == (tmp_path / "out/report.txt").read_text()
+    for suffix in ("txt", "md", "tex"):
+        written = (tmp_path / f"out/report.{suffix}").read_text()
+        assert "PHANTOM: made-up images in sfda" in written
+        assert "ORACLE, PHANTOM" in written
+        assert "DEBUG, lr 0" in written
+    assert [lines["sfda", "last", "mean"][key] for key in ("phantom", "oracle", "debug")] == ["1", "1", "0"]
+    assert [lines["fs", "last", "mean"][key] for key in ("phantom", "oracle", "debug")] == ["0", "0", "1"]
+
+
+def test_clean_runs_carry_no_warning(runs, tmp_path, capsys):
+    text, _ = report(runs, tmp_path, capsys)
+    assert "***" not in text
+    assert not any(word in text for word in ("PHANTOM", "DEBUG", "ORACLE", "lr 0"))
+    assert "HD95 is the larger of the two directed 95th percentiles" in text
+    assert "NSD (2 mm)" in text
+
+
+def test_same_runs_same_bytes_and_only_the_wanted_formats(runs, tmp_path, capsys):
+    report(runs, tmp_path, capsys)
+    first = {path.name: path.read_bytes() for path in (tmp_path / "out").iterdir()}
+    assert sorted(first) == ["report.csv", "report.md", "report.tex", "report.txt"]
+    moved = tmp_path / "elsewhere/results"
+    shutil.copytree(runs, moved)
+    shutil.rmtree(tmp_path / "out")
+    report(moved, tmp_path, capsys, extra=["--formats", "csv", "md"])
+    again = {path.name: path.read_bytes() for path in (tmp_path / "out").iterdir()}
+    assert again == {name: first[name] for name in ("report.csv", "report.md")}
+
+
+def test_latex_and_markdown_are_well_formed(runs, tmp_path, capsys):
+    set_provenance(runs / "sfda", "image-level tags", "tags & sizes_50%")
+    report(runs, tmp_path, capsys)
+    tex = (tmp_path / "out/report.tex").read_text()
+    assert r"tags \& sizes\_50\%" in tex
+    body = tex.split(r"\toprule")[1].split(r"\bottomrule")[0]
+    rows = [line for line in body.splitlines() if line.endswith(r"\\") and "multicolumn" not in line]
+    columns = tex.split(r"\begin{tabular}{")[1].split("}")[0]
+    assert {row.replace(r"\&", "").count("&") for row in rows} == {len(columns) - 1}
+    assert len(rows) == 7
+    table = [line for line in (tmp_path / "out/report.md").read_text().splitlines() if line.startswith("|")]
+    assert len({line.count("|") for line in table}) == 1
+    assert len(table) == 10
+
+
+def test_latex_escapes_every_special_letter():
+    assert escape_latex("a_b & 5 % ± – {x} \\ ~ ^") == (
+        r"a\_b \& 5 \% $\pm$ -- \{x\} \textbackslash{} \textasciitilde{} \textasciicircum{}"
+    )
+
+
+@pytest.mark.parametrize(
+    ("spoil", "match"),
+    [
+        (lambda run: shutil.rmtree(run), "sfda is not there"),
+        (lambda run: (run / "provenance.json").unlink(), "provenance.json is missing"),
+        (lambda run: (run / "provenance.json").write_text("{"), "provenance.json is broken"),
+        (lambda run: (run / "provenance.json").write_text("[]"), "provenance.json is broken"),
+        (lambda run: (run / "patients_last.csv").unlink(), "patients_last.csv is missing"),
+        (lambda run: (run / "patients_last.csv").write_text("patient,class\n"), "has no patient"),
+        (lambda run: (run / "patients_last.csv").write_text("patient,class\nA,1\n"), "lacks the columns outcome"),
+        (lambda run: (run / "IMG_target_metrics.csv").write_text("epoch\n"), "has no epoch"),
+        (lambda run: (run / "IMG_target_metrics.csv").write_text("epoch\nx\n"), "is not a table of numbers"),
+        (lambda run: (run / "IMG_target_metrics.csv").write_text(""), "is not a table of numbers"),
+        (lambda run: (run / "3dbestepoch.txt").write_text("none\n"), "holds no number"),
+        (lambda run: (run / "params.txt").unlink(), "params.txt is missing"),
+    ],
+)
+def test_broken_runs_are_named(runs, tmp_path, spoil, match):
+    spoil(runs / "sfda")
+    with pytest.raises(UserError, match=match):
+        main(["--runs", str(runs / "noadap"), str(runs / "sfda"), "--out", str(tmp_path / "out/report")])
+    assert not (tmp_path / "out").exists()
+
+
+def test_all_missing_runs_are_listed_and_twins_refused(runs):
+    with pytest.raises(UserError, match=r"one is not there.*two is not there"):
+        main(["--runs", str(runs / "one"), str(runs / "two")])
+    with pytest.raises(UserError, match="given twice: sfda"):
+        main(["--runs", str(runs / "sfda"), str(runs / "sfda")])
