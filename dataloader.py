@@ -497,7 +497,7 @@ class Stream:
 def augment(batch: Batch, generator: torch.Generator) -> Batch:
     """Random flips and a rotation within ±45°, the same for image and ground truth; contrast and gamma of the image.
 
-    Drawn per image: x -> (x·c)^γ with c in 0.75..1.25 and γ in 0.6..1.6, for images without negative values.
+    Drawn per image: x -> (x·c)^γ with c in 0.5..1.5 and γ in 0.5..2, for images without negative values.
     """
     B = len(batch.image)
     angle = (torch.rand(B, generator=generator) - 0.5) * torch.pi / 2
@@ -512,8 +512,8 @@ def augment(batch: Batch, generator: torch.Generator) -> Batch:
     def turn(label: Tensor | None) -> Tensor | None:
         return None if label is None else sample(label[:, None].float(), mode="nearest")[:, 0].long()
 
-    contrast = (0.75 + 0.5 * torch.rand(B, 1, 1, 1, generator=generator)).to(grid.device)
-    gamma = (0.6 + torch.rand(B, 1, 1, 1, generator=generator)).to(grid.device)
+    contrast = (0.5 + torch.rand(B, 1, 1, 1, generator=generator)).to(grid.device)
+    gamma = (2 ** (2 * torch.rand(B, 1, 1, 1, generator=generator) - 1)).to(grid.device)
     image = sample(batch.image, mode="bilinear", padding_mode="border")
     positive = image.amin((1, 2, 3), keepdim=True) >= 0  # a z-score has no gamma
     image = torch.where(positive, (image.clamp_min(0) * contrast) ** gamma, image)

@@ -29,6 +29,8 @@ NET ?= UNet
 SEED ?= 0
 RD ?= results/$(SET)
 SIZE ?= $(if $(wildcard /dev/nvidia0),full,small)
+# threads of a training: one is fastest for a network of a few thousand pixels; empty is as many as there are cores
+THREADS ?= $(if $(SMALL),1)
 JOBS ?= $(shell nproc 2>/dev/null || echo 1)
 OPT =
 WEIGHTS =
@@ -45,6 +47,8 @@ read_phantom = $(shell sed -n 's/.*"phantom": "\([a-z]*\)".*/\1/p' $(1) 2>/dev/n
 PHANTOM := $(strip $(if $(wildcard $(lastword $(DATA))),$(call read_phantom,$(lastword $(DATA))/dataset.json),\
              $(if $(wildcard $(VOLUMES)),$(call read_phantom,$(VOLUMES)/phantom.json),$(if $(VOLUMES),$(SIZE)))))
 
+SMALL ?= $(filter small,$(PHANTOM))
+
 # -- runs -----------------------------------------------------------------------------------------------------------
 RUNS := $(addprefix $(RD)/,$(TRN) $(ABL) $(INF))
 MAIN := $(addprefix $(RD)/,$(TRN))
@@ -58,11 +62,10 @@ ablations: $(RD)/ablations.txt                                  ## train the abl
 inference: $(addprefix $(RD)/,$(INF))                           ## masks of a trained network
 plot: $(RD)/val_dice_3d.png $(RD)/boxes.png $(RD)/panel.png     ## pictures of the main runs
 report: $(RD)/report.txt                                        ## the table of the main runs
-	@cat $<
 
 # A run is made in <run>_tmp and moved into place when it is whole; started again after a kill, it goes on.
 $(RUNS): | $(VENV)
-	$(CC) $(CFLAGS) main.py $(COMMON) --seed $(SEED) --jobs $(JOBS) --workdir $@_tmp --resume $(OPT) $(TYPED)
+	$(if $(THREADS),OMP_NUM_THREADS=$(THREADS)) $(CC) $(CFLAGS) main.py $(COMMON) --seed $(SEED) --jobs $(JOBS) --workdir $@_tmp --resume $(OPT) $(TYPED)
 	rm -rf $@
 	mv $@_tmp $@
 	touch $@

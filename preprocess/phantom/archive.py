@@ -1,0 +1,38 @@
+"""One scan into the official archive's layout. Apart from the program, so that a worker process starts fast."""
+
+import gzip
+import io
+from pathlib import Path
+
+import nibabel as nib
+import numpy as np
+
+from preprocess.phantom.anatomy import COHORTS
+from preprocess.phantom.render import render
+
+Job = tuple[str, int, int]  # kind, number of the site, number of the scan
+
+
+def write_scan(job: Job, folder: Path, size: str, seed: int) -> None:
+    """One scan: its images and its labels."""
+    kind, number, scan = job
+    site = COHORTS[kind][number]
+    images, labels, affine = render(site, size, (seed, sorted(COHORTS).index(kind), number), scan)
+    for name, volume in {**images, site.labels: labels}.items():
+        save(folder / name.format(scan + site.first), volume, affine)
+
+
+def save(path: Path, volume: np.ndarray, affine: np.ndarray) -> None:
+    """int16 NIfTI, .nii or .nii.gz, the same bytes each time: no time stamp, no file name inside."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    image = nib.Nifti1Image(volume, affine)
+    image.header.set_xyzt_units("mm")
+    image.set_qform(affine, code=1)
+    image.set_sform(affine, code=1)
+    content = image.to_bytes()
+    if path.suffix == ".gz":
+        packed = io.BytesIO()
+        with gzip.GzipFile("", "wb", compresslevel=1, fileobj=packed, mtime=0) as file:
+            file.write(content)
+        content = packed.getvalue()
+    path.write_bytes(content)
