@@ -23,7 +23,7 @@ COMMON  = --target_dataset data/ivd_transverse --target_folders "$(TT_DATA)" --v
           --grp_regex '$(G_RGX)' --network $(NET) --n_class 2 --metric_axis 1 --batch_size $(BATCH) \
           --n_epoch 150 --l_rate 5e-4 --lr_decay 0.9 --weight_decay 1e-4 --target_losses "$(L_OR)"
 # The scans are pairs of time points of one person: the last two pairs validate, so that no person is in both splits.
-SLICE   = --patient '(\d+)_' --label_map 0:0 --others 1 --normalise percentile --format png --modality MR \
+SLICE   = --patient '(\d+)_' --label_map 0:0 --others 1 --normalise percentile --format png --modality MR --val_list $(VAL) \
           --image Wat='$(VOLUMES)/*_wat.nii' --image Inn='$(VOLUMES)/*_inn.nii' --label '$(VOLUMES)/*_Labels.nii' $(CROP)
 PRIOR   = --n_class 2 $(PRIOR_SIZE)
 
@@ -31,16 +31,18 @@ PRIOR   = --n_class 2 $(PRIOR_SIZE)
 ifneq ($(PHANTOM),small)
 BATCH      = 22
 CROP       = --axis 1 --size 256 256
+VAL        = 13,14,15,16
 PRIOR_SIZE = --constant 579
 LEARN      = --lr_decay 1
 ADAPT      = --l_rate 3e-5 --lr_decay 0.2 --lr_decay_epoch 50
 else
 NET        = UNet:nG=8
 BATCH      = 8
-CROP       =
-PRIOR_SIZE = --constant_mm2 900
-LEARN      = --lr_decay 1 --n_epoch 25 --l_rate 2e-3
-ADAPT      = --n_epoch 20 --l_rate 1e-4
+CROP       = --axis 0
+VAL        = 12,13,14,15
+PRIOR_SIZE = --constant_mm2 1600
+LEARN      = --n_epoch 25 --l_rate 2e-3 --lr_decay 0.5 --lr_decay_epoch 10
+ADAPT      = --n_epoch 20 --l_rate 2e-4 --lr_decay 0.7 --lr_decay_epoch 5
 endif
 
 # -- losses -----------------------------------------------------------------------------------------------------------
@@ -53,7 +55,7 @@ ENTKL = 'EntKLProp', {'lamb_se':1, 'lamb_consprior':1, 'weights_se':$(NU), 'powe
 # the source network: cross-entropy on the labelled source
 $(RD)/cesource: private OPT = $(SOURCE) --model_weights="" $(LEARN)
 # lower bound: the source network on the target as it is
-$(RD)/noadap: private OPT = $(WEIGHTS) --method noadap
+$(RD)/noadap: private OPT = $(WEIGHTS) --method noadap --saveim True --entmap
 # source-free adaptation: one prior size, switched by image-level tags
 $(RD)/sfda: private OPT = $(WEIGHTS) --method sfda $(ADAPT) --saveim True --entmap \
    --target_losses "[($(ENTKL), $(call prior,dumbpredwtags), 'norm_soft_size', 1)]"

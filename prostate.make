@@ -47,8 +47,8 @@ BATCH      = 8
 N_VAL      = 4
 CROP       =
 PRIOR_SIZE = --constant_mm2 1300
-LEARN      = --lr_decay 1 --n_epoch 25 --l_rate 2e-3
-ADAPT      = --n_epoch 20 --l_rate 1e-4
+LEARN      = --n_epoch 25 --l_rate 2e-3 --lr_decay 0.5 --lr_decay_epoch 10
+ADAPT      = --n_epoch 20 --l_rate 2e-4 --lr_decay 0.7 --lr_decay_epoch 5
 endif
 
 # -- losses -----------------------------------------------------------------------------------------------------------
@@ -61,7 +61,7 @@ ENTKL = 'EntKLProp', {'lamb_se':1, 'lamb_consprior':1, 'weights_se':$(NU), 'powe
 # the source network: cross-entropy on the labelled source
 $(RD)/cesource: private OPT = $(SOURCE) --model_weights="" $(LEARN)
 # lower bound: the source network on the target as it is
-$(RD)/noadap: private OPT = $(WEIGHTS) --method noadap
+$(RD)/noadap: private OPT = $(WEIGHTS) --method noadap --saveim True --entmap
 # source-free adaptation: one prior size, switched by image-level tags. --saveim False, and no --entmap, to speed it up
 $(RD)/sfda: private OPT = $(WEIGHTS) --method sfda $(ADAPT) --saveim True --entmap \
    --target_losses "[($(ENTKL), $(call prior,dumbpredwtags), 'norm_soft_size', 1)]"

@@ -54,13 +54,14 @@ RUNS := $(addprefix $(RD)/,$(TRN) $(ABL) $(INF))
 MAIN := $(addprefix $(RD)/,$(TRN))
 FROM_SCRATCH := $(addprefix $(RD)/,$(SCRATCH))
 ADAPTED := $(filter-out $(FROM_SCRATCH),$(RUNS))
+PLOTS := $(addprefix $(RD)/,val_dice_3d.png boxes.png panel.png sizes.png losses.png sfda.gif)
 M_WEIGHTS_ul := $(RD)/cesource/last.pkl
 
 all: pack
 runs: $(MAIN)                                                   ## train the main runs
 ablations: $(RD)/ablations.txt                                  ## train the ablations too, and one table of them all
 inference: $(addprefix $(RD)/,$(INF))                           ## masks of a trained network
-plot: $(RD)/val_dice_3d.png $(RD)/boxes.png $(RD)/panel.png     ## pictures of the main runs
+plot: $(PLOTS)                                                  ## pictures of the main runs
 report: $(RD)/report.txt                                        ## the table of the main runs
 
 # A run is made in <run>_tmp and moved into place when it is whole; started again after a kill, it goes on.
@@ -107,6 +108,12 @@ $(RD)/boxes.png: $(DONE)
 	$(CC) plot.py boxes --runs $(MAIN) --score dice --out $@
 $(RD)/panel.png: $(DONE)
 	$(CC) plot.py panel --runs $(addprefix $(RD)/,noadap sfda fs) --out $@
+$(RD)/sizes.png: $(RD)/sfda/last.pkl
+	$(CC) plot.py sizes --run $(<D) --out $@
+$(RD)/losses.png: $(RD)/sfda/last.pkl
+	$(CC) plot.py losses --run $(<D) --out $@
+$(RD)/sfda.gif: $(RD)/sfda/last.pkl
+	$(CC) plot.py gif --run $(<D) --out $@
 $(RD)/report.txt: $(DONE)
 	$(CC) report.py --runs $(MAIN) --out $(basename $@)
 $(RD)/ablations.txt: $(addsuffix /last.pkl,$(addprefix $(RD)/,$(TRN) $(ABL)))
@@ -118,7 +125,7 @@ HASH := $(shell git rev-parse --short HEAD 2>/dev/null || echo nogit)
 PACK := archives/$(REPO)-$(DATE)-$(HASH)-$(shell hostname)-$(SET).tar.gz
 
 pack: report plot $(PACK)                                       ## runs, plots, report and prior in one read-only archive
-$(PACK): $(DONE) $(RD)/report.txt $(RD)/val_dice_3d.png $(RD)/boxes.png $(RD)/panel.png
+$(PACK): $(DONE) $(RD)/report.txt $(PLOTS)
 	mkdir -p $(@D)
 	tar cf - --exclude=iter* $(MAIN) $(RD)/*.* sizes/$(SET).csv $(SET).make *.mk | $$(command -v pigz || echo gzip) > $@.part
 	chmod a-w $@.part

@@ -80,11 +80,11 @@ def test_every_patient_has_every_class_and_slices_without(cohorts, kind, number)
     for image, labels in scans(cohorts[kind], kind, number):
         label = voxels(labels)
         assert set(np.unique(label)) - {421} == CLASSES[kind]
-        if kind != "ivd":  # discs go on beyond the field of view, the spaces between them are without
-            target = np.isin(label, (1, 2, 205, 420, 500, 820))
-            assert not target[..., 0].any()
-            assert not target[..., -1].any()
-        assert not label.any((0, 1)).all() or kind == "whs"
+        held = np.isin(label, (1, 2, 205, 420, 500, 820)).any((0, 1))
+        assert not held.all()
+        if kind != "ivd":  # discs go on beyond the field of view; what lies between them is without
+            assert not held[0]
+            assert not held[-1]
         assert image.get_data_dtype() == labels.get_data_dtype() == np.int16
 
 
@@ -99,7 +99,7 @@ def test_geometry(cohorts, kind, number):
         np.testing.assert_allclose(image.header.get_zooms(), grid.spacing[0], rtol=1e-5)
         assert "".join(nib.aff2axcodes(image.affine)) == site.stored
         assert image.header.get_xyzt_units()[0] == "mm"
-        np.testing.assert_allclose(image.get_qform(), image.get_sform(), atol=1e-3)
+        np.testing.assert_allclose(image.get_qform(), image.get_sform(), atol=0.01)
 
 
 def test_stray_label_is_in_one_mr_scan(cohorts):
@@ -128,12 +128,9 @@ def test_dixon_images_are_sums_of_water_and_fat(cohorts):
 @pytest.mark.parametrize(("kind", "number"), SITES)
 def test_patients_differ(cohorts, kind, number):
     step = COHORTS[kind][number].visits
-    sizes = [
-        np.prod(image.header.get_zooms()) * (voxels(labels) > 0).sum()
-        for image, labels in scans(cohorts[kind], kind, number)
-    ]
-    sizes = np.asarray(sizes[::step])
-    assert len(set(sizes)) == len(sizes)
+    masks = [voxels(labels) > 0 for _, labels in scans(cohorts[kind], kind, number)][::step]
+    assert len({mask.tobytes() for mask in masks}) == len(masks)
+    sizes = np.asarray([mask.sum() for mask in masks])
     assert sizes.std() > 0.05 * sizes.mean()
 
 
@@ -149,13 +146,9 @@ def test_discs_come_in_pairs_of_one_subject(cohorts):
     def dice(one, two):
         return 2 * (one & two).sum() / (one.sum() + two.sum())
 
-    # moved by up to a few mm between the visits, so compare the sizes, which the shift leaves alone
-    sizes = np.asarray([mask.sum() for mask in masks], float).reshape(8, 2)
-    within = np.abs(np.diff(sizes)) / sizes.mean(1, keepdims=True)
-    assert within.max() < 0.08
-    assert np.mean([dice(masks[2 * k], masks[2 * k + 1]) for k in range(8)]) > np.mean(
-        [dice(masks[2 * k], masks[(2 * k + 3) % 16]) for k in range(8)]
-    )
+    within = [dice(masks[2 * k], masks[2 * k + 1]) for k in range(8)]
+    between = [dice(masks[2 * k], masks[(2 * k + 3) % 16]) for k in range(8)]
+    assert np.mean(within) > 1.5 * np.mean(between)  # a visit moves the body by a few mm, no more
     assert all(not np.array_equal(masks[2 * k], masks[2 * k + 1]) for k in range(8))
 
 

@@ -58,7 +58,7 @@ def heart(rng: Generator) -> list[Part]:
     size, wall = _vary(rng, 0.06), 9 * _vary(rng, 0.12)
     lv = (22 + rng.normal(0, 2), -8 + rng.normal(0, 2), -16 + rng.normal(0, 2))
     cavity = tuple(r * size * _vary(rng, 0.05) for r in (21, 21, 38))
-    top = 44 + rng.normal(0, 1.5)
+    top = 43 + rng.normal(0, 1.5)
     arch = (-12, -2, top), (-4, 12, top + 12), (14, 36, top + 10), (24, 58, top - 8), (24, 62, -120)
     root = (4, 6, 2), (-6, -6, 24), (-12, -6, 40), arch[0]
     ring = _vary(rng, 0.08)
@@ -80,8 +80,8 @@ def heart(rng: Generator) -> list[Part]:
         Part("left", Tube(arch, 11 * ring)),  # arch and descending aorta: as bright as what is labelled
         Part("right", Blob((-43, 4, -6), tuple(_vary(rng) * r for r in (22, 25, 30)), turn=(0, 15, 0)), 550),
         Part("right", Blob((-4, -34, -22), tuple(_vary(rng) * r for r in (42, 24, 32)), turn=(0, 25, 15)), 600),
-        Part("right", Tube(((4, -40, 0), (8, -24, 26), (18, -2, 38)), 13 * ring), 850),
-        Part("right", Tube(((18, -2, 38), (-36, 22, 36)), 8 * ring), 850),
+        Part("right", Tube(((4, -40, 0), (12, -24, 26), (20, -2, 38)), 13 * ring), 850),
+        Part("right", Tube(((20, -2, 38), (-36, 22, 36)), 8 * ring), 850),
         *[Part("left", Tube(((0, 34, 12), (side * 62, 48, z)), 5)) for side in (-1, 1) for z in (0, 22)],
         Part("left", Blob((0, 34, 10), tuple(_vary(rng) * r for r in (33, 19, 23))), 420, wavy=1.5),
         Part("myocardium", Blob(lv, tuple(r + wall for r in cavity), axis), 205),
@@ -90,7 +90,7 @@ def heart(rng: Generator) -> list[Part]:
     for side in (-1, 1):  # papillary muscles belong to the blood pool
         place = (lv[0] + 5 * side + 5, lv[1] - 6, lv[2] - 8 * side - 6)
         parts.append(Part("myocardium", Blob(place, (4, 4, 9), axis), 500))
-    return [*parts, Part("left", Tube(root, 15 * ring), 820)]
+    return [*parts, Part("left", Tube(root, 17 * ring), 820)]
 
 
 def spine(rng: Generator) -> list[Part]:
