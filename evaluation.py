@@ -6,11 +6,11 @@ from dataclasses import dataclass
 
 import numpy as np
 import torch
-from metrics import dice, score_patients
 from torch import Tensor, nn
 
 from dataloader import SliceSet
 from losses import LossSum, log_probabilities
+from metrics import dice, score_patients
 
 
 @dataclass

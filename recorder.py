@@ -6,11 +6,11 @@ from typing import Any
 
 import numpy as np
 import pandas as pd
-from metrics import dice
 
 from dataloader import SliceSet, Stream, read_card
 from evaluation import Evaluation, class_mean, score_volumes
 from methods import Method
+from metrics import dice
 from run_folder import CsvLog, RunFolder, describe_code, write_masks
 
 Trained = dict[str, np.ndarray]  # what main.train_epoch returns

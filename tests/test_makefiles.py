@@ -1,0 +1,152 @@
+"""The makefiles as their users type them: dry runs without a warning, every line built, published lines pasted."""
+
+import re
+import shutil
+import subprocess
+import sys
+
+import pytest
+from check_makefiles import ROOT, check, dry_run, trainings
+
+MAKEFILES = ("spine.make", "prostate.make", "whs.make", "ivd.make")
+SMOKE = ("NET=Dimwit", "EPC=5", "DEBUG=--debug")
+
+# ruff: noqa: E501, E101
+# as published, with the folders and the csv that this repository makes
+PUBLISHED = r"""
+results/prostate/sfda: OPT = --target_losses="[('EntKLProp', {'lamb_se':1, 'lamb_consprior':1,'ivd':True,'weights_se':[0.1,0.9],'idc_c': [1],'curi':True,'power': 1},'PredictionBounds', \
+      {'margin':0,'dir':'high','idc':[0,1],'predcol':'dumbpredwtags','power': 1, 'mode':'percentage','sep':',','sizefile':'sizes/prostate.csv'},'norm_soft_size',1)]" \
+           --val_target_folders="$(TT_DATA)" --do_hd 90 --saveim False --entmap --l_rate 0.000001 --n_epoch 100 --lr_decay 0.9 --target_folders="$(TT_DATA)" --model_weights="$(M_WEIGHTS_ul)" \
+
+results/prostate/cesource: OPT =  --target_losses="$(L_OR)" --target_dataset "data/prostate_source" \
+	     --network UNet --model_weights="" --lr_decay 1 \
+
+"""
+
+
+@pytest.mark.parametrize("makefile", MAKEFILES)
+@pytest.mark.parametrize("words", [(), ("SIZE=full",), SMOKE])
+def test_every_command_line_builds_without_a_warning(makefile, words, capsys):
+    commands, _ = dry_run(makefile)
+    runs = re.search(r"^TRN\s*:=(.*)\n(ABL\s*:=(.*))\nINF\s*:=(.*)$", (ROOT / makefile).read_text(), re.M)
+    named = runs[1].split() + runs[3].split() + runs[4].split()
+    assert check(makefile, *words) == len(named) == len(trainings(commands))
+
+
+def test_what_is_typed_wins_over_a_run_s_line():
+    calls = trainings(dry_run("prostate.make", *SMOKE)[0])
+    for call in calls:
+        assert call[-5:] == ["--network", "Dimwit", "--n_epoch", "5", "--debug"]
+
+
+def test_cflags_and_cc_reach_the_command():
+    assert f"{sys.executable} -O main.py" in dry_run("prostate.make", "CFLAGS=-O")[0]
+
+
+def test_a_compiler_in_the_environment_is_no_python(monkeypatch):
+    monkeypatch.setenv("CC", "gcc")
+    monkeypatch.setenv("CFLAGS", "-O2")
+    done = subprocess.run(["make", "-n", "-f", "ivd.make"], cwd=ROOT, capture_output=True, text=True, check=True)
+    assert "gcc" not in done.stdout
+    assert "-O2" not in done.stdout
+
+
+def test_published_lines_pasted_build(tmp_path, capsys):
+    pasted = ROOT / "pasted.make"
+    pasted.write_text((ROOT / "prostate.make").read_text() + PUBLISHED)
+    try:
+        check("pasted.make", "SIZE=full")
+        calls = trainings(dry_run("pasted.make", "SIZE=full")[0])
+    finally:
+        pasted.unlink()
+    (sfda,) = [call for call in calls if "results/prostate/sfda_tmp" in call]
+    assert "0.000001" in sfda
+    assert "--method" not in sfda[sfda.index("--resume") :]  # the published line names no method
+
+
+def test_a_new_experiment_is_a_name_and_a_line():
+    extended = ROOT / "extended.make"
+    text = (ROOT / "ivd.make").read_text().replace("ABL     := entropy", "ABL     := mine entropy")
+    line = "$(RD)/mine: private OPT = $(WEIGHTS) --method sfda --target_losses \"[('SelfEntropy', {}, 3)]\"\n"
+    extended.write_text(text + line)
+    try:
+        calls = trainings(dry_run("extended.make")[0])
+    finally:
+        extended.unlink()
+    (mine,) = [call for call in calls if "results/ivd/mine_tmp" in call]
+    assert "[('SelfEntropy', {}, 3)]" in mine
+    assert "results/ivd/cesource/last.pkl" in mine
+
+
+def test_an_undeclared_run_is_an_error():
+    done = subprocess.run(
+        ["make", "-n", "-f", "ivd.make", "results/ivd/sdfa"], cwd=ROOT, capture_output=True, text=True
+    )
+    assert done.returncode == 2
+    assert "No rule to make target" in done.stderr
+
+
+def test_help_names_goals_and_runs():
+    done = subprocess.run(["make", "-f", "whs.make", "help"], cwd=ROOT, capture_output=True, text=True, check=True)
+    for word in ("ablations", "report", "SFDA_TrueSize", "bnrefresh", "cesourceim"):
+        assert word in done.stdout
+
+
+@pytest.fixture(scope="module")
+def checkout(tmp_path_factory):
+    """A copy of the tracked files, in which make may make things."""
+    copy = tmp_path_factory.mktemp("checkout")
+    names = subprocess.run(["git", "ls-files"], cwd=ROOT, capture_output=True, text=True, check=True).stdout.split()
+    for name in names:
+        (copy / name).parent.mkdir(parents=True, exist_ok=True)
+        shutil.copy(ROOT / name, copy / name)
+    return copy
+
+
+def make(checkout, *words):
+    return subprocess.run(
+        ["make", f"CC={sys.executable}", "JOBS=1", *words], cwd=checkout, capture_output=True, text=True
+    )
+
+
+def test_smoke_of_the_whole_chain(checkout):
+    """From no volume to the archive with the smallest network; twice makes nothing; a change makes what hangs on it."""
+    words = ("-f", "ivd.make", *SMOKE, "EPC=1")
+    first = make(checkout, *words)
+    assert first.returncode == 0, first.stderr
+    assert "PHANTOM" in first.stdout
+    run = checkout / "results" / "ivd"
+    for name in ("report.txt", "report.tex", "val_dice_3d.png", "boxes.png", "panel.png", "sizes.png", "sfda.gif"):
+        assert (run / name).stat().st_size > 500, name
+    assert "DEBUG" in (run / "report.txt").read_text()
+    assert "PHANTOM" in (run / "report.txt").read_text()
+    (archive,) = (checkout / "archives").glob("*-ivd.tar.gz")
+    assert not archive.stat().st_mode & 0o222
+    listing = subprocess.run(["tar", "tzf", archive], capture_output=True, text=True, check=True).stdout
+    assert {"results/ivd/sfda/last.pkl", "results/ivd/report.txt", "sizes/ivd.csv"} <= set(listing.split())
+    assert not list(run.glob("*_tmp"))
+
+    again = make(checkout, *words)
+    assert "main.py" not in again.stdout
+    assert "Nothing to be done" in again.stdout
+
+    (run / "cesource" / "note.txt").write_text("a file dropped into a run")
+    assert "main.py" not in make(checkout, *words).stdout
+    (run / "cesource" / "last.pkl").touch()
+    retrained = make(checkout, "-n", *words).stdout
+    assert "results/ivd/sfda_tmp" in retrained
+    assert "results/ivd/fs_tmp" not in retrained
+
+
+def test_a_failing_run_leaves_the_old_one(checkout):
+    """A prior that lost its rows: one paragraph, exit code, and the run of before still there."""
+    prior = checkout / "sizes" / "ivd.csv"
+    whole = prior.read_text()
+    before = (checkout / "results/ivd/sfda/last.pkl").read_bytes()
+    prior.write_text("\n".join(whole.splitlines()[:9]) + "\n")
+    failed = make(checkout, "-f", "ivd.make", *SMOKE, "EPC=1", "DEBUG=", "results/ivd/sfda")
+    prior.write_text(whole)
+    assert failed.returncode
+    assert "Traceback" not in failed.stderr
+    assert "sizes/ivd.csv" in failed.stderr
+    assert (checkout / "results/ivd/sfda/last.pkl").read_bytes() == before
