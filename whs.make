@@ -42,7 +42,7 @@ BATCH      = 8
 N_VAL      = 3
 CROP       =
 PRIOR_SIZE = --constant_mm2 1600 1300 1200 1000
-LEARN      = --n_epoch 25 --l_rate 2e-3 --lr_decay 0.5 --lr_decay_epoch 10
+LEARN      = --n_epoch 40 --l_rate 3e-3 --lr_decay 0.5 --lr_decay_epoch 15
 ADAPT      = --n_epoch 20 --l_rate 2e-4 --lr_decay 0.7 --lr_decay_epoch 5
 endif
 

@@ -1,0 +1,70 @@
+"""Every command of the README: make's are dry-run in a checkout, one's own data is tried in earnest."""
+
+import re
+import shlex
+import subprocess
+import sys
+from pathlib import Path
+
+import nibabel as nib
+import numpy as np
+import pytest
+from test_makefiles import ROOT, checkout  # noqa: F401  a fixture
+
+README = (ROOT / "README.md").read_text(encoding="utf-8")
+BLOCKS = re.findall(r"^```\n(.*?)^```$", README, re.S | re.M)
+COMMANDS = [
+    line.split("#")[0].strip()
+    for block in BLOCKS
+    for line in block.replace("\\\n", " ").splitlines()
+    if re.match(r"(make|python)\b", line)
+]
+OWN_DATA = COMMANDS.index(next(line for line in COMMANDS if "slice_volumes" in line))
+
+
+@pytest.fixture(autouse=True)
+def _use_the_fixture(checkout):  # noqa: F811
+    """All of these run in the copy."""
+
+
+@pytest.mark.parametrize("command", [line for line in COMMANDS if line.startswith("make")])
+def test_make_command(checkout, command):  # noqa: F811
+    words = [word for word in shlex.split(command)[1:] if not word.startswith("CC=")]
+    done = subprocess.run(["make", "-n", *words], cwd=checkout, capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
+    assert "warning" not in done.stderr.replace("jobserver", "")
+
+
+def write_patient(folder: Path, number: int, inside: float) -> None:
+    rng = np.random.default_rng(number)
+    mask = np.zeros((24, 20, 6), np.uint8)
+    mask[6:16, 5:14, 1:5] = 255
+    image = np.where(mask, inside, 100) + rng.normal(0, 10, mask.shape)
+    folder.mkdir(parents=True, exist_ok=True)
+    for suffix, array in (("t2", image.astype(np.float32)), ("mask", mask)):
+        nib.save(nib.Nifti1Image(array, np.diag([1.5, 1.5, 3, 1])), folder / f"case{number:02d}_{suffix}.nii.gz")
+
+
+def test_one_s_own_data_in_four_commands(checkout):  # noqa: F811
+    for number in range(8):
+        write_patient(checkout / "old", number, 300)
+        write_patient(checkout / "new", number + 20, 200)
+    for command in COMMANDS[OWN_DATA : OWN_DATA + 4]:
+        words = shlex.split(command)
+        words = [sys.executable, *words[1:]] if words[0] == "python" else [*words, f"CC={sys.executable}"]
+        if words[0] == "make":
+            words += ["NET=Dimwit", "EPC=1", "DEBUG=--debug", "runs"]
+        done = subprocess.run(words, cwd=checkout, capture_output=True, text=True)
+        assert done.returncode == 0, done.stderr
+    log = (checkout / "results/prostate/sfda/provenance.json").read_text()
+    assert '"phantom": null' in log
+
+
+def test_the_picture_and_the_pages_that_are_linked_exist():
+    for link in re.findall(r"\]\(([^)]+)\)", README):
+        assert (ROOT / link).is_file(), link
+
+
+def test_every_file_of_the_method_table_exists():
+    for path in set(re.findall(r"`((?:methods/)?\w+\.py)`", README)):
+        assert (ROOT / path).is_file(), path
