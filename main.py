@@ -5,6 +5,7 @@
 It names no method, loss or data set: those come by name from METHODS, LOSSES, BOUNDS, NETWORKS and TRANSFORMS.
 """
 
+import hashlib
 import os
 import time
 from argparse import Namespace
@@ -202,6 +203,9 @@ def main(argv: Sequence[str] | None = None) -> None:
     streams, val = open_data(args, bounds)
     method = build_method(args, loss, val.image.shape[1])
     inputs = {"val": val.digest} | {name: stream.slices.digest for name, stream in streams.items()}
+    for name, stream in streams.items():
+        laid = b"".join(bound.tobytes() for bound in stream.slices.bounds if bound is not None)
+        inputs |= {f"bounds of {name}": hashlib.sha256(laid).hexdigest()} if laid else {}
     if args.model_weights:
         inputs["model_weights"] = sha256_of(Path(args.model_weights))
     folder = RunFolder(args.workdir, args, inputs)

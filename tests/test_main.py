@@ -141,7 +141,7 @@ def test_provenance_says_what_was_seen(runs):
     card = json.loads((runs / "sfda" / "provenance.json").read_text())
     assert card["supervision"] == "image-level tags"
     assert not card["oracle"]
-    assert set(card["inputs"]) == {"val", "target", "model_weights"}
+    assert set(card["inputs"]) == {"val", "target", "bounds of target", "model_weights"}
     assert json.loads((runs / "fs" / "provenance.json").read_text())["supervision"] == "full"
     assert json.loads((runs / "noadap" / "provenance.json").read_text())["supervision"] == "none"
 
@@ -277,6 +277,15 @@ def test_other_data_under_the_same_name_is_another_run(sites, tmp_path):
     Image.fromarray(np.zeros((24, 20), np.uint8)).save(target / "train" / "IMG" / "Case00_1.png")
     with pytest.raises(UserError, match="inputs"):
         program.main(flags(target, tmp_path / "run", CROSS_ENTROPY, "--n_epoch", 1, "--resume"))
+
+
+def test_another_prior_under_the_same_name_is_another_run(runs, sites, tmp_path):
+    prior = Path(shutil.copy(sites[2], tmp_path / "prior.csv"))
+    start = ("--method", "sfda", "--model_weights", runs / "cesource" / "last.pkl", "--n_epoch", 1)
+    program.main(flags(sites[1], tmp_path / "run", adapting(prior), *start))
+    prior.write_text(prior.read_text().replace("80.0", "90.0"))
+    with pytest.raises(UserError, match="inputs"):
+        program.main(flags(sites[1], tmp_path / "run", adapting(prior), *start, "--resume"))
 
 
 # -- bad input: one paragraph, exit code 2, nothing left behind ---------------------------------------------------

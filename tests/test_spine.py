@@ -105,9 +105,10 @@ def test_sets_from_the_stand_in(tmp_path, monkeypatch, wheel, capsys):
         names = {
             split: sorted(p.name for p in (tmp_path / name / split / "IMG").iterdir()) for split in ("train", "val")
         }
-        assert names["val"] == sorted(f"{patient}_{index}.png" for index in range(12, 18))
-        assert names["train"] == sorted(f"{patient}_{index}.png" for index in range(12))
-        label = np.asarray(Image.open(tmp_path / name / f"val/GT/{patient}_13.png"))
+        validating = [6, 7, 8, 15, 16, 17]  # every third block of three slices
+        assert names["val"] == sorted(f"{patient}_{index}.png" for index in validating)
+        assert names["train"] == sorted(f"{patient}_{index}.png" for index in range(18) if index not in validating)
+        label = np.asarray(Image.open(tmp_path / name / f"train/GT/{patient}_13.png"))
         assert label.shape == (16, 16)  # 9 x 10 padded to multiples of 8: 4 and 3 before
         assert np.argwhere(label).min(0).tolist() == [2 + 4, 2 + 3]
         assert label.sum() == 9  # 45 counts, 100 does not
