@@ -22,16 +22,16 @@ prior_from   = 'PredictionBounds', {'margin':0,'dir':'high','mode':'percentage',
 prior_within = 'PredictionBounds', {'margin':$(1),'dir':'both','mode':'percentage','predcol':'$(2)','sizefile':'sizes/$(SET).csv'}
 prior        = $(call prior_from,sizes/$(SET).csv,$(1))
 
-# -- what can be set on the command line ---------------------------------------------------------------------------
-DEBUG ?=
-EPC ?=
-NET ?= UNet
-SEED ?= 0
-RD ?= results/$(SET)
-SIZE ?= $(if $(wildcard /dev/nvidia0),full,small)
+# -- what can be set on the command line, and there alone: the environment is none of our business --------------------
+DEBUG :=
+EPC :=
+NET := UNet
+SEED := 0
+RD := results/$(SET)
+SIZE := $(if $(wildcard /dev/nvidia0),full,small)
 # threads of a training: one is fastest for a network of a few thousand pixels; empty is as many as there are cores
-THREADS ?= $(if $(SMALL),1)
-JOBS ?= $(shell nproc 2>/dev/null || echo 1)
+THREADS = $(if $(SMALL),1)
+JOBS := $(shell nproc 2>/dev/null || echo 1)
 OPT =
 WEIGHTS =
 PRIOR =

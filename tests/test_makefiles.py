@@ -43,12 +43,16 @@ def test_cflags_and_cc_reach_the_command():
     assert f"{sys.executable} -O main.py" in dry_run("prostate.make", "CFLAGS=-O")[0]
 
 
-def test_a_compiler_in_the_environment_is_no_python(monkeypatch):
+def test_the_environment_changes_no_command(monkeypatch):
     monkeypatch.setenv("CC", "gcc")
     monkeypatch.setenv("CFLAGS", "-O2")
+    monkeypatch.setenv("DEBUG", "yes")
+    monkeypatch.setenv("NET", "foo")
     done = subprocess.run(["make", "-n", "-f", "ivd.make"], cwd=ROOT, capture_output=True, text=True, check=True)
     assert "gcc" not in done.stdout
     assert "-O2" not in done.stdout
+    assert "yes" not in done.stdout
+    assert "foo" not in done.stdout
 
 
 def test_published_lines_pasted_build(tmp_path, capsys):
