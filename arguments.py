@@ -8,6 +8,7 @@ from typing import NoReturn
 
 import torch
 
+from augmentation import Augmentation
 from methods import METHODS
 from utils import UserError
 
@@ -43,9 +44,16 @@ def get_parser() -> Parser:  # noqa: PLR0915  a flat list of flags reads better 
     data.add_argument("--n_class", type=int, required=True, help="classes, background included")
     data.add_argument("--metric_axis", type=int, nargs="+", help="classes to average (default: all but background)")
     data.add_argument("--batch_size", type=int, default=4)
-    data.add_argument("--augment", **switch, help="random flips and rotations of the training slices")
-    data.add_argument("--in_memory", **switch, help="accepted: slices are always held in memory")
-    data.add_argument("--cache", choices=("auto", "ram"), default="auto", help="where decoded slices live")
+    data.add_argument("--augment", **switch, help="random flips, rotations, contrast and gamma of the training slices")
+    data.add_argument("--augmentation", default="{}", help="their ranges: {'rotate': 180, 'scale': 0.2, 'elastic': 3}")
+    data.add_argument("--in_memory", **switch, help="the same as --cache ram")
+    data.add_argument(
+        "--cache",
+        choices=("auto", "gpu", "ram", "stream"),
+        default="auto",
+        help="where decoded slices live in training",
+    )
+    data.add_argument("--workers", type=int, default=2, help="threads that read ahead, where slices are not on the GPU")
     data.add_argument("--trainval", **switch, help="train on train and val")
     data.add_argument("--valonly", **switch, help="train on val alone")
     data.add_argument("--ontest", **switch, help="evaluate on test instead of val")
@@ -65,10 +73,17 @@ def get_parser() -> Parser:  # noqa: PLR0915  a flat list of flags reads better 
     learn.add_argument("--flr", **switch, help="fixed learning rate")
     learn.add_argument("--weight_decay", type=float, default=0.0)
     learn.add_argument("--adamw", **switch)
+    learn.add_argument(
+        "--on_collapse",
+        choices=("warn", "stop", "rollback"),
+        default="warn",
+        help="a class vanishes or floods in an adaptation: say so, stop, or go back an epoch and on more slowly",
+    )
 
     record = parser.add_argument_group("recording")
     record.add_argument("--workdir", type=Path, required=True, help="folder of the run")
     record.add_argument("--csv", help="name of the log (default: <image folder>_target_metrics.csv)")
+    record.add_argument("--eval_every", type=int, default=1, help="validate every n epochs, and after the last")
     record.add_argument("--dice_3d", **switch | {"default": 1}, help="accepted: 3D Dice is always computed")
     record.add_argument("--do_hd", **switch, help="HD95 in the log every n epochs; always computed at the end")
     record.add_argument("--do_asd", **switch, help="ASSD, likewise")
@@ -84,7 +99,10 @@ def get_parser() -> Parser:  # noqa: PLR0915  a flat list of flags reads better 
     machine.add_argument("--device", help="default: cuda where there is one")
     machine.add_argument("--cpu", **switch)
     machine.add_argument("--precision", choices=("fp32", "tf32", "bf16", "fp16"), default="fp32")
-    machine.add_argument("--compile", **switch, help="torch.compile the network")
+    machine.add_argument("--compile", **switch, help="compile the network, if a trial step is faster for it")
+    machine.add_argument(
+        "--channels_last", **switch | {"default": None}, help="memory layout (default: on a GPU in bf16 or fp16)"
+    )
     machine.add_argument("--jobs", type=int, default=1, help="threads for surface distances")
     machine.add_argument("--debug", **switch, help="ten slices per set, and tracebacks")
     machine.add_argument("--check", **switch, help="build everything that needs no data, print one line, stop")
@@ -102,6 +120,10 @@ def get_args(argv: Sequence[str] | None = None) -> Namespace:
     args.saveim = args.saveim or int(args.mode == "makeim")
     args.n_epoch = args.n_epoch if learns else 1
     args.device = args.device or ("cuda" if torch.cuda.is_available() and not args.cpu else "cpu")
+    if args.channels_last is None:
+        args.channels_last = int(args.device.startswith("cuda") and args.precision in ("bf16", "fp16"))
+    args.cache = "ram" if args.in_memory else args.cache
+    Augmentation.read(args.augmentation)
     args.metric_axis = args.metric_axis or list(range(1, args.n_class))
     _check_numbers(args)
     if (method.needs_weights or not learns) and not args.model_weights:
@@ -119,11 +141,16 @@ def _check_numbers(args: Namespace) -> None:
         "batch_size": 1,
         "lr_decay_epoch": 1,
         "n_warmup": 0,
+        "eval_every": 1,
+        "workers": 1,
         "jobs": 1,
     }.items():
         if getattr(args, name) < low:
             raise UserError(f"--{name} is {getattr(args, name)}; it must be at least {low}.")
     if bad := [k for k in args.metric_axis if not 0 <= k < args.n_class]:
         raise UserError(f"--metric_axis names the classes {bad}, but --n_class is {args.n_class} (0 is background).")
-    if args.precision == "fp16" and not args.device.startswith("cuda"):
+    on_gpu = args.device.startswith("cuda")
+    if args.precision == "fp16" and not on_gpu:
         raise UserError("--precision fp16 needs a GPU; use bf16 or fp32 on a CPU.")
+    if args.cache == "gpu" and not on_gpu:
+        raise UserError("--cache gpu needs a GPU; use ram, stream or auto on a CPU.")

@@ -6,10 +6,12 @@ from dataclasses import dataclass
 
 import numpy as np
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
-from dataloader import SliceSet
-from losses import LossSum, log_probabilities
+from dataloader import SliceSet, Stream
+from interrupt import STOP
+from losses import log_probabilities
+from methods import Method
 from metrics import dice, score_patients
 
 
@@ -23,7 +25,7 @@ class Evaluation:
     intersection: np.ndarray
     predicted: np.ndarray
     true: np.ndarray
-    prediction: np.ndarray  # s w h, uint8 class numbers
+    prediction: np.ndarray | None  # s w h, uint8 class numbers, where they were asked for
     entropy: np.ndarray | None  # s w h, uint8: 255 is log K
 
     @property
@@ -37,6 +39,10 @@ class Evaluation:
         member = np.array([[p == patient for p in self.patients] for patient in patients])  # p s
         return dice(member @ self.intersection, member @ self.predicted, member @ self.true)
 
+    def mean_dice_3d(self, axis: Sequence[int]) -> float:
+        """Over the patients, of each the mean over the classes `axis`; NaN if there is nothing to average."""
+        return nanmean(class_mean(self.dice_3d(), axis))
+
 
 def class_counts(predicted: Tensor, true: Tensor, n_class: int) -> Tensor:
     """(3, B, K) pixel counts of intersection, prediction and truth; two (B, W, H) label maps, no host sync."""
@@ -48,24 +54,29 @@ def class_counts(predicted: Tensor, true: Tensor, n_class: int) -> Tensor:
 
 @torch.inference_mode()
 def evaluate(
-    net: nn.Module, slices: SliceSet, loss: LossSum, args: Namespace, keep_entropy: bool = False
+    method: Method, val: Stream, args: Namespace, keep_masks: bool = True, keep_entropy: bool = False
 ) -> Evaluation:
-    """One pass in evaluation mode. The loss is computed where every bound it needs is there."""
-    net.eval()
-    device = torch.device(args.device)
+    """One pass in evaluation mode, left on the device until it is over.
+
+    The loss is computed where every bound it needs is there. Several processes share out the forward passes, and each
+    holds the whole result.
+    """
+    method.net.eval()
+    slices, loss = val.slices, method.loss
     measurable = all(
         bound is not None or not part.needs_bounds for part, bound in zip(loss.losses, slices.bounds, strict=True)
     )
     terms, counts, predictions, entropies = [], [], [], []
-    for rows in torch.arange(len(slices)).split(args.batch_size):
-        batch = slices.batch(rows, device)
-        log_p = log_probabilities(net(batch.image))
+    for batch, truth in val.epoch(0):
+        STOP.check()
+        log_p = log_probabilities(method.predict(batch))
         if measurable:
             values = loss(log_p, batch.targets, batch.bounds)
-            terms.append(torch.stack([values[name] for name in loss.columns]) * len(rows))
+            terms.append(torch.stack([values[name] for name in loss.columns]) * len(batch.rows))
         label = log_p.argmax(1)
-        counts.append(class_counts(label, torch.from_numpy(slices.truth[rows.numpy()]).to(device), args.n_class))
-        predictions.append(label.to(torch.uint8))
+        counts.append(class_counts(label, truth, args.n_class))
+        if keep_masks:
+            predictions.append(label.to(torch.uint8))
         if keep_entropy:
             bits = -(log_p.exp() * log_p).sum(1) / np.log(args.n_class)
             entropies.append((bits * 255).round().clamp(0, 255).to(torch.uint8))
@@ -78,9 +89,15 @@ def evaluate(
         intersection,
         predicted,
         true,
-        torch.cat(predictions).cpu().numpy(),
+        torch.cat(predictions).cpu().numpy() if predictions else None,
         torch.cat(entropies).cpu().numpy() if entropies else None,
     )
+
+
+def nanmean(values: np.ndarray) -> float:
+    """The mean without NaN, NaN if nothing is left."""
+    values = values[~np.isnan(values)]
+    return float(values.mean()) if len(values) else np.nan
 
 
 def class_mean(values: np.ndarray, axis: Sequence[int]) -> np.ndarray:
@@ -96,5 +113,5 @@ def score_volumes(found: Evaluation, slices: SliceSet, args: Namespace) -> list[
     for patient in dict.fromkeys(found.patients):
         rows = np.flatnonzero(np.array(found.patients) == patient)
         spacing = (1.0, 1.0, 1.0) if slices.spacing is None else slices.spacing[patient]
-        volumes[patient] = (found.prediction[rows], slices.truth[rows], spacing)
+        volumes[patient] = (found.prediction[rows], slices.labels(rows), spacing)
     return score_patients(volumes, args.n_class, args.nsd_tolerance, args.jobs)

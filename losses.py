@@ -12,6 +12,7 @@ Sudre et al. 2017 (generalised Dice), Lin et al. 2017 (focal).
 
 from collections.abc import Sequence
 from dataclasses import dataclass, field
+from functools import lru_cache
 from typing import Any, ClassVar
 
 import torch
@@ -125,6 +126,7 @@ class Loss(nn.Module):
     terms: ClassVar[tuple[str, ...]] = ("",)  # names of the returned scalars; "" for a plain scalar
     needs_target: ClassVar[bool] = False
     needs_bounds: ClassVar[bool] = False
+    compares_ratios: ClassVar[bool] = False  # whether its bounds are a prior of the class ratios
 
 
 def log_probabilities(logits: Tensor) -> Tensor:
@@ -149,9 +151,23 @@ def class_vector(values: Sequence[float] | None, idc: Sequence[int] | None, logi
             f"{what}: {len(values)} weights {values} for the classes {chosen} of a network with {n_class} classes "
             "(0 is the background); give one weight a class and keep idc within the classes."
         )
-    vector = torch.zeros(n_class)
-    vector[chosen] = torch.tensor(values, dtype=torch.float32)
-    return vector.to(logits.device)
+    vector = [0.0] * n_class
+    for k, value in zip(chosen, values, strict=True):
+        vector[k] = float(value)
+    return constant(tuple(vector), torch.float32, logits.device)
+
+
+@lru_cache(maxsize=1024)
+def constant(values: tuple[float, ...], dtype: torch.dtype, device: torch.device) -> Tensor:
+    """The values as a tensor on the device; copied there once, as a copy in every step would wait for the device."""
+    with torch.inference_mode(False):
+        host = torch.tensor(values, dtype=dtype)
+        return host.pin_memory().to(device, non_blocking=True) if device.type == "cuda" else host.to(device)
+
+
+def pick(values: Tensor, idc: Sequence[int] | None) -> Tensor:
+    """(B, K, …) -> (B, |idc|, …): the classes `idc` alone, all of them where it is None."""
+    return values if idc is None else values.index_select(1, constant(tuple(idc), torch.int64, values.device))
 
 
 def mean_proportion(probs: Tensor, power: float = 1.0) -> Tensor:
@@ -226,10 +242,13 @@ class CrossEntropy(Loss):
         log_p = log_probabilities(logits)
         weight = class_vector(self.weights, self.idc, logits, "CrossEntropy").to(log_p.dtype)
         total = F.nll_loss(log_p, target, weight, ignore_index=self.ignore_index, reduction="sum")
-        counted = torch.zeros(max(self.ignore_index, len(weight)) + 1, device=weight.device, dtype=log_p.dtype)
-        counted[: len(weight)] = class_vector(None, self.idc, logits, "CrossEntropy").to(log_p.dtype)
-        counted[self.ignore_index] = 0
-        return total / counted[target].sum().clamp_min(1)
+        return total / self._counted(target, logits.shape[1]).clamp_min(1)
+
+    def _counted(self, target: Tensor, n_class: int) -> Tensor:
+        """How many pixels the divisor counts: those of `idc` that are not to be ignored."""
+        counts = [float(self.idc is None or k in self.idc) for k in range(max(self.ignore_index, n_class - 1) + 1)]
+        counts[self.ignore_index] = 0.0
+        return constant(tuple(counts), torch.float32, target.device)[target].sum()
 
 
 @LOSSES.register()
@@ -249,7 +268,9 @@ class NegCrossEntropy(Loss):
     def forward(self, logits: Tensor, target: Tensor, bounds: Tensor | None = None) -> Tensor:
         log_p = log_probabilities(logits).flatten(2)  # b k i
         label = target.flatten(1)  # b i
-        uniform = (label == label[:, :1]).all(1) & torch.isin(label[:, 0], label.new_tensor(self.idc))
+        uniform = (label == label[:, :1]).all(1) & torch.isin(
+            label[:, 0], constant(tuple(self.idc), torch.int64, label.device)
+        )
         picked = log_p.gather(1, label.unsqueeze(1)).squeeze(1)  # b i
         return -(picked.mean(1) * uniform).sum() / uniform.sum().clamp_min(1)
 
@@ -314,8 +335,7 @@ def _chosen(logits: Tensor, target: Tensor, idc: Sequence[int] | None) -> tuple[
     """Probabilities and one-hot ground truth of the classes `idc`, both (B, |idc|, pixels)."""
     probs = log_probabilities(logits).exp()
     onehot = one_hot(target, logits.shape[1], probs.dtype)
-    chosen = slice(None) if idc is None else list(idc)
-    return probs[:, chosen].flatten(2), onehot[:, chosen].flatten(2)
+    return pick(probs, idc).flatten(2), pick(onehot, idc).flatten(2)
 
 
 @LOSSES.register()
@@ -385,6 +405,7 @@ class EntKLProp(_SizeLoss):
     """
 
     terms = ("entropy", "prior")
+    compares_ratios = True
 
     def __init__(
         self,
@@ -428,6 +449,8 @@ class KLPropInv(_SizeLoss):
     (1/B) Σ_b Σ_k τ_{bk} [log(τ_{bk} + ε) − log(τ̂_{bk} + ε)]. The entropy of AdaEnt is a second tuple, SelfEntropy.
     """
 
+    compares_ratios = True
+
     def __init__(
         self,
         *,
@@ -464,6 +487,6 @@ class NaivePenalty(_SizeLoss):
     def forward(self, logits: Tensor, target: Tensor | None, bounds: Tensor) -> Tensor:
         log_p = log_probabilities(logits)
         pixels = log_p[0, 0].numel()
-        share, limits = self.ratios(log_p)[:, self.idc], bounds[:, self.idc].to(log_p.dtype) / pixels
+        share, limits = pick(self.ratios(log_p), self.idc), pick(bounds, self.idc).to(log_p.dtype) / pixels
         below, above = F.relu(limits[..., 0] - share), F.relu(share - limits[..., 1])
         return (below**2 + above**2).sum(1).mean()

@@ -314,7 +314,7 @@ def choose_slices(slices: SliceSet, run: Run, which: str, number: int) -> dict[i
     With enough patients one slice each, from the patient whom `run` segments best to the worst; else from different
     places of the volumes. Of each patient or place, the slice with the most foreground.
     """
-    area = (slices.truth > 0).sum((1, 2))
+    area = np.array([np.count_nonzero(slices.truth(row)) for row in range(len(slices))])
     order = list(dict.fromkeys(slices.patients))
     if len(order) >= number > 1:
         scores = patient_scores(run, "dice", which, None)
@@ -345,7 +345,7 @@ class View:
 
     def shape(self, slices: SliceSet) -> tuple[float, float]:
         """Height and width as shown, in widths of a pixel."""
-        rows, columns = self(slices.truth[0]).shape
+        rows, columns = self(np.empty(slices.shape)).shape[-2:]
         return rows * self.aspect, columns
 
 
@@ -398,10 +398,10 @@ def window(masks: Sequence[np.ndarray]) -> tuple[slice, slice]:
 def prediction(run: Run, which: str, slices: SliceSet, row: int) -> np.ndarray:
     """(W, H) predicted classes of a slice; raises UserError where they do not fit the images."""
     mask = run.picture(which, slices.names[row])
-    if mask.shape != slices.truth.shape[1:]:
+    if mask.shape != slices.shape[1:]:
         raise UserError(
             f"{run.folder} predicted {mask.shape} pixels on {slices.names[row]}, the images in {slices.root} have "
-            f"{slices.truth.shape[1:]}: these are not the images of that run."
+            f"{slices.shape[1:]}: these are not the images of that run."
         )
     return mask
 
@@ -450,9 +450,9 @@ def draw_contours(ax: Axes, label: np.ndarray, classes: Sequence[int], style: st
 
 def draw_prediction(ax: Axes, slices: SliceSet, row: int, mask: np.ndarray, view: View, classes: Sequence[int]) -> None:
     """The image, the outlines of a prediction, its Dice."""
-    show_image(ax, slices.image[row], view)
+    show_image(ax, slices.image(row), view)
     draw_contours(ax, view(mask), classes)
-    score = slice_dice(mask, slices.truth[row], classes)
+    score = slice_dice(mask, slices.truth(row), classes)
     ax.set_xlabel(f"Dice {score:.2f}" if np.isfinite(score) else "empty, rightly", size=9, labelpad=2)
 
 
@@ -469,7 +469,7 @@ def plot_panel(runs: Sequence[Run], out: Path, number: int, which: str, data: Pa
     slices, ranking = runs[0].slices(data), runs[min(1, len(runs) - 1)]
     chosen = choose_slices(slices, ranking, which, number)
     masks = {row: [prediction(run, which, slices, row) for run in runs] for row in chosen}
-    seen = [mask for row in chosen for mask in (slices.truth[row], *masks[row])]
+    seen = [mask for row in chosen for mask in (slices.truth(row), *masks[row])]
     views = {row: make_view(slices, row, seen) for row in chosen}
     unsure = [run for run in runs if run.has_entropy][:2] if which == "last" else []
     heads = ["image", "truth", *map(run_label, runs), *(f"entropy, {run.name}" for run in unsure)]
@@ -485,10 +485,10 @@ def plot_panel(runs: Sequence[Run], out: Path, number: int, which: str, data: Pa
     figure.get_layout_engine().set(w_pad=0.03, h_pad=0.03, wspace=0.02, hspace=0.02)
     axes = body.subplots(len(chosen), len(heads), squeeze=False, height_ratios=heights)
     for line, (row, role) in zip(axes, chosen.items(), strict=True):
-        show_image(line[0], slices.image[row], views[row])
+        show_image(line[0], slices.image(row), views[row])
         line[0].set_ylabel(f"{slices.names[row]}\n{role}".strip(), size=9)
-        show_image(line[1], slices.image[row], views[row])
-        draw_contours(line[1], views[row](slices.truth[row]), runs[0].metric_axis)
+        show_image(line[1], slices.image(row), views[row])
+        draw_contours(line[1], views[row](slices.truth(row)), runs[0].metric_axis)
         for ax, mask in zip(line[2:], masks[row], strict=False):
             draw_prediction(ax, slices, row, mask, views[row], runs[0].metric_axis)
         for ax, run in zip(line[2 + len(runs) :], unsure, strict=True):
@@ -521,7 +521,7 @@ def make_film(run: Run, out: Path, number: int, data: Path | None) -> None:
     rows = list(choose_slices(slices, run, "last", number))
     picks = np.linspace(0, len(epochs) - 1, min(len(epochs), FILM_FRAMES)).round().astype(int)
     masks = {epochs[i]: [prediction(run, epochs[i], slices, row) for row in rows] for i in picks}
-    seen = [slices.truth[row] for row in rows] + [mask for frame in masks.values() for mask in frame]
+    seen = [slices.truth(row) for row in rows] + [mask for frame in masks.values() for mask in frame]
     views = {row: make_view(slices, row, seen) for row in rows}
     frames = [draw_frame(run, slices, views, epoch, predicted) for epoch, predicted in masks.items()]
     palette = frames[-1].quantize(256)
@@ -542,7 +542,7 @@ def draw_frame(
     axes = body.subplots(1, len(views), squeeze=False)[0]
     for ax, (row, view), mask in zip(axes, views.items(), masks, strict=True):
         draw_prediction(ax, slices, row, mask, view, run.metric_axis)
-        draw_contours(ax, view(slices.truth[row]), run.metric_axis, "dashed", "white")
+        draw_contours(ax, view(slices.truth(row)), run.metric_axis, "dashed", "white")
         ax.set_title(slices.names[row])
     class_legend(body, run)
     canvas = FigureCanvasAgg(figure)

@@ -8,12 +8,18 @@ import numpy as np
 import pandas as pd
 
 from dataloader import SliceSet, Stream, read_card
-from evaluation import Evaluation, class_mean, score_volumes
+from evaluation import Evaluation, class_mean, nanmean, score_volumes
 from methods import Method
 from metrics import dice
 from run_folder import CsvLog, RunFolder, describe_code, write_masks
 
 Trained = dict[str, np.ndarray]  # what main.train_epoch returns
+COUNTED = 64  # slices whose classes are counted at a time
+
+
+def is_due(epoch: int, every: int, n_epoch: int) -> bool:
+    """Whether what happens every `every` epochs happens in this one: it does in the last, and with 0 never."""
+    return every > 0 and (epoch == n_epoch - 1 or (epoch % every == 0 and (epoch > 0 or every == 1)))
 
 
 class Recorder:
@@ -48,54 +54,67 @@ class Recorder:
     def _distances(self) -> list[str]:
         return [name for name, every in (("hd95", self.args.do_hd), ("assd", self.args.do_asd)) if every]
 
+    def keeps_masks(self, epoch: int) -> bool:
+        """Whether anything needs this epoch's masks: a picture or a distance."""
+        return any(is_due(epoch, every, self.args.n_epoch) for every in (self.args.do_hd, self.args.do_asd)) or (
+            self._shows(epoch)
+        )
+
+    def _shows(self, epoch: int) -> bool:
+        every = self.args.saveim
+        return every > 0 and (epoch % every == 0 or epoch == self.args.n_epoch - 1)
+
     def epoch(
-        self, epoch: int, trained: dict[str, np.ndarray] | None, found: Evaluation, seconds: float
+        self, epoch: int, trained: Trained | None, found: Evaluation | None, lr: float, seconds: float
     ) -> dict[str, float]:
-        """Writes arrays, masks and the csv row of one epoch; returns the row."""
-        axis = self.args.metric_axis
-        row = {"epoch": epoch, "seconds": seconds, "tra_dice": np.nan, "lr": self.method.rate()}
-        row |= {f"val_loss_{name}": value for name, value in found.terms.items()}
-        means = np.full(len(self.method.columns), np.nan)
+        """Writes arrays, masks and the csv row of one epoch; returns the row. What was not evaluated is NaN."""
+        row = dict.fromkeys(self.log.columns, np.nan) | {"epoch": epoch, "lr": lr, "seconds": seconds}
         if trained:
-            means = np.average(trained["terms"], axis=0, weights=trained["sizes"])
-            tra_dice = np.empty((len(self.train), self.args.n_class), np.float32)
-            tra_dice[trained["rows"]] = dice(*trained["counts"])
-            row["tra_dice"] = nanmean(class_mean(tra_dice, axis))
-            self.arrays["tra_dice"][epoch], self.arrays["tra_loss"][epoch] = tra_dice, trained["terms"]
-        row |= {f"tra_loss_{name}": value for name, value in zip(self.method.columns, means, strict=True)}
-        volumes = found.dice_3d()
+            row |= self._training_cells(epoch, trained)
+        if found:
+            row |= self._validation_cells(epoch, found)
+            if self._shows(epoch):
+                write_masks(self.folder.path / f"iter{epoch:03d}" / "val", found.names, found.prediction)
+        self.log.append(row)
+        return row
+
+    def _training_cells(self, epoch: int, trained: Trained) -> dict[str, float]:
+        means = np.average(trained["terms"], axis=0, weights=trained["sizes"])
+        tra_dice = np.empty((len(self.train), self.args.n_class), np.float32)
+        tra_dice[trained["rows"]] = dice(*trained["counts"])
+        self.arrays["tra_dice"].write(epoch, tra_dice)
+        self.arrays["tra_loss"].write(epoch, trained["terms"])
+        cells = {f"tra_loss_{name}": value for name, value in zip(self.method.columns, means, strict=True)}
+        return cells | {"tra_dice": nanmean(class_mean(tra_dice, self.args.metric_axis))}
+
+    def _validation_cells(self, epoch: int, found: Evaluation) -> dict[str, float]:
+        axis, volumes = self.args.metric_axis, found.dice_3d()
         per_patient = class_mean(volumes, axis)
-        row |= {
+        self.arrays["val_dice"].write(epoch, found.dice_2d)
+        self.arrays["val_sizes"].write(epoch, found.predicted)
+        cells = {f"val_loss_{name}": value for name, value in found.terms.items()}
+        cells |= {
             "val_dice": nanmean(class_mean(found.dice_2d, axis)),
-            "val_dice_3d": nanmean(per_patient),
+            "val_dice_3d": found.mean_dice_3d(axis),
             "val_dice_3d_sd": float(np.nanstd(per_patient, ddof=1)) if np.isfinite(per_patient).sum() > 1 else np.nan,
             "val_size_mean": float(found.predicted[:, axis].mean()),
             "val_gt_size_mean": float(found.true[:, axis].mean()),
         }
-        row |= {f"val_dice_3d_{k}": nanmean(volumes[:, k]) for k in range(1, self.args.n_class)}
-        row |= self._distance_cells(epoch, found)
-        self.arrays["val_dice"][epoch], self.arrays["val_sizes"][epoch] = found.dice_2d, found.predicted
-        for array in self.arrays.values():
-            array.flush()
-        if self.args.saveim and (epoch % self.args.saveim == 0 or epoch == self.args.n_epoch - 1):
-            write_masks(self.folder.path / f"iter{epoch:03d}" / "val", found.names, found.prediction)
-        self.log.append(row)
-        return row
+        cells |= {f"val_dice_3d_{k}": nanmean(volumes[:, k]) for k in range(1, self.args.n_class)}
+        return cells | self._distance_cells(epoch, found)
 
     def _distance_cells(self, epoch: int, found: Evaluation) -> dict[str, float]:
-        """Mean distances per class in the epochs that --do_hd and --do_asd name, NaN in the others."""
-        cells = {}
-        last, scores = epoch == self.args.n_epoch - 1, None
-        for name, every in (("hd95", self.args.do_hd), ("assd", self.args.do_asd)):
-            if not every:
-                continue
-            due = last or (epoch % every == 0 and (epoch or every == 1))
-            if due and scores is None:
-                scores = pd.DataFrame(score_volumes(found, self.val, self.args))
-            for k in range(1, self.args.n_class):
-                value = nanmean(scores.loc[scores["class"] == k, name].to_numpy()) if due else np.nan
-                cells[f"val_{name}_{self.unit}_{k}"] = value
-        return cells
+        """Mean distances per class in the epochs that --do_hd and --do_asd name."""
+        every = {"hd95": self.args.do_hd, "assd": self.args.do_asd}
+        due = [name for name, each in every.items() if is_due(epoch, each, self.args.n_epoch)]
+        if not due:
+            return {}
+        scores = pd.DataFrame(score_volumes(found, self.val, self.args)).groupby("class")
+        return {
+            f"val_{name}_{self.unit}_{k}": nanmean(scores.get_group(k)[name].to_numpy())
+            for name in due
+            for k in range(1, self.args.n_class)
+        }
 
     def start(self, bounds: Sequence[Any], inputs: dict[str, str]) -> None:
         """What is known before the first epoch."""
@@ -123,12 +142,15 @@ class Recorder:
             },
         )
         self.folder.write_text("val_names.txt", self.val.names)
-        truth = [np.bincount(label.ravel(), minlength=self.args.n_class) for label in self.val.truth]
-        self.folder.array("val_gt_sizes", (len(self.val), self.args.n_class))[:] = truth
-        prior = self.folder.array("prior_sizes", (len(self.val), self.args.n_class))
-        for bound in self.val.bounds:
-            if bound is not None:
-                prior[:] = bound[:, :, 0]
+        truth = [
+            np.bincount(label.ravel(), minlength=self.args.n_class)
+            for start in range(0, len(self.val), COUNTED)
+            for label in self.val.labels(range(start, min(start + COUNTED, len(self.val))))
+        ]
+        self.folder.write_array("val_gt_sizes", np.array(truth))
+        priors = [bound[:, :, 0] for bound in self.val.bounds if bound is not None]
+        unknown = np.full((len(self.val), self.args.n_class), np.nan)
+        self.folder.write_array("prior_sizes", priors[-1] if priors else unknown)
 
     def finish(self, which: str, found: Evaluation) -> None:
         """Scores per patient, masks and entropy maps of the last or the best network."""
@@ -144,19 +166,16 @@ class Recorder:
             write_masks(self.folder.path / "ent_map", found.names, found.entropy)
 
 
-def nanmean(values: np.ndarray) -> float:
-    """The mean without NaN, NaN if nothing is left."""
-    values = values[~np.isnan(values)]
-    return float(values.mean()) if len(values) else np.nan
-
-
 def epoch_line(row: Mapping[str, float], best: Mapping[str, float], args: Namespace) -> str:
     """One line an epoch; --pprint adds one for each value of a class."""
     loss = f"loss {row['tra_loss_tot']:.4f} (val {row['val_loss_tot']:.4f})"
+    scored = (
+        f"val Dice 3D {row['val_dice_3d']:.3f} (slices {row['val_dice']:.3f})  "
+        f"best {best['dice']:.3f} in epoch {best['epoch'] + 1}  "
+    )
     line = (
         f"epoch {row['epoch'] + 1:3d}/{args.n_epoch}  {loss if np.isfinite(row['tra_loss_tot']) else 'no step'}  "
-        f"val Dice 3D {row['val_dice_3d']:.3f} (slices {row['val_dice']:.3f})  "
-        f"best {best['dice']:.3f} in epoch {best['epoch'] + 1}  {row['seconds']:.1f} s"
+        f"{scored if np.isfinite(row['val_gt_size_mean']) else ''}{row['seconds']:.1f} s"
     )
     if args.pprint:
         names = [name for name in row if name.startswith("val_") and name[-1].isdecimal()]

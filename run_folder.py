@@ -1,7 +1,9 @@
 """The folder of one run: parameters, provenance, log, raw arrays, checkpoints; whole after any kill.
 
 Order of writing within an epoch: arrays, csv row, best_3d.pkl, last.pkl. What last.pkl says is done is done; whatever
-was written after it belongs to an epoch that will be run again, and is cut off on resume.
+was written after it belongs to an epoch that will be run again, and is cut off on resume. Until the run is whole,
+previous.pkl keeps the checkpoint before, should last.pkl turn out to be torn, and paused.pkl the middle of an epoch
+in which the run was asked to stop.
 """
 
 import hashlib
@@ -10,6 +12,7 @@ import os
 import platform
 import subprocess
 import sys
+import zipfile
 from argparse import Namespace
 from collections.abc import Iterable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
@@ -24,29 +27,46 @@ from torch import nn
 from utils import UserError, atomic_write, listing
 
 # Arguments that may differ between a run and its continuation: they change where and how fast, not what.
-ELSEWHERE = ("workdir", "resume", "device", "cpu", "jobs", "check", "pprint")
+ELSEWHERE = ("workdir", "resume", "device", "cpu", "jobs", "check", "pprint", "cache", "workers")
 
 
 class RunFolder:
-    """Opens a run's folder, fresh or, with `resume`, where a kill left it.
+    """A run's folder, fresh or, with `resume`, where a kill left it. Nothing is written before `begin`.
 
     Raises UserError if the folder holds a run already and `resume` is off, or a run of other arguments or inputs.
     """
 
     def __init__(self, path: Path, args: Namespace, inputs: Mapping[str, str]) -> None:
-        self.path = path
+        self.path, self.args = path, args
         self.identity = {k: v for k, v in vars(args).items() if k not in ELSEWHERE} | {"inputs": dict(inputs)}
         self.identity = json.loads(json.dumps(self.identity, default=str))
-        self.checkpoint: dict[str, Any] | None = None
-        last = path / "last.pkl"
-        if last.exists():
-            if not args.resume:
-                raise UserError(f"{path} holds a run already. Continue it with --resume, or name another --workdir.")
-            self.checkpoint = load_checkpoint(last)
-            self._must_be_the_same(self.checkpoint.get("identity", {}))
-        path.mkdir(parents=True, exist_ok=True)
-        with atomic_write(path / "params.txt", "w") as file:
-            file.writelines(f"{key}: {value}\n" for key, value in sorted(vars(args).items()))
+        if (path / "last.pkl").exists() and not args.resume:
+            raise UserError(f"{path} holds a run already. Continue it with --resume, or name another --workdir.")
+        self.checkpoint = self._last_whole("last.pkl", "previous.pkl")
+        self.paused = self._last_whole("paused.pkl") if args.resume else None
+        if self.paused and self.paused["epoch"] != self.done:
+            self.paused = None  # its epoch was finished since
+
+    def _last_whole(self, *names: str) -> dict[str, Any] | None:
+        """The first of these checkpoints that is there and whole; a torn one is told and passed over."""
+        there = [name for name in names if (self.path / name).exists()]
+        for name in there:
+            try:
+                state = load_checkpoint(self.path / name)
+            except UserError as error:
+                if name == "last.pkl" and there[-1] == name:
+                    raise
+                print(f"{error} The run goes on from the checkpoint before it.", file=sys.stderr)
+                continue
+            self._must_be_the_same(state.get("identity", {}))
+            return state
+        return None
+
+    def begin(self) -> None:
+        """Takes the folder for this process, until it ends, and writes the arguments down."""
+        self.path.mkdir(parents=True, exist_ok=True)
+        with atomic_write(self.path / "params.txt", "w") as file:
+            file.writelines(f"{key}: {value}\n" for key, value in sorted(vars(self.args).items()))
 
     def _must_be_the_same(self, begun: Mapping[str, Any]) -> None:
         other = [key for key in sorted({*begun, *self.identity}) if begun.get(key) != self.identity.get(key)]
@@ -62,16 +82,13 @@ class RunFolder:
         """How many epochs are done."""
         return 0 if self.checkpoint is None else self.checkpoint["epoch"] + 1
 
-    def array(self, name: str, shape: Sequence[int]) -> np.ndarray:
-        """`<name>.npy` as float32 on the disk, NaN where nothing was written yet."""
-        path = self.path / f"{name}.npy"
-        if self.done and path.exists():
-            array = np.lib.format.open_memmap(path, mode="r+")
-            if array.shape == tuple(shape):
-                return array
-        array = np.lib.format.open_memmap(path, mode="w+", dtype=np.float32, shape=tuple(shape))
-        array[:] = np.nan
-        return array
+    def array(self, name: str, shape: Sequence[int]) -> "EpochArray":
+        """`<name>.npy` of this shape, the first axis being epochs."""
+        return EpochArray(self.path / f"{name}.npy", shape, keep=self.done > 0)
+
+    def write_array(self, name: str, values: np.ndarray) -> None:
+        with atomic_write(self.path / f"{name}.npy") as file:
+            np.save(file, values.astype(np.float32))
 
     def write_text(self, name: str, lines: Iterable[str]) -> None:
         with atomic_write(self.path / name, "w") as file:
@@ -81,9 +98,56 @@ class RunFolder:
         self.write_text(name, [json.dumps(value, indent=1, default=str)])
 
     def save(self, name: str, state: dict[str, Any]) -> None:
-        """A checkpoint of tensors and plain types, under its name only when whole."""
+        """A checkpoint of this run: tensors and plain types."""
+        self.save_tensors(name, state | {"identity": self.identity})
+
+    def save_tensors(self, name: str, state: dict[str, Any]) -> None:
+        """Tensors and plain types, under their name only when whole."""
         with atomic_write(self.path / name) as file:
-            torch.save(state | {"identity": self.identity}, file)
+            torch.save(state, file)
+
+    def save_last(self, state: dict[str, Any]) -> None:
+        """last.pkl; the one before stays as previous.pkl, and at no moment is there none."""
+        last, previous = self.path / "last.pkl", self.path / "previous.pkl"
+        if last.exists():
+            spare = self.path / "previous.pkl.part"
+            spare.unlink(missing_ok=True)
+            spare.hardlink_to(last)
+            spare.replace(previous)
+        self.save("last.pkl", state)
+        (self.path / "paused.pkl").unlink(missing_ok=True)
+
+    def end(self) -> None:
+        """The run is whole: what only a resume needed goes."""
+        for name in ("previous.pkl", "paused.pkl"):
+            (self.path / name).unlink(missing_ok=True)
+
+
+class EpochArray:
+    """A float32 .npy file (epochs, …), NaN where nothing was written yet, written epoch by epoch.
+
+    By plain writes: a full disk refuses them with an error, where a mapped page would kill the process.
+    """
+
+    def __init__(self, path: Path, shape: Sequence[int], keep: bool) -> None:
+        self.path, self.shape = path, tuple(shape)
+        if keep and path.exists() and np.load(path, mmap_mode="r").shape == self.shape:
+            return
+        with atomic_write(path) as file:
+            header = {"descr": "<f4", "fortran_order": False, "shape": self.shape}
+            np.lib.format.write_array_header_1_0(file, header)
+            nothing = np.full(self.shape[1:], np.nan, "<f4").tobytes()
+            for _ in range(self.shape[0]):
+                file.write(nothing)
+
+    def write(self, epoch: int, values: np.ndarray) -> None:
+        """The values (…) of one epoch, on the disk when this returns."""
+        content = np.broadcast_to(values, self.shape[1:]).astype("<f4").tobytes()
+        with self.path.open("r+b") as file:
+            file.seek((epoch - self.shape[0]) * len(content), os.SEEK_END)
+            file.write(content)
+            file.flush()
+            os.fsync(file.fileno())
 
 
 class CsvLog:
@@ -115,6 +179,9 @@ class CsvLog:
 def load_checkpoint(path: Path) -> dict[str, Any]:
     """Tensors and plain types; never runs code. Raises UserError for a missing, torn or foreign file."""
     try:
+        with zipfile.ZipFile(path) as whole:
+            if damaged := whole.testzip():  # torch.load looks at no checksum
+                raise zipfile.BadZipFile(damaged)
         state = torch.load(path, map_location="cpu", weights_only=True)
     except FileNotFoundError as error:
         raise UserError(f"The weights {path} do not exist. Train them first (make results/<set>/cesource).") from error
@@ -125,17 +192,28 @@ def load_checkpoint(path: Path) -> dict[str, Any]:
     return state
 
 
-def load_weights(net: nn.Module, path: Path, network: str, in_channels: int, n_class: int) -> None:
+def load_weights(net: nn.Module, path: Path, args: Namespace, in_channels: int) -> None:
     """Fills the network from a checkpoint. Raises UserError naming both sides where they differ."""
     state = load_checkpoint(path)
     theirs = f"{state.get('network')} ({state.get('in_channels')} channels, {state.get('n_class')} classes)"
-    ours = f"{network} ({in_channels} channels, {n_class} classes)"
+    ours = f"{args.network} ({in_channels} channels, {args.n_class} classes)"
     try:
         net.load_state_dict(state["net"])
     except RuntimeError as error:
         raise UserError(
             f"{path} holds weights of {theirs}, this run has {ours}; give the same --network and --n_class."
         ) from error
+
+
+def describe_network(net: nn.Module, args: Namespace, in_channels: int) -> dict[str, Any]:
+    """What it takes to build this network again, and its weights."""
+    return {
+        "network": args.network,
+        "in_channels": in_channels,
+        "n_class": args.n_class,
+        "seed": args.seed,
+        "net": net.state_dict(),
+    }
 
 
 def sha256_of(path: Path) -> str:

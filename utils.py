@@ -203,5 +203,6 @@ def run_program(main: Callable[[], None]) -> None:
         if "--debug" in sys.argv:
             raise
         kind = "" if isinstance(error, UserError) else "The file system refused: "
-        print(f"{Path(sys.argv[0]).name}: {kind}{error}", file=sys.stderr)
+        if os.environ.get("RANK", "0") == "0":  # of several processes, which all found the same fault, one speaks
+            print(f"{Path(sys.argv[0]).name}: {kind}{error}", file=sys.stderr)
         raise SystemExit(2) from None

@@ -9,6 +9,7 @@ import torch
 from torch import Tensor, nn
 
 from dataloader import Batch
+from distributed import ALONE, Team
 from losses import LossSum
 from utils import Registry
 
@@ -31,8 +32,9 @@ class Method:
     def add_arguments(group: _ArgumentGroup) -> None:
         """The flags that only this method has."""
 
-    def __init__(self, net: nn.Module, loss: LossSum, args: Namespace) -> None:
-        self.net, self.loss, self.args = net, loss, args
+    def __init__(self, net: nn.Module, loss: LossSum, args: Namespace, team: Team = ALONE) -> None:
+        self.net, self.loss, self.args, self.team = net, loss, args, team
+        self.model = team.wrap(net)  # the same network as it is called in training: shared out, perhaps compiled
         trainable = [p for p in net.parameters() if p.requires_grad]
         self.optimiser = make_optimiser(trainable, args) if trainable else None
         self.scaler = torch.amp.GradScaler(enabled=args.precision == "fp16" and args.device.startswith("cuda"))
@@ -46,15 +48,24 @@ class Method:
         """This epoch's learning rate, NaN where nothing learns."""
         return self.optimiser.param_groups[0]["lr"] if self.optimiser else float("nan")
 
-    def begin_epoch(self, epoch: int) -> None:
-        """Training mode, and this epoch's learning rate."""
+    def begin_epoch(self, epoch: int, caution: float = 1.0) -> None:
+        """Training mode, and this epoch's learning rate, times `caution`."""
         self.net.train()
         for group in self.optimiser.param_groups if self.optimiser else []:
-            group["lr"] = learning_rate(epoch, self.args)
+            group["lr"] = learning_rate(epoch, self.args) * caution
 
     def step(self, batches: Mapping[str, Batch]) -> tuple[dict[str, Tensor], Tensor]:
         """One update. Returns the detached terms, still on the device, and the first stream's logits (B,K,W,H)."""
         raise NotImplementedError
+
+    def predict(self, batch: Batch) -> Tensor:
+        """(B,K,W,H) logits of the whole batch, whoever holds its images."""
+        image = batch.image
+        if self.args.channels_last:
+            image = image.contiguous(memory_format=torch.channels_last)
+        with self.precision():
+            logits = (self.model if self.net.training else self.net)(image)
+        return self.team.gather(logits, len(batch.rows))
 
     def precision(self) -> AbstractContextManager[Any]:
         """The context of a forward pass; the losses compute in fp32 whatever it is."""
@@ -82,9 +93,9 @@ class Method:
 
 
 def make_optimiser(parameters: list[nn.Parameter], args: Namespace) -> torch.optim.Optimizer:
-    """Adam (or AdamW) with the published betas."""
+    """Adam (or AdamW) with the published betas, in one fused pass over the parameters."""
     kind = torch.optim.AdamW if args.adamw else torch.optim.Adam
-    return kind(parameters, lr=args.l_rate, betas=(0.9, 0.999), weight_decay=args.weight_decay)
+    return kind(parameters, lr=args.l_rate, betas=(0.9, 0.999), weight_decay=args.weight_decay, fused=True)
 
 
 def learning_rate(epoch: int, args: Namespace) -> float:

@@ -16,6 +16,7 @@ from argparse import Namespace, _ArgumentGroup
 from torch import nn
 from torch.nn.modules.batchnorm import _BatchNorm
 
+from distributed import ALONE, Team
 from losses import LossSum
 from methods.base import METHODS
 from methods.supervised import Supervised
@@ -45,7 +46,7 @@ class SFDA(Supervised):
             help="batch-norm statistics: moving on from the source's, the target's alone, the source's",
         )
 
-    def __init__(self, net: nn.Module, loss: LossSum, args: Namespace) -> None:
+    def __init__(self, net: nn.Module, loss: LossSum, args: Namespace, team: Team = ALONE) -> None:
         blind = [type(part).__name__ for part in loss.losses if part.needs_target]
         if blind:
             raise UserError(
@@ -54,7 +55,7 @@ class SFDA(Supervised):
             )
         self.norms = [module for module in net.modules() if isinstance(module, _BatchNorm)]
         self._select(net, args.trainable)
-        super().__init__(net, loss, args)
+        super().__init__(net, loss, args, team)
 
     def _select(self, net: nn.Module, trainable: str) -> None:
         chosen = {
@@ -68,8 +69,8 @@ class SFDA(Supervised):
         for parameter in chosen:
             parameter.requires_grad_(parameter not in frozen)
 
-    def begin_epoch(self, epoch: int) -> None:
-        super().begin_epoch(epoch)
+    def begin_epoch(self, epoch: int, caution: float = 1.0) -> None:
+        super().begin_epoch(epoch, caution)
         for norm in self.norms:
             if self.args.bn_stats == "freeze":
                 norm.eval()

@@ -14,8 +14,7 @@ class Supervised(Method):
 
     def step(self, batches: Mapping[str, Batch]) -> tuple[dict[str, Tensor], Tensor]:
         batch = batches[self.streams[0]]
-        with self.precision():
-            logits = self.net(batch.image)
+        logits = self.predict(batch)
         terms = self.loss(logits, batch.targets, batch.bounds)
         if self.optimiser:
             self.update(terms["tot"])

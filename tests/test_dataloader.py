@@ -15,7 +15,6 @@ from dataloader import (
     TRANSFORMS,
     Batch,
     Stream,
-    augment,
     check_patients,
     join,
     lay_bounds,
@@ -78,9 +77,10 @@ def test_images_and_labels_are_what_the_files_hold(site):
     row = slices.names.index("Case00_2")
     raw = np.asarray(Image.open(site / "train/IMG/Case00_2.png"))
     mask = np.asarray(Image.open(site / "train/GT/Case00_2.png"))
-    batch = slices.batch([row], CPU)
+    batch, truth = Stream(slices, 1, CPU).batch(torch.tensor([row]))
     assert torch.equal(batch.image[0, 0], torch.from_numpy(raw.copy()).float() / 255)
     assert torch.equal(batch.targets[0][0], torch.from_numpy(mask.copy()).long())
+    assert torch.equal(truth[0], batch.targets[0][0])
 
 
 @pytest.mark.parametrize("suffix", ["nii", "nii.gz", "npy"])
@@ -98,8 +98,8 @@ def test_every_format_gives_the_same_set(site, tmp_path, suffix):
     folders = "[('IMG', nii_transform, False), ('GT', nii_gt_transform, False)]"
     slices, png = open_train(site, folders), open_train(write_site(tmp_path / "again", 200, 60, seed=3, patients=4))
     assert slices.names == png.names
-    assert np.array_equal(slices.truth, png.truth)
-    assert torch.allclose(slices.images([0, 3], CPU), png.images([0, 3], CPU))
+    assert np.array_equal(slices.labels(range(8)), png.labels(range(8)))
+    assert np.allclose(slices.image(3), png.image(3))
 
 
 def test_published_crop_keeps_384():
@@ -253,8 +253,8 @@ def test_a_slice_without_prior_is_fatal_in_training_and_tolerated_in_validation(
 
 
 def test_an_epoch_sees_every_slice_once_in_an_order_of_its_own(site):
-    stream = Stream(open_train(site), 3, seed=0, device=CPU, augment=False, with_targets=True)
-    orders = [torch.cat([batch.rows for batch in stream.epoch(epoch)]).tolist() for epoch in (0, 0, 1)]
+    stream = Stream(open_train(site), 3, CPU)
+    orders = [torch.cat([batch.rows for batch, _ in stream.epoch(epoch)]).tolist() for epoch in (0, 0, 1)]
     assert sorted(orders[0]) == list(range(8))
     assert orders[0] == orders[1]
     assert orders[0] != orders[2]
@@ -262,39 +262,12 @@ def test_an_epoch_sees_every_slice_once_in_an_order_of_its_own(site):
 
 
 def test_a_blind_stream_carries_no_ground_truth(site):
-    stream = Stream(open_train(site), 3, seed=0, device=CPU, augment=False, with_targets=False)
-    assert all(batch.targets == [None] for batch in stream.epoch(0))
+    stream = Stream(open_train(site), 3, CPU, with_targets=False)
+    assert all(batch.targets == [None] for batch, _ in stream.epoch(0))
 
 
 def test_join_keeps_every_slice(site):
     train, val = (open_slices(site, split, parse_folders(FOLDERS, 1), 2, REGEX) for split in ("train", "val"))
     both = join([train, val])
     assert both.names == train.names + val.names
-    assert np.array_equal(both.truth[len(train) :], val.truth)
-
-
-def test_augmentation_turns_image_and_mask_alike(site):
-    slices = open_train(site)
-    batch = slices.batch(np.flatnonzero(slices.truth.any((1, 2))), CPU)
-    batch.image = batch.targets[0][:, None].float()
-    turned = augment(batch, torch.Generator().manual_seed(0))
-    agree = (turned.image[:, 0].round().long() == turned.targets[0]).float().mean()
-    assert agree > 0.97
-    assert not torch.equal(turned.targets[0], batch.targets[0])
-    again = augment(batch, torch.Generator().manual_seed(0))
-    assert torch.equal(turned.image, again.image)
-
-
-def test_augmentation_keeps_the_aspect_of_a_rectangular_slice():
-    label = torch.zeros(64, 40, 20, dtype=torch.long)
-    label[:, 14:26, 4:16] = 1  # a square of 144 pixels
-    turned = augment(Batch(label[:, None].float(), [label], [None], torch.arange(64)), torch.Generator().manual_seed(1))
-    assert turned.targets[0].sum((1, 2)).sub(144).abs().max() < 10
-
-
-def test_augmentation_varies_the_grey_levels_but_not_of_z_scores():
-    image = torch.full((16, 1, 8, 8), 0.5)
-    turned = augment(Batch(image, [None], [None], torch.arange(16)), torch.Generator().manual_seed(1)).image
-    assert turned.flatten(1).mean(1).std() > 0.05
-    scores = augment(Batch(-image, [None], [None], torch.arange(16)), torch.Generator().manual_seed(1)).image
-    assert torch.allclose(scores, -image)
+    assert np.array_equal(both.labels(range(len(train), len(both))), val.labels(range(len(val))))

@@ -43,7 +43,7 @@ def make(sites, method, losses, *flags, network="UNet:nG=4"):
     specs = parse_losses(losses)
     bounds = [spec.bounds and BOUNDS.build(spec.bounds, 2, **spec.bounds_params) for spec in specs]
     slices = open_slices(sites[1], "train", parse_folders(FOLDERS, len(specs)), 2, args.grp_regex)
-    stream = Stream(lay_bounds(slices, bounds), 4, 0, torch.device("cpu"), False, METHODS[method].sees_truth)
+    stream = Stream(lay_bounds(slices, bounds), 4, torch.device("cpu"), with_targets=METHODS[method].sees_truth)
     loss = LossSum([build_loss(spec) for spec in specs], [spec.weight for spec in specs])
     return METHODS[method](build_network(network, 1, 2), loss, args), stream
 
@@ -52,7 +52,7 @@ def train(method, stream, epochs=1):
     totals = []
     for epoch in range(epochs):
         method.begin_epoch(epoch)
-        for batch in stream.epoch(epoch):
+        for batch, _ in stream.epoch(epoch):
             terms, logits = method.step({"target": batch})
             assert set(terms) == set(method.columns)
             assert all(not term.requires_grad for term in terms.values())

@@ -148,7 +148,7 @@ def test_slices_come_from_the_best_to_the_worst_patient(made):
     assert list(chosen.values()) == ["best of 4", "", "worst of 4"]
     patients = [slices.patients[row] for row in chosen]
     assert (patients[0], patients[-1]) == (table.idxmax(), table.idxmin())
-    area = (slices.truth > 0).sum((1, 2))
+    area = (slices.labels(range(len(slices))) > 0).sum((1, 2))
     for row, patient in zip(chosen, patients, strict=True):
         assert area[row] == max(a for a, p in zip(area, slices.patients, strict=True) if p == patient)
 

@@ -1,0 +1,48 @@
+"""`--compile`: the network compiled, if it compiles and a trial step gains by it."""
+
+import time
+
+import torch
+
+from dataloader import Batch, Stream
+from methods import Method
+
+
+def try_to_compile(method: Method, stream: Stream) -> None:
+    """Times a step of the network as it is and compiled, on one batch, and keeps the faster; nothing else changes.
+
+    A network that does not compile, or is no faster for it, stays as it is, with one line that says so. On a GPU the
+    compiled network is replayed as a CUDA graph, since all batches but the last have one shape.
+    """
+    batch, _ = stream.batch(torch.arange(min(stream.batch_size, len(stream.slices))), shared=True)
+    plain, buffers = method.model, {name: value.clone() for name, value in method.net.named_buffers()}
+    graphs = batch.image.is_cuda and method.team.world == 1
+    method.net.train()
+    try:
+        eager = _timed(method, batch)
+        method.model = torch.compile(plain, dynamic=False, mode="reduce-overhead" if graphs else None)
+        compiled = _timed(method, batch)
+    except Exception as error:  # noqa: BLE001  a compiler fails in any way it likes, and the run must not
+        method.model, verdict = plain, f"failed ({type(error).__name__}), so the network runs uncompiled"
+    else:
+        method.model = method.model if compiled < eager else plain
+        verdict = (
+            f"{eager / compiled:.2f} times as fast in a trial step, so {'compiled' if compiled < eager else 'not'}"
+        )
+    for name, value in method.net.named_buffers():
+        value.copy_(buffers[name])
+    method.net.zero_grad(set_to_none=True)
+    if method.team.leads:
+        print(f"--compile: {verdict}.", flush=True)
+
+
+def _timed(method: Method, batch: Batch) -> float:
+    """Seconds of one step forward and back, after two that may compile and record."""
+    for _ in range(3):
+        begin = time.perf_counter()
+        logits = method.predict(batch).float().sum()
+        if logits.requires_grad:
+            logits.backward()
+        if batch.image.is_cuda:
+            torch.cuda.synchronize()
+    return time.perf_counter() - begin

@@ -1,0 +1,290 @@
+"""One folder of a split as one array: decoded once, in the smallest type that loses nothing, mapped from the disk.
+
+    <split>/.cache/<folder>-<transform>.json         what the folder's listing looked like, and which content that was
+    <split>/.cache/<folder>-<transform>-<hash>.npy   the slices of that content, in the order of their names
+
+The hash is taken over the content of the files and the transform, so a cache can be old but never wrong: when the
+listing (names, sizes, times) is not the one noted, the files are read and hashed again, and decoded again if they
+differ. The folder lies below the split, not beside it, since make looks at the time stamp of the set's own folder.
+Where it cannot be written, the slices are held in memory instead.
+"""
+
+import hashlib
+import io
+import json
+import mmap
+import sys
+import time
+from collections.abc import Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+from pathlib import Path
+from typing import IO, Any
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from folder_lock import locked
+from slice_files import FolderSpec, SliceFile, load_slice
+from utils import UserError, atomic_write, listing
+
+FORMAT = 1  # of the files below; another number makes every cache anew
+CHUNK = 256  # slices decoded, written and copied at a time: what bounds the memory
+SETTLED = 2_000_000_000  # ns: a file that changed later than this before it was read may change again unseen
+
+
+class Plane:
+    """The slices of one folder, (N, …) in their stored type: mapped from the disk, in RAM or on the GPU."""
+
+    def __init__(self, parts: Sequence[Tensor], divisor: float, maps: Sequence[mmap.mmap] = ()) -> None:
+        self.parts, self.divisor, self.maps = list(parts), divisor, list(maps)
+        self.starts = np.cumsum([0, *(len(part) for part in parts)])
+        # numpy's rule of promotion loses nothing; torch's would put int16 and float16 together as float16
+        stored = np.result_type(*(torch.empty(0, dtype=part.dtype).numpy() for part in parts))
+        self.dtype = torch.from_numpy(np.empty(0, stored)).dtype
+
+    def __len__(self) -> int:
+        return int(self.starts[-1])
+
+    @property
+    def shape(self) -> tuple[int, ...]:
+        """Of one slice."""
+        return tuple(self.parts[0].shape[1:])
+
+    @property
+    def device(self) -> torch.device:
+        return self.parts[0].device
+
+    @property
+    def slice_bytes(self) -> int:
+        """Of one slice."""
+        return self.parts[0][0].numel() * self.dtype.itemsize
+
+    def gather(self, rows: Tensor, pin: bool = False) -> Tensor:
+        """The slices of these rows (on the plane's device) in their stored type; `pin`: in page-locked memory."""
+        if self.device.type != "cpu":
+            return self.parts[0].index_select(0, rows)
+        found = torch.empty((len(rows), *self.shape), dtype=self.dtype, pin_memory=pin)
+        rows = rows.numpy()
+        if len(self.parts) == 1:  # numpy's take, not torch's: it lets go of the interpreter and starts no threads
+            np.take(self.parts[0].numpy(), rows, axis=0, out=found.numpy(), mode="clip")
+        else:
+            home = np.searchsorted(self.starts, rows, side="right") - 1
+            for number, part in enumerate(self.parts):
+                mine = home == number
+                found.numpy()[mine] = part.numpy()[rows[mine] - self.starts[number]]
+        return found
+
+    def decode(self, stored: Tensor) -> Tensor:
+        """Stored values -> float32."""
+        values = stored.float()
+        return values if self.divisor == 1 else values.div_(self.divisor)
+
+    def hold(self, rows: Tensor, device: torch.device) -> "Plane":
+        """A copy of these rows, in their order, on the device."""
+        held = torch.empty((len(rows), *self.shape), dtype=self.dtype, device=device)
+        for start in range(0, len(rows), CHUNK):
+            held[start : start + CHUNK] = self.gather(rows[start : start + CHUNK]).to(device)
+            self.release()
+        return Plane([held], self.divisor)
+
+    def release(self) -> None:
+        """Gives mapped pages back, so that memory stays flat however many slices were seen."""
+        for pages in self.maps:
+            pages.madvise(mmap.MADV_DONTNEED)
+
+    def __add__(self, other: "Plane") -> "Plane":
+        return Plane([*self.parts, *other.parts], self.divisor, [*self.maps, *other.maps])
+
+
+# ----------------------------------------------------------------------------------------------- opening
+
+
+def open_plane(
+    files: Sequence[SliceFile], spec: FolderSpec, n_class: int, is_image: bool, keep: bool = True
+) -> tuple[Plane, str]:
+    """The slices of these files, in their order, and the SHA-256 of their content.
+
+    `keep`: in `<split>/.cache`; otherwise, or where that cannot be written, in memory. Raises UserError that lists
+    every file with a fault (unreadable, NaN, another shape or depth, a label outside 0..K-1).
+    """
+    folder = Folder(files, spec, n_class, is_image)
+    if keep:
+        try:
+            note = _noted(folder) or _make(folder)
+            return _map(folder.cache / note["file"], note["divisor"]), note["digest"]
+        except OSError as error:
+            print(f"{folder.cache} cannot be used ({error.strerror}); its slices are held in memory.", file=sys.stderr)
+    memory = io.BytesIO()
+    divisor, _ = folder.write(memory)
+    memory.seek(0)
+    return Plane([torch.from_numpy(np.load(memory))], divisor), folder.digest()
+
+
+def _noted(folder: "Folder") -> dict[str, Any] | None:
+    """The cache's note, if it still holds."""
+    try:
+        note = json.loads((folder.cache / f"{folder.name}.json").read_text(encoding="utf-8"))
+        holds = note["format"] == FORMAT and note["settled"] and note["listing"] == folder.listing()
+    except (OSError, ValueError, KeyError, TypeError):
+        return None
+    fits = folder.is_image or all(value < folder.n_class for value in note["values"])
+    return note if holds and fits and (folder.cache / note["file"]).exists() else None
+
+
+def _make(folder: "Folder") -> dict[str, Any]:
+    """The cache made, or found right after a second look; one process at a time."""
+    folder.cache.mkdir(exist_ok=True)
+    with locked(folder.cache, wait=True):
+        if note := _noted(folder):
+            return note  # made by another process meanwhile
+        note = {"format": FORMAT, "listing": folder.listing(), "settled": folder.settled(), "digest": folder.digest()}
+        note["file"] = f"{folder.name}-{note['digest'][:16]}.npy"
+        with atomic_write(folder.cache / note["file"]) as file:
+            note["divisor"], note["values"] = folder.write(file)
+        with atomic_write(folder.cache / f"{folder.name}.json", "w") as file:
+            json.dump(note, file, indent=1)
+        for old in folder.cache.glob(f"{folder.name}-{'[0-9a-f]' * 16}.npy"):
+            if old.name != note["file"]:
+                old.unlink()  # who has it mapped keeps it
+        return note
+
+
+def _map(path: Path, divisor: float) -> Plane:
+    with path.open("rb") as file:
+        np.lib.format.read_magic(file)
+        shape, _, dtype = np.lib.format.read_array_header_1_0(file)
+        pages = mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_COPY)  # torch wants memory that it could write to
+        array = np.frombuffer(pages, dtype, offset=file.tell()).reshape(shape)
+    return Plane([torch.from_numpy(array)], divisor, [pages])
+
+
+# ----------------------------------------------------------------------------------------------- decoding
+
+
+class WiderTypeError(Exception):
+    """A slice does not fit the type that the slices before it fitted."""
+
+    def __init__(self, dtype: np.dtype) -> None:
+        super().__init__(str(dtype))
+        self.dtype = dtype
+
+
+@dataclass(frozen=True)
+class Folder:
+    """The files of one folder, and what is to be made of them."""
+
+    files: Sequence[SliceFile]
+    spec: FolderSpec
+    n_class: int
+    is_image: bool
+
+    @property
+    def cache(self) -> Path:
+        return Path(self.files[0].path).parents[1] / ".cache"
+
+    @property
+    def name(self) -> str:
+        """Of the cache's files: what the array depends on beside the content of the files."""
+        classes = f"-{self.n_class}" if self.spec.is_map else ""
+        kind = "" if self.is_image else "-labels"
+        return f"{self.spec.folder}-{self.spec.transform}{classes}{kind}".replace("/", "_")
+
+    def listing(self) -> str:
+        seen = "\n".join(f"{file.path.rsplit('/', 1)[-1]} {file.size} {file.modified}" for file in self.files)
+        return hashlib.sha256(seen.encode()).hexdigest()
+
+    def settled(self) -> bool:
+        """Whether every file is old enough that a change from now on changes its time."""
+        return max(file.modified for file in self.files) < time.time_ns() - SETTLED
+
+    def digest(self) -> str:
+        """SHA-256 over names and content, read anew."""
+        whole = hashlib.sha256()
+        with ThreadPoolExecutor() as pool:
+            for chunk in self._chunks():
+                for file, digest in zip(chunk, pool.map(_digest, chunk), strict=True):
+                    whole.update(Path(file.path).name.encode() + digest)
+        return whole.hexdigest()
+
+    def write(self, file: IO[bytes]) -> tuple[float, list[int]]:
+        """Writes every slice as one .npy; gives the divisor of the images and the classes of the ground truth."""
+        dtype = None
+        while True:
+            try:
+                return self._write_as(file, dtype)
+            except WiderTypeError as wider:
+                dtype = wider.dtype
+                file.seek(0)
+                file.truncate()
+
+    def _chunks(self) -> Iterator[Sequence[SliceFile]]:
+        for start in range(0, len(self.files), CHUNK):
+            yield self.files[start : start + CHUNK]
+
+    def _write_as(self, file: IO[bytes], dtype: np.dtype | None) -> tuple[float, list[int]]:
+        """Writes them as `dtype`, or what the first of them need. Raises WiderTypeError where that is too narrow."""
+        values: set[int] = set()
+        for arrays in self._decoded():
+            needed = np.result_type(*(narrowest(array) for array in arrays), *([] if dtype is None else [dtype]))
+            if dtype is not None and needed != dtype:
+                raise WiderTypeError(needed)
+            if not file.tell():
+                dtype, first = needed, arrays[0]
+                header = {"descr": needed.str, "fortran_order": False, "shape": (len(self.files), *first.shape)}
+                np.lib.format.write_array_header_1_0(file, header)
+            file.write(np.stack(arrays).astype(dtype).tobytes())
+            if not (self.is_image or self.spec.is_map):
+                values.update(np.unique(arrays).tolist())
+        divisor = np.iinfo(first.dtype).max if self.is_image and first.dtype.kind == "u" else 1
+        return float(divisor), sorted(values)
+
+    def _decoded(self) -> Iterator[list[np.ndarray]]:
+        """Slices by the chunk. After a fault the rest is only read, and the end raises UserError with all faults."""
+        faults, first = [], None
+        with ThreadPoolExecutor() as pool:
+            for chunk in self._chunks():
+                arrays = []
+                for file, (array, fault) in zip(chunk, pool.map(self._load, chunk), strict=True):
+                    first = array if first is None else first
+                    if fault := fault or _unlike(file, array, first):
+                        faults.append(fault)
+                    arrays.append(array)
+                if not faults:
+                    yield arrays
+        if faults:
+            where = Path(self.files[0].path).parents[1]
+            raise UserError(f"{where}: {len(faults)} faulty files: " + listing(faults, 8).replace(", /", "; /"))
+
+    def _load(self, file: SliceFile) -> tuple[np.ndarray | None, str]:
+        array, fault = load_slice(Path(file.path), self.spec, self.n_class, self.is_image)
+        return (array[None] if self.is_image and not fault and array.ndim == 2 else array), fault
+
+
+def _digest(file: SliceFile) -> bytes:
+    with open(file.path, "rb") as content:  # noqa: PTH123  a Path costs as much as a small slice
+        return hashlib.file_digest(content, "sha256").digest()
+
+
+def _unlike(file: SliceFile, array: np.ndarray, first: np.ndarray) -> str:
+    """What sets the slice apart from the first of the folder; '' if nothing does."""
+    if array.shape != first.shape:
+        sizes = [
+            str(tuple(size for size in shape if size > 1 or len(shape) < 3)) for shape in (array.shape, first.shape)
+        ]
+        return f"{file.path} has shape {sizes[0]}, not {sizes[1]}; slice every volume of a set to one size (--size W H)"
+    if array.dtype.kind == "u" and array.dtype != first.dtype:
+        return f"{file.path} has {8 * array.itemsize} bits a pixel, not {8 * first.itemsize}; write all at one depth"
+    return ""
+
+
+def narrowest(array: np.ndarray) -> np.dtype:
+    """The smallest of uint8, int16, float16, int32 and float32 that holds every value exactly."""
+    low, high = array.min(), array.max()
+    if array.dtype.kind in "iub" or (abs(low) < 2**15 and abs(high) < 2**15 and (array == np.rint(array)).all()):
+        return next(
+            np.dtype(kind) for kind in ("u1", "i2", "i4") if np.iinfo(kind).min <= low and high <= np.iinfo(kind).max
+        )
+    with np.errstate(over="ignore"):
+        return np.dtype(np.float16 if (array.astype(np.float16) == array).all() else np.float32)

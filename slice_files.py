@@ -1,0 +1,327 @@
+"""Slices as files: what a folder line names, how a file is read and turned, whose slice it is, and what can be wrong.
+
+Layout: `<root>/{train,val[,test]}/<folder>/<slice>.{png,nii,nii.gz,npy}`, the same file names in each folder;
+ground truth holds the class numbers 0..K-1. The slicer's `manifest.csv` (spacing) and `dataset.json` (modality,
+phantom, …) may lie beside the splits.
+"""
+
+import gzip
+import io
+import json
+import os
+import re
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import nibabel as nib
+import numpy as np
+import pandas as pd
+from PIL import Image, UnidentifiedImageError
+
+from distance_maps import signed_distance_maps
+from utils import Registry, UserError, listing, read_literal
+
+TRANSFORMS = Registry("transform")
+SPLITS = ("train", "val", "test")
+SUFFIXES = (".nii.gz", ".nii", ".png", ".npy")
+PUBLISHED_CROP = 384  # nii_transform2 keeps the first 384 rows and columns: the published prostate slices are 385
+
+
+# ---------------------------------------------------------------------------------------------- transforms
+
+
+@TRANSFORMS.register("npy_transform")
+def nii_transform(raw: np.ndarray) -> np.ndarray:
+    """Image as stored, float."""
+    return raw.astype(np.float32, copy=False)
+
+
+@TRANSFORMS.register()
+def nii_transform2(raw: np.ndarray) -> np.ndarray:
+    """Image as stored, cropped to the published 384 x 384."""
+    return nii_transform(raw)[..., :PUBLISHED_CROP, :PUBLISHED_CROP]
+
+
+@TRANSFORMS.register()
+def png_transform(raw: np.ndarray) -> np.ndarray:
+    """Image divided by the largest value of its depth; the integers stay integers until they are batched."""
+    if raw.dtype == np.bool_:
+        return raw.astype(np.uint8) * 255
+    return raw if raw.dtype == np.uint8 else raw.astype(np.uint16)
+
+
+@TRANSFORMS.register("gtpng_transform", "gt_transform", "npy_gt_transform")
+def nii_gt_transform(raw: np.ndarray) -> np.ndarray:
+    """Ground truth: class numbers as stored."""
+    return raw
+
+
+@TRANSFORMS.register()
+def nii_gt_transform2(raw: np.ndarray) -> np.ndarray:
+    """Ground truth, cropped to the published 384 x 384."""
+    return raw[..., :PUBLISHED_CROP, :PUBLISHED_CROP]
+
+
+@TRANSFORMS.register()
+def dist_map_transform(raw: np.ndarray, n_class: int) -> np.ndarray:
+    """(K, W, H) signed distance maps of the ground truth, in pixels, for the boundary loss."""
+    return signed_distance_maps(raw, n_class)
+
+
+MAPS = ("dist_map_transform",)  # those that read the ground truth and give one map a class
+
+
+@dataclass(frozen=True)
+class FolderSpec:
+    """One tuple of `--target_folders`: subfolder, transform name, and whether the published code one-hot encodes it."""
+
+    folder: str
+    transform: str
+    is_one_hot: bool = False
+
+    @property
+    def is_map(self) -> bool:
+        """Whether it gives (K, W, H) maps, not class numbers."""
+        return self.transform in MAPS
+
+    def apply(self, raw: np.ndarray, n_class: int) -> np.ndarray:
+        transform = TRANSFORMS[self.transform]
+        return transform(raw, n_class) if self.is_map else transform(raw)
+
+
+def parse_folders(text: str, n_loss: int) -> list[FolderSpec]:
+    """Reads `[(folder, transform, is_one_hot), …]`: the image, the metrics' ground truth, then one per loss.
+
+    A list shorter than that repeats its last ground truth. Raises UserError for anything else.
+    """
+    items = read_literal(text)
+    example = "[('IMG', png_transform, False), ('GT', gt_transform, False), ('GT', gt_transform, False)]"
+    if not isinstance(items, list) or len(items) < 2:
+        raise UserError(f"A list of folders starts with the image and the ground truth, like {example}; got {text!r}.")
+    folders = []
+    for item in items:
+        match item:
+            case (str(folder), str(transform), bool(is_one_hot)):
+                TRANSFORMS[transform]
+                folders.append(FolderSpec(folder, transform, is_one_hot))
+            case _:
+                raise UserError(
+                    f"Cannot read the folder {item!r}: expected (folder, transform, is_one_hot) as in {example}."
+                )
+    if len(folders) > 2 + n_loss:
+        raise UserError(
+            f"{len(folders)} folders for {n_loss} losses: after the image and the ground truth comes one folder a loss."
+        )
+    return folders + [folders[-1]] * (2 + n_loss - len(folders))
+
+
+# ---------------------------------------------------------------------------------------------- reading files
+
+
+def stem(name: str) -> str:
+    """The slice's name without its suffix, `.nii.gz` counted as one."""
+    return next((name[: -len(suffix)] for suffix in SUFFIXES if name.endswith(suffix)), name)
+
+
+def read_slice(path: Path) -> np.ndarray:
+    """The array in a slice file, singleton axes dropped: (W, H), or (C, W, H) for colour.
+
+    Raises UserError for a suffix that is not known and for a file that cannot be read.
+    """
+    content = path.read_bytes()
+    try:
+        if path.name.endswith(".npy"):
+            array = np.load(io.BytesIO(content), allow_pickle=False)
+        elif path.name.endswith(".png"):
+            with Image.open(io.BytesIO(content)) as image:
+                array = np.asarray(image)
+            array = np.moveaxis(array, -1, 0) if array.ndim == 3 else array
+        elif path.name.endswith((".nii", ".nii.gz")):
+            content = gzip.decompress(content) if path.name.endswith(".gz") else content
+            array = np.asanyarray(nib.Nifti1Image.from_bytes(content).dataobj)
+        else:
+            raise UserError(f"{path}: slices are {', '.join(SUFFIXES)}.")
+    except (
+        OSError,
+        ValueError,
+        EOFError,
+        SyntaxError,
+        UnidentifiedImageError,
+        nib.filebasedimages.ImageFileError,
+    ) as e:
+        raise UserError(f"{path} cannot be read ({type(e).__name__}: {e}); make it again from its volume.") from e
+    return array.squeeze() if array.ndim > 2 and array.shape[0] != 3 else array
+
+
+@dataclass(frozen=True)
+class SliceName:
+    """Whose slice it is, and where in the volume."""
+
+    patient: str
+    index: int
+
+
+def parse_name(name: str, regex: str) -> SliceName | None:
+    """Patient and slice number of a slice's name; None where the expression does not match.
+
+    The patient is the first group, or the whole match where there is none; the slice number is the second group,
+    or the last number of the name. Without groups, a separated number that ends both match and name is the slice's
+    and no part of the patient: `Case\\d+_\\d+`, `(Case\\d+)_(\\d+)` and `Case\\d+` all read Case00_12 as patient
+    Case00, slice 12.
+    """
+    match = re.search(regex, name)
+    if not match:
+        return None
+    if match.re.groups >= 2:
+        return SliceName(match[1], int(match[2]))
+    numbers = re.findall(r"\d+", name)
+    index = int(numbers[-1]) if numbers else 0
+    if match.re.groups:
+        return SliceName(match[1], index)
+    return SliceName(re.sub(r"[_-]\d+$", "", match[0]) if match.end() == len(name) else match[0], index)
+
+
+@dataclass(frozen=True)
+class SliceFile:
+    """One file of a folder, as the folder's listing tells."""
+
+    path: str
+    size: int  # bytes
+    modified: int  # ns
+
+
+def list_slices(folder: Path) -> dict[str, SliceFile]:
+    """The slices of a folder by name, without their suffix; one look at the disk a file."""
+    found = {}
+    with os.scandir(folder) as entries:
+        for entry in entries:
+            if entry.name.endswith(SUFFIXES) and entry.name[0] != ".":
+                state = entry.stat()
+                found[stem(entry.name)] = SliceFile(entry.path, state.st_size, state.st_mtime_ns)
+    return found
+
+
+def pair_files(folder: Path, subfolders: Sequence[str]) -> tuple[list[str], dict[str, list[SliceFile]]]:
+    """Slice names in order and, per subfolder, their files in the same order.
+
+    Raises UserError for a missing folder or partner, and for a split without slices.
+    """
+    found: dict[str, dict[str, SliceFile]] = {}
+    for name in subfolders:
+        path = folder / name
+        if not path.is_dir():
+            there = sorted(p.name for p in folder.iterdir() if p.is_dir()) if folder.is_dir() else None
+            there = there and [name for name in there if name[0] != "."]
+            hint = (
+                f"there is {listing(there)}" if there else f"{folder} {'is empty' if there == [] else 'does not exist'}"
+            )
+            raise UserError(f"The folder {path} is missing ({hint}). Slices lie in <set>/<split>/<folder>/<slice>.png.")
+        found[name] = list_slices(path)
+    names = sorted(set().union(*found.values()))
+    if not names:
+        raise UserError(
+            f"{folder} holds no slice ({', '.join(SUFFIXES)}) in {listing(subfolders)}: the split is empty."
+        )
+    lost = [f"{folder / sub / name}" for name in names for sub, files in found.items() if name not in files]
+    if lost:
+        raise UserError(
+            f"{len(lost)} slices have no partner of the same name in another folder of {folder}; "
+            f"missing: {listing(lost)}."
+        )
+    return names, {sub: [files[name] for name in names] for sub, files in found.items()}
+
+
+def read_names(folder: Path, names: Sequence[str], regex: str) -> list[SliceName]:
+    """Patient and number of every slice. Raises UserError that lists the names the expression does not match."""
+    try:
+        read = [parse_name(name, regex) for name in names]
+    except re.error as error:
+        raise UserError(f"--grp_regex '{regex}' is not a regular expression: {error}.") from error
+    lost = [name for name, parsed in zip(names, read, strict=True) if parsed is None]
+    if lost:
+        raise UserError(
+            f"--grp_regex '{regex}' does not match {len(lost)} of the {len(names)} slice names in {folder}: "
+            f"{listing(lost)}. Its first group is the patient, its second the slice number."
+        )
+    return [parsed for parsed in read if parsed]
+
+
+def load_slice(path: Path, spec: FolderSpec, n_class: int, is_image: bool) -> tuple[np.ndarray | None, str]:
+    """Array and fault of one file: None and a sentence, or the array and ''."""
+    try:
+        raw = read_slice(path)
+    except UserError as error:
+        return None, str(error)
+    fault = _image_fault(raw) if is_image else label_fault(raw, n_class)
+    if fault:
+        return None, f"{path} {fault}"
+    return spec.apply(raw if is_image else raw.astype(np.uint8), n_class), ""
+
+
+def _image_fault(image: np.ndarray) -> str:
+    bad = int((~np.isfinite(image)).sum()) if image.dtype.kind == "f" else 0
+    return f"has {bad} pixels that are NaN or infinite" if bad else ""
+
+
+def label_fault(label: np.ndarray, n_class: int) -> str:
+    """What is wrong with a label map, for a sentence that begins with the file's name; '' if nothing is."""
+    if label.ndim != 2:
+        return f"has shape {label.shape}; ground truth is one grey level a pixel, (W, H)"
+    values = np.unique(label)
+    if np.issubdtype(label.dtype, np.floating) and not np.isfinite(values).all():
+        return "has labels that are NaN or infinite"
+    outside = [f"{value:g}" for value in values if not (0 <= value < n_class and value == int(value))]
+    if not outside:
+        return ""
+    fix = " A 0/255 mask: write 1 for 255 (slice with --label_map 255:1)." if outside == ["255"] else ""
+    return f"holds the labels {listing(outside)}, outside 0..{n_class - 1} (--n_class {n_class}).{fix}"
+
+
+def read_spacing(
+    root: Path, names: Sequence[str], patients: Sequence[str]
+) -> dict[str, tuple[float, float, float]] | None:
+    """Voxel spacing in mm per patient from manifest.csv, or None where there is no manifest."""
+    path = root / "manifest.csv"
+    if not path.is_file():
+        return None
+    manifest = pd.read_csv(path).set_index("slice")
+    lost = [name for name in names if name not in manifest.index]
+    if lost:
+        raise UserError(
+            f"{path} has no row for {len(lost)} slices: {listing(lost)}. Remove it, or slice the set again."
+        )
+    columns = ["spacing_slice", "spacing_w", "spacing_h"]
+    first = {patient: name for name, patient in zip(reversed(names), reversed(patients), strict=True)}
+    return {patient: tuple(float(v) for v in manifest.loc[name, columns]) for patient, name in first.items()}
+
+
+def read_card(root: Path) -> dict[str, Any]:
+    """The set's dataset.json, empty where there is none."""
+    path = root / "dataset.json"
+    if not path.is_file():
+        return {}
+    try:
+        return json.loads(path.read_text(encoding="utf-8"))
+    except json.JSONDecodeError as error:
+        raise UserError(f"{path} is not JSON: {error}. Slice the set again, or remove the file.") from error
+
+
+def check_patients(root: Path, folder: str, regex: str) -> None:
+    """Raises UserError if one patient's slices lie in two splits (dataset.json may declare that they do)."""
+    if read_card(root).get("split_unit", "patient") != "patient":
+        return
+    home: dict[str, set[str]] = {}
+    for split in SPLITS:
+        names = os.listdir(root / split / folder) if (root / split / folder).is_dir() else []  # noqa: PTH208  quick
+        for name in names:
+            parsed = parse_name(stem(name), regex) if name.endswith(SUFFIXES) else None
+            if parsed:
+                home.setdefault(parsed.patient, set()).add(split)
+    shared = [f"{patient} ({' and '.join(sorted(splits))})" for patient, splits in home.items() if len(splits) > 1]
+    if shared:
+        raise UserError(
+            f"{root}: {len(shared)} patients lie in two splits: {listing(sorted(shared))}. A patient belongs to one; "
+            "check --grp_regex, whose first group is the patient."
+        )

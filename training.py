@@ -1,0 +1,306 @@
+"""The epochs of a run: steps, guards, evaluation, and the commit of what was found.
+
+Within an epoch nothing waits for the device: terms and counts stay there until it is over. What an epoch found is
+written by a thread of its own while the next epoch trains. Whatever an epoch does follows from (seed, epoch, step),
+so a run that goes on after a kill, or in the middle of an epoch, ends with the same bits.
+"""
+
+import sys
+import time
+from argparse import Namespace
+from collections.abc import Callable, Iterator, Mapping
+from concurrent.futures import Future, ThreadPoolExecutor
+from types import TracebackType
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+from tqdm import tqdm
+
+from collapse import CollapseAlarm, prior_share
+from dataloader import Batch, Stream
+from evaluation import Evaluation, class_counts, evaluate
+from interrupt import STOP, Interrupted
+from methods import Method
+from recorder import Recorder, Trained, epoch_line, is_due
+from run_folder import RunFolder, describe_network, load_weights
+from utils import UserError, derived_seed, listing
+
+CAUTION = 0.1  # factor on the learning rate after a collapse that was rolled back
+
+
+# ------------------------------------------------------------------------------------------------- an epoch
+
+
+class Steps:
+    """What the steps of an epoch gave so far, still on the device."""
+
+    def __init__(self, state: Mapping[str, Any] | None = None, device: str = "cpu") -> None:
+        self.terms: list[Tensor] = [] if state is None else list(state["terms"].to(device))
+        self.counts: list[Tensor] = [] if state is None else [part.to(device) for part in state["counts"]]
+        self.rows: list[Tensor] = [] if state is None else list(state["rows"])
+
+    def __len__(self) -> int:
+        return len(self.terms)
+
+    def add(self, terms: Tensor, counts: Tensor, rows: Tensor) -> None:
+        self.terms.append(terms)
+        self.counts.append(counts)
+        self.rows.append(rows)
+
+    def state_dict(self) -> dict[str, Any]:
+        terms = torch.stack(self.terms).cpu() if self.terms else torch.empty(0)
+        return {"terms": terms, "counts": [part.cpu() for part in self.counts], "rows": self.rows}
+
+    def found(self) -> Trained:
+        """The whole epoch, fetched from the device."""
+        return {
+            "terms": torch.stack(self.terms).float().cpu().numpy(),
+            "sizes": np.array([len(rows) for rows in self.rows]),
+            "counts": torch.cat(self.counts, 1).cpu().numpy(),
+            "rows": torch.cat(self.rows).numpy(),
+        }
+
+
+def endless(stream: Stream, epoch: int, start: int = 0) -> Iterator[Batch]:
+    """Batches without end, from step `start` on: each pass is a new epoch of the stream, in an order of its own."""
+    lap, skipped = divmod(start, len(stream))
+    while True:
+        for batch, _ in stream.epoch(derived_seed(epoch, lap), skipped):
+            yield batch
+        lap, skipped = lap + 1, 0
+
+
+def train_epoch(
+    method: Method, streams: dict[str, Stream], epoch: int, args: Namespace, steps: Steps | None = None
+) -> Trained:
+    """One pass over the first stream, from where `steps` ends to the end, added to `steps` as it goes.
+
+    Returns "terms" (steps, terms), "sizes" (steps,) slices a step, and "counts" (3, slices, K) with "rows" (slices,).
+    Raises Interrupted between two steps, if the process was asked to stop.
+    """
+    steps = Steps() if steps is None else steps
+    start, (first, *others) = len(steps), streams
+    beside = {name: endless(streams[name], epoch, start) for name in others}
+    bar = tqdm(
+        streams[first].epoch(epoch, start),
+        f"epoch {epoch}",
+        len(streams[first]),
+        leave=False,
+        disable=None,
+        initial=start,
+    )
+    for step, (batch, truth) in enumerate(bar, start):
+        STOP.check()
+        torch.manual_seed(derived_seed(args.seed, epoch, step, method.team.rank))  # for dropout
+        values, logits = method.step({first: batch} | {name: next(stream) for name, stream in beside.items()})
+        terms = torch.stack([values[name] for name in method.columns])
+        steps.add(terms, class_counts(logits.argmax(1), truth, args.n_class), batch.rows)
+    return steps.found()
+
+
+# ---------------------------------------------------------------------------------------------------- a run
+
+
+class Commits:
+    """Writes one epoch at a time, in a thread of its own; a fault of the writing is raised by the next call."""
+
+    def __init__(self) -> None:
+        self.pool, self.pending = ThreadPoolExecutor(1), None
+
+    def __enter__(self) -> "Commits":
+        return self
+
+    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType) -> None:
+        self.pool.shutdown(wait=True)  # what was found before a fault is still written
+        if error is None:
+            self.wait()
+
+    def submit(self, work: Callable[..., None], *args: Any) -> None:
+        self.wait()
+        self.pending: Future[None] | None = self.pool.submit(work, *args)
+
+    def wait(self) -> None:
+        """Until everything submitted is on the disk."""
+        pending, self.pending = self.pending, None
+        if pending:
+            pending.result()
+
+
+class Training:
+    """The epochs that are not done yet, then the scores of the last and of the best network.
+
+    `record` is None in the processes of a team that do not write.
+    """
+
+    def __init__(
+        self,
+        method: Method,
+        streams: dict[str, Stream],
+        val: Stream,
+        folder: RunFolder,
+        record: Recorder | None,
+        args: Namespace,
+    ) -> None:
+        self.method, self.streams, self.val, self.folder, self.record = method, streams, val, folder, record
+        self.args, self.leads = args, record is not None
+        self.best: dict[str, Any] = {"epoch": -1, "dice": -1.0}
+        self.alarm = self._make_alarm()
+        if folder.checkpoint:
+            self._restore(folder.checkpoint)
+            self.best = folder.checkpoint["best"]
+            self.alarm.load_state_dict(folder.checkpoint["alarm"])
+        self.sound = self._state() if args.on_collapse == "rollback" else None
+
+    def run(self) -> None:
+        """Raises UserError where a loss is not finite or the run collapses, Interrupted if it was asked to stop."""
+        done = self.folder.done
+        if done and self.leads:
+            print(f"Going on after epoch {done}." if done < self.args.n_epoch else "Every epoch is done.", flush=True)
+        with Commits() as commits:
+            for epoch in range(done, self.args.n_epoch):
+                self._epoch(epoch, commits)
+        self._score("last", keep_entropy=bool(self.args.entmap))
+        load_weights(self.method.net, self.folder.path / "best_3d.pkl", self.args, self.val.slices.shape[0])
+        self._score("best_3d")
+        if self.leads:
+            self.folder.end()
+
+    def _epoch(self, epoch: int, commits: Commits) -> None:
+        begin, trained, found = time.perf_counter(), None, None
+        steps = self._begin(epoch)
+        try:
+            if self.streams:
+                trained = train_epoch(self.method, self.streams, epoch, self.args, steps)
+                self._must_be_finite(trained["terms"], steps.rows, epoch)
+                self._watch(trained, epoch)
+            if is_due(epoch, self.args.eval_every, self.args.n_epoch):
+                keep = self.leads and self.record.keeps_masks(epoch)
+                found = evaluate(self.method, self.val, self.args, keep_masks=keep)
+        except Interrupted:
+            commits.wait()
+            self._pause(epoch, steps)
+            raise
+        is_best = found is not None and self._is_best(found, epoch)
+        if self.leads:
+            state = self._state() | {"epoch": epoch, "best": self.best, "alarm": self.alarm.state_dict()}
+            seconds = time.perf_counter() - begin
+            commits.submit(self._commit, epoch, trained, found, self.method.rate(), seconds, state, is_best)
+
+    def _begin(self, epoch: int) -> Steps:
+        """The method ready for the epoch; none of its steps done, or those that a pause noted."""
+        self.method.begin_epoch(epoch, self.alarm.caution)
+        paused, self.folder.paused = self.folder.paused, None
+        if not paused:
+            return Steps()
+        self._restore(paused)
+        steps = Steps(paused, self.args.device)
+        print(f"Going on in epoch {epoch + 1}, after step {len(steps)}.", flush=True)
+        return steps
+
+    def _pause(self, epoch: int, steps: Steps) -> None:
+        if self.leads and self.streams:
+            self.folder.save("paused.pkl", self._state() | steps.state_dict() | {"epoch": epoch})
+            print(f"Stopped in epoch {epoch + 1}, after step {len(steps)}; the same command goes on from there.")
+
+    def _is_best(self, found: Evaluation, epoch: int) -> bool:
+        score = float(np.nan_to_num(found.mean_dice_3d(self.args.metric_axis), nan=-1.0))
+        if 0 <= self.best["epoch"] and score <= self.best["dice"]:
+            return False
+        self.best = {"epoch": epoch, "dice": score}
+        return True
+
+    def _commit(
+        self,
+        epoch: int,
+        trained: Trained | None,
+        found: Evaluation | None,
+        lr: float,
+        seconds: float,
+        state: dict[str, Any],
+        is_best: bool,
+    ) -> None:
+        """Puts an epoch on the disk, in the order that run_folder.py tells."""
+        row = self.record.epoch(epoch, trained, found, lr, seconds)
+        if is_best:
+            self.folder.save("best_3d.pkl", {k: v for k, v in state.items() if k not in ("method", "alarm")})
+            self.folder.write_text("3dbestepoch.txt", [f"{epoch}, {state['best']['dice']:.6f}"])
+        self.folder.save_last(state)
+        print(epoch_line(row, state["best"], self.args), flush=True)
+
+    def _score(self, which: str, keep_entropy: bool = False) -> None:
+        found = evaluate(self.method, self.val, self.args, keep_masks=self.leads, keep_entropy=keep_entropy)
+        if self.leads:
+            self.record.finish(which, found)
+
+    # -- the state of a run ---------------------------------------------------------------------------------
+
+    def _state(self) -> dict[str, Any]:
+        """The network and the method as they are now, copied to the CPU."""
+        network = describe_network(self.method.net, self.args, self.val.slices.shape[0])
+        return on_cpu(network | {"method": self.method.state_dict()})
+
+    def _restore(self, state: Mapping[str, Any]) -> None:
+        self.method.net.load_state_dict(state["net"])
+        self.method.load_state_dict(state["method"])
+
+    # -- guards ---------------------------------------------------------------------------------------------
+
+    def _must_be_finite(self, terms: np.ndarray, rows: list[Tensor], epoch: int) -> None:
+        bad = np.flatnonzero(~np.isfinite(terms).all(1))
+        if not len(bad):
+            return
+        step = int(bad[0])
+        stream = next(iter(self.streams.values()))
+        names = [stream.slices.names[row] for row in rows[step]]
+        values = dict(zip(self.method.columns, terms[step].tolist(), strict=True))
+        if self.leads:
+            batch, _ = stream.batch(rows[step], epoch, step)
+            kept = {"image": batch.image, "targets": batch.targets, "bounds": batch.bounds}
+            self.folder.save_tensors("nonfinite.pkl", on_cpu(kept) | {"names": names, "terms": values})
+        raise UserError(
+            f"The loss is not finite in epoch {epoch}, step {step}: "
+            f"{listing(f'{name} {value:g}' for name, value in values.items())}; slices {listing(names)}. The batch is "
+            f"in {self.folder.path / 'nonfinite.pkl'}, and the checkpoint of the epoch before is whole. Look at these "
+            "slices, or lower --l_rate."
+        )
+
+    def _make_alarm(self) -> CollapseAlarm:
+        first = next(iter(self.streams.values()), None)
+        compares = [part.compares_ratios for part in self.method.loss.losses]
+        return CollapseAlarm(first and prior_share(first.slices.bounds, compares))
+
+    def _watch(self, trained: Trained, epoch: int) -> None:
+        """Says of a method without ground truth that a class vanishes or floods; does what --on_collapse wants."""
+        if self.method.sees_truth:
+            return
+        ends = trained["sizes"].cumsum()[:-1]
+        predicted = np.array([step.sum(0) for step in np.split(trained["counts"][1], ends)])
+        alarms = self.alarm.listen(predicted)
+        if not alarms:
+            self.sound = self._state() if self.sound else None
+            return
+        what = f"Collapse in epoch {epoch}: {'; '.join(alarms)}."
+        if self.args.on_collapse == "stop":
+            raise UserError(
+                f"{what} --on_collapse stop: the checkpoint of the epoch before is whole. Lower --l_rate, weigh the "
+                "prior more (lamb_consprior), or look at the prior."
+            )
+        if self.args.on_collapse == "rollback":
+            self._restore(self.sound)
+            self.alarm.caution *= CAUTION
+            what += f" Back to the epoch before, and on with {self.alarm.caution:g} times the learning rate."
+        if self.leads:
+            print(what, file=sys.stderr, flush=True)
+
+
+def on_cpu(state: Any) -> Any:
+    """The same nested dicts, lists and values, each tensor copied to the CPU."""
+    if isinstance(state, Tensor):
+        return state.detach().to("cpu", copy=True)
+    if isinstance(state, Mapping):
+        return {key: on_cpu(value) for key, value in state.items()}
+    if isinstance(state, list | tuple):
+        return [on_cpu(value) for value in state]
+    return state
