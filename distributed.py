@@ -52,7 +52,7 @@ class Team:
         """The network as it is called in training: gradients are averaged over the processes."""
         if self.world == 1 or not any(parameter.requires_grad for parameter in net.parameters()):
             return net
-        return DistributedDataParallel(net, broadcast_buffers=False)
+        return DistributedDataParallel(net, forward_sync_buffers=False)
 
     def wait(self) -> None:
         """Until every process is here."""

@@ -151,11 +151,11 @@ def main(argv: Sequence[str] | None = None) -> None:
     STOP.listen(team.leads)
     try:
         train(args, loss, bounds, team)
+        leave_team(team)  # not after a fault: it would wait for processes that are gone
     except Interrupted as stopped:
         raise SystemExit(stopped.exit_code) from None
     finally:
         STOP.forget()
-        leave_team(team)
 
 
 if __name__ == "__main__":

@@ -30,7 +30,7 @@ from slice_files import FolderSpec, SliceFile, load_slice
 from utils import UserError, atomic_write, listing
 
 FORMAT = 1  # of the files below; another number makes every cache anew
-CHUNK = 256  # slices decoded, written and copied at a time: what bounds the memory
+CHUNK = 64  # slices decoded, written and copied at a time: what bounds the memory
 SETTLED = 2_000_000_000  # ns: a file that changed later than this before it was read may change again unseen
 
 
@@ -112,7 +112,8 @@ def open_plane(
     folder = Folder(files, spec, n_class, is_image)
     if keep:
         try:
-            note = _noted(folder) or _make(folder)
+            signature = folder.signature()
+            note = _noted(folder, signature) or _make(folder, signature)
             return _map(folder.cache / note["file"], note["divisor"]), note["digest"]
         except OSError as error:
             print(f"{folder.cache} cannot be used ({error.strerror}); its slices are held in memory.", file=sys.stderr)
@@ -122,29 +123,31 @@ def open_plane(
     return Plane([torch.from_numpy(np.load(memory))], divisor), folder.digest()
 
 
-def _noted(folder: "Folder") -> dict[str, Any] | None:
-    """The cache's note, if it still holds."""
+def _noted(folder: "Folder", signature: str | None = None, digest: str | None = None) -> dict[str, Any] | None:
+    """The cache's note, if there is a cache of this signature, or of this digest, with classes that fit."""
     try:
         note = json.loads((folder.cache / f"{folder.name}.json").read_text(encoding="utf-8"))
-        holds = note["format"] == FORMAT and note["settled"] and note["listing"] == folder.listing()
+        same = (note["settled"] and note["signature"] == signature) or note["digest"] == digest
+        fits = folder.is_image or all(value < folder.n_class for value in note["values"])
+        return note if note["format"] == FORMAT and same and fits and (folder.cache / note["file"]).exists() else None
     except (OSError, ValueError, KeyError, TypeError):
         return None
-    fits = folder.is_image or all(value < folder.n_class for value in note["values"])
-    return note if holds and fits and (folder.cache / note["file"]).exists() else None
 
 
-def _make(folder: "Folder") -> dict[str, Any]:
-    """The cache made, or found right after a second look; one process at a time."""
+def _make(folder: "Folder", signature: str) -> dict[str, Any]:
+    """The cache made, or found to be right after a second look; one process at a time."""
     folder.cache.mkdir(exist_ok=True)
     with locked(folder.cache, wait=True):
-        if note := _noted(folder):
+        if note := _noted(folder, signature):
             return note  # made by another process meanwhile
-        note = {"format": FORMAT, "listing": folder.listing(), "settled": folder.settled(), "digest": folder.digest()}
-        note["file"] = f"{folder.name}-{note['digest'][:16]}.npy"
-        with atomic_write(folder.cache / note["file"]) as file:
-            note["divisor"], note["values"] = folder.write(file)
+        settled, digest = folder.settled(), folder.digest()
+        note = _noted(folder, digest=digest) or {"format": FORMAT, "digest": digest}
+        if "file" not in note:
+            note["file"] = f"{folder.name}-{digest[:16]}.npy"
+            with atomic_write(folder.cache / note["file"]) as file:
+                note["divisor"], note["values"] = folder.write(file)
         with atomic_write(folder.cache / f"{folder.name}.json", "w") as file:
-            json.dump(note, file, indent=1)
+            json.dump(note | {"signature": signature, "settled": settled}, file, indent=1)
         for old in folder.cache.glob(f"{folder.name}-{'[0-9a-f]' * 16}.npy"):
             if old.name != note["file"]:
                 old.unlink()  # who has it mapped keeps it
@@ -191,7 +194,7 @@ class Folder:
         kind = "" if self.is_image else "-labels"
         return f"{self.spec.folder}-{self.spec.transform}{classes}{kind}".replace("/", "_")
 
-    def listing(self) -> str:
+    def signature(self) -> str:
         seen = "\n".join(f"{file.path.rsplit('/', 1)[-1]} {file.size} {file.modified}" for file in self.files)
         return hashlib.sha256(seen.encode()).hexdigest()
 
@@ -234,7 +237,8 @@ class Folder:
                 dtype, first = needed, arrays[0]
                 header = {"descr": needed.str, "fortran_order": False, "shape": (len(self.files), *first.shape)}
                 np.lib.format.write_array_header_1_0(file, header)
-            file.write(np.stack(arrays).astype(dtype).tobytes())
+            for array in arrays:
+                file.write(array.astype(dtype).tobytes())
             if not (self.is_image or self.spec.is_map):
                 values.update(np.unique(arrays).tolist())
         divisor = np.iinfo(first.dtype).max if self.is_image and first.dtype.kind == "u" else 1

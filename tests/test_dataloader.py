@@ -13,7 +13,6 @@ from PIL import Image
 from bounds import BOUNDS
 from dataloader import (
     TRANSFORMS,
-    Batch,
     Stream,
     check_patients,
     join,

@@ -1,0 +1,295 @@
+"""A folder's slices as one array: nothing lost, nothing stale, decoded once, however many there are."""
+
+import json
+import os
+import subprocess
+import sys
+import threading
+import time
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from conftest import FOLDERS, write_site
+from PIL import Image
+
+import slice_cache
+from dataloader import Stream, join, open_slices, place
+from distance_maps import signed_distance_maps
+from slice_cache import Plane, narrowest, open_plane
+from slice_files import FolderSpec, list_slices, parse_folders
+from utils import UserError
+
+REGEX = r"(Case\d+)_(\d+)"
+CPU = torch.device("cpu")
+IMAGE, NPY = FolderSpec("IMG", "png_transform"), FolderSpec("IMG", "npy_transform")
+
+
+def write(root, arrays, suffix="npy"):
+    """Files of one folder; their times lie in the past, so that a change is seen."""
+    folder = root / "train" / "IMG"
+    folder.mkdir(parents=True, exist_ok=True)
+    for number, array in enumerate(arrays):
+        path = folder / f"Case00_{number}.{suffix}"
+        np.save(path, array) if suffix == "npy" else Image.fromarray(array).save(path)
+        os.utime(path, (1e9, 1e9))
+    return [file for _, file in sorted(list_slices(folder).items())]
+
+
+def opened(files, spec=NPY, **more):
+    plane, _ = open_plane(files, spec, 2, is_image=True, **more)
+    return plane.decode(plane.gather(torch.arange(len(plane))))
+
+
+# -- nothing lost --------------------------------------------------------------------------------------------
+
+
+GREY = np.arange(64, dtype=np.float32).reshape(8, 8)
+KINDS = {
+    "whole, small": (GREY, "uint8"),
+    "whole, negative": (GREY * 100 - 1000, "int16"),
+    "halves": (GREY / 64, "float16"),
+    "thirds": (GREY / 3, "float32"),
+    "large": (GREY * 1e6, "float32"),
+    "beyond half precision": (GREY + 70000.5, "float32"),
+}
+
+
+@pytest.mark.parametrize("keep", [True, False])
+@pytest.mark.parametrize("name", KINDS)
+def test_the_smallest_type_that_loses_nothing(tmp_path, name, keep):
+    image, stored = KINDS[name]
+    files = write(tmp_path, [image, image[::-1]])
+    plane, _ = open_plane(files, NPY, 2, is_image=True, keep=keep)
+    assert plane.dtype == getattr(torch, stored)
+    assert np.array_equal(opened(files)[1, 0], image[::-1])
+
+
+@pytest.mark.parametrize(("first", "second"), [(0, 1), (1, 2), (0, 2), (1, 0), (2, 1), (2, 3)])
+def test_a_slice_that_needs_more_widens_the_whole(tmp_path, first, second, monkeypatch):
+    """Also where slices were written before it was met."""
+    monkeypatch.setattr(slice_cache, "CHUNK", 1)
+    images = [list(KINDS.values())[i][0] for i in (first, second)]
+    assert np.array_equal(opened(write(tmp_path, images))[:, 0], np.stack(images))
+
+
+@pytest.mark.parametrize("depth", [np.uint8, np.uint16])
+def test_pngs_are_divided_by_their_depth(tmp_path, depth):
+    image = np.full((8, 8), np.iinfo(depth).max, depth)
+    image[0, 0] = 7
+    found = opened(write(tmp_path, [image], "png"), IMAGE)
+    assert torch.equal(found[0, 0], torch.from_numpy(image.astype(np.float32)) / float(np.iinfo(depth).max))
+
+
+def test_mixed_depths_are_refused(tmp_path):
+    files = write(tmp_path, [np.zeros((8, 8), np.uint8), np.full((8, 8), 300, np.uint16)], "png")
+    with pytest.raises(UserError, match="Case00_1.png has 16 bits a pixel, not 8"):
+        opened(files, IMAGE)
+
+
+def test_narrowest_counts_both_ends():
+    assert narrowest(np.array([0, 255])) == np.uint8
+    assert narrowest(np.array([-1, 255])) == np.int16
+    assert narrowest(np.array([0, 40000], np.uint16)) == np.int32
+    assert narrowest(np.array([0.0, 255.0])) == np.uint8
+    assert narrowest(np.array([0.1], np.float32)) == np.float32
+
+
+def test_distance_maps_are_made_once_and_kept(tmp_path, monkeypatch):
+    site = write_site(tmp_path / "site", 200, 60, seed=3, patients=4)
+    folders = parse_folders(
+        "[('IMG', png_transform, False), ('GT', gt_transform, False), ('GT', dist_map_transform, False)]", 1
+    )
+    slices = open_slices(site, "train", folders, 2, REGEX)
+    batch, truth = Stream(slices, 4, CPU).batch(torch.arange(4))
+    expected = [signed_distance_maps(label.numpy().astype(np.uint8), 2) for label in truth]
+    assert np.array_equal(batch.targets[0], np.stack(expected))
+    age(site)
+    open_slices(site, "train", folders, 2, REGEX)
+    monkeypatch.setattr("slice_files.signed_distance_maps", None)
+    assert len(open_slices(site, "train", folders, 2, REGEX)) == len(slices)
+
+
+# -- nothing stale -------------------------------------------------------------------------------------------
+
+
+def age(root):
+    """Every file's time into the past: what is new could change unseen, and is read again."""
+    for path in root.rglob("*.*"):
+        if path.is_file():
+            os.utime(path, (1e9, 1e9))
+
+
+@pytest.fixture
+def decoded(monkeypatch):
+    """Names of the files that were decoded."""
+    seen, load = [], slice_cache.load_slice
+    monkeypatch.setattr(slice_cache, "load_slice", lambda path, *args: (seen.append(path.name), load(path, *args))[1])
+    return seen
+
+
+def test_what_was_decoded_is_not_decoded_again(tmp_path, decoded):
+    files = write(tmp_path, [GREY, GREY + 1])
+    first = opened(files)
+    assert len(decoded) == 2
+    assert torch.equal(opened(files), first)
+    assert len(decoded) == 2
+
+
+def test_a_change_is_seen(tmp_path, decoded):
+    opened(write(tmp_path, [GREY, GREY]))
+    changed = opened(write(tmp_path, [GREY, GREY + 1]))  # the same sizes and the same times, another content
+    assert not torch.equal(changed[1, 0], torch.from_numpy(GREY + 1))  # what a listing cannot show
+    path = Path(write(tmp_path, [GREY, GREY + 1])[1].path)
+    os.utime(path, (1e9, 1e9 + 5))
+    files = [file for _, file in sorted(list_slices(path.parent).items())]
+    assert torch.equal(opened(files)[1, 0], torch.from_numpy(GREY + 1))
+    assert len(list((tmp_path / "train/.cache").glob("*.npy"))) == 1  # the old content is gone
+
+
+def test_a_new_file_is_not_trusted_by_its_time(tmp_path):
+    """Two writes within one tick of the clock leave the same listing."""
+    files = write(tmp_path, [GREY, GREY])
+    now = time.time()
+    for content in (GREY, GREY + 1):
+        write(tmp_path, [GREY, content])
+        os.utime(files[1].path, (now, now))
+        fresh = [file for _, file in sorted(list_slices(Path(files[0].path).parent).items())]
+        found = opened(fresh)
+    assert torch.equal(found[1, 0], torch.from_numpy(GREY + 1))
+
+
+def test_touched_files_are_the_same_content(tmp_path):
+    _, before = open_plane(write(tmp_path, [GREY]), NPY, 2, is_image=True)
+    os.utime(tmp_path / "train/IMG/Case00_0.npy", (2e9, 1e9))
+    files = list(list_slices(tmp_path / "train" / "IMG").values())
+    _, after = open_plane(files, NPY, 2, is_image=True)
+    assert before == after
+
+
+def test_another_transform_is_another_array(tmp_path):
+    image = np.full((400, 390), 7, np.float32)
+    files = write(tmp_path, [image])
+    assert opened(files).shape[-2:] == (400, 390)
+    assert opened(files, FolderSpec("IMG", "nii_transform2")).shape[-2:] == (384, 384)
+
+
+def test_labels_are_checked_against_the_classes_of_today(tmp_path):
+    site = write_site(tmp_path / "site", 200, 60, seed=3, patients=4)
+    mask = site / "train/GT/Case00_1.png"
+    Image.fromarray(np.full((24, 20), 2, np.uint8)).save(mask)
+    age(site)
+    folders = parse_folders(FOLDERS, 1)
+    open_slices(site, "train", folders, 3, REGEX)
+    with pytest.raises(UserError, match=r"Case00_1.png holds the labels 2, outside 0\.\.1"):
+        open_slices(site, "train", folders, 2, REGEX)
+
+
+def test_the_set_s_own_time_stamp_stays(tmp_path):
+    """Make rebuilds the runs of a data set whose folder changed; a cache is no change."""
+    site = write_site(tmp_path / "site", 200, 60, seed=3, patients=4)
+    os.utime(site, (1e9, 1e9))
+    open_slices(site, "train", parse_folders(FOLDERS, 1), 2, REGEX)
+    assert site.stat().st_mtime == 1e9
+
+
+@pytest.mark.parametrize("damage", ["note", "array"])
+def test_a_damaged_cache_is_made_again(tmp_path, damage):
+    files = write(tmp_path, [GREY])
+    opened(files)
+    cache = tmp_path / "train" / ".cache"
+    if damage == "note":
+        next(cache.glob("*.json")).write_text("{")
+    else:
+        next(cache.glob("*.npy")).unlink()
+    assert np.array_equal(opened(files)[0, 0], GREY)
+    assert json.loads(next(cache.glob("*.json")).read_text())["settled"]
+
+
+def test_where_nothing_can_be_written_slices_are_held_in_memory(tmp_path, capsys, monkeypatch):
+    files = write(tmp_path, [GREY])
+    (tmp_path / "train" / ".cache").write_text("a file where the folder should be")
+    assert np.array_equal(opened(files)[0, 0], GREY)
+    assert "held in memory" in capsys.readouterr().err
+
+
+def test_processes_that_open_at_once_decode_once(tmp_path, decoded):
+    files = write(tmp_path, [GREY + i for i in range(20)])
+    found = []
+    threads = [threading.Thread(target=lambda: found.append(opened(files))) for _ in range(4)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert all(torch.equal(each, found[0]) for each in found)
+    assert len(decoded) == 20
+
+
+# -- wherever they lie ---------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("where", ["stream", "ram", "auto"])
+def test_batches_are_the_same_wherever_the_slices_lie(tmp_path, where):
+    site = write_site(tmp_path / "site", 200, 60, seed=3, patients=4)
+    train, val = (open_slices(site, split, parse_folders(FOLDERS, 1), 2, REGEX) for split in ("train", "val"))
+    slices = join([train, val]).keep([0, 13, 5, 2, 11, 7])
+    placed = place({"target": slices}, where, CPU)["target"]
+    assert bool(placed.planes[placed.folders[0]].maps) == (where == "stream")
+    for (first, truth), (second, same) in zip(
+        Stream(slices, 4, CPU).epoch(3), Stream(placed, 4, CPU).epoch(3), strict=True
+    ):
+        assert torch.equal(first.image, second.image)
+        assert torch.equal(truth, same)
+        assert torch.equal(first.targets[0], second.targets[0])
+        assert torch.equal(first.rows, second.rows)
+        assert np.array_equal(truth[0], slices.truth(int(first.rows[0])))
+
+
+def test_an_epoch_can_begin_in_its_middle(tmp_path):
+    site = write_site(tmp_path / "site", 200, 60, seed=3, patients=4)
+    stream = Stream(open_slices(site, "train", parse_folders(FOLDERS, 1), 2, REGEX), 3, CPU)
+    whole, rest = list(stream.epoch(1)), list(stream.epoch(1, 1))
+    assert len(rest) == len(whole) - 1
+    assert all(torch.equal(a.image, b.image) for (a, _), (b, _) in zip(whole[1:], rest, strict=True))
+
+
+def test_parts_of_other_types_join_without_loss():
+    whole = Plane([torch.tensor([[300]], dtype=torch.int16)], 1) + Plane(
+        [torch.tensor([[0.5]], dtype=torch.float16)], 1
+    )
+    assert whole.gather(torch.tensor([1, 0])).flatten().tolist() == [0.5, 300.0]
+    assert (whole + Plane([torch.tensor([[2049]], dtype=torch.int16)], 1)).gather(torch.tensor([2])).item() == 2049
+
+
+PEAK = """
+import sys, resource, torch
+from pathlib import Path
+from dataloader import Stream, open_slices
+from slice_files import parse_folders
+torch.set_num_threads(1)
+slices = open_slices(Path(sys.argv[1]), "train", parse_folders({folders!r}, 1), 2, {regex!r})
+for batch, truth in Stream(slices, 8, torch.device("cpu")).epoch(0):
+    pass
+print(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss)
+"""
+
+
+def test_memory_is_flat_in_the_number_of_slices(tmp_path):
+    """Eight times the slices, 235 MB more of them, and the peak of a streaming process hardly moves."""
+    image, mask = np.random.default_rng(0).integers(0, 255, (256, 256), np.uint8), np.zeros((256, 256), np.uint8)
+    peaks = []
+    for count in (256, 2048):
+        root = tmp_path / str(count)
+        for folder, array in (("IMG", image), ("GT", mask)):
+            (root / "train" / folder).mkdir(parents=True)
+            first = root / "train" / folder / "Case000_0.npy"
+            np.save(first, array)
+            for number in range(1, count):
+                first.with_name(f"Case{number // 16:03d}_{number % 16}.npy").hardlink_to(first)
+        folders = "[('IMG', npy_transform, False), ('GT', npy_gt_transform, False)]"
+        code = PEAK.format(folders=folders, regex=REGEX)
+        for _ in range(2):  # the first makes the cache, and the memory for that is bounded too
+            done = subprocess.run([sys.executable, "-c", code, root], capture_output=True, text=True, check=True)
+        peaks.append(int(done.stdout))
+    assert peaks[1] - peaks[0] < 40 * 1024  # KiB
