@@ -136,7 +136,9 @@ def log_probabilities(logits: Tensor) -> Tensor:
 
 def one_hot(label: Tensor, n_class: int, dtype: torch.dtype = torch.float32) -> Tensor:
     """(B, W, H) class numbers -> (B, K, W, H) zeros and ones."""
-    return F.one_hot(label, n_class).movedim(-1, 1).to(dtype)
+    # Not F.one_hot, which looks at the values, and so waits for them.
+    classes = torch.arange(n_class, device=label.device).view(-1, *[1] * (label.ndim - 1))
+    return (label.unsqueeze(1) == classes).to(dtype)
 
 
 def class_vector(values: Sequence[float] | None, idc: Sequence[int] | None, logits: Tensor, what: str) -> Tensor:

@@ -167,16 +167,15 @@ class Recorder:
 
 
 def epoch_line(row: Mapping[str, float], best: Mapping[str, float], args: Namespace) -> str:
-    """One line an epoch; --pprint adds one for each value of a class."""
-    loss = f"loss {row['tra_loss_tot']:.4f} (val {row['val_loss_tot']:.4f})"
-    scored = (
-        f"val Dice 3D {row['val_dice_3d']:.3f} (slices {row['val_dice']:.3f})  "
-        f"best {best['dice']:.3f} in epoch {best['epoch'] + 1}  "
-    )
-    line = (
-        f"epoch {row['epoch'] + 1:3d}/{args.n_epoch}  {loss if np.isfinite(row['tra_loss_tot']) else 'no step'}  "
-        f"{scored if np.isfinite(row['val_gt_size_mean']) else ''}{row['seconds']:.1f} s"
-    )
+    """One line an epoch, with what there is to tell; --pprint adds one for each value of a class."""
+    parts = [f"epoch {row['epoch'] + 1:3.0f}/{args.n_epoch}"]
+    trained, evaluated = np.isfinite(row["tra_loss_tot"]), np.isfinite(row["val_gt_size_mean"])
+    parts.append(f"loss {row['tra_loss_tot']:.4f}" if trained else "no step")
+    if evaluated:
+        parts[-1] += f" (val {row['val_loss_tot']:.4f})" if trained else ""
+        parts.append(f"val Dice 3D {row['val_dice_3d']:.3f} (slices {row['val_dice']:.3f})")
+        parts.append(f"best {best['dice']:.3f} in epoch {best['epoch'] + 1}")
+    line = "  ".join([*parts, f"{row['seconds']:.1f} s"])
     if args.pprint:
         names = [name for name in row if name.startswith("val_") and name[-1].isdecimal()]
         line += "".join(f"\n    {name:24s} {row[name]:.4f}" for name in names)

@@ -1,5 +1,6 @@
 """Several processes train as one would: the same losses, the same scores, one writer, and one end for all."""
 
+import itertools
 import os
 import signal
 import subprocess
@@ -54,7 +55,7 @@ def source(sites, tmp_path_factory):
 @pytest.mark.parametrize("world", [1, 2, 3, 8])
 def test_shares_cover_a_batch(count, world):
     parts = [list(range(count))[Team(rank, world).share(count)] for rank in range(world)]
-    assert sum(parts, []) == list(range(count))
+    assert list(itertools.chain(*parts)) == list(range(count))
     assert max(map(len, parts)) == -(-count // world)
 
 

@@ -1,0 +1,242 @@
+"""An epoch: what it may not wait for, precision and compilation, and the thread that writes."""
+
+import itertools
+import threading
+
+import numpy as np
+import pandas as pd
+import pytest
+import torch
+from conftest import CROSS_ENTROPY, FOLDERS
+from torch.utils._python_dispatch import TorchDispatchMode
+
+import compilation
+import main as program
+from arguments import get_args
+from evaluation import class_counts
+from losses import LOSSES
+from training import Commits, Steps, endless, train_epoch
+from utils import UserError
+
+PRIOR = "'ConstantBounds', {'values': [400, 80]}, 'norm_soft_size', 1"
+EVERY_LOSS = {
+    "CrossEntropy": "('CrossEntropy', {'idc': [1], 'weights': [3]}, 1)",
+    "NegCrossEntropy": "('NegCrossEntropy', {}, 1)",
+    "FocalLoss": "('FocalLoss', {'idc': [1]}, 1)",
+    "DiceLoss": "('DiceLoss', {'idc': [1]}, 1)",
+    "GeneralizedDice": "('GeneralizedDice', {'idc': [0, 1]}, 1)",
+    "BCEGDice": "('BCEGDice', {}, 1)",
+    "SelfEntropy": "('SelfEntropy', {'weights': [0.1, 0.9]}, 1)",
+    "EntKLProp": f"('EntKLProp', {{'weights_se': [0.1, 0.9]}}, {PRIOR})",
+    "KLPropInv": f"('KLPropInv', {{}}, {PRIOR})",
+    "NaivePenalty": f"('NaivePenalty', {{}}, {PRIOR})",
+}
+
+
+def flags(dataset, workdir, losses=CROSS_ENTROPY, *more):
+    return [
+        *("--target_dataset", str(dataset), "--workdir", str(workdir), "--target_losses", losses),
+        *("--target_folders", FOLDERS, "--grp_regex", r"(Case\d+)_(\d+)", "--n_class", "2", "--network", "UNet:nG=4"),
+        *("--batch_size", "4", "--n_epoch", "6", "--l_rate", "1e-2", *map(str, more)),
+    ]
+
+
+def build(dataset, losses=CROSS_ENTROPY, *more):
+    """Method, streams and arguments, as main.py builds them."""
+    args = get_args(flags(dataset, "unused", losses, *more))
+    loss, bounds = program.build_losses(args)
+    streams, _ = program.open_data(args, bounds)
+    return program.build_method(args, loss, 1, load=False), streams, args
+
+
+def log(run):
+    return pd.read_csv(run / "IMG_target_metrics.csv")
+
+
+# -- nothing in an epoch waits for the device ------------------------------------------------------------------
+
+
+class Watch(TorchDispatchMode):
+    """Refuses what makes the host wait for a device: looking at a value, or an outcome of unknown size."""
+
+    WAITING = ("_local_scalar_dense", "nonzero", "masked_select", "is_nonzero", "equal", "_unique2")
+
+    def __torch_dispatch__(self, func, types, args=(), kwargs=None):
+        assert func.overloadpacket.__name__ not in self.WAITING, func
+        return func(*args, **(kwargs or {}))
+
+
+def test_every_loss_is_watched():
+    assert set(EVERY_LOSS) == set(LOSSES)
+
+
+@pytest.mark.parametrize("name", EVERY_LOSS)
+def test_no_step_looks_at_a_value(sites, name):
+    method, streams, args = build(sites[1], f"[{EVERY_LOSS[name]}]", "--cpu", "--augment")
+    method.optimiser = torch.optim.SGD(method.net.parameters(), lr=0.1)  # Adam's fused step is not python's to watch
+    method.begin_epoch(0)
+    with Watch():
+        for batch, truth in streams["target"].epoch(0):
+            _, logits = method.step({"target": batch})
+            class_counts(logits.argmax(1), truth, args.n_class)
+
+
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a GPU")
+@pytest.mark.parametrize("cache", ["gpu", "ram", "stream"])
+@pytest.mark.parametrize("precision", ["fp32", "bf16", "fp16"])
+def test_no_step_waits_for_the_gpu(sites, precision, cache):
+    losses = f"[{EVERY_LOSS['EntKLProp']}]"
+    method, streams, args = build(sites[1], losses, "--precision", precision, "--cache", cache, "--augment")
+    method.begin_epoch(0)
+    train_epoch(method, streams, 0, args)  # cudnn chooses its algorithms
+    stream, steps = streams["target"], 0
+    batches = stream.epoch(1)
+    first, _ = next(batches)  # the epoch's order is copied once, before its first step
+    torch.cuda.set_sync_debug_mode("error")
+    try:
+        method.step({"target": first})
+        for batch, truth in batches:
+            _, logits = method.step({"target": batch})
+            class_counts(logits.argmax(1), truth, args.n_class)
+            steps += 1
+    finally:
+        torch.cuda.set_sync_debug_mode("default")
+    assert steps == len(stream) - 1
+
+
+# -- precision, layout, compilation ------------------------------------------------------------------------------
+
+
+def curve(sites, tmp_path, *more):
+    run = tmp_path / "-".join(["run", *more])
+    program.main(flags(sites[1], run, CROSS_ENTROPY, "--cpu", *more))
+    return log(run).tra_loss_tot.to_numpy()
+
+
+def test_bf16_learns_like_fp32(sites, tmp_path):
+    fp32, bf16 = curve(sites, tmp_path), curve(sites, tmp_path, "--precision", "bf16")
+    assert not np.array_equal(fp32, bf16)
+    np.testing.assert_allclose(bf16, fp32, atol=0.03)
+
+
+def test_the_losses_compute_in_fp32_under_bf16(sites):
+    method, streams, _ = build(sites[1], f"[{EVERY_LOSS['EntKLProp']}]", "--cpu", "--precision", "bf16")
+    method.begin_epoch(0)
+    batch, _ = next(streams["target"].epoch(0))
+    terms, logits = method.step({"target": batch})
+    assert logits.dtype == torch.bfloat16
+    assert {term.dtype for term in terms.values()} == {torch.float32}
+
+
+def test_channels_last_changes_nothing_but_rounding(sites, tmp_path):
+    np.testing.assert_allclose(curve(sites, tmp_path, "--channels_last"), curve(sites, tmp_path), rtol=1e-2)
+
+
+def test_a_network_that_does_not_compile_runs_as_it_is(sites, tmp_path, monkeypatch, capsys):
+    def broken(*args, **kwargs):
+        raise RuntimeError("no compiler here")
+
+    plain = curve(sites, tmp_path)
+    monkeypatch.setattr(compilation.torch, "compile", broken)
+    assert np.array_equal(curve(sites, tmp_path, "--compile"), plain)
+    assert capsys.readouterr().out.count("--compile: failed (RuntimeError)") == 1
+
+
+@pytest.mark.parametrize("faster", [True, False])
+def test_the_faster_of_two_trial_steps_is_kept(sites, monkeypatch, capsys, faster):
+    method, streams, _ = build(sites[1], CROSS_ENTROPY, "--cpu")
+    before = {name: value.clone() for name, value in method.net.state_dict().items()}
+    plain, other = method.model, torch.nn.Sequential(method.model)
+    monkeypatch.setattr(compilation.torch, "compile", lambda *args, **kwargs: other)
+    times = iter([1.0, 0.5 if faster else 2.0])
+    timed = compilation._timed
+    monkeypatch.setattr(compilation, "_timed", lambda *args: (timed(*args), next(times))[1])
+    compilation.try_to_compile(method, streams["target"])
+    assert method.model is (other if faster else plain)
+    assert capsys.readouterr().out.startswith(f"--compile: {'2.00' if faster else '0.50'} times as fast")
+    assert all(torch.equal(value, before[name]) for name, value in method.net.state_dict().items())
+    assert all(parameter.grad is None for parameter in method.net.parameters())
+
+
+# -- epochs ------------------------------------------------------------------------------------------------------
+
+
+def test_the_training_dice_is_that_of_the_turned_image(sites):
+    """The metrics' ground truth follows the augmentation: on this site an organ is told by its grey level."""
+    _, streams, _ = build(
+        sites[1], CROSS_ENTROPY, "--cpu", "--augment", "--augmentation", "{'gamma': 0, 'contrast': 0}"
+    )
+    upright = streams["target"].slices
+    for batch, truth in streams["target"].epoch(0):
+        assert torch.equal(truth, batch.targets[0])
+        assert ((batch.image[:, 0] > 120 / 255) == (truth > 0)).float().mean() > 0.97
+        assert not np.array_equal(truth, upright.labels(batch.rows.tolist()))
+
+
+def test_an_epoch_goes_on_from_its_middle(sites):
+    """Steps done, noted, and continued in another process give the epoch that was never interrupted."""
+    method, streams, args = build(sites[1], CROSS_ENTROPY, "--cpu", "--augment")
+    method.begin_epoch(0)
+    whole = train_epoch(method, streams, 0, args)
+    again, streams, args = build(sites[1], CROSS_ENTROPY, "--cpu", "--augment")
+    again.begin_epoch(0)
+    half = Steps()
+    for step, (batch, truth) in enumerate(streams["target"].epoch(0)):
+        if step < 2:
+            terms, logits = again.step({"target": batch})
+            counts = class_counts(logits.argmax(1), truth, 2)
+            half.add(torch.stack([terms[name] for name in again.columns]), counts, batch.rows)
+    rest = train_epoch(again, streams, 0, args, Steps(half.state_dict()))
+    assert whole.keys() == rest.keys()
+    assert all(np.array_equal(whole[name], rest[name]) for name in whole)
+
+
+def test_a_second_stream_never_ends(sites):
+    _, streams, _ = build(sites[1], CROSS_ENTROPY, "--cpu")
+    stream = streams["target"]
+    batches = endless(stream, 0)
+    first = [next(batches).rows.tolist() for _ in range(2 * len(stream))]
+    laps = [sorted(itertools.chain(*first[: len(stream)])), sorted(itertools.chain(*first[len(stream) :]))]
+    assert laps[0] == laps[1] == list(range(len(stream.slices)))
+    assert first[: len(stream)] != first[len(stream) :]
+    later = endless(stream, 0, len(stream) + 1)
+    assert next(later).rows.tolist() == first[len(stream) + 1]
+
+
+# -- the thread that writes --------------------------------------------------------------------------------------
+
+
+def test_commits_run_one_after_the_other_and_all():
+    done, gate = [], threading.Event()
+
+    def work(number):
+        gate.wait()
+        done.append(number)
+
+    with Commits() as commits:
+        commits.submit(work, 0)
+        gate.set()
+        for number in (1, 2):
+            commits.submit(work, number)
+    assert done == [0, 1, 2]
+
+
+def test_a_fault_of_the_writing_is_raised():
+    def work():
+        raise OSError(28, "No space left on device")
+
+    with pytest.raises(OSError, match="No space left"), Commits() as commits:
+        commits.submit(work)
+
+
+def test_what_was_found_before_a_fault_is_still_written():
+    done = []
+
+    def epoch():
+        with Commits() as commits:
+            commits.submit(done.append, 1)
+            raise UserError("the loss is not finite")
+
+    with pytest.raises(UserError):
+        epoch()
+    assert done == [1]
