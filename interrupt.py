@@ -22,7 +22,7 @@ class Stop:
         self.number: int | None = None
 
     def listen(self, leads: bool = True) -> None:
-        """From now on the signals are only noted; the second one ends the process at once.
+        """From now on the signals are only noted; a second Ctrl-C ends the process at once.
 
         Of several processes the first one decides: the others would stop at other steps, in the middle of what
         they do together. They end when it has ended.
@@ -31,7 +31,8 @@ class Stop:
             signal.signal(number, self._note if leads else signal.SIG_IGN)
 
     def _note(self, number: int, frame: FrameType | None) -> None:
-        if self.number is not None:
+        # A second SIGTERM is the same request: a scheduler, make and torchrun each pass theirs on within a millisecond.
+        if self.number == number == signal.SIGINT:
             os._exit(128 + number)
         self.number = number
 

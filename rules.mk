@@ -32,6 +32,10 @@ SIZE := $(if $(wildcard /dev/nvidia0),full,small)
 # threads of a training: one is fastest for a network of a few thousand pixels; empty is as many as there are cores
 THREADS = $(if $(SMALL),1)
 JOBS := $(shell nproc 2>/dev/null || echo 1)
+# what starts a training, on a cluster for example (see slurm/README.md): LAUNCH="srun --gres=gpu:1"
+LAUNCH :=
+# processes that share one training, one a GPU, with one thread each unless THREADS says more: NPROC=4
+NPROC :=
 OPT =
 WEIGHTS =
 PRIOR =
@@ -49,6 +53,15 @@ PHANTOM := $(strip $(if $(wildcard $(lastword $(DATA))),$(call read_phantom,$(la
 
 SMALL ?= $(filter small,$(PHANTOM))
 
+# -- recipes --------------------------------------------------------------------------------------------------------
+# Two makes may be typed at once: the second waits for the first, then makes what is not there, or is not yet renewed.
+ONCE  = $(CC) folder_lock.py once $@ --
+RENEW = $(CC) folder_lock.py renew $@ --
+# torchrun starts each of several processes with the same words as a single one (--no_python: it adds none), so that
+# CFLAGS reach them all
+TRAIN = $(LAUNCH) $(if $(NPROC),$(CC) -m torch.distributed.run --standalone --no_python --nproc_per_node=$(NPROC)) \
+          $(CC) $(CFLAGS) main.py
+
 # -- runs -----------------------------------------------------------------------------------------------------------
 RUNS := $(addprefix $(RD)/,$(TRN) $(ABL) $(INF))
 MAIN := $(addprefix $(RD)/,$(TRN))
@@ -64,12 +77,9 @@ inference: $(addprefix $(RD)/,$(INF))                           ## masks of a tr
 plot: $(PLOTS)                                                  ## pictures of the main runs
 report: $(RD)/report.txt                                        ## the table of the main runs
 
-# A run is made in <run>_tmp and moved into place when it is whole; started again after a kill, it goes on.
+# A run is made in <run>_tmp and moved into place (by RENEW) when it is whole; started again after a kill, it goes on.
 $(RUNS): | $(VENV)
-	$(if $(THREADS),OMP_NUM_THREADS=$(THREADS)) $(CC) $(CFLAGS) main.py $(COMMON) --seed $(SEED) --jobs $(JOBS) --workdir $@_tmp --resume $(OPT) $(TYPED)
-	rm -rf $@
-	mv $@_tmp $@
-	touch $@
+	$(if $(THREADS),OMP_NUM_THREADS=$(THREADS)) $(RENEW) $(TRAIN) $(COMMON) --seed $(SEED) --jobs $(JOBS) --workdir $@_tmp --resume $(OPT) $(TYPED)
 
 # It depends on the slices it reads, on its prior, and on the file of weights it starts from.
 ON_SOURCE := $(filter $(RD)/cesource %_onsource,$(RUNS))
@@ -84,40 +94,40 @@ $(addsuffix /last.pkl,$(RUNS)): %/last.pkl: | % ;
 # -- data -----------------------------------------------------------------------------------------------------------
 # Slices that are there are used as they are; the volumes are needed only to cut those that are not.
 $(DATA): | $(VENV)
-	$(CC) $(CUT) --dest $@ --jobs $(JOBS) $(if $(PHANTOM),--phantom $(PHANTOM)) $(SLICE)
+	$(ONCE) $(CC) $(CUT) --dest $@ --jobs $(JOBS) $(if $(PHANTOM),--phantom $(PHANTOM)) $(SLICE)
 ifneq ($(VOLUMES),)
 $(filter-out $(wildcard $(DATA)),$(DATA)): | $(VOLUMES)
 endif
 
 $(VOLUMES): | $(VENV)
 	@echo "$(VOLUMES) is not there: a PHANTOM is made instead. It shows that the pipeline runs and proves nothing else."
-	$(CC) -m preprocess.phantom $(SET) --dest $@ --size $(SIZE) --jobs $(JOBS)
+	$(ONCE) $(CC) -m preprocess.phantom $(SET) --dest $@ --size $(SIZE) --jobs $(JOBS)
 
 # A csv that is there is never overwritten; a missing one is made from the target's slices.
 sizes/$(SET).csv: | $(lastword $(DATA)) $(VENV)
-	$(CC) -m preprocess.size_priors make --data $(lastword $(DATA)) --out $@ $(PRIOR)
+	$(ONCE) $(CC) -m preprocess.size_priors make --data $(lastword $(DATA)) --out $@ $(PRIOR)
 sizes/$(SET)_source.csv: | $(firstword $(DATA)) $(VENV)
-	$(CC) -m preprocess.size_priors make --data $(firstword $(DATA)) --out $@ $(PRIOR)
+	$(ONCE) $(CC) -m preprocess.size_priors make --data $(firstword $(DATA)) --out $@ $(PRIOR)
 
 # -- plots, report, archive -----------------------------------------------------------------------------------------
 DONE = $(addsuffix /last.pkl,$(MAIN))
 
 $(RD)/val_dice_3d.png: $(DONE)
-	$(CC) plot.py curves --runs $(MAIN) --column val_dice_3d --out $@
+	$(RENEW) $(CC) plot.py curves --runs $(MAIN) --column val_dice_3d --out $@
 $(RD)/boxes.png: $(DONE)
-	$(CC) plot.py boxes --runs $(MAIN) --score dice --out $@
+	$(RENEW) $(CC) plot.py boxes --runs $(MAIN) --score dice --out $@
 $(RD)/panel.png: $(DONE)
-	$(CC) plot.py panel --runs $(addprefix $(RD)/,noadap sfda fs) --out $@
+	$(RENEW) $(CC) plot.py panel --runs $(addprefix $(RD)/,noadap sfda fs) --out $@
 $(RD)/sizes.png: $(RD)/sfda/last.pkl
-	$(CC) plot.py sizes --run $(<D) --out $@
+	$(RENEW) $(CC) plot.py sizes --run $(<D) --out $@
 $(RD)/losses.png: $(RD)/sfda/last.pkl
-	$(CC) plot.py losses --run $(<D) --out $@
+	$(RENEW) $(CC) plot.py losses --run $(<D) --out $@
 $(RD)/sfda.gif: $(RD)/sfda/last.pkl
-	$(CC) plot.py gif --run $(<D) --out $@
+	$(RENEW) $(CC) plot.py gif --run $(<D) --out $@
 $(RD)/report.txt: $(DONE)
-	$(CC) report.py --runs $(MAIN) --out $(basename $@)
+	$(RENEW) $(CC) report.py --runs $(MAIN) --out $(basename $@)
 $(RD)/ablations.txt: $(addsuffix /last.pkl,$(addprefix $(RD)/,$(TRN) $(ABL)))
-	$(CC) report.py --runs $(addprefix $(RD)/,$(TRN) $(ABL)) --out $(basename $@)
+	$(RENEW) $(CC) report.py --runs $(addprefix $(RD)/,$(TRN) $(ABL)) --out $(basename $@)
 
 REPO := $(notdir $(CURDIR))
 DATE := $(shell date +%y%m%d)
@@ -127,9 +137,10 @@ PACK := archives/$(REPO)-$(DATE)-$(HASH)-$(shell hostname)-$(SET).tar.gz
 pack: report plot $(PACK)                                       ## runs, plots, report and prior in one read-only archive
 $(PACK): $(DONE) $(RD)/report.txt $(PLOTS)
 	mkdir -p $(@D)
-	tar cf - --exclude=iter* $(MAIN) $(RD)/*.* sizes/$(SET).csv $(SET).make *.mk | $$(command -v pigz || echo gzip) > $@.part
-	chmod a-w $@.part
-	mv -f $@.part $@
+	part=$$(mktemp $@.part.XXXX); \
+	tar cf - --exclude=iter* $(MAIN) $(RD)/*.* sizes/$(SET).csv $(SET).make *.mk | \
+	   $$(command -v pigz || echo gzip) > $$part; \
+	chmod a=r $$part; mv -f $$part $@
 
 # -- help -----------------------------------------------------------------------------------------------------------
 clean-tmp:                                                      ## remove unfinished runs

@@ -14,6 +14,8 @@ from typing import IO, Any
 import numpy as np
 import torch
 
+from folder_lock import sync_folder
+
 
 class UserError(Exception):
     """Something the user can mend: what was expected, what came, what to change, in one paragraph.
@@ -163,15 +165,6 @@ def atomic_write(path: str | Path, mode: str = "wb") -> Iterator[IO[Any]]:
         part.unlink(missing_ok=True)
         raise
     sync_folder(path.parent)
-
-
-def sync_folder(folder: Path) -> None:
-    """Puts the folder's own entries on the disk, so that a rename in it survives a power cut."""
-    descriptor = os.open(folder, os.O_RDONLY)
-    try:
-        os.fsync(descriptor)
-    finally:
-        os.close(descriptor)
 
 
 # ------------------------------------------------------------------------------------------- randomness

@@ -10,7 +10,9 @@ ifneq ($(origin CFLAGS),command line)
 CFLAGS :=
 endif
 
+# By one make at a time, should two be typed at once.
 .venv/installed: requirements.txt
-	test -x .venv/bin/python || python3 -m venv .venv
-	.venv/bin/python -m pip install --quiet --disable-pip-version-check -r requirements.txt
-	touch $@
+	python3 folder_lock.py renew $@ -- sh -ec '\
+	  test -x .venv/bin/python || python3 -m venv .venv; \
+	  .venv/bin/python -m pip install --quiet --disable-pip-version-check -r $<; \
+	  touch $@'

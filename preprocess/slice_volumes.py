@@ -54,7 +54,7 @@ from preprocess.volumes import (
     read_stack,
     sha256,
 )
-from utils import UserError, atomic_write, listing, run_program, sync_folder
+from utils import UserError, atomic_write, listing, run_program
 
 TOOL = "preprocess.slice_volumes 1"  # raised when the same volumes and settings give other slices
 FORMATS = ("png", "nii", "nii.gz", "npy")

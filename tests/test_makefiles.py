@@ -1,6 +1,7 @@
 """The makefiles as their users type them: dry runs without a warning, every line built, published lines pasted."""
 
 import re
+import shlex
 import shutil
 import subprocess
 import sys
@@ -48,11 +49,53 @@ def test_the_environment_changes_no_command(monkeypatch):
     monkeypatch.setenv("CFLAGS", "-O2")
     monkeypatch.setenv("DEBUG", "yes")
     monkeypatch.setenv("NET", "foo")
+    monkeypatch.setenv("LAUNCH", "srun")
+    monkeypatch.setenv("NPROC", "4")
     done = subprocess.run(["make", "-n", "-f", "ivd.make"], cwd=ROOT, capture_output=True, text=True, check=True)
     assert "gcc" not in done.stdout
     assert "-O2" not in done.stdout
     assert "yes" not in done.stdout
     assert "foo" not in done.stdout
+    assert "srun" not in done.stdout
+    assert "torch.distributed" not in done.stdout
+
+
+@pytest.mark.parametrize("makefile", MAKEFILES)
+def test_launch_and_nproc_wrap_the_trainings_alone(makefile):
+    words = ("LAUNCH=srun --gres=gpu:1", "NPROC=4", "CFLAGS=-O", "THREADS=3")
+    commands, warnings = dry_run(makefile, *words)
+    assert not warnings
+    lines = [line for line in commands.splitlines() if re.search(r"srun|torch\.distributed|main\.py", line)]
+    begin = "OMP_NUM_THREADS=3 PYTHON folder_lock.py renew RUN -- srun --gres=gpu:1 PYTHON -m torch.distributed.run "
+    begin += "--standalone --no_python --nproc_per_node=4 PYTHON -O main.py --target_dataset "
+    begin = re.escape(begin).replace("PYTHON", re.escape(sys.executable)).replace("RUN", r"results/\w+/\w+")
+    assert all(re.match(begin, line) for line in lines)
+    assert len(lines) == len(trainings(commands)) == check(makefile, *words)
+
+
+TEAM = """
+import os, sys
+from pathlib import Path
+folder = Path(sys.argv[sys.argv.index("--workdir") + 1])
+folder.mkdir(exist_ok=True)
+told = [os.environ[name] for name in ("WORLD_SIZE", "OMP_NUM_THREADS", "LAUNCHED")]
+(folder / os.environ["RANK"]).write_text(" ".join([*told, str(sys.flags.optimize)]))
+"""
+
+
+def test_every_process_of_a_training_is_launched_with_flags_and_threads(tmp_path):
+    for name in ("rules.mk", "venv.mk", "ablations.mk", "folder_lock.py"):
+        shutil.copy(ROOT / name, tmp_path)
+    (tmp_path / "main.py").write_text(TEAM)
+    (tmp_path / "data").mkdir()
+    (tmp_path / "toy.make").write_text(
+        "SET := toy\nVOLUMES :=\nDATA := data\nTRN := cesource\nABL :=\nINF :=\nSCRATCH := cesource\ninclude rules.mk\n"
+    )
+    words = ("NPROC=2", "CFLAGS=-O", "THREADS=1", "LAUNCH=env LAUNCHED=yes", "results/toy/cesource")
+    done = make(tmp_path, "-f", "toy.make", *words)
+    assert done.returncode == 0, done.stderr
+    run = tmp_path / "results" / "toy" / "cesource"
+    assert {path.name: path.read_text() for path in run.iterdir()} == {"0": "2 1 yes 1", "1": "2 1 yes 1"}
 
 
 def test_published_lines_pasted_build(tmp_path, capsys):
@@ -96,11 +139,27 @@ def test_help_names_goals_and_runs():
         assert word in done.stdout
 
 
+SLURM = re.findall(r"^(?:make|sbatch .*run\.sbatch) .*$", (ROOT / "slurm" / "README.md").read_text(), re.M)
+
+
+@pytest.mark.parametrize("command", SLURM)
+def test_the_commands_for_a_cluster_name_goals_that_exist(command):
+    words = shlex.split(command.removeprefix("make ").split("run.sbatch ")[-1])
+    words = words if "-f" in words else ["-f", *words]
+    done = subprocess.run(["make", "-n", "-B", *words], cwd=ROOT, capture_output=True, text=True, check=True)
+    assert "main.py" in done.stdout
+
+
+def test_the_batch_script_parses():
+    subprocess.run(["bash", "-n", ROOT / "slurm" / "run.sbatch"], check=True)
+
+
 @pytest.fixture(scope="module")
 def checkout(tmp_path_factory):
-    """A copy of the tracked files, in which make may make things."""
+    """A copy of the repository's files, in which make may make things."""
     copy = tmp_path_factory.mktemp("checkout")
-    names = subprocess.run(["git", "ls-files"], cwd=ROOT, capture_output=True, text=True, check=True).stdout.split()
+    words = ["git", "ls-files", "--cached", "--others", "--exclude-standard"]
+    names = subprocess.run(words, cwd=ROOT, capture_output=True, text=True, check=True).stdout.split()
     for name in names:
         (copy / name).parent.mkdir(parents=True, exist_ok=True)
         shutil.copy(ROOT / name, copy / name)

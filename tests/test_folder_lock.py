@@ -1,0 +1,341 @@
+"""One process at a time on a folder: refusals, kills, moves cut short, and two makes on one run."""
+
+import errno
+import fcntl
+import multiprocessing
+import os
+import random
+import shutil
+import signal
+import socket
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+
+import folder_lock
+from folder_lock import locked, renew
+from utils import UserError
+
+ROOT = Path(__file__).parents[1]
+FORK = multiprocessing.get_context("fork")
+
+HOLD = """
+import os, sys, time
+from folder_lock import locked
+from pathlib import Path
+with locked(Path(sys.argv[1])):
+    if "fork" in sys.argv and not os.fork():
+        print(os.getpid(), flush=True)
+        time.sleep(60)
+    elif "fork" not in sys.argv:
+        print(flush=True)
+    sys.stdin.read()
+"""
+
+
+def start(*words, **more):
+    """A process of this python, started in the repository, in a group of its own."""
+    pipes = {"stdout": subprocess.PIPE, "stderr": subprocess.STDOUT, "text": True, "start_new_session": True}
+    return subprocess.Popen([sys.executable, *map(str, words)], cwd=ROOT, **pipes | more)
+
+
+def wait_for(path):
+    for _ in range(1000):
+        if path.exists():
+            return
+        time.sleep(0.01)
+    raise AssertionError(f"{path} did not appear")
+
+
+# -- a lock in python -------------------------------------------------------------------------------------------
+
+
+def test_a_second_process_is_refused_until_the_first_is_done(tmp_path):
+    run = tmp_path / "results" / "run"
+    holder = start("-c", HOLD, run, stdin=subprocess.PIPE)
+    holder.stdout.readline()
+    message = f"run is being worked on by process {holder.pid} on {socket.gethostname()} since 2.*kill {holder.pid}, on"
+    with pytest.raises(UserError, match=message), locked(run):
+        pass
+    holder.communicate("")
+    assert holder.returncode == 0
+    assert list(run.iterdir()) == []
+    with locked(run), pytest.raises(UserError, match=f"process {os.getpid()} "), locked(run):
+        pass
+
+
+def test_a_killed_holder_frees_its_lock_though_its_children_live(tmp_path):
+    holder = start("-c", HOLD, tmp_path, "fork", stdin=subprocess.PIPE)
+    child = int(holder.stdout.readline())
+    holder.kill()
+    holder.wait()
+    os.kill(child, 0)  # it lives
+    try:
+        with locked(tmp_path):
+            pass
+    finally:
+        os.kill(child, signal.SIGKILL)
+
+
+def test_a_folder_that_is_moved_before_the_lock_is_had_is_not_the_one_that_is_locked(tmp_path, monkeypatch):
+    run, gone, flock = tmp_path / "run", tmp_path / "gone", fcntl.flock
+
+    def move_and_lock(*args):
+        if not gone.exists():
+            run.rename(gone)
+        flock(*args)
+
+    monkeypatch.setattr(fcntl, "flock", move_and_lock)
+    with locked(run):
+        assert (run / ".lock").exists()
+        assert (gone / ".lock").read_text() == ""
+
+
+def test_a_file_system_without_locks_is_one_warning(tmp_path, monkeypatch):
+    def refuse(code):
+        def flock(*args):
+            raise OSError(code, os.strerror(code))
+
+        return flock
+
+    monkeypatch.setattr(fcntl, "flock", refuse(errno.ENOLCK))
+    with pytest.warns(UserWarning, match="has no locks") as told, locked(tmp_path):
+        pass
+    assert len(told) == 1
+    monkeypatch.setattr(fcntl, "flock", refuse(errno.EIO))
+    with pytest.raises(OSError, match=os.strerror(errno.EIO)), locked(tmp_path):
+        pass
+
+
+def test_it_starts_without_torch():
+    done = start("-c", "import sys, folder_lock; sys.exit('torch' in sys.modules)")
+    assert done.wait() == 0
+
+
+# -- the makefiles' commands ------------------------------------------------------------------------------------
+
+SLOWLY = "import sys, time; from pathlib import Path; path, log = map(Path, sys.argv[1:3]); "
+SLOWLY += "log.open('a').write('made\\n'); time.sleep(float(sys.argv[3])); path.mkdir(); (path / 'whole').touch()"
+
+
+def command(verb, path, made, log, seconds=0.0):
+    return start("folder_lock.py", verb, path, "--", sys.executable, "-c", SLOWLY, made, log, seconds)
+
+
+@pytest.mark.parametrize(("verb", "end"), [("once", ""), ("renew", "_tmp")])
+def test_of_two_at_once_one_makes_and_the_other_waits(tmp_path, verb, end):
+    path, log = tmp_path / "sub" / "run", tmp_path / "log"
+    words = (verb, path, path.with_name("run" + end), log, 1)
+    first = command(*words)
+    wait_for(log)
+    second = command(*words)
+    said = second.communicate()[0]
+    assert (first.wait(), second.returncode) == (0, 0)
+    assert f"is being worked on by process {first.pid} on" in said
+    assert ("is there and is kept" if verb == "once" else "was made meanwhile") in said
+    assert log.read_text() == "made\n"
+    assert sorted(path.parent.rglob("*")) == [path, path / "whole"]
+
+
+def test_once_keeps_and_renew_renews(tmp_path):
+    path, log = tmp_path / "run", tmp_path / "log"
+    (path / "old").mkdir(parents=True)
+    os.utime(path, (0, 0))
+    assert command("once", path, path, log).wait() == 0
+    assert not log.exists()
+    assert command("renew", path, tmp_path / "run_tmp", log).wait() == 0
+    assert [found.name for found in path.iterdir()] == ["whole"]
+    assert path.stat().st_mtime > time.time() - 60
+    assert sorted(tmp_path.iterdir()) == [log, path]
+
+
+def test_a_waiting_one_takes_over_from_a_killed_one(tmp_path):
+    path, log = tmp_path / "run", tmp_path / "log"
+    first = command("renew", path, tmp_path / "run_tmp", log, 60)
+    wait_for(log)
+    second = command("renew", path, tmp_path / "run_tmp", log)
+    second.stdout.readline()
+    os.killpg(first.pid, signal.SIGKILL)
+    assert second.wait() == 0
+    assert log.read_text() == "made\nmade\n"
+    assert (path / "whole").exists()
+
+
+def test_a_command_keeps_the_lock_when_its_starter_alone_is_killed(tmp_path):
+    path, log = tmp_path / "data", tmp_path / "log"
+    first = command("once", path, path, log, 1)
+    wait_for(log)
+    first.kill()
+    second = command("once", path, path, log)
+    assert second.wait() == 0
+    assert log.read_text() == "made\n"
+
+
+POLITE = "import signal, sys, time; signal.signal(signal.SIGTERM, lambda *_: sys.exit(143)); print(flush=True); "
+POLITE += "time.sleep(60)"
+
+
+@pytest.mark.parametrize(("script", "code"), [(POLITE, 143), ("import time; print(flush=True); time.sleep(60)", 143)])
+def test_sigterm_reaches_the_command_and_its_answer_comes_back(tmp_path, script, code):
+    (tmp_path / "run_tmp").mkdir()
+    asked = start("folder_lock.py", "renew", tmp_path / "run", "--", sys.executable, "-c", script)
+    asked.stdout.readline()
+    asked.terminate()
+    assert asked.wait() == code
+    assert [path.name for path in tmp_path.iterdir()] == ["run_tmp"]
+
+
+def test_a_failed_command_moves_nothing_and_bad_words_are_told(tmp_path):
+    (tmp_path / "run_tmp").mkdir()
+    for words, code in (
+        (("renew", tmp_path / "run", "--", "false"), 1),
+        (("renew", tmp_path / "run", "--", "no-such-program"), 2),
+        (("renew", tmp_path / "run", "--"), 2),
+        (("twice", tmp_path / "run", "--", "true"), 2),
+    ):
+        asked = start("folder_lock.py", *words)
+        said = asked.communicate()[0]
+        assert asked.returncode == code
+        assert "Traceback" not in said
+    assert [path.name for path in tmp_path.iterdir()] == ["run_tmp"]
+
+
+# -- moves cut short --------------------------------------------------------------------------------------------
+
+
+def _renew_and_die(run, step):
+    """Dies of SIGKILL as it comes to the given step of the move."""
+    names = iter(("rename", "rename", "unlink", "sync_folder", "_remove"))
+    owners = {"rename": Path, "unlink": Path, "sync_folder": folder_lock, "_remove": folder_lock}
+    steps = [next(names) for _ in range(step + 1)]
+    wanted, calls = steps[-1], steps.count(steps[-1])
+    whole = getattr(owners[wanted], wanted)
+
+    def die(*args, **more):
+        nonlocal calls
+        calls -= 1
+        if calls == 0:
+            os.kill(os.getpid(), signal.SIGKILL)
+        return whole(*args, **more)
+
+    setattr(owners[wanted], wanted, die)
+    renew(run, ["true"])
+
+
+@pytest.mark.parametrize("step", range(5))
+def test_a_move_killed_at_any_step_loses_nothing_and_is_repaired(tmp_path, step):
+    run, made = tmp_path / "run", tmp_path / "run_tmp"
+    for folder in (run, made):
+        folder.mkdir()
+        (folder / "whole").write_text(folder.name)
+    child = FORK.Process(target=_renew_and_die, args=(run, step))
+    child.start()
+    child.join()
+    assert child.exitcode == -signal.SIGKILL
+    assert "run_tmp" in {path.read_text() for path in tmp_path.glob("*/whole") if path.parent in (run, made)}
+    if step == 1:  # neither old nor new is in place: the old one comes back before a training is tried that may fail
+        assert start("folder_lock.py", "renew", run, "--", "false").wait() == 1
+        assert (run / "whole").read_text() == "run"
+    assert start("folder_lock.py", "renew", run, "--", "true").wait() == 0
+    assert (run / "whole").read_text() == "run_tmp"
+    assert not made.exists()
+    assert not (tmp_path / "run_old").exists()
+
+
+def test_a_run_that_is_a_link_is_replaced_and_what_it_shows_is_kept(tmp_path):
+    elsewhere, made = tmp_path / "elsewhere", tmp_path / "run_tmp"
+    for folder in (elsewhere, made):
+        folder.mkdir()
+        (folder / "whole").write_text(folder.name)
+    (tmp_path / "run").symlink_to(elsewhere)
+    assert start("folder_lock.py", "renew", tmp_path / "run", "--", "true").wait() == 0
+    assert (tmp_path / "run" / "whole").read_text() == "run_tmp"
+    assert (elsewhere / "whole").read_text() == "elsewhere"
+    assert not os.path.lexists(tmp_path / "run_old")
+
+
+# -- two makes --------------------------------------------------------------------------------------------------
+
+TOY = """
+SET     := toy
+VOLUMES :=
+DATA    := data/source data/target
+TRN     := cesource sfda
+ABL     :=
+INF     :=
+SCRATCH := cesource
+include rules.mk
+"""
+
+# stands for python in every recipe: makes what it is asked for, slowly, every file marked with one name
+PRETENDER = """#!/bin/sh
+case $1 in folder_lock.py) exec {python} -S "$@";; *) exec {python} -S pretender.py "$@";; esac
+"""
+PRETENDER_PY = """
+import os, sys, time
+from pathlib import Path
+from folder_lock import locked
+flag = next(word for word in ("--workdir", "--dest", "--out") if word in sys.argv)
+path = Path(sys.argv[sys.argv.index(flag) + 1])
+with open("log", "a") as log:
+    log.write(f"{path}\\n")
+if flag != "--workdir" and path.exists():
+    sys.exit(f"{path} is there already")
+work = path if flag == "--workdir" else Path(f"{path}_tmp")
+with locked(work):
+    mark = work / "mark"
+    if not mark.exists():
+        mark.write_text(str(os.getpid()))
+    for number in range(4):
+        if not (work / str(number)).exists():
+            time.sleep(0.005)
+            (work / str(number)).write_text(mark.read_text())
+if flag != "--workdir":
+    work.rename(path)
+"""
+
+
+@pytest.fixture
+def toy(tmp_path):
+    """A folder with an experiment's makefile, whose runs and slices are four small files."""
+    for name in ("rules.mk", "venv.mk", "ablations.mk", "folder_lock.py"):
+        shutil.copy(ROOT / name, tmp_path)
+    (tmp_path / "toy.make").write_text(TOY)
+    (tmp_path / "pretender").write_text(PRETENDER.format(python=sys.executable))
+    (tmp_path / "pretender").chmod(0o755)
+    (tmp_path / "pretender.py").write_text(PRETENDER_PY)
+    return tmp_path
+
+
+def make(toy):
+    pipes = {"stdout": subprocess.PIPE, "stderr": subprocess.STDOUT, "text": True, "start_new_session": True}
+    return subprocess.Popen(["make", "-f", "toy.make", "CC=./pretender", "runs"], cwd=toy, **pipes)
+
+
+def is_whole(folder):
+    marks = {path.read_text() for path in folder.iterdir()}
+    return sorted(path.name for path in folder.iterdir()) == ["0", "1", "2", "3", "mark"] and len(marks) == 1
+
+
+def test_two_makes_at_once_twenty_times(toy):
+    """Every other time one of them is killed. The other ends well, and what is there is whole."""
+    rng = random.Random(0)
+    made = [toy / name for name in ("data/source", "data/target", "results/toy/cesource", "results/toy/sfda")]
+    for is_killed in [False, True] * 10:
+        first, second = make(toy), make(toy)
+        if is_killed:
+            time.sleep(rng.uniform(0.1, 0.5))
+            os.killpg(first.pid, signal.SIGKILL)
+        said = first.communicate()[0], second.communicate()[0]
+        assert second.returncode == 0, said
+        assert all(is_whole(folder) for folder in made), said
+        if not is_killed:
+            assert first.returncode == 0, said
+            assert (toy / "log").read_text().count("data/") == 2, said
+            assert sorted(path for folder in ("data", "results/toy") for path in (toy / folder).iterdir()) == made
+        (toy / "log").unlink()
+        for folder in ("data", "results", "sizes"):
+            shutil.rmtree(toy / folder)
