@@ -1,9 +1,10 @@
 # make         the demo: CT -> MR on real vertebrae (spine.make), after making the virtual environment
 # make test    every test      make lint    the linter      make bench   benchmarks
 # make check   builds the network, losses and bounds of every command line of every makefile, without data
+# make chaos   kills a training at 200 random moments; each time it must end with the same bits
 # make help    this, and the goals of an experiment makefile
 SHELL := bash
-.PHONY: demo test lint check bench help
+.PHONY: demo test lint check chaos bench help
 .DEFAULT_GOAL := demo
 include venv.mk
 
@@ -22,11 +23,14 @@ lint: .venv/tested
 check: $(VENV)
 	$(CC) -m tests.check_makefiles $(EXPERIMENTS)
 
+chaos: .venv/tested
+	OMP_NUM_THREADS=1 $(CC) -m tests.chaos --kills 200
+
 bench: $(VENV)
 	$(CC) -m benchmarks.run
 
 help:
-	@sed -n '1,4s/^# //p' Makefile
+	@sed -n '1,5s/^# //p' Makefile
 	@echo; $(MAKE) --no-print-directory -f spine.make help
 
 # what the tests and the linter need beside requirements.txt

@@ -6,7 +6,7 @@ from typing import Any
 import numpy as np
 
 FAR = np.log(10)  # ten times the odds, or a tenth
-LEAST = 1e-6  # of the pixels: what counts as none at all
+LEAST = 1e-4  # of the pixels: what counts as none at all
 
 
 class CollapseAlarm:
@@ -21,13 +21,12 @@ class CollapseAlarm:
         """prior: (K,) share of each class over the training slices, None where nothing is known of it."""
         self.prior = prior
         self.start: np.ndarray | None = None
-        self.caution = 1.0  # factor on the learning rate, smaller after each roll-back
 
     def listen(self, counts: np.ndarray) -> list[str]:
         """What is alarming in an epoch's predictions, one sentence a class; [] if nothing is.
 
         counts: (steps, K) pixels predicted in each step, in their order. The first quarter of the first epoch is the
-        start; the second half of an epoch is what it led to.
+        start; the second half of an epoch is what it led to. A validation is one step.
         """
         if self.start is None:
             self.start = _shares(counts[: -(-len(counts) // 4)])
@@ -37,19 +36,18 @@ class CollapseAlarm:
         alarms = []
         for k in np.flatnonzero((moved > FAR).all(0) | (moved < -FAR).all(0)):
             what = "floods" if moved[0, k] > 0 else "vanishes"
-            prior = "" if self.prior is None else f", its prior is {100 * self.prior[k]:.2g} %"
+            prior = "" if self.prior is None else f", its prior is {100 * self.prior[k]:.3g} %"
             alarms.append(
-                f"class {k} {what}: {100 * now[k]:.2g} % of the pixels, at the start {100 * self.start[k]:.2g} %{prior}"
+                f"class {k} {what}: {100 * now[k]:.3g} % of the pixels, at the start {100 * self.start[k]:.3g} %{prior}"
             )
         return alarms
 
     def state_dict(self) -> dict[str, Any]:
         """Plain numbers."""
-        return {"start": None if self.start is None else self.start.tolist(), "caution": self.caution}
+        return {"start": None if self.start is None else self.start.tolist()}
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
         self.start = None if state["start"] is None else np.array(state["start"])
-        self.caution = state["caution"]
 
 
 def _shares(counts: np.ndarray) -> np.ndarray:

@@ -322,7 +322,8 @@ class Stream:
         steps = order.split(self.batch_size)[start:]
         here = order.to(self.slices.order.device).split(self.batch_size)[start:]  # one copy an epoch, none a step
         stored: Iterable[Stored] = (self._gather(rows, self.team.share(len(rows))) for rows in here)
-        if any(plane.maps for plane in self.slices.planes.values()) or self.device != self.slices.order.device:
+        away = self.device.type != self.slices.order.device.type
+        if away or any(plane.maps for plane in self.slices.planes.values()):
             stored = ahead((partial(self._gather, rows, self.team.share(len(rows))) for rows in here), self.workers)
         for step, (rows, found) in enumerate(zip(steps, stored, strict=True), start):
             yield self._finish(found, rows, self.team.share(len(rows)), derived_seed(self.seed, epoch, step))

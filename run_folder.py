@@ -7,6 +7,7 @@ in which the run was asked to stop.
 """
 
 import hashlib
+import io
 import json
 import os
 import platform
@@ -42,28 +43,31 @@ class RunFolder:
         self.identity = json.loads(json.dumps(self.identity, default=str))
         if (path / "last.pkl").exists() and not args.resume:
             raise UserError(f"{path} holds a run already. Continue it with --resume, or name another --workdir.")
-        self.checkpoint = self._last_whole("last.pkl", "previous.pkl")
-        self.paused = self._last_whole("paused.pkl") if args.resume else None
+        self.torn: list[str] = []
+        self.checkpoint = self._whole("last.pkl") or self._whole("previous.pkl")
+        if self.torn and not self.checkpoint:
+            raise UserError(
+                f"No checkpoint in {path} is whole ({listing(self.torn)}); remove it (rm -r {path}) to start anew."
+            )
+        self.paused = self._whole("paused.pkl") if args.resume else None
         if self.paused and self.paused["epoch"] != self.done:
             self.paused = None  # its epoch was finished since
 
-    def _last_whole(self, *names: str) -> dict[str, Any] | None:
-        """The first of these checkpoints that is there and whole; a torn one is told and passed over."""
-        there = [name for name in names if (self.path / name).exists()]
-        for name in there:
-            try:
-                state = load_checkpoint(self.path / name)
-            except UserError as error:
-                if name == "last.pkl" and there[-1] == name:
-                    raise
-                print(f"{error} The run goes on from the checkpoint before it.", file=sys.stderr)
-                continue
-            self._must_be_the_same(state.get("identity", {}))
-            return state
-        return None
+    def _whole(self, name: str) -> dict[str, Any] | None:
+        """This checkpoint, if it is there and whole; a torn one is told and passed over."""
+        if not (self.path / name).exists():
+            return None
+        try:
+            state = load_checkpoint(self.path / name)
+        except UserError as error:
+            print(f"{error} It is passed over for the checkpoint before it.", file=sys.stderr)
+            self.torn.append(name)
+            return None
+        self._must_be_the_same(state.get("identity", {}))
+        return state
 
     def begin(self) -> None:
-        """Takes the folder for this process, until it ends, and writes the arguments down."""
+        """Makes the folder, and writes the arguments down."""
         self.path.mkdir(parents=True, exist_ok=True)
         with atomic_write(self.path / "params.txt", "w") as file:
             file.writelines(f"{key}: {value}\n" for key, value in sorted(vars(self.args).items()))
@@ -103,23 +107,27 @@ class RunFolder:
 
     def save_tensors(self, name: str, state: dict[str, Any]) -> None:
         """Tensors and plain types, under their name only when whole."""
+        whole = io.BytesIO()  # torch hides the error of a full disk behind one of its own
+        torch.save(state, whole)
         with atomic_write(self.path / name) as file:
-            torch.save(state, file)
+            file.write(whole.getbuffer())
 
     def save_last(self, state: dict[str, Any]) -> None:
-        """last.pkl; the one before stays as previous.pkl, and at no moment is there none."""
+        """last.pkl; the one before stays as previous.pkl, unless it is torn, and at no moment is there no whole one."""
         last, previous = self.path / "last.pkl", self.path / "previous.pkl"
-        if last.exists():
+        if last.exists() and "last.pkl" not in self.torn:
             spare = self.path / "previous.pkl.part"
             spare.unlink(missing_ok=True)
             spare.hardlink_to(last)
             spare.replace(previous)
+            spare.unlink(missing_ok=True)  # it stays if both names were one file already: after a kill just below
         self.save("last.pkl", state)
+        self.torn.clear()
         (self.path / "paused.pkl").unlink(missing_ok=True)
 
     def end(self) -> None:
         """The run is whole: what only a resume needed goes."""
-        for name in ("previous.pkl", "paused.pkl"):
+        for name in ("previous.pkl", "paused.pkl", "paused.pkl.part"):
             (self.path / name).unlink(missing_ok=True)
 
 
@@ -167,10 +175,15 @@ class CsvLog:
         if set(row) != set(self.columns):
             raise KeyError(f"columns differ: {set(row) ^ set(self.columns)}")
         cells = ["" if np.isnan(row[name]) else f"{row[name]:.8g}" for name in self.columns]
-        with self.path.open("a", encoding="utf-8") as file:
-            file.write(",".join(cells) + "\n")
-            file.flush()
-            os.fsync(file.fileno())
+        size = self.path.stat().st_size
+        try:
+            with self.path.open("a", encoding="utf-8") as file:
+                file.write(",".join(cells) + "\n")
+                file.flush()
+                os.fsync(file.fileno())
+        except OSError:
+            os.truncate(self.path, size)  # a full disk takes half a row
+            raise
 
 
 # --------------------------------------------------------------------------------------------- checkpoints

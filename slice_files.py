@@ -155,7 +155,7 @@ def read_slice(path: Path) -> np.ndarray:
     return array.squeeze() if array.ndim > 2 and array.shape[0] != 3 else array
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, slots=True)
 class SliceName:
     """Whose slice it is, and where in the volume."""
 
@@ -183,7 +183,7 @@ def parse_name(name: str, regex: str) -> SliceName | None:
     return SliceName(re.sub(r"[_-]\d+$", "", match[0]) if match.end() == len(name) else match[0], index)
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, slots=True)
 class SliceFile:
     """One file of a folder, as the folder's listing tells."""
 

@@ -146,11 +146,13 @@ class Training:
         self.method, self.streams, self.val, self.folder, self.record = method, streams, val, folder, record
         self.args, self.leads = args, record is not None
         self.best: dict[str, Any] = {"epoch": -1, "dice": -1.0}
-        self.alarm = self._make_alarm()
+        self.alarms = self._make_alarms()
+        self.caution = 1.0  # factor on the learning rate, smaller after each roll-back
         if folder.checkpoint:
             self._restore(folder.checkpoint)
-            self.best = folder.checkpoint["best"]
-            self.alarm.load_state_dict(folder.checkpoint["alarm"])
+            self.best, self.caution = folder.checkpoint["best"], folder.checkpoint["caution"]
+            for name, state in folder.checkpoint["alarms"].items():
+                self.alarms[name].load_state_dict(state)
         self.sound = self._state() if args.on_collapse == "rollback" else None
 
     def run(self) -> None:
@@ -169,34 +171,42 @@ class Training:
 
     def _epoch(self, epoch: int, commits: Commits) -> None:
         begin, trained, found = time.perf_counter(), None, None
-        steps = self._begin(epoch)
+        self.method.begin_epoch(epoch, self.caution)
+        lr = self.method.rate()  # now: a roll-back also takes the optimiser, and its rate, back
+        steps = self._steps_done(epoch)
         try:
             if self.streams:
                 trained = train_epoch(self.method, self.streams, epoch, self.args, steps)
                 self._must_be_finite(trained["terms"], steps.rows, epoch)
-                self._watch(trained, epoch)
-            if is_due(epoch, self.args.eval_every, self.args.n_epoch):
-                keep = self.leads and self.record.keeps_masks(epoch)
-                found = evaluate(self.method, self.val, self.args, keep_masks=keep)
+            found = self._evaluate(epoch)
         except Interrupted:
             commits.wait()
             self._pause(epoch, steps)
             raise
+        if trained and self._watch(trained, found, epoch):
+            found = self._evaluate(epoch)
         is_best = found is not None and self._is_best(found, epoch)
         if self.leads:
-            state = self._state() | {"epoch": epoch, "best": self.best, "alarm": self.alarm.state_dict()}
+            state = self._state() | {"epoch": epoch, "best": self.best, "caution": self.caution}
+            state["alarms"] = {name: alarm.state_dict() for name, alarm in self.alarms.items()}
             seconds = time.perf_counter() - begin
-            commits.submit(self._commit, epoch, trained, found, self.method.rate(), seconds, state, is_best)
+            commits.submit(self._commit, epoch, trained, found, lr, seconds, state, is_best)
 
-    def _begin(self, epoch: int) -> Steps:
-        """The method ready for the epoch; none of its steps done, or those that a pause noted."""
-        self.method.begin_epoch(epoch, self.alarm.caution)
+    def _evaluate(self, epoch: int) -> Evaluation | None:
+        """The validation of this epoch, None where --eval_every leaves it out."""
+        if not is_due(epoch, self.args.eval_every, self.args.n_epoch):
+            return None
+        return evaluate(self.method, self.val, self.args, self.leads and self.record.keeps_masks(epoch))
+
+    def _steps_done(self, epoch: int) -> Steps:
+        """None, or those that a pause noted, with the method as it was after them."""
         paused, self.folder.paused = self.folder.paused, None
         if not paused:
             return Steps()
         self._restore(paused)
         steps = Steps(paused, self.args.device)
-        print(f"Going on in epoch {epoch + 1}, after step {len(steps)}.", flush=True)
+        if self.leads:
+            print(f"Going on in epoch {epoch + 1}, after step {len(steps)}.", flush=True)
         return steps
 
     def _pause(self, epoch: int, steps: Steps) -> None:
@@ -224,7 +234,7 @@ class Training:
         """Puts an epoch on the disk, in the order that run_folder.py tells."""
         row = self.record.epoch(epoch, trained, found, lr, seconds)
         if is_best:
-            self.folder.save("best_3d.pkl", {k: v for k, v in state.items() if k not in ("method", "alarm")})
+            self.folder.save("best_3d.pkl", {k: v for k, v in state.items() if k not in ("method", "alarms")})
             self.folder.write_text("3dbestepoch.txt", [f"{epoch}, {state['best']['dice']:.6f}"])
         self.folder.save_last(state)
         print(epoch_line(row, state["best"], self.args), flush=True)
@@ -243,7 +253,7 @@ class Training:
 
     def _restore(self, state: Mapping[str, Any]) -> None:
         self.method.net.load_state_dict(state["net"])
-        self.method.load_state_dict(state["method"])
+        self.method.load_state_dict(on_cpu(state["method"]))  # a copy: an optimiser writes into what it is given
 
     # -- guards ---------------------------------------------------------------------------------------------
 
@@ -266,33 +276,42 @@ class Training:
             "slices, or lower --l_rate."
         )
 
-    def _make_alarm(self) -> CollapseAlarm:
+    def _make_alarms(self) -> dict[str, CollapseAlarm]:
+        """One for each mode of the network: batch normalisation may hold in the one and collapse in the other."""
         first = next(iter(self.streams.values()), None)
         compares = [part.compares_ratios for part in self.method.loss.losses]
-        return CollapseAlarm(first and prior_share(first.slices.bounds, compares))
+        prior = first and prior_share(first.slices.bounds, compares)
+        return {"training": CollapseAlarm(prior), "validation": CollapseAlarm(prior)}
 
-    def _watch(self, trained: Trained, epoch: int) -> None:
-        """Says of a method without ground truth that a class vanishes or floods; does what --on_collapse wants."""
+    def _watch(self, trained: Trained, found: Evaluation | None, epoch: int) -> bool:
+        """Says of a method without ground truth that a class vanishes or floods; does what --on_collapse wants.
+
+        Returns whether the weights were rolled back, and `found` is no longer what they give.
+        """
         if self.method.sees_truth:
-            return
+            return False
         ends = trained["sizes"].cumsum()[:-1]
-        predicted = np.array([step.sum(0) for step in np.split(trained["counts"][1], ends)])
-        alarms = self.alarm.listen(predicted)
-        if not alarms:
+        predicted = {"training": np.array([step.sum(0) for step in np.split(trained["counts"][1], ends)])}
+        if found:
+            predicted["validation"] = found.predicted.sum(0, keepdims=True)
+        told = [f"{words} ({name})" for name, counts in predicted.items() for words in self.alarms[name].listen(counts)]
+        if not told:
             self.sound = self._state() if self.sound else None
-            return
-        what = f"Collapse in epoch {epoch}: {'; '.join(alarms)}."
+            return False
+        what = f"Collapse in epoch {epoch}: {'; '.join(told)}."
         if self.args.on_collapse == "stop":
             raise UserError(
                 f"{what} --on_collapse stop: the checkpoint of the epoch before is whole. Lower --l_rate, weigh the "
                 "prior more (lamb_consprior), or look at the prior."
             )
-        if self.args.on_collapse == "rollback":
+        back = self.args.on_collapse == "rollback"
+        if back:
             self._restore(self.sound)
-            self.alarm.caution *= CAUTION
-            what += f" Back to the epoch before, and on with {self.alarm.caution:g} times the learning rate."
+            self.caution *= CAUTION
+            what += f" Back to the epoch before, and on with {self.caution:g} times the learning rate."
         if self.leads:
             print(what, file=sys.stderr, flush=True)
+        return back
 
 
 def on_cpu(state: Any) -> Any:

@@ -1,16 +1,10 @@
-"""The program end to end on a small two-site set: what it writes, what it must not see, kills, and bad input."""
+"""The program end to end on a small two-site set: what it writes, what it must not see, and bad input."""
 
-import contextlib
-import io
 import json
-import multiprocessing
 import os
-import random
 import shutil
-import signal
 import subprocess
 import sys
-import time
 from pathlib import Path
 
 import numpy as np
@@ -227,39 +221,7 @@ def test_checkpoints_run_no_code(runs):
     assert {"network", "n_class", "in_channels", "net", "epoch", "method", "identity", "seed"} <= set(state)
 
 
-# -- kills --------------------------------------------------------------------------------------------------------
-
-
-def _quietly(argv):
-    with contextlib.redirect_stdout(io.StringIO()):
-        program.main(argv)
-
-
-def test_killed_ten_times_it_ends_as_if_never_killed(runs, sites, tmp_path):
-    """SIGKILL at ten random moments; the weights, the log and the arrays equal those of an undisturbed run."""
-    start = ("--method", "sfda", "--model_weights", runs / "cesource" / "last.pkl", "--saveim")
-    begin = time.perf_counter()
-    program.main(flags(sites[1], tmp_path / "whole", adapting(sites[2]), *start))
-    duration = time.perf_counter() - begin
-    argv = flags(sites[1], tmp_path / "killed", adapting(sites[2]), *start, "--resume")
-    rng, fork = random.Random(0), multiprocessing.get_context("fork")
-    for _ in range(10):
-        child = fork.Process(target=_quietly, args=(argv,))
-        child.start()
-        child.join(rng.uniform(0.05, 0.6) * duration)
-        if child.is_alive():
-            os.kill(child.pid, signal.SIGKILL)
-        child.join()
-    program.main(argv)
-    assert same(weights(tmp_path / "whole"), weights(tmp_path / "killed"))
-    whole, killed = (log(tmp_path / name).drop(columns="seconds") for name in ("whole", "killed"))
-    pd.testing.assert_frame_equal(whole, killed)
-    for name in ("val_dice", "val_sizes", "tra_dice", "tra_loss"):
-        first, second = (np.load(tmp_path / run / f"{name}.npy") for run in ("whole", "killed"))
-        assert np.array_equal(first, second, equal_nan=True), name
-    for name in ("patients_last.csv", "patients_best_3d.csv", "3dbestepoch.txt"):
-        assert (tmp_path / "whole" / name).read_bytes() == (tmp_path / "killed" / name).read_bytes(), name
-    assert not list((tmp_path / "killed").rglob("*.part"))
+# -- one folder, one run ------------------------------------------------------------------------------------------
 
 
 def test_a_run_is_neither_overwritten_nor_mixed(runs, sites):

@@ -1,0 +1,379 @@
+"""Whatever stops a run, at whatever moment: started again, it ends with the same bits as one never stopped."""
+
+import multiprocessing
+import resource
+import shutil
+import signal
+import subprocess
+import sys
+from functools import partial
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+import pytest
+import torch
+from conftest import write_prior, write_site
+from PIL import Image
+
+import main as program
+import plot
+import training
+from methods.supervised import Supervised
+from run_folder import CsvLog, RunFolder, load_checkpoint
+from tests.chaos import ASKED, EPOCHS, arguments, ask_to_stop, before_call, chaos, differences
+from utils import UserError, run_program
+
+STEPS = 4  # of an epoch
+
+
+class Crash(Exception):
+    """The process is gone."""
+
+
+def crash():
+    raise Crash
+
+
+@pytest.fixture(scope="module")
+def site(tmp_path_factory):
+    return write_site(tmp_path_factory.mktemp("resume") / "site", 150, 90, seed=2)
+
+
+@pytest.fixture(scope="module")
+def whole(site):
+    """A run that nothing disturbed."""
+    program.main(arguments(site, site.parent / "whole"))
+    return site.parent / "whole"
+
+
+@pytest.fixture(scope="module")
+def stopped(site, whole):
+    """The same run, stopped in its third epoch, after the second step."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(Supervised, "step", before_call(2 * STEPS + 2, Supervised.step, ask_to_stop))
+        stop(arguments(site, site.parent / "stopped"))
+    return site.parent / "stopped"
+
+
+@pytest.fixture
+def run(stopped, tmp_path):
+    """A copy of the stopped run, to be damaged."""
+    return shutil.copytree(stopped, tmp_path / "run")
+
+
+def stop(argv, code=ASKED):
+    with pytest.raises(SystemExit) as end:
+        program.main(argv)
+    assert end.value.code == code
+
+
+def tear(path):
+    path.write_bytes(path.read_bytes()[: path.stat().st_size // 2])
+
+
+def flip(path):
+    content = bytearray(path.read_bytes())
+    content[len(content) // 2] ^= 0xFF
+    path.write_bytes(content)
+
+
+def bounded(site):
+    """A loss with two terms and a bound."""
+    prior = write_prior(site.parent / "prior.csv", site)
+    bounds = {"sizefile": str(prior), "predcol": "dumbpredwtags", "margin": 0, "dir": "high"}
+    return f"[('EntKLProp', {{}}, 'PredictionBounds', {bounds}, 'soft_size', 1)]"
+
+
+# -- kills --------------------------------------------------------------------------------------------------------
+
+
+def test_ten_kills_ten_identical_endings(tmp_path):
+    """More of them: make chaos."""
+    tally = chaos(tmp_path, kills=10)
+    assert tally["endings compared"] > 10
+    assert tally["SIGKILL"] > 0
+    assert tally["SIGTERM"] > 0
+
+
+CASES = {
+    "augmented": [],
+    "dropout": ["--network", "ENet", "--n_epoch", 2],
+    "batch-norm statistics of the epoch": ["--method", "sfda", "--bn_stats", "refresh", "--n_epoch", 3],
+}
+
+
+@pytest.mark.parametrize("name", CASES)
+def test_asked_to_stop_in_the_middle_of_an_epoch(site, whole, tmp_path, name, monkeypatch, capsys):
+    more = CASES[name]
+    if "sfda" in more:
+        more = [*more, "--target_losses", bounded(site), "--model_weights", whole / "last.pkl"]
+    program.main(arguments(site, tmp_path / "whole", *more))
+    argv = arguments(site, tmp_path / "run", *more)
+    with monkeypatch.context() as patch:
+        patch.setattr(Supervised, "step", before_call(STEPS + 2, Supervised.step, ask_to_stop))
+        stop(argv)
+    assert (tmp_path / "run" / "paused.pkl").exists()
+    assert "Stopped in epoch 2, after step 2" in capsys.readouterr().out
+    program.main(argv)
+    assert "Going on in epoch 2, after step 2." in capsys.readouterr().out
+    assert differences(tmp_path / "whole", tmp_path / "run") == []
+
+
+MOMENTS = {
+    "while the data are opened": (program, "open_data", 1, "Stopped in epoch 1, after step 0;", "after step 0."),
+    "in an evaluation": (training, "evaluate", 2, "Stopped in epoch 2, after step 4;", "in epoch 2, after step 4."),
+    "in the score of the last": (training, "evaluate", EPOCHS + 1, "", "Every epoch is done."),
+    "in the score of the best": (training, "evaluate", EPOCHS + 2, "", "Every epoch is done."),
+}
+
+
+@pytest.mark.parametrize("when", MOMENTS)
+def test_asked_to_stop_elsewhere(site, whole, tmp_path, when, monkeypatch, capsys):
+    module, function, number, says, goes_on = MOMENTS[when]
+    argv = arguments(site, tmp_path / "run")
+    with monkeypatch.context() as patch:
+        patch.setattr(module, function, before_call(number, getattr(module, function), ask_to_stop))
+        stop(argv)
+    assert says in capsys.readouterr().out
+    program.main(argv)
+    assert goes_on in capsys.readouterr().out
+    assert differences(whole, tmp_path / "run") == []
+
+
+def test_an_evaluation_alone_can_be_stopped(site, whole, tmp_path, monkeypatch):
+    argv = arguments(site, tmp_path / "run", "--method", "noadap", "--model_weights", whole / "last.pkl")
+    with monkeypatch.context() as patch:
+        patch.setattr(training, "evaluate", before_call(1, training.evaluate, ask_to_stop))
+        stop(argv)
+    program.main(argv)
+    assert len(pd.read_csv(tmp_path / "run" / "IMG_target_metrics.csv")) == 1
+
+
+def test_ctrl_c_notes_how_far_it_came_too(site, whole, tmp_path, monkeypatch):
+    argv = arguments(site, tmp_path / "run")
+    with monkeypatch.context() as patch:
+        patch.setattr(Supervised, "step", before_call(2, Supervised.step, partial(ask_to_stop, signal.SIGINT)))
+        stop(argv, 128 + signal.SIGINT)
+    (tmp_path / "run" / "paused.pkl.part").write_bytes(b"a kill while another pause was written")
+    program.main(argv)
+    assert differences(whole, tmp_path / "run") == []
+
+
+def test_killed_between_the_two_renames_of_a_commit(site, whole, run, monkeypatch):
+    """previous.pkl and last.pkl are one file then, and a rename of one to the other would do nothing."""
+    argv, save = arguments(site, run), RunFolder.save
+
+    def save_until_the_last(self, name, state):
+        if name == "last.pkl" and state["epoch"] == EPOCHS - 1:
+            raise Crash
+        save(self, name, state)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(RunFolder, "save", save_until_the_last)
+        with pytest.raises(Crash):
+            program.main(argv)
+    assert (run / "previous.pkl").samefile(run / "last.pkl")
+    program.main(argv)
+    assert differences(whole, run) == []
+
+
+# -- damaged files ------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("damage", [tear, flip])
+def test_a_torn_checkpoint_falls_back_to_the_one_before(site, whole, run, damage, capsys):
+    damage(run / "last.pkl")
+    program.main(arguments(site, run))
+    said = capsys.readouterr()
+    assert "last.pkl is no checkpoint of this program or is torn" in said.err
+    assert "Going on after epoch 1." in said.out
+    assert differences(whole, run) == []
+
+
+def test_the_one_before_survives_a_kill_right_after(site, whole, run, monkeypatch):
+    """The first commit after the fall-back must not put the torn one in the place of the whole one."""
+    tear(run / "last.pkl")
+    argv = arguments(site, run)
+    with monkeypatch.context() as patch:
+        patch.setattr(RunFolder, "save_tensors", before_call(1, RunFolder.save_tensors, crash))
+        with pytest.raises(Crash):
+            program.main(argv)
+    program.main(argv)
+    assert differences(whole, run) == []
+
+
+def test_no_whole_checkpoint_is_said(site, run):
+    tear(run / "last.pkl")
+    flip(run / "previous.pkl")
+    before = {path: path.read_bytes() for path in run.rglob("*") if path.is_file()}
+    with pytest.raises(UserError, match=r"No checkpoint in .* is whole \(last.pkl, previous.pkl\); remove it"):
+        program.main(arguments(site, run))
+    assert {path: path.read_bytes() for path in run.rglob("*") if path.is_file()} == before
+
+
+def test_a_torn_pause_costs_its_steps_alone(site, whole, run, capsys):
+    tear(run / "paused.pkl")
+    program.main(arguments(site, run))
+    said = capsys.readouterr()
+    assert "paused.pkl is no checkpoint of this program or is torn" in said.err
+    assert "Going on after epoch 2." in said.out
+    assert "after step" not in said.out
+    assert differences(whole, run) == []
+
+
+def test_half_a_row_of_the_log_is_cut_off(site, whole, run):
+    with (run / "IMG_target_metrics.csv").open("a") as log:
+        log.write("2,0.25,0.")
+    program.main(arguments(site, run))
+    assert differences(whole, run) == []
+
+
+def test_lost_rows_of_the_log_are_said(site, run):
+    log = run / "IMG_target_metrics.csv"
+    log.write_text("".join(log.read_text().splitlines(keepends=True)[:2]))
+    with pytest.raises(UserError, match="lost rows of the 2 epochs"):
+        program.main(arguments(site, run))
+
+
+# -- a full disk --------------------------------------------------------------------------------------------------
+
+
+def test_a_full_disk_at_any_write(tmp_path):
+    """tests/full_disk.py, in a mount namespace where it may mount a small file system."""
+    if not shutil.which("unshare") or subprocess.run(["unshare", "-rm", "true"], capture_output=True).returncode:
+        pytest.skip("needs a mount namespace (unshare -rm), which is not permitted here")
+    command = ["unshare", "-rm", sys.executable, "-m", "tests.full_disk", str(tmp_path / "full")]
+    done = subprocess.run(command, cwd=Path(__file__).parents[1], capture_output=True, text=True)
+    assert done.returncode == 0, done.stdout + done.stderr
+    for kind in (".cache/", "run/provenance.json", ".npy", ".csv", "run/last.pkl", "run/iter", "run/last_epoch/"):
+        assert kind in done.stdout
+
+
+def test_a_refused_row_leaves_the_log_whole(tmp_path):
+    """Half of the row fits into the file."""
+    log = CsvLog(tmp_path / "log.csv", ["epoch", "loss"], done=0)
+    log.append({"epoch": 0, "loss": 0.5})
+    before, limits = log.path.read_text(), resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (len(before) + 3, limits[1]))
+    try:
+        with pytest.raises(OSError, match="File too large"):
+            log.append({"epoch": 1, "loss": 0.25})
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, limits)
+    assert log.path.read_text() == before
+
+
+def test_without_a_cache_the_run_is_the_same(site, whole, tmp_path, capsys):
+    caches = list(site.glob("*/.cache"))
+    for cache in caches:
+        shutil.rmtree(cache)
+        cache.write_text("in the way")
+    try:
+        program.main(arguments(site, tmp_path / "run"))
+    finally:
+        for cache in caches:
+            cache.unlink()
+    assert capsys.readouterr().err.count("its slices are held in memory") == 4  # images and labels, train and val
+    assert differences(whole, tmp_path / "run") == []
+
+
+# -- a loss that is not finite --------------------------------------------------------------------------------------
+
+
+def test_the_batch_of_a_loss_that_is_not_finite_is_kept(site, tmp_path, monkeypatch):
+    """As the step saw it, augmented; and the checkpoint of the epoch before is whole."""
+    argv = arguments(site, tmp_path / "run", "--target_losses", bounded(site))
+    step, seen = Supervised.step, []
+
+    def poisoned(self, batches):
+        seen.append(batches["target"])
+        terms, logits = step(self, batches)
+        return {name: term * (np.nan if len(seen) == STEPS + 3 else 1) for name, term in terms.items()}, logits
+
+    with monkeypatch.context() as patch:
+        patch.setattr(Supervised, "step", poisoned)
+        with pytest.raises(UserError, match="not finite in epoch 1, step 2: tot nan, EntKLProp_entropy nan"):
+            program.main(argv)
+    kept, batch = torch.load(tmp_path / "run" / "nonfinite.pkl", weights_only=True), seen[STEPS + 2]
+    assert torch.equal(kept["image"], batch.image)
+    assert all(torch.equal(*pair) for pair in zip(kept["targets"], batch.targets, strict=True))
+    assert all(torch.equal(*pair) for pair in zip(kept["bounds"], batch.bounds, strict=True))
+    assert len(kept["bounds"]) == 1
+    assert list(kept["terms"]) == ["tot", "EntKLProp_entropy", "EntKLProp_prior"]
+    assert np.isnan(list(kept["terms"].values())).all()
+    raw = [np.asarray(Image.open(site / "train" / "IMG" / f"{name}.png")) / 255 for name in kept["names"]]
+    assert not np.allclose(kept["image"][:, 0].numpy(), raw, atol=1e-3)
+    assert load_checkpoint(tmp_path / "run" / "last.pkl")["epoch"] == 0
+    program.main(argv)
+    program.main(arguments(site, tmp_path / "whole", "--target_losses", bounded(site)))
+    assert differences(tmp_path / "whole", tmp_path / "run") == ["only one has nonfinite.pkl"]
+
+
+# -- evaluation now and then ----------------------------------------------------------------------------------------
+
+
+@pytest.fixture(scope="module")
+def seldom(site):
+    """Eight epochs, validated after the fourth, the seventh and the last."""
+    program.main(arguments(site, site.parent / "seldom", "--n_epoch", 8, "--eval_every", 3))
+    return site.parent / "seldom"
+
+
+def test_only_evaluated_epochs_have_validation_cells(seldom):
+    table = pd.read_csv(seldom / "IMG_target_metrics.csv")
+    cells = [name for name in table if name.startswith("val_")]
+    assert table.index[table[cells].notna().all(axis=1)].tolist() == [3, 6, 7]
+    assert table.index[table[cells].isna().all(axis=1)].tolist() == [0, 1, 2, 4, 5]
+    assert table.tra_loss_tot.notna().all()
+    assert np.isfinite(np.load(seldom / "val_sizes.npy")).all((1, 2)).nonzero()[0].tolist() == [3, 6, 7]
+    assert int((seldom / "3dbestepoch.txt").read_text().split(",")[0]) == table.val_dice_3d.idxmax()
+
+
+@pytest.mark.parametrize("kind", ["curves", "losses", "sizes", "boxes", "gif"])
+def test_seldom_evaluated_runs_are_drawn(seldom, tmp_path, kind):
+    which = "--runs" if kind in ("curves", "boxes") else "--run"
+    out = tmp_path / f"plot.{'gif' if kind == 'gif' else 'png'}"
+    plot.main([kind, which, str(seldom), "--out", str(out)])
+    picture = np.asarray(Image.open(out).convert("RGB")).astype(int)
+    assert (np.ptp(picture, axis=2) > 60).sum() > 50
+
+
+def test_the_curve_goes_on_between_evaluated_epochs(seldom, tmp_path):
+    plot.main(["curves", "--runs", str(seldom), "--column", "val_dice_3d", "--out", str(tmp_path / "plot.png")])
+    picture = np.asarray(Image.open(tmp_path / "plot.png").convert("RGB")).astype(int)
+    picture = picture[:, : int(0.85 * picture.shape[1])]  # without the legend
+    blue = np.abs(picture - (0, 114, 178)).max(2) < 40
+    columns = np.flatnonzero(blue.any(0))
+    assert len(columns) > 0.4 * picture.shape[1]
+    assert (np.diff(columns) == 1).all()
+
+
+# -- two processes --------------------------------------------------------------------------------------------------
+
+
+def _train_slowly(argv, begun, go_on):
+    def wait():
+        begun.set()
+        go_on.wait()
+
+    Supervised.step = before_call(2, Supervised.step, wait)
+    program.main(argv)
+
+
+def test_a_second_process_on_a_run_is_refused(site, whole, tmp_path, capsys):
+    argv, fork = arguments(site, tmp_path / "run"), multiprocessing.get_context("fork")
+    begun, go_on = fork.Event(), fork.Event()
+    first = fork.Process(target=_train_slowly, args=(argv, begun, go_on))
+    first.start()
+    assert begun.wait(60)
+    try:
+        with pytest.raises(SystemExit) as end:
+            run_program(partial(program.main, argv))
+    finally:
+        go_on.set()
+        first.join()
+    assert end.value.code == 2
+    assert f"is being worked on by process {first.pid}" in capsys.readouterr().err
+    assert first.exitcode == 0
+    assert differences(whole, tmp_path / "run") == []
