@@ -65,6 +65,12 @@ def test_the_picture_and_the_pages_that_are_linked_exist():
         assert (ROOT / link).is_file(), link
 
 
-def test_every_file_of_the_method_table_exists():
-    for path in set(re.findall(r"`((?:methods/)?\w+\.py)`", README)):
+def test_every_file_that_is_named_exists():
+    for path in set(re.findall(r"`((?:methods/)?\w+\.(?:py|mk|make))`", README)):
         assert (ROOT / path).is_file(), path
+
+
+def test_every_file_of_the_top_level_has_its_place():
+    house = README.partition("## Where is what")[2].partition("\n## ")[0]
+    files = {path.name for kind in ("*.py", "*.mk", "*.make") for path in ROOT.glob(kind)}
+    assert files - {"utils.py"} <= set(re.findall(r"`([\w.]+)`", house))
