@@ -183,7 +183,8 @@ def max_normalised_proportion(probs: Tensor, power: float = 1.0) -> Tensor:
     Each pixel's vector is divided by its own largest entry and raised to `power`, then summed, then normalised
     over the classes: an uncertain pixel counts more than once, so rare classes come out larger than their mean.
     """
-    relative = (probs / (probs.amax(1, keepdim=True) + EPS)) ** power
+    relative = probs / (probs.amax(1, keepdim=True) + EPS)
+    relative = relative if power == 1 else relative**power
     sizes = relative.flatten(2).sum(2)
     return sizes / sizes.sum(1, keepdim=True)
 
@@ -213,8 +214,8 @@ class _SizeLoss(Loss):
             )
         self.proportion, self.power = PROPORTIONS[fn], power
 
-    def ratios(self, log_p: Tensor) -> Tensor:
-        return self.proportion(log_p.exp(), self.power)
+    def ratios(self, probs: Tensor) -> Tensor:
+        return self.proportion(probs, self.power)
 
 
 # ------------------------------------------------------------------------------- losses on the ground truth
@@ -383,13 +384,14 @@ class SelfEntropy(Loss):
         self.idc, self.weights = idc, weights
 
     def forward(self, logits: Tensor, target: Tensor | None = None, bounds: Tensor | None = None) -> Tensor:
-        return entropy(log_probabilities(logits), self.weights, self.idc)
+        log_p = log_probabilities(logits)
+        return entropy(log_p, log_p.exp(), self.weights, self.idc)
 
 
-def entropy(log_p: Tensor, weights: Sequence[float] | None, idc: Sequence[int] | None = None) -> Tensor:
+def entropy(log_p: Tensor, probs: Tensor, weights: Sequence[float] | None, idc: Sequence[int] | None = None) -> Tensor:
     """Scalar: mean over images and pixels of −Σ_k ν_k p_k log p_k."""
     weight = class_vector(weights, idc, log_p, "SelfEntropy").to(log_p.dtype)
-    per_class = -(log_p.exp() * log_p).flatten(2).mean(2)  # b k
+    per_class = -(probs * log_p).flatten(2).mean(2)  # b k
     return (per_class * weight).sum(1).mean()
 
 
@@ -433,13 +435,14 @@ class EntKLProp(_SizeLoss):
 
     def forward(self, logits: Tensor, target: Tensor | None = None, bounds: Tensor | None = None) -> dict[str, Tensor]:
         log_p = log_probabilities(logits)
-        predicted = self.ratios(log_p)
+        probs = log_p.exp()
+        predicted = self.ratios(probs)
         if self.prior_from_truth:
             prior = one_hot(target, logits.shape[1], log_p.dtype).flatten(2).mean(2)
         else:
             prior = prior_ratios(bounds, log_p.dtype)
         return {
-            "entropy": self.lamb_se * entropy(log_p, self.weights_se),
+            "entropy": self.lamb_se * entropy(log_p, probs, self.weights_se),
             "prior": self.lamb_consprior * kl_divergence(predicted, prior),
         }
 
@@ -465,7 +468,7 @@ class KLPropInv(_SizeLoss):
 
     def forward(self, logits: Tensor, target: Tensor | None, bounds: Tensor) -> Tensor:
         log_p = log_probabilities(logits)
-        return kl_divergence(prior_ratios(bounds, log_p.dtype), self.ratios(log_p))
+        return kl_divergence(prior_ratios(bounds, log_p.dtype), self.ratios(log_p.exp()))
 
 
 def kl_divergence(first: Tensor, second: Tensor) -> Tensor:
@@ -489,6 +492,6 @@ class NaivePenalty(_SizeLoss):
     def forward(self, logits: Tensor, target: Tensor | None, bounds: Tensor) -> Tensor:
         log_p = log_probabilities(logits)
         pixels = log_p[0, 0].numel()
-        share, limits = pick(self.ratios(log_p), self.idc), pick(bounds, self.idc).to(log_p.dtype) / pixels
+        share, limits = pick(self.ratios(log_p.exp()), self.idc), pick(bounds, self.idc).to(log_p.dtype) / pixels
         below, above = F.relu(limits[..., 0] - share), F.relu(share - limits[..., 1])
         return (below**2 + above**2).sum(1).mean()
