@@ -20,20 +20,23 @@ weigh the same. MedPy and MONAI (without `use_subvoxels`) share this definition;
 does not (it weighs surface elements by their area).
 """
 
+import itertools
 import math
 from collections.abc import Iterable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from enum import StrEnum
+from functools import cached_property
 from typing import Any
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
-from scipy.ndimage import distance_transform_edt
 from scipy.spatial import cKDTree
 
 SCORES = ("dice", "hd95", "assd", "nsd", "volume_error")
 DISTANCES = ("hd95", "assd")  # the scores whose missing values have a penalty
+CHUNK = 2**16  # sums of squares at a time: what a processor's cache holds
+SUMS_A_VOXEL = 1500  # that take as long, at 1 ns each, as finding one voxel's neighbour in a tree
 
 
 class Outcome(StrEnum):
@@ -66,9 +69,10 @@ def confusion_counts(
     _check_shapes(prediction, truth)
     for name, labels in (("prediction", prediction), ("truth", truth)):
         _check_labels(name, labels, n_class)
-    pairs = truth.ravel().astype(np.int64) * n_class + prediction.ravel().astype(np.int64)
-    table = np.bincount(pairs, minlength=n_class**2).reshape(n_class, n_class)  # truth by prediction
-    return table.diagonal().copy(), table.sum(axis=0), table.sum(axis=1)
+    masks = [(prediction == k, truth == k) for k in range(n_class)]
+    counts = [[np.count_nonzero(p & t), np.count_nonzero(p), np.count_nonzero(t)] for p, t in masks]
+    intersection, predicted, true = np.array(counts, np.int64).T
+    return intersection, predicted, true
 
 
 def dice(intersection: ArrayLike, predicted: ArrayLike, true: ArrayLike) -> NDArray[np.float64]:
@@ -108,7 +112,8 @@ def _check_labels(name: str, labels: NDArray[Any], n_class: int) -> None:
 class SurfaceDistances:
     """From each surface voxel of one mask to the nearest surface voxel of the other, in the unit of the spacing.
 
-    An empty mask has no voxel to start from (an empty array) and lies infinitely far from the other.
+    The distances of a direction stand in no order. An empty mask has no voxel to start from (an empty array) and
+    lies infinitely far from the other.
     """
 
     prediction_to_truth: NDArray[np.float64]
@@ -138,15 +143,9 @@ def surface_distances(
     for mask in (prediction, truth):
         if mask.dtype != bool:
             raise ValueError(f"Surfaces are those of boolean masks (labels == k); this one is {mask.dtype}.")
-    step = _checked_spacing(spacing, prediction.shape)
-    box = _bounding_box(prediction | truth)
-    prediction, truth = _surface(prediction[box]), _surface(truth[box])
-    # The distance transform costs the same per voxel of the box, the tree per voxel of the surfaces. The tree
-    # is far ahead where the surfaces are a small part of the box (strays blow the box up), and far behind on
-    # the noise of an untrained network; they cross where about one voxel in twelve is on a surface.
-    sparse = 12 * (np.count_nonzero(prediction) + np.count_nonzero(truth)) < prediction.size
-    nearest = _nearest_by_tree if sparse else _nearest_by_transform
-    return SurfaceDistances(nearest(prediction, truth, step), nearest(truth, prediction, step))
+    step = np.append(np.ones(3 - prediction.ndim), _checked_spacing(spacing, prediction.shape))
+    first, second = _surface(prediction), _surface(truth)
+    return SurfaceDistances(_nearest(first, second, step), _nearest(second, first, step))
 
 
 def _checked_spacing(spacing: Sequence[float], shape: tuple[int, ...]) -> NDArray[np.float64]:
@@ -158,18 +157,41 @@ def _checked_spacing(spacing: Sequence[float], shape: tuple[int, ...]) -> NDArra
     return step
 
 
-def _bounding_box(mask: NDArray[np.bool_]) -> tuple[slice, ...]:
-    """The smallest box around the mask; an empty one if the mask is."""
-    sides = []
-    for axis in range(mask.ndim):
-        others = tuple(other for other in range(mask.ndim) if other != axis)
-        hit = np.flatnonzero(mask.any(axis=others))
-        sides.append(slice(hit[0], hit[-1] + 1) if hit.size else slice(0, 0))
-    return tuple(sides)
+@dataclass(frozen=True)
+class _Surface:
+    """The surface voxels of a mask, cut out of the box around it; three axes, of a plane mask the first is 1 long."""
+
+    voxels: NDArray[np.bool_]
+    origin: NDArray[np.int64]  # (3,) where the box begins
+
+    @cached_property
+    def count(self) -> int:
+        return int(np.count_nonzero(self.voxels))
+
+    @cached_property
+    def slabs(self) -> list[NDArray[np.int64]]:
+        """Per axis, the numbers of the planes across it that hold a voxel."""
+        return [np.flatnonzero(self.voxels.any(axis=others)) for others in ((1, 2), (0, 2), (0, 1))]
+
+    def turned(self, order: NDArray[np.int64]) -> "_Surface":
+        """The same with its axes in this order."""
+        return _Surface(self.voxels.transpose(order), self.origin[order])
+
+    def places(self, step: NDArray[np.float64]) -> NDArray[np.float64]:
+        """(N, 3) the centres of the voxels, in the unit of the spacing."""
+        return (np.stack(_indices(self.voxels), 1) + self.origin) * step
 
 
-def _surface(mask: NDArray[np.bool_]) -> NDArray[np.bool_]:
-    """The voxels of the mask with a face neighbour outside it, or outside the array."""
+def _indices(mask: NDArray[np.bool_]) -> tuple[NDArray[np.int64], ...]:
+    # ten times as fast as np.nonzero where few voxels are true
+    return np.unravel_index(np.flatnonzero(mask), mask.shape)
+
+
+def _surface(mask: NDArray[np.bool_]) -> _Surface:
+    """The voxels of the mask, (W,H) or (S,W,H), with a face neighbour outside it, or outside the array."""
+    planes = [np.flatnonzero(mask.any(axis=tuple({*range(mask.ndim)} - {axis}))) for axis in range(mask.ndim)]
+    box = [slice(hit[0], hit[-1] + 1) if hit.size else slice(0, 0) for hit in planes]
+    mask = mask[tuple(box)]
     padded = np.pad(mask, 1)
     inside = mask.copy()
     for axis, size in enumerate(mask.shape):
@@ -177,23 +199,76 @@ def _surface(mask: NDArray[np.bool_]) -> NDArray[np.bool_]:
             window = [slice(1, -1)] * mask.ndim
             window[axis] = slice(start, start + size)
             inside &= padded[tuple(window)]
-    return mask & ~inside
+    missing = 3 - mask.ndim
+    voxels = (mask & ~inside).reshape((1,) * missing + mask.shape)
+    return _Surface(voxels, np.array([0] * missing + [side.start for side in box]))
 
 
-def _nearest_by_transform(
-    start: NDArray[np.bool_], goal: NDArray[np.bool_], step: NDArray[np.float64]
-) -> NDArray[np.float64]:
-    if not goal.any():  # the transform would measure to the corner of the array
-        return np.full(np.count_nonzero(start), np.inf)
-    return distance_transform_edt(~goal, sampling=step)[start]
+def _nearest(start: _Surface, goal: _Surface, step: NDArray[np.float64]) -> NDArray[np.float64]:
+    """From each voxel of one surface to the nearest of the other, in no order; infinite where there is no other."""
+    if not (start.count and goal.count):
+        return np.full(start.count, np.inf)
+    short, middle, long = np.argsort([len(slabs) for slabs in goal.slabs])  # the longest costs least as the first
+    sums = len(start.slabs[long]) * len(start.slabs[short]) * len(goal.slabs[short]) * len(goal.slabs[middle])
+    # Planes hold for surfaces close and far, and for a class that floods the volume. Only strays all over a large
+    # volume leave most of these sums without use; a tree in turn would take a hundred times longer for a voxel
+    # that lies nearly as far from all of the goal.
+    if sums > SUMS_A_VOXEL * (start.count + goal.count):
+        return _nearest_by_tree(start, goal, step)
+    order = np.array([long, short, middle])
+    return _nearest_by_planes(start.turned(order), goal.turned(order), step[order])
 
 
-def _nearest_by_tree(
-    start: NDArray[np.bool_], goal: NDArray[np.bool_], step: NDArray[np.float64]
-) -> NDArray[np.float64]:
-    # A tree for one query is not worth balancing. Without a goal, the distances are infinite.
-    tree = cKDTree(np.argwhere(goal) * step, balanced_tree=False, compact_nodes=False)
-    return tree.query(np.argwhere(start) * step)[0]
+def _nearest_by_tree(start: _Surface, goal: _Surface, step: NDArray[np.float64]) -> NDArray[np.float64]:
+    # A tree for one query is not worth balancing; large leaves help where much of the goal is nearly as far.
+    tree = cKDTree(goal.places(step), leafsize=64, balanced_tree=False, compact_nodes=False)
+    return tree.query(start.places(step))[0]
+
+
+def _nearest_by_planes(start: _Surface, goal: _Surface, step: NDArray[np.float64]) -> NDArray[np.float64]:
+    """The exact distance transform of the goal, axis after axis, as the squares of the axes add up.
+
+    Along the first axis for the planes of the start alone, along the second for its rows, along the third for its
+    voxels; rows and columns of the goal that hold nothing are left out. Felzenszwalb and Huttenlocher 2012 with the
+    least of all parabolas in place of their envelope: the same squares, without a loop over voxels.
+    """
+    _, rows, columns = goal.slabs
+    along = _along_first(goal.voxels.take(rows, 1).take(columns, 2))  # a' b' c', the dashes for the goal
+    away = start.origin - goal.origin
+    third = ((np.arange(start.voxels.shape[2])[:, None] + away[2] - columns) * step[2]) ** 2  # c c'
+    planes, found = start.slabs[0], []
+    n_plane, n_voxel = max(1, CHUNK // (start.voxels.shape[1] * len(columns))), max(1, CHUNK // len(columns))
+    for block in np.split(planes, range(n_plane, len(planes), n_plane)):
+        there = block + away[0]
+        inside = there.clip(0, len(along) - 1)  # beyond the ends of the goal, the nearest is that of the end
+        first = ((along[inside] + abs(there - inside)[:, None, None]) * step[0]) ** 2  # a b' c'
+        voxels = start.voxels[block]
+        hit = np.flatnonzero(voxels.any(axis=(0, 2)))
+        second = ((hit[:, None] + away[1] - rows) * step[1]) ** 2  # b b'
+        squares = _least_sums(first, second).reshape(-1, len(columns))  # ab c'
+        line, c = np.divmod(np.flatnonzero(voxels[:, hit]), voxels.shape[2])
+        for part in np.split(np.arange(len(c)), range(n_voxel, len(c), n_voxel)):
+            found.append((squares.take(line[part], 0) + third.take(c[part], 0)).min(axis=1))
+    return np.sqrt(np.concatenate(found))
+
+
+def _along_first(goal: NDArray[np.bool_]) -> NDArray[np.float32]:
+    """Steps along the first axis to the nearest true voxel of the column, infinite where there is none."""
+    found = np.where(goal, np.float32(0), np.float32(np.inf))
+    for way in (found, found[::-1]):
+        for before, plane in itertools.pairwise(way):
+            np.minimum(plane, before + 1, out=plane)
+    return found
+
+
+def _least_sums(first: NDArray[np.float64], second: NDArray[np.float64]) -> NDArray[np.float64]:
+    """(A, B', C') and (B, B') -> (A, B, C'): the least of first + second over B'."""
+    least = np.full((first.shape[0], second.shape[0], first.shape[2]), np.inf)
+    sums = np.empty_like(least)
+    for j in range(first.shape[1]):
+        np.add(first[:, j, None], second[:, j, None], out=sums)
+        np.minimum(least, sums, out=least)
+    return least
 
 
 def hausdorff_95(distances: SurfaceDistances) -> float:
@@ -303,7 +378,7 @@ def score_patients(
     if min(jobs, len(tasks)) <= 1:
         scored = map(_score_named, tasks)
         return [row for rows in scored for row in rows]
-    # Threads, as the tree, the transform and numpy let go of the interpreter: nothing to start, nothing to copy.
+    # Threads, as numpy and the tree let go of the interpreter: nothing to start, nothing to copy.
     with ThreadPoolExecutor(min(jobs, len(tasks))) as pool:
         return [row for rows in pool.map(_score_named, tasks) for row in rows]
 

@@ -1,129 +1,77 @@
-"""What training costs beside the network.
+"""What the pipeline costs, measured beside what it could cost otherwise, on this machine.
 
-    make bench        (python -m benchmarks.run [--size 256] [--batch 8] [--steps 3] [--network UNet])
+    make bench        (python -m benchmarks.run [--only surfaces,training] [--networks UNet,ENet] [--rounds 3] …)
 
-Prints a table: images/s of a training epoch, the share of its time outside the step (forward, loss, backward,
-optimiser), and the cost of one item of a batch for a small and a ten times larger set, PNG and NIfTI. Medians; the
-machine is named above it. Times on a shared machine drift: read ratios and shares, not seconds.
+Prints a table and writes it to results/bench as .txt and .csv, with a picture of the ratios. Ours and theirs take
+turns, and a ratio is the median over the rounds: on a shared machine read ratios, not times. Training takes all
+threads, everything else one.
+
+For training on a GPU the defaults are batches of 24 at 384x384 in bf16, compiled; on a CPU 8 at 256x256 in fp32.
 """
 
 import argparse
-import platform
-import statistics
-import tempfile
+import importlib
 import time
 from argparse import Namespace
-from collections.abc import Callable, Mapping
+from collections.abc import Sequence
 from pathlib import Path
 
-import nibabel as nib
-import numpy as np
 import torch
-from PIL import Image
-from torch import Tensor
 
-from arguments import get_args
-from dataloader import Batch, Stream, open_slices, parse_folders
-from losses import LossSum, build_loss, parse_losses
-from main import train_epoch
-from methods import METHODS
-from networks import build_network
-from utils import run_program, seed_everything
+from benchmarks.table import Row, as_text, describe_machine, write
+from utils import UserError, nearest, run_program
 
-REGEX = r"(Case\d+)_(\d+)"
-LOSS = "[('CrossEntropy', {'idc': [0, 1]}, 1)]"
-FOLDERS = {
-    "png": "[('IMG', png_transform, False), ('GT', gt_transform, False)]",
-    "nii": "[('IMG', nii_transform, False), ('GT', nii_gt_transform, False)]",
-}
+SUBJECTS = ("surfaces", "losses", "distances", "slicing", "items", "training")
 
 
-def write_set(root: Path, count: int, size: int, suffix: str) -> None:
-    """`count` slices of noise with a square for an organ."""
-    rng = np.random.default_rng(0)
-    for number in range(count):
-        image, mask = rng.integers(0, 255, (size, size), np.uint8), np.zeros((size, size), np.uint8)
-        mask[size // 4 : size // 2, size // 4 : size // 2] = 1
-        for folder, array in (("IMG", image), ("GT", mask)):
-            path = root / "train" / folder / f"Case{number // 24:03d}_{number % 24}.{suffix}"
-            path.parent.mkdir(parents=True, exist_ok=True)
-            if suffix == "png":
-                Image.fromarray(array).save(path, compress_level=1)
-            else:
-                nib.save(nib.Nifti1Image(array.astype(np.float32) / 255 if folder == "IMG" else array, None), path)
+def names(text: str) -> list[str]:
+    return [name for name in text.split(",") if name]
 
 
-def open_stream(root: Path, suffix: str, batch: int) -> Stream:
-    slices = open_slices(root, "train", parse_folders(FOLDERS[suffix], 1), 2, REGEX)
-    slices.bounds = [None]
-    return Stream(slices, batch, 0, torch.device("cpu"), augment=False, with_targets=True)
+def read_options(argv: Sequence[str] | None = None) -> Namespace:
+    parser = argparse.ArgumentParser(
+        "make bench", description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter, allow_abbrev=False
+    )
+    add = parser.add_argument
+    add("--only", type=names, default=list(SUBJECTS), metavar="A,B", help=f"out of {', '.join(SUBJECTS)}")
+    add("--out", type=Path, default=Path("results/bench"), help="folder of table and picture (default %(default)s)")
+    add("--rounds", type=int, default=3, help="turns of each comparison (default %(default)s)")
+    add("--quick", action="store_true", help="everything tiny, once: whether it runs, not how fast")
+    add("--debug", action="store_true", help="show the traceback of an error")
+    training = parser.add_argument_group("training").add_argument
+    gpu = torch.cuda.is_available()
+    training("--networks", type=names, default=["UNet", "ENet", "Dimwit"], metavar="A,B")
+    training("--device", default="cuda" if gpu else "cpu")
+    training("--size", type=int, default=384 if gpu else 256, help="of the images (default %(default)s)")
+    training("--batch", type=int, default=24 if gpu else 8, help="images a step (default %(default)s)")
+    training("--steps", type=int, default=40, help="of an epoch, at most (default %(default)s)")
+    training("--seconds", type=float, default=30, help="to spend on a network and method (default %(default)s)")
+    training("--precision", default="bf16" if gpu else "fp32", help="default %(default)s")
+    training("--compile", type=int, choices=(0, 1), default=int(gpu), help="default %(default)s")
+    options = parser.parse_args(argv)
+    options.threads = torch.get_num_threads()
+    if options.quick:
+        options.networks, options.rounds, options.seconds = ["Dimwit"], 1, 0
+        options.size, options.batch, options.steps = 32, 2, 2
+    if unknown := [name for name in options.only if name not in SUBJECTS]:
+        raise UserError(f"--only names {unknown[0]}, which is no subject.{nearest(unknown[0], SUBJECTS)}")
+    return options
 
 
-def seconds(work: Callable[[], object], repeats: int = 5) -> float:
-    """Median wall time."""
-    times = []
-    for _ in range(repeats):
+def main(argv: Sequence[str] | None = None) -> list[Row]:
+    options = read_options(argv)
+    machine, rows = describe_machine(), []
+    print(machine, flush=True)
+    torch.set_num_threads(1)  # small work is slower on several, the slow forms' above all; training has its own
+    for subject in options.only:
         start = time.perf_counter()
-        work()
-        times.append(time.perf_counter() - start)
-    return statistics.median(times)
-
-
-def cost_per_item(root: Path, suffix: str, count: int, size: int, batch: int) -> tuple[float, float]:
-    """Milliseconds per slice: opening the set once, and every batch of an epoch."""
-    write_set(root, count, size, suffix)
-    opening = seconds(lambda: open_stream(root, suffix, batch), repeats=1)
-    stream = open_stream(root, suffix, batch)
-    epoch = seconds(lambda: [None for _ in stream.epoch(0)])
-    return 1e3 * opening / count, 1e3 * epoch / count
-
-
-def training(root: Path, options: Namespace) -> tuple[float, float]:
-    """Images per second of a training epoch, and the share of it spent outside the step."""
-    stream = open_stream(root, "png", options.batch)
-    argv = f"--target_dataset {root} --workdir unused --n_class 2 --network {options.network}".split()
-    args = get_args([*argv, "--target_folders", FOLDERS["png"], "--grp_regex", REGEX, "--target_losses", LOSS])
-    seed_everything(0)
-    specs = parse_losses(LOSS)
-    loss = LossSum([build_loss(spec) for spec in specs], [spec.weight for spec in specs])
-    net = build_network(options.network, 1, 2).to(args.device)
-    method = METHODS[args.method](net, loss, args)
-    inside, step = [], method.step
-
-    def timed(batches: Mapping[str, Batch]) -> tuple[dict[str, Tensor], Tensor]:
-        start = time.perf_counter()
-        found = step(batches)
-        inside.append(time.perf_counter() - start)
-        return found
-
-    method.step = timed
-    start = time.perf_counter()
-    train_epoch(method, {"target": stream}, 0, args)
-    total = time.perf_counter() - start
-    return len(stream.slices) / total, 1 - sum(inside) / total
-
-
-def main() -> None:
-    parser = argparse.ArgumentParser("make bench", description=__doc__)
-    parser.add_argument("--size", type=int, default=256)
-    parser.add_argument("--batch", type=int, default=8)
-    parser.add_argument("--steps", type=int, default=3)
-    parser.add_argument("--network", default="UNet")
-    options = parser.parse_args()
-    print(f"{platform.processor() or platform.machine()}, {torch.get_num_threads()} threads, torch {torch.__version__}")
-    print(f"\n{'one item beside the network':34s} {'opening, ms':>12s} {'in a batch, ms':>15s}")
-    with tempfile.TemporaryDirectory() as folder:
-        for suffix in FOLDERS:
-            for count in (96, 960):
-                root = Path(folder) / f"{suffix}{count}"
-                opening, item = cost_per_item(root, suffix, count, options.size, options.batch)
-                print(
-                    f"{suffix}, {count:4d} slices of {options.size} x {options.size:<6d} {opening:17.2f} {item:15.3f}"
-                )
-        root = Path(folder) / "training"
-        write_set(root, options.steps * options.batch, options.size, "png")
-        rate, share = training(root, options)
-    print(f"\n{options.network}, batch {options.batch}: {rate:.2f} images/s, {100 * share:.2f} % outside the step")
+        found = list(importlib.import_module(f"benchmarks.{subject}").measure(options))
+        rows += found
+        print("\n".join([*as_text(found), f"({time.perf_counter() - start:.0f} s)"]), flush=True)
+    name = time.strftime("%Y-%m-%d_%H%M%S")
+    write(rows, machine, options.out, name)
+    print(f"\nWritten to {options.out / name}.txt, .csv and .png.")
+    return rows
 
 
 if __name__ == "__main__":

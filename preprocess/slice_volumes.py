@@ -33,6 +33,7 @@ import numpy as np
 from PIL import Image
 from tqdm import tqdm
 
+from folder_lock import sync_folder
 from preprocess.volumes import (
     LABEL,
     Case,

@@ -4,7 +4,7 @@ import math
 
 import numpy as np
 import pytest
-from scipy.ndimage import gaussian_filter
+from scipy.ndimage import binary_erosion, distance_transform_edt, gaussian_filter
 
 import metrics
 from metrics import (
@@ -141,8 +141,9 @@ def test_empty_room_around_changes_nothing():
     spacing = (3.0, 0.7, 0.7)
     wide = surface_distances(np.pad(prediction, 5), np.pad(truth, 5), spacing)
     found = surface_distances(prediction, truth, spacing)
-    np.testing.assert_allclose(wide.prediction_to_truth, found.prediction_to_truth, rtol=1e-12)
-    np.testing.assert_allclose(wide.truth_to_prediction, found.truth_to_prediction, rtol=1e-12)
+    for direction in ("prediction_to_truth", "truth_to_prediction"):
+        wider, directed = (np.sort(getattr(distances, direction)) for distances in (wide, found))
+        np.testing.assert_allclose(wider, directed, rtol=1e-12)
 
 
 def test_conventions_by_hand():
@@ -181,29 +182,50 @@ def test_surfaces_with_an_empty_mask():
     assert all(math.isnan(score) for score in (hausdorff_95(found), assd(found), nsd(found, 1)))
 
 
-def test_an_empty_mask_against_one_in_a_large_sparse_box():
-    corners = mask((30, 30, 30), (0, 0, 0), (29, 29, 29))  # sparse enough for the tree
-    found = surface_distances(corners, mask((30, 30, 30)), (1, 1, 1))
-    np.testing.assert_array_equal(found.prediction_to_truth, [math.inf, math.inf])
-    assert found.truth_to_prediction.size == 0
+def corners(shape, size):
+    """Two boxes of this size in opposite corners."""
+    return mask(shape, tuple(slice(size) for _ in shape)), mask(shape, tuple(slice(-size, None) for _ in shape))
 
 
-@pytest.mark.parametrize("share", [0.001, 0.05, 0.5])
-def test_tree_and_transform_agree(share):
-    start, goal = blob((9, 40, 41), 3, share, smooth=0.8), blob((9, 40, 41), 4, share, smooth=0.8)
-    step = np.array([2.5, 0.6, 0.9])
-    by_tree = metrics._nearest_by_tree(start, goal, step)
-    np.testing.assert_allclose(by_tree, metrics._nearest_by_transform(start, goal, step), rtol=1e-12)
-    assert by_tree.max() > 0
+SHAPES = [
+    pytest.param(blob((9, 40, 41), 3), blob((9, 40, 41), 4), id="close"),
+    pytest.param(*corners((9, 40, 41), 4), id="opposite corners"),
+    pytest.param(*corners((41, 9, 40), 4)[::-1], id="opposite corners, turned"),
+    pytest.param(np.ones((20, 22, 9), bool), mask((20, 22, 9), np.s_[8:12, 5:9, 3:6]), id="flooded"),
+    pytest.param(blob((9, 40, 41), 3, 0.5, 0.01), mask((9, 40, 41), (4, 20, 20)), id="noise against a voxel"),
+    pytest.param(blob((30, 31, 32), 3, 0.001, 0.5), blob((30, 31, 32), 4, 0.001, 0.5), id="strays"),
+    pytest.param(blob((40, 41), 3), blob((40, 41), 4), id="2D"),
+]
 
 
-@pytest.mark.parametrize(("share", "used"), [(0.002, "_nearest_by_tree"), (0.5, "_nearest_by_transform")])
-def test_sparse_surfaces_take_the_tree_and_noise_the_transform(share, used, monkeypatch):
+@pytest.mark.parametrize("chunk", [1, metrics.CHUNK])
+@pytest.mark.parametrize(("prediction", "truth"), SHAPES)
+def test_planes_and_tree_give_the_distances_of_the_transform(prediction, truth, chunk, monkeypatch):
+    spacing = (2.5, 0.6, 0.9)[-prediction.ndim :]
+    surfaces = [each & ~binary_erosion(each) for each in (prediction, truth)]
+    expected = [
+        np.sort(distance_transform_edt(~goal, sampling=spacing)[start]) for start, goal in (surfaces, surfaces[::-1])
+    ]
+    monkeypatch.setattr(metrics, "CHUNK", chunk)
+    for sums in (0, math.inf):  # the tree always, the planes always
+        monkeypatch.setattr(metrics, "SUMS_A_VOXEL", sums)
+        found = surface_distances(prediction, truth, spacing)
+        np.testing.assert_allclose(np.sort(found.prediction_to_truth), expected[0], rtol=1e-12, atol=1e-12)
+        np.testing.assert_allclose(np.sort(found.truth_to_prediction), expected[1], rtol=1e-12, atol=1e-12)
+
+
+@pytest.mark.parametrize(
+    ("strays", "used"),
+    [pytest.param(0, "_nearest_by_planes", id="none"), pytest.param(500, "_nearest_by_tree", id="500")],
+)
+def test_only_strays_all_over_take_the_tree(strays, used, monkeypatch):
+    prediction, truth = corners((160, 160, 160), 20)
+    prediction[tuple(np.random.default_rng(0).integers(160, size=(3, strays)))] = True
     calls = []
-    for name in ("_nearest_by_tree", "_nearest_by_transform"):
+    for name in ("_nearest_by_tree", "_nearest_by_planes"):
         original = getattr(metrics, name)
         monkeypatch.setattr(metrics, name, lambda *a, name=name, f=original: calls.append(name) or f(*a))
-    surface_distances(blob((12, 40, 40), 5, share, 0.3), blob((12, 40, 40), 6, share, 0.3), (1, 1, 1))
+    surface_distances(prediction, truth, (1, 1, 1))
     assert calls == [used, used]
 
 
