@@ -44,6 +44,11 @@ class Evaluation:
         return nanmean(class_mean(self.dice_3d(), axis))
 
 
+def most_probable(scores: Tensor) -> Tensor:
+    """(B, K, W, H) logits or log-probabilities -> (B, W, H) int64 class numbers, the first of equal ones."""
+    return scores.max(1).indices  # the same as argmax(1), which takes ten times as long on a CPU
+
+
 def class_counts(predicted: Tensor, true: Tensor, n_class: int) -> Tensor:
     """(3, B, K) pixel counts of intersection, prediction and truth; two (B, W, H) label maps, no host sync."""
     cell = (true.long() * n_class + predicted).flatten(1)
@@ -73,7 +78,7 @@ def evaluate(
         if measurable:
             values = loss(log_p, batch.targets, batch.bounds)
             terms.append(torch.stack([values[name] for name in loss.columns]) * len(batch.rows))
-        label = log_p.argmax(1)
+        label = most_probable(log_p)
         counts.append(class_counts(label, truth, args.n_class))
         if keep_masks:
             predictions.append(label.to(torch.uint8))

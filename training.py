@@ -20,7 +20,7 @@ from tqdm import tqdm
 
 from collapse import CollapseAlarm, prior_share
 from dataloader import Batch, Stream
-from evaluation import Evaluation, class_counts, evaluate
+from evaluation import Evaluation, class_counts, evaluate, most_probable
 from interrupt import STOP, Interrupted
 from methods import Method
 from recorder import Recorder, Trained, epoch_line, is_due
@@ -96,7 +96,7 @@ def train_epoch(
         torch.manual_seed(derived_seed(args.seed, epoch, step, method.team.rank))  # for dropout
         values, logits = method.step({first: batch} | {name: next(stream) for name, stream in beside.items()})
         terms = torch.stack([values[name] for name in method.columns])
-        steps.add(terms, class_counts(logits.argmax(1), truth, args.n_class), batch.rows)
+        steps.add(terms, class_counts(most_probable(logits), truth, args.n_class), batch.rows)
     return steps.found()
 
 
