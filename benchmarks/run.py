@@ -21,7 +21,7 @@ import torch
 from benchmarks.table import Row, as_text, describe_machine, write
 from utils import UserError, nearest, run_program
 
-SUBJECTS = ("surfaces", "losses", "distances", "slicing", "items", "training")
+SUBJECTS = ("surfaces", "losses", "distances", "slicing", "items", "memory", "training")
 
 
 def names(text: str) -> list[str]:
@@ -38,6 +38,7 @@ def read_options(argv: Sequence[str] | None = None) -> Namespace:
     add("--rounds", type=int, default=3, help="turns of each comparison (default %(default)s)")
     add("--quick", action="store_true", help="everything tiny, once: whether it runs, not how fast")
     add("--debug", action="store_true", help="show the traceback of an error")
+    add("--slices", type=int, default=10_000, help="of the larger set whose memory is measured (default %(default)s)")
     training = parser.add_argument_group("training").add_argument
     gpu = torch.cuda.is_available()
     training("--networks", type=names, default=["UNet", "ENet", "Dimwit"], metavar="A,B")

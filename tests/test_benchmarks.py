@@ -33,6 +33,7 @@ def test_every_subject_has_its_rows(bench):
         *(f"{suffix}, --cache {where}" for suffix in ("png", "nii") for where in ("ram", "stream")),
         "50 slices",
     }
+    assert [(row.what, row.against) for row in of(rows, "memory")] == [("peak, 40 slices streamed", "4 slices")]
     assert {(row.what, row.against) for row in of(rows, "training")} == {
         (f"Dimwit, {method}{what}", against)
         for method in ("supervised", "sfda")

@@ -1,0 +1,66 @@
+"""Peak memory of a process that goes once through a streamed set, for a set and one ten times larger.
+
+Each in a process of its own, after another one has made the cache. The slices are links to a few, since only their
+number and their size matter.
+"""
+
+import multiprocessing
+import os
+import resource
+import tempfile
+from argparse import Namespace
+from collections.abc import Iterator
+from concurrent.futures import ProcessPoolExecutor
+from pathlib import Path
+
+import numpy as np
+import torch
+
+from benchmarks.items import BATCH, one_epoch, open_set
+from benchmarks.sets import age, draw_slice, save_slice, slice_name
+from benchmarks.table import Row
+from dataloader import Stream
+
+LINKS = 10_000  # to one file; a file system allows some tens of thousands
+
+
+def link_set(root: Path, count: int, size: int) -> None:
+    """`count` slices of size x size in train, made of one for every LINKS."""
+    rng = np.random.default_rng(0)
+    for start in range(0, count, LINKS):
+        for folder, array in zip(("IMG", "GT"), draw_slice(rng, size), strict=True):
+            path = root / "train" / folder
+            path.mkdir(parents=True, exist_ok=True)
+            save_slice(path / "first.png", array)
+            for number in range(start, min(start + LINKS, count)):
+                os.link(path / "first.png", path / f"{slice_name(number)}.png")
+            (path / "first.png").unlink()
+    age(root)
+
+
+def go_through(root: Path) -> float:
+    """MiB at the most, of a process that does this alone."""
+    torch.set_num_threads(1)
+    one_epoch(Stream(open_set(root, "png"), BATCH, torch.device("cpu")))
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024
+
+
+def peak(root: Path) -> float:
+    """Of the second of two processes."""
+    for _ in range(2):
+        with ProcessPoolExecutor(1, multiprocessing.get_context("spawn")) as pool:
+            found = pool.submit(go_through, root).result()
+    return found
+
+
+def measure(options: Namespace) -> Iterator[Row]:
+    many, size = (40, 32) if options.quick else (options.slices, 256)
+    peaks = []
+    with tempfile.TemporaryDirectory() as temporary:
+        for count in (many // 10, many):
+            root = Path(temporary) / str(count)
+            link_set(root, count, size)
+            peaks.append(peak(root))
+    stored = 2 * many * size * size / 2**20
+    what, against = f"peak, {many:,} slices streamed", f"{many // 10:,} slices"
+    yield Row("memory", what, against, peaks[1], peaks[0], "MiB", peaks[0] / peaks[1], f"{stored:,.0f} MiB of slices")
