@@ -6,7 +6,6 @@ number and their size matter.
 
 import multiprocessing
 import os
-import resource
 import tempfile
 from argparse import Namespace
 from collections.abc import Iterator
@@ -18,7 +17,7 @@ import torch
 
 from benchmarks.items import BATCH, one_epoch, open_set
 from benchmarks.sets import age, draw_slice, save_slice, slice_name
-from benchmarks.table import Row
+from benchmarks.table import Row, peak_memory
 from dataloader import Stream
 
 LINKS = 10_000  # to one file; a file system allows some tens of thousands
@@ -42,7 +41,7 @@ def go_through(root: Path) -> float:
     """MiB at the most, of a process that does this alone."""
     torch.set_num_threads(1)
     one_epoch(Stream(open_set(root, "png"), BATCH, torch.device("cpu")))
-    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024
+    return peak_memory()
 
 
 def peak(root: Path) -> float:

@@ -7,7 +7,6 @@ is measured in a process of its own, whose peak memory is then theirs; the three
 
 import math
 import multiprocessing
-import resource
 import statistics
 import tempfile
 import time
@@ -28,7 +27,7 @@ from torch.profiler import ProfilerActivity, profile
 from arguments import get_args
 from benchmarks.losses import check_simplex, hard, slow_cross_entropy, slow_entropy_and_prior
 from benchmarks.sets import FOLDERS, REGEX, SLICES, NaiveSet, write_set
-from benchmarks.table import Row, better, in_turns, seconds
+from benchmarks.table import Row, better, in_turns, peak_memory, seconds
 from compilation import try_to_compile
 from dataloader import Batch, Stream
 from main import build_losses, build_method, open_data, set_up_machine
@@ -120,7 +119,7 @@ class Trial:
     def peak_memory(self) -> float:
         """MiB: since the last call on a GPU, since the process began on a CPU."""
         if not self.cuda:
-            return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024
+            return peak_memory()
         peak = torch.cuda.max_memory_allocated() / 2**20
         torch.cuda.reset_peak_memory_stats()
         return peak
