@@ -26,6 +26,8 @@ from contextlib import contextmanager
 from io import FileIO
 from pathlib import Path
 
+from errors import UserError
+
 NO_LOCKS = (errno.ENOLCK, errno.ENOTSUP, errno.EOPNOTSUPP, errno.ENOSYS)  # what file systems without locks answer
 
 
@@ -82,8 +84,6 @@ def _flock(file: FileIO, what: Path, wait: bool) -> None:
     except BlockingIOError:
         pid, host, holder = _holder(file)
         if not wait:
-            from utils import UserError  # here, because it imports torch
-
             raise UserError(
                 f"{what} is being worked on by {holder}; wait for it, or stop it (kill {pid}, on {host}). Two makes on "
                 "one folder are safe, the second one just has to wait."

@@ -14,14 +14,8 @@ from typing import IO, Any
 import numpy as np
 import torch
 
+from errors import UserError
 from folder_lock import sync_folder
-
-
-class UserError(Exception):
-    """Something the user can mend: what was expected, what came, what to change, in one paragraph.
-
-    The command-line programs print it without a traceback and exit with code 2.
-    """
 
 
 def listing(names: Iterable[Any], limit: int = 12) -> str:

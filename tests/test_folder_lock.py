@@ -301,7 +301,7 @@ if flag != "--workdir":
 @pytest.fixture
 def toy(tmp_path):
     """A folder with an experiment's makefile, whose runs and slices are four small files."""
-    for name in ("rules.mk", "venv.mk", "ablations.mk", "folder_lock.py"):
+    for name in ("rules.mk", "venv.mk", "ablations.mk", "folder_lock.py", "errors.py"):
         shutil.copy(ROOT / name, tmp_path)
     (tmp_path / "toy.make").write_text(TOY)
     (tmp_path / "pretender").write_text(PRETENDER.format(python=sys.executable))

@@ -84,7 +84,7 @@ told = [os.environ[name] for name in ("WORLD_SIZE", "OMP_NUM_THREADS", "LAUNCHED
 
 
 def test_every_process_of_a_training_is_launched_with_flags_and_threads(tmp_path):
-    for name in ("rules.mk", "venv.mk", "ablations.mk", "folder_lock.py"):
+    for name in ("rules.mk", "venv.mk", "ablations.mk", "folder_lock.py", "errors.py"):
         shutil.copy(ROOT / name, tmp_path)
     (tmp_path / "main.py").write_text(TEAM)
     (tmp_path / "data").mkdir()
