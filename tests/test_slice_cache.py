@@ -294,4 +294,4 @@ def test_memory_is_flat_in_the_number_of_slices(tmp_path):
         for _ in range(2):  # the first makes the cache, and the memory for that is bounded too
             done = subprocess.run([sys.executable, "-c", code, root], capture_output=True, text=True, check=True)
         peaks.append(int(done.stdout))
-    assert peaks[1] - peaks[0] < 40 * 1024  # KiB
+    assert peaks[1] - peaks[0] < 100 * 1024  # KiB: names, and what allocators keep; mapped pages would be 235 MB
