@@ -49,6 +49,8 @@ def png_transform(raw: np.ndarray) -> np.ndarray:
     """Image divided by the largest value of its depth; the integers stay integers until they are batched."""
     if raw.dtype == np.bool_:
         return raw.astype(np.uint8) * 255
+    if raw.dtype.kind == "f":
+        return (raw / 65535).astype(np.float32)
     return raw if raw.dtype == np.uint8 else raw.astype(np.uint16)
 
 

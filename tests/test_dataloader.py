@@ -270,3 +270,7 @@ def test_join_keeps_every_slice(site):
     both = join([train, val])
     assert both.names == train.names + val.names
     assert np.array_equal(both.labels(range(len(train), len(both))), val.labels(range(len(val))))
+
+
+def test_png_transform_of_a_float_is_not_cut_to_whole_numbers():
+    assert np.allclose(TRANSFORMS["png_transform"](np.array([[0.5, 65535.0]])), [[0.5 / 65535, 1.0]], atol=1e-12)
