@@ -174,12 +174,12 @@ def join(sets: Sequence[SliceSet]) -> SliceSet:
     """The slices of several splits of one folder as one set, before bounds are laid on it."""
     first, *others = sets
     for other in others:
-        depths = {part.planes[spec].divisor for part in (first, other) for spec in (first.folders[0],)}
-        if first.shape != other.shape or len(depths) > 1:
+        image, others_image = (part.planes[first.folders[0]] for part in (first, other))
+        if (image.shape, image.divisor) != (others_image.shape, others_image.divisor):
             raise UserError(
                 f"{first.root}: {first.split} and {other.split} differ in the size or depth of their images."
             )
-        order = torch.cat([first.order, other.order + len(first.planes[first.folders[0]])])
+        order = torch.cat([first.order, other.order + len(image)])
         first = replace(
             first,
             split=f"{first.split}+{other.split}",
@@ -321,12 +321,13 @@ class Stream:
             order = torch.randperm(len(order), generator=generator)
         steps = order.split(self.batch_size)[start:]
         here = order.to(self.slices.order.device).split(self.batch_size)[start:]  # one copy an epoch, none a step
-        stored: Iterable[Stored] = (self._gather(rows, self.team.share(len(rows))) for rows in here)
+        shares = [self.team.share(len(rows)) for rows in steps]
+        reads = [partial(self._gather, rows, share) for rows, share in zip(here, shares, strict=True)]
         away = self.device.type != self.slices.order.device.type
-        if away or any(plane.maps for plane in self.slices.planes.values()):
-            stored = ahead((partial(self._gather, rows, self.team.share(len(rows))) for rows in here), self.workers)
-        for step, (rows, found) in enumerate(zip(steps, stored, strict=True), start):
-            yield self._finish(found, rows, self.team.share(len(rows)), derived_seed(self.seed, epoch, step))
+        streamed = away or any(plane.maps for plane in self.slices.planes.values())
+        stored = ahead(reads, self.workers) if streamed else (read() for read in reads)
+        for step, (rows, share, found) in enumerate(zip(steps, shares, stored, strict=True), start):
+            yield self._finish(found, rows, share, derived_seed(self.seed, epoch, step))
 
     def batch(self, rows: Tensor, epoch: int = 0, step: int = 0, shared: bool = False) -> tuple[Batch, Tensor]:
         """The batch of these rows as that step would see it, and its ground truth; `shared`: only the own images."""

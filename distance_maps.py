@@ -7,7 +7,7 @@ import numpy as np
 from numpy.typing import NDArray
 from scipy.ndimage import distance_transform_edt
 
-from metrics import _check_labels, _checked_spacing
+from metrics import check_labels, checked_spacing
 
 
 def signed_distance_maps(
@@ -30,8 +30,8 @@ def signed_distance_maps(
     not hold class numbers 0..K-1 or the spacing is not one positive length per axis.
     """
     label = np.asarray(label)
-    _check_labels("label map", label, n_class)
-    step = _checked_spacing(np.ones(label.ndim) if spacing is None else spacing, label.shape)
+    check_labels("label map", label, n_class)
+    step = checked_spacing(np.ones(label.ndim) if spacing is None else spacing, label.shape)
     inside = np.stack([label == k for k in range(n_class)])
     present = inside.reshape(n_class, -1).any(axis=1)
     maps = np.zeros(inside.shape, np.float32)

@@ -68,7 +68,7 @@ def confusion_counts(
     prediction, truth = np.asarray(prediction), np.asarray(truth)
     _check_shapes(prediction, truth)
     for name, labels in (("prediction", prediction), ("truth", truth)):
-        _check_labels(name, labels, n_class)
+        check_labels(name, labels, n_class)
     masks = [(prediction == k, truth == k) for k in range(n_class)]
     counts = [[np.count_nonzero(p & t), np.count_nonzero(p), np.count_nonzero(t)] for p, t in masks]
     intersection, predicted, true = np.array(counts, np.int64).T
@@ -96,7 +96,8 @@ def _check_shapes(prediction: NDArray[Any], truth: NDArray[Any]) -> None:
         raise ValueError(f"Prediction and truth differ in shape: {prediction.shape} and {truth.shape}.")
 
 
-def _check_labels(name: str, labels: NDArray[Any], n_class: int) -> None:
+def check_labels(name: str, labels: NDArray[Any], n_class: int) -> None:
+    """Raises ValueError if the array of this name is not one of the class numbers 0..K-1."""
     if labels.dtype.kind not in "biu":
         raise ValueError(f"The {name} must hold class numbers 0..{n_class - 1}; its type is {labels.dtype}.")
     if labels.size and not (labels.min() >= 0 and labels.max() < n_class):
@@ -143,12 +144,13 @@ def surface_distances(
     for mask in (prediction, truth):
         if mask.dtype != bool:
             raise ValueError(f"Surfaces are those of boolean masks (labels == k); this one is {mask.dtype}.")
-    step = np.append(np.ones(3 - prediction.ndim), _checked_spacing(spacing, prediction.shape))
+    step = np.append(np.ones(3 - prediction.ndim), checked_spacing(spacing, prediction.shape))
     first, second = _surface(prediction), _surface(truth)
     return SurfaceDistances(_nearest(first, second, step), _nearest(second, first, step))
 
 
-def _checked_spacing(spacing: Sequence[float], shape: tuple[int, ...]) -> NDArray[np.float64]:
+def checked_spacing(spacing: Sequence[float], shape: tuple[int, ...]) -> NDArray[np.float64]:
+    """The spacing as an array. Raises ValueError if it is not one positive length per axis of the shape."""
     step = np.atleast_1d(np.asarray(spacing, dtype=np.float64))
     if step.shape != (len(shape),):
         raise ValueError(f"The spacing {spacing} must have one length per axis of the shape {shape}.")
@@ -341,7 +343,7 @@ def score_patient(
     prediction, truth = np.asarray(prediction), np.asarray(truth)
     counts = confusion_counts(prediction, truth, n_class)
     overlap, error = dice(*counts), relative_volume_error(*counts[1:])
-    diagonal = float(np.linalg.norm(_checked_spacing(spacing, truth.shape) * truth.shape))
+    diagonal = float(np.linalg.norm(checked_spacing(spacing, truth.shape) * truth.shape))
     rows = []
     for k in range(1, n_class):
         distances = surface_distances(prediction == k, truth == k, spacing)
