@@ -191,19 +191,19 @@ class Draw:
             image = image + self.brightness[part] * deviation
         return image if self.noise is None else image + self.noise[part] * deviation
 
-    def label(self, label: Tensor, part: slice = slice(None)) -> Tensor:
-        """The label maps (b,W,H) int64, from the nearest pixel; beyond its border a map is background, 0."""
+    def label(self, label: Tensor, part: slice = slice(None), beyond: int = 0) -> Tensor:
+        """The label maps (b,W,H) int64, from the nearest pixel; over its border a map goes on with `beyond`."""
         if self.grid is None:
             return self._flipped(label[:, None], part)[:, 0]
-        return self._moved(label[:, None].float(), part, "nearest", "zeros")[:, 0].long()
+        return self._moved((label[:, None] - beyond).float(), part, "nearest", "zeros")[:, 0].long() + beyond
 
     def distance(self, maps: Tensor, part: slice = slice(None)) -> Tensor:
-        """The distance maps (b,K,W,H) float32 in pixels, bilinear, times the size factor of each image.
+        """The distance maps (b,K,W,H) float32, bilinear, times the size factor of each image.
 
         Up to the rounding of the grid they are those of the moved label maps for flips, rotations, shifts and
         sizes; an elastic deformation stretches distances unevenly, which is left out. What comes in over the
         border is taken for more of the border pixel's class, as in the image, whereas the label map has
-        background there.
+        background there, or no class.
         """
         moved = self._moved(maps, part, "bilinear", "border")
         return moved if self.size is None else moved * self.size[part, None, None, None]

@@ -26,6 +26,8 @@ from slice_files import (
     SUFFIXES,
     TRANSFORMS,
     FolderSpec,
+    SliceFile,
+    SliceName,
     check_patients,
     pair_files,
     parse_folders,
@@ -83,6 +85,7 @@ class SliceSet:
     bounds: list[np.ndarray | None]  # one per loss: n k 2
     spacing: dict[str, tuple[float, float, float]] | None  # patient -> (between slices, W, H) in mm
     digest: str  # sha256 over every file read
+    ignore: int | None = None  # what the ground truth holds where a pixel has no class
 
     def __len__(self) -> int:
         return len(self.names)
@@ -98,11 +101,11 @@ class SliceSet:
         return plane.decode(plane.gather(self.order[row, None])[0]).cpu().numpy()
 
     def labels(self, rows: Sequence[int], folder: FolderSpec | None = None) -> np.ndarray:
-        """(B, W, H) uint8 class numbers of these rows: the metrics' ground truth, or that of another folder."""
+        """(B, W, H) uint8 class numbers, or `ignore`: the metrics' ground truth, or that of another folder."""
         return self.planes[folder or self.folders[1]].gather(self.order[list(rows)]).cpu().numpy()
 
     def truth(self, row: int) -> np.ndarray:
-        """(W, H) uint8 class numbers of a row."""
+        """(W, H) uint8 class numbers, or `ignore`, of a row."""
         return self.labels([row])[0]
 
     def keep(self, rows: Sequence[int]) -> "SliceSet":
@@ -123,14 +126,30 @@ class SliceSet:
 
 
 def open_slices(
-    root: Path, split: str, folders: Sequence[FolderSpec], n_class: int, regex: str, limit: int | None = None
+    root: Path,
+    split: str,
+    folders: Sequence[FolderSpec],
+    n_class: int,
+    regex: str,
+    limit: int | None = None,
+    *,
+    ignore: int | None = None,
+    any_truth_size: bool = False,
 ) -> SliceSet:
     """Opens and checks one split; what was opened before comes out of its cache.
 
-    `limit`: keep that many slices, spread over the set (`--debug`). Raises UserError that lists every offender: a
-    missing folder or partner file, a name the expression does not match, different shapes, a label outside 0..K-1,
-    NaN, an unreadable file, an empty split.
+    limit: keep that many slices, spread over the set (`--debug`)
+    ignore: a label that ground truth may hold beside 0..K-1, for pixels without a class
+    any_truth_size: ground truth, all of one size, need not have that of the images (evaluation alone)
+
+    Raises UserError that lists every offender: a missing folder or partner file, a name the expression does not
+    match, different shapes, a label outside 0..K-1, NaN, an unreadable file, an empty split, distances in mm of a
+    set without spacing.
     """
+    if ignore is not None and not n_class <= ignore <= np.iinfo(np.uint8).max:
+        raise UserError(
+            f"--ignore {ignore}: expected a label that is no class, {n_class}..255, as in street scenes 255."
+        )
     names, files = pair_files(root / split, sorted({spec.folder for spec in folders}))
     read = read_names(root / split, names, regex)
     order = sorted(range(len(names)), key=lambda i: (read[i].patient, read[i].index, names[i]))
@@ -138,14 +157,16 @@ def open_slices(
         chosen = [order[i] for i in np.linspace(0, len(order) - 1, limit).astype(int)]
         names, read = [names[i] for i in chosen], [read[i] for i in chosen]
         files, order = {folder: [paths[i] for i in chosen] for folder, paths in files.items()}, list(range(limit))
-    planes, digests = {}, []
-    for spec in dict.fromkeys(folders):
-        is_image = spec == folders[0]
-        planes[spec], digest = open_plane(files[spec.folder], spec, n_class, is_image, keep=not limit)
-        digests.append(digest)
-    _check_shapes(root / split, folders[0], planes)
     patients = [read[i].patient for i in order]
     ordered = [names[i] for i in order]
+    spacing = read_spacing(root, ordered, patients)
+    planes, digests = {}, []
+    for spec in dict.fromkeys(folders):
+        is_image, found = spec == folders[0], files[spec.folder]
+        in_plane = _in_plane(root, spec, spacing, found, read)
+        planes[spec], digest = open_plane(found, spec, n_class, is_image, not limit, ignore, in_plane)
+        digests.append(digest)
+    _check_shapes(root / split, folders[1:] if any_truth_size else folders, planes)
     return SliceSet(
         root,
         split,
@@ -155,17 +176,37 @@ def open_slices(
         torch.tensor(order),
         list(folders),
         [None] * (len(folders) - 2),
-        read_spacing(root, ordered, patients),
+        spacing,
         hashlib.sha256("".join([*ordered, *digests]).encode()).hexdigest(),
+        ignore,
     )
 
 
-def _check_shapes(folder: Path, image: FolderSpec, planes: dict[FolderSpec, Plane]) -> None:
-    expected = planes[image].shape[-2:]
-    for spec, plane in planes.items():
-        if plane.shape[-2:] != expected:
+def _in_plane(
+    root: Path,
+    spec: FolderSpec,
+    spacing: dict[str, tuple[float, float, float]] | None,
+    files: Sequence[SliceFile],
+    read: Sequence[SliceName],
+) -> dict[SliceFile, tuple[float, float]]:
+    """(W, H) mm of each file where the transform measures in mm; UserError for a set without spacing."""
+    if not spec.in_mm:
+        return {}
+    if spacing is None:
+        raise UserError(
+            f"{spec.transform} measures {spec.folder} in mm, and {root} has no manifest.csv, where the spacing stands: "
+            "slice the volumes with the project's slicer, or take dist_map_transform, which measures in pixels."
+        )
+    return {file: spacing[name.patient][1:] for file, name in zip(files, read, strict=True)}
+
+
+def _check_shapes(folder: Path, specs: Sequence[FolderSpec], planes: dict[FolderSpec, Plane]) -> None:
+    """Raises UserError unless the slices of these folders share one (W, H)."""
+    expected = planes[specs[0]].shape[-2:]
+    for spec in specs:
+        if (shape := planes[spec].shape[-2:]) != expected:
             raise UserError(
-                f"{folder}: the slices of {spec.folder} have shape {plane.shape[-2:]}, those of {image.folder} "
+                f"{folder}: the slices of {spec.folder} have shape {shape}, those of {specs[0].folder} "
                 f"{expected}; slice every volume of a set to one size (--size W H)."
             )
 
@@ -267,7 +308,7 @@ class Batch:
     """
 
     image: Tensor  # b c w h, float32
-    targets: list[Tensor | None]  # b w h int64 class numbers, or b k w h float32 maps
+    targets: list[Tensor | None]  # b w h int64 class numbers (or the set's `ignore`), or b k w h float32 maps
     bounds: list[Tensor | None]  # b k 2, float64
     rows: Tensor  # b, row of each slice in its set, on the CPU
 
@@ -363,7 +404,11 @@ class Stream:
         if self.augmentation:
             draw = self.augmentation.draw(len(rows), self.slices.shape, self.generator.manual_seed(seed))
             image = draw.image(image, share)
-            maps = {spec: draw.distance(each) if spec.is_map else draw.label(each) for spec, each in maps.items()}
+            beyond = self.slices.ignore or 0
+            maps = {
+                spec: draw.distance(each) if spec.is_map else draw.label(each, beyond=beyond)
+                for spec, each in maps.items()
+            }
         seen = [maps[spec] if self.with_targets else None for spec in targets]
         bounds = [None if bound is None else move(bound) for bound in stored.bounds]
         return Batch(image, seen, bounds, rows), maps[truth]

@@ -3,10 +3,10 @@
     <split>/.cache/<folder>-<transform>.json         what the folder's listing looked like, and which content that was
     <split>/.cache/<folder>-<transform>-<hash>.npy   the slices of that content, in the order of their names
 
-The hash is taken over the content of the files and the transform, so a cache can be old but never wrong: when the
-listing (names, sizes, times) is not the one noted, the files are read and hashed again, and decoded again if they
-differ. The folder lies below the split, not beside it, since make looks at the time stamp of the set's own folder.
-Where it cannot be written, the slices are held in memory instead.
+The hash is taken over the content of the files, and over the spacing where the transform needs it, so a cache can be
+old but never wrong: when the listing (names, sizes, times, spacing) is not the one noted, the files are read and
+hashed again, and decoded again if they differ. The folder lies below the split, not beside it, since make looks at
+the time stamp of the set's own folder. Where it cannot be written, the slices are held in memory instead.
 """
 
 import hashlib
@@ -15,7 +15,7 @@ import json
 import mmap
 import sys
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
@@ -29,7 +29,7 @@ from folder_lock import locked
 from slice_files import FolderSpec, SliceFile, load_slice
 from utils import UserError, atomic_write, listing
 
-FORMAT = 1  # of the files below; another number makes every cache anew
+FORMAT = 2  # of the files below, and what the transforms make; another number makes every cache anew
 CHUNK = 64  # slices decoded, written and copied at a time: what bounds the memory
 SETTLED = 2_000_000_000  # ns: a file that changed later than this before it was read may change again unseen
 
@@ -102,14 +102,24 @@ class Plane:
 
 
 def open_plane(
-    files: Sequence[SliceFile], spec: FolderSpec, n_class: int, is_image: bool, keep: bool = True
+    files: Sequence[SliceFile],
+    spec: FolderSpec,
+    n_class: int,
+    is_image: bool,
+    keep: bool = True,
+    ignore: int | None = None,
+    spacing: Mapping[SliceFile, tuple[float, float]] | None = None,
 ) -> tuple[Plane, str]:
-    """The slices of these files, in their order, and the SHA-256 of their content.
+    """The slices of these files, in their order, and the SHA-256 of what they were made of.
 
-    `keep`: in `<split>/.cache`; otherwise, or where that cannot be written, in memory. Raises UserError that lists
-    every file with a fault (unreadable, NaN, another shape or depth, a label outside 0..K-1).
+    keep: in `<split>/.cache`; otherwise, or where that cannot be written, in memory
+    ignore: a label that ground truth may hold beside 0..K-1
+    spacing: (W, H) mm of each file, for a transform in mm
+
+    Raises UserError that lists every file with a fault (unreadable, NaN, another shape or depth, a label outside
+    0..K-1, another number of maps than K).
     """
-    folder = Folder(files, spec, n_class, is_image)
+    folder = Folder(files, spec, n_class, is_image, ignore, spacing or {})
     if keep:
         try:
             signature = folder.signature()
@@ -128,7 +138,7 @@ def _noted(folder: "Folder", signature: str | None = None, digest: str | None = 
     try:
         note = json.loads((folder.cache / f"{folder.name}.json").read_text(encoding="utf-8"))
         same = (note["settled"] and note["signature"] == signature) or note["digest"] == digest
-        fits = folder.is_image or all(value < folder.n_class for value in note["values"])
+        fits = folder.is_image or all(value < folder.n_class or value == folder.ignore for value in note["values"])
         return note if note["format"] == FORMAT and same and fits and (folder.cache / note["file"]).exists() else None
     except (OSError, ValueError, KeyError, TypeError):
         return None
@@ -182,6 +192,8 @@ class Folder:
     spec: FolderSpec
     n_class: int
     is_image: bool
+    ignore: int | None
+    spacing: Mapping[SliceFile, tuple[float, float]]  # mm along W and H; empty where nothing depends on it
 
     @property
     def cache(self) -> Path:
@@ -189,26 +201,27 @@ class Folder:
 
     @property
     def name(self) -> str:
-        """Of the cache's files: what the array depends on beside the content of the files."""
+        """Of the cache's files: what the array depends on beside the content of the files and the spacing."""
         classes = f"-{self.n_class}" if self.spec.is_map else ""
         kind = "" if self.is_image else "-labels"
         return f"{self.spec.folder}-{self.spec.transform}{classes}{kind}".replace("/", "_")
 
     def signature(self) -> str:
-        seen = "\n".join(f"{file.path.rsplit('/', 1)[-1]} {file.size} {file.modified}" for file in self.files)
-        return hashlib.sha256(seen.encode()).hexdigest()
+        seen = [(file.path.rsplit("/", 1)[-1], file.size, file.modified, self.spacing.get(file)) for file in self.files]
+        return hashlib.sha256("\n".join(map(str, seen)).encode()).hexdigest()
 
     def settled(self) -> bool:
         """Whether every file is old enough that a change from now on changes its time."""
         return max(file.modified for file in self.files) < time.time_ns() - SETTLED
 
     def digest(self) -> str:
-        """SHA-256 over names and content, read anew."""
+        """SHA-256 over names, content (read anew) and spacing."""
         whole = hashlib.sha256()
         with ThreadPoolExecutor() as pool:
             for chunk in self._chunks():
                 for file, digest in zip(chunk, pool.map(_digest, chunk), strict=True):
                     whole.update(Path(file.path).name.encode() + digest)
+                    whole.update(str(self.spacing.get(file, "")).encode())
         return whole.hexdigest()
 
     def write(self, file: IO[bytes]) -> tuple[float, list[int]]:
@@ -262,7 +275,8 @@ class Folder:
             raise UserError(f"{where}: {len(faults)} faulty files: " + listing(faults, 8).replace(", /", "; /"))
 
     def _load(self, file: SliceFile) -> tuple[np.ndarray | None, str]:
-        array, fault = load_slice(Path(file.path), self.spec, self.n_class, self.is_image)
+        spacing = self.spacing.get(file)
+        array, fault = load_slice(Path(file.path), self.spec, self.n_class, self.is_image, self.ignore, spacing)
         return (array[None] if self.is_image and not fault and array.ndim == 2 else array), fault
 
 

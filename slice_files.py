@@ -1,17 +1,19 @@
 """Slices as files: what a folder line names, how a file is read and turned, whose slice it is, and what can be wrong.
 
-Layout: `<root>/{train,val[,test]}/<folder>/<slice>.{png,nii,nii.gz,npy}`, the same file names in each folder;
-ground truth holds the class numbers 0..K-1. The slicer's `manifest.csv` (spacing) and `dataset.json` (modality,
-phantom, …) may lie beside the splits.
+Layout: `<root>/{train,val[,test]}/<folder>/<slice>.{png,nii,nii.gz,npy}`, the same file names in each folder; images
+are (W, H) or (C, W, H), ground truth is (W, H) and holds the class numbers 0..K-1. The slicer's `manifest.csv`
+(spacing) and `dataset.json` (modality, phantom, …) may lie beside the splits.
 """
 
 import gzip
+import inspect
 import io
 import json
 import os
 import re
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import cache
 from pathlib import Path
 from typing import Any
 
@@ -27,12 +29,16 @@ TRANSFORMS = Registry("transform")
 SPLITS = ("train", "val", "test")
 SUFFIXES = (".nii.gz", ".nii", ".png", ".npy")
 PUBLISHED_CROP = 384  # nii_transform2 keeps the first 384 rows and columns: the published prostate slices are 385
+MOST_CHANNELS = 8  # a last axis of at most so many pixels, and longer ones before it, is that of the channels
 
 
 # ---------------------------------------------------------------------------------------------- transforms
+#
+# A transform that takes `n_class` makes one map a class out of the ground truth's class numbers; one that takes
+# `spacing` too needs the (W, H) lengths of a pixel in mm.
 
 
-@TRANSFORMS.register("npy_transform")
+@TRANSFORMS.register("npy_transform", "tensor_transform", "torch.tensor")
 def nii_transform(raw: np.ndarray) -> np.ndarray:
     """Image as stored, float."""
     return raw.astype(np.float32, copy=False)
@@ -72,7 +78,39 @@ def dist_map_transform(raw: np.ndarray, n_class: int) -> np.ndarray:
     return signed_distance_maps(raw, n_class)
 
 
-MAPS = ("dist_map_transform",)  # those that read the ground truth and give one map a class
+@TRANSFORMS.register()
+def dist_map_mm_transform(raw: np.ndarray, n_class: int, spacing: tuple[float, float]) -> np.ndarray:
+    """Signed distance maps in mm."""
+    return signed_distance_maps(raw, n_class, spacing)
+
+
+@TRANSFORMS.register()
+def dist_map_max_transform(raw: np.ndarray, n_class: int) -> np.ndarray:
+    """Signed distance maps, each divided by its largest absolute value."""
+    return signed_distance_maps(raw, n_class, normalise=True)
+
+
+@TRANSFORMS.register()
+def dist_map_legacy_transform(raw: np.ndarray, n_class: int) -> np.ndarray:
+    """Signed distance maps in whole pixels, as published."""
+    return signed_distance_maps(raw, n_class, legacy=True)
+
+
+@TRANSFORMS.register()
+def dist_map_legacy_mm_transform(raw: np.ndarray, n_class: int, spacing: tuple[float, float]) -> np.ndarray:
+    """Signed distance maps in whole mm, as published with a spacing."""
+    return signed_distance_maps(raw, n_class, spacing, legacy=True)
+
+
+@TRANSFORMS.register()
+def raw_npy_transform(raw: np.ndarray) -> np.ndarray:
+    """(K, W, H) maps as stored, one a class: distances that were measured in the volume."""
+    return raw.astype(np.float32, copy=False)
+
+
+@cache
+def _parameters(transform: str) -> frozenset[str]:
+    return frozenset(inspect.signature(TRANSFORMS[transform]).parameters)
 
 
 @dataclass(frozen=True)
@@ -84,13 +122,24 @@ class FolderSpec:
     is_one_hot: bool = False
 
     @property
+    def holds_maps(self) -> bool:
+        """Whether (K, W, H) maps lie in its files ready-made."""
+        return self.transform == raw_npy_transform.__name__
+
+    @property
     def is_map(self) -> bool:
         """Whether it gives (K, W, H) maps, not class numbers."""
-        return self.transform in MAPS
+        return self.holds_maps or "n_class" in _parameters(self.transform)
 
-    def apply(self, raw: np.ndarray, n_class: int) -> np.ndarray:
-        transform = TRANSFORMS[self.transform]
-        return transform(raw, n_class) if self.is_map else transform(raw)
+    @property
+    def in_mm(self) -> bool:
+        """Whether what it gives depends on the spacing."""
+        return "spacing" in _parameters(self.transform)
+
+    def apply(self, raw: np.ndarray, n_class: int, spacing: tuple[float, float] | None = None) -> np.ndarray:
+        """What the transform makes of a file's array; `spacing`: (W, H) mm, for one in mm."""
+        known, wanted = {"n_class": n_class, "spacing": spacing}, _parameters(self.transform)
+        return TRANSFORMS[self.transform](raw, **{name: known[name] for name in known if name in wanted})
 
 
 def parse_folders(text: str, n_loss: int) -> list[FolderSpec]:
@@ -112,6 +161,11 @@ def parse_folders(text: str, n_loss: int) -> list[FolderSpec]:
                 raise UserError(
                     f"Cannot read the folder {item!r}: expected (folder, transform, is_one_hot) as in {example}."
                 )
+    if any(spec.is_map for spec in folders[:2]):
+        raise UserError(
+            f"The first two folders, image and ground truth of the metrics, are no distance maps; got {text!r}. A map "
+            "stands in the place of the loss that needs it, third or later."
+        )
     if len(folders) > 2 + n_loss:
         raise UserError(
             f"{len(folders)} folders for {n_loss} losses: after the image and the ground truth comes one folder a loss."
@@ -128,7 +182,7 @@ def stem(name: str) -> str:
 
 
 def read_slice(path: Path) -> np.ndarray:
-    """The array in a slice file, singleton axes dropped: (W, H), or (C, W, H) for colour.
+    """The array in a slice file, singleton axes dropped: (W, H), or (C, W, H) for several channels.
 
     Raises UserError for a suffix that is not known and for a file that cannot be read.
     """
@@ -154,7 +208,7 @@ def read_slice(path: Path) -> np.ndarray:
         nib.filebasedimages.ImageFileError,
     ) as e:
         raise UserError(f"{path} cannot be read ({type(e).__name__}: {e}); make it again from its volume.") from e
-    return array.squeeze() if array.ndim > 2 and array.shape[0] != 3 else array
+    return array.squeeze() if array.ndim > 2 else array
 
 
 @dataclass(frozen=True, slots=True)
@@ -250,34 +304,69 @@ def read_names(folder: Path, names: Sequence[str], regex: str) -> list[SliceName
     return [parsed for parsed in read if parsed]
 
 
-def load_slice(path: Path, spec: FolderSpec, n_class: int, is_image: bool) -> tuple[np.ndarray | None, str]:
-    """Array and fault of one file: None and a sentence, or the array and ''."""
+def load_slice(
+    path: Path,
+    spec: FolderSpec,
+    n_class: int,
+    is_image: bool,
+    ignore: int | None = None,
+    spacing: tuple[float, float] | None = None,
+) -> tuple[np.ndarray | None, str]:
+    """Array and fault of one file: None and a sentence, or the array and ''.
+
+    ignore: a label that ground truth may hold beside the class numbers; no distance is known to its pixels, so a
+        folder of which distance maps are made may not
+    spacing: (W, H) mm, for a transform in mm
+    """
     try:
         raw = read_slice(path)
     except UserError as error:
         return None, str(error)
-    fault = _image_fault(raw) if is_image else label_fault(raw, n_class)
+    if is_image:
+        fault = _image_fault(raw)
+    elif spec.holds_maps:
+        fault = _map_fault(raw, n_class)
+    else:
+        fault = label_fault(raw, n_class, None if spec.is_map else ignore)
+        raw = raw if fault else raw.astype(np.uint8)
     if fault:
         return None, f"{path} {fault}"
-    return spec.apply(raw if is_image else raw.astype(np.uint8), n_class), ""
+    return spec.apply(raw, n_class, spacing), ""
 
 
 def _image_fault(image: np.ndarray) -> str:
+    if image.ndim not in (2, 3):
+        return f"has shape {image.shape}; an image is (W, H), or (C, W, H) with its channels first"
+    if image.ndim == 3 and image.shape[-1] <= MOST_CHANNELS < min(image.shape[:-1]):
+        return (
+            f"has shape {image.shape}, with its channels last; write them first, (C, W, H): np.moveaxis(image, -1, 0)"
+        )
     bad = int((~np.isfinite(image)).sum()) if image.dtype.kind == "f" else 0
     return f"has {bad} pixels that are NaN or infinite" if bad else ""
 
 
-def label_fault(label: np.ndarray, n_class: int) -> str:
+def _map_fault(maps: np.ndarray, n_class: int) -> str:
+    if maps.ndim != 3 or len(maps) != n_class:
+        return f"has shape {maps.shape}; ready-made maps are (K, W, H), one a class, K = {n_class} (--n_class)"
+    return _image_fault(maps)
+
+
+def label_fault(label: np.ndarray, n_class: int, ignore: int | None = None) -> str:
     """What is wrong with a label map, for a sentence that begins with the file's name; '' if nothing is."""
     if label.ndim != 2:
         return f"has shape {label.shape}; ground truth is one grey level a pixel, (W, H)"
     values = np.unique(label)
     if np.issubdtype(label.dtype, np.floating) and not np.isfinite(values).all():
         return "has labels that are NaN or infinite"
-    outside = [f"{value:g}" for value in values if not (0 <= value < n_class and value == int(value))]
+    known = {*range(n_class), ignore}
+    outside = [f"{value:g}" for value in values.tolist() if value not in known]
     if not outside:
         return ""
-    fix = " A 0/255 mask: write 1 for 255 (slice with --label_map 255:1)." if outside == ["255"] else ""
+    fix = (
+        " A 0/255 mask: write 1 for 255 (slice with --label_map 255:1). Pixels without a class: --ignore 255."
+        if outside == ["255"]
+        else ""
+    )
     return f"holds the labels {listing(outside)}, outside 0..{n_class - 1} (--n_class {n_class}).{fix}"
 
 
@@ -296,7 +385,12 @@ def read_spacing(
         )
     columns = ["spacing_slice", "spacing_w", "spacing_h"]
     first = {patient: name for name, patient in zip(reversed(names), reversed(patients), strict=True)}
-    return {patient: tuple(float(v) for v in manifest.loc[name, columns]) for patient, name in first.items()}
+    spacing = {patient: tuple(float(v) for v in manifest.loc[name, columns]) for patient, name in first.items()}
+    if wrong := [patient for patient, lengths in spacing.items() if not all(0 < mm < np.inf for mm in lengths)]:
+        raise UserError(
+            f"{path} has no spacing above 0 for {listing(sorted(wrong))}. Remove it, or slice the set again."
+        )
+    return spacing
 
 
 def read_card(root: Path) -> dict[str, Any]:

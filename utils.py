@@ -5,6 +5,7 @@ import difflib
 import inspect
 import os
 import random
+import re
 import sys
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
@@ -94,11 +95,14 @@ class Registry:
 # ---------------------------------------------------------------------------------------------- OPT strings
 
 
-def read_literal(text: str) -> Any:
-    """The value of an OPT string: literals, bare names (which stand for themselves) and sums of lists.
+NAME = re.compile(r"[^\W\d_]\w*(\.[^\W\d_]\w*)*")  # also torch.tensor; no part begins with an underscore
 
-    Nothing is evaluated: a call, an attribute, arithmetic or a comprehension raises UserError with the text
-    and the place.
+
+def read_literal(text: str) -> Any:
+    """The value of an OPT string: literals, bare or dotted names (which stand for themselves) and sums of lists.
+
+    Nothing is evaluated: a call, an attribute of anything but a name, arithmetic or a comprehension raises
+    UserError with the text and the place.
     """
     try:
         tree = ast.parse(text.strip(), mode="eval")
@@ -116,8 +120,8 @@ def _literal(node: ast.expr, text: str) -> Any:
     match node:
         case ast.Constant():
             return node.value
-        case ast.Name():
-            return node.id
+        case ast.Name() | ast.Attribute() if NAME.fullmatch(name := ast.unparse(node)):
+            return name
         case ast.List():
             return [read(item) for item in node.elts]
         case ast.Tuple():

@@ -15,7 +15,7 @@ from distance_maps import signed_distance_maps
 
 
 def slow_maps(label: NDArray[np.uint8], n_class: int, checks: bool) -> NDArray[np.float64]:
-    """As the published code goes about it, in float64 throughout."""
+    """As the published code goes about it, in float64 throughout, with the border at zero."""
     onehot = encode(torch.from_numpy(label)[None], n_class, checks)
     if checks:
         check_one_hot(onehot)
@@ -23,7 +23,7 @@ def slow_maps(label: NDArray[np.uint8], n_class: int, checks: bool) -> NDArray[n
     maps = np.zeros(onehot.shape)
     for k, mask in enumerate(onehot.astype(bool)):
         if mask.any():
-            maps[k] = distance_transform_edt(~mask) * ~mask - (distance_transform_edt(mask) - 1) * mask
+            maps[k] = (distance_transform_edt(~mask) - 0.5) * ~mask - (distance_transform_edt(mask) - 0.5) * mask
     return maps
 
 

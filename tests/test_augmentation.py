@@ -125,6 +125,8 @@ def test_beyond_the_border_the_image_goes_on_and_the_label_is_background():
     assert turned[0, [0, 0, -1, -1], [0, -1, 0, -1]].tolist() == [0, 0, 0, 0]
     w, h = pixels((30, 30))
     assert turned[0][w.abs() + h.abs() < 20].all()
+    ignored = draw.label(torch.ones(1, 30, 30, dtype=torch.int64), beyond=255)
+    assert torch.equal(ignored, torch.where(turned == 1, 1, 255))
 
 
 @pytest.mark.parametrize("size", [0.5, 2.0])

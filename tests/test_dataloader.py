@@ -10,6 +10,7 @@ import torch
 from conftest import FOLDERS, write_prior, write_site
 from PIL import Image
 
+from augmentation import Augmentation
 from bounds import BOUNDS
 from dataloader import (
     TRANSFORMS,
@@ -21,7 +22,7 @@ from dataloader import (
     parse_folders,
     parse_name,
 )
-from utils import UserError
+from utils import UserError, read_literal
 
 REGEX = r"(Case\d+)_(\d+)"
 CPU = torch.device("cpu")
@@ -104,6 +105,145 @@ def test_every_format_gives_the_same_set(site, tmp_path, suffix):
 def test_published_crop_keeps_384():
     assert TRANSFORMS["nii_transform2"](np.zeros((385, 400))).shape == (384, 384)
     assert TRANSFORMS["nii_gt_transform2"](np.zeros((64, 64))).shape == (64, 64)
+
+
+def replace_images(site, make, suffix="npy"):
+    """Every image as `make` of its grey levels gives it."""
+    for path in list(site.glob("train/IMG/*.png")):
+        array = make(np.asarray(Image.open(path)))
+        target = path.with_suffix(f".{suffix}")
+        np.save(target, array) if suffix == "npy" else nib.save(nib.Nifti1Image(array, np.eye(4)), target)
+        path.unlink()
+
+
+@pytest.mark.parametrize("suffix", ["npy", "nii"])
+@pytest.mark.parametrize("channels", [1, 2, 3, 4, 5, 9])
+def test_images_have_as_many_channels_as_their_files(site, channels, suffix):
+    replace_images(site, lambda grey: np.stack([grey + 300.0 * c for c in range(channels)]), suffix)
+    slices = open_train(site, FOLDERS.replace("png_transform", "tensor_transform"))
+    assert slices.shape == (channels, 24, 20)
+    assert np.array_equal(slices.image(3)[-1], slices.image(3)[0] + 300 * (channels - 1))
+
+
+def test_a_png_in_colour_has_three_channels(site):
+    for path in site.glob("train/IMG/*.png"):
+        write(path, np.full((24, 20, 3), (0, 51, 255)))
+    assert np.allclose(open_train(site).image(0)[:, 0, 0], [0, 0.2, 1])
+
+
+def test_channels_at_the_end_are_named_with_the_fix(site):
+    replace_images(site, lambda grey: np.stack([grey, grey], axis=-1))
+    with pytest.raises(UserError, match=r"\(24, 20, 2\), with its channels last.*moveaxis"):
+        open_train(site, FOLDERS.replace("png_transform", "torch.tensor"))
+
+
+READY = FOLDERS.replace("('GT', gt_transform, False)]", "('3d_distmap', raw_npy_transform, False)]")
+
+
+def write_maps(site, make):
+    folder = site / "train" / "3d_distmap"
+    folder.mkdir()
+    for path in site.glob("train/GT/*.png"):
+        np.save(folder / f"{path.stem}.npy", make(np.asarray(Image.open(path))))
+
+
+def test_ready_made_maps_reach_their_loss(site):
+    write_maps(site, lambda mask: np.stack([mask / 3, -1000.5 * mask]))
+    slices = open_train(site, READY)
+    batch, truth = Stream(slices, 3, CPU).batch(torch.tensor([1, 2, 4]))
+    assert torch.equal(batch.targets[0], torch.stack([(truth / 3.0), -1000.5 * truth], dim=1))
+    assert batch.targets[0].dtype == torch.float32
+    bound = BOUNDS.build("TagBounds", 2, values={0: [1, 1], 1: [2, 2]})
+    assert lay_bounds(slices, [bound]).bounds[0].shape == (8, 2, 2)  # from the metrics' ground truth
+    flipped = Stream(slices, 8, CPU, augmentation=Augmentation(rotate=0)).batch(torch.arange(8))
+    assert torch.equal(flipped[0].targets[0][:, 0], flipped[1] / 3.0)
+
+
+@pytest.mark.parametrize(
+    ("make", "message"),
+    [
+        (
+            lambda mask: np.stack([mask] * 3),
+            r"Case00_0.npy has shape \(3, 24, 20\); ready-made maps are \(K, W, H\).*K = 2",
+        ),
+        (lambda mask: mask, r"Case00_0.npy has shape \(24, 20\); ready-made maps"),
+        (lambda mask: np.stack([mask] * 2, -1), r"Case00_0.npy has shape \(24, 20, 2\); ready-made maps"),
+        (lambda mask: np.stack([mask / 0.0] * 2), "Case00_0.npy has 960 pixels that are NaN"),
+        (lambda mask: np.ones((2, 9 + mask.max(), 9)), r"Case00_1.npy has shape \(2, 10, 9\), not \(2, 9, 9\)"),
+        (lambda mask: np.ones((2, 9, 9)), r"slices of 3d_distmap have shape \(9, 9\), those of IMG \(24, 20\)"),
+    ],
+)
+@pytest.mark.filterwarnings("ignore:invalid value", "ignore:divide by zero")
+def test_ready_made_maps_that_do_not_fit_are_named(site, make, message):
+    write_maps(site, make)
+    with pytest.raises(UserError, match=message):
+        open_train(site, READY)
+
+
+def test_maps_in_mm_need_a_manifest(site):
+    folders = FOLDERS.replace("('GT', gt_transform, False)]", "('GT', dist_map_mm_transform, False)]")
+    with pytest.raises(UserError, match=r"dist_map_mm_transform measures GT in mm.*no manifest.csv"):
+        open_train(site, folders)
+    (site / "manifest.csv").write_text(
+        "slice,spacing_w,spacing_h,spacing_slice\n"
+        + "".join(f"{path.stem},0,1,1\n" for path in site.glob("*/IMG/*.png"))
+    )
+    with pytest.raises(UserError, match="no spacing above 0 for Case00, Case01"):
+        open_train(site, folders)
+
+
+# -- pixels without a class, ground truth of another size ---------------------------------------------------------
+
+
+def add_void(site):
+    for path in site.glob("train/GT/*.png"):
+        mask = np.array(Image.open(path))
+        mask[:2] = 255
+        write(path, mask)
+
+
+def test_the_label_to_ignore_stays_as_it_is(site):
+    add_void(site)
+    slices = open_train(site, ignore=255)
+    batch, truth = Stream(slices, 4, CPU).batch(torch.arange(4))
+    assert truth.unique().tolist() == [0, 1, 255]
+    assert torch.equal(batch.targets[0], truth)
+    assert slices.truth(0)[0, 0] == 255
+    away = Augmentation(flip=False, rotate=0, shift=1e4)
+    assert (Stream(slices, 4, CPU, augmentation=away).batch(torch.arange(4))[1] == 255).all()  # beyond the border
+    with pytest.raises(UserError, match=r"8 faulty files.*labels 255.*255:1.*--ignore 255"):
+        open_train(site)
+
+
+def test_distances_to_pixels_without_a_class_are_not_known(site):
+    add_void(site)
+    with pytest.raises(UserError, match=r"labels 255, outside 0\.\.1"):
+        open_train(site, FOLDERS.replace("gt_transform, False)]", "dist_map_transform, False)]"), ignore=255)
+
+
+@pytest.mark.parametrize("ignore", [-1, 1, 256])
+def test_the_label_to_ignore_is_no_class(site, ignore):
+    with pytest.raises(UserError, match=r"expected a label that is no class, 2\.\.255"):
+        open_train(site, ignore=ignore)
+
+
+def test_ground_truth_of_another_size_is_for_evaluation(site):
+    for path in site.glob("train/GT/*.png"):
+        write(path, np.array(Image.open(path)).repeat(2, 0).repeat(2, 1))
+    with pytest.raises(UserError, match=r"slices of GT have shape \(48, 40\), those of IMG \(24, 20\)"):
+        open_train(site)
+    slices = open_train(site, any_truth_size=True)
+    for batch, truth in Stream(slices, 3, CPU, shuffle=False).epoch(0):
+        assert batch.image.shape[1:] == (1, 24, 20)
+        assert np.array_equal(truth, slices.labels(batch.rows.tolist()))
+    shutil.copytree(site / "train/IMG", site / "train/Other")
+    with pytest.raises(UserError, match=r"Other.*\(24, 20\), those of GT \(48, 40\)"):
+        open_train(
+            site,
+            FOLDERS.replace("('GT', gt_transform, False)]", "('Other', gt_transform, False)]"),
+            any_truth_size=True,
+            n_class=256,
+        )
 
 
 def test_debug_keeps_ten_slices_spread_over_the_set(tmp_path):
@@ -206,6 +346,8 @@ def test_a_patient_in_two_splits(site):
         ("[('IMG', png_transform)]", "starts with the image and the ground truth"),
         ("[('IMG', png_transform), ('GT', gt_transform)]", "Cannot read the folder"),
         ("[('IMG', png_transform, False)] + [f('GT')]", "nothing in it is run"),
+        ("[('IMG', torch.tensr, False), ('GT', gt_transform, False)]", "Did you mean 'torch.tensor'"),
+        ("[('IMG', png_transform, False), ('GT', dist_map_transform, False)]", "first two folders.*no distance maps"),
         (FOLDERS.replace("]", ", ('A', gt_transform, False)]"), "4 folders for 1 losses"),
     ],
 )
@@ -217,6 +359,19 @@ def test_a_bad_folder_line_is_refused(text, message):
 def test_sums_of_folder_lists_are_read():
     specs = parse_folders("[('IMG', png_transform, False)]+[('GT', gt_transform, False)]*1".replace("*1", ""), 2)
     assert [spec.folder for spec in specs] == ["IMG", "GT", "GT", "GT"]
+
+
+def test_names_joined_by_dots_stand_for_themselves():
+    assert read_literal("[(a.b.c, plain), {key: torch.tensor}]") == [("a.b.c", "plain"), {"key": "torch.tensor"}]
+
+
+@pytest.mark.parametrize(
+    "text",
+    ["torch.tensor()", "f().x", "'a'.join", "[1].x", "a[0].b", "x.__class__", "_x.y", "x._y.z", "__builtins__"],
+)
+def test_what_is_more_than_a_name_is_refused(text):
+    with pytest.raises(UserError, match="nothing in it is run"):
+        read_literal(text)
 
 
 # -- bounds and batches ----------------------------------------------------------------------------------------

@@ -9,13 +9,23 @@ from distance_maps import signed_distance_maps
 
 def written_out(label, n_class, spacing=None):
     """The definition, two transforms per class, in float64."""
-    maps = np.zeros((n_class, *label.shape))
+    maps, half = np.zeros((n_class, *label.shape)), min(spacing or (1,)) / 2
     for k in range(n_class):
         mask = label == k
         if mask.any() and not mask.all():
             outer = distance_transform_edt(~mask, sampling=spacing)
             inner = distance_transform_edt(mask, sampling=spacing)
-            maps[k] = np.where(mask, 1 - inner, outer)
+            maps[k] = np.where(mask, half - inner, outer - half)
+    return maps
+
+
+def as_published(label, n_class, spacing=None):
+    """Stored in the type of the one-hot encoding, whole numbers."""
+    maps = np.zeros((n_class, *label.shape), np.int32)
+    for k in np.unique(label):
+        mask = label == k
+        outer = distance_transform_edt(~mask, sampling=spacing) * ~mask
+        maps[k] = outer - (distance_transform_edt(mask, sampling=spacing) - 1) * mask
     return maps
 
 
@@ -31,12 +41,12 @@ def organs(n_class, side=256):
 
 def test_half_plane():
     label = np.repeat(np.arange(10) >= 4, 7).reshape(10, 7).astype(np.uint8)
-    to_the_class = np.array([4, 3, 2, 1, 0, -1, -2, -3, -4, -5.0])
+    to_the_border = np.array([3.5, 2.5, 1.5, 0.5, -0.5, -1.5, -2.5, -3.5, -4.5, -5.5])
     maps = signed_distance_maps(label, 2)
     assert maps.dtype == np.float32
     assert maps.shape == (2, 10, 7)
-    assert np.array_equal(maps[1], np.broadcast_to(to_the_class[:, None], (10, 7)))
-    assert np.array_equal(maps[0], 1 - maps[1])
+    assert np.array_equal(maps[1], np.broadcast_to(to_the_border[:, None], (10, 7)))
+    assert np.array_equal(maps[0], -maps[1])
 
 
 @pytest.mark.parametrize("place", [(0, 0), (200, 311), (511, 511)])
@@ -45,15 +55,15 @@ def test_single_pixel_in_a_large_empty_slice(place):
     label[place] = 1
     w, h = np.mgrid[:512, :512]
     maps = signed_distance_maps(label, 2)
-    assert np.abs(maps[1] - np.hypot(w - place[0], h - place[1])).max() < 1e-4
-    assert maps[1][place] == 0  # its nearest neighbour is 1 away
+    assert np.abs(maps[1] - (np.hypot(w - place[0], h - place[1]) - 0.5)).max() < 1e-4
 
 
 def test_disc_is_a_cone_around_its_edge():
     w, h = np.mgrid[:101, :101]
     radius = np.hypot(w - 50, h - 50)
-    maps = signed_distance_maps((radius <= 30).astype(np.uint8), 2)
-    assert np.abs(maps[1] - 0.5 - (radius - 30)).max() < 1
+    off = signed_distance_maps((radius <= 30).astype(np.uint8), 2)[1] - (radius - 30)
+    assert np.abs(off).max() < 1
+    assert abs(off[np.abs(radius - 30) < 2].mean()) < 0.05  # neither grown nor shrunk
 
 
 @pytest.mark.parametrize("n_class", [2, 4, 5])
@@ -71,6 +81,42 @@ def test_equals_the_definition_on_organs_and_on_noise(n_class):
 def test_equals_the_definition_in_volumes_and_with_a_spacing(shape, spacing):
     label = np.random.default_rng(0).choice(3, shape, p=[0.9, 0.08, 0.02])
     assert np.abs(signed_distance_maps(label, 3, spacing) - written_out(label, 3, spacing)).max() < 1e-5
+
+
+@pytest.mark.parametrize("spacing", [(1, 1), (0.3, 0.3), (0.4, 1.5)])
+def test_the_sign_is_that_of_the_side(spacing):
+    label = np.random.default_rng(0).choice(3, (40, 30), p=[0.6, 0.3, 0.1])
+    maps = signed_distance_maps(label, 3, spacing)
+    assert all(np.array_equal(maps[k] < 0, label == k) and np.all(maps[k]) for k in range(3))
+
+
+def test_half_plane_in_mm_has_its_zero_on_the_border():
+    label = np.repeat(np.arange(6) >= 3, 4).reshape(6, 4)
+    expected = np.array([1.75, 1.05, 0.35, -0.35, -1.05, -1.75])
+    for spacing in ((0.7, 0.7), (0.7, 2)):
+        assert np.allclose(signed_distance_maps(label, 2, spacing)[1], expected[:, None])
+    coarse = signed_distance_maps(label, 2, (2, 0.7))[1]
+    assert np.allclose(coarse[2], -coarse[3])  # and so half way between them
+    assert np.allclose(np.diff(coarse[:3], axis=0), -2)
+
+
+@pytest.mark.parametrize("spacing", [None, (0.5, 0.5), (0.3, 0.7)])
+def test_legacy_maps_are_the_published_ones(spacing):
+    noise = np.random.default_rng(0).choice(4, (60, 50), p=[0.97, 0.01, 0.01, 0.01])
+    for label in (organs(4), noise):
+        assert np.array_equal(signed_distance_maps(label, 4, spacing, legacy=True), as_published(label, 4, spacing))
+    volume = np.random.default_rng(0).choice(2, (5, 20, 20), p=[0.99, 0.01])
+    assert np.array_equal(signed_distance_maps(volume, 2, legacy=True), as_published(volume, 2))
+
+
+@pytest.mark.parametrize("legacy", [False, True])
+def test_normalised_maps_end_at_one(legacy):
+    label = 2 * organs(2)
+    maps = signed_distance_maps(label, 4, legacy=legacy)
+    largest = np.abs(maps).max(axis=(1, 2), keepdims=True)
+    normalised = signed_distance_maps(label, 4, legacy=legacy, normalise=True)
+    assert np.allclose(normalised * largest, maps, atol=1e-5)
+    assert np.abs(normalised).max(axis=(1, 2)).tolist() == [1, 0, 1, 0]
 
 
 @pytest.mark.parametrize("shape", [(1, 9), (9, 1), (2, 2)])

@@ -111,6 +111,33 @@ def test_distance_maps_are_made_once_and_kept(tmp_path, monkeypatch):
     assert len(open_slices(site, "train", folders, 2, REGEX)) == len(slices)
 
 
+MAPS = "[('IMG', png_transform, False), ('GT', gt_transform, False), ('GT', {}, False)]"
+
+
+def write_spacing(site, w, h):
+    rows = "\n".join(f"{path.stem},{w},{h},3" for path in site.glob("*/IMG/*.png"))
+    (site / "manifest.csv").write_text("slice,spacing_w,spacing_h,spacing_slice\n" + rows + "\n")
+
+
+@pytest.mark.parametrize(
+    ("transform", "options"),
+    [
+        ("dist_map_transform", {}),
+        ("dist_map_mm_transform", {"spacing": (0.5, 0.75)}),
+        ("dist_map_max_transform", {"normalise": True}),
+        ("dist_map_legacy_transform", {"legacy": True}),
+        ("dist_map_legacy_mm_transform", {"legacy": True, "spacing": (0.5, 0.75)}),
+    ],
+)
+def test_each_distance_map_is_what_its_name_says(tmp_path, transform, options):
+    site = write_site(tmp_path / "site", 200, 60, seed=3, patients=4)
+    write_spacing(site, 0.5, 0.75)
+    slices = open_slices(site, "train", parse_folders(MAPS.format(transform), 1), 2, REGEX)
+    batch, truth = Stream(slices, 8, CPU).batch(torch.arange(8))
+    expected = [signed_distance_maps(label.numpy(), 2, **options) for label in truth]
+    assert np.array_equal(batch.targets[0], np.stack(expected))
+
+
 # -- nothing stale -------------------------------------------------------------------------------------------
 
 
@@ -175,6 +202,28 @@ def test_another_transform_is_another_array(tmp_path):
     assert opened(files, FolderSpec("IMG", "nii_transform2")).shape[-2:] == (384, 384)
 
 
+def test_maps_in_mm_follow_the_spacing_and_no_other_array_does(tmp_path, decoded):
+    site = write_site(tmp_path / "site", 200, 60, seed=3, patients=4)
+    folders = parse_folders(MAPS.format("dist_map_mm_transform"), 1)
+
+    def opened_with(w, h):
+        write_spacing(site, w, h)
+        age(site)
+        slices = open_slices(site, "train", folders, 2, REGEX)
+        return slices.planes[folders[2]].gather(torch.arange(8)), slices.digest
+
+    fine, first = opened_with(0.5, 0.5)
+    count = len(decoded)
+    again, same = opened_with(0.5, 0.5)
+    assert torch.equal(fine, again)
+    assert first == same
+    assert len(decoded) == count
+    coarse, other = opened_with(2, 2)
+    assert torch.allclose(coarse, 4 * fine)
+    assert other != first
+    assert len(decoded) == count + 8
+
+
 def test_labels_are_checked_against_the_classes_of_today(tmp_path):
     site = write_site(tmp_path / "site", 200, 60, seed=3, patients=4)
     mask = site / "train/GT/Case00_1.png"
@@ -184,6 +233,7 @@ def test_labels_are_checked_against_the_classes_of_today(tmp_path):
     open_slices(site, "train", folders, 3, REGEX)
     with pytest.raises(UserError, match=r"Case00_1.png holds the labels 2, outside 0\.\.1"):
         open_slices(site, "train", folders, 2, REGEX)
+    open_slices(site, "train", folders, 2, REGEX, ignore=2)
 
 
 def test_the_set_s_own_time_stamp_stays(tmp_path):
