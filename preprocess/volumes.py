@@ -18,10 +18,10 @@ from pathlib import Path
 
 import nibabel as nib
 import numpy as np
+from skimage.transform import resize
 
 from utils import UserError, listing
 
-LABEL = "GT"
 MAX_LABEL_RANGE = 2**20  # a wider range of values is an image that was given as a label
 READ_ERRORS = (
     *(OSError, EOFError, ValueError, zlib.error),
@@ -51,7 +51,7 @@ def describe_faults(faults: Iterable[Fault], limit: int = 40) -> str:
 
 @dataclass(frozen=True)
 class Case:
-    """The files of one patient: role (image folder or GT) -> path."""
+    """The files of one patient: role (what the volume is for, see SliceSpec.folders) -> path."""
 
     patient: str
     paths: dict[str, Path]
@@ -61,11 +61,12 @@ def find_files(pattern: str) -> list[Path]:
     """Files that match the pattern, sorted.
 
     Capital and small letters are the same in a file's name (not in its folder's): archives mix `_segmentation` and
-    `_Segmentation`. Hidden files are left out, like the `._*` shadows that some archives carry.
+    `_Segmentation`. `**` stands for any number of folders. Hidden files are left out, like the `._*` shadows that some
+    archives carry.
     """
     wanted = Path(pattern)
     name = wanted.name.lower()
-    folders = [Path(folder) for folder in glob.glob(str(wanted.parent), recursive=True)]  # noqa: PTH207  Path.glob takes no absolute pattern
+    folders = {Path(folder) for folder in glob.glob(str(wanted.parent), recursive=True)}  # noqa: PTH207  Path.glob takes no absolute pattern
     return sorted(
         path
         for folder in folders
@@ -387,43 +388,82 @@ def map_labels(stack: np.ndarray, mapping: LabelMap | None) -> tuple[np.ndarray,
 # ---------------------------------------------------------------------------------- size, and the way back
 
 
-def centred(
-    shape: tuple[int, int], size: tuple[int, int] | None, multiple: int | None
-) -> tuple[tuple[int, int], tuple[int, int]]:
-    """The size (W, H) that a plane is cut to, and its offset.
+@dataclass(frozen=True)
+class Frame:
+    """Which part of its plane a slice shows: a crop or a pad of it, or all of it resampled.
 
-    Pixel 0 of the cut is pixel `offset` of the plane; below 0 it is padding.
+    Pixel i of the slice has its centre at pixel offset + (i + 1/2) step - 1/2 of the plane, along each axis.
+
+    shape    of the plane (W, H)
+    size     of the slice (W, H)
+    offset   pixels of the plane before the slice; below 0 it is padding
+    resized  whether the slice is the plane resampled; then the offset is 0
     """
-    wanted = size or shape
-    if multiple:
-        wanted = tuple(-(-n // multiple) * multiple for n in wanted)
-    return wanted, tuple((have - want) // 2 for have, want in zip(shape, wanted, strict=True))
 
+    shape: tuple[int, int]
+    size: tuple[int, int]
+    offset: tuple[int, int] = (0, 0)
+    resized: bool = False
 
-def _overlap(
-    have: Sequence[int], want: Sequence[int], offset: Sequence[int]
-) -> tuple[tuple[slice, ...], tuple[slice, ...]]:
-    """The common part of a plane (`have`) and its cut (`want`), in the pixels of each."""
-    spans = [(max(o, 0), max(min(o + w, h), max(o, 0)), o) for h, w, o in zip(have, want, offset, strict=True)]
-    return tuple(slice(lo, hi) for lo, hi, _ in spans), tuple(slice(lo - o, hi - o) for lo, hi, o in spans)
+    @classmethod
+    def centred(cls, shape: tuple[int, int], size: tuple[int, int] | None, multiple: int | None) -> "Frame":
+        """A cut to this size, or to the plane's own, padded up to a multiple."""
+        wanted = size or shape
+        if multiple:
+            wanted = tuple(-(-n // multiple) * multiple for n in wanted)
+        return cls(shape, wanted, tuple((have - want) // 2 for have, want in zip(shape, wanted, strict=True)))
 
+    @property
+    def step(self) -> tuple[float, float]:
+        """Pixels of the plane from one pixel of the slice to the next."""
+        return tuple(n / m for n, m in zip(self.shape, self.size, strict=True)) if self.resized else (1.0, 1.0)
 
-def cut(plane: np.ndarray, size: tuple[int, int], offset: tuple[int, int], fill: float) -> np.ndarray:
-    """The plane cropped and padded to `size`, `fill` where it has no pixel."""
-    if plane.shape == size:
+    def take(self, plane: np.ndarray, fill: float = 0) -> np.ndarray:
+        """The slice out of its plane: `fill` where the plane has no pixel.
+
+        Resampling, an image (float32) is smoothed along an axis that shrinks and interpolated linearly, by
+        scikit-image: unlike the widened kernels of Pillow and torch, that puts nothing a fraction of a pixel aside.
+        Class numbers are those of the nearest pixel.
+        """
+        if plane.shape == self.size:
+            return plane
+        if not self.resized:
+            out = np.full(self.size, fill, plane.dtype)
+            inside, there = self._overlap()
+            out[there] = plane[inside]
+            return out
+        if plane.dtype.kind != "f":
+            return _nearest(plane, self.size)
+        return resize(plane, self.size, order=1, mode="edge", anti_aliasing=True, preserve_range=True)
+
+    def put_back(self, pixels: np.ndarray) -> np.ndarray:
+        """The plane out of the slice, nearest pixels where it was resampled, 0 where nothing was cut."""
+        if self.resized:
+            return _nearest(pixels, self.shape)
+        plane = np.zeros(self.shape, pixels.dtype)
+        inside, there = self._overlap()
+        plane[inside] = pixels[there]
         return plane
-    out = np.full(size, fill, plane.dtype)
-    inside, there = _overlap(plane.shape, size, offset)
-    out[there] = plane[inside]
-    return out
+
+    def _overlap(self) -> tuple[tuple[slice, ...], tuple[slice, ...]]:
+        """The common part of plane and cut, in the pixels of each."""
+        axes = zip(self.shape, self.size, self.offset, strict=True)
+        spans = [(max(o, 0), max(min(o + w, h), max(o, 0)), o) for h, w, o in axes]
+        return tuple(slice(lo, hi) for lo, hi, _ in spans), tuple(slice(lo - o, hi - o) for lo, hi, o in spans)
 
 
-def plane_affine(affine: np.ndarray, axis: int, index: int, offset: tuple[int, int]) -> np.ndarray:
-    """The (4, 4) matrix of one cut plane: its axes W, H and the cutting axis, its pixel (0, 0) as the origin."""
+def _nearest(plane: np.ndarray, size: tuple[int, int]) -> np.ndarray:
+    """The pixel at the centre of each pixel of the new size; the further one where the centre falls between two."""
+    picked = [(2 * np.arange(want) + 1) * have // (2 * want) for have, want in zip(plane.shape, size, strict=True)]
+    return plane[np.ix_(*picked)]
+
+
+def plane_affine(affine: np.ndarray, axis: int, index: int, frame: Frame) -> np.ndarray:
+    """The (4, 4) matrix of one slice: its axes W, H and the cutting axis, its pixel (0, 0) as the origin."""
     w, h = (a for a in range(3) if a != axis)
     corner = np.zeros(3)
-    corner[[axis, w, h]] = index, *offset
-    out = affine[:, [w, h, axis, 3]].copy()
+    corner[[axis, w, h]] = index, *(o + (s - 1) / 2 for o, s in zip(frame.offset, frame.step, strict=True))
+    out = affine[:, [w, h, axis, 3]] * [*frame.step, 1, 1]
     out[:3, 3] = nib.affines.apply_affine(affine, corner)
     return out
 
@@ -437,9 +477,9 @@ def read_manifest(path: Path) -> list[dict[str, str]]:
 def restore(slices: Mapping[int, np.ndarray], rows: Sequence[Mapping[str, str]]) -> tuple[np.ndarray, np.ndarray]:
     """One patient's slices in the volume they came from.
 
-    slices: slice number -> (W, H) array as cut; rows: their rows of manifest.csv, one each. Returns the volume on the
-    original grid (of the slices' dtype, 0 where nothing was cut) and its affine (4, 4). Raises UserError if slices
-    and rows do not belong together.
+    slices: slice number -> (W, H) array as cut or resampled; rows: their rows of manifest.csv, one each. Returns the
+    volume on the original grid (of the slices' dtype, 0 where nothing was cut, nearest pixels where the planes were
+    resampled) and its affine (4, 4). Raises UserError if slices and rows do not belong together.
     """
     if not rows or len({(row["patient"], row["source"]) for row in rows}) != 1:
         raise UserError(
@@ -454,10 +494,17 @@ def restore(slices: Mapping[int, np.ndarray], rows: Sequence[Mapping[str, str]])
     axis, shape = int(rows[0]["axis"]), [int(rows[0][f"shape{a}"]) for a in range(3)]
     stack = np.zeros([shape[axis], *shape[:axis], *shape[axis + 1 :]], next(iter(slices.values())).dtype)
     for number, row in zip(numbers, rows, strict=True):
-        plane, size = slices[number], (int(row["width"]), int(row["height"]))
-        if plane.shape != size:
-            raise UserError(f"Slice {row['slice']} was cut to {size}, but {plane.shape} came to put back.")
-        inside, there = _overlap(stack.shape[1:], size, (int(row["offset_w"]), int(row["offset_h"])))
-        stack[number][inside] = plane[there]
+        frame = _frame_of(row, stack.shape[1:])
+        if slices[number].shape != frame.size:
+            raise UserError(
+                f"Slice {row['slice']} was cut to {frame.size}, but {slices[number].shape} came to put back."
+            )
+        stack[number] = frame.put_back(slices[number])
     affine = np.array([float(number) for number in rows[0]["affine"].split()]).reshape(4, 4)
     return np.moveaxis(stack, 0, axis), affine
+
+
+def _frame_of(row: Mapping[str, str], shape: tuple[int, int]) -> Frame:
+    """The frame of a row of manifest.csv; those of older sets do not say `resized`, and were not."""
+    width, height, offset_w, offset_h = (int(row[name]) for name in ("width", "height", "offset_w", "offset_h"))
+    return Frame(shape, (width, height), (offset_w, offset_h), row.get("resized") == "yes")

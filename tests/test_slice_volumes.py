@@ -12,9 +12,12 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from preprocess import slice_volumes
-from preprocess.slice_volumes import Blocks, SliceSpec, describe, read_spec, slice_set, split_patients
+from distance_maps import signed_distance_maps
+from preprocess import slice_case
+from preprocess.slice_split import split_patients
+from preprocess.slice_volumes import Blocks, SliceSpec, describe, read_spec, slice_set
 from preprocess.volumes import (
+    Frame,
     LabelMap,
     Normalisation,
     map_labels,
@@ -139,6 +142,7 @@ def test_manifest(tmp_path, monkeypatch):
     row = rows[7]
     expected = {"slice": "Case01_1", "split": "train", "patient": "Case01", "index": "1", "axis": "0"}
     expected |= {"width": "3", "height": "8", "offset_w": "1", "offset_h": "-2"}  # 5 -> 3 and 4 -> 8 round the centre
+    expected["resized"] = "no"
     expected |= {"spacing_w": "0.75", "spacing_h": "3.0", "spacing_slice": "0.5"}
     expected |= {"shape0": "6", "shape1": "5", "shape2": "4", "source": "volumes/Case01.nii.gz"}
     expected |= {"affine": "0.5 0.0 0.0 0.0 0.0 0.75 0.0 0.0 0.0 0.0 3.0 0.0 0.0 0.0 0.0 1.0"}
@@ -173,6 +177,155 @@ def test_same_bytes_whatever_the_jobs(tmp_path):
     for jobs in (1, 2):
         slice_set(spec_of(source, tmp_path / str(jobs) / "set", format="nii.gz", jobs=jobs))
     assert tree(tmp_path / "1") == tree(tmp_path / "2")
+
+
+# ----------------------------------------------------------------------------------------------------- channels
+
+
+def modalities(folder, n=2, shape=(6, 5, 4), names=("b", "a")):
+    """n patients 00.., channel c of patient i holds 0..(voxels - 1) times 10^c, plus i; a binary label."""
+    voxels = np.arange(np.prod(shape), dtype=np.float64).reshape(shape)
+    for i in range(n):
+        for c, name in enumerate(names):
+            save(folder / f"{i:02}_{name}.nii", voxels * 10**c + i)
+        save(folder / f"{i:02}_lesion.nii", (voxels % 7 == 0).astype(np.uint8))
+    images = {"in_npy": tuple(f"{folder}/*_{name}.nii" for name in names)}
+    return {"images": images, "label": f"{folder}/*_lesion.nii", "patient": r"(\d+)_", "val_list": ("00",)}
+
+
+@pytest.mark.parametrize("form", ["npy", "nii", "nii.gz"])
+def test_images_of_one_name_become_channels(tmp_path, form):
+    settings = modalities(tmp_path / "volumes") | {"format": form, "label_folder": "gt_npy"}
+    spec = spec_of("", tmp_path / "set", **settings, normalisation=Normalisation("none"))
+    card = slice_set(spec)
+    image, label = (read(tmp_path / f"set/train/{folder}/01_2.{form}") for folder in ("in_npy", "gt_npy"))
+    plane = np.arange(120).reshape(6, 5, 4)[:, :, 2]
+    np.testing.assert_array_equal(image, np.stack([plane + 1, 10 * plane + 1]))
+    assert (image.dtype, label.dtype, label.shape) == (np.float32, np.uint8, (6, 5))
+    assert card["channels"] == {"in_npy": 2}
+    assert [source["role"] for source in card["sources"]] == ["in_npy[0]", "in_npy[1]", "gt_npy"] * 2
+    row = read_manifest(tmp_path / "set/manifest.csv")[0]
+    assert [Path(path).name for path in row["source"].split(";")] == ["00_b.nii", "00_a.nii"]
+    assert len(row["sha256"].split(";")) == 2
+    volume, _ = restore({2: label}, read_manifest(tmp_path / "set/manifest.csv")[6:7])
+    np.testing.assert_array_equal(volume[:, :, 2], label)
+
+
+def test_each_channel_is_normalised_on_its_own(tmp_path):
+    slice_set(spec_of("", tmp_path / "set", **modalities(tmp_path / "volumes"), format="npy", size=(8, 5)))
+    image = np.load(tmp_path / "set/train/in_npy/01_3.npy")
+    expected = np.pad(np.arange(120).reshape(6, 5, 4)[:, :, 3] / 119, ((1, 1), (0, 0)))
+    np.testing.assert_allclose(image, [expected, expected], atol=1e-6)
+
+
+def test_channels_lie_where_their_voxels_lay(tmp_path):
+    slice_set(spec_of("", tmp_path / "set", **modalities(tmp_path / "volumes"), format="nii", axis=1))
+    got = nib.load(tmp_path / "set/train/in_npy/01_3.nii").affine
+    np.testing.assert_allclose(got @ [0, 2, 1, 1], PLAIN @ [2, 3, 1, 1], atol=1e-6)
+
+
+def test_a_channel_that_is_missing_or_lies_elsewhere(tmp_path):
+    settings = modalities(tmp_path / "volumes", n=3)
+    (tmp_path / "volumes/00_a.nii").unlink()
+    save(tmp_path / "volumes/01_b.nii", np.ones((6, 5, 3)))
+    save(tmp_path / "volumes/02_a.nii", np.ones((6, 5, 4)))
+    with pytest.raises(UserError) as error:
+        slice_set(spec_of("", tmp_path / "set", **settings, format="npy"))
+    error.match(r"without in_npy\[1\] volume \(no file of '[^']*_a.nii'\): 00;")
+    error.match(r"grid of its GT volume [^;]*01_b.nii \(shape")
+    error.match(r"no spread of grey levels: [^;]*02_a.nii")
+    assert_nothing_left(tmp_path / "set")
+
+
+# ------------------------------------------------------------------------------------------------- other sizes
+
+TURNED = np.array([[0, 0.2, 2.9, 11], [-1.5, 0, 0.1, -7], [0, -1.4, 0.3, 5], [0, 0, 0, 1.0]])
+
+
+@pytest.mark.parametrize("resize", [(24, 17), (9, 10), (19, 7)], ids=str)
+@pytest.mark.parametrize("world", [0, 1, 2])
+def test_resized_slices_show_the_same_place(tmp_path, resize, world):
+    """An image whose grey level is a coordinate in mm has in each pixel the coordinate of that pixel's centre."""
+    voxels = np.stack(np.meshgrid(*map(np.arange, (16, 3, 15)), indexing="ij"), -1)
+    for i in range(2):
+        save(tmp_path / f"volumes/Case0{i}.nii", nib.affines.apply_affine(TURNED, voxels)[..., world], TURNED)
+    images = {"IMG": f"{tmp_path}/volumes/*.nii"}
+    settings = {"images": images, "label": None, "axis": 1, "format": "nii", "resize": resize}
+    slice_set(spec_of("", tmp_path / "set", **settings, normalisation=Normalisation("none")))
+    image = nib.load(tmp_path / "set/val/IMG/Case00_2.nii")
+    assert image.shape == resize
+    pixels = np.stack([*np.meshgrid(*map(np.arange, resize), indexing="ij"), np.zeros(resize)], -1)
+    expected = nib.affines.apply_affine(image.affine, pixels)[..., world]
+    inside = np.s_[2:-2, 2:-2]  # what lies nearer to the margin has no neighbour to be interpolated with
+    np.testing.assert_allclose(image.get_fdata()[inside], expected[inside], atol=1e-4)
+    row = read_manifest(tmp_path / "set/manifest.csv")[2]
+    lengths = np.linalg.norm(image.affine[:3, :3], axis=0)
+    np.testing.assert_allclose([float(row[f"spacing_{a}"]) for a in ("w", "h", "slice")], lengths, rtol=1e-6)
+    assert (row["width"], row["height"], row["resized"]) == (str(resize[0]), str(resize[1]), "yes")
+
+
+def test_shrinking_smooths_images_and_picks_labels():
+    stripes = np.tile(np.float32([0, 1]), (16, 8))
+    np.testing.assert_allclose(Frame((16, 16), (16, 4), resized=True).take(stripes)[:, 1:-1], 0.5, atol=1e-3)
+    label = np.kron([[0, 1], [2, 3]], np.ones((3, 5))).astype(np.uint8)
+    assert Frame(label.shape, (2, 2), resized=True).take(label).tolist() == [[0, 1], [2, 3]]
+    assert set(np.unique(Frame(label.shape, (4, 7), resized=True).take(label))) == {0, 1, 2, 3}
+
+
+@pytest.mark.parametrize("axis", [0, 1, 2])
+def test_resized_labels_come_back(tmp_path, axis):
+    source = cohort(tmp_path / "volumes", n=1, shape=(9, 11, 7), affine=TURNED, values=(0, 1, 2))
+    split = {"val_list": (), "split_by_blocks": Blocks(2, 2)}
+    card = slice_set(spec_of(source, tmp_path / "set", axis=axis, resize=(13, 11), **split))
+    assert (card["size"], card["resized"], card["foreground_cut_away"]) == ((13, 11), True, {})
+    rows = read_manifest(tmp_path / "set/manifest.csv")
+    slices = {int(row["index"]): read(tmp_path / f"set/{row['split']}/GT/{row['slice']}.png") for row in rows}
+    volume, affine = restore(slices, rows)
+    original = nib.load(source / "Case00_segmentation.nii.gz")
+    np.testing.assert_array_equal(volume, original.dataobj)
+    np.testing.assert_array_equal(affine, original.affine)
+
+
+def test_a_manifest_from_before_there_was_resizing(tmp_path):
+    slice_set(spec_of(cohort(tmp_path / "volumes", n=2), tmp_path / "set", size=(4, 8)))
+    row = read_manifest(tmp_path / "set/manifest.csv")[0]
+    ones = {0: np.ones((4, 8), np.uint8)}
+    volume, _ = restore(ones, [row])
+    del row["resized"]
+    np.testing.assert_array_equal(restore(ones, [row])[0], volume)
+
+
+# ----------------------------------------------------------------------------------------------- distance maps
+
+
+@pytest.mark.parametrize("frame", [{}, {"size": (8, 4)}, {"resize": (12, 10)}], ids=str)
+def test_distance_maps_are_those_of_the_volume(tmp_path, frame):
+    source = cohort(tmp_path / "volumes", n=2)
+    blob = np.zeros((6, 5, 4), np.uint8)
+    blob[2:4, 1:4, 1:3] = 1
+    save(source / "Case00_segmentation.nii.gz", blob)
+    settings = {"format": "npy", "distance_maps": "3d_distmap", "n_class": 3, **frame}
+    card = slice_set(spec_of(source, tmp_path / "set", **settings))
+    assert (card["n_class"], card["distance_maps"]) == (3, "3d_distmap")
+    labels, maps = (
+        np.stack([np.load(tmp_path / f"set/val/{name}/Case00_{i}.npy") for i in range(4)], -3)
+        for name in ("GT", "3d_distmap")
+    )
+    spacing = (3.0, 0.25, 0.375) if "resize" in frame else (3.0, 0.5, 0.75)
+    np.testing.assert_array_equal(maps, signed_distance_maps(labels, 3, spacing))
+    assert (maps.dtype, maps.shape) == (np.float32, (3, 4, *labels.shape[1:]))
+    assert maps[1, 0].min() >= 2  # the blob begins one slice, 3 mm, further
+    assert not maps[2].any()
+
+
+def test_the_number_of_classes_for_distance_maps(tmp_path):
+    source = cohort(tmp_path / "volumes", n=2, values=(0, 1, 2))
+    settings = {"distance_maps": "maps", "label_map": "1:1,2:0"}
+    slice_set(spec_of(source, tmp_path / "set", **settings))
+    assert np.load(tmp_path / "set/train/maps/Case01_0.npy").shape == (2, 6, 5)
+    with pytest.raises(UserError, match=r"2 faults: has classes outside 0..1 .raise --n_class 2.*Case00.*up to 2"):
+        slice_set(spec_of(source, tmp_path / "few", n_class=2))
+    assert_nothing_left(tmp_path / "few")
 
 
 # -------------------------------------------------------------------------------------------------- grey levels
@@ -434,12 +587,22 @@ def test_nothing_comes_of_wrong_settings(tmp_path, changes, message):
         ({"axis": 3}, "--axis is 0, 1 or 2, got 3"),
         ({"format": "jpg"}, "--format is one of png"),
         ({"bits": 16, "format": "npy"}, "--bits is 8, or 16 with --format png"),
-        ({"images": {"GT": "x"}}, "NAME has letters"),
-        ({"images": {"../x": "x"}}, "NAME has letters"),
+        ({"images": {"GT": "x"}}, "folders of their own, GT is named twice"),
+        ({"label_folder": "IMG"}, "folders of their own, IMG is named twice"),
+        ({"images": {"../x": "x"}}, "named with letters, digits, _ and -, got ../x, GT"),
+        ({"label_folder": ""}, "named with letters"),
+        ({"images": {"in": ("x", "y")}}, "png holds one channel a slice and in has several: take --format npy or nii"),
+        ({"distance_maps": "3d_distmap", "label": None, "n_class": 2}, "give --label"),
+        ({"distance_maps": "3d_distmap"}, "give --n_class K or --label_map"),
+        ({"distance_maps": "GT", "n_class": 2}, "folders of their own, GT is named twice"),
+        ({"n_class": 0}, "--n_class is 1 to 256, got 0"),
         ({"normalisation": Normalisation("zscore")}, "z-scores leave that range"),
         ({"others": 1}, "--others goes with --label_map"),
         ({"size": (0, 4)}, "numbers from 1 upwards"),
         ({"multiple": 0}, "numbers from 1 upwards"),
+        ({"resize": (4, 0)}, "numbers from 1 upwards"),
+        ({"resize": (4, 4), "size": (4, 4)}, "--resize W H excludes --size and --multiple"),
+        ({"resize": (4, 4), "multiple": 8}, "--resize W H excludes --size and --multiple"),
         ({"val": 1}, "--val N and --val_list exclude"),
         ({"test": 1, "test_list": ("Case01",)}, "--test N and --test_list exclude"),
         ({"val_list": ()}, "say who validates"),
@@ -457,7 +620,7 @@ def test_slices_of_different_sizes_are_refused(tmp_path):
     cohort(tmp_path / "more", n=1, shape=(7, 5, 4))
     for path in (tmp_path / "more").iterdir():
         path.replace(source / path.name.replace("00", "03"))
-    with pytest.raises(UserError, match=r"another size than the usual \(6, 5\) \(give --size W H\): Case03 \(7, 5\)"):
+    with pytest.raises(UserError, match=r"another size than the usual \(6, 5\) \(give --size .*: Case03 \(7, 5\)"):
         slice_set(spec_of(source, tmp_path / "set"))
     assert slice_set(spec_of(source, tmp_path / "set", size=(8, 8)))["size"] == (8, 8)
 
@@ -495,7 +658,7 @@ def test_what_a_killed_run_left_is_replaced(tmp_path):
 @pytest.mark.parametrize("error", [OSError(28, "No space left on device"), KeyboardInterrupt()])
 def test_a_write_that_fails_leaves_nothing(tmp_path, monkeypatch, error):
     source = cohort(tmp_path / "volumes", n=2)
-    plain, calls = slice_volumes.save_png, []
+    plain, calls = slice_case.save_png, []
 
     def fail_at_the_seventh(*args):
         calls.append(args)
@@ -503,7 +666,7 @@ def test_a_write_that_fails_leaves_nothing(tmp_path, monkeypatch, error):
             raise error
         plain(*args)
 
-    monkeypatch.setattr(slice_volumes, "save_png", fail_at_the_seventh)
+    monkeypatch.setattr(slice_case, "save_png", fail_at_the_seventh)
     with pytest.raises(type(error)):
         slice_set(spec_of(source, tmp_path / "set"))
     assert_nothing_left(tmp_path / "set")
@@ -657,8 +820,20 @@ def test_flags_become_settings():
         jobs=2,
     )
     assert read_spec(arguments.split()) == expected
-    with pytest.raises(UserError, match="a name of its own, got A, A"):
-        read_spec(["--dest", "d", "--image", "A=b", "--image", "A=c", "--patient", "(p)", "--val", "1"])
+    arguments = "--dest d --image A=b --image B=e --image A=c --label l --label_folder gt --distance_maps maps"
+    arguments += " --resize 8 9 --n_class 4 --patient (p) --val 1 --format nii --jobs 1"
+    assert read_spec(arguments.split()) == SliceSpec(
+        dest=Path("d"),
+        images={"A": ("b", "c"), "B": "e"},
+        patient="(p)",
+        label="l",
+        label_folder="gt",
+        distance_maps="maps",
+        resize=(8, 9),
+        n_class=4,
+        format="nii",
+        val=1,
+    )
 
 
 def test_program_says_one_paragraph_and_exits_with_2(tmp_path):

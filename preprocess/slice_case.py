@@ -1,0 +1,149 @@
+"""One patient: volumes checked, normalised, framed, and written as slices."""
+
+import gzip
+import os
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import nibabel as nib
+import numpy as np
+from PIL import Image
+
+from distance_maps import signed_distance_maps
+from preprocess.slice_spec import SliceSpec
+from preprocess.volumes import Case, Fault, Frame, Grid, VolumeFault, map_labels, plane_affine, read_stack, sha256
+from utils import listing
+
+
+@dataclass(frozen=True)
+class Task:
+    """One patient: the files, where their voxels lie, and the split of each slice."""
+
+    case: Case
+    grid: Grid
+    splits: tuple[str, ...]
+
+
+@dataclass
+class Sliced:
+    """What became of one patient: faults, files used, pixels per slice and class (N, 256)."""
+
+    faults: list[Fault] = field(default_factory=list)
+    sources: list[dict[str, str]] = field(default_factory=list)  # of the first image first
+    pixels: np.ndarray | None = None
+    cut_away: int = 0  # voxels of the classes from 1 that the cut left outside
+
+
+def slice_case(task: Task, spec: SliceSpec, folder: Path | None) -> Sliced:
+    """Checks one patient's volumes and writes their slices below `folder` (None: only checks)."""
+    done = Sliced()
+    for name, roles in spec.folders().items():
+        channels = list(_channels(name, roles, task, spec, done))
+        if folder and not done.faults:
+            _write_slices(name, zip(*channels, strict=True), task, spec, folder)
+            if name == spec.label_folder and spec.distance_maps:
+                _write_distance_maps(channels[0], task, spec, folder)
+    return done
+
+
+def _channels(
+    name: str, roles: Iterable[str], task: Task, spec: SliceSpec, done: Sliced
+) -> Iterator[Iterable[np.ndarray]]:
+    """The slices of each volume of a folder; notes its source, or its fault."""
+    frame, is_label = spec.frame(task.grid), name == spec.label_folder
+    for role in roles:
+        path = task.case.paths.get(role)
+        if path is None:
+            continue  # a fault already
+        try:
+            stack = read_stack(path, spec.axis, is_label)
+            if is_label:
+                planes = _label_planes(stack, frame, path, spec, done)
+            else:
+                planes = _image_planes(stack, frame, path, spec)
+        except VolumeFault as error:
+            done.faults.append(error.fault)
+            continue
+        shown = Path(os.path.relpath(path)).as_posix()
+        done.sources.append({"patient": task.case.patient, "role": role, "path": shown, "sha256": sha256(path)})
+        yield planes
+
+
+def _image_planes(stack: np.ndarray, frame: Frame, path: Path, spec: SliceSpec) -> Iterator[np.ndarray]:
+    """Checks the image, then gives its slices: normalised float32, padded with the lowest value."""
+    how = spec.normalisation
+    stack = how.clipped(stack)
+    scale = how.fit(stack)
+    if scale.width == 0:
+        raise VolumeFault(f"cannot be normalised by {how.kind}, it has no spread of grey levels", str(path))
+    if spec.format == "png" and how.kind == "none" and not (scale.lowest >= 0 and stack.max() <= 1):
+        what = "has values outside 0..1, which png cannot hold (take another --normalise or --format)"
+        raise VolumeFault(what, f"{path} ({scale.lowest:g} to {stack.max():g})")
+
+    def planes() -> Iterator[np.ndarray]:
+        for plane in stack:
+            own = how.fit(plane) if how.scope == "slice" else scale
+            yield frame.take(how.apply(plane, own), float(how.apply(own.lowest, own)))
+
+    return planes()
+
+
+def _label_planes(stack: np.ndarray, frame: Frame, path: Path, spec: SliceSpec, done: Sliced) -> np.ndarray:
+    """Checks and counts the labels, then gives their slices (N, W, H): class numbers, padded with background."""
+    try:
+        classes, unknown = map_labels(stack, spec.mapping())
+    except ValueError as error:
+        raise VolumeFault("holds no whole-number labels", f"{path} ({error})") from error
+    if unknown:
+        what = "has labels without a class (add them to --label_map, or give it --others 0)"
+        raise VolumeFault(what, f"{path} ({listing(unknown, 40)})")
+    if spec.n_class and classes.max() >= spec.n_class:
+        what = f"has classes outside 0..{spec.n_class - 1} (raise --n_class {spec.n_class}, or give --label_map)"
+        raise VolumeFault(what, f"{path} (up to {classes.max()})")
+    planes = np.stack([frame.take(plane) for plane in classes])
+    done.pixels = np.stack([np.bincount(plane.ravel(), minlength=256) for plane in planes])
+    if not frame.resized:
+        done.cut_away = int(np.count_nonzero(classes) - done.pixels[:, 1:].sum())
+    return planes
+
+
+def _write_slices(
+    name: str, slices: Iterable[tuple[np.ndarray, ...]], task: Task, spec: SliceSpec, folder: Path
+) -> None:
+    """The slices of one folder, each given as the planes of its channels."""
+    for index, (planes, split) in enumerate(zip(slices, task.splits, strict=True)):
+        pixels = planes[0] if len(planes) == 1 else np.stack(planes)
+        path = folder / split / name / f"{task.case.patient}_{index}.{spec.format}"
+        if spec.format == "png":
+            save_png(path, pixels, spec.bits)
+        elif spec.format == "npy":
+            np.save(path, pixels)
+        else:
+            save_nifti(path, pixels, plane_affine(task.grid.affine, spec.axis, index, spec.frame(task.grid)))
+
+
+def _write_distance_maps(classes: np.ndarray, task: Task, spec: SliceSpec, folder: Path) -> None:
+    """Of every slice the (K, W, H) float32 cut through the distance maps of its whole volume (N, W, H), in mm."""
+    maps = signed_distance_maps(classes, spec.class_count(), spec.spacing(task.grid))
+    for index, split in enumerate(task.splits):
+        np.save(folder / split / spec.distance_maps / f"{task.case.patient}_{index}.npy", maps[:, index])
+
+
+def save_png(path: Path, plane: np.ndarray, bits: int) -> None:
+    """Grey png of class numbers as they are, or of an image in 0..1 times 255 (65535 with 16 bits)."""
+    if plane.dtype != np.uint8:
+        kind = np.uint8 if bits == 8 else np.uint16
+        plane = np.rint(plane * np.float32(np.iinfo(kind).max)).astype(kind)
+    Image.fromarray(plane).save(path, compress_level=1)
+
+
+def save_nifti(path: Path, pixels: np.ndarray, affine: np.ndarray) -> None:
+    """A slice as a NIfTI that knows its place in space; the same bytes each time.
+
+    pixels: (W, H), or (C, W, H), whose channels then lie one behind the other along the cutting axis.
+    """
+    if pixels.ndim == 3:
+        affine = affine[:, [2, 0, 1, 3]]
+    content = nib.Nifti1Image(pixels, affine).to_bytes()
+    path.write_bytes(gzip.compress(content, 1, mtime=0) if path.suffix == ".gz" else content)

@@ -1,0 +1,153 @@
+"""What a set of slices shall look like: every setting of the slicer, checked against the others."""
+
+import re
+from collections import Counter
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from preprocess.volumes import Frame, Grid, LabelMap, Normalisation, parse_label_map
+from utils import UserError, listing
+
+FORMATS = ("png", "nii", "nii.gz", "npy")
+SPLITS = ("train", "val", "test")
+
+
+@dataclass(frozen=True)
+class Blocks:
+    """A split inside one volume: blocks of `size` neighbouring slices, every `every`-th of them for validation.
+
+    For demonstrations with one patient only: neighbours in two splits look alike.
+    """
+
+    size: int
+    every: int
+
+    def split_of(self, index: int) -> str:
+        return "val" if index // self.size % self.every == self.every - 1 else "train"
+
+
+@dataclass(frozen=True)
+class SliceSpec:
+    """Everything that decides what a set looks like; the fields are the flags of the command line (see its help).
+
+    images: folder -> glob, or the globs of its channels. Raises UserError for settings that contradict each other.
+    """
+
+    dest: Path
+    images: dict[str, str | tuple[str, ...]]
+    patient: str
+    label: str | None = None
+    label_folder: str = "GT"
+    distance_maps: str | None = None
+    axis: int = 2
+    format: str = "png"
+    bits: int = 8
+    normalisation: Normalisation = field(default_factory=Normalisation)
+    size: tuple[int, int] | None = None
+    multiple: int | None = None
+    resize: tuple[int, int] | None = None
+    label_map: str | None = None
+    others: int | None = None  # None: an error
+    n_class: int | None = None  # None: what --label_map or the labels say
+    val: int = 0
+    val_list: tuple[str, ...] = ()
+    test: int = 0
+    test_list: tuple[str, ...] = ()
+    split_by_blocks: Blocks | None = None
+    seed: int = 0
+    group: str | None = None
+    tolerance: float = 0.1
+    site: str = ""
+    modality: str = ""
+    phantom: str | None = None
+    jobs: int = 1
+
+    def __post_init__(self) -> None:
+        checks = [*self._checks_of_folders(), *self._checks_of_slices(), *self._checks_of_the_split()]
+        wrong = [text for is_right, text in checks if not is_right]
+        if wrong:
+            raise UserError(f"Cannot slice into {self.dest}: {'; '.join(wrong)}.")
+
+    def _checks_of_folders(self) -> list[tuple[bool, str]]:
+        """(whether it is right, what to say if not)."""
+        names = [*self.images, self.label_folder, *([self.distance_maps] if self.distance_maps else [])]
+        twice = [name for name, number in Counter(names).items() if number > 1]
+        layered = [name for name, globs in self.images.items() if not isinstance(globs, str)]
+        return [
+            (
+                all(re.fullmatch(r"[\w-]+", name) for name in names),
+                f"folders are named with letters, digits, _ and -, got {listing(names)}",
+            ),
+            (
+                not twice,
+                f"image, ground truth and distance maps lie in folders of their own, {listing(twice)} is named twice",
+            ),
+            (
+                not layered or self.format != "png",
+                f"png holds one channel a slice and {listing(layered)} has several: take --format npy or nii",
+            ),
+            (self.label or not self.distance_maps, "--distance_maps are made of the ground truth: give --label"),
+            (
+                self.n_class or self.label_map or not self.distance_maps,
+                "--distance_maps, one a class, need the number of classes: give --n_class K or --label_map",
+            ),
+        ]
+
+    def _checks_of_slices(self) -> list[tuple[bool, str]]:
+        sizes = [*(self.size or ()), *(self.resize or ()), *([] if self.multiple is None else [self.multiple])]
+        return [
+            (self.axis in (0, 1, 2), f"--axis is 0, 1 or 2, got {self.axis}"),
+            (self.format in FORMATS, f"--format is one of {listing(FORMATS)}, got {self.format}"),
+            (self.bits == 8 or (self.bits, self.format) == (16, "png"), "--bits is 8, or 16 with --format png"),
+            (
+                (self.format, self.normalisation.kind) != ("png", "zscore"),
+                "png holds 0..1 and z-scores leave that range: take --format nii or npy, or another --normalise",
+            ),
+            (all(size > 0 for size in sizes), "--size W H, --resize W H and --multiple M are numbers from 1 upwards"),
+            (not (self.resize and (self.size or self.multiple)), "--resize W H excludes --size and --multiple"),
+            (self.others is None or self.label_map, "--others goes with --label_map"),
+            (self.n_class is None or 1 <= self.n_class <= 256, f"--n_class is 1 to 256, got {self.n_class}"),
+            (self.jobs > 0, "--jobs is at least 1"),
+        ]
+
+    def _checks_of_the_split(self) -> list[tuple[bool, str]]:
+        chosen = self.val or self.test or self.val_list or self.test_list
+        return [
+            (not (self.val and self.val_list), "--val N and --val_list exclude each other"),
+            (not (self.test and self.test_list), "--test N and --test_list exclude each other"),
+            (min(self.val, self.test) >= 0, "--val and --test are numbers of patients"),
+            (self.val or self.val_list or self.split_by_blocks, "say who validates, with --val N or --val_list"),
+            (not (self.split_by_blocks and chosen), "a split by blocks of slices takes no other split"),
+        ]
+
+    def folders(self) -> dict[str, dict[str, str]]:
+        """Folder of slices -> role -> glob, images first.
+
+        A role is what one volume of a patient is for: the folder, and which channel if it has several.
+        """
+        labels = {self.label_folder: self.label} if self.label else {}
+        return {
+            name: {name: globs} if isinstance(globs, str) else {f"{name}[{c}]": g for c, g in enumerate(globs)}
+            for name, globs in {**self.images, **labels}.items()
+        }
+
+    def mapping(self) -> LabelMap | None:
+        return parse_label_map(self.label_map, self.others) if self.label_map else None
+
+    def class_count(self) -> int | None:
+        """K by --n_class, else by --label_map; None if only the labels tell."""
+        mapping = self.mapping()
+        return self.n_class or (1 + max(mapping.numbers()) if mapping else None)
+
+    def frame(self, grid: Grid) -> Frame:
+        """How the planes of this grid become slices."""
+        shape = tuple(n for axis, n in enumerate(grid.shape) if axis != self.axis)
+        if self.resize:
+            return Frame(shape, self.resize, resized=True)
+        return Frame.centred(shape, self.size, self.multiple)
+
+    def spacing(self, grid: Grid) -> tuple[float, float, float]:
+        """mm from slice to slice, and between the pixels of a slice along W and H."""
+        w, h = (axis for axis in range(3) if axis != self.axis)
+        spacing, step = grid.spacing(), self.frame(grid).step
+        return spacing[self.axis], spacing[w] * step[0], spacing[h] * step[1]

@@ -1,0 +1,138 @@
+"""What a set tells of itself: dataset.json, how it was made, and manifest.csv, where each slice comes from."""
+
+import csv
+import json
+from collections.abc import Iterator, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from preprocess.slice_case import Sliced, Task
+from preprocess.slice_spec import SPLITS, SliceSpec
+from utils import atomic_write, listing
+
+TOOL = "preprocess.slice_volumes 1"  # raised when the same volumes and settings give other slices
+COLUMNS = (
+    *("slice", "split", "patient", "index", "axis", "width", "height", "offset_w", "offset_h", "resized"),
+    *("spacing_w", "spacing_h", "spacing_slice", "shape0", "shape1", "shape2", "affine", "source", "sha256"),
+)
+
+
+def make_card(spec: SliceSpec, tasks: Sequence[Task], results: Sequence[Sliced]) -> dict[str, Any]:
+    """The content of dataset.json."""
+    mapping, how = spec.mapping(), spec.normalisation
+    members = {split: [task.case.patient for task in tasks if split in task.splits] for split in SPLITS}
+    n_class = spec.class_count()
+    if spec.label and n_class is None:
+        n_class = 1 + max(int(result.pixels.any(0).nonzero()[0].max()) for result in results)
+    return {
+        "name": spec.dest.name,
+        "modality": spec.modality,
+        "site": spec.site,
+        "phantom": spec.phantom,
+        "n_class": n_class,
+        "label_map": mapping and {str(label): number for label, number in mapping.classes.items()},
+        "other_labels": "error" if spec.others is None else spec.others,
+        "normalisation": {
+            "kind": how.kind,
+            "scope": None if how.kind in ("window", "none") else how.scope,
+            "percentiles": how.percentiles if how.kind == "percentile" else None,
+            "window": how.window,
+            "clip": how.clip,
+        },
+        "images": list(spec.images),
+        "channels": {name: len(spec.folders()[name]) for name in spec.images},
+        "labels": spec.label_folder if spec.label else None,
+        "distance_maps": spec.distance_maps,
+        "axis": spec.axis,
+        "format": spec.format,
+        "bits": spec.bits if spec.format == "png" else None,
+        "size": spec.frame(tasks[0].grid).size,
+        "resized": bool(spec.resize),
+        "empty_slices": "kept",
+        "split_unit": "slice blocks" if spec.split_by_blocks else "patient",
+        "split": "alternating blocks of one patient's slices"
+        if spec.split_by_blocks
+        else {split: patients for split, patients in members.items() if patients},
+        "split_rule": _split_rule(spec),
+        "counts": _counts(tasks, results, members, n_class),
+        "foreground_cut_away": {
+            task.case.patient: result.cut_away for task, result in zip(tasks, results, strict=True) if result.cut_away
+        },
+        "sources": [source for result in results for source in result.sources],
+        "tool": TOOL,
+    }
+
+
+def _counts(
+    tasks: Sequence[Task], results: Sequence[Sliced], members: Mapping[str, Sequence[str]], n_class: int | None
+) -> dict[str, Any]:
+    """Per split: patients, slices, and in how many slices each class occurs."""
+    where = np.array([split for task in tasks for split in task.splits])
+    holds = None if n_class is None else np.concatenate([result.pixels > 0 for result in results])[:, :n_class]
+    return {
+        split: {
+            "patients": len(patients),
+            "slices": int((where == split).sum()),
+            "slices_with_class": None if holds is None else holds[where == split].sum(0).tolist(),
+        }
+        for split, patients in members.items()
+        if patients
+    }
+
+
+def _split_rule(spec: SliceSpec) -> dict[str, Any]:
+    """How the split came about."""
+    if spec.split_by_blocks:
+        return {"slices_a_block": spec.split_by_blocks.size, "every_nth_block_is_val": spec.split_by_blocks.every}
+    chosen = {
+        split: "list" if names else f"{number} drawn"
+        for split, names, number in (("val", spec.val_list, spec.val), ("test", spec.test_list, spec.test))
+        if names or number
+    }
+    return {**chosen, "seed": spec.seed, "group": spec.group}
+
+
+def _rows(task: Task, sources: Sequence[Mapping[str, str]], spec: SliceSpec) -> Iterator[dict[str, Any]]:
+    """One patient's rows of the manifest; `sources` are the channels of the first image."""
+    frame = spec.frame(task.grid)
+    same = {"patient": task.case.patient, "axis": spec.axis, "resized": "yes" if frame.resized else "no"}
+    same |= dict(zip(("width", "height", "offset_w", "offset_h"), (*frame.size, *frame.offset), strict=True))
+    same |= dict(zip(("spacing_slice", "spacing_w", "spacing_h"), spec.spacing(task.grid), strict=True))
+    same |= {f"shape{axis}": n for axis, n in enumerate(task.grid.shape)}
+    same["affine"] = " ".join(repr(float(number)) for number in task.grid.affine.ravel())
+    same["source"], same["sha256"] = (";".join(source[key] for source in sources) for key in ("path", "sha256"))
+    for index, split in enumerate(task.splits):
+        yield {"slice": f"{task.case.patient}_{index}", "split": split, "index": index, **same}
+
+
+def write_tables(
+    folder: Path, card: Mapping[str, Any], tasks: Sequence[Task], results: Sequence[Sliced], spec: SliceSpec
+) -> None:
+    """Writes both into the folder."""
+    channels = len(next(iter(spec.folders().values())))
+    with atomic_write(folder / "manifest.csv", "w") as file:
+        table = csv.DictWriter(file, COLUMNS, lineterminator="\n")
+        table.writeheader()
+        for task, result in zip(tasks, results, strict=True):
+            table.writerows(_rows(task, result.sources[:channels], spec))
+    with atomic_write(folder / "dataset.json", "w") as file:
+        json.dump(card, file, indent=1)
+        file.write("\n")
+
+
+def describe(card: Mapping[str, Any]) -> str:
+    """A line or two on a set for the screen: patients, slices and the census of the labels."""
+    parts = []
+    for split, count in card["counts"].items():
+        part = f"{split} {count['slices']} slices of {count['patients']} patient{'s' * (count['patients'] != 1)}"
+        if count["slices_with_class"]:
+            census = [f"{n} with class {number}" for number, n in enumerate(count["slices_with_class"]) if number]
+            part += f" ({listing(census)})"
+        parts.append(part)
+    text = f"{card['name']}: {'; '.join(parts)}; {card['size'][0]}x{card['size'][1]}"
+    if card["foreground_cut_away"]:
+        lost = [f"{patient} {n}" for patient, n in card["foreground_cut_away"].items()]
+        text += f"\nThe cut to size left voxels of a class outside, in {listing(lost, 40)}; a larger --size keeps them."
+    return text
