@@ -1,16 +1,19 @@
 """Segmentation networks: image (B,C,W,H) float -> logits (B,K,W,H), for any C, K, W and H.
 
-Each is built from (in_channels, n_class, **params) and holds BatchNorm layers. Its last convolution is the
-attribute `classifier`: a method that keeps the class boundaries of the source network freezes it.
+Each is built from (in_channels, n_class, **params); all but DeepLabVGG hold BatchNorm layers. The attribute
+`classifier` is its last layer: a method that keeps the class boundaries of the source network freezes it.
 """
 
 import re
+from collections.abc import Sequence
+from pathlib import Path
 from typing import Any
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from backbones import ASPP, DilatedResNet, Normalise, dilated_vgg16, he_normal, load_trunk
 from utils import Registry, UserError, listing, read_literal
 
 NETWORKS = Registry("network")
@@ -49,9 +52,14 @@ class Network(nn.Module):
     """Base class: `forward` is `logits` on an image padded to a multiple of `multiple`, cropped back.
 
     The padding repeats the last row and column, at the far end of each axis, so pixel (0,0) stays where it is.
+    A subclass implements `features`. Its `coarser` are the channels of the maps before the classifier's that heads
+    of their own can classify, the nearest first; `head_rate` is the learning-rate factor of such a head.
     """
 
     multiple: int = 1
+    align_corners: bool = False
+    coarser: tuple[int, ...] = ()
+    head_rate: float = 1.0
     classifier: nn.Module
 
     def __init__(self, in_channels: int, n_class: int, **widths: int) -> None:
@@ -65,6 +73,7 @@ class Network(nn.Module):
         ]
         if wrong:
             raise UserError(f"{type(self).__name__} needs whole numbers; it cannot have {listing(wrong)}.")
+        self.n_class = n_class
 
     def forward(self, image: Tensor) -> Tensor:
         """(B,C,W,H) -> (B,K,W,H)."""
@@ -76,9 +85,63 @@ class Network(nn.Module):
         right, below = (-size % self.multiple for size in image.shape[-2:])
         return F.pad(image, (0, below, 0, right), mode="replicate") if right or below else image
 
+    def features(self, image: Tensor) -> list[Tensor]:
+        """Maps (B,*,w,h) of the padded image, coarse to fine; the classifier reads the last."""
+        raise NotImplementedError
+
     def logits(self, image: Tensor) -> Tensor:
         """(B,C,W,H) -> (B,K,W,H), W and H divisible by `multiple`."""
-        raise NotImplementedError
+        return self._classify(image, [self.classifier])[0]
+
+    def levels(self, image: Tensor, heads: Sequence[nn.Module]) -> list[Tensor]:
+        """Logits (B,K,W,H) of the classifier, then those of head 1, 2, … on coarser and coarser maps; one pass."""
+        width, height = image.shape[-2:]
+        return [logits[..., :width, :height] for logits in self._classify(self.pad(image), [self.classifier, *heads])]
+
+    def _classify(self, image: Tensor, classifiers: Sequence[nn.Module]) -> list[Tensor]:
+        """Logits (B,K,W,H) of each classifier on a map of its own, the finest first; W, H as in `logits`."""
+        maps = self.features(image)[::-1][: len(classifiers)]
+        return [
+            self._upsample(classify(level), image.shape[-2:]) for classify, level in zip(classifiers, maps, strict=True)
+        ]
+
+    def _upsample(self, logits: Tensor, size: torch.Size) -> Tensor:
+        if logits.shape[-2:] == size:
+            return logits
+        return F.interpolate(logits, size=size, mode="bilinear", align_corners=self.align_corners)
+
+    def make_head(self, level: int) -> nn.Module:
+        """A fresh classifier of the map that lies `level` = 1, 2, … before the classifier's own, for `levels`.
+
+        Raises UserError where the network has no such map.
+        """
+        most = 1 + len(self.coarser)
+        if not 1 <= level < most:
+            raise UserError(
+                f"{type(self).__name__} has {most} level{'s' if most > 1 else ''} of logits, not {level + 1}. "
+                f"Give --lambda_adv {f'at most {most} weights' if most > 1 else 'one weight'}, or take another network."
+            )
+        return self._head(self.coarser[level - 1])
+
+    def _head(self, n_in: int) -> nn.Module:
+        head = nn.Conv2d(n_in, self.n_class, 1)
+        initialise(head)
+        return head
+
+    def parameter_groups(self) -> list[tuple[list[nn.Parameter], float]]:
+        """The parameters that require a gradient, in groups, each with its learning-rate factor."""
+        return [(_trainable(self), 1.0)]
+
+    def load_backbone(self, path: Path) -> None:
+        """Fills the pre-trained part from a state dict. Raises UserError where there is none or it does not fit."""
+        raise UserError(
+            f"{type(self).__name__} has no pre-trained backbone; DeepLabV2 and DeepLabVGG have one. "
+            f"Leave {path} (--backbone_weights) out, or change the network."
+        )
+
+
+def _trainable(module: nn.Module) -> list[nn.Parameter]:
+    return [parameter for parameter in module.parameters() if parameter.requires_grad]
 
 
 def initialise(module: nn.Module) -> None:
@@ -134,6 +197,7 @@ class UNet(Network):
     def __init__(self, in_channels: int, n_class: int, *, nG: int = 32) -> None:
         super().__init__(in_channels, n_class, nG=nG)
         w1, w2, w3, w4 = nG, 2 * nG, 4 * nG, 8 * nG
+        self.coarser = (w2, w3)
         self.encoder = nn.ModuleList([two_blocks(in_channels, w1), two_blocks(w1, w2, 2), two_blocks(w2, w3, 2)])
         self.bridge = nn.Sequential(conv_block(w3, w4, 2), Residual(w4, n_conv=2), conv_block(w4, w4))
         self.up = nn.ModuleList(
@@ -158,9 +222,6 @@ class UNet(Network):
             maps.append(level(torch.cat((up(maps[-1]), skip), dim=1)))
         return maps
 
-    def logits(self, image: Tensor) -> Tensor:
-        return self.classifier(self.features(image)[-1])
-
 
 @NETWORKS.register()
 class ResidualUNet(Network):
@@ -174,6 +235,7 @@ class ResidualUNet(Network):
     def __init__(self, in_channels: int, n_class: int, *, nG: int = 32) -> None:
         super().__init__(in_channels, n_class, nG=nG)
         widths = [nG * 2**level for level in range(5)]
+        self.coarser = tuple(widths[1:-1])
         pairs = list(zip([in_channels, *widths], widths, strict=False))
         self.encoder = nn.ModuleList(self._level(n_in, n_out) for n_in, n_out in pairs)
         self.up = nn.ModuleList(self._up(n_out, n_in) for n_in, n_out in reversed(pairs[1:]))
@@ -190,15 +252,17 @@ class ResidualUNet(Network):
         conv = nn.ConvTranspose2d(n_in, n_out, 3, stride=2, padding=1, output_padding=1, bias=False)
         return nn.Sequential(conv, nn.BatchNorm2d(n_out), nn.PReLU())
 
-    def logits(self, image: Tensor) -> Tensor:
-        x = self.encoder[0](image)
+    def features(self, image: Tensor) -> list[Tensor]:
+        """As UNet's, five of them: (B,16nG,W'/16,H'/16) to (B,nG,W',H')."""
+        x = self.encoder[0](self.pad(image))
         skips = []
         for level in self.encoder[1:]:
             skips.append(x)
             x = level(F.max_pool2d(x, 2))
+        maps = [x]
         for up, level, skip in zip(self.up, self.decoder, reversed(skips), strict=True):
-            x = level(up(x) + skip)
-        return self.classifier(x)
+            maps.append(level(up(maps[-1]) + skip))
+        return maps
 
 
 # ------------------------------------------------------------------------------------------------ ENet
@@ -328,11 +392,123 @@ class ENet(Network):
             layers += [_Bottleneck(width, width, 0.1, middle=middle) for middle in (first, dilated)]
         return layers
 
-    def logits(self, image: Tensor) -> Tensor:
-        x, where_half = self.down1(self.initial(image))
+    def features(self, image: Tensor) -> list[Tensor]:
+        """The last map alone, (B,kernels,W'/2,H'/2) of the padded image."""
+        x, where_half = self.down1(self.initial(self.pad(image)))
         x, where_quarter = self.down2(self.stage1(x))
         x = self.stage4(self.up4(self.stage23(x), where_quarter))
-        return self.classifier(self.stage5(self.up5(x, where_half)))
+        return [self.stage5(self.up5(x, where_half))]
+
+
+# --------------------------------------------------------------------------------------------- DeepLab
+
+CHOICES = {
+    "depth": (101, 50),
+    "layout": ("torchvision", "caffe"),
+    "aspp_branches": (4, 2),
+    "align_corners": (False, True),
+    "normalise": ("imagenet", "caffe", "none"),
+}
+
+
+class Pretrained(Network):
+    """Base class: a classifier on a `trunk` that can be filled with weights learnt on ImageNet."""
+
+    trunk: nn.Module
+
+    def __init__(self, in_channels: int, n_class: int, *, normalise: str, align_corners: bool, **others: Any) -> None:
+        """Raises UserError for a keyword whose value is none of CHOICES, and for a normalisation of other than RGB."""
+        super().__init__(in_channels, n_class)
+        name, given = type(self).__name__, {"normalise": normalise, "align_corners": align_corners} | others
+        wrong = [
+            f"{key}={value!r} (one of {listing(CHOICES[key])})"
+            for key, value in given.items()
+            if value not in CHOICES[key]
+        ]
+        if wrong:
+            raise UserError(f"{name} comes in a few variants; it cannot have {listing(wrong)}.")
+        if in_channels != 3 and normalise != "none":
+            raise UserError(
+                f"normalise={normalise} is for RGB images of three channels; these have {in_channels}. "
+                f"Give {name}:normalise=none."
+            )
+        self.align_corners = align_corners
+        self.normalise = nn.Identity() if normalise == "none" else Normalise(normalise)
+
+    def load_backbone(self, path: Path) -> None:
+        load_trunk(self.trunk, path)
+
+
+@NETWORKS.register()
+class DeepLabV2(Pretrained):
+    """DeepLab-v2 on a ResNet (Chen et al., TPAMI 2018) as AdaptSegNet trains it (Tsai et al., CVPR 2018).
+
+    Output stride 8. Batch-norm scale and shift are frozen, the statistics follow the batches. The published network is
+    depth=101, layout=caffe, align_corners=True, normalise=caffe; its figures were made with aspp_branches=2, a bug
+    that summed two of the four. `normalise` says what becomes of an RGB image in 0..1 (see `Normalise`); with
+    normalise=none it may have any number of channels, but a pre-trained trunk is loaded for three only.
+    """
+
+    coarser = (1024,)
+    head_rate = 10.0
+
+    def __init__(
+        self,
+        in_channels: int,
+        n_class: int,
+        *,
+        depth: int = 101,
+        layout: str = "torchvision",
+        aspp_branches: int = 4,
+        align_corners: bool = False,
+        normalise: str = "imagenet",
+    ) -> None:
+        variant = {"depth": depth, "layout": layout, "aspp_branches": aspp_branches}
+        super().__init__(in_channels, n_class, normalise=normalise, align_corners=align_corners, **variant)
+        self.aspp_branches = aspp_branches
+        self.trunk = DilatedResNet(in_channels, depth, layout)
+        self.classifier = self._head(2048)
+
+    def features(self, image: Tensor) -> list[Tensor]:
+        """layer3 (B,1024,w,h) and layer4 (B,2048,w,h), w and h about an eighth of W and H."""
+        return self.trunk(self.normalise(image))
+
+    def _head(self, n_in: int) -> nn.Module:
+        return ASPP(n_in, self.n_class, self.aspp_branches)
+
+    def parameter_groups(self) -> list[tuple[list[nn.Parameter], float]]:
+        return [(_trainable(self.trunk), 1.0), (_trainable(self.classifier), self.head_rate)]
+
+
+@NETWORKS.register()
+class DeepLabVGG(Pretrained):
+    """The VGG-16 of AdaptSegNet (Tsai et al., CVPR 2018), one level, one learning rate, output stride 8.
+
+    fc6 and fc7 are 3x3 convolutions of 1024 channels dilated by 4, and the classifier is ASPP. (In DeepLab-LargeFOV
+    fc6 is dilated by 12, and fc7 and the classifier are 1x1.) Keywords as in DeepLabV2.
+    """
+
+    multiple = 8
+
+    def __init__(
+        self,
+        in_channels: int,
+        n_class: int,
+        *,
+        aspp_branches: int = 4,
+        align_corners: bool = False,
+        normalise: str = "imagenet",
+    ) -> None:
+        variant = {"aspp_branches": aspp_branches}
+        super().__init__(in_channels, n_class, normalise=normalise, align_corners=align_corners, **variant)
+        self.trunk = dilated_vgg16(in_channels)
+        fc6, fc7 = (nn.Conv2d(n_in, 1024, 3, padding=4, dilation=4) for n_in in (512, 1024))
+        self.fc = nn.Sequential(fc6, nn.ReLU(), fc7, nn.ReLU()).apply(he_normal)
+        self.classifier = ASPP(1024, n_class, aspp_branches)
+
+    def features(self, image: Tensor) -> list[Tensor]:
+        """The map of fc7 alone, (B,1024,W'/8,H'/8) of the padded image."""
+        return [self.fc(self.trunk(self.normalise(self.pad(image))))]
 
 
 # ------------------------------------------------------------------------------------------ smoke tests
@@ -349,5 +525,6 @@ class Dimwit(Network):
         self.classifier = nn.Conv2d(nG, n_class, 1)
         self.apply(initialise)
 
-    def logits(self, image: Tensor) -> Tensor:
-        return self.classifier(self.body(image))
+    def features(self, image: Tensor) -> list[Tensor]:
+        """The one map, (B,nG,W,H)."""
+        return [self.body(image)]

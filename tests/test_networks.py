@@ -14,11 +14,13 @@ SIZES = [(1, 1), (2, 9), (7, 1), (16, 32), (73, 47)]
 every_network = pytest.mark.parametrize("name", NETWORKS)
 
 
-def small(name, in_channels=1, n_class=2, seed=0):
+def small(name, in_channels=1, n_class=2, seed=0, **params):
     """The network with every width at 4, in eval mode: 1x1 maps leave nothing to normalise over."""
-    keywords = [p.name for p in inspect.signature(NETWORKS[name]).parameters.values() if p.kind is p.KEYWORD_ONLY]
+    keywords = [p for p in inspect.signature(NETWORKS[name]).parameters.values() if p.kind is p.KEYWORD_ONLY]
+    least = {"depth": 50, "normalise": "none"}
+    chosen = {p.name: least.get(p.name, 4 if type(p.default) is int else p.default) for p in keywords}
     torch.manual_seed(seed)
-    return NETWORKS.build(name, in_channels, n_class, **dict.fromkeys(keywords, 4)).eval()
+    return NETWORKS.build(name, in_channels, n_class, **chosen | params).eval()
 
 
 def noise(*shape, seed=1):
@@ -71,8 +73,8 @@ def test_divisible_size_is_not_padded(name):
 def test_gradient_reaches_every_parameter(name):
     net = small(name, 3, 4)
     net(noise(2, 3, 32, 48)).square().sum().backward()
-    idle = [key for key, param in net.named_parameters() if param.grad is None or not param.grad.any()]
-    assert idle == []
+    moving = {key: param for key, param in net.named_parameters() if param.requires_grad}
+    assert [key for key, param in moving.items() if param.grad is None or not param.grad.any()] == []
 
 
 @every_network
@@ -80,7 +82,7 @@ def test_training_step_lowers_a_loss(name):
     net = small(name, 1, 3).train()
     image = noise(2, 1, 32, 32)
     target = (image[:, 0] > 0).long()
-    optimiser = torch.optim.Adam(net.parameters(), lr=0.01)
+    optimiser = torch.optim.Adam(net.parameters(), lr=0.001)
     losses = []
     for _ in range(15):
         loss = nn.functional.cross_entropy(net(image), target)
@@ -92,21 +94,23 @@ def test_training_step_lowers_a_loss(name):
 
 
 @every_network
-def test_classifier_is_the_last_convolution(name):
+def test_classifier_is_the_last_layer(name):
     net = small(name, 1, 7)
-    assert convolutions(net)[-1] is net.classifier
-    assert net.classifier.out_channels == 7
+    last = convolutions(net.classifier)
+    assert convolutions(net)[-len(last) :] == last
+    assert {conv.out_channels for conv in last} == {7}
     seen = []
     net.classifier.register_forward_hook(lambda _module, _inputs, output: seen.append(output))
     image = noise(1, 1, net.multiple, net.multiple)
-    assert torch.equal(net(image), seen[0])
+    logits = net(image)
+    torch.testing.assert_close(logits, seen[0].expand_as(logits))  # of DeepLab it is one pixel, upsampled
 
 
 @every_network
 def test_batch_norm_is_there_and_follows_the_batch(name):
     net = small(name)
     before = [norm.running_mean.clone() for norm in norms(net)]
-    assert before
+    assert bool(before) == (name != "DeepLabVGG")
     with torch.no_grad():
         net.train()(noise(2, 1, 32, 32))
     assert all(not torch.equal(old, norm.running_mean) for old, norm in zip(before, norms(net), strict=True))
@@ -172,6 +176,60 @@ def test_initial_weights(name):
 def test_impossible_sizes_are_all_named(name):
     with pytest.raises(UserError, match=r"in_channels=0 \(at least 1\), n_class=1 \(at least 2\)"):
         NETWORKS.build(name, 0, 1)
+
+
+@every_network
+@pytest.mark.parametrize("size", [(32, 48), (37, 45)])
+def test_levels_are_logits_of_the_image_s_size(name, size):
+    net, image = small(name, 1, 3), noise(2, 1, *size)
+    heads = [net.make_head(level + 1) for level in range(len(net.coarser))]
+    passes = []
+    convolutions(net)[0].register_forward_hook(lambda *_: passes.append(1))
+    with torch.no_grad():
+        fine, *coarse = net.levels(image, heads)
+        assert len(passes) == 1
+        assert torch.equal(fine, net(image))
+        assert torch.equal(net.levels(image, [])[0], fine)
+        maps = net.features(image)
+        for logits, head, level in zip(coarse, heads, maps[-2::-1], strict=False):
+            padded = nn.functional.interpolate(head(level), size=net.pad(image).shape[-2:], mode="bilinear")
+            assert torch.equal(logits, padded[..., : size[0], : size[1]])
+    assert len(coarse) == len(heads)
+
+
+@pytest.mark.parametrize("name", ["UNet", "ResidualUNet", "DeepLabV2"])
+def test_a_head_learns_and_its_gradient_reaches_the_trunk(name):
+    net = small(name, 1, 3)
+    head = net.make_head(1)
+    net.levels(noise(2, 1, 32, 32), [head])[1].square().sum().backward()
+    assert all(param.grad.any() for param in head.parameters())
+    assert convolutions(net)[0].weight.grad.any()
+    assert all(param.grad is None for param in net.classifier.parameters())
+
+
+@every_network
+def test_a_level_that_is_not_there_is_refused(name):
+    net = small(name)
+    most = len(net.coarser) + 1
+    with pytest.raises(UserError, match=f"{type(net).__name__} has {most} levels? .*--lambda_adv") as caught:
+        net.make_head(most)
+    assert (f"at most {most} weights" in str(caught.value)) == (most > 1)
+
+
+@every_network
+def test_parameter_groups_hold_every_trainable_parameter_once(name):
+    net = small(name)
+    next(net.parameters()).requires_grad_(False)
+    grouped = [id(param) for params, _ in net.parameter_groups() for param in params]
+    assert sorted(grouped) == sorted(id(param) for param in net.parameters() if param.requires_grad)
+    rates = {id(param): rate for params, rate in net.parameter_groups() for param in params}
+    assert {rates[id(param)] for param in net.classifier.parameters()} == {net.head_rate}
+
+
+@pytest.mark.parametrize("name", [name for name in NETWORKS if not name.startswith("DeepLab")])
+def test_what_has_no_backbone_says_so(name, tmp_path):
+    with pytest.raises(UserError, match=r"has no pre-trained backbone; DeepLabV2 .*--backbone_weights"):
+        small(name).load_backbone(tmp_path / "weights.pth")
 
 
 # ---------------------------------------------------------------------------------------------- single ones
