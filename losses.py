@@ -2,12 +2,13 @@
 
 Shapes: B batch, K classes, W and H the spatial axes (any number of them: `bk...`). Every loss takes
     logits   (B, K, W, H)       the network's raw output
-    target   (B, W, H) int64    label map, or None for a loss that needs none (`needs_target`)
+    target   (B, W, H) int64    label map, or None for a loss that needs none (`needs_target`);
+             (B, K, W, H)       distance maps, for a loss that `needs_maps`
     bounds   (B, K, 2) pixels   what is known of the class sizes, lower and upper, or None (`needs_bounds`)
-and returns a scalar, or a dict of named scalars (`terms`) that add up to the loss.
+and returns a scalar, or a dict of named scalars: `terms`, which add up to the loss, and `shown`, which are only logged.
 
-Formulas: Bateson et al. 2020 and 2022 (entropy, class-ratio KL), Kervadec et al. 2019 (size penalty),
-Sudre et al. 2017 (generalised Dice), Lin et al. 2017 (focal).
+Formulas: Bateson et al. 2020 and 2022 (entropy, class-ratio KL), Kervadec et al. 2019 (size penalty; boundary),
+Karimi and Salcudean 2019 (Hausdorff distance), Sudre et al. 2017 (generalised Dice), Lin et al. 2017 (focal).
 """
 
 from collections.abc import Sequence
@@ -15,10 +16,13 @@ from dataclasses import dataclass, field
 from functools import lru_cache
 from typing import Any, ClassVar
 
+import numpy as np
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from distance_maps import signed_distance_maps
+from schedules import SCHEDULES, Constant, Schedule
 from utils import Registry, UserError, read_literal
 
 LOSSES = Registry("loss")
@@ -77,16 +81,55 @@ def build_loss(spec: LossSpec) -> "Loss":
     return loss
 
 
+def check_company(losses: Sequence["Loss"], n_class: int) -> None:
+    """Raises UserError for losses of which none can stand alone."""
+    reasons = [loss.needs_company(n_class) for loss in losses]
+    if all(reasons):
+        raise UserError(reasons[0])
+
+
+def check_folders(losses: Sequence["Loss"], are_maps: Sequence[bool]) -> None:
+    """Raises UserError for a loss whose folder holds distance maps where it needs class numbers, or the reverse."""
+    for loss, is_map in zip(losses, are_maps, strict=True):
+        name = type(loss).__name__
+        if loss.needs_maps and not is_map:
+            raise UserError(
+                f"{name} needs distance maps, but its folder in --target_folders gives class numbers: end the list "
+                "with ('GT', dist_map_transform, False) in the place of that loss (image, ground truth, one a loss)."
+            )
+        if is_map and loss.needs_target and not loss.needs_maps:
+            raise UserError(
+                f"{name} needs class numbers, but its folder in --target_folders gives distance maps; the folders "
+                "stand in the order of the losses, after the image and the ground truth."
+            )
+
+
+def check_ignore(losses: Sequence["Loss"], ignore: int | None) -> None:
+    """Raises UserError for a loss that would take the label to be ignored for a class."""
+    if ignore is None:
+        return
+    wrong = [type(loss).__name__ for loss in losses if loss.needs_target and loss.ignores != ignore]
+    if wrong:
+        raise UserError(
+            f"--ignore {ignore}, but {wrong[0]} does not leave these pixels out; use CrossEntropy (with "
+            f"'ignore_index': {ignore}), or map the label to a class."
+        )
+
+
 class LossSum(nn.Module):
     """The weighted sum of the listed losses, every term under its own name.
 
-    `forward` returns {"tot": scalar, "<loss>" or "<loss>_<term>": weighted scalar, …}; the names are `columns`.
+    `forward` returns {"tot": scalar, "<loss>" or "<loss>_<term>": weighted scalar, …}; the names are `columns`. What
+    a loss only shows stands beside its terms, and not in the total. The weights may follow a schedule over epochs.
     """
 
-    def __init__(self, losses: Sequence["Loss"], weights: Sequence[float]) -> None:
+    def __init__(
+        self, losses: Sequence["Loss"], weights: Sequence[float], scheduler: str = "Constant", **params: Any
+    ) -> None:
         super().__init__()
         self.losses = nn.ModuleList(losses)
-        self.weights = list(weights)
+        self.schedule: Schedule = SCHEDULES.build(scheduler, list(weights), **params)
+        self.begin_epoch(0)
         self.names: list[str] = []
         for loss in losses:
             name = type(loss).__name__
@@ -98,23 +141,34 @@ class LossSum(nn.Module):
         terms = [
             f"{name}_{term}" if term else name
             for name, loss in zip(self.names, self.losses, strict=True)
-            for term in loss.terms
+            for term in (*loss.terms, *loss.shown)
         ]
         return ["tot", *terms]
+
+    def begin_epoch(self, epoch: int) -> None:
+        """This epoch's weights."""
+        self.weights = self.schedule(epoch)
+
+    def moving_weights(self) -> dict[str, float]:
+        """This epoch's weights by "weight_<loss>", empty where they stay as they are."""
+        if isinstance(self.schedule, Constant):
+            return {}
+        return {f"weight_{name}": weight for name, weight in zip(self.names, self.weights, strict=True)}
 
     def forward(
         self, logits: Tensor, targets: Sequence[Tensor | None], bounds: Sequence[Tensor | None]
     ) -> dict[str, Tensor]:
         terms: dict[str, Tensor] = {}
+        summands: list[Tensor] = []
         for loss, name, weight, target, bound in zip(
             self.losses, self.names, self.weights, targets, bounds, strict=True
         ):
             value = loss(logits, target, bound)
-            if isinstance(value, dict):
-                terms |= {f"{name}_{term}": weight * part for term, part in value.items()}
-            else:
-                terms[name] = weight * value
-        return {"tot": torch.stack(list(terms.values())).sum(), **terms}
+            value = value if isinstance(value, dict) else {"": value}
+            parts = {term: weight * part for term, part in value.items()}
+            terms |= {f"{name}_{term}" if term else name: part for term, part in parts.items()}
+            summands += [parts[term] for term in loss.terms]
+        return {"tot": torch.stack(summands).sum(), **terms}
 
 
 # ----------------------------------------------------------------------------------------------- pieces
@@ -123,10 +177,17 @@ class LossSum(nn.Module):
 class Loss(nn.Module):
     """What a loss says of itself."""
 
-    terms: ClassVar[tuple[str, ...]] = ("",)  # names of the returned scalars; "" for a plain scalar
+    terms: ClassVar[tuple[str, ...]] = ("",)  # names of the scalars that add up to the loss; "" for the loss itself
+    shown: ClassVar[tuple[str, ...]] = ()  # names of those that are logged and count for nothing
     needs_target: ClassVar[bool] = False
+    needs_maps: ClassVar[bool] = False  # whether its target is distance maps, not class numbers
     needs_bounds: ClassVar[bool] = False
     compares_ratios: ClassVar[bool] = False  # whether its bounds are a prior of the class ratios
+    ignores: int | None = None  # the label whose pixels count nowhere
+
+    def needs_company(self, n_class: int) -> str:
+        """Why the loss must not be the only one, for an error; '' if it may."""
+        return ""
 
 
 def log_probabilities(logits: Tensor) -> Tensor:
@@ -239,18 +300,18 @@ class CrossEntropy(Loss):
         ignore_index: int = 255,
     ) -> None:
         super().__init__()
-        self.idc, self.weights, self.ignore_index = idc, weights, ignore_index
+        self.idc, self.weights, self.ignores = idc, weights, ignore_index
 
     def forward(self, logits: Tensor, target: Tensor, bounds: Tensor | None = None) -> Tensor:
         log_p = log_probabilities(logits)
         weight = class_vector(self.weights, self.idc, logits, "CrossEntropy").to(log_p.dtype)
-        total = F.nll_loss(log_p, target, weight, ignore_index=self.ignore_index, reduction="sum")
+        total = F.nll_loss(log_p, target, weight, ignore_index=self.ignores, reduction="sum")
         return total / self._counted(target, logits.shape[1]).clamp_min(1)
 
     def _counted(self, target: Tensor, n_class: int) -> Tensor:
         """How many pixels the divisor counts: those of `idc` that are not to be ignored."""
-        counts = [float(self.idc is None or k in self.idc) for k in range(max(self.ignore_index, n_class - 1) + 1)]
-        counts[self.ignore_index] = 0.0
+        counts = [float(self.idc is None or k in self.idc) for k in range(max(self.ignores, n_class - 1) + 1)]
+        counts[self.ignores] = 0.0
         return constant(tuple(counts), torch.float32, target.device)[target].sum()
 
 
@@ -367,6 +428,70 @@ class BCEGDice(Loss):
             "ce": self.alpha * self.ce(logits, target),
             "gdice": (1 - self.alpha) * self.gdice(logits, target),
         }
+
+
+@LOSSES.register("SurfaceLoss")
+class BoundaryLoss(Loss):
+    """(1/(B·|idc|·|Ω|)) Σ_{b,k ∈ idc,i} φ_{bki} p_{bki}, φ the signed distance to the true border (Kervadec et al.).
+
+    The target is distance maps (`dist_map_transform` and its relatives): positive outside the class, negative inside.
+    So a good prediction has a negative loss, and that is right. `lowest` is what the true segmentation would give on
+    the same batch, −Σ|φ| over the inside: as low as the loss can get. The gradient by p is φ divided by its count.
+
+    On a binary task the loss alone ends in an empty prediction, where it is 0: `force` allows that all the same. On
+    several classes it stands alone if `idc` (all of them by default) holds every class.
+    """
+
+    shown = ("lowest",)
+    needs_target = True
+    needs_maps = True
+
+    def __init__(self, *, idc: Sequence[int] | None = None, force: bool = False) -> None:
+        super().__init__()
+        self.idc, self.force = idc, force
+
+    def needs_company(self, n_class: int) -> str:
+        if self.force or (n_class > 2 and (self.idc is None or set(self.idc) == set(range(n_class)))):
+            return ""
+        chosen = f" and idc {list(self.idc)}" if self.idc else ""
+        return (
+            f"BoundaryLoss alone with {n_class} classes{chosen} ends in an empty prediction, where it is 0 and stays. "
+            "Put a regional loss before it, as in [('GeneralizedDice', {'idc': [0, 1]}, 1), ('BoundaryLoss', "
+            "{'idc': [1]}, 0.1)]; with three classes or more it stands alone if idc lists them all. {'force': True} in "
+            "its parameters runs it as it is."
+        )
+
+    def forward(self, logits: Tensor, target: Tensor, bounds: Tensor | None = None) -> dict[str, Tensor]:
+        probs = pick(log_probabilities(logits).exp(), self.idc)
+        maps = pick(target, self.idc).to(probs.dtype)
+        return {"": (probs * maps).mean(), "lowest": maps.clamp_max(0).mean()}
+
+
+@LOSSES.register("HausdorffLoss")
+class HausdorffDTLoss(Loss):
+    """mean_{b,k ∈ idc,i} (p − y)² (φ_y² + φ_p²), the Hausdorff distance by its transforms (Karimi et al. 2019).
+
+    φ_y and φ_p: signed distances, in pixels, to the border of the truth and of the most probable class. The latter
+    are computed anew in every step, on the CPU: a step waits for the device, and takes as long as the transforms do.
+    """
+
+    needs_target = True
+
+    def __init__(self, *, idc: Sequence[int] | None = None) -> None:
+        super().__init__()
+        self.idc = idc
+
+    def forward(self, logits: Tensor, target: Tensor, bounds: Tensor | None = None) -> Tensor:
+        probs = log_probabilities(logits).exp()
+        n_class = probs.shape[1]
+        error = (probs - one_hot(target, n_class, probs.dtype)) ** 2
+        distance = border_distances(target, n_class) ** 2 + border_distances(probs.argmax(1), n_class) ** 2
+        return pick(error * distance.to(error), self.idc).mean()
+
+
+def border_distances(label: Tensor, n_class: int) -> Tensor:
+    """(B, …) class numbers -> (B, K, …) float32 signed distances in pixels, on the CPU."""
+    return torch.from_numpy(np.stack([signed_distance_maps(each, n_class) for each in label.cpu().numpy()]))
 
 
 # ------------------------------------------------------------------------------ losses without ground truth

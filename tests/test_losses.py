@@ -2,14 +2,20 @@
 
 import math
 
+import numpy as np
 import pytest
 import torch
 import torch.nn.functional as F
+from scipy.ndimage import distance_transform_edt
 
+from distance_maps import signed_distance_maps
 from losses import (
     LOSSES,
     LossSum,
     build_loss,
+    check_company,
+    check_folders,
+    check_ignore,
     max_normalised_proportion,
     mean_proportion,
     one_hot,
@@ -36,6 +42,16 @@ def bounds():
     sizes = torch.rand(B, K, generator=torch.Generator().manual_seed(2), dtype=torch.float64)
     sizes = sizes / sizes.sum(1, keepdim=True) * W * H
     return torch.stack([sizes, 1.1 * sizes], 2)
+
+
+def maps_of(label, n_class=K):
+    """(B,K,…) float64 signed distance maps of label maps."""
+    return torch.from_numpy(np.stack([signed_distance_maps(each, n_class) for each in label.numpy()])).double()
+
+
+def target_of(loss, label):
+    """What the loss's folder would hold."""
+    return maps_of(label) if loss.needs_maps else label
 
 
 def good_logits(label, n_class=K):
@@ -186,12 +202,97 @@ def test_proportions_sum_to_one_and_uncertain_pixels_count_more(logits):
     assert max_normalised_proportion(both)[0, 1] > mean_proportion(both)[0, 1]
 
 
+def test_boundary_loss_is_the_formula_and_its_gradient_the_map_by_its_count(logits, label):
+    maps, idc = maps_of(label), [1, 3]
+    got = LOSSES.build("BoundaryLoss", idc=idc)(logits, maps)
+    expected = torch.einsum("bkwh,bkwh->bkwh", logits.softmax(1), maps)[:, idc].mean()
+    assert got[""].item() == pytest.approx(expected.item(), abs=1e-9)
+    probs = logits.softmax(1).requires_grad_()
+    LOSSES.build("BoundaryLoss", idc=idc)(probs.log(), maps)[""].backward()
+    by_count = torch.zeros_like(maps)
+    by_count[:, idc] = maps[:, idc] / (B * len(idc) * W * H)
+    # The softmax in the loss takes log p for logits: what is the same for all classes of a pixel is lost on the way.
+    assert torch.allclose(probs.grad, by_count - (by_count * probs.detach()).sum(1, keepdim=True), atol=1e-12)
+
+
+def test_boundary_loss_is_lowest_at_the_truth_and_says_how_low(label):
+    maps, loss = maps_of(label), LOSSES.build("BoundaryLoss")
+    at_truth = loss(5 * good_logits(label), maps)
+    assert at_truth[""].item() == pytest.approx(at_truth["lowest"].item(), abs=1e-9)
+    assert at_truth["lowest"] < 0
+    for seed in range(5):
+        other = torch.randn(B, K, W, H, dtype=torch.float64, generator=torch.Generator().manual_seed(seed))
+        assert loss(other, maps)[""] > at_truth["lowest"]
+
+
+def test_what_is_only_shown_counts_for_nothing(logits, label):
+    specs = parse_losses("[('CrossEntropy', {}, 2), ('SurfaceLoss', {}, 0.5)]")
+    total = LossSum([build_loss(s) for s in specs], [s.weight for s in specs])
+    got = total(logits, [label, maps_of(label)], [None, None])
+    assert list(got) == total.columns == ["tot", "CrossEntropy", "BoundaryLoss", "BoundaryLoss_lowest"]
+    assert got["tot"].item() == pytest.approx((got["CrossEntropy"] + got["BoundaryLoss"]).item())
+    assert got["BoundaryLoss_lowest"].item() == pytest.approx(0.5 * maps_of(label).clamp_max(0).mean().item())
+
+
+def test_hausdorff_loss_is_the_formula(logits, label):
+    def distances(classes):
+        inside = [[classes[b].numpy() == k for k in range(K)] for b in range(B)]
+        signed = [
+            [distance_transform_edt(~m) - 0.5 * ~m - distance_transform_edt(m) + 0.5 * m for m in row] for row in inside
+        ]
+        return torch.from_numpy(np.array(signed))
+
+    p, y = logits.softmax(1), one_hot(label, K, torch.float64)
+    expected = ((p - y) ** 2 * (distances(label) ** 2 + distances(p.argmax(1)) ** 2))[:, [1, 2]].mean()
+    got = LOSSES.build("HausdorffDTLoss", idc=[1, 2])(logits, label)
+    assert got.item() == pytest.approx(expected.item(), rel=1e-6)
+
+
+@pytest.mark.parametrize(
+    ("line", "n_class", "alone"),
+    [
+        ("[('BoundaryLoss', {'idc': [1]}, 1)]", 2, False),
+        ("[('BoundaryLoss', {'idc': [0, 1]}, 1)]", 2, False),
+        ("[('BoundaryLoss', {'idc': [1], 'force': True}, 1)]", 2, True),
+        ("[('BoundaryLoss', {'idc': [0, 1, 2, 3]}, 1)]", 4, True),
+        ("[('BoundaryLoss', {}, 1)]", 3, True),
+        ("[('BoundaryLoss', {'idc': [1, 2, 3]}, 1)]", 4, False),
+        ("[('GeneralizedDice', {}, 1), ('BoundaryLoss', {'idc': [1]}, 0.1)]", 2, True),
+    ],
+)
+def test_the_boundary_loss_alone_is_refused_where_it_collapses(line, n_class, alone):
+    losses = [build_loss(spec) for spec in parse_losses(line)]
+    if alone:
+        check_company(losses, n_class)
+    else:
+        with pytest.raises(UserError, match="ends in an empty prediction"):
+            check_company(losses, n_class)
+
+
+def test_a_folder_that_does_not_fit_its_loss_is_refused():
+    losses = [build_loss(spec) for spec in parse_losses("[('CrossEntropy', {}, 1), ('BoundaryLoss', {}, 1)]")]
+    check_folders(losses, [False, True])
+    with pytest.raises(UserError, match="BoundaryLoss needs distance maps"):
+        check_folders(losses, [False, False])
+    with pytest.raises(UserError, match="CrossEntropy needs class numbers"):
+        check_folders(losses, [True, True])
+
+
+def test_a_loss_that_would_count_the_ignored_label_is_refused():
+    check_ignore([LOSSES.build("CrossEntropy"), LOSSES.build("SelfEntropy")], 255)
+    check_ignore([LOSSES.build("DiceLoss")], None)
+    with pytest.raises(UserError, match="DiceLoss does not leave these pixels out"):
+        check_ignore([LOSSES.build("DiceLoss")], 255)
+    with pytest.raises(UserError, match="--ignore 254"):
+        check_ignore([LOSSES.build("CrossEntropy")], 254)
+
+
 # -- over the registry --------------------------------------------------------------------------------------
 
 
 def total(loss, logits, label, bounds):
-    value = loss(logits, label, bounds)
-    return sum(value.values()) if isinstance(value, dict) else value
+    value = loss(logits, target_of(loss, label), bounds)
+    return sum(value[term] for term in loss.terms) if isinstance(value, dict) else value
 
 
 @pytest.mark.parametrize("name", list(LOSSES))
@@ -227,8 +328,8 @@ def test_three_axes_and_half_precision(name, label, bounds):
 @pytest.mark.parametrize("name", list(LOSSES))
 def test_terms_are_what_is_returned(name, logits, label, bounds):
     loss = LOSSES.build(name)
-    value = loss(logits, label, bounds)
-    assert tuple(value) == loss.terms if isinstance(value, dict) else loss.terms == ("",)
+    value = loss(logits, target_of(loss, label), bounds)
+    assert tuple(value) == (*loss.terms, *loss.shown) if isinstance(value, dict) else loss.terms == ("",)
 
 
 # -- sums and OPT strings -----------------------------------------------------------------------------------
