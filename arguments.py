@@ -10,6 +10,8 @@ import torch
 
 from augmentation import Augmentation
 from methods import METHODS
+from methods.optimisers import check_rates
+from schedules import SCHEDULES
 from utils import UserError
 
 
@@ -40,9 +42,14 @@ def get_parser() -> Parser:  # noqa: PLR0915  a flat list of flags reads better 
     data.add_argument("--source_dataset", type=Path, help="the labelled source, for methods that read it")
     data.add_argument("--target_folders", "--folders", required=True, help="[(folder, transform, is_one_hot), …]")
     data.add_argument("--val_target_folders", help="the same for validation (default: as training)")
+    data.add_argument("--source_folders", help="the same in --source_dataset (default: as --target_folders)")
     data.add_argument("--grp_regex", required=True, help="first group: patient; second: slice number")
+    data.add_argument("--source_regex", help="the same in --source_dataset (default: as --grp_regex)")
     data.add_argument("--n_class", type=int, required=True, help="classes, background included")
     data.add_argument("--metric_axis", type=int, nargs="+", help="classes to average (default: all but background)")
+    data.add_argument("--ignore", type=int, help="label whose pixels count nowhere (street scenes: 255)")
+    data.add_argument("--modalities", type=int, default=0, help="channels of an image (default: as they are)")
+    data.add_argument("--group", **switch, help="accepted: slices always belong to their patient")
     data.add_argument("--batch_size", type=int, default=4)
     data.add_argument("--augment", **switch, help="random flips, rotations, contrast and gamma of the training slices")
     data.add_argument("--augmentation", default="{}", help="their ranges: {'rotate': 180, 'scale': 0.2, 'elastic': 3}")
@@ -63,16 +70,26 @@ def get_parser() -> Parser:  # noqa: PLR0915  a flat list of flags reads better 
     learn.add_argument("--method", default="supervised", help=f"one of {', '.join(METHODS)}")
     learn.add_argument("--mode", choices=("learn", "makeim"), default="learn", help="makeim: save masks, learn nothing")
     learn.add_argument("--target_losses", "--losses", required=True, help="[(loss, {}, bounds, {}, fn, weight), …]")
+    learn.add_argument("--scheduler", default="Constant", help=f"of the loss weights: {', '.join(SCHEDULES)}")
+    learn.add_argument("--scheduler_params", default="{}", help="its parameters: {'to_steal': 0.01}")
     learn.add_argument("--network", default="UNet", help="name, or name:parameter=value,… as in UNet:nG=16")
     learn.add_argument("--model_weights", "--weights", default="", help="checkpoint to start from; '' is random")
+    learn.add_argument("--backbone_weights", default="", help="pre-trained trunk of a network that has one: a file")
     learn.add_argument("--n_epoch", type=int, default=100)
     learn.add_argument("--l_rate", type=float, default=5e-4)
-    learn.add_argument("--lr_decay", type=float, default=1.0, help="factor every --lr_decay_epoch epochs")
+    learn.add_argument("--lr_rule", choices=("step", "poly", "legacy"), default="step", help="how the rate falls")
+    learn.add_argument("--lr_decay", type=float, default=1.0, help="step: factor every --lr_decay_epoch epochs")
     learn.add_argument("--lr_decay_epoch", type=int, default=20)
+    learn.add_argument("--poly_power", type=float, default=0.9, help="poly: exponent")
+    learn.add_argument("--poly_epochs", type=float, default=0, help="poly: where the rate ends at 0 (default: n_epoch)")
+    learn.add_argument("--schedule", **switch, help="--lr_rule legacy, as published lines write it")
     learn.add_argument("--n_warmup", type=int, default=0, help="epochs of linear warm-up")
     learn.add_argument("--flr", **switch, help="fixed learning rate")
     learn.add_argument("--weight_decay", type=float, default=0.0)
-    learn.add_argument("--adamw", **switch)
+    learn.add_argument("--optimiser", choices=("adam", "adamw", "sgd"), default="adam")
+    learn.add_argument("--betas", type=float, nargs=2, default=(0.9, 0.999), help="of Adam and AdamW")
+    learn.add_argument("--momentum", type=float, default=0.9, help="of SGD")
+    learn.add_argument("--adamw", **switch, help="the same as --optimiser adamw")
     learn.add_argument(
         "--on_collapse",
         choices=("warn", "stop", "rollback"),
@@ -84,8 +101,11 @@ def get_parser() -> Parser:  # noqa: PLR0915  a flat list of flags reads better 
     record.add_argument("--workdir", type=Path, required=True, help="folder of the run")
     record.add_argument("--csv", help="name of the log (default: <image folder>_target_metrics.csv)")
     record.add_argument("--eval_every", type=int, default=1, help="validate every n epochs, and after the last")
-    record.add_argument("--dice_3d", **switch | {"default": 1}, help="accepted: 3D Dice is always computed")
-    record.add_argument("--do_hd", **switch, help="HD95 in the log every n epochs; always computed at the end")
+    record.add_argument("--scores", choices=("volume", "iou"), default="volume", help="slices of volumes, or pictures")
+    record.add_argument("--dice_3d", "--compute_3d_dice", **switch | {"default": 1}, help="accepted: always computed")
+    record.add_argument(
+        "--do_hd", "--compute_haussdorf", **switch, help="HD95 in the log every n epochs; always computed at the end"
+    )
     record.add_argument("--do_asd", **switch, help="ASSD, likewise")
     record.add_argument("--nsd_tolerance", type=float, default=2.0, help="in mm (voxels without spacing)")
     record.add_argument("--saveim", **switch, help="masks of every n-th epoch, of the last and of the best as png")
@@ -123,7 +143,10 @@ def get_args(argv: Sequence[str] | None = None) -> Namespace:
     if args.channels_last is None:
         args.channels_last = int(args.device.startswith("cuda") and args.precision in ("bf16", "fp16"))
     args.cache = "ram" if args.in_memory else args.cache
+    args.optimiser = "adamw" if args.adamw else args.optimiser
+    args.lr_rule = "legacy" if args.schedule else args.lr_rule
     Augmentation.read(args.augmentation)
+    check_rates(args)
     args.metric_axis = args.metric_axis or list(range(1, args.n_class))
     _check_numbers(args)
     if (method.needs_weights or not learns) and not args.model_weights:
@@ -141,6 +164,7 @@ def _check_numbers(args: Namespace) -> None:
         "batch_size": 1,
         "lr_decay_epoch": 1,
         "n_warmup": 0,
+        "modalities": 0,
         "eval_every": 1,
         "workers": 1,
         "jobs": 1,

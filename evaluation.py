@@ -3,16 +3,18 @@
 from argparse import Namespace
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 import torch
+import torch.nn.functional as F
 from torch import Tensor
 
 from dataloader import SliceSet, Stream
 from interrupt import STOP
 from losses import log_probabilities
 from methods import Method
-from metrics import dice, score_patients
+from metrics import SCORES, Outcome, dice, score_patients
 
 
 @dataclass
@@ -33,11 +35,29 @@ class Evaluation:
         """(S, K) Dice of each slice, NaN where prediction and truth are both empty."""
         return dice(self.intersection, self.predicted, self.true)
 
-    def dice_3d(self) -> np.ndarray:
-        """(P, K) Dice of each patient's volume, patients in the order of their first slice."""
+    def per_patient(self) -> tuple[list[str], np.ndarray]:
+        """Patients in the order of their first slice, and (3, P, K) their intersections, predictions and truths."""
         patients = list(dict.fromkeys(self.patients))
         member = np.array([[p == patient for p in self.patients] for patient in patients])  # p s
-        return dice(member @ self.intersection, member @ self.predicted, member @ self.true)
+        return patients, np.stack([member @ counts for counts in (self.intersection, self.predicted, self.true)])
+
+    def dice_3d(self) -> np.ndarray:
+        """(P, K) Dice of each patient's volume, patients in the order of their first slice."""
+        return dice(*self.per_patient()[1])
+
+    def iou(self) -> np.ndarray:
+        """(K,) intersection over union of each class over the whole set, NaN where it is in neither."""
+        intersection, union = self.overlap()
+        return np.divide(intersection, union, out=np.full(len(union), np.nan), where=union > 0)
+
+    def overlap(self) -> tuple[np.ndarray, np.ndarray]:
+        """(K,) pixels of intersection and union over the whole set."""
+        intersection = self.intersection.sum(0)
+        return intersection, self.predicted.sum(0) + self.true.sum(0) - intersection
+
+    def mean_iou(self, axis: Sequence[int]) -> float:
+        """Over the classes `axis` that the set holds; NaN if it holds none."""
+        return nanmean(self.iou()[list(axis)])
 
     def mean_dice_3d(self, axis: Sequence[int]) -> float:
         """Over the patients, of each the mean over the classes `axis`; NaN if there is nothing to average."""
@@ -50,10 +70,13 @@ def most_probable(scores: Tensor) -> Tensor:
 
 
 def class_counts(predicted: Tensor, true: Tensor, n_class: int) -> Tensor:
-    """(3, B, K) pixel counts of intersection, prediction and truth; two (B, W, H) label maps, no host sync."""
-    cell = (true.long() * n_class + predicted).flatten(1)
-    counts = torch.zeros(len(cell), n_class * n_class, dtype=torch.int64, device=cell.device)
-    confusion = counts.scatter_add_(1, cell, torch.ones_like(cell)).unflatten(1, (n_class, n_class))
+    """(3, B, K) pixel counts of intersection, prediction and truth; two (B, W, H) label maps, no host sync.
+
+    Pixels whose truth is no class (a label to be ignored) count nowhere.
+    """
+    cell = (true.long().clamp_max(n_class) * n_class + predicted).flatten(1)
+    counts = torch.zeros(len(cell), (n_class + 1) * n_class, dtype=torch.int64, device=cell.device)
+    confusion = counts.scatter_add_(1, cell, torch.ones_like(cell)).unflatten(1, (n_class + 1, n_class))[:, :n_class]
     return torch.stack([confusion.diagonal(dim1=1, dim2=2), confusion.sum(1), confusion.sum(2)])
 
 
@@ -74,7 +97,7 @@ def evaluate(
     terms, counts, predictions, entropies = [], [], [], []
     for batch, truth in val.epoch(0):
         STOP.check()
-        log_p = log_probabilities(method.predict(batch))
+        log_p = log_probabilities(as_large_as(truth, method.predict(batch)))
         if measurable:
             values = loss(log_p, batch.targets, batch.bounds)
             terms.append(torch.stack([values[name] for name in loss.columns]) * len(batch.rows))
@@ -99,6 +122,13 @@ def evaluate(
     )
 
 
+def as_large_as(truth: Tensor, logits: Tensor) -> Tensor:
+    """The logits (B, K, w, h) at the size (B, W, H) of the truth, bilinear; those that have it come back themselves."""
+    if logits.shape[-2:] == truth.shape[-2:]:
+        return logits
+    return F.interpolate(logits, truth.shape[-2:], mode="bilinear", align_corners=False)
+
+
 def nanmean(values: np.ndarray) -> float:
     """The mean without NaN, NaN if nothing is left."""
     values = values[~np.isnan(values)]
@@ -112,11 +142,33 @@ def class_mean(values: np.ndarray, axis: Sequence[int]) -> np.ndarray:
     return np.where(known.any(1), np.nansum(chosen, 1) / np.maximum(known.sum(1), 1), np.nan)
 
 
-def score_volumes(found: Evaluation, slices: SliceSet, args: Namespace) -> list[dict]:
+def score_patients_of(found: Evaluation, slices: SliceSet, args: Namespace) -> list[dict[str, Any]]:
     """One row per patient and foreground class; distances in mm, or in voxels for a set without spacing."""
+    return score_pictures(found) if args.scores == "iou" else score_volumes(found, slices, args)
+
+
+def score_volumes(found: Evaluation, slices: SliceSet, args: Namespace) -> list[dict[str, Any]]:
+    """Overlap, surface distances and volume of each patient's stack of slices."""
     volumes = {}
     for patient in dict.fromkeys(found.patients):
         rows = np.flatnonzero(np.array(found.patients) == patient)
         spacing = (1.0, 1.0, 1.0) if slices.spacing is None else slices.spacing[patient]
-        volumes[patient] = (found.prediction[rows], slices.labels(rows), spacing)
+        prediction, truth = found.prediction[rows], slices.labels(rows)
+        if args.ignore is not None:
+            prediction, truth = (np.where(truth == args.ignore, 0, stack) for stack in (prediction, truth))
+        volumes[patient] = (prediction, truth, spacing)
     return score_patients(volumes, args.n_class, args.nsd_tolerance, args.jobs)
+
+
+def score_pictures(found: Evaluation) -> list[dict[str, Any]]:
+    """The same rows for pictures, which have no depth: Dice alone, over all the pictures of a patient (a city)."""
+    patients, counts = found.per_patient()
+    overlap = dice(*counts)
+    nothing = dict.fromkeys([*SCORES, "diagonal"], np.nan)
+    return [
+        {"patient": patient, "class": k, "outcome": Outcome.of(predicted, true), **nothing}
+        | {"dice": float(overlap[row, k]), "predicted": int(predicted), "true": int(true)}
+        for row, patient in enumerate(patients)
+        for k, (predicted, true) in enumerate(zip(*counts[1:, row], strict=True))
+        if k > 0
+    ]

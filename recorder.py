@@ -8,7 +8,7 @@ import numpy as np
 import pandas as pd
 
 from dataloader import SliceSet, Stream, read_card
-from evaluation import Evaluation, class_mean, nanmean, score_volumes
+from evaluation import Evaluation, class_mean, nanmean, score_patients_of
 from methods import Method
 from metrics import dice
 from run_folder import CsvLog, RunFolder, describe_code, write_masks
@@ -49,7 +49,8 @@ class Recorder:
         columns += ["tra_dice", "val_dice", "val_dice_3d", "val_dice_3d_sd", "val_size_mean", "val_gt_size_mean"]
         columns += [f"val_dice_3d_{k}" for k in range(1, self.args.n_class)]
         columns += [f"val_{name}_{self.unit}_{k}" for name in self._distances() for k in range(1, self.args.n_class)]
-        return [*columns, "lr", "seconds"]
+        columns += ["val_miou", *(f"val_iou_{k}" for k in self.args.metric_axis)] if self.args.scores == "iou" else []
+        return [*columns, *self.method.settings(), "seconds"]
 
     def _distances(self) -> list[str]:
         return [name for name, every in (("hd95", self.args.do_hd), ("assd", self.args.do_asd)) if every]
@@ -65,10 +66,15 @@ class Recorder:
         return every > 0 and (epoch % every == 0 or epoch == self.args.n_epoch - 1)
 
     def epoch(
-        self, epoch: int, trained: Trained | None, found: Evaluation | None, lr: float, seconds: float
+        self,
+        epoch: int,
+        trained: Trained | None,
+        found: Evaluation | None,
+        settings: Mapping[str, float],
+        seconds: float,
     ) -> dict[str, float]:
         """Writes arrays, masks and the csv row of one epoch; returns the row. What was not evaluated is NaN."""
-        row = dict.fromkeys(self.log.columns, np.nan) | {"epoch": epoch, "lr": lr, "seconds": seconds}
+        row = dict.fromkeys(self.log.columns, np.nan) | {"epoch": epoch, "seconds": seconds, **settings}
         if trained:
             row |= self._training_cells(epoch, trained)
         if found:
@@ -101,6 +107,8 @@ class Recorder:
             "val_gt_size_mean": float(found.true[:, axis].mean()),
         }
         cells |= {f"val_dice_3d_{k}": nanmean(volumes[:, k]) for k in range(1, self.args.n_class)}
+        if self.args.scores == "iou":
+            cells |= {"val_miou": found.mean_iou(axis)} | {f"val_iou_{k}": found.iou()[k] for k in axis}
         return cells | self._distance_cells(epoch, found)
 
     def _distance_cells(self, epoch: int, found: Evaluation) -> dict[str, float]:
@@ -109,7 +117,7 @@ class Recorder:
         due = [name for name, each in every.items() if is_due(epoch, each, self.args.n_epoch)]
         if not due:
             return {}
-        scores = pd.DataFrame(score_volumes(found, self.val, self.args)).groupby("class")
+        scores = pd.DataFrame(score_patients_of(found, self.val, self.args)).groupby("class")
         return {
             f"val_{name}_{self.unit}_{k}": nanmean(scores.get_group(k)[name].to_numpy())
             for name in due
@@ -138,12 +146,13 @@ class Recorder:
                 "image_folder": self.val.folders[0].folder,
                 "label_folder": self.val.folders[1].folder,
                 "nsd_tolerance": self.args.nsd_tolerance,
+                "scores": self.args.scores,
                 "distance_unit": self.unit,
             },
         )
         self.folder.write_text("val_names.txt", self.val.names)
         truth = [
-            np.bincount(label.ravel(), minlength=self.args.n_class)
+            np.bincount(label.ravel(), minlength=self.args.n_class)[: self.args.n_class]
             for start in range(0, len(self.val), COUNTED)
             for label in self.val.labels(range(start, min(start + COUNTED, len(self.val))))
         ]
@@ -154,16 +163,26 @@ class Recorder:
 
     def finish(self, which: str, found: Evaluation) -> None:
         """Scores per patient, masks and entropy maps of the last or the best network."""
-        scores = pd.DataFrame(score_volumes(found, self.val, self.args))
+        scores = pd.DataFrame(score_patients_of(found, self.val, self.args))
         scores = scores.rename(columns={name: f"{name}_{self.unit}" for name in ("hd95", "assd", "diagonal")})
         first = ["patient", "class", "outcome"]
         scores = scores[first + [name for name in scores.columns if name not in first]]
         self.folder.write_text(f"patients_{which}.csv", scores.to_csv(index=False).splitlines())
+        if self.args.scores == "iou":
+            self.folder.write_text(f"classes_{which}.csv", self._classes(found).to_csv(index=False).splitlines())
         if self.args.saveim:
             name = {"last": "last_epoch", "best_3d": "best_epoch_3d"}[which]
             write_masks(self.folder.path / name / "val", found.names, found.prediction)
         if found.entropy is not None:
             write_masks(self.folder.path / "ent_map", found.names, found.entropy)
+
+    def _classes(self, found: Evaluation) -> pd.DataFrame:
+        """Intersection over union of each averaged class over the whole set."""
+        names = read_card(self.args.target_dataset).get("class_names") or range(self.args.n_class)
+        intersection, union = found.overlap()
+        axis = self.args.metric_axis
+        columns = {"class": axis, "name": [names[k] for k in axis], "iou": found.iou()[axis]}
+        return pd.DataFrame(columns | {"intersection": intersection[axis], "union": union[axis]})
 
 
 def epoch_line(row: Mapping[str, float], best: Mapping[str, float], args: Namespace) -> str:
@@ -173,7 +192,8 @@ def epoch_line(row: Mapping[str, float], best: Mapping[str, float], args: Namesp
     parts.append(f"loss {row['tra_loss_tot']:.4f}" if trained else "no step")
     if evaluated:
         parts[-1] += f" (val {row['val_loss_tot']:.4f})" if trained else ""
-        parts.append(f"val Dice 3D {row['val_dice_3d']:.3f} (slices {row['val_dice']:.3f})")
+        volumes = f"val Dice 3D {row['val_dice_3d']:.3f} (slices {row['val_dice']:.3f})"
+        parts.append(f"val mIoU {row['val_miou']:.3f}" if args.scores == "iou" else volumes)
         parts.append(f"best {best['dice']:.3f} in epoch {best['epoch'] + 1}")
     line = "  ".join([*parts, f"{row['seconds']:.1f} s"])
     if args.pprint:

@@ -94,6 +94,7 @@ def train_epoch(
     for step, (batch, truth) in enumerate(bar, start):
         STOP.check()
         torch.manual_seed(derived_seed(args.seed, epoch, step, method.team.rank))  # for dropout
+        method.begin_step(epoch + step / len(streams[first]))
         values, logits = method.step({first: batch} | {name: next(stream) for name, stream in beside.items()})
         terms = torch.stack([values[name] for name in method.columns])
         steps.add(terms, class_counts(most_probable(logits), truth, args.n_class), batch.rows)
@@ -172,7 +173,7 @@ class Training:
     def _epoch(self, epoch: int, commits: Commits) -> None:
         begin, trained, found = time.perf_counter(), None, None
         self.method.begin_epoch(epoch, self.caution)
-        lr = self.method.rate()  # now: a roll-back also takes the optimiser, and its rate, back
+        settings = self.method.settings()  # now: a roll-back also takes the optimiser, and its rate, back
         steps = self._steps_done(epoch)
         try:
             if self.streams:
@@ -186,11 +187,12 @@ class Training:
         if trained and self._watch(trained, found, epoch):
             found = self._evaluate(epoch)
         is_best = found is not None and self._is_best(found, epoch)
+        self.method.end_epoch(epoch, self.best["epoch"])
         if self.leads:
             state = self._state() | {"epoch": epoch, "best": self.best, "caution": self.caution}
             state["alarms"] = {name: alarm.state_dict() for name, alarm in self.alarms.items()}
             seconds = time.perf_counter() - begin
-            commits.submit(self._commit, epoch, trained, found, lr, seconds, state, is_best)
+            commits.submit(self._commit, epoch, trained, found, settings, seconds, state, is_best)
 
     def _evaluate(self, epoch: int) -> Evaluation | None:
         """The validation of this epoch, None where --eval_every leaves it out."""
@@ -215,7 +217,8 @@ class Training:
             print(f"Stopped in epoch {epoch + 1}, after step {len(steps)}; the same command goes on from there.")
 
     def _is_best(self, found: Evaluation, epoch: int) -> bool:
-        score = float(np.nan_to_num(found.mean_dice_3d(self.args.metric_axis), nan=-1.0))
+        axis, by_iou = self.args.metric_axis, self.args.scores == "iou"
+        score = float(np.nan_to_num(found.mean_iou(axis) if by_iou else found.mean_dice_3d(axis), nan=-1.0))
         if 0 <= self.best["epoch"] and score <= self.best["dice"]:
             return False
         self.best = {"epoch": epoch, "dice": score}
@@ -226,13 +229,13 @@ class Training:
         epoch: int,
         trained: Trained | None,
         found: Evaluation | None,
-        lr: float,
+        settings: Mapping[str, float],
         seconds: float,
         state: dict[str, Any],
         is_best: bool,
     ) -> None:
         """Puts an epoch on the disk, in the order that run_folder.py tells."""
-        row = self.record.epoch(epoch, trained, found, lr, seconds)
+        row = self.record.epoch(epoch, trained, found, settings, seconds)
         if is_best:
             self.folder.save("best_3d.pkl", {k: v for k, v in state.items() if k not in ("method", "alarms")})
             self.folder.write_text("3dbestepoch.txt", [f"{epoch}, {state['best']['dice']:.6f}"])
@@ -288,7 +291,7 @@ class Training:
 
         Returns whether the weights were rolled back, and `found` is no longer what they give.
         """
-        if self.method.sees_truth:
+        if "target" in self.method.labelled:
             return False
         ends = trained["sizes"].cumsum()[:-1]
         predicted = {"training": np.array([step.sum(0) for step in np.split(trained["counts"][1], ends)])}

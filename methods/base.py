@@ -11,6 +11,7 @@ from torch import Tensor, nn
 from dataloader import Batch
 from distributed import ALONE, Team
 from losses import LossSum
+from methods.optimisers import Groups, make_optimiser, set_rates
 from utils import Registry
 
 METHODS = Registry("method", naming=str.lower)  # class SFDA is --method sfda
@@ -24,7 +25,7 @@ class Method:
     """
 
     streams: ClassVar[tuple[str, ...]] = ("target",)  # what a step consumes; the first sets an epoch's length
-    sees_truth: ClassVar[bool] = True  # whether its batches carry ground truth
+    labelled: ClassVar[tuple[str, ...]] = ("target",)  # those of them whose batches carry ground truth
     needs_weights: ClassVar[bool] = False  # whether it starts from a trained network
     supervision: ClassVar[str] = "full"  # of the training images, for the report
 
@@ -34,25 +35,54 @@ class Method:
 
     def __init__(self, net: nn.Module, loss: LossSum, args: Namespace, team: Team = ALONE) -> None:
         self.net, self.loss, self.args, self.team = net, loss, args, team
-        self.model = team.wrap(net)  # the same network as it is called in training: shared out, perhaps compiled
-        trainable = [p for p in net.parameters() if p.requires_grad]
-        self.optimiser = make_optimiser(trainable, args) if trainable else None
+        self.module = self.extended(net)
+        self.model = team.wrap(self.module)  # the same as it is called in training: shared out, perhaps compiled
+        self.optimiser = make_optimiser(self.groups(), args)
+        self.caution, self.halvings = 1.0, 0  # factors on the learning rate: after a collapse; by --lr_rule legacy
         self.scaler = torch.amp.GradScaler(enabled=args.precision == "fp16" and args.device.startswith("cuda"))
+
+    def extended(self, net: nn.Module) -> nn.Module:
+        """The network together with what learns along with it; its call is a forward pass in training."""
+        return net
+
+    def groups(self) -> Groups:
+        """What learns, and how fast beside --l_rate."""
+        return self.net.parameter_groups()
 
     @property
     def columns(self) -> list[str]:
         """Names of the terms that a step returns, "tot" first; the log's columns."""
         return self.loss.columns
 
-    def rate(self) -> float:
-        """This epoch's learning rate, NaN where nothing learns."""
-        return self.optimiser.param_groups[0]["lr"] if self.optimiser else float("nan")
+    def settings(self) -> dict[str, float]:
+        """What moves from epoch to epoch: "lr" (NaN where nothing learns), and the scheduled weights of the losses."""
+        lr = self.optimiser.param_groups[0]["lr"] if self.optimiser else float("nan")
+        return {"lr": lr} | self.loss.moving_weights()
+
+    @property
+    def optimisers(self) -> list[torch.optim.Optimizer]:
+        """Every optimiser whose learning rate follows the schedule."""
+        return [self.optimiser] if self.optimiser else []
 
     def begin_epoch(self, epoch: int, caution: float = 1.0) -> None:
-        """Training mode, and this epoch's learning rate, times `caution`."""
-        self.net.train()
-        for group in self.optimiser.param_groups if self.optimiser else []:
-            group["lr"] = learning_rate(epoch, self.args) * caution
+        """Training mode, this epoch's weights of the losses, and its learning rate, times `caution`."""
+        self.module.train()
+        self.loss.begin_epoch(epoch)
+        self.caution = caution
+        self._set_rates(epoch)
+
+    def begin_step(self, progress: float) -> None:
+        """The rate of this step, if it changes by the step; `progress` counts epochs, the running one in part."""
+        if self.args.lr_rule == "poly":
+            self._set_rates(progress)
+
+    def end_epoch(self, epoch: int, best_epoch: int) -> None:
+        """After an epoch and its validation, of which `best_epoch` is the best so far."""
+        self.halvings += self.args.lr_rule == "legacy" and epoch % (best_epoch + 20) == 0
+
+    def _set_rates(self, progress: float) -> None:
+        for optimiser in self.optimisers:
+            set_rates(optimiser, progress, self.args, self.caution * 0.5**self.halvings)
 
     def step(self, batches: Mapping[str, Batch]) -> tuple[dict[str, Tensor], Tensor]:
         """One update. Returns the detached terms, still on the device, and the first stream's logits (B,K,W,H)."""
@@ -60,12 +90,13 @@ class Method:
 
     def predict(self, batch: Batch) -> Tensor:
         """(B,K,W,H) logits of the whole batch, whoever holds its images."""
-        image = batch.image
-        if self.args.channels_last:
-            image = image.contiguous(memory_format=torch.channels_last)
         with self.precision():
-            logits = (self.model if self.net.training else self.net)(image)
+            logits = (self.model if self.net.training else self.net)(self.laid_out(batch.image))
         return self.team.gather(logits, len(batch.rows))
+
+    def laid_out(self, image: Tensor) -> Tensor:
+        """The image in the memory layout of --channels_last."""
+        return image.contiguous(memory_format=torch.channels_last) if self.args.channels_last else image
 
     def precision(self) -> AbstractContextManager[Any]:
         """The context of a forward pass; the losses compute in fp32 whatever it is."""
@@ -84,25 +115,11 @@ class Method:
         return {
             "optimiser": self.optimiser.state_dict() if self.optimiser else None,
             "scaler": self.scaler.state_dict(),
+            "halvings": self.halvings,
         }
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
         if self.optimiser:
             self.optimiser.load_state_dict(state["optimiser"])
         self.scaler.load_state_dict(state["scaler"])
-
-
-def make_optimiser(parameters: list[nn.Parameter], args: Namespace) -> torch.optim.Optimizer:
-    """Adam (or AdamW) with the published betas, in one fused pass over the parameters."""
-    kind = torch.optim.AdamW if args.adamw else torch.optim.Adam
-    return kind(parameters, lr=args.l_rate, betas=(0.9, 0.999), weight_decay=args.weight_decay, fused=True)
-
-
-def learning_rate(epoch: int, args: Namespace) -> float:
-    """Linear warm-up over the first `n_warmup` epochs, times `lr_decay` every `lr_decay_epoch` epochs.
-
-    `--flr`, or a decay of 0 as published lines write it, keeps the rate fixed.
-    """
-    warmup = min(1.0, (epoch + 1) / (args.n_warmup + 1))
-    fixed = args.flr or args.lr_decay == 0
-    return args.l_rate * warmup * (1.0 if fixed else args.lr_decay ** (epoch // args.lr_decay_epoch))
+        self.halvings = state["halvings"]

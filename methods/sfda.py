@@ -27,7 +27,7 @@ from utils import UserError
 class SFDA(Supervised):
     """Entropy and class-ratio KL on the target stream alone."""
 
-    sees_truth = False
+    labelled = ()
     needs_weights = True
     supervision = "none"  # what the prior knew is added by its bounds
 
@@ -58,10 +58,11 @@ class SFDA(Supervised):
         super().__init__(net, loss, args, team)
 
     def _select(self, net: nn.Module, trainable: str) -> None:
+        free = [p for p in net.parameters() if p.requires_grad]  # a network may keep some frozen
         chosen = {
-            "all": list(net.parameters()),
+            "all": free,
             "bn": [p for norm in self.norms for p in norm.parameters()],
-            "features": list(net.parameters()),
+            "features": free,
             "none": [],
         }[trainable]
         frozen = set(net.classifier.parameters()) if trainable == "features" else set()

@@ -59,11 +59,13 @@ def test_shares_cover_a_batch(count, world):
     assert max(map(len, parts)) == -(-count // world)
 
 
-@pytest.mark.parametrize("method", ["sfda", "supervised"])
+@pytest.mark.parametrize("method", ["sfda", "supervised", "adversarial"])
 def test_two_processes_are_one(sites, source, tmp_path, method):
     """20 steps, the last of each epoch with a single image: then one process has it, and the other has none."""
     losses = adapting(sites[2]) if method == "sfda" else PARTIAL
     more = ("--method", method, "--model_weights", source, "--augment", "--saveim", "--do_hd")
+    if method == "adversarial":
+        more += ("--source_dataset", sites[0], "--lambda_adv", "1e-2", "1e-3", "--d_stride", "1", "--d_width", "4")
     for name, number in (("alone", 1), ("team", 2)):
         done = train(number, sites[1], tmp_path / name, losses, *more)
         assert done.returncode == 0, done.stderr

@@ -11,7 +11,7 @@ from bounds import BOUNDS
 from dataloader import Stream, lay_bounds, open_slices, parse_folders
 from losses import LossSum, build_loss, parse_losses
 from methods import METHODS
-from methods.base import learning_rate
+from methods.optimisers import learning_rate
 from networks import build_network
 from utils import UserError, seed_everything
 
@@ -34,41 +34,54 @@ UNIFORM = "[('EntKLProp', {}, 'ConstantBounds', {'values': [400, 80]}, 'soft_siz
 
 
 def make(sites, method, losses, *flags, network="UNet:nG=4"):
-    """The method on a small network, and a stream of the target."""
+    """The method on a small network, and the streams that it consumes."""
+    kind = METHODS[method]
     argv = f"--target_dataset {sites[1]} --workdir unused --n_class 2 --network {network} --method {method}".split()
-    argv += ["--target_folders", FOLDERS, "--grp_regex", r"(Case\d+)_(\d+)", "--target_losses", losses, *flags]
-    argv += ["--cpu", "--l_rate", "1e-2"] + (["--model_weights", "given"] if METHODS[method].needs_weights else [])
+    argv += ["--target_folders", FOLDERS, "--grp_regex", r"(Case\d+)_(\d+)", "--target_losses", losses, "--cpu"]
+    argv += ["--l_rate", "1e-2", *flags] + (["--model_weights", "given"] if kind.needs_weights else [])
+    if method == "adversarial":
+        argv += ["--source_dataset", str(sites[0]), "--d_stride", "1", "--d_width", "4"]
     args = get_args(argv)
     seed_everything(0)
     specs = parse_losses(losses)
     bounds = [spec.bounds and BOUNDS.build(spec.bounds, 2, **spec.bounds_params) for spec in specs]
-    slices = open_slices(sites[1], "train", parse_folders(FOLDERS, len(specs)), 2, args.grp_regex)
-    stream = Stream(lay_bounds(slices, bounds), 4, torch.device("cpu"), with_targets=METHODS[method].sees_truth)
+    streams = {}
+    for name in kind.streams:
+        root = {"source": sites[0], "target": sites[1]}[name]
+        slices = open_slices(root, "train", parse_folders(FOLDERS, len(specs)), 2, args.grp_regex)
+        laid = lay_bounds(slices, bounds)
+        streams[name] = Stream(laid, 4, torch.device("cpu"), with_targets=name in kind.labelled)
     loss = LossSum([build_loss(spec) for spec in specs], [spec.weight for spec in specs])
-    return METHODS[method](build_network(network, 1, 2), loss, args), stream
+    return kind(build_network(network, 1, 2), loss, args), streams
 
 
-def train(method, stream, epochs=1):
+def train(method, streams, epochs=1):
     totals = []
     for epoch in range(epochs):
         method.begin_epoch(epoch)
-        for batch, _ in stream.epoch(epoch):
-            terms, logits = method.step({"target": batch})
+        for found in zip(*(stream.epoch(epoch) for stream in streams.values()), strict=True):
+            batches = {name: batch for name, (batch, _) in zip(streams, found, strict=True)}
+            terms, logits = method.step(batches)
             assert set(terms) == set(method.columns)
             assert all(not term.requires_grad for term in terms.values())
-            assert logits.shape == (len(batch.image), 2, 24, 20)
+            assert logits.shape == (len(batches[method.streams[0]].image), 2, 24, 20)
             totals.append(terms["tot"].item())
     return totals
 
 
-def moved(method, stream, **more):
+def moved(method, streams, **more):
     """Names of the parameters and buffers that training changed."""
     before = copy.deepcopy(method.net.state_dict())
-    train(method, stream, **more)
+    train(method, streams, **more)
     return {name for name, value in method.net.state_dict().items() if not torch.equal(value, before[name])}
 
 
-LEARNING = [("supervised", CROSS_ENTROPY), ("sfda", UNIFORM), ("sfda", ENTROPY)]
+LEARNING = [
+    ("supervised", CROSS_ENTROPY),
+    ("sfda", UNIFORM),
+    ("sfda", ENTROPY),
+    ("adversarial", CROSS_ENTROPY),
+]
 
 
 def test_every_method_with_a_step_is_tried():
@@ -77,44 +90,44 @@ def test_every_method_with_a_step_is_tried():
 
 @pytest.mark.parametrize(("name", "losses"), LEARNING)
 def test_the_loss_falls_and_everything_moves(sites, name, losses):
-    method, stream = make(sites, name, losses)
+    method, streams = make(sites, name, losses)
     parameters = {parameter for parameter, _ in method.net.named_parameters()}
-    assert parameters <= moved(method, stream)
-    totals = train(method, stream, epochs=4)
+    assert parameters <= moved(method, streams)
+    totals = train(method, streams, epochs=4)
     assert sum(totals[-4:]) < sum(totals[:4])
 
 
 @pytest.mark.parametrize(("name", "losses"), LEARNING)
 def test_state_goes_round(sites, name, losses):
-    method, stream = make(sites, name, losses)
-    train(method, stream)
+    method, streams = make(sites, name, losses)
+    train(method, streams)
     other, _ = make(sites, name, losses)
     other.net.load_state_dict(method.net.state_dict())
     other.load_state_dict(copy.deepcopy(method.state_dict()))
     for each in (method, other):
-        train(each, stream)
+        train(each, streams)
     assert all(torch.equal(a, b) for a, b in zip(method.net.parameters(), other.net.parameters(), strict=True))
 
 
 @pytest.mark.parametrize("network", ["UNet:nG=4", "ENet", "ResidualUNet:nG=4", "Dimwit"])
 def test_adaptation_runs_on_every_network(sites, network):
-    method, stream = make(sites, "sfda", UNIFORM, network=network)
-    assert moved(method, stream)
+    method, streams = make(sites, "sfda", UNIFORM, network=network)
+    assert moved(method, streams)
 
 
 def test_tent_moves_batch_norm_alone(sites):
-    method, stream = make(sites, "sfda", ENTROPY, "--trainable", "bn")
+    method, streams = make(sites, "sfda", ENTROPY, "--trainable", "bn")
     norms = {f"{name}." for name, m in method.net.named_modules() if isinstance(m, torch.nn.BatchNorm2d)}
-    changed = moved(method, stream)
+    changed = moved(method, streams)
     assert any(name.endswith("weight") for name in changed)
     assert all(any(name.startswith(norm) for norm in norms) for name in changed)
 
 
 def test_shot_keeps_the_classifier(sites):
-    method, stream = make(sites, "sfda", UNIFORM, "--trainable", "features")
+    method, streams = make(sites, "sfda", UNIFORM, "--trainable", "features")
     classifier = {id(parameter) for parameter in method.net.classifier.parameters()}
     frozen = {name for name, parameter in method.net.named_parameters() if id(parameter) in classifier}
-    changed = moved(method, stream)
+    changed = moved(method, streams)
     assert frozen
     assert not frozen & changed
     assert {name for name, _ in method.net.named_parameters()} - frozen <= changed
@@ -122,27 +135,23 @@ def test_shot_keeps_the_classifier(sites):
 
 @pytest.mark.parametrize("flags", [("--trainable", "none"), ("--l_rate", "0")])
 def test_the_control_moves_statistics_alone(sites, flags):
-    method, stream = make(sites, "sfda", UNIFORM)
-    if flags[0] == "--l_rate":
-        method.args.l_rate = 0.0
-    else:
-        method, stream = make(sites, "sfda", UNIFORM, *flags)
-    changed = moved(method, stream)
+    method, streams = make(sites, "sfda", UNIFORM, *flags)
+    changed = moved(method, streams)
     assert changed
     assert all("running_" in name or "num_batches" in name for name in changed)
 
 
 def test_frozen_statistics_stay(sites):
-    method, stream = make(sites, "sfda", UNIFORM, "--bn_stats", "freeze")
-    assert not any("running_" in name for name in moved(method, stream))
+    method, streams = make(sites, "sfda", UNIFORM, "--bn_stats", "freeze")
+    assert not any("running_" in name for name in moved(method, streams))
 
 
 def test_refreshed_statistics_are_the_average_of_the_batches(sites):
-    method, stream = make(sites, "sfda", ENTROPY, "--trainable", "none", "--bn_stats", "refresh", network="Dimwit")
+    method, streams = make(sites, "sfda", ENTROPY, "--trainable", "none", "--bn_stats", "refresh", network="Dimwit")
     norm = next(m for m in method.net.modules() if isinstance(m, torch.nn.BatchNorm2d))
     means = []
     norm.register_forward_pre_hook(lambda _, inputs: means.append(inputs[0].mean((0, 2, 3)).detach()))
-    train(method, stream)
+    train(method, streams)
     assert torch.allclose(norm.running_mean, torch.stack(means).mean(0), atol=1e-6)
 
 
@@ -166,13 +175,61 @@ def test_the_flags_of_another_method_are_refused():
 
 def test_learning_rate_decays_by_epochs_and_warms_up(sites):
     method, _ = make(sites, "supervised", CROSS_ENTROPY)
-    method.args.l_rate, method.args.lr_decay, method.args.lr_decay_epoch = 1.0, 0.5, 20
-    assert [learning_rate(epoch, method.args) for epoch in (0, 19, 20, 40)] == [1, 1, 0.5, 0.25]
-    method.args.n_warmup = 4
-    assert [learning_rate(epoch, method.args) for epoch in (0, 1, 4)] == pytest.approx([0.2, 0.4, 1])
-    method.args.lr_decay = 0
-    assert learning_rate(40, method.args) == 1
+    args = method.args
+    args.lr_decay, args.lr_decay_epoch = 0.5, 20
+    assert [learning_rate(epoch, args, 1.0) for epoch in (0, 19, 20, 40)] == [1, 1, 0.5, 0.25]
+    args.n_warmup = 4
+    assert [learning_rate(epoch, args, 1.0) for epoch in (0, 1, 4)] == pytest.approx([0.2, 0.4, 1])
+    args.lr_decay = 0
+    assert learning_rate(40, args, 1.0) == 1
 
 
 def test_adamw_is_adamw(sites):
     assert isinstance(make(sites, "supervised", CROSS_ENTROPY, "--adamw")[0].optimiser, torch.optim.AdamW)
+
+
+# -- optimisers and learning rates -------------------------------------------------------------------------------
+
+
+def test_the_poly_rate_falls_step_by_step_to_zero(sites):
+    method, _ = make(sites, "supervised", CROSS_ENTROPY, "--lr_rule", "poly", "--n_epoch", "10")
+    method.begin_epoch(3)
+    method.begin_step(3.5)
+    assert method.settings()["lr"] == pytest.approx(1e-2 * (1 - 0.35) ** 0.9)
+    method.args.poly_epochs = 20
+    method.begin_step(3.5)
+    assert method.settings()["lr"] == pytest.approx(1e-2 * (1 - 3.5 / 20) ** 0.9)
+
+
+def test_the_published_rate_halves_after_the_first_epoch_and_at_multiples_of_the_best_plus_20(sites):
+    method, _ = make(sites, "supervised", CROSS_ENTROPY, "--schedule")
+    rates, best = [], 0
+    for epoch in range(52):
+        method.begin_epoch(epoch)
+        rates.append(method.settings()["lr"] / 1e-2)
+        best = 5 if epoch >= 5 else best
+        method.end_epoch(epoch, best)
+    assert rates[0] == 1
+    assert set(rates[1:26]) == {0.5}
+    assert set(rates[26:51]) == {0.25}
+    assert rates[51] == 0.125
+    other, _ = make(sites, "supervised", CROSS_ENTROPY, "--schedule")
+    other.load_state_dict(method.state_dict())
+    other.begin_epoch(52)
+    assert other.settings()["lr"] == pytest.approx(0.125e-2)
+
+
+def test_sgd_and_betas_reach_the_optimiser(sites):
+    sgd = make(sites, "supervised", CROSS_ENTROPY, "--optimiser", "sgd", "--momentum", "0.8")[0].optimiser
+    assert isinstance(sgd, torch.optim.SGD)
+    assert sgd.param_groups[0]["momentum"] == 0.8
+    adam = make(sites, "supervised", CROSS_ENTROPY, "--betas", "0.9", "0.99")[0].optimiser
+    assert tuple(adam.param_groups[0]["betas"]) == (0.9, 0.99)
+
+
+@pytest.mark.parametrize(
+    "wrong", [("--betas", "0.9", "1"), ("--lr_rule", "poly", "--poly_epochs", "3", "--n_epoch", "4")]
+)
+def test_rates_out_of_range_are_refused(wrong):
+    with pytest.raises(UserError, match="--betas|--poly_epochs"):
+        get_args([*BARE, *wrong])

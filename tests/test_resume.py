@@ -19,6 +19,7 @@ from PIL import Image
 import main as program
 import plot
 import training
+from methods.adversarial import Adversarial
 from methods.supervised import Supervised
 from run_folder import CsvLog, RunFolder, load_checkpoint
 from tests.chaos import ASKED, EPOCHS, arguments, ask_to_stop, before_call, chaos, differences
@@ -99,6 +100,9 @@ def test_ten_kills_ten_identical_endings(tmp_path):
 CASES = {
     "augmented": [],
     "dropout": ["--network", "ENet", "--n_epoch", 2],
+    "a second stream": ["--method", "adversarial", "--d_stride", 1, "--d_width", 4, "--lambda_adv", 1e-2, 1e-3],
+    "updates out of several batches": ["--method", "adversarial", "--d_stride", 1, "--d_width", 4, "--iter_size", 3],
+    "scheduled weights, halved rates": ["--scheduler", "StealWeight", "--schedule"],
     "batch-norm statistics of the epoch": ["--method", "sfda", "--bn_stats", "refresh", "--n_epoch", 3],
 }
 
@@ -108,10 +112,15 @@ def test_asked_to_stop_in_the_middle_of_an_epoch(site, whole, tmp_path, name, mo
     more = CASES[name]
     if "sfda" in more:
         more = [*more, "--target_losses", bounded(site), "--model_weights", whole / "last.pkl"]
+    if "adversarial" in more:
+        more = [*more, "--source_dataset", site]
+    if "--scheduler" in more:
+        more = [*more, "--target_losses", "[('CrossEntropy', {}, 1), ('DiceLoss', {}, 0.01)]"]
     program.main(arguments(site, tmp_path / "whole", *more))
     argv = arguments(site, tmp_path / "run", *more)
     with monkeypatch.context() as patch:
-        patch.setattr(Supervised, "step", before_call(STEPS + 2, Supervised.step, ask_to_stop))
+        kind = Adversarial if "adversarial" in more else Supervised
+        patch.setattr(kind, "step", before_call(STEPS + 2, kind.step, ask_to_stop))
         stop(argv)
     assert (tmp_path / "run" / "paused.pkl").exists()
     assert "Stopped in epoch 2, after step 2" in capsys.readouterr().out

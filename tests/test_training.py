@@ -26,6 +26,8 @@ EVERY_LOSS = {
     "DiceLoss": "('DiceLoss', {'idc': [1]}, 1)",
     "GeneralizedDice": "('GeneralizedDice', {'idc': [0, 1]}, 1)",
     "BCEGDice": "('BCEGDice', {}, 1)",
+    "BoundaryLoss": "('BoundaryLoss', {'force': True}, 1)",
+    "HausdorffDTLoss": "('HausdorffDTLoss', {}, 1)",
     "SelfEntropy": "('SelfEntropy', {'weights': [0.1, 0.9]}, 1)",
     "EntKLProp": f"('EntKLProp', {{'weights_se': [0.1, 0.9]}}, {PRIOR})",
     "KLPropInv": f"('KLPropInv', {{}}, {PRIOR})",
@@ -34,9 +36,11 @@ EVERY_LOSS = {
 
 
 def flags(dataset, workdir, losses=CROSS_ENTROPY, *more):
+    folders = FOLDERS.replace("('GT', gt_transform, False)]", "('GT', dist_map_transform, False)]")
+    folders = folders if "BoundaryLoss" in losses else FOLDERS
     return [
         *("--target_dataset", str(dataset), "--workdir", str(workdir), "--target_losses", losses),
-        *("--target_folders", FOLDERS, "--grp_regex", r"(Case\d+)_(\d+)", "--n_class", "2", "--network", "UNet:nG=4"),
+        *("--target_folders", folders, "--grp_regex", r"(Case\d+)_(\d+)", "--n_class", "2", "--network", "UNet:nG=4"),
         *("--batch_size", "4", "--n_epoch", "6", "--l_rate", "1e-2", *map(str, more)),
     ]
 
@@ -67,13 +71,13 @@ class Watch(TorchDispatchMode):
 
 
 def test_every_loss_is_watched():
-    assert set(EVERY_LOSS) == set(LOSSES)
+    assert set(EVERY_LOSS) == {LOSSES[name].__name__ for name in LOSSES}
 
 
 @pytest.mark.parametrize("name", EVERY_LOSS)
 def test_no_step_looks_at_a_value(sites, name):
-    method, streams, args = build(sites[1], f"[{EVERY_LOSS[name]}]", "--cpu", "--augment")
-    method.optimiser = torch.optim.SGD(method.net.parameters(), lr=0.1)  # Adam's fused step is not python's to watch
+    sgd = ("--optimiser", "sgd")  # Adam's fused step is not python's to watch
+    method, streams, args = build(sites[1], f"[{EVERY_LOSS[name]}]", "--cpu", "--augment", *sgd)
     method.begin_epoch(0)
     with Watch():
         for batch, truth in streams["target"].epoch(0):

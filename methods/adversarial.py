@@ -1,0 +1,246 @@
+"""Adversarial adaptation of the output space (AdaptSegNet: Tsai et al., CVPR 2018), and of its entropy (ADVENT).
+
+A segmentation network learns from the labelled source, and at the same time makes its predictions on the target look
+like those on the source to a discriminator D that learns to tell them apart. A step has the paper's phases:
+    1  segmenter, source      L_seg(P_s, y_s), the losses of the OPT line; on the coarser levels times λ_seg
+    2  segmenter, target      Σ_i λ_adv^i · L_D(D_i(P_t^i), "source"), D standing still
+    3  discriminators         ½ L_D(D_i(P_s^i), "source") + ½ L_D(D_i(P_t^i), "target"), the segmenter standing still
+L_D is the binary cross-entropy of D's logits (vanilla GAN) or their squared error (least squares). D sees softmax
+maps; with `--d_input entropy` it sees −p log p / log K in their place, which is ADVENT (Vu et al., CVPR 2019), and
+`--lambda_ent` adds its other half, MinEnt: the mean entropy of the target's prediction.
+
+It is a bound with source access beside source-free adaptation: the target's ground truth stays unseen.
+"""
+
+import math
+from argparse import Namespace, _ArgumentGroup
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager, nullcontext
+from typing import Any
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+from torch.nn.modules.batchnorm import _BatchNorm
+
+from dataloader import Batch
+from discriminators import FCDiscriminator
+from distributed import ALONE, Team
+from losses import LossSum, log_probabilities
+from methods.base import METHODS, Method
+from methods.optimisers import Groups
+from utils import UserError
+
+SOURCE, TARGET = 1.0, 0.0  # what D says of them, as in the paper (the published code has it the other way round)
+
+
+class Levels(nn.Module):
+    """The segmentation network and its heads on coarser maps, called as one."""
+
+    def __init__(self, net: nn.Module, heads: Sequence[nn.Module]) -> None:
+        super().__init__()
+        self.net, self.heads = net, nn.ModuleList(heads)
+
+    def forward(self, image: Tensor) -> list[Tensor]:
+        """(B,C,W,H) -> logits (B,K,W,H) of each level, the network's own first."""
+        return self.net.levels(image, self.heads)
+
+
+@METHODS.register()
+class Adversarial(Method):
+    """Output-space adaptation: source labels, target images, one discriminator a level."""
+
+    streams = ("target", "source")
+    labelled = ("source",)
+    supervision = "source labels"
+
+    @staticmethod
+    def add_arguments(group: _ArgumentGroup) -> None:
+        add = group.add_argument
+        add("--lambda_adv", type=float, nargs="+", default=[1e-3], help="λ_adv of each level, the network's own first")
+        add("--lambda_seg", type=float, default=0.1, help="weight of the losses on the source at the coarser levels")
+        add("--lambda_ent", type=float, default=0.0, help="weight of the target's entropy (MinEnt)")
+        add("--d_input", choices=("softmax", "entropy"), default="softmax", help="what discriminators see")
+        add("--gan", choices=("vanilla", "ls"), default="vanilla", help="cross-entropy or least squares")
+        add("--d_l_rate", type=float, default=1e-4, help="learning rate of the discriminators (Adam, betas 0.9, 0.99)")
+        add("--d_width", type=int, default=64, help="channels of the discriminators' first layer")
+        add("--d_stride", type=int, choices=(1, 2), default=2, help="of the discriminators' convolutions")
+        add(
+            "--bn_stats",
+            choices=("target", "both"),
+            default="target",
+            help="whose images the running statistics of the batch norms follow (published: both)",
+        )
+        add("--iter_size", type=int, default=1, help="batches whose gradients make one update")
+
+    def __init__(self, net: nn.Module, loss: LossSum, args: Namespace, team: Team = ALONE) -> None:
+        check_settings(args)
+        super().__init__(net, loss, args, team)
+        self.discriminators = nn.ModuleList(
+            FCDiscriminator(args.n_class, nF=args.d_width, stride=args.d_stride) for _ in args.lambda_adv
+        ).to(args.device)
+        self.d_optimiser = torch.optim.Adam(
+            [{"params": list(self.discriminators.parameters()), "initial_lr": args.d_l_rate}],
+            lr=args.d_l_rate,
+            betas=(0.9, 0.99),
+            fused=True,
+        )
+        self.gathered = 0  # batches whose gradients wait for their update
+
+    def extended(self, net: nn.Module) -> nn.Module:
+        return Levels(net, [net.make_head(level) for level in range(1, len(self.args.lambda_adv))]).to(self.args.device)
+
+    def groups(self) -> Groups:
+        heads = [(list(head.parameters()), self.net.head_rate) for head in self.module.heads]
+        return [*super().groups(), *heads]
+
+    @property
+    def optimisers(self) -> list[torch.optim.Optimizer]:
+        return [self.optimiser, self.d_optimiser]
+
+    @property
+    def columns(self) -> list[str]:
+        names = [*self.loss.columns, "entropy"] if self.args.lambda_ent else self.loss.columns
+        for level in range(1, len(self.discriminators) + 1):
+            names = [*names, *([f"seg{level}"] if level > 1 else []), f"adv{level}", f"d{level}", f"d{level}_accuracy"]
+        return names
+
+    # -- a step -----------------------------------------------------------------------------------------------
+
+    def step(self, batches: Mapping[str, Batch]) -> tuple[dict[str, Tensor], Tensor]:
+        source, target = batches["source"], batches["target"]
+        self._clear_gradients()
+        self.discriminators.requires_grad_(False)
+        seen_source, terms = self.learn_source(source)
+        logits, seen_target, fooling = self.fool(target)
+        self.discriminators.requires_grad_(True)
+        telling = self.tell_apart(seen_source, seen_target)
+        self._update()
+        total = terms["tot"] + fooling["tot"]
+        terms |= fooling | telling | {"tot": total}
+        return {name: terms[name].detach() for name in self.columns}, logits.detach()
+
+    def learn_source(self, batch: Batch) -> tuple[list[Tensor], dict[str, Tensor]]:
+        """Phase 1. Returns what the discriminators will see of each level, and the terms."""
+        with nullcontext() if self.args.bn_stats == "both" else running_statistics_kept(self.module):
+            levels = self.predict_levels(batch)
+        terms = self.loss(levels[0], batch.targets, batch.bounds)
+        for number, logits in enumerate(levels[1:], 2):
+            terms[f"seg{number}"] = self.args.lambda_seg * self.loss(logits, batch.targets, batch.bounds)["tot"]
+            terms["tot"] = terms["tot"] + terms[f"seg{number}"]
+        self.backward(terms["tot"])
+        return [self.shown(logits).detach() for logits in levels], terms
+
+    def fool(self, batch: Batch) -> tuple[Tensor, list[Tensor], dict[str, Tensor]]:
+        """Phase 2. Returns the target's logits, what the discriminators see of each level, and the terms."""
+        levels = self.predict_levels(batch)
+        seen, terms = [self.shown(logits) for logits in levels], {}
+        for number, (weight, view, judge) in enumerate(
+            zip(self.args.lambda_adv, seen, self.discriminators, strict=True), 1
+        ):
+            terms[f"adv{number}"] = weight * self.judged(judge(view), SOURCE)
+        if self.args.lambda_ent:
+            terms["entropy"] = self.args.lambda_ent * entropy_map(levels[0]).sum(1).mean()
+        terms["tot"] = torch.stack(list(terms.values())).sum()
+        self.backward(terms["tot"])
+        return levels[0], [view.detach() for view in seen], terms
+
+    def tell_apart(self, source: Sequence[Tensor], target: Sequence[Tensor]) -> dict[str, Tensor]:
+        """Phase 3. The loss of each discriminator, and the share of its judgements that are right."""
+        terms, border = {}, 0.0 if self.args.gan == "vanilla" else (SOURCE + TARGET) / 2
+        for number, (ours, theirs, judge) in enumerate(zip(source, target, self.discriminators, strict=True), 1):
+            on_source, on_target = judge(ours), judge(theirs)
+            terms[f"d{number}"] = (self.judged(on_source, SOURCE) + self.judged(on_target, TARGET)) / 2
+            right = (on_source > border).float().mean() + (on_target <= border).float().mean()
+            terms[f"d{number}_accuracy"] = right / 2
+            self.backward(terms[f"d{number}"])
+        return terms
+
+    # -- its parts --------------------------------------------------------------------------------------------
+
+    def predict_levels(self, batch: Batch) -> list[Tensor]:
+        """(B,K,W,H) logits of every level, of the whole batch."""
+        with self.precision():
+            levels = self.model(self.laid_out(batch.image))
+        return [self.team.gather(logits, len(batch.rows)) for logits in levels]
+
+    def predict(self, batch: Batch) -> Tensor:
+        return self.predict_levels(batch)[0] if self.net.training else super().predict(batch)
+
+    def shown(self, logits: Tensor) -> Tensor:
+        """(B,K,W,H) what a discriminator sees of a prediction, in fp32."""
+        return log_probabilities(logits).exp() if self.args.d_input == "softmax" else entropy_map(logits)
+
+    def judged(self, verdict: Tensor, truth: float) -> Tensor:
+        """Scalar: how far a discriminator's map (B,1,w,h) is from saying `truth` everywhere."""
+        wanted = torch.full_like(verdict, truth)
+        return (F.binary_cross_entropy_with_logits if self.args.gan == "vanilla" else F.mse_loss)(verdict, wanted)
+
+    def backward(self, loss: Tensor) -> None:
+        """Adds the gradients of one batch out of --iter_size."""
+        self.scaler.scale(loss / self.args.iter_size).backward()
+
+    def _clear_gradients(self) -> None:
+        if self.gathered == 0:
+            for optimiser in self.optimisers:
+                optimiser.zero_grad(set_to_none=True)
+
+    def _update(self) -> None:
+        self.gathered = (self.gathered + 1) % self.args.iter_size
+        if self.gathered == 0:
+            for optimiser in self.optimisers:
+                self.scaler.step(optimiser)
+            self.scaler.update()
+
+    # -- state ------------------------------------------------------------------------------------------------
+
+    def _learning(self) -> list[nn.Parameter]:
+        return [p for optimiser in self.optimisers for group in optimiser.param_groups for p in group["params"]]
+
+    def state_dict(self) -> dict[str, Any]:
+        return super().state_dict() | {
+            "heads": self.module.heads.state_dict(),
+            "discriminators": self.discriminators.state_dict(),
+            "d_optimiser": self.d_optimiser.state_dict(),
+            "gathered": self.gathered,
+            "gradients": [parameter.grad for parameter in self._learning()] if self.gathered else [],
+        }
+
+    def load_state_dict(self, state: Mapping[str, Any]) -> None:
+        super().load_state_dict(state)
+        self.module.heads.load_state_dict(state["heads"])
+        self.discriminators.load_state_dict(state["discriminators"])
+        self.d_optimiser.load_state_dict(state["d_optimiser"])
+        self.gathered = state["gathered"]
+        for parameter, gradient in zip(self._learning(), state["gradients"], strict=False):
+            parameter.grad = None if gradient is None else gradient.to(parameter.device)
+
+
+def check_settings(args: Namespace) -> None:
+    """Raises UserError for a setting out of range."""
+    if args.source_dataset is None:
+        raise UserError("--method adversarial learns from labelled source images: give their folder, --source_dataset.")
+    for name, low in {"iter_size": 1, "d_width": 1, "lambda_seg": 0, "lambda_ent": 0, "d_l_rate": 0}.items():
+        if getattr(args, name) < low:
+            raise UserError(f"--{name} is {getattr(args, name):g}; it must be at least {low}.")
+    if min(args.lambda_adv) < 0:
+        raise UserError(f"--lambda_adv has one weight a level, none of them below 0; got {args.lambda_adv}.")
+
+
+@contextmanager
+def running_statistics_kept(module: nn.Module) -> Iterator[None]:
+    """Batch norms see these images and do not remember them: what is evaluated is the target's statistics alone."""
+    norms = {norm: norm.momentum for norm in module.modules() if isinstance(norm, _BatchNorm)}
+    for norm in norms:
+        norm.momentum = 0.0
+    try:
+        yield
+    finally:
+        for norm, momentum in norms.items():
+            norm.momentum = momentum
+
+
+def entropy_map(logits: Tensor) -> Tensor:
+    """(B,K,W,H) −p log p / log K of each class: over the classes they sum up to the entropy, at most 1."""
+    log_p = log_probabilities(logits)
+    return -(log_p.exp() * log_p) / math.log(logits.shape[1])

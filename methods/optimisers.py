@@ -1,0 +1,59 @@
+"""Optimisers, and the learning rate over epochs and steps."""
+
+from argparse import Namespace
+from collections.abc import Sequence
+
+import torch
+from torch import nn
+
+from utils import UserError
+
+Groups = Sequence[tuple[Sequence[nn.Parameter], float]]  # parameters, and their factor on the learning rate
+
+
+def make_optimiser(groups: Groups, args: Namespace) -> torch.optim.Optimizer | None:
+    """Adam, AdamW or SGD over the groups, in one fused pass over their parameters; None where nothing learns."""
+    parts = [
+        {"params": list(parameters), "lr": args.l_rate * factor, "initial_lr": args.l_rate * factor}
+        for parameters, factor in groups
+        if parameters
+    ]
+    if not parts:
+        return None
+    shared = {"lr": args.l_rate, "weight_decay": args.weight_decay, "fused": True}
+    if args.optimiser == "sgd":
+        return torch.optim.SGD(parts, momentum=args.momentum, **shared)
+    kind = torch.optim.AdamW if args.optimiser == "adamw" else torch.optim.Adam
+    return kind(parts, betas=tuple(args.betas), **shared)
+
+
+def set_rates(optimiser: torch.optim.Optimizer, progress: float, args: Namespace, factor: float) -> None:
+    """Lays the learning rate of this moment on every group, times `factor`."""
+    for group in optimiser.param_groups:
+        group["lr"] = learning_rate(progress, args, group["initial_lr"]) * factor
+
+
+def learning_rate(progress: float, args: Namespace, initial: float) -> float:
+    """The rate after `progress` epochs, by --lr_rule, after a linear warm-up over the first `n_warmup` epochs.
+
+    step: times `lr_decay` every `lr_decay_epoch` epochs; `--flr`, or a decay of 0 as published lines write it, keeps
+    it fixed. poly: times (1 − progress / poly_epochs)^poly_power, step by step (Chen et al. 2018). legacy: fixed here;
+    Method.end_epoch halves it, as the published boundary loss does.
+    """
+    warmup = min(1.0, (int(progress) + 1) / (args.n_warmup + 1))
+    if args.lr_rule == "poly":
+        left = 1 - progress / (args.poly_epochs or args.n_epoch)
+        return initial * warmup * max(left, 0.0) ** args.poly_power
+    fixed = args.flr or args.lr_decay == 0 or args.lr_rule == "legacy"
+    return initial * warmup * (1.0 if fixed else args.lr_decay ** (int(progress) // args.lr_decay_epoch))
+
+
+def check_rates(args: Namespace) -> None:
+    """Raises UserError for settings out of range."""
+    if args.poly_epochs < 0 or (args.lr_rule == "poly" and 0 < args.poly_epochs < args.n_epoch):
+        raise UserError(
+            f"--poly_epochs is {args.poly_epochs:g} for {args.n_epoch} epochs: the learning rate would be 0 before the "
+            "end. Give at least --n_epoch, or leave it out."
+        )
+    if not all(0 <= beta < 1 for beta in (*args.betas, args.momentum)):
+        raise UserError(f"--betas {args.betas} and --momentum {args.momentum} lie between 0 and 1, 1 left out.")
