@@ -10,9 +10,10 @@ VOLUMES := data/ivd_volumes
 DATA    := data/ivd_transverse
 TRN     := cesource noadap sfda_lr0 sfda SFDA_TrueSize fs
 ABL     := entropy klprop sfda_notags sfda_mean adaent cda tent bnrefresh shot noadap_onsource sfda_onsource
+BAS     := adapt adapt_multi cesource_boundary fs_boundary
 INF     := cesourceim
-SCRATCH := cesource fs
-include rules.mk
+SCRATCH := cesource fs cesource_boundary fs_boundary
+include adaptation.mk
 
 # -- facts ------------------------------------------------------------------------------------------------------------
 G_RGX   = (\d+)_(\d+)
@@ -35,6 +36,8 @@ VAL        = 13,14,15,16
 PRIOR_SIZE = --constant 579
 LEARN      = --lr_decay 1
 ADAPT      = --l_rate 3e-5 --lr_decay 0.2 --lr_decay_epoch 50
+ADVERSARY  = --l_rate 1e-4 --lr_rule poly
+LAMBDAS    = 1e-3 2e-4
 else
 NET        = UNet:nG=8
 BATCH      = 8
@@ -43,6 +46,8 @@ VAL        = 12,13,14,15
 PRIOR_SIZE = --constant_mm2 1600
 LEARN      = --n_epoch 25 --l_rate 2e-3 --lr_decay 0.5 --lr_decay_epoch 10
 ADAPT      = --n_epoch 20 --l_rate 2e-4 --lr_decay 0.7 --lr_decay_epoch 5
+ADVERSARY  = --n_epoch 20 --l_rate 5e-4 --lr_rule poly --d_width 16 --d_l_rate 1e-3
+LAMBDAS    = 1e-2 2e-3
 endif
 
 # -- losses -----------------------------------------------------------------------------------------------------------
@@ -69,3 +74,4 @@ $(RD)/fs: private OPT = --model_weights="" $(LEARN) --saveim True
 # inference: the masks of a trained network
 $(RD)/cesourceim: private OPT = $(WEIGHTS) --mode makeim --entmap
 include ablations.mk
+include baselines.mk

@@ -15,13 +15,15 @@ VOLUMES := data/prostate_volumes
 DATA    := data/prostate_source data/prostate_target
 TRN     := cesource noadap sfda_lr0 sfda SFDA_TrueSize fs
 ABL     := entropy klprop sfda_notags sfda_mean adaent cda tent bnrefresh shot noadap_onsource sfda_onsource
+BAS     := adapt adapt_multi cesource_boundary fs_boundary
 INF     := cesourceim
-SCRATCH := cesource fs
-include rules.mk
+SCRATCH := cesource fs cesource_boundary fs_boundary
+include adaptation.mk
 
 # -- facts ------------------------------------------------------------------------------------------------------------
 G_RGX   = (Case\d+)_(\d+)
 TT_DATA = [('IMG', nii_transform2, False), ('GT', nii_gt_transform2, False), ('GT', nii_gt_transform2, False)]
+S_DATA  = $(TT_DATA)
 SOURCE  = --target_dataset data/prostate_source
 COMMON  = --target_dataset data/prostate_target --target_folders "$(TT_DATA)" --val_target_folders "$(TT_DATA)" \
           --grp_regex '$(G_RGX)' --network $(NET) --n_class 2 --metric_axis 1 --batch_size $(BATCH) \
@@ -41,6 +43,8 @@ CROP       = --size 384 384
 PRIOR_SIZE = --constant 8000
 LEARN      = --lr_decay 1
 ADAPT      = --l_rate 1e-6
+ADVERSARY  = --l_rate 1e-4 --lr_rule poly
+LAMBDAS    = 1e-3 2e-4
 else
 NET        = UNet:nG=8
 BATCH      = 8
@@ -49,6 +53,8 @@ CROP       =
 PRIOR_SIZE = --constant_mm2 1300
 LEARN      = --n_epoch 25 --l_rate 2e-3 --lr_decay 0.5 --lr_decay_epoch 10
 ADAPT      = --n_epoch 20 --l_rate 2e-4 --lr_decay 0.7 --lr_decay_epoch 5
+ADVERSARY  = --n_epoch 20 --l_rate 5e-4 --lr_rule poly --d_width 16 --d_l_rate 1e-3
+LAMBDAS    = 1e-2 2e-3
 endif
 
 # -- losses -----------------------------------------------------------------------------------------------------------
@@ -75,3 +81,4 @@ $(RD)/fs: private OPT = --model_weights="" $(LEARN) --saveim True
 # inference: the masks of a trained network
 $(RD)/cesourceim: private OPT = $(WEIGHTS) --mode makeim --entmap
 include ablations.mk
+include baselines.mk

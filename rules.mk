@@ -1,9 +1,10 @@
-# Every rule of the experiment makefiles. A makefile that includes this one says, before the include,
-#   SET      the name: results/$(SET), sizes/$(SET).csv
+# The rules of every experiment makefile; adaptation.mk and boundary.mk include it and add those of their kind. Before
+# the include a makefile says
+#   SET      the name: results/$(SET)
 #   VOLUMES  the folder of volumes that the slices are cut from; a phantom is made there when nothing is
+#   LINEAGE  the list of archives, with their checksums, that VOLUMES is unpacked from where they are (or not set)
 #   DATA     the folders of slices, source first, target last (one folder, if it holds both)
-#   TRN      the main runs, ABL the ablations, INF the inference runs, by name
-#   SCRATCH  those of them that start from random weights
+#   TRN      the main runs, ABL the ablations, BAS the baselines, INF the inference runs, by name
 # and after it one line a run: $(RD)/<run>: private OPT = flags of main.py
 
 SHELL := bash
@@ -12,15 +13,9 @@ MAKEFLAGS += --warn-undefined-variables --no-builtin-rules
 .DEFAULT_GOAL := all
 .DELETE_ON_ERROR:
 .SUFFIXES:
-.PHONY: all ablations inference runs plot report pack help clean-tmp
+.PHONY: all ablations baselines inference runs plot report pack help clean-tmp
 
 include venv.mk
-
-# -- phrases of OPT lines -------------------------------------------------------------------------------------------
-# what a loss may know of the sizes: a column of a csv, exactly or within a margin
-prior_from   = 'PredictionBounds', {'margin':0,'dir':'high','mode':'percentage','predcol':'$(2)','sizefile':'$(1)'}
-prior_within = 'PredictionBounds', {'margin':$(1),'dir':'both','mode':'percentage','predcol':'$(2)','sizefile':'sizes/$(SET).csv'}
-prior        = $(call prior_from,sizes/$(SET).csv,$(1))
 
 # -- what can be set on the command line, and there alone: the environment is none of our business --------------------
 DEBUG :=
@@ -38,18 +33,22 @@ LAUNCH :=
 NPROC :=
 OPT =
 WEIGHTS =
-PRIOR =
 SLICE =
 COMMON =
 CUT ?= -m preprocess.slice_volumes
+LINEAGE ?=
+PRIORS ?=
+UNPACK ?=
 # what was typed on the command line wins over a run's own line
 TYPED = $(if $(filter command line,$(origin NET)),--network $(NET)) $(if $(EPC),--n_epoch $(EPC)) $(DEBUG)
 
 # -- phantom or real ------------------------------------------------------------------------------------------------
+# the archives of LINEAGE, if one of them is there
+ARCHIVES := $(wildcard $(if $(LINEAGE),$(shell sed -n 's/^[0-9a-f]\{32\} *//p' $(LINEAGE))))
 # small, full or empty: read from what is there, or what will be made when nothing is.
 read_phantom = $(shell sed -n 's/.*"phantom": "\([a-z]*\)".*/\1/p' $(1) 2>/dev/null | head -n 1)
 PHANTOM := $(strip $(if $(wildcard $(lastword $(DATA))),$(call read_phantom,$(lastword $(DATA))/dataset.json),\
-             $(if $(wildcard $(VOLUMES)),$(call read_phantom,$(VOLUMES)/phantom.json),$(if $(VOLUMES),$(SIZE)))))
+             $(if $(wildcard $(VOLUMES)),$(call read_phantom,$(VOLUMES)/phantom.json),$(if $(ARCHIVES),,$(if $(VOLUMES),$(SIZE))))))
 
 SMALL ?= $(filter small,$(PHANTOM))
 
@@ -63,16 +62,13 @@ TRAIN = $(LAUNCH) $(if $(NPROC),$(CC) -m torch.distributed.run --standalone --no
           $(CC) $(CFLAGS) main.py
 
 # -- runs -----------------------------------------------------------------------------------------------------------
-RUNS := $(addprefix $(RD)/,$(TRN) $(ABL) $(INF))
+RUNS := $(addprefix $(RD)/,$(TRN) $(ABL) $(BAS) $(INF))
 MAIN := $(addprefix $(RD)/,$(TRN))
-FROM_SCRATCH := $(addprefix $(RD)/,$(SCRATCH))
-ADAPTED := $(filter-out $(FROM_SCRATCH),$(RUNS))
-PLOTS := $(addprefix $(RD)/,val_dice_3d.png boxes.png panel.png sizes.png losses.png sfda.gif)
-M_WEIGHTS_ul := $(RD)/cesource/last.pkl
 
 all: pack
 runs: $(MAIN)                                                   ## train the main runs
 ablations: $(RD)/ablations.txt                                  ## train the ablations too, and one table of them all
+baselines: $(RD)/baselines.txt                                  ## train the baselines too, and one table of them all
 inference: $(addprefix $(RD)/,$(INF))                           ## masks of a trained network
 plot: $(PLOTS)                                                  ## pictures of the main runs
 report: $(RD)/report.txt                                        ## the table of the main runs
@@ -81,13 +77,6 @@ report: $(RD)/report.txt                                        ## the table of 
 $(RUNS): | $(VENV)
 	$(if $(THREADS),OMP_NUM_THREADS=$(THREADS)) $(RENEW) $(TRAIN) $(COMMON) --seed $(SEED) --jobs $(JOBS) --workdir $@_tmp --resume $(OPT) $(TYPED)
 
-# It depends on the slices it reads, on its prior, and on the file of weights it starts from.
-ON_SOURCE := $(filter $(RD)/cesource %_onsource,$(RUNS))
-$(ON_SOURCE): $(firstword $(DATA))
-$(filter-out $(ON_SOURCE),$(RUNS)): $(lastword $(DATA)) sizes/$(SET).csv
-$(RD)/sfda_onsource: sizes/$(SET)_source.csv
-$(ADAPTED): $(M_WEIGHTS_ul)
-$(ADAPTED): private WEIGHTS = --model_weights $(M_WEIGHTS_ul)
 # The weights are made by their run: order-only, so that a plot dropped into the folder retrains nothing.
 $(addsuffix /last.pkl,$(RUNS)): %/last.pkl: | % ;
 
@@ -100,34 +89,28 @@ $(filter-out $(wildcard $(DATA)),$(DATA)): | $(VOLUMES)
 endif
 
 $(VOLUMES): | $(VENV)
+ifneq ($(ARCHIVES),)
+	$(ONCE) $(CC) -m preprocess.unpack --lineage $(LINEAGE) --dest $@ $(UNPACK)
+else
 	@echo "$(VOLUMES) is not there: a PHANTOM is made instead. It shows that the pipeline runs and proves nothing else."
 	$(ONCE) $(CC) -m preprocess.phantom $(SET) --dest $@ --size $(SIZE) --jobs $(JOBS)
-
-# A csv that is there is never overwritten; a missing one is made from the target's slices.
-sizes/$(SET).csv: | $(lastword $(DATA)) $(VENV)
-	$(ONCE) $(CC) -m preprocess.size_priors make --data $(lastword $(DATA)) --out $@ $(PRIOR)
-sizes/$(SET)_source.csv: | $(firstword $(DATA)) $(VENV)
-	$(ONCE) $(CC) -m preprocess.size_priors make --data $(firstword $(DATA)) --out $@ $(PRIOR)
+endif
 
 # -- plots, report, archive -----------------------------------------------------------------------------------------
 DONE = $(addsuffix /last.pkl,$(MAIN))
 
-$(RD)/val_dice_3d.png: $(DONE)
-	$(RENEW) $(CC) plot.py curves --runs $(MAIN) --column val_dice_3d --out $@
+# a curve a run: the picture has the name of the log's column
+CURVES := $(addprefix $(RD)/,$(addsuffix .png,val_dice val_dice_3d val_miou tra_dice tra_loss_tot))
+$(CURVES): $(RD)/%.png: $(DONE)
+	$(RENEW) $(CC) plot.py curves --runs $(MAIN) --column $* --out $@
 $(RD)/boxes.png: $(DONE)
 	$(RENEW) $(CC) plot.py boxes --runs $(MAIN) --score dice --out $@
-$(RD)/panel.png: $(DONE)
-	$(RENEW) $(CC) plot.py panel --runs $(addprefix $(RD)/,noadap sfda fs) --out $@
-$(RD)/sizes.png: $(RD)/sfda/last.pkl
-	$(RENEW) $(CC) plot.py sizes --run $(<D) --out $@
-$(RD)/losses.png: $(RD)/sfda/last.pkl
-	$(RENEW) $(CC) plot.py losses --run $(<D) --out $@
-$(RD)/sfda.gif: $(RD)/sfda/last.pkl
-	$(RENEW) $(CC) plot.py gif --run $(<D) --out $@
 $(RD)/report.txt: $(DONE)
 	$(RENEW) $(CC) report.py --runs $(MAIN) --out $(basename $@)
 $(RD)/ablations.txt: $(addsuffix /last.pkl,$(addprefix $(RD)/,$(TRN) $(ABL)))
 	$(RENEW) $(CC) report.py --runs $(addprefix $(RD)/,$(TRN) $(ABL)) --out $(basename $@)
+$(RD)/baselines.txt: $(addsuffix /last.pkl,$(addprefix $(RD)/,$(TRN) $(BAS)))
+	$(RENEW) $(CC) report.py --runs $(addprefix $(RD)/,$(TRN) $(BAS)) --out $(basename $@)
 
 REPO := $(notdir $(CURDIR))
 DATE := $(shell date +%y%m%d)
@@ -138,7 +121,7 @@ pack: report plot $(PACK)                                       ## runs, plots, 
 $(PACK): $(DONE) $(RD)/report.txt $(PLOTS)
 	mkdir -p $(@D)
 	part=$$(mktemp $@.part.XXXX); \
-	tar cf - --exclude=iter* $(MAIN) $(RD)/*.* sizes/$(SET).csv $(SET).make *.mk | \
+	tar cf - --exclude=iter* $(MAIN) $(RD)/*.* $(PRIORS) $(SET).make *.mk | \
 	   $$(command -v pigz || echo gzip) > $$part; \
 	chmod a=r $$part; mv -f $$part $@
 
@@ -147,5 +130,5 @@ clean-tmp:                                                      ## remove unfini
 	rm -rf $(addsuffix _tmp,$(RUNS))
 help:                                                           ## this list
 	@sed -nE 's/^([a-z-]+):.*## /\1\t/p' $(firstword $(MAKEFILE_LIST)) rules.mk | expand -t 14
-	@echo "main runs:    $(TRN)"; echo "ablations:    $(ABL)"; echo "inference:    $(INF)"
-	@echo "one run:      make -f $(firstword $(MAKEFILE_LIST)) $(RD)/sfda"
+	@echo "main runs:    $(TRN)"; echo "ablations:    $(ABL)"; echo "baselines:    $(BAS)"; echo "inference:    $(INF)"
+	@echo "one run:      make -f $(firstword $(MAKEFILE_LIST)) $(lastword $(MAIN))"

@@ -10,11 +10,12 @@ VOLUMES :=
 DATA    := data/spine_ct data/spine_mr
 TRN     := cesource noadap sfda_lr0 sfda SFDA_TrueSize fs
 ABL     := entropy klprop sfda_notags sfda_mean adaent cda tent bnrefresh shot noadap_onsource sfda_onsource
+BAS     :=
 INF     := cesourceim
 SCRATCH := cesource fs
 SMALL   := yes
 CUT      = -m preprocess.spine --downloads data/downloads
-include rules.mk
+include adaptation.mk
 
 # -- facts and settings -----------------------------------------------------------------------------------------------
 NET      = UNet:nG=4

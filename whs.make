@@ -9,13 +9,15 @@ VOLUMES := data/whs_volumes
 DATA    := data/mr data/ct
 TRN     := cesource noadap sfda_lr0 sfda SFDA_TrueSize fs
 ABL     := entropy klprop sfda_notags sfda_mean adaent cda tent bnrefresh shot noadap_onsource sfda_onsource
+BAS     := adapt adapt_multi cesource_boundary fs_boundary
 INF     := cesourceim
-SCRATCH := cesource fs
-include rules.mk
+SCRATCH := cesource fs cesource_boundary fs_boundary
+include adaptation.mk
 
 # -- facts ------------------------------------------------------------------------------------------------------------
 G_RGX   = (\d+)_(\d+)
 TT_DATA = [('IMG', nii_transform, False), ('GT', nii_gt_transform, False), ('GT', nii_gt_transform, False)]
+S_DATA  = $(TT_DATA)
 SOURCE  = --target_dataset data/mr
 COMMON  = --target_dataset data/ct --target_folders "$(TT_DATA)" --val_target_folders "$(TT_DATA)" \
           --grp_regex '$(G_RGX)' --network $(NET) --n_class 5 --metric_axis 1 2 3 4 --batch_size $(BATCH) \
@@ -36,6 +38,8 @@ CROP       = --axis 1 --size 256 256
 PRIOR_SIZE = --constant 4428 4996 4487 3706
 LEARN      = --lr_decay 1
 ADAPT      = --l_rate 1e-6 --lr_decay 0.7 --weight_decay 1e-3
+ADVERSARY  = --l_rate 1e-4 --lr_rule poly
+LAMBDAS    = 1e-3 2e-4
 else
 NET        = UNet:nG=8
 BATCH      = 8
@@ -44,6 +48,8 @@ CROP       =
 PRIOR_SIZE = --constant_mm2 1600 1300 1200 1000
 LEARN      = --n_epoch 40 --l_rate 3e-3 --lr_decay 0.5 --lr_decay_epoch 15
 ADAPT      = --n_epoch 20 --l_rate 2e-4 --lr_decay 0.7 --lr_decay_epoch 5
+ADVERSARY  = --n_epoch 20 --l_rate 5e-4 --lr_rule poly --d_width 16 --d_l_rate 1e-3
+LAMBDAS    = 1e-2 2e-3
 endif
 
 # -- losses -----------------------------------------------------------------------------------------------------------
@@ -70,3 +76,4 @@ $(RD)/fs: private OPT = --model_weights="" $(LEARN) --saveim True
 # inference: the masks of a trained network
 $(RD)/cesourceim: private OPT = $(WEIGHTS) --mode makeim --entmap
 include ablations.mk
+include baselines.mk

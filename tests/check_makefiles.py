@@ -16,7 +16,7 @@ from utils import UserError, run_program
 ROOT = Path(__file__).parents[1]
 
 
-GOALS = ("pack", "ablations", "inference")
+GOALS = ("pack", "ablations", "baselines", "inference")
 
 
 def dry_run(makefile: str, *words: str) -> tuple[str, str]:

@@ -1,0 +1,58 @@
+# Boundary loss on the ventricles (Kervadec et al. 2021): cine MR of 100 patients, end-diastole and end-systole; right
+# ventricle, myocardium, left ventricle. Four classes, so the boundary loss stands alone.
+#
+#   make -f acdc.make                            the runs of TRN, pictures, report, archive
+#   make -f acdc.make ablations                  those of ABL too, and one table of all
+#   make -f acdc.make results/acdc/val_3d_nsd.png    another metric over the epochs, from the saved masks: no training
+#   make -f acdc.make PARITY=1 RD=results/acdc-parity | make -f acdc.make help
+#
+# Data: data/acdc if it is there; else cut from data/acdc_volumes; else that is unpacked from data/acdc.zip, checked
+# against data/acdc.lineage; else it is a phantom. To add an experiment: its name in TRN or ABL, and an OPT line below.
+SET     := acdc
+VOLUMES := data/acdc_volumes
+LINEAGE := data/acdc.lineage
+UNPACK  := --skip '*_4d.nii.gz'
+DATA    := data/acdc
+TRN     := ce diceloss boundary
+ABL     := gdl ce_boundary gdl_boundary hausdorff
+include boundary.mk
+
+# -- facts ------------------------------------------------------------------------------------------------------------
+G_RGX   = (patient\d+_frame\d+)_(\d+)
+B_DATA  = [('img', png_transform, False), ('gt', gt_transform, True)]
+COMMON  = --dataset $(DATA) --grp_regex '$(G_RGX)' --network $(NET) --n_class 4 --metric_axis 1 2 3 \
+          --batch_size 8 --n_epoch 100 $(LEARN) --saveim 1 --csv metrics.csv
+# both frames of a patient are in one split
+SCANS   = $(VOLUMES)/**/training/patient*/patient*_frame[0-9][0-9]
+SLICE   = --image img='$(SCANS).nii.gz' --label '$(SCANS)_gt.nii.gz' --label_folder gt --n_class 4 --patient '(patient\d+_frame\d+)' --group '(patient\d+)' --normalise minmax --format png \
+          --modality MR $(CROP)
+
+# -- settings: as published, and what shows the point on the small phantom --------------------------------------------
+ifneq ($(PHANTOM),small)
+NET    = ENet
+LEARN  = --l_rate 5e-4 $(if $(PARITY),--schedule)
+CROP   = --val 50 --resize 256 256
+else
+NET    = UNet:nG=8
+LEARN  = --n_epoch 25 --l_rate 2e-3 --lr_decay 0.5 --lr_decay_epoch 10
+CROP   = --val 8
+endif
+MAP = $(if $(PARITY),dist_map_legacy_transform,dist_map_transform)
+IDC = 'idc': [0, 1, 2, 3]
+GT  = ('gt', gt_transform, True)
+PHI = ('gt', $(MAP), False)
+GT_PHI = $(GT), $(PHI)
+GT_GT  = $(GT), $(GT)
+
+# -- runs -------------------------------------------------------------------------------------------------------------
+$(RD)/ce: private OPT = $(call folders,$(GT)) --losses "[('CrossEntropy', {$(IDC)}, 1)]"
+$(RD)/diceloss: private OPT = $(call folders,$(GT)) --losses "[('DiceLoss', {$(IDC)}, 1)]"
+$(RD)/boundary: private OPT = $(call folders,$(PHI)) --losses "[('BoundaryLoss', {$(IDC)}, 1)]"
+# generalised Dice, and regional losses beside the boundary loss or the one it is compared with
+$(RD)/gdl: private OPT = $(call folders,$(GT)) --losses "[('GeneralizedDice', {$(IDC)}, 1)]"
+$(RD)/ce_boundary: private OPT = $(call folders,$(GT_PHI)) \
+   --losses "[('CrossEntropy', {$(IDC)}, 1), ('BoundaryLoss', {$(IDC)}, 0.1)]"
+$(RD)/gdl_boundary: private OPT = $(call folders,$(GT_PHI)) \
+   --losses "[('GeneralizedDice', {$(IDC)}, 1), ('BoundaryLoss', {$(IDC)}, 0.1)]"
+$(RD)/hausdorff: private OPT = $(call folders,$(GT_GT)) \
+   --losses "[('GeneralizedDice', {$(IDC)}, 1), ('HausdorffDTLoss', {'idc': [1, 2, 3]}, 0.1)]"

@@ -1,0 +1,41 @@
+# The rules of the makefiles that adapt from a source site to a target site. Beside what rules.mk asks for, they say
+#   SCRATCH  the runs that start from random weights; the others start from those of cesource
+# A run whose name is cesource…, or ends in _onsource, trains on the source; adapt… reads both sites.
+
+# -- phrases of OPT lines ---------------------------------------------------------------------------------------------
+# what a loss may know of the sizes: a column of a csv, exactly or within a margin
+prior_from   = 'PredictionBounds', {'margin':0,'dir':'high','mode':'percentage','predcol':'$(2)','sizefile':'$(1)'}
+prior_within = 'PredictionBounds', {'margin':$(1),'dir':'both','mode':'percentage','predcol':'$(2)','sizefile':'sizes/$(SET).csv'}
+prior        = $(call prior_from,sizes/$(SET).csv,$(1))
+
+PRIOR =
+PANEL ?= noadap sfda fs
+PRIORS ?= sizes/$(SET).csv
+PLOTS ?= $(addprefix $(RD)/,val_dice_3d.png boxes.png panel.png sizes.png losses.png sfda.gif)
+include rules.mk
+
+# -- what a run depends on: the slices it reads, its prior, and the file of weights it starts from -----------------------
+M_WEIGHTS_ul := $(RD)/cesource/last.pkl
+ON_SOURCE := $(filter $(RD)/cesource $(RD)/cesource_% %_onsource,$(RUNS))
+$(ON_SOURCE) $(filter $(RD)/adapt%,$(RUNS)): $(firstword $(DATA))
+$(filter-out $(ON_SOURCE),$(RUNS)): $(lastword $(DATA)) $(PRIORS)
+$(RD)/sfda_onsource: sizes/$(SET)_source.csv
+FROM_CESOURCE := $(filter-out $(addprefix $(RD)/,$(SCRATCH)),$(RUNS))
+$(FROM_CESOURCE): $(M_WEIGHTS_ul)
+$(FROM_CESOURCE): private WEIGHTS = --model_weights $(M_WEIGHTS_ul)
+
+# A csv that is there is never overwritten; a missing one is made from the target's slices.
+sizes/$(SET).csv: | $(lastword $(DATA)) $(VENV)
+	$(ONCE) $(CC) -m preprocess.size_priors make --data $(lastword $(DATA)) --out $@ $(PRIOR)
+sizes/$(SET)_source.csv: | $(firstword $(DATA)) $(VENV)
+	$(ONCE) $(CC) -m preprocess.size_priors make --data $(firstword $(DATA)) --out $@ $(PRIOR)
+
+# -- pictures ---------------------------------------------------------------------------------------------------------
+$(RD)/panel.png: $(DONE)
+	$(RENEW) $(CC) plot.py panel --runs $(addprefix $(RD)/,$(PANEL)) --out $@
+$(RD)/sizes.png: $(RD)/sfda/last.pkl
+	$(RENEW) $(CC) plot.py sizes --run $(<D) --out $@
+$(RD)/losses.png: $(RD)/sfda/last.pkl
+	$(RENEW) $(CC) plot.py losses --run $(<D) --out $@
+$(RD)/sfda.gif: $(RD)/sfda/last.pkl
+	$(RENEW) $(CC) plot.py gif --run $(<D) --out $@

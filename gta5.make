@@ -1,0 +1,81 @@
+# Adversarial output-space adaptation (AdaptSegNet, Tsai et al. 2018; ADVENT, Vu et al. 2019): street scenes, from the game
+# GTA5 with labels to Cityscapes without. 19 classes, 255 is ignored; scored by the intersection over union of the
+# whole validation set at 2048 x 1024.
+#
+#   make -f gta5.make                            the runs of TRN, pictures, report, archive
+#   make -f gta5.make ablations                  those of ABL too, and one table of all
+#   make -f gta5.make BACKBONE=/path/to/resnet101.pth    weights of ImageNet, in torchvision's names; nothing is downloaded
+#   make -f gta5.make PARITY=1 RD=results/gta5-parity    two of the four branches, as the published numbers were made with
+#
+# Data: data/gta5_source and data/cityscapes_target if they are there; else cut from data/streets (GTA5/images,
+# GTA5/labels; leftImg8bit, gtFine); else from a phantom. To add an experiment: its name in TRN or ABL, and an OPT line.
+SET     := gta5
+VOLUMES := data/streets
+DATA    := data/gta5_source data/cityscapes_target
+TRN     := cesource noadap adapt adapt_multi fs
+ABL     := adapt_ls adapt_advent adapt_minent
+BAS     :=
+INF     := cesourceim
+SCRATCH := cesource adapt adapt_multi adapt_ls adapt_advent adapt_minent fs
+CUT      = -m preprocess.streets --root $(VOLUMES)
+PRIORS  :=
+PANEL    = noadap adapt fs
+PLOTS    = $(addprefix $(RD)/,val_miou.png panel.png adversaries.png)
+include adaptation.mk
+
+# weights of a trunk trained on ImageNet, a file
+BACKBONE :=
+PARITY   :=
+
+# -- facts ------------------------------------------------------------------------------------------------------------
+TT_DATA = [('IMG', png_transform, False), ('GT', gt_transform, False), ('GT', gt_transform, False)]
+SOURCE  = --target_dataset data/gta5_source --grp_regex '$(S_RGX)'
+S_RGX   = (\d+)
+T_RGX   = ([a-z-]+)_(\d+_\d+)
+COMMON  = --target_dataset data/cityscapes_target --target_folders "$(TT_DATA)" --grp_regex '$(T_RGX)' \
+          --network $(NET) $(if $(BACKBONE),--backbone_weights '$(BACKBONE)') --n_class 19 --ignore 255 --modalities 3 \
+          --metric_axis $(shell seq 0 18) --scores iou --batch_size $(BATCH) --optimiser sgd --l_rate 2.5e-4 \
+          --weight_decay 5e-4 --lr_rule poly $(LEARN) --target_losses "[('CrossEntropy', {}, 1)]"
+BOTH    = --method adversarial --source_dataset data/gta5_source --source_regex '$(S_RGX)'
+data/gta5_source: private SLICE = --kind gta5 $(S_SIZE)
+data/cityscapes_target: private SLICE = --kind cityscapes $(T_SIZE)
+
+# -- settings: as published, 150,000 of 250,000 steps; and those of the small phantom ---------------------------------
+ifneq ($(PHANTOM),small)
+NET     = DeepLabV2$(if $(PARITY),:$(PUBLISHED))
+PUBLISHED = aspp_branches=2,layout=caffe,align_corners=True,normalise=caffe
+BATCH   = 1
+LEARN   = --n_epoch 50 --poly_epochs 84 --eval_every 2
+S_SIZE  = --size 1280 720 --val 500
+T_SIZE  = --size 1024 512 --truth_size 2048 1024
+LAMBDAS = 1e-3 2e-4
+LEAST_SQUARES = 1e-2
+ADVERSARY =
+else
+NET     = UNet:nG=8
+BATCH   = 4
+LEARN   = --optimiser adam --n_epoch 25 --l_rate 2e-3
+S_SIZE  = --size 128 72 --val 8
+T_SIZE  = --size 128 64 --truth_size 256 128
+LAMBDAS = 1e-2 2e-3
+LEAST_SQUARES = 1e-2
+ADVERSARY = --d_width 16 --d_l_rate 1e-3
+endif
+
+# -- runs -------------------------------------------------------------------------------------------------------------
+# lower bound: trained on the game, and looked at on the street; upper bound: trained on the street
+$(RD)/cesource: private OPT = $(SOURCE)
+$(RD)/noadap: private OPT = $(WEIGHTS) --method noadap --saveim True
+$(RD)/fs: private OPT = --saveim True
+# one discriminator, at the output; one more at the next coarser level
+$(RD)/adapt: private OPT = $(BOTH) $(ADVERSARY) --lambda_adv $(firstword $(LAMBDAS)) --saveim True
+$(RD)/adapt_multi: private OPT = $(BOTH) $(ADVERSARY) --lambda_adv $(LAMBDAS)
+# least squares in place of the cross-entropy; entropy maps in place of probabilities (ADVENT); their mean alone (MinEnt)
+$(RD)/adapt_ls: private OPT = $(BOTH) $(ADVERSARY) --gan ls --lambda_adv $(LEAST_SQUARES)
+$(RD)/adapt_advent: private OPT = $(BOTH) $(ADVERSARY) --d_input entropy --lambda_adv $(firstword $(LAMBDAS))
+$(RD)/adapt_minent: private OPT = $(BOTH) $(ADVERSARY) --lambda_adv 0 --lambda_ent 1e-3
+# inference: the masks of a trained network
+$(RD)/cesourceim: private OPT = $(WEIGHTS) --mode makeim
+
+$(RD)/adversaries.png: $(RD)/adapt/last.pkl
+	$(RENEW) $(CC) plot.py losses --run $(<D) --out $@
