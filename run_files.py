@@ -6,7 +6,7 @@ Nothing here opens the data set except `Run.slices`, so a folder out of an archi
 import csv
 import json
 import re
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
@@ -21,10 +21,20 @@ from metrics import DISTANCES, SCORES
 from utils import UserError, nearest, read_literal
 
 PATIENT_FILES = {"last": "patients_last.csv", "best_3d": "patients_best_3d.csv"}
+CLASS_FILES = {"last": "classes_last.csv", "best_3d": "classes_best_3d.csv"}
 PICTURE_FOLDERS = {"last": "last_epoch", "best_3d": "best_epoch_3d"}
 WITH_UNIT = (*DISTANCES, "diagonal")
-PATIENT_COLUMNS = ("patient", "class", "outcome", *SCORES, "predicted", "true", "diagonal")
 DEFAULT_CSV = "*_target_metrics.csv"
+SCORED = "val_3d_"  # how the arrays begin that score_masks.py makes
+
+
+def _number(text: str) -> float:
+    return float(text) if text else float("nan")
+
+
+PATIENT_COLUMNS = {"patient": str, "class": int, "outcome": str}
+PATIENT_COLUMNS |= dict.fromkeys((*SCORES, "predicted", "true", "diagonal"), _number)
+CLASS_COLUMNS = {"class": int, "name": str, "iou": _number, "intersection": int, "union": int}
 
 
 @dataclass(frozen=True)
@@ -54,15 +64,47 @@ class Run:
         return int(self.provenance["n_class"])
 
     @property
+    def n_epoch(self) -> int:
+        """The epochs that were asked for; the log has fewer where the run stopped by itself."""
+        return int(self.provenance["n_epoch"])
+
+    @property
+    def by_iou(self) -> bool:
+        """Whether it is scored by the IoU of all images together, instead of patient by patient."""
+        return self.provenance.get("scores") == "iou"
+
+    @property
     def unit(self) -> str:
         """Of distances: mm, or vox where the set states no spacing."""
         return self.provenance.get("distance_unit", "mm")
+
+    @property
+    def nsd_tolerance(self) -> float:
+        """Of the NSD, in `unit`."""
+        return float(self.provenance.get("nsd_tolerance", "nan"))
 
     def class_name(self, number: int) -> str:
         """As the data set calls the class, or 'class 2'."""
         names = self.provenance.get("class_names") or self.provenance["dataset"].get("class_names") or {}
         named = dict(enumerate(names)) if isinstance(names, list) else {int(k): v for k, v in names.items()}
         return str(named.get(number) or f"class {number}")
+
+    @cached_property
+    def palette(self) -> np.ndarray | None:
+        """(256, 3) uint8 colour of each label, black beyond the classes; None where the set's card has no palette."""
+        listed = self.provenance["dataset"].get("palette")
+        if not listed:
+            return None
+        try:
+            colours = np.array(listed, dtype=np.uint8)[: self.n_class]
+            if colours.shape != (self.n_class, 3):
+                raise ValueError(f"its shape is {colours.shape}")
+        except (ValueError, TypeError, OverflowError) as error:
+            raise UserError(
+                f"The palette of {self.provenance['dataset']['path']}/dataset.json, noted in {self.folder}, should be "
+                f"{self.n_class} triples of red, green and blue, 0..255, one a class; {error}."
+            ) from error
+        return np.concatenate([colours, np.zeros((256 - self.n_class, 3), np.uint8)])
 
     @cached_property
     def params(self) -> dict[str, str]:
@@ -96,27 +138,30 @@ class Run:
 
         Numbers are float, NaN where the cell is empty; distances are in `unit`, which their names have lost.
         """
-        path = self._file(PATIENT_FILES[which])
-        with path.open(encoding="utf-8", newline="") as file:
-            rows = list(csv.DictReader(file))
         columns = {name: f"{name}_{self.unit}" if name in WITH_UNIT else name for name in PATIENT_COLUMNS}
-        lost = [column for column in columns.values() if rows and column not in rows[0]]
-        if lost or not rows:
-            what = f"lacks the columns {', '.join(lost)}" if lost else "has no patient in it"
-            raise UserError(f"{path} {what}; evaluate the run again.")
-        try:
-            return [{name: _value(name, row[column]) for name, column in columns.items()} for row in rows]
-        except (TypeError, ValueError) as error:
-            raise UserError(f"{path} is broken ({error}); evaluate the run again.") from error
+        rows = self._table(PATIENT_FILES[which], {column: PATIENT_COLUMNS[name] for name, column in columns.items()})
+        return [{name: row[column] for name, column in columns.items()} for row in rows]
+
+    def classes(self, which: str) -> list[dict[str, Any]]:
+        """One row per class of the epoch, of a run that is scored `by_iou`: class, name, iou, intersection, union.
+
+        The counts are pixels of all images together; iou is NaN where the class is neither true nor predicted.
+        """
+        return self._table(CLASS_FILES[which], CLASS_COLUMNS)
 
     @property
     def metric_axis(self) -> list[int]:
         """The classes that the run's averages are over."""
         chosen = read_literal(self.params.get("metric_axis", "[]"))
-        return [int(k) for k in chosen or range(1, self.n_class) if k]
+        return [int(k) for k in chosen or range(1, self.n_class)]
+
+    @property
+    def ignore(self) -> int | None:
+        """The label of the ground truth whose pixels count nowhere."""
+        return read_literal(self.params.get("ignore", "None"))
 
     def epoch(self, which: str) -> int:
-        """Number of the last epoch, or of the one with the best 3D Dice."""
+        """Number of the last epoch, or of the best."""
         if which == "last":
             return int(self.metrics["epoch"].iloc[-1])
         path = self._file("3dbestepoch.txt")
@@ -127,17 +172,59 @@ class Run:
 
     def array(self, name: str) -> np.ndarray:
         """One of the raw arrays, such as val_sizes.npy (epochs, slices, K)."""
+        if name.startswith(SCORED) and not (self.folder / name).is_file():
+            score = Path(name).stem.removeprefix(SCORED)
+            raise UserError(
+                f"{self.folder / name} is missing; make it: python score_masks.py --run {self.folder} --score {score}."
+            )
         path = self._file(name)
         try:
             return np.load(path, allow_pickle=False)
         except (ValueError, EOFError, OSError) as error:
             raise UserError(f"{path} cannot be read ({error}); train the run again.") from error
 
+    def class_means(self, name: str, classes: Sequence[int]) -> np.ndarray:
+        """(epochs, slices or patients) mean over these classes of a raw array, NaN left out."""
+        array = self.array(name)
+        if array.ndim != 3 or array.shape[2] != self.n_class:
+            raise UserError(
+                f"{self.folder / name} has the shape {array.shape}; a mean over classes needs (epochs, slices or "
+                f"patients, {self.n_class}), as val_dice.npy has."
+            )
+        if wrong := [k for k in classes if not 0 <= k < self.n_class]:
+            raise UserError(f"{self.folder} has no class {wrong[0]}; its classes are 0..{self.n_class - 1}.")
+        return np.stack([pd.DataFrame(epoch).mean(axis=1) for epoch in array[:, :, list(classes)]])
+
     # ------------------------------------------------------------------------------------------ pictures
 
     def picture(self, which: str, name: str) -> np.ndarray:
         """(W, H) class numbers predicted on a slice; `which` is 'last', 'best_3d' or a folder such as iter004."""
-        return read_mask(self.folder / PICTURE_FOLDERS.get(which, which) / "val" / f"{name}.png")
+        return read_mask(self.mask_folder(which) / f"{name}.png")
+
+    def mask_folder(self, which: str) -> Path:
+        return self.folder / PICTURE_FOLDERS.get(which, which) / "val"
+
+    def picture_names(self, which: str) -> list[str]:
+        """The slices whose prediction was saved; raises UserError where none was."""
+        names = sorted(path.stem for path in self.mask_folder(which).glob("*.png"))
+        if not names:
+            raise UserError(f"{self.mask_folder(which)} holds no mask; run it again with --saveim 1.")
+        return names
+
+    def prediction(self, which: str, slices: SliceSet, row: int) -> np.ndarray:
+        """The `picture` of a slice of the set; raises UserError where it does not fit the ground truth."""
+        mask, true = self.picture(which, slices.names[row]), slices.truth(row)
+        if mask.shape != true.shape:
+            raise UserError(
+                f"{self.folder} predicted {mask.shape} pixels on {slices.names[row]}, the ground truth in "
+                f"{slices.root} has {true.shape}: these are not the images of that run."
+            )
+        if mask.max() >= self.n_class:
+            raise UserError(
+                f"{self.folder} predicted class {mask.max()} on {slices.names[row]}, but has {self.n_class} classes; "
+                "run it again."
+            )
+        return mask
 
     def entropy(self, name: str) -> np.ndarray:
         """(W, H) entropy of the last network on a slice, 1 where every class is equally likely."""
@@ -147,9 +234,21 @@ class Run:
     def has_entropy(self) -> bool:
         return (self.folder / "ent_map").is_dir()
 
-    def epochs_saved(self) -> list[str]:
-        """Names of the folders iter000, iter001, …, in order."""
-        return sorted((path.parent.name for path in self.folder.glob("iter*/val")), key=lambda name: int(name[4:]))
+    def epochs_saved(self) -> dict[int, str]:
+        """Number -> name of the folders iter000, iter001, …, in order; raises UserError where there is none."""
+        names = [path.parent.name for path in self.folder.glob("iter*/val")]
+        if not names:
+            raise UserError(f"{self.folder} holds no iter000/val; run it again with --saveim 1.")
+        return dict(sorted((int(name[4:]), name) for name in names))
+
+    def counted(self, true: np.ndarray) -> np.ndarray:
+        """Which pixels of a ground truth count: all but those to be ignored."""
+        return np.full(true.shape, True) if self.ignore is None else true != self.ignore
+
+    @cached_property
+    def names(self) -> list[str]:
+        """The slices that the run was evaluated on."""
+        return self._file("val_names.txt").read_text(encoding="utf-8").removesuffix("\n").split("\n")
 
     def slices(self, data: Path | None = None) -> SliceSet:
         """The slices that the run was evaluated on, with their ground truth.
@@ -167,26 +266,34 @@ class Run:
         listed = [params.get(key, "") for key in ("val_target_folders", "target_folders")]
         text = next((text for text in listed if text.startswith("[")), "")
         folders = parse_folders(text, len(read_literal(text)) if text else 0)[:2]
-        slices = open_slices(root, split, folders, self.n_class, params.get("grp_regex", ""))
-        seen = set(self._file("val_names.txt").read_text(encoding="utf-8").split("\n"))
+        slices = open_slices(
+            root, split, folders, self.n_class, params.get("grp_regex", ""), ignore=self.ignore, any_truth_size=True
+        )
+        seen = set(self.names)
         rows = [row for row, name in enumerate(slices.names) if name in seen]
         if not rows:
             raise UserError(f"{root / split} holds none of the slices in {self.folder / 'val_names.txt'}.")
         return slices.keep(rows)
+
+    def _table(self, name: str, columns: Mapping[str, Callable[[str], Any]]) -> list[dict[str, Any]]:
+        """The rows of a csv file; `columns`: name -> how to read a cell."""
+        path = self._file(name)
+        with path.open(encoding="utf-8", newline="") as file:
+            rows = list(csv.DictReader(file))
+        lost = [column for column in columns if rows and column not in rows[0]]
+        if lost or not rows:
+            what = f"lacks the columns {', '.join(lost)}" if lost else "has no row in it"
+            raise UserError(f"{path} {what}; evaluate the run again.")
+        try:
+            return [{column: read(row[column]) for column, read in columns.items()} for row in rows]
+        except (TypeError, ValueError) as error:
+            raise UserError(f"{path} is broken ({error}); evaluate the run again.") from error
 
     def _file(self, name: str) -> Path:
         path = self.folder / name
         if not path.is_file():
             raise UserError(f"{path} is missing: {self.folder} is not a finished run; train it to its end.")
         return path
-
-
-def _value(key: str, text: str) -> str | int | float:
-    if key in ("patient", "outcome"):
-        return text
-    if key == "class":
-        return int(text)
-    return float(text) if text else float("nan")
 
 
 def open_runs(folders: Sequence[str | Path]) -> list[Run]:
@@ -228,7 +335,7 @@ def read_mask(path: Path) -> np.ndarray:
         with Image.open(path) as image:
             return np.asarray(image.convert("L") if image.mode == "RGB" else image)
     except FileNotFoundError as error:
-        raise UserError(f"{path} is missing; run it again with --saveim True (--entmap True for entropy).") from error
+        raise UserError(f"{path} is missing; run it again with --saveim 1 (--entmap 1 for entropy).") from error
     except (OSError, SyntaxError, UnidentifiedImageError) as error:
         raise UserError(f"{path} cannot be read ({error}); run it again.") from error
 

@@ -11,6 +11,7 @@ from scipy.ndimage import gaussian_filter
 from metrics import dice, score_patients
 
 FOLDERS = "[('IMG', png_transform, False), ('GT', gt_transform, False)]"
+SPACING = (3.0, 1.0, 1.0)
 LOG_ORDER = [
     "epoch",
     "tra_loss_tot",
@@ -28,9 +29,21 @@ def save_png(path: Path, array: np.ndarray) -> None:
 
 
 def make_set(
-    root: Path, n_patient: int = 4, n_slice: int = 6, size: tuple[int, int] = (32, 40), n_class: int = 2, seed: int = 0
+    root: Path,
+    n_patient: int = 4,
+    n_slice: int = 6,
+    size: tuple[int, int] = (32, 40),
+    n_class: int = 2,
+    seed: int = 0,
+    channels: int = 1,
+    truth_scale: int = 1,
+    ignore: int | None = None,
 ) -> Path:
-    """`root`/val/{IMG,GT}: balls in noise, side by side, one a class; patient p has slices Case0p_00, …"""
+    """`root`/val/{IMG,GT}: balls in noise, side by side, one a class; patient p has slices Case0p_00, …
+
+    Three channels are a colour picture, the last the brightest; other numbers than 1 and 3 an array. The ground truth
+    is `truth_scale` times as large as the image, its first rows are `ignore`.
+    """
     rng = np.random.default_rng(seed)
     W, H = size
     w, h = np.mgrid[:W, :H]
@@ -44,9 +57,28 @@ def make_set(
                 shift = (k - n_class / 2) * radius * 1.3
                 label[(w - centre[0]) ** 2 + (h - centre[1] - shift) ** 2 < cut**2] = k
             image = 80 + 50 * (label > 0) + 12 * label + 40 * gaussian_filter(rng.normal(size=size), 2)
-            save_png(root / f"val/IMG/Case{p:02d}_{s:02d}.png", image.clip(0, 255))
+            save_image(root / f"val/IMG/Case{p:02d}_{s:02d}", image.clip(0, 255), channels)
+            label = label.repeat(truth_scale, 0).repeat(truth_scale, 1)
+            label[: 2 * truth_scale] = label[: 2 * truth_scale] if ignore is None else ignore
             save_png(root / f"val/GT/Case{p:02d}_{s:02d}.png", label)
+    write_spacing(root, SPACING)
     return root
+
+
+def write_spacing(root: Path, spacing: tuple[float, float, float]) -> None:
+    """`spacing`: between slices, W, H, in mm."""
+    table = pd.DataFrame({"slice": [path.stem for path in (root / "val/GT").iterdir()]})
+    table[["spacing_slice", "spacing_w", "spacing_h"]] = spacing
+    table.to_csv(root / "manifest.csv", index=False)
+
+
+def save_image(path: Path, image: np.ndarray, channels: int) -> None:
+    every = np.stack([image * (c + 1) / channels for c in range(channels)]).astype(np.uint8)
+    if channels in (1, 3):
+        save_png(path.with_suffix(".png"), every[0] if channels == 1 else np.moveaxis(every, 0, -1))
+        return
+    path.parent.mkdir(parents=True, exist_ok=True)
+    np.save(path.with_suffix(".npy"), every)
 
 
 def degrade(truth: np.ndarray, quality: float, rng: np.random.Generator) -> np.ndarray:
@@ -70,6 +102,8 @@ def make_run(
     rng = np.random.default_rng(n_epoch)
     names = sorted(path.stem for path in (data / "val/GT").glob("*.png"))
     truth = np.stack([np.asarray(Image.open(data / f"val/GT/{name}.png")) for name in names])
+    counted = truth < n_class
+    truth = truth * counted
     patients = np.array([name.split("_")[0] for name in names])
     folder.mkdir(parents=True)
     shape = (n_epoch, len(names), n_class)
@@ -79,11 +113,12 @@ def make_run(
         share = quality * (epoch + 1) / n_epoch if n_epoch > 1 else quality
         predicted = degrade(truth, share, rng)
         predicted[np.isin(patients, missed)] = 0
-        counts = [[[(m == k).sum() for k in range(n_class)] for m in masks] for masks in (predicted, truth)]
-        both = [[((p == k) & (t == k)).sum() for k in range(n_class)] for p, t in zip(predicted, truth, strict=True)]
+        scored = predicted * counted
+        counts = [[[(m == k).sum() for k in range(n_class)] for m in masks] for masks in (scored, truth)]
+        both = [[((p == k) & (t == k)).sum() for k in range(n_class)] for p, t in zip(scored, truth, strict=True)]
         arrays["val_dice"][epoch], arrays["val_sizes"][epoch] = dice(both, *counts), counts[0]
         scores = score_patients(
-            {str(p): (predicted[patients == p], truth[patients == p], (3, 1, 1)) for p in np.unique(patients)},
+            {str(p): (scored[patients == p], truth[patients == p], SPACING) for p in np.unique(patients)},
             n_class,
             2.0,
             1,
@@ -92,6 +127,8 @@ def make_run(
         if pictures:
             for name, mask in zip(names, predicted, strict=True):
                 save_png(folder / f"iter{epoch:03d}/val/{name}.png", mask)
+    if provenance.get("scores") == "iou":
+        write_classes(folder, np.sum(both, 0), np.sum(counts, (0, 1)), provenance.get("class_names"))
     write_tables(folder, rows, scores)
     for name, array in arrays.items():
         np.save(folder / f"{name}.npy", array)
@@ -124,7 +161,7 @@ def log_row(epoch: int, scores: list[dict], n_class: int, trained: bool) -> dict
         if epoch % 2 == 0
         else {"val_hd95_mm_1": np.nan}
     )
-    return row | {"l_rate": 1e-3, "seconds": 1.5}
+    return row | {"lr": 1e-3, "seconds": 1.5}
 
 
 def write_tables(folder: Path, rows: list[dict], scores: list[dict]) -> None:
@@ -136,9 +173,26 @@ def write_tables(folder: Path, rows: list[dict], scores: list[dict]) -> None:
     (folder / "3dbestepoch.txt").write_text(f"{len(rows) - 1}, {rows[-1]['val_dice_3d']:.6f}\n")
 
 
+def write_classes(folder: Path, intersection: np.ndarray, pixels: np.ndarray, names: list[str] | None) -> None:
+    """`intersection`: of all slices; `pixels`: of predictions and truth together; (K,)."""
+    union = pixels - intersection
+    with np.errstate(invalid="ignore"):
+        table = pd.DataFrame({"iou": intersection / union, "intersection": intersection, "union": union})
+    table.insert(0, "name", names or range(len(table)))
+    for which in ("last", "best_3d"):
+        table.to_csv(folder / f"classes_{which}.csv", index_label="class")
+
+
+def add_columns(folder: Path, **columns: object) -> None:
+    """Columns beside those that the log of a run has."""
+    path = folder / "IMG_target_metrics.csv"
+    pd.read_csv(path).assign(**columns).to_csv(path, index=False)
+
+
 def write_facts(folder: Path, data: Path, names: list[str], n_epoch: int, n_class: int, more: dict) -> None:
     (folder / "val_names.txt").write_text("".join(f"{name}\n" for name in names))
-    params = {"grp_regex": r"(Case\d+)_(\d+)", "metric_axis": list(range(1, n_class)), "target_folders": FOLDERS}
+    params = {"grp_regex": r"(Case\d+)_(\d+)", "metric_axis": more.pop("metric_axis", list(range(1, n_class)))}
+    params |= {"target_folders": FOLDERS, "ignore": more.pop("ignore", None)}
     params |= {"ontest": 0, "ontrain": 0, "l_rate": more.pop("l_rate", 1e-3), "val_target_folders": None}
     (folder / "params.txt").write_text("".join(f"{key}: {value}\n" for key, value in params.items()))
     facts = {

@@ -3,14 +3,21 @@ import shutil
 import numpy as np
 import pandas as pd
 import pytest
-from fake_runs import make_run, make_set
+from fake_runs import add_columns, make_run, make_set
 from PIL import Image
 
-from plot import View, axis_codes, choose_slices, column_label, main, slice_dice, spread, upright, window
+import score_masks
+from plot import main
+from plots.epochs import draw_term
+from plots.labels import array_label, cases, column_label, is_share
+from plots.patients import case_values, spread
+from plots.pictures import slice_score
+from plots.views import View, axis_codes, choose_slices, grey_or_colour, upright, window
 from run_files import open_run
 from utils import UserError
 
 RED = (176, 0, 32)
+PALETTE = [[128, 64, 128], [244, 35, 232], [70, 130, 180]]
 
 
 @pytest.fixture(scope="module")
@@ -24,6 +31,10 @@ def made(tmp_path_factory):
     heart = make_set(root / "data/heart", n_patient=1, n_slice=4, n_class=4)
     names = ["background", "myocardium", "atrium", "ventricle"]
     make_run(root / "heart/sfda", heart, n_epoch=2, n_class=4, dataset={"phantom": "small"}, class_names=names)
+    streets = make_set(root / "data/streets", n_patient=3, n_slice=1, n_class=3, channels=3, truth_scale=2, ignore=255)
+    facts = {"scores": "iou", "ignore": 255, "metric_axis": [0, 1, 2], "class_names": ["road", "side walk", "sky"]}
+    make_run(root / "streets/adapt", streets, n_epoch=3, n_class=3, dataset={"palette": PALETTE}, **facts)
+    add_columns(root / "heart/sfda", weight_CrossEntropy=[1, 0.9], weight_BoundaryLoss=[0.1, 0.2])
     return root
 
 
@@ -64,6 +75,10 @@ CASES = [
     ("boxes", "runs", []),
     ("boxes", "runs", ["--score", "hd95", "--which", "best_3d"]),
     ("boxes", "runs", ["--score", "nsd", "--class", "1"]),
+    ("histogram", "runs", []),
+    ("histogram", "runs", ["--score", "hd95", "--class", "1", "--which", "best_3d"]),
+    ("histogram", "runs", ["--array", "val_dice.npy"]),
+    ("curves", "runs", ["--array", "val_dice.npy", "--classes", "1"]),
     ("sizes", "run", []),
     ("panel", "runs", ["--slices", "2"]),
     ("panel", "runs", ["--slices", "1", "--which", "best_3d"]),
@@ -78,7 +93,7 @@ def test_real_runs_are_drawn_without_banner(made, tmp_path, kind, flag, more):
     assert not is_red(picture[5])
 
 
-@pytest.mark.parametrize("kind", ["curves", "losses", "boxes", "sizes", "panel"])
+@pytest.mark.parametrize("kind", ["curves", "losses", "weights", "boxes", "histogram", "sizes", "panel"])
 def test_phantom_stands_on_every_plot(made, tmp_path, kind):
     flag = "--run" if kind in ("losses", "sizes") else "--runs"
     picture = draw(kind, tmp_path / "plot.png", flag, made / "heart/sfda")
@@ -163,12 +178,16 @@ def test_few_patients_give_slices_of_different_places(made):
     assert first < 2 <= second
 
 
-def test_slice_dice_by_hand():
-    true = np.array([[1, 1, 0, 0], [2, 2, 0, 0]])
-    predicted = np.array([[1, 0, 0, 0], [0, 0, 0, 3]])
-    assert slice_dice(predicted, true, [1]) == pytest.approx(2 / 3)
-    assert slice_dice(predicted, true, [1, 2, 3]) == pytest.approx((2 / 3 + 0 + 0) / 3)
-    assert np.isnan(slice_dice(predicted, true, [4]))
+def test_slice_score_by_hand(made):
+    """Dice of the classes 1..3 that are there; IoU of all classes where the run is scored so, 255 left out."""
+    true = np.array([[1, 1, 0, 0], [2, 2, 0, 0]], np.uint8)
+    predicted = np.array([[1, 0, 0, 0], [0, 0, 0, 3]], np.uint8)
+    heart = open_run(made / "heart/sfda")
+    assert slice_score(heart, predicted, true) == pytest.approx((2 / 3 + 0 + 0) / 3)
+    assert slice_score(heart, true, true) == 1
+    assert np.isnan(slice_score(heart, 0 * true, 0 * true))
+    true[1] = 255
+    assert slice_score(open_run(made / "streets/adapt"), predicted, true) == pytest.approx((2 / 3 + 1 / 2) / 2)
 
 
 @pytest.mark.parametrize(
@@ -219,7 +238,32 @@ def test_columns_are_put_in_words(made):
     assert column_label("val_hd95_mm_2", run) == "HD95 (mm), atrium"
     assert column_label("val_dice_3d_1", run) == "3D Dice, myocardium"
     assert column_label("tra_loss_tot", run) == "total loss, training"
+    assert column_label("val_miou", run) == "mIoU of all images"
+    assert column_label("val_iou_2", run) == "IoU of all images, atrium"
+    assert column_label("weight_BoundaryLoss", run) == "weight of BoundaryLoss"
     assert column_label("something_else", run) == "something_else"
+    assert [array_label(f"{name}.npy", [run]) for name in ("val_3d_hd95", "val_3d_dice", "val_dice", "other")] == [
+        "HD95 (mm)",
+        "3D Dice",
+        "2D Dice, validation",
+        "other",
+    ]
+    assert [cases(source) for source in ("dice", "val_3d_hd95.npy", "val_dice.npy")] == [
+        "patients",
+        "patients",
+        "slices",
+    ]
+    names = (
+        "val_miou",
+        "val_iou_3",
+        "nsd",
+        "val_3d_nsd.npy",
+        "val_dice.npy",
+        "val_dice_3d_sd",
+        "hd95",
+        "val_sizes.npy",
+    )
+    assert [is_share(name) for name in names] == [True] * 5 + [False] * 3
 
 
 def test_points_of_a_box_stay_inside_it():
@@ -235,7 +279,11 @@ def test_points_of_a_box_stay_inside_it():
             ["curves", "--runs", "sfda", "--column", "val_dise_3d"],
             "no column 'val_dise_3d'. Did you mean 'val_dice_3d'",
         ),
-        (["boxes", "--runs", "sfda", "--class", "7"], "scored no class 7"),
+        (["boxes", "--runs", "sfda", "--class", "7"], r"scored no class 7; its classes are \[1\]"),
+        (["curves", "--runs", "sfda", "--classes", "1"], "classes of an --array"),
+        (["curves", "--runs", "sfda", "--array", "val_dice.npy", "--classes", "1", "2"], "has no class 2"),
+        (["curves", "--runs", "sfda", "--array", "val_gt_sizes.npy"], r"shape \(24, 2\); a mean over classes needs"),
+        (["curves", "--runs", "sfda", "--array", "val_3d_hd95.npy"], "score_masks.py --run sfda --score hd95"),
         (["boxes", "--runs", "sfda", "gone"], "gone is not there"),
         (["sizes", "--run", "."], "provenance.json is missing"),
     ],
@@ -255,6 +303,7 @@ def test_runs_that_failed_altogether_still_have_plots(made, tmp_path):
     for words in (
         ["boxes", "--runs", failed, "--score", "hd95"],
         ["losses", "--run", failed],
+        ["weights", "--runs", failed],
         ["sizes", "--run", failed],
     ):
         assert draw(words[0], tmp_path / f"{words[0]}.png", *words[1:]).min() < 160
@@ -273,9 +322,10 @@ def test_missing_pictures_tell_the_flag(runs, tmp_path):
     shutil.rmtree(runs / "sfda/last_epoch")
     for folder in (runs / "sfda").glob("iter*"):
         shutil.rmtree(folder)
-    for words in (["panel", "--runs"], ["gif", "--run"]):
-        with pytest.raises(UserError, match="--saveim"):
-            main([*words, str(runs / "sfda"), "--out", str(tmp_path / f"picture.{'gif' if 'gif' in words else 'png'}")])
+    for kind, flag, out in (("panel", "--runs", "a.png"), ("gif", "--run", "a.gif"), ("colour", "--run", "a")):
+        with pytest.raises(UserError, match="--saveim 1"):
+            main([kind, flag, str(runs / "sfda"), "--out", str(tmp_path / out)])
+        assert not (tmp_path / out).exists()
 
 
 def test_torn_or_foreign_files_are_named(made, runs, tmp_path):
@@ -287,7 +337,167 @@ def test_torn_or_foreign_files_are_named(made, runs, tmp_path):
         path.write_bytes(path.read_bytes()[:60])
     with pytest.raises(UserError, match=r"Case0\d_0\d.png cannot be read"):
         main(["panel", "--runs", str(runs / "sfda"), "--out", str(tmp_path / "panel.png")])
-    for path in pictures:
-        Image.fromarray(np.zeros((5, 6), np.uint8)).save(path)
-    with pytest.raises(UserError, match=r"predicted \(5, 6\) pixels .* not the images of that run"):
-        main(["panel", "--runs", str(runs / "sfda"), "--out", str(tmp_path / "panel.png")])
+    foreign = (np.zeros((5, 6), np.uint8), r"predicted \(5, 6\) pixels .* not the images of that run")
+    for mask, match in (foreign, (np.full((32, 40), 7, np.uint8), "predicted class 7 on Case")):
+        for path in pictures:
+            Image.fromarray(mask).save(path)
+        with pytest.raises(UserError, match=match):
+            main(["panel", "--runs", str(runs / "sfda"), "--out", str(tmp_path / "panel.png")])
+
+
+# ---------------------------------------------------------------------------- losses, weights, distributions
+
+
+class Axes:
+    """Stands for a chart, and remembers what was drawn."""
+
+    def __init__(self):
+        self.lines, self.spans, self.xaxis, self.limits = [], [], self, {}
+
+    def plot(self, x, y, line, **style):
+        self.lines.append((list(x), list(y), line, style["linewidth"]))
+
+    def axhspan(self, low, high, **style):
+        self.spans.append((low, high))
+
+    def set(self, **words):
+        self.limits |= words
+
+    def set_major_locator(self, locator):
+        pass
+
+
+@pytest.fixture
+def adversarial(runs):
+    """A run with a boundary loss, its lower bound, and a discriminator; shown values have no validation."""
+    add_columns(
+        runs / "sfda",
+        tra_loss_BoundaryLoss=[0.1, -1, -2, -3, -3.5],
+        val_loss_BoundaryLoss=[0.3, np.nan, -1, np.nan, -2],
+        tra_loss_BoundaryLoss_lowest=[-4.0] * 5,
+        tra_loss_d1_accuracy=[0.9, 0.8, 0.7, 0.6, 0.6],
+    )
+    return open_run(runs / "sfda")
+
+
+def test_a_lower_bound_is_a_thin_line_beside_its_loss(adversarial, tmp_path):
+    chart = Axes()
+    draw_term(chart, adversarial, "BoundaryLoss")
+    assert [line[2:] for line in chart.lines] == [("-", 1.8), ("--", 1.8), ("-", 0.8)]
+    assert chart.lines[2][:2] == ([1, 2, 3, 4, 5], [-4.0] * 5)
+    assert chart.lines[1][:2] == ([1, 3, 5], [0.3, -1, -2])  # validated every other epoch
+    assert not chart.spans
+    assert "ylim" not in chart.limits  # a boundary loss may be negative
+    five_panels = draw("losses", tmp_path / "losses.png", "--run", adversarial.folder)  # tot, entropy, kl and these two
+    assert_drawn(five_panels)
+
+
+def test_a_discriminator_s_accuracy_stands_in_its_range(adversarial):
+    chart = Axes()
+    draw_term(chart, adversarial, "d1_accuracy")
+    assert chart.spans == [(0.5, 0.8)]
+    assert chart.limits["ylim"] == (0, 1)
+    assert chart.limits["title"] == "d1_accuracy"
+
+
+def test_weights_of_several_runs_stand_side_by_side(runs, tmp_path):
+    for name in ("sfda", "fs"):
+        add_columns(runs / name, weight_CrossEntropy=np.linspace(1, 0.1, 5), weight_BoundaryLoss=np.linspace(0, 1, 5))
+    one = draw("weights", tmp_path / "one.png", "--runs", runs / "sfda")
+    two = draw("weights", tmp_path / "two.png", "--runs", runs / "sfda", runs / "fs")
+    assert_drawn(two)
+    assert two.shape[1] > 1.3 * one.shape[1]
+    assert draw("weights", tmp_path / "a.png", "--runs", runs / "noadap", runs / "sfda").shape[1] == one.shape[1]
+
+
+def test_distributions_by_hand(made):
+    run = open_run(made / "toy/sfda")
+    table = pd.read_csv(made / "toy/sfda/patients_last.csv")
+    assert sorted(case_values(run, "hd95", "last", None)) == pytest.approx(sorted(table["hd95_mm"].dropna()))
+    slices = np.load(made / "toy/sfda/val_dice.npy")[-1, :, 1]
+    assert case_values(run, "val_dice.npy", "last", 1) == pytest.approx(slices[np.isfinite(slices)])
+
+
+def test_curve_of_an_array_is_the_mean_of_patients(made, runs, tmp_path):
+    """NaN where an epoch was not saved: the curve goes on where the next was."""
+    shutil.rmtree(runs / "sfda/iter001")
+    score_masks.main(["--run", str(runs / "sfda"), "--score", "hd95"])
+    means = open_run(runs / "sfda").class_means("val_3d_hd95.npy", [1])
+    assert means.shape == (5, 4)
+    assert np.isnan(means[1]).all()
+    assert_drawn(draw("curves", tmp_path / "plot.png", "--runs", runs / "sfda", "--array", "val_3d_hd95.npy"))
+
+
+# ------------------------------------------------------------------------------------------ pictures in colour
+
+
+@pytest.mark.parametrize("channels", [1, 2, 3, 5])
+def test_any_number_of_channels_has_a_panel(tmp_path, channels):
+    """Three are colour; of any other number the first is shown, in grey."""
+    data = make_set(tmp_path / "data", n_patient=1, n_slice=2, channels=channels)
+    run = open_run(make_run(tmp_path / "set/run", data, n_epoch=2))
+    shown = grey_or_colour(run.slices(), 1)
+    assert shown.shape == (3 if channels == 3 else 1, 32, 40)
+    assert (shown.min(), shown.max()) == (0, 1)
+    if channels == 3:
+        assert shown[0].mean() < shown[2].mean()  # red is the first, blue the brightest
+    assert_drawn(draw("panel", tmp_path / "panel.png", "--runs", run.folder))
+
+
+def count(picture, colour):
+    return int((np.abs(picture - colour) <= 2).all(2).sum())
+
+
+def test_a_palette_colours_truth_and_predictions(made, tmp_path):
+    """Of images half as large as their truth; what is to be ignored is black."""
+    run = open_run(made / "streets/adapt")
+    slices = run.slices()
+    assert slices.shape == (3, 32, 40)
+    assert grey_or_colour(slices, 0).shape == (3, 64, 80)
+    picture = draw("panel", tmp_path / "panel.png", "--runs", run.folder, "--slices", "1")
+    assert all(count(picture, colour) > 1000 for colour in PALETTE)
+    assert count(draw("panel", tmp_path / "toy.png", "--runs", made / "toy/sfda", "--slices", "1"), PALETTE[0]) == 0
+    main(["gif", "--run", str(run.folder), "--out", str(tmp_path / "film.gif"), "--slices", "2"])
+    with Image.open(tmp_path / "film.gif") as film:
+        assert film.n_frames == 3
+        assert count(np.asarray(film.convert("RGB")).astype(int), PALETTE[2]) > 500
+
+
+@pytest.mark.parametrize(
+    ("run", "which", "folder", "colours"),
+    [
+        ("streets/adapt", "last", "last_epoch", PALETTE),
+        ("heart/sfda", "best_3d", "best_epoch_3d", [[0, 0, 0], [240, 228, 66], [86, 180, 233], [255, 138, 61]]),
+    ],
+)
+def test_masks_are_written_in_colour(made, tmp_path, run, which, folder, colours):
+    """In the palette of the set, else in the colours of the outlines."""
+    main(["colour", "--run", str(made / run), "--which", which, "--out", str(tmp_path / "out")])
+    masks = sorted((made / run / folder / "val").glob("*.png"))
+    assert [path.name for path in masks] == sorted(path.name for path in (tmp_path / "out").iterdir())
+    for path in masks:
+        mask, written = np.asarray(Image.open(path)), np.asarray(Image.open(tmp_path / "out" / path.name))
+        assert (written == np.array(colours)[mask]).all()
+
+
+def test_masks_are_never_overwritten_by_their_colours(made):
+    run = made / "heart/sfda"
+    with pytest.raises(UserError, match="holds the masks themselves"):
+        main(["colour", "--run", str(run), "--out", str(run / "last_epoch/val")])
+
+
+@pytest.mark.parametrize("palette", [[[0, 0, 0]], [[0, 0, 300]] * 3, [[0, 0]] * 3, "red", [["a", 0, 0]] * 3])
+def test_a_broken_palette_is_named(made, tmp_path, palette):
+    data = made / "data/streets"
+    run = make_run(tmp_path / "set/run", data, n_epoch=1, n_class=3, ignore=255, dataset={"palette": palette})
+    with pytest.raises(UserError, match="palette of .*dataset.json.* should be 3 triples"):
+        main(["panel", "--runs", str(run), "--out", str(tmp_path / "panel.png")])
+
+
+def test_limits_of_a_score_between_0_and_1(made, tmp_path):
+    """The curve of an mIoU of 0.5 runs through the middle, whatever its range."""
+    run = made / "streets/adapt"
+    add_columns(run, val_miou=[0.49, 0.5, 0.5])
+    picture = draw("curves", tmp_path / "plot.png", "--runs", run, "--column", "val_miou")
+    blue = (np.abs(picture - (0, 114, 178)) < 12).all(2)[:, : picture.shape[1] // 2]
+    assert np.flatnonzero(blue.any(1)).mean() / len(picture) == pytest.approx(0.47, abs=0.05)

@@ -1,11 +1,14 @@
 import csv
+import re
 import shutil
 
 import pandas as pd
 import pytest
 from fake_runs import make_run, make_set
 
-from report import escape_latex, main
+from report import main
+from reports.classes import short_names
+from reports.table import escape_latex
 from utils import UserError
 
 
@@ -227,7 +230,7 @@ def test_latex_escapes_every_special_letter():
         (lambda run: (run / "provenance.json").write_text("{"), "provenance.json is broken"),
         (lambda run: (run / "provenance.json").write_text("[]"), "provenance.json is broken"),
         (lambda run: (run / "patients_last.csv").unlink(), "patients_last.csv is missing"),
-        (lambda run: (run / "patients_last.csv").write_text("patient,class\n"), "has no patient"),
+        (lambda run: (run / "patients_last.csv").write_text("patient,class\n"), "has no row"),
         (lambda run: (run / "patients_last.csv").write_text("patient,class\nA,1\n"), "lacks the columns outcome"),
         (lambda run: (run / "IMG_target_metrics.csv").write_text("epoch\n"), "has no epoch"),
         (lambda run: (run / "IMG_target_metrics.csv").write_text("epoch\nx\n"), "is not a table of numbers"),
@@ -248,3 +251,104 @@ def test_all_missing_runs_are_listed_and_twins_refused(runs):
         main(["--runs", str(runs / "one"), str(runs / "two")])
     with pytest.raises(UserError, match="given twice: sfda"):
         main(["--runs", str(runs / "sfda"), str(runs / "sfda")])
+
+
+def test_the_reference_is_sfda_else_the_first_run_and_the_note_says_so(runs, tmp_path, capsys):
+    """Tables of baselines have neither of the runs that gap and test are about by default."""
+    for number, name in enumerate(("noadap", "sfda", "fs")):
+        rescore(runs / name, simple(*(0.1 * number + 0.01 * i for i in range(7))))
+    for folder, name in (("noadap", "gdl"), ("fs", "gdl_surface"), ("sfda", "hausdorff")):
+        (runs / folder).rename(runs / name)
+    names = ["gdl", "gdl_surface", "hausdorff"]
+    text, lines = report(runs, tmp_path, capsys, names)
+    assert "Patients on whom gdl is better:worse" in text
+    assert "gdl is the first of the runs; --reference" in " ".join(text.split())
+    assert {row["gap_closed"] for row in lines.values()} == {""}
+    assert lines["gdl", "last", "mean"]["p"] == ""
+    text, lines = report(runs, tmp_path, capsys, names, ["--reference", "hausdorff", "--upper", "gdl_surface"])
+    assert "Patients on whom hausdorff is better:worse" in text
+    assert "the first of the runs" not in text
+    text, _ = report(runs, tmp_path, capsys, names, ["--reference", "gone"])
+    assert "better:worse" not in text
+
+
+def test_background_in_the_metric_axis_adds_no_column(runs, tmp_path, capsys):
+    text, lines = report(runs, tmp_path, capsys, ["sfda"])
+    params = runs / "sfda/params.txt"
+    params.write_text(params.read_text().replace("metric_axis: [1, 2]", "metric_axis: [0, 1, 2]"))
+    assert report(runs, tmp_path, capsys, ["sfda"]) == (text, lines)
+
+
+# ------------------------------------------------------------------------------------------- scored by IoU
+
+
+@pytest.fixture
+def streets(made, tmp_path):
+    """Two runs of three classes, the third of which is nowhere."""
+    facts = {"scores": "iou", "metric_axis": [0, 1, 2], "class_names": ["road", "traffic light", "train"]}
+    for name, light in (("source", 20), ("adapt", 60)):
+        run = make_run(tmp_path / "streets" / name, made / "data/toy", n_epoch=2, n_class=3, pictures=False, **facts)
+        for which, seen in (("last", light), ("best_3d", light + 5)):
+            write_classes(run, which, seen)
+    return tmp_path / "streets"
+
+
+def write_classes(run, which, light):
+    text = f"class,name,iou,intersection,union\n0,road,0.9,90,100\n1,traffic light,{light / 100},{light},100\n"
+    (run / f"classes_{which}.csv").write_text(text + "2,train,,0,0\n")
+
+
+def test_iou_by_hand(streets, tmp_path, capsys):
+    text, lines = report(streets, tmp_path, capsys, ["source", "adapt"], ["--lower", "source", "--upper", "adapt"])
+    last, best = text.split("Best epoch (chosen with target labels")
+    assert re.search(r"run +supervision +epoch +mIoU +gap closed +road +light +train", last)
+    assert re.search(r"adapt +none +2/2 +75.0 +100 % +90.0 +60.0 +–", last)
+    assert re.search(r"source +none +2/2 +55.0 +0 % +90.0 +20.0 +–", last)
+    assert re.search(r"adapt +none +2/2 +77.5 +100 % +90.0 +65.0 +–", best)
+    assert not re.search("HD95|NSD|Dice", text)
+    assert float(lines["adapt", "last", "mean"]["iou"]) == pytest.approx(0.75)
+    assert (lines["adapt", "last", "1"]["iou"], lines["adapt", "last", "2"]["iou"]) == ("0.6", "")
+    assert lines["adapt", "best_3d", "1"]["intersection"] == "65"
+    for suffix in ("md", "tex"):
+        assert "75.0" in (tmp_path / f"out/report.{suffix}").read_text()
+
+
+def test_iou_of_the_metric_axis_alone(streets, tmp_path, capsys):
+    params = streets / "adapt/params.txt"
+    params.write_text(params.read_text().replace("metric_axis: [0, 1, 2]", "metric_axis: [1]"))
+    text, lines = report(streets, tmp_path, capsys, ["adapt"])
+    assert float(lines["adapt", "last", "mean"]["iou"]) == pytest.approx(0.6)
+    assert "road" not in text
+
+
+def test_iou_and_dice_are_two_reports(runs, streets):
+    with pytest.raises(UserError, match="adapt of the 2 runs were scored by IoU"):
+        main(["--runs", str(streets / "adapt"), str(runs / "fs")])
+
+
+def test_iou_on_other_images_is_warned_of(streets, tmp_path, capsys):
+    names = streets / "adapt/val_names.txt"
+    names.write_text(names.read_text().split("\n", 1)[1])
+    text, _ = report(streets, tmp_path, capsys, ["source", "adapt"], ["--lower", "source", "--upper", "adapt"])
+    assert "Not every run was evaluated on the same images" in text
+    assert "gap closed" not in text
+
+
+@pytest.mark.parametrize(
+    ("spoil", "match"),
+    [
+        (lambda path: path.unlink(), "classes_last.csv is missing"),
+        (lambda path: path.write_text("class,name,iou\n0,road,0.5\n"), "lacks the columns intersection, union"),
+        (lambda path: path.write_text(path.read_text().replace("90,", "many,")), "classes_last.csv is broken"),
+    ],
+)
+def test_broken_tables_of_classes_are_named(streets, spoil, match):
+    spoil(streets / "adapt/classes_last.csv")
+    with pytest.raises(UserError, match=match):
+        main(["--runs", str(streets / "adapt")])
+
+
+def test_short_names_stay_different():
+    assert short_names({0: "road", 1: "traffic light"}) == {0: "road", 1: "light"}
+    assert short_names({1: "left lung", 2: "right lung"}) == {1: "left lung", 2: "right lung"}
+    assert short_names({0: "0", 1: "1"}) == {0: "class 0", 1: "class 1"}

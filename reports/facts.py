@@ -1,0 +1,71 @@
+"""What every report says of its runs: marks, warnings, notes, and the facts in the csv."""
+
+import math
+from collections.abc import Sequence
+from typing import Any
+
+from run_files import Run, unique
+
+
+def marks(run: Run, runs: Sequence[Run]) -> list[str]:
+    """What a reader must know before comparing this run with the others."""
+    words = [word for key, word in (("debug", "DEBUG"), ("oracle", "ORACLE")) if run.provenance.get(key)]
+    if run.phantom and not all(other.phantom for other in runs):
+        words.append("PHANTOM")
+    if no_learning(run):
+        words.append("lr 0")
+    if len(unique(runs, lambda each: each.set_name)) > 1:
+        words.append(f"on {run.set_name}")
+    return words
+
+
+def no_learning(run: Run) -> bool:
+    """Whether it is the batch-norm control: trained, with learning rate 0."""
+    return run.provenance.get("method") != "noadap" and float(run.params.get("l_rate", "nan")) == 0
+
+
+def supervision(run: Run) -> str:
+    return str(run.provenance.get("supervision", ""))
+
+
+def progress(run: Run, which: str) -> str:
+    """'3/100', the epoch of how many."""
+    return f"{run.epoch(which) + 1}/{len(run.metrics)}"
+
+
+def warnings_of(runs: Sequence[Run]) -> list[str]:
+    """What stands above the table, loudly."""
+    warnings = []
+    if phantom := [run.name for run in runs if run.phantom]:
+        whose = "" if len(phantom) == len(runs) else f" in {', '.join(phantom)}"
+        warnings.append(f"PHANTOM: made-up images{whose}; these figures say nothing about real ones.")
+    if debug := [run.name for run in runs if run.provenance.get("debug")]:
+        warnings.append(f"DEBUG: {', '.join(debug)} saw ten slices a set; the figures mean nothing.")
+    if any(run.provenance["dataset"].get("split_unit") == "slice blocks" for run in runs):
+        warnings.append("Slices of one patient in both splits: no measure of accuracy on new patients.")
+    return warnings
+
+
+def notes_of(runs: Sequence[Run]) -> list[str]:
+    """What the marks mean."""
+    notes = []
+    if any(run.provenance.get("oracle") for run in runs):
+        notes.append("ORACLE: the run was told what only target labels tell; it is a bound, no competitor.")
+    if any(map(no_learning, runs)):
+        notes.append("lr 0: the same run with learning rate 0; what it gains comes from batch-norm statistics alone.")
+    return notes
+
+
+def facts(run: Run, which: str) -> dict[str, Any]:
+    """The first cells of a line of the csv; `epoch` counts from 0, as in the log."""
+    return {
+        "run": run.name,
+        "set": run.set_name,
+        "chosen": which,
+        "epoch": run.epoch(which),
+        "epochs": len(run.metrics),
+        "supervision": supervision(run),
+        **{key: int(bool(run.provenance.get(key))) for key in ("oracle", "debug")},
+        "phantom": int(run.phantom),
+        "seconds": float(run.metrics["seconds"].sum()) if "seconds" in run.metrics else math.nan,
+    }

@@ -1,0 +1,132 @@
+import csv
+import shutil
+
+import numpy as np
+import pandas as pd
+import pytest
+from fake_runs import make_run, make_set, save_png, write_spacing
+from PIL import Image
+
+from metrics import SCORES
+from score_masks import main
+from utils import UserError
+
+
+@pytest.fixture(scope="module")
+def made(tmp_path_factory):
+    """Three patients of three classes with a spacing, and a run that missed one of them."""
+    root = tmp_path_factory.mktemp("masks")
+    data = make_set(root / "data/toy", n_patient=3, n_slice=4, n_class=3)
+    make_run(root / "toy/ce", data, n_epoch=4, n_class=3, missed=("Case01",))
+    return root
+
+
+@pytest.fixture
+def run(made, tmp_path):
+    """A copy of the run, to be changed at will."""
+    return shutil.copytree(made / "toy/ce", tmp_path / "toy/ce")
+
+
+def score(run, name, *words):
+    """The array, and the csv by (epoch, class)."""
+    main(["--run", str(run), "--score", name, *map(str, words)])
+    with (run / f"val_3d_{name}.csv").open() as file:
+        lines = {(int(row["epoch"]), row["class"]): row for row in csv.DictReader(file)}
+    return np.load(run / f"val_3d_{name}.npy"), lines
+
+
+@pytest.mark.parametrize("name", SCORES)
+def test_the_last_epoch_s_scores_are_those_of_the_run(run, name):
+    array, lines = score(run, name)
+    assert (array.shape, array.dtype) == ((4, 3, 3), np.float32)
+    table = pd.read_csv(run / "patients_last.csv")
+    own = table.rename(columns={f"{name}_mm": name}).pivot(index="patient", columns="class", values=name)
+    np.testing.assert_allclose(array[-1, :, 1:], own, rtol=1e-6)
+    assert np.isnan(array[:, :, 0]).all()
+    for k in (1, 2):
+        row = lines[3, str(k)]
+        assert float(row["mean"]) == pytest.approx(np.nanmean(array[-1, :, k]), rel=1e-5)
+        assert (int(row["n"]), row["misses"]) == (np.isfinite(array[-1, :, k]).sum(), "1")
+    assert float(lines[3, "mean"]["mean"]) == pytest.approx(
+        pd.DataFrame(array[-1, :, 1:]).mean(axis=1).mean(), rel=1e-5
+    )
+    assert lines[3, "mean"]["misses"] == "2"
+
+
+def test_distances_are_in_mm(tmp_path):
+    """A square that lies two pixels of 0.5 mm beside the true one."""
+    data = make_set(tmp_path / "data", n_patient=1, n_slice=1)
+    write_spacing(data, (5, 0.5, 2))
+    run = make_run(tmp_path / "run", data, n_epoch=1)
+    square = np.zeros((32, 40))
+    square[10:20, 10:20] = 1
+    save_png(data / "val/GT/Case00_00.png", square)
+    save_png(run / "iter000/val/Case00_00.png", np.roll(square, 2, axis=0))
+    array, _ = score(run, "hd95")
+    assert array[0, 0, 1] == 1.0
+
+
+def test_epochs_without_masks_stay_empty(run):
+    for epoch in (1, 2):
+        shutil.rmtree(run / f"iter{epoch:03d}")
+    array, lines = score(run, "dice")
+    assert np.isfinite(array[[0, 3], :, 1:]).all()
+    assert np.isnan(array[[1, 2]]).all()
+    assert {epoch for epoch, _ in lines} == {0, 3}
+
+
+def test_the_mean_is_over_the_classes_of_the_metric_axis(run):
+    params = run / "params.txt"
+    params.write_text(params.read_text().replace("metric_axis: [1, 2]", "metric_axis: [2]"))
+    _, lines = score(run, "dice")
+    assert lines[3, "mean"]["mean"] == lines[3, "2"]["mean"] != lines[3, "1"]["mean"]
+
+
+def test_ignored_pixels_count_nowhere(tmp_path):
+    """The prediction is right but for the rows of the truth that are to be ignored."""
+    data = make_set(tmp_path / "data", n_patient=2, n_slice=3, ignore=255)
+    run = make_run(tmp_path / "run", data, quality=1.0, n_epoch=1, ignore=255)
+    for path in (run / "iter000/val").iterdir():
+        mask = np.array(Image.open(path))
+        mask[:2] = 1
+        save_png(path, mask)
+    assert score(run, "dice")[0][0, :, 1].tolist() == [1, 1]
+    assert score(run, "hd95")[0][0, :, 1].tolist() == [0, 0]
+
+
+def test_threads_and_places_change_nothing(made, run, tmp_path):
+    first, _ = score(run, "assd")
+    shutil.copytree(made / "data/toy", tmp_path / "moved")
+    second, _ = score(run, "assd", "--jobs", 2, "--data", tmp_path / "moved")
+    main(["--run", str(run), "--score", "assd", "--out", str(tmp_path / "deep/er.npy")])
+    np.testing.assert_array_equal(first, second)
+    np.testing.assert_array_equal(first, np.load(tmp_path / "deep/er.npy"))
+    assert (tmp_path / "deep/er.csv").read_text() == (run / "val_3d_assd.csv").read_text()
+
+
+def test_mistakes_are_named_and_leave_what_was_there(made, run, tmp_path):
+    score(run, "dice")
+    before = (run / "val_3d_dice.npy").read_bytes()
+    broken = run / "iter002/val/Case01_02.png"
+    broken.write_bytes(broken.read_bytes()[:50])
+    with pytest.raises(UserError, match=r"iter002/val/Case01_02.png cannot be read"):
+        score(run, "dice")
+    broken.unlink()
+    with pytest.raises(UserError, match=r"iter002/val/Case01_02.png is missing.*--saveim 1"):
+        score(run, "dice")
+    assert (run / "val_3d_dice.npy").read_bytes() == before
+    with pytest.raises(UserError, match=r"scores.npz.*change --out"):
+        score(run, "dice", "--out", tmp_path / "scores.npz")
+    for folder in run.glob("iter*"):
+        shutil.rmtree(folder)
+    with pytest.raises(UserError, match="holds no iter000/val; run it again with --saveim 1"):
+        score(run, "hd95")
+    assert not list(run.glob("val_3d_hd95*"))
+    shutil.copytree(made / "data/toy", tmp_path / "plain")
+    (tmp_path / "plain/manifest.csv").unlink()
+    shutil.copytree(made / "toy/ce/iter003", run / "iter003")
+    with pytest.raises(UserError, match="in mm, and .*plain has them in vox"):
+        score(run, "hd95", "--data", tmp_path / "plain")
+    streets = make_run(tmp_path / "streets", made / "data/toy", n_epoch=1, n_class=3, scores="iou")
+    with pytest.raises(UserError, match="on pictures, by IoU"):
+        score(streets, "hd95")
