@@ -20,22 +20,22 @@ include boundary.mk
 # -- facts ------------------------------------------------------------------------------------------------------------
 G_RGX   = (patient\d+_frame\d+)_(\d+)
 B_DATA  = [('img', png_transform, False), ('gt', gt_transform, True)]
-COMMON  = --dataset $(DATA) --grp_regex '$(G_RGX)' --network $(NET) --n_class 4 --metric_axis 1 2 3 \
-          --batch_size 8 --n_epoch 100 $(LEARN) --saveim 1 --csv metrics.csv
+COMMON  = --target_dataset $(DATA) --grp_regex '$(G_RGX)' --network $(NET) --n_class 4 --metric_axis 1 2 3 \
+          --batch_size 8 --n_epoch 100 $(LEARN) $(if $(PARITY),--schedule) --saveim 1 --csv metrics.csv
 # both frames of a patient are in one split
 SCANS   = $(VOLUMES)/**/training/patient*/patient*_frame[0-9][0-9]
-SLICE   = --image img='$(SCANS).nii.gz' --label '$(SCANS)_gt.nii.gz' --label_folder gt --n_class 4 --patient '(patient\d+_frame\d+)' --group '(patient\d+)' --normalise minmax --format png \
-          --modality MR $(CROP)
+SLICE   = --image img='$(SCANS).nii.gz' --label '$(SCANS)_gt.nii.gz' --label_folder gt --n_class 4 --modality MR \
+          --patient '(patient\d+_frame\d+)' --group '(patient\d+)' --normalise minmax --format png $(CROP)
 
 # -- settings: as published, and what shows the point on the small phantom --------------------------------------------
 ifneq ($(PHANTOM),small)
 NET    = ENet
-LEARN  = --l_rate 5e-4 $(if $(PARITY),--schedule)
+LEARN  = --l_rate 5e-4
 CROP   = --val 50 --resize 256 256
 else
 NET    = UNet:nG=8
 LEARN  = --n_epoch 25 --l_rate 2e-3 --lr_decay 0.5 --lr_decay_epoch 10
-CROP   = --val 8
+CROP   = --val 8 --resize 64 64
 endif
 MAP = $(if $(PARITY),dist_map_legacy_transform,dist_map_transform)
 IDC = 'idc': [0, 1, 2, 3]

@@ -154,6 +154,10 @@ def get_args(argv: Sequence[str] | None = None) -> Namespace:
             f"--method {args.method} with --mode {args.mode} starts from a trained network: give --model_weights, "
             "for example results/<set>/cesource/last.pkl."
         )
+    if learns and "source" in method.streams and args.source_dataset is None:
+        raise UserError(
+            f"--method {args.method} learns from labelled source images: give their folder, --source_dataset."
+        )
     return args
 
 

@@ -5,14 +5,17 @@
 
 WITH_SOURCE = --source_dataset $(firstword $(DATA)) --source_folders "$(S_DATA)"
 WITH_MAPS   = $(1)+[('GT', dist_map_transform, False)]
-L_BOUNDARY  = $(L_OR)+[('BoundaryLoss', {'idc':$(FORE)}, None, None, None, 0.01)]
-boundary    = --target_folders "$(WITH_MAPS)" --val_target_folders "$(WITH_MAPS)" --target_losses "$(L_BOUNDARY)" \
-              --scheduler StealWeight --scheduler_params "{'to_steal': 0.01}"
+GDL         = [('GeneralizedDice', {}, None, None, None, 1)]
+# the boundary loss beside a regional loss: $(call boundary,folders,losses)
+boundary    = --target_folders "$(WITH_MAPS)" --val_target_folders "$(WITH_MAPS)" \
+              --target_losses "$(2)+[('BoundaryLoss', {'idc':$(FORE)}, None, None, None, 0.1)]"
 
 # output-space adaptation with the source images, from the source network on (AdaptSegNet, Tsai et al. 2018): at the
 # output alone; at the next coarser level of the decoder too
 $(RD)/adapt: private OPT = $(WEIGHTS) --method adversarial $(WITH_SOURCE) $(ADVERSARY) --lambda_adv $(firstword $(LAMBDAS))
 $(RD)/adapt_multi: private OPT = $(WEIGHTS) --method adversarial $(WITH_SOURCE) $(ADVERSARY) --lambda_adv $(LAMBDAS)
-# boundary loss beside the cross-entropy (Kervadec et al. 2019): in the source network, in full supervision
-$(RD)/cesource_boundary: private OPT = $(SOURCE) --model_weights="" $(LEARN) $(call boundary,$(S_DATA))
-$(RD)/fs_boundary: private OPT = --model_weights="" $(LEARN) $(call boundary,$(TT_DATA))
+# boundary loss (Kervadec et al. 2019): beside the cross-entropy in the source network; beside the generalised Dice in full
+# supervision, and the generalised Dice alone
+$(RD)/cesource_boundary: private OPT = $(SOURCE) --model_weights="" $(LEARN) $(call boundary,$(S_DATA),$(L_OR))
+$(RD)/fs_boundary: private OPT = --model_weights="" $(LEARN) $(call boundary,$(TT_DATA),$(GDL))
+$(RD)/fs_gdl: private OPT = --model_weights="" $(LEARN) --target_losses "$(GDL)"

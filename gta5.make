@@ -46,7 +46,7 @@ NET     = DeepLabV2$(if $(PARITY),:$(PUBLISHED))
 PUBLISHED = aspp_branches=2,layout=caffe,align_corners=True,normalise=caffe
 BATCH   = 1
 LEARN   = --n_epoch 50 --poly_epochs 84 --eval_every 2
-S_SIZE  = --size 1280 720 --val 500
+S_SIZE  = --size 1280 720 --val $(if $(PHANTOM),6,500)
 T_SIZE  = --size 1024 512 --truth_size 2048 1024
 LAMBDAS = 1e-3 2e-4
 LEAST_SQUARES = 1e-2
@@ -54,7 +54,7 @@ ADVERSARY =
 else
 NET     = UNet:nG=8
 BATCH   = 4
-LEARN   = --optimiser adam --n_epoch 25 --l_rate 2e-3
+LEARN   = --optimiser adam --n_epoch 40 --l_rate 2e-3
 S_SIZE  = --size 128 72 --val 8
 T_SIZE  = --size 128 64 --truth_size 256 128
 LAMBDAS = 1e-2 2e-3

@@ -20,8 +20,8 @@ include boundary.mk
 # -- facts ------------------------------------------------------------------------------------------------------------
 G_RGX   = (case_\d+)_(\d+)
 B_DATA  = [('in_npy', tensor_transform, False), ('gt_npy', gt_transform, True)]
-COMMON  = --dataset $(DATA) --grp_regex '$(G_RGX)' --network $(NET) --n_class 2 --metric_axis 1 --modalities 5 \
-          --batch_size 8 --n_epoch 100 --betas 0.9 0.99 $(LEARN) --saveim 1 --csv metrics.csv
+COMMON  = --target_dataset $(DATA) --grp_regex '$(G_RGX)' --network $(NET) --n_class 2 --metric_axis 1 --modalities 5 \
+          --batch_size 8 --n_epoch 100 --betas 0.9 0.99 $(LEARN) $(if $(PARITY),--l_rate 1e-3 --schedule) --saveim 1 --csv metrics.csv
 SCANS   = $(VOLUMES)/**/TRAINING/case_*
 SLICE   = $(foreach kind,CT CT_CBF CT_CBV CT_MTT CT_Tmax,--image in_npy='$(SCANS)/SMIR.Brain.XX.O.$(kind).*/*.nii') \
           --label '$(SCANS)/SMIR.Brain.XX.O.OT.*/*.nii' --label_folder gt_npy --patient '/(case_\d+)/' --normalise minmax \
@@ -30,7 +30,7 @@ SLICE   = $(foreach kind,CT CT_CBF CT_CBV CT_MTT CT_Tmax,--image in_npy='$(SCANS
 # -- settings: as published (a rate of 1e-3 that is halved after the first epoch), and those of the small phantom ---------
 ifneq ($(PHANTOM),small)
 NET    = UNet:nG=64
-LEARN  = $(if $(PARITY),--l_rate 1e-3 --schedule,--l_rate 5e-4)
+LEARN  = --l_rate 5e-4
 CROP   = --val 20
 else
 NET    = UNet:nG=8

@@ -10,9 +10,9 @@ VOLUMES := data/ivd_volumes
 DATA    := data/ivd_transverse
 TRN     := cesource noadap sfda_lr0 sfda SFDA_TrueSize fs
 ABL     := entropy klprop sfda_notags sfda_mean adaent cda tent bnrefresh shot noadap_onsource sfda_onsource
-BAS     := adapt adapt_multi cesource_boundary fs_boundary
+BAS     := adapt adapt_multi cesource_boundary fs_gdl fs_boundary
 INF     := cesourceim
-SCRATCH := cesource fs cesource_boundary fs_boundary
+SCRATCH := cesource fs cesource_boundary fs_gdl fs_boundary
 include adaptation.mk
 
 # -- facts ------------------------------------------------------------------------------------------------------------

@@ -522,9 +522,11 @@ class Dimwit(Network):
         super().__init__(in_channels, n_class, nG=nG)
         conv = nn.Conv2d(in_channels, nG, 3, padding=1, bias=False)
         self.body = nn.Sequential(conv, nn.BatchNorm2d(nG), nn.ReLU())
+        self.coarser = (nG,)
         self.classifier = nn.Conv2d(nG, n_class, 1)
         self.apply(initialise)
 
     def features(self, image: Tensor) -> list[Tensor]:
-        """The one map, (B,nG,W,H)."""
-        return [self.body(image)]
+        """The one map (B,nG,W,H), after its means over 2x2, so that heads on two levels can be tried out too."""
+        finest = self.body(image)
+        return [F.avg_pool2d(finest, 2, ceil_mode=True), finest]

@@ -287,11 +287,11 @@ class Training:
         return {"training": CollapseAlarm(prior), "validation": CollapseAlarm(prior)}
 
     def _watch(self, trained: Trained, found: Evaluation | None, epoch: int) -> bool:
-        """Says of a method without ground truth that a class vanishes or floods; does what --on_collapse wants.
+        """Says of an adaptation without ground truth that a class vanishes or floods; does what --on_collapse wants.
 
         Returns whether the weights were rolled back, and `found` is no longer what they give.
         """
-        if "target" in self.method.labelled:
+        if "target" in self.method.labelled or not self.args.model_weights:
             return False
         ends = trained["sizes"].cumsum()[:-1]
         predicted = {"training": np.array([step.sum(0) for step in np.split(trained["counts"][1], ends)])}

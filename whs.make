@@ -9,9 +9,9 @@ VOLUMES := data/whs_volumes
 DATA    := data/mr data/ct
 TRN     := cesource noadap sfda_lr0 sfda SFDA_TrueSize fs
 ABL     := entropy klprop sfda_notags sfda_mean adaent cda tent bnrefresh shot noadap_onsource sfda_onsource
-BAS     := adapt adapt_multi cesource_boundary fs_boundary
+BAS     := adapt adapt_multi cesource_boundary fs_gdl fs_boundary
 INF     := cesourceim
-SCRATCH := cesource fs cesource_boundary fs_boundary
+SCRATCH := cesource fs cesource_boundary fs_gdl fs_boundary
 include adaptation.mk
 
 # -- facts ------------------------------------------------------------------------------------------------------------

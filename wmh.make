@@ -19,8 +19,8 @@ include boundary.mk
 # -- facts ------------------------------------------------------------------------------------------------------------
 G_RGX   = ([A-Z]\w+?\d+)_(\d+)
 B_DATA  = [('in_npy', tensor_transform, False), ('gt_npy', gt_transform, True)]
-COMMON  = --dataset $(DATA) --grp_regex '$(G_RGX)' --network $(NET) --n_class 2 --metric_axis 1 --modalities 2 \
-          --batch_size 8 --n_epoch 100 --betas 0.9 0.99 $(LEARN) --saveim 1 --csv metrics.csv
+COMMON  = --target_dataset $(DATA) --grp_regex '$(G_RGX)' --network $(NET) --n_class 2 --metric_axis 1 --modalities 2 \
+          --batch_size 8 --n_epoch 100 --betas 0.9 0.99 $(LEARN) $(if $(PARITY),--l_rate 1e-3 --schedule) --saveim 1 --csv metrics.csv
 SLICE   = --image in_npy='$(VOLUMES)/**/pre/FLAIR.nii.gz' --image in_npy='$(VOLUMES)/**/pre/T1.nii.gz' \
           --label '$(VOLUMES)/**/wmh.nii.gz' --label_folder gt_npy --patient '/(Utrecht|Singapore|GE3T)/(\d+)/' \
           --label_map 0:0,1:1,2:0 --normalise minmax --format npy --modality MR --n_class 2 \
@@ -29,12 +29,12 @@ SLICE   = --image in_npy='$(VOLUMES)/**/pre/FLAIR.nii.gz' --image in_npy='$(VOLU
 # -- settings: as published (a rate of 1e-3 that is halved after the first epoch), and those of the small phantom ---------
 ifneq ($(PHANTOM),small)
 NET    = UNet:nG=64
-LEARN  = $(if $(PARITY),--l_rate 1e-3 --schedule,--l_rate 5e-4)
+LEARN  = --l_rate 5e-4
 CROP   = --val 10 --resize 256 256
 else
 NET    = UNet:nG=8
 LEARN  = --n_epoch 25 --l_rate 2e-3 --lr_decay 0.5 --lr_decay_epoch 10
-CROP   = --val 6
+CROP   = --val 6 --resize 64 64
 endif
 MAP = $(if $(PARITY),dist_map_legacy_mm_transform,dist_map_mm_transform)
 GT  = ('gt_npy', gt_transform, True)

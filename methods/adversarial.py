@@ -218,8 +218,6 @@ class Adversarial(Method):
 
 def check_settings(args: Namespace) -> None:
     """Raises UserError for a setting out of range."""
-    if args.source_dataset is None:
-        raise UserError("--method adversarial learns from labelled source images: give their folder, --source_dataset.")
     for name, low in {"iter_size": 1, "d_width": 1, "lambda_seg": 0, "lambda_ent": 0, "d_l_rate": 0}.items():
         if getattr(args, name) < low:
             raise UserError(f"--{name} is {getattr(args, name):g}; it must be at least {low}.")

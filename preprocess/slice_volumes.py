@@ -11,14 +11,11 @@ DEST appears when it is whole, or not at all. A folder that is given several ima
 """
 
 import argparse
-import multiprocessing
 import os
 import re
 import shutil
 from collections import Counter
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from concurrent.futures import ProcessPoolExecutor
-from concurrent.futures.process import BrokenProcessPool
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
@@ -43,6 +40,7 @@ from preprocess.volumes import (
     pair,
     read_grid,
 )
+from preprocess.workers import in_processes
 from utils import UserError, listing, run_program
 
 __all__ = ["Blocks", "SliceSpec", "describe", "read_spec", "slice_set"]
@@ -69,7 +67,7 @@ def slice_set(spec: SliceSpec) -> dict[str, Any]:
         if not faults:
             _make_folders(made, tasks, spec)
         work = partial(slice_case, spec=spec, folder=None if faults else made)
-        results = list(tqdm(_each(work, tasks, spec.jobs), "slicing", len(tasks), unit="volume", disable=None))
+        results = list(tqdm(in_processes(work, tasks, spec.jobs), "slicing", len(tasks), unit="volume", disable=None))
         faults += [fault for result in results for fault in result.faults]
         faults += [] if faults else _gaps(tasks, results, spec)
         if faults:
@@ -128,22 +126,6 @@ def _make_folders(made: Path, tasks: Sequence[Task], spec: SliceSpec) -> None:
     for split in {split for task in tasks for split in task.splits}:
         for name in [*spec.folders(), *([spec.distance_maps] if spec.distance_maps else [])]:
             (made / split / name).mkdir(parents=True)
-
-
-def _each(work: Callable[[Task], Sliced], tasks: Sequence[Task], jobs: int) -> Iterator[Sliced]:
-    """The results in the order of the tasks, made by `jobs` processes."""
-    jobs = min(jobs, len(tasks))
-    if jobs <= 1:
-        yield from map(work, tasks)
-        return
-    method = "forkserver" if "forkserver" in multiprocessing.get_all_start_methods() else "spawn"
-    pool = ProcessPoolExecutor(jobs, multiprocessing.get_context(method))
-    try:
-        yield from pool.map(work, tasks)
-    except BrokenProcessPool as error:
-        raise UserError("A worker was killed, most likely for want of memory; try again with --jobs 1.") from error
-    finally:
-        pool.shutdown(cancel_futures=True)
 
 
 def _gaps(tasks: Sequence[Task], results: Sequence[Sliced], spec: SliceSpec) -> list[Fault]:

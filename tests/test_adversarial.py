@@ -168,8 +168,8 @@ def test_accumulated_batches_make_one_update_of_their_mean(sites):
 
 
 def test_a_level_that_the_network_lacks_is_refused(sites):
-    with pytest.raises(UserError, match="Dimwit"):
-        make(sites, "adversarial", CROSS_ENTROPY, *MULTI, network="Dimwit")
+    with pytest.raises(UserError, match="ENet has 1 level"):
+        make(sites, "adversarial", CROSS_ENTROPY, *MULTI, network="ENet")
 
 
 @pytest.mark.parametrize("wrong", [("--iter_size", "0"), ("--lambda_adv", "-1")])

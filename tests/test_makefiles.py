@@ -9,11 +9,40 @@ import sys
 import pytest
 from check_makefiles import ROOT, check, dry_run, trainings
 
-MAKEFILES = ("spine.make", "prostate.make", "whs.make", "ivd.make")
+ADAPTATION = ("spine.make", "prostate.make", "whs.make", "ivd.make")
+BOUNDARY = ("acdc.make", "isles.make", "wmh.make")
+MAKEFILES = (*ADAPTATION, *BOUNDARY, "gta5.make")
 SMOKE = ("NET=Dimwit", "EPC=5", "DEBUG=--debug")
 
 # ruff: noqa: E501, E101
 # as published, with the folders and the csv that this repository makes
+BOUNDARY_LINES = {
+    "acdc": r"""
+PASTED = [('img', png_transform, False), ('gt', gt_transform, True)]
+$(RD)/ce: OPT = --losses="[('CrossEntropy', {'idc': [0, 1, 2, 3]}, 1)]" --folders="$(PASTED)+[('gt', gt_transform, True)]"
+$(RD)/diceloss: OPT = --losses="[('DiceLoss', {'idc': [0, 1, 2, 3]}, 1)]" --folders="$(PASTED)+[('gt', gt_transform, True)]"
+$(RD)/boundary: OPT = --losses="[('BoundaryLoss', {'idc': [0, 1, 2, 3]}, 1)]" --group --schedule --compute_3d_dice \
+   --folders="$(PASTED)+[('gt', dist_map_transform, False)]"
+""",
+    **dict.fromkeys(
+        ("isles", "wmh"),
+        r"""
+PASTED = [('in_npy', torch.tensor, False), ('gt_npy', gt_transform, True)]
+GT_MAP = --folders="$(PASTED)+[('gt_npy', gt_transform, True), \
+	('gt_npy', dist_map_transform, False)]"
+$(RD)/gdl: OPT = --losses="[('GeneralizedDice', {'idc': [0, 1]}, None, None, None, 1)]" --in_memory --compute_haussdorf \
+   --folders="$(PASTED)+[('gt_npy', gt_transform, True)]"
+$(RD)/gdl_surface_w: OPT = --losses="[('GeneralizedDice', {'idc': [0, 1]}, None, None, None, 1), \
+	('SurfaceLoss', {'idc': [1]}, None, None, None, 0.1)]" $(GT_MAP)
+$(RD)/gdl_surface_add: OPT = --losses="[('GeneralizedDice', {'idc': [0, 1]}, None, None, None, 1), \
+	('SurfaceLoss', {'idc': [1]}, None, None, None, 0.01)]" $(GT_MAP) \
+	--scheduler=AddWeightLoss --scheduler_params="{'to_add': [0, 0.01]}"
+$(RD)/gdl_surface_steal: OPT = --losses="[('GeneralizedDice', {'idc': [0, 1]}, None, None, None, 1), \
+	('SurfaceLoss', {'idc': [1]}, None, None, None, 0.01)]" $(GT_MAP) \
+	--scheduler=StealWeight --scheduler_params="{'to_steal': 0.01}"
+""",
+    ),
+}
 PUBLISHED = r"""
 results/prostate/sfda: OPT = --target_losses="[('EntKLProp', {'lamb_se':1, 'lamb_consprior':1,'ivd':True,'weights_se':[0.1,0.9],'idc_c': [1],'curi':True,'power': 1},'PredictionBounds', \
       {'margin':0,'dir':'high','idc':[0,1],'predcol':'dumbpredwtags','power': 1, 'mode':'percentage','sep':',','sizefile':'sizes/prostate.csv'},'norm_soft_size',1)]" \
@@ -29,8 +58,8 @@ results/prostate/cesource: OPT =  --target_losses="$(L_OR)" --target_dataset "da
 @pytest.mark.parametrize("words", [(), ("SIZE=full",), SMOKE])
 def test_every_command_line_builds_without_a_warning(makefile, words, capsys):
     commands, _ = dry_run(makefile)
-    runs = re.search(r"^TRN\s*:=(.*)\n(ABL\s*:=(.*))\nINF\s*:=(.*)$", (ROOT / makefile).read_text(), re.M)
-    named = runs[1].split() + runs[3].split() + runs[4].split()
+    groups = re.findall(r"^(?:TRN|ABL|BAS|INF)\s*:=(.*)$", (ROOT / makefile).read_text(), re.M)
+    named = " ".join(groups).split()
     assert check(makefile, *words) == len(named) == len(trainings(commands))
 
 
@@ -84,12 +113,12 @@ told = [os.environ[name] for name in ("WORLD_SIZE", "OMP_NUM_THREADS", "LAUNCHED
 
 
 def test_every_process_of_a_training_is_launched_with_flags_and_threads(tmp_path):
-    for name in ("rules.mk", "venv.mk", "ablations.mk", "folder_lock.py", "errors.py"):
+    for name in ("rules.mk", "venv.mk", "folder_lock.py", "errors.py"):
         shutil.copy(ROOT / name, tmp_path)
     (tmp_path / "main.py").write_text(TEAM)
     (tmp_path / "data").mkdir()
     (tmp_path / "toy.make").write_text(
-        "SET := toy\nVOLUMES :=\nDATA := data\nTRN := cesource\nABL :=\nINF :=\nSCRATCH := cesource\ninclude rules.mk\n"
+        "SET := toy\nVOLUMES :=\nDATA := data\nTRN := cesource\nABL :=\nBAS :=\nINF :=\nPLOTS :=\ninclude rules.mk\n"
     )
     words = ("NPROC=2", "CFLAGS=-O", "THREADS=1", "LAUNCH=env LAUNCHED=yes", "results/toy/cesource")
     done = make(tmp_path, "-f", "toy.make", *words)
@@ -109,6 +138,43 @@ def test_published_lines_pasted_build(tmp_path, capsys):
     (sfda,) = [call for call in calls if "results/prostate/sfda_tmp" in call]
     assert "0.000001" in sfda
     assert "--method" not in sfda[sfda.index("--resume") :]  # the published line names no method
+
+
+@pytest.mark.parametrize("name", BOUNDARY_LINES)
+def test_published_lines_of_the_boundary_loss_pasted_build(name, capsys):
+    pasted = ROOT / f"pasted-{name}.make"
+    pasted.write_text((ROOT / f"{name}.make").read_text() + BOUNDARY_LINES[name])
+    try:
+        check(pasted.name, "SIZE=full")
+        calls = trainings(dry_run(pasted.name, "SIZE=full")[0])
+    finally:
+        pasted.unlink()
+    seen = [" ".join(call) for call in calls]
+    transform = "png_transform" if name == "acdc" else "torch.tensor"
+    pasted_runs = BOUNDARY_LINES[name].count("OPT =")
+    assert sum(f"{transform}, False" in call and "--losses=" in call for call in seen) == pasted_runs
+
+
+@pytest.mark.parametrize("name", BOUNDARY)
+def test_parity_trains_on_published_maps_with_the_published_rule(name):
+    plain, parity = (dry_run(name, "SIZE=full", *words)[0] for words in ((), ("PARITY=1",)))
+    assert "--schedule " in parity
+    assert "dist_map_legacy" in parity
+    assert "--schedule " not in plain
+    assert "legacy" not in plain
+
+
+@pytest.mark.parametrize("name", BOUNDARY)
+def test_pictures_and_metrics_over_time_are_targets_of_their_own(name):
+    run = f"results/{name[:-5]}"
+    for goal in ("val_dice", "val_3d_dsc", "val_3d_hd95", "tra_loss", "val_3d_dsc_boxplot", "val_3d_dsc_hist"):
+        command = ["make", "-n", "-f", name, f"{run}/{goal}.png"]
+        done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=True)
+        assert f"--out {run}/{goal}.png" in done.stdout
+    assert "score_masks.py" not in done.stdout
+    another = ["make", "-n", "-f", name, f"{run}/val_3d_nsd.png"]
+    done = subprocess.run(another, cwd=ROOT, capture_output=True, text=True, check=True)
+    assert "score_masks.py" in done.stdout
 
 
 def test_a_new_experiment_is_a_name_and_a_line():
