@@ -184,6 +184,7 @@ class Loss(nn.Module):
     needs_bounds: ClassVar[bool] = False
     compares_ratios: ClassVar[bool] = False  # whether its bounds are a prior of the class ratios
     ignores: int | None = None  # the label whose pixels count nowhere
+    note: ClassVar[str] = ""  # what a reader of the log must know of it
 
     def needs_company(self, n_class: int) -> str:
         """Why the loss must not be the only one, for an error; '' if it may."""
@@ -445,6 +446,10 @@ class BoundaryLoss(Loss):
     shown = ("lowest",)
     needs_target = True
     needs_maps = True
+    note = (
+        "BoundaryLoss adds up signed distances, negative inside the true border: a value below 0 is right, and the "
+        "nearer to BoundaryLoss_lowest in the log the better."
+    )
 
     def __init__(self, *, idc: Sequence[int] | None = None, force: bool = False) -> None:
         super().__init__()

@@ -190,8 +190,10 @@ def epoch_line(row: Mapping[str, float], best: Mapping[str, float], args: Namesp
     parts = [f"epoch {row['epoch'] + 1:3.0f}/{args.n_epoch}"]
     trained, evaluated = np.isfinite(row["tra_loss_tot"]), np.isfinite(row["val_gt_size_mean"])
     parts.append(f"loss {row['tra_loss_tot']:.4f}" if trained else "no step")
+    lowest = [name for name in row if trained and name.startswith("tra_loss_") and name.endswith("_lowest")]
+    parts += [f"{name[9:-7]} {row[name[:-7]]:.4f} (lowest possible {row[name]:.4f})" for name in lowest]
     if evaluated:
-        parts[-1] += f" (val {row['val_loss_tot']:.4f})" if trained else ""
+        parts[1] += f" (val {row['val_loss_tot']:.4f})" if trained else ""
         volumes = f"val Dice 3D {row['val_dice_3d']:.3f} (slices {row['val_dice']:.3f})"
         parts.append(f"val mIoU {row['val_miou']:.3f}" if args.scores == "iou" else volumes)
         parts.append(f"best {best['dice']:.3f} in epoch {best['epoch'] + 1}")

@@ -161,6 +161,8 @@ class Training:
         done = self.folder.done
         if done and self.leads:
             print(f"Going on after epoch {done}." if done < self.args.n_epoch else "Every epoch is done.", flush=True)
+        if self.leads and not done and self.streams:
+            print(*self.method.notes, sep="\n", end="\n" * bool(self.method.notes), flush=True)
         with Commits() as commits:
             for epoch in range(done, self.args.n_epoch):
                 self._epoch(epoch, commits)

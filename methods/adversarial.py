@@ -9,7 +9,8 @@ L_D is the binary cross-entropy of D's logits (vanilla GAN) or their squared err
 maps; with `--d_input entropy` it sees −p log p / log K in their place, which is ADVENT (Vu et al., CVPR 2019), and
 `--lambda_ent` adds its other half, MinEnt: the mean entropy of the target's prediction.
 
-It is a bound with source access beside source-free adaptation: the target's ground truth stays unseen.
+It is a bound with source access beside source-free adaptation: the target's ground truth stays unseen. Adversarial
+training peaks early and then wanders: look at the curve, not at the best epoch, which was chosen with labels.
 """
 
 import math
@@ -104,6 +105,15 @@ class Adversarial(Method):
         for level in range(1, len(self.discriminators) + 1):
             names = [*names, *([f"seg{level}"] if level > 1 else []), f"adv{level}", f"d{level}", f"d{level}_accuracy"]
         return names
+
+    @property
+    def notes(self) -> list[str]:
+        return [
+            *super().notes,
+            "d1_accuracy in the log is the share of the discriminator's judgements that are right; 0.5 to 0.8 is fine. "
+            "Near 1 it has won and teaches nothing (lower --d_l_rate, or raise --lambda_adv); at 0.5 throughout it has "
+            "learnt nothing (raise --d_l_rate).",
+        ]
 
     # -- a step -----------------------------------------------------------------------------------------------
 

@@ -41,6 +41,11 @@ class Method:
         self.caution, self.halvings = 1.0, 0  # factors on the learning rate: after a collapse; by --lr_rule legacy
         self.scaler = torch.amp.GradScaler(enabled=args.precision == "fp16" and args.device.startswith("cuda"))
 
+    @property
+    def notes(self) -> list[str]:
+        """What a reader of the log must know."""
+        return list(dict.fromkeys(part.note for part in self.loss.losses if part.note))
+
     def extended(self, net: nn.Module) -> nn.Module:
         """The network together with what learns along with it; its call is a forward pass in training."""
         return net

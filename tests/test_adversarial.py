@@ -137,6 +137,14 @@ def test_minent_lowers_the_entropy_of_the_target(sites):
     assert "entropy" in method.columns
 
 
+def test_the_game_is_played_in_fp32_under_bf16(sites):
+    method, streams = make(sites, "adversarial", CROSS_ENTROPY, *MULTI, "--precision", "bf16")
+    method.begin_epoch(0)
+    terms, logits = method.step(first_batches(streams))
+    assert logits.dtype == torch.bfloat16
+    assert {term.dtype for term in terms.values()} == {torch.float32}
+
+
 @pytest.mark.parametrize("flags", [MULTI, ("--gan", "ls"), ("--d_input", "entropy"), ("--iter_size", "4")])
 def test_state_goes_round_in_every_game(sites, flags):
     """Also in the middle of the batches whose gradients make one update: an epoch has four batches and a half."""
