@@ -4,25 +4,43 @@ import gzip
 import hashlib
 import json
 import sys
+import zlib
 
 import nibabel as nib
 import numpy as np
 import pytest
+from scipy.ndimage import binary_dilation
 
-from preprocess.phantom.__main__ import main, make_cohort
-from preprocess.phantom.anatomy import COHORTS
+from preprocess.phantom.__main__ import MAKERS, main, make_cohort
 from preprocess.phantom.archive import save
+from preprocess.phantom.cohorts import COHORTS
 from preprocess.phantom.render import Blob, Part, Tube, render, smooth_field
 from utils import UserError
 
-CLASSES = {"prostate": {0, 1, 2}, "whs": {0, 205, 420, 500, 550, 600, 820, 850}, "ivd": {0, 1}}
-SCANS = {"prostate": 16, "whs": 10, "ivd": 16}
+CLASSES = {
+    "prostate": {0, 1, 2},
+    "whs": {0, 205, 420, 500, 550, 600, 820, 850},
+    "ivd": {0, 1},
+    "acdc": {0, 1, 2, 3},
+    "isles": {0, 1},
+    "wmh": {0, 1},
+}
+RARE = {"whs": {421}, "wmh": {2}}
+SCANS = {"prostate": 16, "whs": 10, "ivd": 16, "acdc": 4, "isles": 40, "wmh": 10}
+CHECKSUMS = {  # of the first labels; published figures were drawn from these patients
+    "ivd": 1992681501,
+    "prostate": 2859669617,
+    "whs": 3257848231,
+    "acdc": 3466281290,
+    "isles": 3276592166,
+    "wmh": 2934290199,
+}
 SITES = [(kind, number) for kind, sites in COHORTS.items() for number in range(len(sites))]
 
 
 @pytest.fixture(scope="module")
 def cohorts(tmp_path_factory):
-    """The three small cohorts, made once: folder by kind."""
+    """The small cohorts, made once: folder by kind."""
     home = tmp_path_factory.mktemp("phantom")
     for kind in COHORTS:
         make_cohort(kind, home / kind)
@@ -30,11 +48,12 @@ def cohorts(tmp_path_factory):
 
 
 def scans(folder, kind, number):
-    """Of one site: [(first image, labels)] in the order of the scans."""
+    """Of one site: [(images, labels)] in the order of the scans, a pair for each frame."""
     site = COHORTS[kind][number]
-    ids = range(site.first, site.first + SCANS[kind])
+    moments = [(n, frame) for n in range(site.first, site.first + SCANS[kind]) for frame in site.frames]
     return [
-        (nib.load(folder / next(iter(site.images)).format(n)), nib.load(folder / site.labels.format(n))) for n in ids
+        ([nib.load(folder / name.format(*m)) for name in site.images], nib.load(folder / site.labels.format(*m)))
+        for m in moments
     ]
 
 
@@ -43,7 +62,11 @@ def voxels(image):
 
 
 def digests(folder):
-    return {str(p.relative_to(folder)): hashlib.sha256(p.read_bytes()).hexdigest() for p in folder.rglob("*.*")}
+    return {
+        str(p.relative_to(folder)): hashlib.sha256(p.read_bytes()).hexdigest()
+        for p in folder.rglob("*.*")
+        if p.is_file()
+    }
 
 
 def test_layout_prostate(cohorts):
@@ -70,31 +93,74 @@ def test_layout_ivd(cohorts):
     assert names == want | {"phantom.json"}
 
 
+def test_layout_acdc(cohorts):
+    names = set(digests(cohorts["acdc"]))
+    systole = {1: 12, 21: 10, 41: 9, 61: 11, 81: 13}
+    want = {
+        f"training/patient{n:03d}/{file}"
+        for first, frame in systole.items()
+        for n in range(first, first + 4)
+        for file in ("Info.cfg", *(f"patient{n:03d}_frame{f:02d}{e}.nii.gz" for f in (1, frame) for e in ("", "_gt")))
+    }
+    assert names == want | {"phantom.json"}
+    card = (cohorts["acdc"] / "training/patient043/Info.cfg").read_text()
+    assert card == "ED: 1\nES: 9\nGroup: MINF\nNbFrame: 30\n"
+
+
+def test_layout_isles(cohorts):
+    names = set(digests(cohorts["isles"]))
+    kinds = {"CT": 345, "CT_CBF": 346, "CT_CBV": 347, "CT_MTT": 348, "CT_Tmax": 349, "OT": 350}
+    files = {(n, f"SMIR.Brain.XX.O.{kind}.{number}{n:03d}") for n in range(1, 41) for kind, number in kinds.items()}
+    assert names == {f"TRAINING/case_{n}/{file}/{file}.nii" for n, file in files} | {"phantom.json"}
+
+
+def test_layout_wmh(cohorts):
+    names = set(digests(cohorts["wmh"]))
+    want = {
+        f"{scanner}/{n}/{file}.nii.gz"
+        for scanner, first in (("Utrecht", 0), ("Singapore", 50), ("GE3T", 100))
+        for n in range(first, first + 10)
+        for file in ("pre/FLAIR", "pre/T1", "wmh")
+    }
+    assert names == want | {"phantom.json"}
+
+
 @pytest.mark.parametrize("kind", COHORTS)
 def test_card(cohorts, kind):
     assert json.loads((cohorts[kind] / "phantom.json").read_text()) == {"phantom": "small", "kind": kind, "seed": 0}
 
 
 @pytest.mark.parametrize(("kind", "number"), SITES)
-def test_every_patient_has_every_class_and_slices_without(cohorts, kind, number):
-    for image, labels in scans(cohorts[kind], kind, number):
-        label = voxels(labels)
-        assert set(np.unique(label)) - {421} == CLASSES[kind]
-        held = np.isin(label, (1, 2, 205, 420, 500, 820)).any((0, 1))
-        assert not held.all()
-        if kind != "ivd":  # discs go on beyond the field of view; what lies between them is without
-            assert not held[0]
-            assert not held[-1]
-        assert image.get_data_dtype() == labels.get_data_dtype() == np.int16
+def test_every_patient_has_every_class(cohorts, kind, number):
+    for images, labels in scans(cohorts[kind], kind, number):
+        assert set(np.unique(voxels(labels))) - RARE.get(kind, set()) == CLASSES[kind]
+        assert labels.get_data_dtype() == np.int16
+        assert [i.get_data_dtype() for i in images] == [i.dtype for i in COHORTS[kind][number].images.values()]
+
+
+@pytest.mark.parametrize(("kind", "number"), SITES)
+def test_slices_without(cohorts, kind, number):
+    held = [
+        np.isin(voxels(labels), (1, 2, 205, 420, 500, 820)).any((0, 1))
+        for _, labels in scans(cohorts[kind], kind, number)
+    ]
+    if kind in ("prostate", "whs"):
+        assert not any(h[0] or h[-1] for h in held)
+    elif kind == "ivd":  # discs go on beyond the field of view; what lies between them is without
+        assert not any(h.all() for h in held)
+    else:  # in some patients the organ or the lesion is longer than the field of view
+        assert 0.05 < 1 - np.concatenate(held).mean() < 0.3
 
 
 @pytest.mark.parametrize(("kind", "number"), SITES)
 def test_geometry(cohorts, kind, number):
     site = COHORTS[kind][number]
     grid = site.grids["small"]
-    for image, labels in scans(cohorts[kind], kind, number):
-        np.testing.assert_array_equal(image.affine, labels.affine)
-        assert image.shape == labels.shape
+    for images, labels in scans(cohorts[kind], kind, number):
+        for other in (*images[1:], labels):
+            np.testing.assert_array_equal(images[0].affine, other.affine)
+            assert images[0].shape == other.shape
+        image = images[0]
         assert all(low <= n <= high for n, low, high in zip(image.shape, *grid.shape, strict=True))
         np.testing.assert_allclose(image.header.get_zooms(), grid.spacing[0], rtol=1e-5)
         assert "".join(nib.aff2axcodes(image.affine)) == site.stored
@@ -109,7 +175,7 @@ def test_stray_label_is_in_one_mr_scan(cohorts):
 
 
 def test_ct_is_in_hounsfield_units(cohorts):
-    for image, labels in scans(cohorts["whs"], "whs", 1):
+    for (image,), labels in scans(cohorts["whs"], "whs", 1):
         scan, label = voxels(image), voxels(labels)
         assert 300 < np.median(scan[label == 500]) < 500
         assert 50 < np.median(scan[label == 205]) < 150
@@ -127,7 +193,7 @@ def test_dixon_images_are_sums_of_water_and_fat(cohorts):
 
 @pytest.mark.parametrize(("kind", "number"), SITES)
 def test_patients_differ(cohorts, kind, number):
-    step = COHORTS[kind][number].visits
+    step = COHORTS[kind][number].visits * len(COHORTS[kind][number].frames)
     masks = [voxels(labels) > 0 for _, labels in scans(cohorts[kind], kind, number)][::step]
     assert len({mask.tobytes() for mask in masks}) == len(masks)
     sizes = np.asarray([mask.sum() for mask in masks])
@@ -135,9 +201,10 @@ def test_patients_differ(cohorts, kind, number):
 
 
 def test_sites_share_no_volume(cohorts):
-    for kind in ("prostate", "whs"):
-        images = {voxels(image).tobytes() for number in (0, 1) for image, _ in scans(cohorts[kind], kind, number)}
-        assert len(images) == 2 * SCANS[kind]
+    for kind in ("prostate", "whs", "acdc", "wmh"):
+        numbers = range(len(COHORTS[kind]))
+        images = [voxels(images[0]).tobytes() for number in numbers for images, _ in scans(cohorts[kind], kind, number)]
+        assert len(set(images)) == len(images)
 
 
 def test_discs_come_in_pairs_of_one_subject(cohorts):
@@ -152,32 +219,101 @@ def test_discs_come_in_pairs_of_one_subject(cohorts):
     assert all(not np.array_equal(masks[2 * k], masks[2 * k + 1]) for k in range(8))
 
 
-@pytest.mark.parametrize("jobs", [1, 2])
-def test_same_bytes_again(cohorts, tmp_path, jobs):
-    make_cohort("prostate", tmp_path / "again", jobs=jobs)
-    assert digests(tmp_path / "again") == digests(cohorts["prostate"])
+@pytest.mark.parametrize("number", range(5))
+def test_left_ventricle_contracts(cohorts, number):
+    moments = [voxels(labels) for _, labels in scans(cohorts["acdc"], "acdc", number)]
+    grids = [images[0].affine for images, _ in scans(cohorts["acdc"], "acdc", number)]
+    for k in range(0, 8, 2):
+        np.testing.assert_array_equal(grids[k], grids[k + 1])
+        (cavity, muscle), (squeezed, thick) = ([(m == label).sum() for label in (3, 2)] for m in moments[k : k + 2])
+        assert squeezed < 0.9 * cavity
+        assert thick == pytest.approx(muscle, rel=0.2)  # as much muscle around less blood
+
+
+def test_groups_of_patients_differ(cohorts):
+    ratio = []
+    for number in range(5):
+        diastole = [voxels(labels) for _, labels in scans(cohorts["acdc"], "acdc", number)][::2]
+        ratio.append(np.mean([(label == 3).sum() / (label == 2).sum() for label in diastole]))
+    assert np.argmin(ratio) == 1  # a thick wall
+    assert np.argmax(ratio) == 0  # a wide cavity
+
+
+def test_infarct_is_dark_and_late_and_lies_in_a_larger_late_region(cohorts):
+    cores = []
+    for images, labels in scans(cohorts["isles"], "isles", 0):
+        (_, flow, volume, transit, late), core = map(voxels, images), voxels(labels) == 1
+        tissue = (late > 0) & (flow > 0) & ~core
+        assert np.median(flow[core]) < 0.6 * np.median(flow[tissue])
+        assert np.median(volume[core]) < 0.9 * np.median(volume[tissue])
+        assert np.median(transit[core]) > 1.5 * np.median(transit[tissue])
+        assert (late > 4).sum() > 1.5 * core.sum()
+        assert (flow == 0).mean() > 0.4
+        cores.append(core.mean())
+    assert min(cores) < 0.001 < 0.005 < np.mean(cores) < 0.02
+
+
+def test_hyperintensities_are_bright_in_flair_and_few(cohorts):
+    greys = []
+    for number in range(3):
+        for (flair, _), labels in scans(cohorts["wmh"], "wmh", number):
+            scan, spots = voxels(flair), voxels(labels) == 1
+            around = binary_dilation(spots, iterations=3) & ~spots
+            assert np.median(scan[spots]) > 1.2 * np.median(scan[around])
+            assert spots.mean() < 0.02
+        greys.append(np.median(scan[spots]))
+    assert max(greys) > 1.3 * min(greys)
+
+
+def test_other_pathology_is_in_a_few_scans(cohorts):
+    other = [2 in voxels(labels) for number in range(3) for _, labels in scans(cohorts["wmh"], "wmh", number)]
+    assert 3 <= sum(other) <= 10
+
+
+@pytest.mark.parametrize(("kind", "jobs"), [("prostate", 1), ("prostate", 2), ("acdc", 2)])
+def test_same_bytes_again(cohorts, tmp_path, kind, jobs):
+    make_cohort(kind, tmp_path / "again", jobs=jobs)
+    assert digests(tmp_path / "again") == digests(cohorts[kind])
+
+
+def test_a_new_cohort_changes_no_other(cohorts):
+    first = {kind: voxels(scans(cohorts[kind], kind, 0)[0][1]) for kind in COHORTS}
+    assert {kind: zlib.crc32(labels.tobytes()) for kind, labels in first.items()} == CHECKSUMS
 
 
 def test_another_seed_gives_other_patients():
     site = COHORTS["prostate"][1]
-    one, two = (render(site, "small", (seed, 1, 1), 0)[1] for seed in (0, 1))
+    one, two = (render(site, "small", (seed, 1, 1), 0)[0][site.labels.format(0)] for seed in (0, 1))
     assert one.shape != two.shape or (one != two).any()
 
 
 def test_full_size_is_as_published():
-    for kind, shape, count in (("prostate", (384, 384), 30), ("whs", (256, 256), 20), ("ivd", (36, 256, 256), 16)):
-        for site in COHORTS[kind]:
+    published = {
+        "prostate": [((384, 384), 30)] * 2,
+        "whs": [((256, 256), 20)] * 2,
+        "ivd": [((36, 256, 256), 16)],
+        "acdc": [((), 20)] * 5,
+        "isles": [((256, 256), 94)],
+        "wmh": [((240, 240, 48), 20), ((232, 256, 48), 20), ((132, 256, 83), 20)],
+    }
+    for kind, sites in COHORTS.items():
+        for site, (shape, count) in zip(sites, published[kind], strict=True):
             grid = site.grids["full"]
             assert grid.scans == count
             assert all(corner[: len(shape)] == shape for corner in grid.shape)
+
+
+def test_small_is_64_pixels_wide():
+    for site in (site for sites in COHORTS.values() for site in sites):
+        assert max(site.grids["small"].shape[1]) == 64
 
 
 def test_small_and_full_show_the_same_anatomy():
     site = COHORTS["prostate"][1]
     volumes = []
     for size in ("small", "full"):
-        _, labels, affine = render(site, size, (0, 1, 1), 2)
-        volumes.append((labels > 0).sum() * abs(np.linalg.det(affine)) / 1000)
+        files, affine = render(site, size, (0, 1, 1), 2)
+        volumes.append((files[site.labels.format(2)] > 0).sum() * abs(np.linalg.det(affine)) / 1000)
     assert volumes[0] == pytest.approx(volumes[1], rel=0.05)
 
 
@@ -201,6 +337,17 @@ def test_replaces_a_phantom_and_what_a_kill_left(cohorts, tmp_path):
     assert digests(dest) == digests(cohorts["prostate"])
     assert not (dest / "old").exists()
     assert not stale.exists()
+
+
+def test_street_scenes_are_made_too(monkeypatch, tmp_path):
+    def make(folder, size, seed, jobs):
+        (folder / "picture").write_text(f"{size} {seed} {jobs}")
+        return 1
+
+    monkeypatch.setitem(MAKERS, "gta5", make)
+    assert make_cohort("gta5", tmp_path / "streets", "full", 3, 2) == 1
+    assert (tmp_path / "streets/picture").read_text() == "full 3 2"
+    assert json.loads((tmp_path / "streets/phantom.json").read_text()) == {"phantom": "full", "kind": "gta5", "seed": 3}
 
 
 @pytest.mark.parametrize("arguments", [["liver", "--dest", "x"], ["ivd"], ["ivd", "--dest", "x", "--seed", "-1"]])
@@ -249,6 +396,7 @@ def test_smooth_field_is_the_same_function_on_every_grid():
 def test_every_tissue_that_is_painted_has_an_intensity():
     for sites in COHORTS.values():
         for site in sites:
-            parts = [part for seed in range(20) for part in site.anatomy(np.random.default_rng(seed))]
+            rngs = [np.random.default_rng(seed) for seed in range(20)]
+            parts = [part for rng in rngs for anatomy in site.frames.values() for part in anatomy(rng)]
             assert all(isinstance(part, Part) for part in parts)
             assert {part.tissue for part in parts} == set(site.means)

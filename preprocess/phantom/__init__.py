@@ -1,1 +1,1 @@
-"""A made-up cohort of MR- and CT-like volumes, so that the whole chain runs without a download."""
+"""Made-up cohorts of MR- and CT-like volumes and of street scenes, so that the whole chain runs without a download."""

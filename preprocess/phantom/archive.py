@@ -7,23 +7,26 @@ from pathlib import Path
 import nibabel as nib
 import numpy as np
 
-from preprocess.phantom.anatomy import COHORTS
+from preprocess.phantom.cohorts import COHORTS
 from preprocess.phantom.render import render
 
 Job = tuple[str, int, int]  # kind, number of the site, number of the scan
 
 
 def write_scan(job: Job, folder: Path, size: str, seed: int) -> None:
-    """One scan: its images and its labels."""
+    """One scan: its images, its labels, its note."""
     kind, number, scan = job
     site = COHORTS[kind][number]
-    images, labels, affine = render(site, size, (seed, sorted(COHORTS).index(kind), number), scan)
-    for name, volume in {**images, site.labels: labels}.items():
-        save(folder / name.format(scan + site.first), volume, affine)
+    volumes, affine = render(site, size, (seed, list(COHORTS).index(kind), number), scan)
+    for name, volume in volumes.items():
+        save(folder / name, volume, affine)
+    if site.note:
+        name, text = site.note
+        (folder / name.format(scan + site.first)).write_text(text, encoding="utf-8")
 
 
 def save(path: Path, volume: np.ndarray, affine: np.ndarray) -> None:
-    """int16 NIfTI, .nii or .nii.gz, the same bytes each time: no time stamp, no file name inside."""
+    """NIfTI, .nii or .nii.gz, the same bytes each time: no time stamp, no file name inside."""
     path.parent.mkdir(parents=True, exist_ok=True)
     image = nib.Nifti1Image(volume, affine)
     image.header.set_xyzt_units("mm")

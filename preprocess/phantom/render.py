@@ -1,7 +1,7 @@
 """From a list of painted parts to a volume as a scanner would give it: one renderer for every cohort.
 
 Anatomy lives in millimetres, x to the patient's left, y to the back, z to the head, the organ near the origin.
-Everything is drawn from numpy Generators in float64 and rounded to int16 at the end: the same voxels everywhere.
+Everything is drawn from numpy Generators in float64 and rounded at the end: the same voxels everywhere.
 """
 
 from collections.abc import Callable
@@ -74,6 +74,21 @@ class Part:
     label: int = 0
     wavy: float = 1.0  # mm, how far the boundary wanders from the analytic shape
     within: Blob | None = None  # painted only inside this one
+    wavelength: float | None = None  # mm, of that wandering; None: half the part's width, 25 at least
+
+
+Anatomy = Callable[[Generator], list[Part]]
+
+
+@dataclass(frozen=True)
+class Image:
+    """One of the files that a scan consists of: how it sees the tissue channels, and how it is stored."""
+
+    weights: tuple[float, ...]  # of the tissue channels; the magnitude of the sum is kept
+    noise: float  # sd
+    offset: float = 0.0  # added at the end
+    dtype: str = "int16"
+    floor: float = 0.0  # a weaker signal is stored as 0: perfusion maps show tissue only
 
 
 @dataclass(frozen=True)
@@ -89,47 +104,48 @@ class Grid:
 class Site:
     """A scanner: what it calls its files, how it sees each tissue, what it adds."""
 
-    images: dict[str, tuple[float, ...]]  # file name -> weights of the tissue channels; the magnitude is kept
+    images: dict[str, Image]  # file name, with places for the numbers of the scan and the frame
     labels: str
     grids: dict[str, Grid]
     means: dict[str, tuple[float, ...]]  # tissue -> one intensity a channel
-    anatomy: Callable[[Generator], list[Part]]
+    frames: dict[int, Anatomy]  # number of a frame -> what is where in it; one frame unless it is a cine
     stored: str = "LPS"  # direction in which each array axis runs
     first: int = 0  # number of the first scan
     visits: int = 1  # consecutive scans of one subject
     spread: float = 0.06  # patient-to-patient sd of a tissue's intensity, relative
     grain: float = 0.08  # texture sd, relative
-    noise: float = 20.0  # sd
     bias: float = 0.15  # sd of the log gain
     blur: float = 0.5  # sd of the point spread in mm
-    offset: float = 0.0  # added at the end
     coil: tuple[Vector, float, float] | None = None  # place, gain at the place, mm over which it decays
     tilt: float = 3.0  # sd in degrees of the volume's obliqueness
     slip: tuple[int, int, int] | None = None  # (scan, label, what is written for it in that scan's last plane)
     texture: dict[str, float] = field(default_factory=dict)  # tissue -> factor on the grain
+    note: tuple[str, str] | None = None  # file name and content of a text that lies beside each scan
 
 
-def render(
-    site: Site, size: str, key: tuple[int, ...], scan: int
-) -> tuple[dict[str, np.ndarray], np.ndarray, np.ndarray]:
-    """One scan: ({file name: (X,Y,Z) int16}, labels (X,Y,Z) int16, affine (4,4)). `key` seeds the cohort's site."""
+def render(site: Site, size: str, key: tuple[int, ...], scan: int) -> tuple[dict[str, np.ndarray], np.ndarray]:
+    """One scan: ({file name: (X,Y,Z) image or int16 labels}, affine (4,4)). `key` seeds the cohort's site."""
     subject, visit = divmod(scan, site.visits)
-    body, session = (np.random.default_rng([*key, subject, part]) for part in (0, 1 + visit))
+    session = np.random.default_rng([*key, subject, 1 + visit])
     grid = site.grids[size]
     shape = session.integers(*grid.shape, endpoint=True)
     spacing = np.round(session.uniform(*grid.spacing), 3)
     shift = session.uniform(-2.5, 2.5, 3)
     axes = [(np.arange(n) - (n - 1) / 2) * step - move for n, step, move in zip(shape, spacing, shift, strict=True)]
 
-    tissues, labels = _paint(site, body, session, axes, spacing)
-    if site.slip and site.slip[0] == scan:
-        _, right, wrong = site.slip
-        plane = labels[..., np.flatnonzero((labels == right).any((0, 1)))[-1]]
-        plane[plane == right] = wrong
-    images = _acquire(site, session, tissues, axes, spacing)
     flips = [axis for axis, (ours, theirs) in enumerate(zip("LPS", site.stored, strict=True)) if ours != theirs]
-    affine = _affine(site, session, shape, spacing)
-    return {name: np.flip(image, flips) for name, image in images.items()}, np.flip(labels, flips), affine
+    volumes = {}
+    for frame, anatomy in site.frames.items():
+        body = np.random.default_rng([*key, subject, 0])
+        tissues, labels = _paint(site, anatomy, body, session, axes, spacing)
+        if site.slip and site.slip[0] == scan:
+            _, right, wrong = site.slip
+            plane = labels[..., np.flatnonzero((labels == right).any((0, 1)))[-1]]
+            plane[plane == right] = wrong
+        images = _acquire(site, session, tissues, axes, spacing)
+        for name, volume in {**images, site.labels: labels}.items():
+            volumes[name.format(scan + site.first, frame)] = np.flip(volume, flips)
+    return volumes, _affine(site, session, shape, spacing)
 
 
 def smooth_field(rng: Generator, axes: Axes, wavelength: float, modes: int = 8) -> np.ndarray:
@@ -141,7 +157,7 @@ def smooth_field(rng: Generator, axes: Axes, wavelength: float, modes: int = 8) 
 
 
 def _paint(
-    site: Site, body: Generator, session: Generator, axes: Axes, spacing: np.ndarray
+    site: Site, anatomy: Anatomy, body: Generator, session: Generator, axes: Axes, spacing: np.ndarray
 ) -> tuple[np.ndarray, np.ndarray]:
     """Tissue intensities (C,X,Y,Z) and labels (X,Y,Z)."""
     means = {name: np.asarray(mean) * _near(body, site.spread) for name, mean in site.means.items()}
@@ -152,11 +168,11 @@ def _paint(
     canvas = np.zeros((len(means["fat"]), *shape))
     labels = np.zeros(shape, np.int16)
     grain = _grain(session, shape, spacing)
-    for part in site.anatomy(body):
+    for part in anatomy(body):
         box = _inside(part.shape, axes)
         level = part.shape.level(points[:, *box])
         low, high = part.shape.box()
-        wavelength = max(25.0, min(high - low) / 2)
+        wavelength = part.wavelength or max(25.0, min(high - low) / 2)
         level += part.wavy * smooth_field(body, [axis[cut] for axis, cut in zip(axes, box, strict=True)], wavelength)
         if part.within:
             level = np.minimum(level, part.within.level(points[:, *box]))
@@ -177,10 +193,12 @@ def _acquire(site: Site, rng: Generator, tissues: np.ndarray, axes: Axes, spacin
         x, y, z = np.meshgrid(*(axis - at for axis, at in zip(axes, place, strict=True)), indexing="ij", sparse=True)
         gain = gain * (1 + peak * np.exp(-np.sqrt(x**2 + y**2 + z**2) / decay))
     images = {}
-    for name, weights in site.images.items():
-        signal = gain * np.tensordot(weights, blurred, 1)
-        real, imaginary = rng.normal(0, site.noise, (2, *signal.shape))
-        images[name] = np.rint(np.hypot(signal + real, imaginary) + site.offset).astype(np.int16)
+    for name, image in site.images.items():
+        signal = gain * np.tensordot(image.weights, blurred, 1)
+        real, imaginary = rng.normal(0, image.noise, (2, *signal.shape))
+        seen = np.where(np.abs(signal) < image.floor, 0, np.hypot(signal + real, imaginary) + image.offset)
+        decimals = 0 if np.issubdtype(image.dtype, np.integer) else 3
+        images[name] = np.round(seen, decimals).astype(image.dtype)
     return images
 
 

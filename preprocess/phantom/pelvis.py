@@ -1,0 +1,110 @@
+"""A male pelvis around the prostate, with and without an endorectal coil."""
+
+from functools import partial
+
+from numpy.random import Generator
+
+from preprocess.phantom.anatomy import TEXTURE, both, dots, one, vary
+from preprocess.phantom.render import Blob, Grid, Image, Part, Site
+
+
+def pelvis(rng: Generator, coil: bool) -> list[Part]:
+    """Transverse look at a prostate: peripheral zone (1), central gland with nodules (2), neighbours.
+
+    With an endorectal coil the rectum is a balloon that presses the gland flat from behind.
+    """
+    width, depth, height = 30 * vary(rng), 22 * vary(rng), 20.5 * vary(rng, 0.06)
+    gland = Blob((0, 0, 0), (width, depth * (0.9 if coil else 1), height), turn=(rng.normal(8, 4), 0, rng.normal(0, 4)))
+    centre = Blob((rng.normal(0, 2), -0.28 * depth, 3), (0.74 * width, 0.66 * depth, 0.78 * height))
+    swell = 20 * vary(rng, 0.15) if coil else 12 * vary(rng, 0.15)
+    back = depth + swell - (6 if coil else -1)
+    rectum = Blob((rng.normal(0, 3), back, 0), (swell * (1.15 if coil else 1.3), swell, 38 if coil else 150))
+    full = rng.uniform(0.8, 1.25)
+
+    parts = [
+        Part("fat", Blob((0, 10, 0), (185, 118, 500))),
+        *both(rng, "muscle", (72, 72, 0), (52, 26, 120), turn=(0, 0, -25)),  # gluteus
+        *both(rng, "cortex", (92, -4, 12), (27, 27, 30)),  # hips
+        *both(rng, "marrow", (92, -4, 12), (24, 24, 27)),
+        *both(rng, "muscle", (58, 4, 0), (11, 36, 60), turn=(0, 0, 12)),  # obturator
+        *both(rng, "cortex", (24, -46, -10), (27, 12, 20), turn=(0, 0, 28)),  # pubis
+        *both(rng, "marrow", (24, -46, -10), (24, 9.5, 17), turn=(0, 0, 28)),
+        *both(rng, "muscle", (38, 16, -14), (4, 30, 34), turn=(0, 14, -10)),  # levator
+        Part("muscle", Blob((0, 0, -36), (20, 15, 15))),  # pelvic floor
+        Part("bulb", Blob((0, 10, -50), (12, 11, 10))),
+        Part("muscle", Blob((0, -14, 46), (40 * full, 30 * full, 31))),  # bladder
+        Part("urine", Blob((0, -14, 46), (37 * full, 27 * full, 28))),
+        *both(rng, "vesicle", (17, 0.9 * depth, 25), (18, 7, 7), turn=(0, -15, 15), wavy=2.0),
+        *dots(rng, "vein", 14, (width + 5, depth + 5, 0.9 * height), 2.6),
+        Part("capsule", Blob(gland.centre, tuple(r + 1.3 for r in gland.radii), gland.turn), wavy=0),
+        Part("peripheral", gland, 1, wavy=1.2),
+        Part("central", centre, 2, wavy=1.2, within=gland),
+    ]
+    for _ in range(rng.integers(3, 8)):
+        place = tuple(c + r * rng.uniform(-0.55, 0.55) for c, r in zip(centre.centre, centre.radii, strict=True))
+        kind = ("stromal", "glandular")[rng.integers(2)]
+        parts.append(Part(kind, Blob(place, tuple(rng.uniform(3, 7, 3))), 2, within=centre))
+    parts.append(Part("muscle", Blob((0, -0.9 * depth, 2), (9, 4, 12)), 2, within=gland))  # fibromuscular stroma
+    wall = Blob(rectum.centre, tuple(r + 3 for r in rectum.radii))
+    return [*parts, Part("wall", wall), Part("balloon" if coil else "stool", rectum)]
+
+
+PROSTATE = (
+    Site(
+        images={"BMC/Case{:02d}.nii.gz": Image((1,), noise=22)},
+        labels="BMC/Case{:02d}_Segmentation.nii.gz",
+        frames={1: partial(pelvis, coil=True)},
+        means=one(
+            fat=230,
+            muscle=90,
+            cortex=40,
+            marrow=170,
+            bulb=300,
+            urine=420,
+            vesicle=330,
+            vein=320,
+            capsule=130,
+            peripheral=400,
+            central=300,
+            stromal=220,
+            glandular=380,
+            wall=150,
+            balloon=20,
+        ),
+        grids={
+            "full": Grid(30, ((384, 384, 20), (384, 384, 24)), ((0.4, 0.4, 3.0), (0.4, 0.4, 3.0))),
+            "small": Grid(16, ((64, 64, 12), (64, 64, 14)), ((1.6, 1.6, 5.0), (1.6, 1.6, 5.0))),
+        },
+        coil=((0, 30, 0), 4.0, 22.0),
+        blur=0.7,
+        texture=TEXTURE,
+    ),
+    Site(
+        images={"RUNMC/Case{:02d}.nii.gz": Image((1,), noise=18)},
+        labels="RUNMC/Case{:02d}_segmentation.nii.gz",
+        frames={1: partial(pelvis, coil=False)},
+        means=one(
+            fat=200,
+            muscle=90,
+            cortex=50,
+            marrow=180,
+            bulb=380,
+            urine=780,
+            vesicle=420,
+            vein=480,
+            capsule=100,
+            peripheral=520,
+            central=360,
+            stromal=290,
+            glandular=450,
+            wall=160,
+            stool=200,
+        ),
+        grids={
+            "full": Grid(30, ((384, 384, 16), (384, 384, 24)), ((0.6, 0.6, 3.6), (0.6, 0.6, 4.0))),
+            "small": Grid(16, ((64, 64, 13), (64, 64, 15)), ((2.0, 2.0, 5.0), (2.0, 2.0, 5.0))),
+        },
+        blur=0.5,
+        texture=TEXTURE,
+    ),
+)
