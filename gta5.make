@@ -20,7 +20,7 @@ SCRATCH := cesource adapt adapt_multi adapt_ls adapt_advent adapt_minent fs
 CUT      = -m preprocess.streets --root $(VOLUMES)
 PRIORS  :=
 PANEL    = noadap adapt fs
-PLOTS    = $(addprefix $(RD)/,val_miou.png panel.png adversaries.png)
+PLOTS    = $(addprefix $(RD)/,val_miou.png panel.png adversaries.png adapt_colour)
 include adaptation.mk
 
 # weights of a trunk trained on ImageNet, a file
@@ -77,5 +77,8 @@ $(RD)/adapt_minent: private OPT = $(BOTH) $(ADVERSARY) --lambda_adv 0 --lambda_e
 # inference: the masks of a trained network
 $(RD)/cesourceim: private OPT = $(WEIGHTS) --mode makeim
 
+# -- pictures of the adversarial run: its losses, and its predictions in Cityscapes' colours -----------------------------
 $(RD)/adversaries.png: $(RD)/adapt/last.pkl
 	$(RENEW) $(CC) plot.py losses --run $(<D) --out $@
+$(RD)/adapt_colour: $(RD)/adapt/last.pkl
+	$(RENEW) $(CC) plot.py colour --run $(<D) --out $@

@@ -378,19 +378,24 @@ class DiceLoss(Loss):
 class GeneralizedDice(Loss):
     """1 − 2 (Σ_k w_k Σ p y + ε) / (Σ_k w_k Σ (p + y) + ε) per image, w_k = 1 / (Σ y_k)², then the mean.
 
-    An absent class has the weight of a class of one pixel: the published 1/(0 + 1e-10)² makes it the only
-    class that counts.
+    A class that the image lacks has the weight of the smallest one that it has, so that predicting it costs what it
+    costs to miss that one. The published 1/(0 + 1e-10)², `legacy`, makes it the only class that counts: the loss is 1
+    whatever is predicted, without a gradient, and nothing ever teaches the images without an organ.
     """
 
     needs_target = True
 
-    def __init__(self, *, idc: Sequence[int] | None = None) -> None:
+    def __init__(self, *, idc: Sequence[int] | None = None, legacy: bool = False) -> None:
         super().__init__()
-        self.idc = idc
+        self.idc, self.legacy = idc, legacy
 
     def forward(self, logits: Tensor, target: Tensor, bounds: Tensor | None = None) -> Tensor:
         probs, onehot = _chosen(logits, target, self.idc)
-        weight = 1 / onehot.sum(2).clamp_min(1) ** 2  # b k
+        sizes = onehot.sum(2)  # b k
+        if not self.legacy:
+            smallest = torch.where(sizes > 0, sizes, torch.inf).amin(1, keepdim=True)
+            sizes = torch.where(sizes > 0, sizes, smallest.clamp_max(onehot.shape[2]))
+        weight = 1 / (sizes + EPS) ** 2
         intersection = (weight * (probs * onehot).sum(2)).sum(1)
         both = (weight * (probs.sum(2) + onehot.sum(2))).sum(1)
         return (1 - 2 * (intersection + EPS) / (both + EPS)).mean()

@@ -159,6 +159,23 @@ def test_generalised_dice_is_the_published_formula(logits, label):
     assert LOSSES.build("GeneralizedDice")(logits, label).item() == pytest.approx(expected.item(), abs=1e-6)
 
 
+def test_generalised_dice_teaches_an_image_without_the_organ():
+    """A blob predicted where there is none: by hand, and pushed down as much as published it is not."""
+    label = torch.zeros(1, W, H, dtype=torch.long)
+    logits = torch.zeros(1, 2, W, H, dtype=torch.float64)
+    logits[0, 1, :2, :2] = 40.0
+    logits[0, 0] = 40.0 - logits[0, 1]
+    n, blob = W * H, 4
+    assert LOSSES.build("GeneralizedDice")(logits, label).item() == pytest.approx(1 - 2 * (n - blob) / (2 * n))
+    logits = torch.zeros_like(logits).requires_grad_()
+    pushed = {}
+    for legacy in (False, True):
+        (gradient,) = torch.autograd.grad(LOSSES.build("GeneralizedDice", legacy=legacy)(logits, label), logits)
+        pushed[legacy] = gradient[0, 1, 0, 0].item()
+    assert pushed[False] > 1e-3
+    assert pushed[True] < 1e-9
+
+
 def test_generalised_dice_of_an_absent_class_still_teaches_the_others():
     label = torch.zeros(1, W, H, dtype=torch.long)
     label[:, 1:3, 1:3] = 1  # class 2 is absent
