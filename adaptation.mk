@@ -9,6 +9,7 @@ prior_within = 'PredictionBounds', {'margin':$(1),'dir':'both','mode':'percentag
 prior        = $(call prior_from,sizes/$(SET).csv,$(1))
 
 PRIOR =
+WEIGHTS =
 PANEL ?= noadap sfda fs
 PRIORS ?= sizes/$(SET).csv
 PLOTS ?= $(addprefix $(RD)/,val_dice_3d.png boxes.png panel.png sizes.png losses.png sfda.gif)

@@ -6,8 +6,9 @@ BAS ?=
 INF ?=
 include rules.mk
 
-# PARITY=1 trains as published, faults included: distance maps whose zero is off the border, cut to whole numbers, and a
-# learning rate that halves at every multiple of (best epoch + 20), epoch 0 first of all
+# PARITY=1 trains as published, faults included: distance maps whose zero is off the border, cut to whole numbers; a
+# generalised Dice without a gradient on slices that lack a class; a learning rate that halves at every multiple of (best
+# epoch + 20), epoch 0 first of all
 PARITY :=
 $(RUNS): $(DATA)
 

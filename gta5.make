@@ -5,7 +5,7 @@
 #   make -f gta5.make                            the runs of TRN, pictures, report, archive
 #   make -f gta5.make ablations                  those of ABL too, and one table of all
 #   make -f gta5.make BACKBONE=/path/to/resnet101.pth    weights of ImageNet, in torchvision's names; nothing is downloaded
-#   make -f gta5.make PARITY=1 RD=results/gta5-parity    two of the four branches, as the published numbers were made with
+#   make -f gta5.make PARITY=1 RD=results/gta5-parity    the network as published numbers were made with, its fault included
 #
 # Data: data/gta5_source and data/cityscapes_target if they are there; else cut from data/streets (GTA5/images,
 # GTA5/labels; leftImg8bit, gtFine); else from a phantom. To add an experiment: its name in TRN or ABL, and an OPT line.
@@ -16,7 +16,8 @@ TRN     := cesource noadap adapt adapt_multi fs
 ABL     := adapt_ls adapt_advent adapt_minent
 BAS     :=
 INF     := cesourceim
-SCRATCH := cesource adapt adapt_multi adapt_ls adapt_advent adapt_minent fs
+# as published the adversarial runs start from ImageNet; on the small phantom, from the source network
+SCRATCH  = cesource fs $(if $(filter small,$(PHANTOM)),,$(filter adapt%,$(TRN) $(ABL)))
 CUT      = -m preprocess.streets --root $(VOLUMES)
 PRIORS  :=
 PANEL    = noadap adapt fs
@@ -36,7 +37,7 @@ COMMON  = --target_dataset data/cityscapes_target --target_folders "$(TT_DATA)" 
           --network $(NET) $(if $(BACKBONE),--backbone_weights '$(BACKBONE)') --n_class 19 --ignore 255 --modalities 3 \
           --metric_axis $(shell seq 0 18) --scores iou --batch_size $(BATCH) --optimiser sgd --l_rate 2.5e-4 \
           --weight_decay 5e-4 --lr_rule poly $(LEARN) --target_losses "[('CrossEntropy', {}, 1)]"
-BOTH    = --method adversarial --source_dataset data/gta5_source --source_regex '$(S_RGX)'
+BOTH    = $(WEIGHTS) --method adversarial --source_dataset data/gta5_source --source_regex '$(S_RGX)' $(if $(PARITY),--bn_stats both)
 data/gta5_source: private SLICE = --kind gta5 $(S_SIZE)
 data/cityscapes_target: private SLICE = --kind cityscapes $(T_SIZE)
 
@@ -59,7 +60,7 @@ S_SIZE  = --size 128 72 --val 8
 T_SIZE  = --size 128 64 --truth_size 256 128
 LAMBDAS = 1e-2 2e-3
 LEAST_SQUARES = 1e-2
-ADVERSARY = --d_width 16 --d_l_rate 1e-3
+ADVERSARY = --n_epoch 10 --l_rate 2e-4 --d_width 16
 endif
 
 # -- runs -------------------------------------------------------------------------------------------------------------

@@ -42,7 +42,8 @@ PHI = ('gt_npy', $(MAP), False)
 GT_PHI = $(GT), $(PHI)
 GT_GT  = $(GT), $(GT)
 GT_3D  = $(GT), ('3d_distmap', raw_npy_transform, False)
-GDL = ('GeneralizedDice', {'idc': [0, 1]}, None, None, None, 1)
+GDL = ('GeneralizedDice', {$(if $(PARITY),$(ABSENT)) 'idc': [0, 1]}, None, None, None, 1)
+ABSENT = 'legacy': True,
 
 # -- runs -------------------------------------------------------------------------------------------------------------
 # the regional loss alone; with the boundary loss at a fixed weight, at one that grows, at one taken from the regional loss
