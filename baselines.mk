@@ -1,14 +1,16 @@
 # What source-free adaptation is compared with, in every experiment makefile that adapts: the runs of `make … baselines`.
 # A makefile that wants one of these otherwise writes its own OPT line after including this file.
-#   S_DATA     the folders of the source                    LEARN  epochs and learning rate of a training from scratch
-#   ADVERSARY  weight of the adversary, learning rates      L_OR   the cross-entropy, FORE the foreground classes
+#   S_DATA     the folders of the source                    LEARN    epochs and learning rate of a training from scratch
+#   MAPS       the folder of the distance maps              LAMBDAS  weights of the adversaries, ADVERSARY its settings
+#   L_OR       the cross-entropy                            FORE     the foreground classes
 
 WITH_SOURCE = --source_dataset $(firstword $(DATA)) --source_folders "$(S_DATA)"
-WITH_MAPS   = $(1)+[('GT', dist_map_transform, False)]
+WITH_MAPS   = $(1)+[$(MAPS)]
 GDL         = [('GeneralizedDice', {}, None, None, None, 1)]
-# the boundary loss beside a regional loss: $(call boundary,folders,losses)
+# the boundary loss beside a regional loss, from which it takes its weight: $(call boundary,folders,losses)
 boundary    = --target_folders "$(WITH_MAPS)" --val_target_folders "$(WITH_MAPS)" \
-              --target_losses "$(2)+[('BoundaryLoss', {'idc':$(FORE)}, None, None, None, 0.1)]"
+              --target_losses "$(2)+[('BoundaryLoss', {'idc':$(FORE)}, None, None, None, 0.01)]" \
+              --scheduler StealWeight --scheduler_params "{'to_steal': 0.01}"
 
 # output-space adaptation with the source images, from the source network on (AdaptSegNet, Tsai et al. 2018): at the
 # output alone; at the next coarser level of the decoder too

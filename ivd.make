@@ -18,6 +18,7 @@ include adaptation.mk
 # -- facts ------------------------------------------------------------------------------------------------------------
 G_RGX   = (\d+)_(\d+)
 S_DATA  = [('Wat', png_transform, False), ('GT', gtpng_transform, False), ('GT', gtpng_transform, False)]
+MAPS    = ('GT', dist_map_transform, False)
 TT_DATA = [('Inn', png_transform, False), ('GT', gtpng_transform, False), ('GT', gtpng_transform, False)]
 SOURCE  = --target_folders "$(S_DATA)" --val_target_folders "$(S_DATA)"
 COMMON  = --target_dataset data/ivd_transverse --target_folders "$(TT_DATA)" --val_target_folders "$(TT_DATA)" \

@@ -527,6 +527,6 @@ class Dimwit(Network):
         self.apply(initialise)
 
     def features(self, image: Tensor) -> list[Tensor]:
-        """The one map (B,nG,W,H), after its means over 2x2, so that heads on two levels can be tried out too."""
+        """The one map (B,nG,W,H), twice, so that runs with a head on a second level can be tried out too."""
         finest = self.body(image)
-        return [F.avg_pool2d(finest, 2, ceil_mode=True), finest]
+        return [finest, finest]

@@ -24,11 +24,14 @@ include adaptation.mk
 G_RGX   = (Case\d+)_(\d+)
 TT_DATA = [('IMG', nii_transform2, False), ('GT', nii_gt_transform2, False), ('GT', nii_gt_transform2, False)]
 S_DATA  = $(TT_DATA)
+# distances in the volume, in mm: those in a slice are silent where the slice lacks the organ
+MAPS    = ('3d_distmap', raw_npy_transform, False)
 SOURCE  = --target_dataset data/prostate_source
 COMMON  = --target_dataset data/prostate_target --target_folders "$(TT_DATA)" --val_target_folders "$(TT_DATA)" \
           --grp_regex '$(G_RGX)' --network $(NET) --n_class 2 --metric_axis 1 --batch_size $(BATCH) \
           --n_epoch 100 --l_rate 5e-4 --lr_decay 0.9 --weight_decay 1e-4 --target_losses "$(L_OR)"
-SLICE   = --patient '(Case\d+)' --label_map 1-2:1 --normalise percentile --format nii --modality MR --val $(N_VAL) $(CROP)
+SLICE   = --patient '(Case\d+)' --label_map 1-2:1 --normalise percentile --format nii --modality MR --val $(N_VAL) $(CROP) \
+          --distance_maps 3d_distmap
 data/prostate_source: private SLICE += --site BMC --image IMG='$(VOLUMES)/BMC/Case??.nii.gz' \
                                        --label '$(VOLUMES)/BMC/Case??_segmentation.nii.gz'
 data/prostate_target: private SLICE += --site RUNMC --image IMG='$(VOLUMES)/RUNMC/Case??.nii.gz' \

@@ -18,6 +18,7 @@ include adaptation.mk
 G_RGX   = (\d+)_(\d+)
 TT_DATA = [('IMG', nii_transform, False), ('GT', nii_gt_transform, False), ('GT', nii_gt_transform, False)]
 S_DATA  = $(TT_DATA)
+MAPS    = ('GT', dist_map_transform, False)
 SOURCE  = --target_dataset data/mr
 COMMON  = --target_dataset data/ct --target_folders "$(TT_DATA)" --val_target_folders "$(TT_DATA)" \
           --grp_regex '$(G_RGX)' --network $(NET) --n_class 5 --metric_axis 1 2 3 4 --batch_size $(BATCH) \

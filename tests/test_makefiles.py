@@ -168,11 +168,11 @@ def test_parity_trains_on_published_maps_with_the_published_rule(name):
 def test_pictures_and_metrics_over_time_are_targets_of_their_own(name):
     run = f"results/{name[:-5]}"
     for goal in ("val_dice", "val_3d_dsc", "val_3d_hd95", "tra_loss", "val_3d_dsc_boxplot", "val_3d_dsc_hist"):
-        command = ["make", "-n", "-f", name, f"{run}/{goal}.png"]
+        command = ["make", "-n", "-B", "-f", name, f"{run}/{goal}.png"]
         done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=True)
         assert f"--out {run}/{goal}.png" in done.stdout
     assert "score_masks.py" not in done.stdout
-    another = ["make", "-n", "-f", name, f"{run}/val_3d_nsd.png"]
+    another = ["make", "-n", "-B", "-f", name, f"{run}/val_3d_nsd.png"]
     done = subprocess.run(another, cwd=ROOT, capture_output=True, text=True, check=True)
     assert "score_masks.py" in done.stdout
 
