@@ -15,6 +15,7 @@ UNPACK  := --skip '*CT_4DPWI*'
 DATA    := data/isles
 TRN     := gdl gdl_surface_w gdl_surface_add gdl_surface_steal
 ABL     := gdl_surface_3d gdl_hausdorff_w focal
+MOVING  := weights.png
 include boundary.mk
 
 # -- facts ------------------------------------------------------------------------------------------------------------

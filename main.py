@@ -72,22 +72,21 @@ def open_data(args: Namespace, bounds: Sequence[Any], team: Team = ALONE) -> tup
     folders = {name: parse_folders(text or args.target_folders, len(bounds)) for name, text in texts.items()}
     check_patients(args.target_dataset, folders["target"][0].folder, args.grp_regex)
 
-    def read(name: str, root: Path, split: str) -> SliceSet:
+    def read(name: str, split: str) -> SliceSet:
+        root, regex = args.target_dataset, args.grp_regex
+        if name == "source":
+            root, regex = args.source_dataset, args.source_regex or regex
         limit, wide = DEBUG_SLICES if args.debug else None, name == "val" and args.scores == "iou"
-        regex = args.source_regex if name == "source" and args.source_regex else args.grp_regex
         return open_slices(
             root, split, folders[name], args.n_class, regex, limit, ignore=args.ignore, any_truth_size=wide
         )
 
     val_split = "test" if args.ontest else "train" if args.ontrain else "val"
-    sets = {"val": lay_bounds(read("val", args.target_dataset, val_split), bounds, required=False)}
+    sets = {"val": lay_bounds(read("val", val_split), bounds, required=False)}
     splits = ["train", "val"] if args.trainval else ["val"] if args.valonly else ["train"]
-    parts = {
-        "target": lambda: [read("target", args.target_dataset, split) for split in splits],
-        "source": lambda: [read("source", args.source_dataset, "train")],
-    }
     for name in method.streams if args.mode == "learn" else ():
-        sets[name] = lay_bounds(join(parts[name]()), bounds)
+        parts = [read(name, split) for split in (splits if name == "target" else ["train"])]
+        sets[name] = lay_bounds(join(parts), bounds)
     check_channels(sets, args.modalities)
 
     sets = place(sets, args.cache, device, team.world)

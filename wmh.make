@@ -14,6 +14,7 @@ UNPACK  := --skip '*/orig/*' '*/3DT1.nii.gz' 'test/*'
 DATA    := data/wmh
 TRN     := gdl gdl_surface_w gdl_surface_add gdl_surface_steal
 ABL     := gdl_surface_3d gdl_hausdorff_w focal
+MOVING  := weights.png
 include boundary.mk
 
 # -- facts ------------------------------------------------------------------------------------------------------------

@@ -60,9 +60,10 @@ VOLUMES :=
 DATA    := data/toy
 TRN     := cesource
 ABL     :=
+BAS     :=
 INF     :=
 SCRATCH := cesource
-include rules.mk
+include adaptation.mk
 FOLDERS = [('IMG', png_transform, False), ('GT', gt_transform, False)]
 COMMON  = --target_dataset data/toy --target_folders "$(FOLDERS)" --grp_regex '(Case\d+)_(\d+)' --n_class 2 --cpu \
           --network UNet:nG=4 --batch_size 4 --n_epoch 100 --target_losses "[('CrossEntropy', {}, 1)]"
