@@ -37,16 +37,19 @@ COMMON  = --target_dataset data/cityscapes_target --target_folders "$(TT_DATA)" 
           --network $(NET) $(if $(BACKBONE),--backbone_weights '$(BACKBONE)') --n_class 19 --ignore 255 --modalities 3 \
           --metric_axis $(shell seq 0 18) --scores iou --batch_size $(BATCH) --optimiser sgd --l_rate 2.5e-4 \
           --weight_decay 5e-4 --lr_rule poly $(LEARN) --target_losses "[('CrossEntropy', {}, 1)]"
-BOTH    = $(WEIGHTS) --method adversarial --source_dataset data/gta5_source --source_regex '$(S_RGX)' $(if $(PARITY),--bn_stats both)
+BOTH    = $(WEIGHTS) --method adversarial --source_dataset data/gta5_source --source_regex '$(S_RGX)' \
+          $(if $(PARITY),--bn_stats both)
 data/gta5_source: private SLICE = --kind gta5 $(S_SIZE)
 data/cityscapes_target: private SLICE = --kind cityscapes $(T_SIZE)
 
-# -- settings: as published, 150,000 of 250,000 steps; and those of the small phantom ---------------------------------
+# -- settings: as published, 150,000 of 250,000 steps (an epoch is 2975 pictures of the street, or 24,466 of the game); and
+# those of the small phantom ------------------------------------------------------------------------------------------
 ifneq ($(PHANTOM),small)
 NET     = DeepLabV2$(if $(PARITY),:$(PUBLISHED))
 PUBLISHED = aspp_branches=2,layout=caffe,align_corners=True,normalise=caffe
 BATCH   = 1
 LEARN   = --n_epoch 50 --poly_epochs 84 --eval_every 2
+S_LEARN = --n_epoch 6 --poly_epochs 10 --eval_every 1
 S_SIZE  = --size 1280 720 --val $(if $(PHANTOM),6,500)
 T_SIZE  = --size 1024 512 --truth_size 2048 1024
 LAMBDAS = 1e-3 2e-4
@@ -56,6 +59,7 @@ else
 NET     = UNet:nG=8
 BATCH   = 4
 LEARN   = --optimiser adam --n_epoch 40 --l_rate 2e-3
+S_LEARN =
 S_SIZE  = --size 128 72 --val 8
 T_SIZE  = --size 128 64 --truth_size 256 128
 LAMBDAS = 1e-2 2e-3
@@ -65,7 +69,7 @@ endif
 
 # -- runs -------------------------------------------------------------------------------------------------------------
 # lower bound: trained on the game, and looked at on the street; upper bound: trained on the street
-$(RD)/cesource: private OPT = $(SOURCE)
+$(RD)/cesource: private OPT = $(SOURCE) $(S_LEARN)
 $(RD)/noadap: private OPT = $(WEIGHTS) --method noadap --saveim True
 $(RD)/fs: private OPT = --saveim True
 # one discriminator, at the output; one more at the next coarser level

@@ -28,7 +28,7 @@ SLICE   = $(foreach kind,CT CT_CBF CT_CBV CT_MTT CT_Tmax,--image in_npy='$(SCANS
           --label '$(SCANS)/SMIR.Brain.XX.O.OT.*/*.nii' --label_folder gt_npy --patient '/(case_\d+)/' --normalise minmax \
           --format npy --modality 'CT perfusion' --n_class 2 --distance_maps 3d_distmap $(CROP)
 
-# -- settings: as published (a rate of 1e-3 that is halved after the first epoch), and those of the small phantom ---------
+# -- settings: as published (whose rate of 1e-3 halves after the first epoch: 5e-4), and those of the small phantom -------
 ifneq ($(PHANTOM),small)
 NET    = UNet:nG=64
 LEARN  = --l_rate 5e-4

@@ -27,7 +27,7 @@ SLICE   = --image in_npy='$(VOLUMES)/**/pre/FLAIR.nii.gz' --image in_npy='$(VOLU
           --label_map 0:0,1:1,2:0 --normalise minmax --format npy --modality MR --n_class 2 \
           --distance_maps 3d_distmap $(CROP)
 
-# -- settings: as published (a rate of 1e-3 that is halved after the first epoch), and those of the small phantom ---------
+# -- settings: as published (whose rate of 1e-3 halves after the first epoch: 5e-4), and those of the small phantom -------
 ifneq ($(PHANTOM),small)
 NET    = UNet:nG=64
 LEARN  = --l_rate 5e-4
