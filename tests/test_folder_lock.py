@@ -265,9 +265,10 @@ VOLUMES :=
 DATA    := data/source data/target
 TRN     := cesource sfda
 ABL     :=
+BAS     :=
 INF     :=
 SCRATCH := cesource
-include rules.mk
+include adaptation.mk
 """
 
 # stands for python in every recipe: makes what it is asked for, slowly, every file marked with one name
@@ -301,7 +302,7 @@ if flag != "--workdir":
 @pytest.fixture
 def toy(tmp_path):
     """A folder with an experiment's makefile, whose runs and slices are four small files."""
-    for name in ("rules.mk", "venv.mk", "ablations.mk", "folder_lock.py", "errors.py"):
+    for name in ("adaptation.mk", "rules.mk", "venv.mk", "folder_lock.py", "errors.py"):
         shutil.copy(ROOT / name, tmp_path)
     (tmp_path / "toy.make").write_text(TOY)
     (tmp_path / "pretender").write_text(PRETENDER.format(python=sys.executable))
