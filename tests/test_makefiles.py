@@ -267,6 +267,17 @@ def test_smoke_of_the_whole_chain(checkout):
     assert "results/ivd/fs_tmp" not in retrained
 
 
+@pytest.mark.parametrize("goal", ["isles/val_3d_hd95.png", "gta5/adapt_colour"])
+def test_smoke_of_the_other_kinds(checkout, goal):
+    """From no archive to one of the pictures, through slicing, training and what is made of the saved masks."""
+    makefile = f"{goal.split('/')[0]}.make"
+    one = ["TRN=gdl_surface_steal"] if makefile in BOUNDARY else []
+    done = make(checkout, "-f", makefile, *SMOKE, "EPC=1", *one, f"results/{goal}")
+    assert done.returncode == 0, done.stderr
+    assert "PHANTOM" in done.stdout
+    assert (checkout / "results" / goal).exists()
+
+
 def test_a_failing_run_leaves_the_old_one(checkout):
     """A prior that lost its rows: one paragraph, exit code, and the run of before still there."""
     prior = checkout / "sizes" / "ivd.csv"
