@@ -1,22 +1,37 @@
-"""Segmentation networks: image (B,C,W,H) float -> logits (B,K,W,H), for any C, K, W and H.
+"""Segmentation networks: image (B,C,W,H) float -> logits (B,K,W,H), for any C, K, W and H; UNet3D takes (B,C,D,W,H).
 
-Each is built from (in_channels, n_class, **params); all but DeepLabVGG hold BatchNorm layers. The attribute
+Each is built from (in_channels, n_class, **params); all but DeepLabVGG and UNet3D hold BatchNorm layers. The attribute
 `classifier` is its last layer: a method that keeps the class boundaries of the source network freezes it.
 """
 
 import re
-from collections.abc import Sequence
-from pathlib import Path
+from collections.abc import Iterable, Sequence
+from itertools import pairwise
 from typing import Any
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from backbones import ASPP, DilatedResNet, Normalise, dilated_vgg16, he_normal, load_trunk
-from utils import Registry, UserError, listing, read_literal
+from deeplab import DeepLabV2, DeepLabVGG
+from network_base import NETWORKS, Network, initialise, xavier
+from utils import UserError, read_literal
 
-NETWORKS = Registry("network")
+__all__ = [
+    "NETWORKS",
+    "DeepLabV2",
+    "DeepLabVGG",
+    "Dimwit",
+    "ENet",
+    "EncoderDecoder",
+    "Network",
+    "PooledUNet",
+    "ResidualUNet",
+    "UNet",
+    "UNet3D",
+    "build_network",
+    "unpool",
+]
 
 
 def build_network(text: str, in_channels: int, n_class: int) -> nn.Module:
@@ -45,115 +60,68 @@ def _read_params(rest: str, text: str) -> dict[str, Any]:
     return params
 
 
-# ------------------------------------------------------------------------------------------ shared pieces
+# --------------------------------------------------------------------------------------------- U-Nets
 
 
-class Network(nn.Module):
-    """Base class: `forward` is `logits` on an image padded to a multiple of `multiple`, cropped back.
+class EncoderDecoder(Network):
+    """Base class: an encoder, a decoder of blocks that each take in one of the encoder's maps, a classifier.
 
-    The padding repeats the last row and column, at the far end of each axis, so pixel (0,0) stays where it is.
-    A subclass implements `features`. Its `coarser` are the channels of the maps before the classifier's that heads
-    of their own can classify, the nearest first; `head_rate` is the learning-rate factor of such a head.
+    A subclass sets `widths`, the channels of all maps of `decode`, and implements `encode`, `_block` unless its blocks
+    are UpBlocks, and `_ending` where layers lie between the last block and the classifier. `encoding` names the
+    children that the encoder consists of, `decoding` the lists of which each block has one entry.
     """
 
-    multiple: int = 1
-    align_corners: bool = False
-    coarser: tuple[int, ...] = ()
-    head_rate: float = 1.0
-    classifier: nn.Module
+    encoding: tuple[str, ...] = ("encoder",)
+    decoding: tuple[str, ...] = ("decoder",)
+    encoder: nn.ModuleList
+    decoder: nn.ModuleList
 
-    def __init__(self, in_channels: int, n_class: int, **widths: int) -> None:
-        super().__init__()
-        least = {"in_channels": 1, "n_class": 2} | dict.fromkeys(widths, 1)  # background is a class
-        given: dict[str, Any] = {"in_channels": in_channels, "n_class": n_class} | widths
-        wrong = [
-            f"{key}={given[key]!r} (at least {least[key]})"
-            for key in given
-            if isinstance(given[key], bool) or not isinstance(given[key], int) or given[key] < least[key]
-        ]
-        if wrong:
-            raise UserError(f"{type(self).__name__} needs whole numbers; it cannot have {listing(wrong)}.")
-        self.n_class = n_class
+    @property
+    def n_blocks(self) -> int:
+        return len(self.decoder)
 
-    def forward(self, image: Tensor) -> Tensor:
-        """(B,C,W,H) -> (B,K,W,H)."""
-        width, height = image.shape[-2:]
-        return self.logits(self.pad(image))[..., :width, :height]
-
-    def pad(self, image: Tensor) -> Tensor:
-        """(B,C,W,H) -> (B,C,W',H'), the next multiples; an image that fits comes back itself."""
-        right, below = (-size % self.multiple for size in image.shape[-2:])
-        return F.pad(image, (0, below, 0, right), mode="replicate") if right or below else image
+    @property
+    def coarser(self) -> tuple[int, ...]:
+        return self.widths[-2:0:-1]
 
     def features(self, image: Tensor) -> list[Tensor]:
-        """Maps (B,*,w,h) of the padded image, coarse to fine; the classifier reads the last."""
-        raise NotImplementedError
+        """The maps of the whole decoder, of the padded image: from the bottleneck to what the classifier reads."""
+        return self.decode(self.encode(self.pad(image)))
 
-    def logits(self, image: Tensor) -> Tensor:
-        """(B,C,W,H) -> (B,K,W,H), W and H divisible by `multiple`."""
-        return self._classify(image, [self.classifier])[0]
+    def decode(self, maps: Sequence[Tensor], blocks: int | None = None) -> list[Tensor]:
+        decoded = [maps[-1]]
+        for block in range(self.n_blocks if blocks is None else self._checked(blocks)):
+            decoded.append(self._block(block, decoded[-1], maps[-2 - block]))
+        return decoded + self._ending(decoded[-1], maps[0]) if blocks is None else decoded
 
-    def levels(self, image: Tensor, heads: Sequence[nn.Module]) -> list[Tensor]:
-        """Logits (B,K,W,H) of the classifier, then those of head 1, 2, … on coarser and coarser maps; one pass."""
-        width, height = image.shape[-2:]
-        return [logits[..., :width, :height] for logits in self._classify(self.pad(image), [self.classifier, *heads])]
+    def parts(self, blocks: int) -> tuple[str, ...]:
+        encoder = tuple(f"{name}." for name in self.encoding)
+        return encoder + tuple(f"{name}.{block}." for block in range(self._checked(blocks)) for name in self.decoding)
 
-    def _classify(self, image: Tensor, classifiers: Sequence[nn.Module]) -> list[Tensor]:
-        """Logits (B,K,W,H) of each classifier on a map of its own, the finest first; W, H as in `logits`."""
-        maps = self.features(image)[::-1][: len(classifiers)]
-        return [
-            self._upsample(classify(level), image.shape[-2:]) for classify, level in zip(classifiers, maps, strict=True)
-        ]
-
-    def _upsample(self, logits: Tensor, size: torch.Size) -> Tensor:
-        if logits.shape[-2:] == size:
-            return logits
-        return F.interpolate(logits, size=size, mode="bilinear", align_corners=self.align_corners)
-
-    def make_head(self, level: int) -> nn.Module:
-        """A fresh classifier of the map that lies `level` = 1, 2, … before the classifier's own, for `levels`.
-
-        Raises UserError where the network has no such map.
-        """
-        most = 1 + len(self.coarser)
-        if not 1 <= level < most:
+    def _checked(self, blocks: int) -> int:
+        if not 0 <= blocks <= self.n_blocks:
             raise UserError(
-                f"{type(self).__name__} has {most} level{'s' if most > 1 else ''} of logits, not {level + 1}. "
-                f"Give --lambda_adv {f'at most {most} weights' if most > 1 else 'one weight'}, or take another network."
+                f"The decoder of {type(self).__name__} has {self.n_blocks} blocks; give 0 (its encoder alone) to "
+                f"{self.n_blocks} of them, not {blocks}, or take another network."
             )
-        return self._head(self.coarser[level - 1])
+        return blocks
 
-    def _head(self, n_in: int) -> nn.Module:
-        head = nn.Conv2d(n_in, self.n_class, 1)
-        initialise(head)
-        return head
+    def _block(self, block: int, x: Tensor, skip: Tensor) -> Tensor:
+        """What decoder block `block` = 0, 1, … makes of the map before it and the encoder's of twice its size."""
+        return self.decoder[block](x, skip)
 
-    def parameter_groups(self) -> list[tuple[list[nn.Parameter], float]]:
-        """The parameters that require a gradient, in groups, each with its learning-rate factor."""
-        return [(_trainable(self), 1.0)]
-
-    def load_backbone(self, path: Path) -> None:
-        """Fills the pre-trained part from a state dict. Raises UserError where there is none or it does not fit."""
-        raise UserError(
-            f"{type(self).__name__} has no pre-trained backbone; DeepLabV2 and DeepLabVGG have one. "
-            f"Leave {path} (--backbone_weights) out, or change the network."
-        )
+    def _ending(self, x: Tensor, finest: Tensor) -> list[Tensor]:
+        """The map that the classifier reads, of the last block's and the encoder's finest; none if it is the former."""
+        return []
 
 
-def _trainable(module: nn.Module) -> list[nn.Parameter]:
-    return [parameter for parameter in module.parameters() if parameter.requires_grad]
-
-
-def initialise(module: nn.Module) -> None:
-    """For `apply`: Xavier-normal convolutions, batch-norm weights from N(1, 0.02), every bias 0."""
-    if isinstance(module, nn.Conv2d | nn.ConvTranspose2d):
-        nn.init.xavier_normal_(module.weight)
-    elif isinstance(module, nn.BatchNorm2d):
-        nn.init.normal_(module.weight, 1.0, 0.02)
-    else:
-        return
-    if module.bias is not None:
-        nn.init.zeros_(module.bias)
+def chain(levels: Iterable[nn.Module], image: Tensor, *, pooled: bool = False) -> list[Tensor]:
+    """What each level makes of the map before it, the first of the image; `pooled` halves each map on its way."""
+    first, *others = levels
+    maps = [first(image)]
+    for level in others:
+        maps.append(level(F.max_pool2d(maps[-1], 2) if pooled else maps[-1]))
+    return maps
 
 
 def conv_block(n_in: int, n_out: int, stride: int = 1) -> nn.Sequential:
@@ -181,11 +149,8 @@ class Residual(nn.Module):
         return self.act(x + self.branch(x))
 
 
-# --------------------------------------------------------------------------------------------- U-Nets
-
-
 @NETWORKS.register()
-class UNet(Network):
+class UNet(EncoderDecoder):
     """The U-Net of the published source-free experiments (Bateson et al., MICCAI 2020, MedIA 2022).
 
     Strided convolutions in place of pooling, a residual bridge, nearest-neighbour upsampling; widths nG, 2nG,
@@ -193,11 +158,13 @@ class UNet(Network):
     """
 
     multiple = 8
+    encoding = ("encoder", "bridge")
+    decoding = ("up", "decoder")
 
     def __init__(self, in_channels: int, n_class: int, *, nG: int = 32) -> None:
         super().__init__(in_channels, n_class, nG=nG)
         w1, w2, w3, w4 = nG, 2 * nG, 4 * nG, 8 * nG
-        self.coarser = (w2, w3)
+        self.widths = (w4, w3, w2, w1)
         self.encoder = nn.ModuleList([two_blocks(in_channels, w1), two_blocks(w1, w2, 2), two_blocks(w2, w3, 2)])
         self.bridge = nn.Sequential(conv_block(w3, w4, 2), Residual(w4, n_conv=2), conv_block(w4, w4))
         self.up = nn.ModuleList(
@@ -207,35 +174,28 @@ class UNet(Network):
         self.classifier = nn.Conv2d(w1, n_class, 1)
         self.apply(initialise)
 
-    def features(self, image: Tensor) -> list[Tensor]:
-        """The maps that the decoder makes, coarse to fine, of the padded image (B,C,W',H').
+    def encode(self, image: Tensor) -> list[Tensor]:
+        """(B,C,W,H), W and H divisible by 8 -> (B,nG,W,H), (B,2nG,W/2,H/2), (B,4nG,W/4,H/4), bridge (B,8nG,W/8,H/8)."""
+        return chain((*self.encoder, self.bridge), image)
 
-        Bridge (B,8nG,W'/8,H'/8), then (B,4nG,W'/4,H'/4), (B,2nG,W'/2,H'/2) and (B,nG,W',H').
-        """
-        x = self.pad(image)
-        skips = []
-        for level in self.encoder:
-            x = level(x)
-            skips.append(x)
-        maps = [self.bridge(x)]
-        for up, level, skip in zip(self.up, self.decoder, reversed(skips), strict=True):
-            maps.append(level(torch.cat((up(maps[-1]), skip), dim=1)))
-        return maps
+    def _block(self, block: int, x: Tensor, skip: Tensor) -> Tensor:
+        return self.decoder[block](torch.cat((self.up[block](x), skip), dim=1))
 
 
 @NETWORKS.register()
-class ResidualUNet(Network):
+class ResidualUNet(EncoderDecoder):
     """FusionNet (Quan, Hildebrand, Jeong, 2016/2021): residual blocks at each level and additive skips.
 
     Four max-poolings, widths nG to 16nG. Differs from the paper in its activation, PReLU.
     """
 
     multiple = 16
+    decoding = ("up", "decoder")
 
     def __init__(self, in_channels: int, n_class: int, *, nG: int = 32) -> None:
         super().__init__(in_channels, n_class, nG=nG)
         widths = [nG * 2**level for level in range(5)]
-        self.coarser = tuple(widths[1:-1])
+        self.widths = tuple(reversed(widths))
         pairs = list(zip([in_channels, *widths], widths, strict=False))
         self.encoder = nn.ModuleList(self._level(n_in, n_out) for n_in, n_out in pairs)
         self.up = nn.ModuleList(self._up(n_out, n_in) for n_in, n_out in reversed(pairs[1:]))
@@ -252,17 +212,150 @@ class ResidualUNet(Network):
         conv = nn.ConvTranspose2d(n_in, n_out, 3, stride=2, padding=1, output_padding=1, bias=False)
         return nn.Sequential(conv, nn.BatchNorm2d(n_out), nn.PReLU())
 
-    def features(self, image: Tensor) -> list[Tensor]:
-        """As UNet's, five of them: (B,16nG,W'/16,H'/16) to (B,nG,W',H')."""
-        x = self.encoder[0](self.pad(image))
-        skips = []
-        for level in self.encoder[1:]:
-            skips.append(x)
-            x = level(F.max_pool2d(x, 2))
-        maps = [x]
-        for up, level, skip in zip(self.up, self.decoder, reversed(skips), strict=True):
-            maps.append(level(up(maps[-1]) + skip))
-        return maps
+    def encode(self, image: Tensor) -> list[Tensor]:
+        """(B,C,W,H), W and H divisible by 16 -> five maps, (B,nG,W,H) to (B,16nG,W/16,H/16)."""
+        return chain(self.encoder, image, pooled=True)
+
+    def _block(self, block: int, x: Tensor, skip: Tensor) -> Tensor:
+        return self.decoder[block](self.up[block](x) + skip)
+
+
+class UpBlock(nn.Module):
+    """Decoder block: upsample the map, concatenate the encoder's, convolve."""
+
+    def __init__(self, up: nn.Module, convs: nn.Module) -> None:
+        super().__init__()
+        self.up, self.convs = up, convs
+
+    def forward(self, x: Tensor, skip: Tensor) -> Tensor:
+        return self.convs(torch.cat((self.up(x), skip), dim=1))
+
+
+def relu_block(n_in: int, n_out: int, size: int = 3, padding: int = 1) -> nn.Sequential:
+    """Convolution without bias, batch norm, ReLU."""
+    conv = nn.Conv2d(n_in, n_out, size, padding=padding, bias=False)
+    return nn.Sequential(conv, nn.BatchNorm2d(n_out, eps=1e-3, momentum=0.01), nn.ReLU())
+
+
+def two_relu_blocks(n_in: int, n_out: int) -> nn.Sequential:
+    return nn.Sequential(relu_block(n_in, n_out), relu_block(n_out, n_out))
+
+
+@NETWORKS.register()
+class PooledUNet(EncoderDecoder):
+    """The U-Net of the published contrastive pre-training (Chaitanya et al., NeurIPS 2020): six levels, max-pooling.
+
+    Widths nG, 2nG, 4nG and thrice 8nG; two more convolutions, `head`, between decoder and classifier. Differs in that
+    the convolutions before a batch norm have no bias, which would do nothing.
+    """
+
+    multiple = 32
+
+    def __init__(self, in_channels: int, n_class: int, *, nG: int = 16) -> None:
+        super().__init__(in_channels, n_class, nG=nG)
+        levels = [nG * factor for factor in (1, 2, 4, 8, 8, 8)]
+        self.widths = (*reversed(levels), nG)
+        self.encoder = nn.ModuleList(two_relu_blocks(n_in, n_out) for n_in, n_out in pairwise([in_channels, *levels]))
+        self.decoder = nn.ModuleList(self._up_block(below, skip) for below, skip in pairwise(reversed(levels)))
+        self.decoder[-1].convs = relu_block(2 * nG, nG)  # one, at full resolution
+        self.head = two_relu_blocks(nG, nG)
+        self.classifier = nn.Conv2d(nG, n_class, 3, padding=1, bias=False)
+        self.apply(xavier)
+
+    @staticmethod
+    def _up_block(below: int, skip: int) -> UpBlock:
+        # The 2x2 convolution keeps the size by one more row and column at the far end.
+        enlarge = nn.Sequential(nn.Upsample(scale_factor=2, mode="nearest"), nn.ZeroPad2d((0, 1, 0, 1)))
+        up = nn.Sequential(enlarge, relu_block(below, skip, size=2, padding=0))
+        return UpBlock(up, two_relu_blocks(2 * skip, skip))
+
+    def encode(self, image: Tensor) -> list[Tensor]:
+        """(B,C,W,H), W and H divisible by 32 -> six maps, (B,nG,W,H) to (B,8nG,W/32,H/32)."""
+        return chain(self.encoder, image, pooled=True)
+
+    def _ending(self, x: Tensor, finest: Tensor) -> list[Tensor]:
+        return [self.head(x)]
+
+
+# --------------------------------------------------------------------------------------------- volumes
+
+
+def volume_block(n_in: int, n_out: int, act: nn.Module, stride: int = 1) -> nn.Sequential:
+    """Convolution 3x3x3 without bias, instance norm with scale and shift, activation."""
+    conv = nn.Conv3d(n_in, n_out, 3, stride, padding=1, bias=False)
+    return nn.Sequential(conv, nn.InstanceNorm3d(n_out, affine=True), act)
+
+
+def two_volume_blocks(n_in: int, n_out: int, stride: int = 1) -> nn.Sequential:
+    """Two volume_blocks with PReLU, the stride on the first."""
+    return nn.Sequential(volume_block(n_in, n_out, nn.PReLU(), stride), volume_block(n_out, n_out, nn.PReLU()))
+
+
+class ForegroundLogit(nn.Conv3d):
+    """Convolution 1x1x1 to one map f, given as the logits (0, f) of two classes: their softmax is the sigmoid of f."""
+
+    def __init__(self, n_in: int) -> None:
+        super().__init__(n_in, 1, 1)
+
+    def forward(self, x: Tensor) -> Tensor:
+        """(B,C,D,W,H) -> (B,2,D,W,H)."""
+        f = super().forward(x)
+        return torch.cat((torch.zeros_like(f), f), dim=1)
+
+
+@NETWORKS.register()
+class UNet3D(EncoderDecoder):
+    """The 3D U-Net of the published Bayesian pseudo labels (Xu et al., MICCAI 2022, MedIA 2024).
+
+    A stem, `depth` strided levels that each double its `width`, trilinear upsampling, and one more block, `last`, on
+    stem and decoder side by side. `binary` is the published network of one output and a sigmoid (see ForegroundLogit).
+    """
+
+    axes = 3
+    align_corners = True
+    encoding = ("stem", "encoder")
+
+    def __init__(
+        self, in_channels: int, n_class: int, *, width: int = 10, depth: int = 3, binary: bool = False
+    ) -> None:
+        super().__init__(in_channels, n_class, width=width, depth=depth)
+        if not isinstance(binary, bool) or (binary and n_class != 2):
+            raise UserError(
+                f"UNet3D:binary={binary!r} with n_class={n_class} cannot be: binary is True or False, and a network of "
+                "one output knows two classes. Leave it out for the classes' own logits."
+            )
+        self.binary, self.multiple = binary, 2**depth
+        levels = [width * 2**level for level in range(depth + 1)]
+        self.widths = (*reversed(levels), 2 * width)
+        self.stem = volume_block(in_channels, width, nn.ReLU())
+        self.encoder = nn.ModuleList(two_volume_blocks(n_in, n_out, stride=2) for n_in, n_out in pairwise(levels))
+        up = nn.Upsample(scale_factor=2, mode="trilinear", align_corners=True)  # holds nothing, so all blocks share it
+        self.decoder = nn.ModuleList(
+            UpBlock(up, two_volume_blocks(below + skip, skip)) for below, skip in pairwise(reversed(levels))
+        )
+        self.last = two_volume_blocks(2 * width, 2 * width)
+        self.apply(xavier)
+        self.classifier = self._head(2 * width)
+
+    def _head(self, n_in: int) -> nn.Module:
+        return ForegroundLogit(n_in).apply(xavier) if self.binary else super()._head(n_in)
+
+    def encode(self, image: Tensor) -> list[Tensor]:
+        """(B,C,D,W,H), all divisible by m = 2**depth -> (B,width,D,W,H) to (B,m·width,D/m,W/m,H/m).
+
+        Raises UserError for an image of which the bottleneck would hold one voxel.
+        """
+        size = image.shape[2:]
+        if size.numel() == self.multiple**3:
+            raise UserError(
+                f"UNet3D halves a volume {self.n_blocks} times and normalises over what is left, which must be more "
+                f"than one voxel. One of the three axes needs {self.multiple + 1} voxels or more; this volume has "
+                f"{' x '.join(map(str, size))} with its padding. Take a larger --crop or a smaller depth."
+            )
+        return chain((self.stem, *self.encoder), image)
+
+    def _ending(self, x: Tensor, finest: Tensor) -> list[Tensor]:
+        return [self.last(torch.cat((finest, x), dim=1))]
 
 
 # ------------------------------------------------------------------------------------------------ ENet
@@ -398,117 +491,6 @@ class ENet(Network):
         x, where_quarter = self.down2(self.stage1(x))
         x = self.stage4(self.up4(self.stage23(x), where_quarter))
         return [self.stage5(self.up5(x, where_half))]
-
-
-# --------------------------------------------------------------------------------------------- DeepLab
-
-CHOICES = {
-    "depth": (101, 50),
-    "layout": ("torchvision", "caffe"),
-    "aspp_branches": (4, 2),
-    "align_corners": (False, True),
-    "normalise": ("imagenet", "caffe", "none"),
-}
-
-
-class Pretrained(Network):
-    """Base class: a classifier on a `trunk` that can be filled with weights learnt on ImageNet."""
-
-    trunk: nn.Module
-
-    def __init__(self, in_channels: int, n_class: int, *, normalise: str, align_corners: bool, **others: Any) -> None:
-        """Raises UserError for a keyword whose value is none of CHOICES, and for a normalisation of other than RGB."""
-        super().__init__(in_channels, n_class)
-        name, given = type(self).__name__, {"normalise": normalise, "align_corners": align_corners} | others
-        wrong = [
-            f"{key}={value!r} (one of {listing(CHOICES[key])})"
-            for key, value in given.items()
-            if value not in CHOICES[key]
-        ]
-        if wrong:
-            raise UserError(f"{name} comes in a few variants; it cannot have {listing(wrong)}.")
-        if in_channels != 3 and normalise != "none":
-            raise UserError(
-                f"normalise={normalise} is for RGB images of three channels; these have {in_channels}. "
-                f"Give {name}:normalise=none."
-            )
-        self.align_corners = align_corners
-        self.normalise = nn.Identity() if normalise == "none" else Normalise(normalise)
-
-    def load_backbone(self, path: Path) -> None:
-        load_trunk(self.trunk, path)
-
-
-@NETWORKS.register()
-class DeepLabV2(Pretrained):
-    """DeepLab-v2 on a ResNet (Chen et al., TPAMI 2018) as AdaptSegNet trains it (Tsai et al., CVPR 2018).
-
-    Output stride 8. Batch-norm scale and shift are frozen, the statistics follow the batches. The published network is
-    depth=101, layout=caffe, align_corners=True, normalise=caffe; its figures were made with aspp_branches=2, a bug
-    that summed two of the four. `normalise` says what becomes of an RGB image in 0..1 (see `Normalise`); with
-    normalise=none it may have any number of channels, but a pre-trained trunk is loaded for three only.
-    """
-
-    coarser = (1024,)
-    head_rate = 10.0
-
-    def __init__(
-        self,
-        in_channels: int,
-        n_class: int,
-        *,
-        depth: int = 101,
-        layout: str = "torchvision",
-        aspp_branches: int = 4,
-        align_corners: bool = False,
-        normalise: str = "imagenet",
-    ) -> None:
-        variant = {"depth": depth, "layout": layout, "aspp_branches": aspp_branches}
-        super().__init__(in_channels, n_class, normalise=normalise, align_corners=align_corners, **variant)
-        self.aspp_branches = aspp_branches
-        self.trunk = DilatedResNet(in_channels, depth, layout)
-        self.classifier = self._head(2048)
-
-    def features(self, image: Tensor) -> list[Tensor]:
-        """layer3 (B,1024,w,h) and layer4 (B,2048,w,h), w and h about an eighth of W and H."""
-        return self.trunk(self.normalise(image))
-
-    def _head(self, n_in: int) -> nn.Module:
-        return ASPP(n_in, self.n_class, self.aspp_branches)
-
-    def parameter_groups(self) -> list[tuple[list[nn.Parameter], float]]:
-        return [(_trainable(self.trunk), 1.0), (_trainable(self.classifier), self.head_rate)]
-
-
-@NETWORKS.register()
-class DeepLabVGG(Pretrained):
-    """The VGG-16 of AdaptSegNet (Tsai et al., CVPR 2018), one level, one learning rate, output stride 8.
-
-    fc6 and fc7 are 3x3 convolutions of 1024 channels dilated by 4, and the classifier is ASPP. (In DeepLab-LargeFOV
-    fc6 is dilated by 12, and fc7 and the classifier are 1x1.) Keywords as in DeepLabV2.
-    """
-
-    multiple = 8
-
-    def __init__(
-        self,
-        in_channels: int,
-        n_class: int,
-        *,
-        aspp_branches: int = 4,
-        align_corners: bool = False,
-        normalise: str = "imagenet",
-    ) -> None:
-        variant = {"aspp_branches": aspp_branches}
-        super().__init__(in_channels, n_class, normalise=normalise, align_corners=align_corners, **variant)
-        self.trunk = dilated_vgg16(in_channels)
-        fc6, fc7 = (nn.Conv2d(n_in, 1024, 3, padding=4, dilation=4) for n_in in (512, 1024))
-        self.fc = nn.Sequential(fc6, nn.ReLU(), fc7, nn.ReLU()).apply(he_normal)
-        self.classifier = ASPP(1024, n_class, aspp_branches)
-
-    def features(self, image: Tensor) -> list[Tensor]:
-        """The map of fc7 alone, (B,1024,W'/8,H'/8) of the padded image."""
-        return [self.fc(self.trunk(self.normalise(self.pad(image))))]
 
 
 # ------------------------------------------------------------------------------------------ smoke tests

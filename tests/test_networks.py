@@ -1,23 +1,26 @@
 """The networks: every one that is registered, then what only one of them promises."""
 
 import inspect
+from itertools import product
 
 import numpy as np
 import pytest
 import torch
 from torch import nn
 
-from networks import NETWORKS, ResidualUNet, UNet, build_network, unpool
+from networks import NETWORKS, PooledUNet, ResidualUNet, UNet, UNet3D, build_network, unpool
 from utils import UserError
 
 SIZES = [(1, 1), (2, 9), (7, 1), (16, 32), (73, 47)]
+ENCODERS = ["UNet", "ResidualUNet", "PooledUNet", "UNet3D"]
 every_network = pytest.mark.parametrize("name", NETWORKS)
+every_encoder = pytest.mark.parametrize("name", ENCODERS)
 
 
 def small(name, in_channels=1, n_class=2, seed=0, **params):
     """The network with every width at 4, in eval mode: 1x1 maps leave nothing to normalise over."""
     keywords = [p for p in inspect.signature(NETWORKS[name]).parameters.values() if p.kind is p.KEYWORD_ONLY]
-    least = {"depth": 50, "normalise": "none"}
+    least = {"depth": 2 if name == "UNet3D" else 50, "normalise": "none"}
     chosen = {p.name: least.get(p.name, 4 if type(p.default) is int else p.default) for p in keywords}
     torch.manual_seed(seed)
     return NETWORKS.build(name, in_channels, n_class, **chosen | params).eval()
@@ -27,12 +30,21 @@ def noise(*shape, seed=1):
     return torch.randn(shape, generator=torch.Generator().manual_seed(seed))
 
 
+def image_for(net, batch, channels, *size, seed=1):
+    """Noise of this size; a network of volumes gets a first axis of 5, for which it has to pad."""
+    return noise(batch, channels, *(() if net.axes == 2 else (5,)), *size, seed=seed)
+
+
 def convolutions(net):
-    return [module for module in net.modules() if isinstance(module, nn.Conv2d | nn.ConvTranspose2d)]
+    return [module for module in net.modules() if isinstance(module, nn.Conv2d | nn.ConvTranspose2d | nn.Conv3d)]
 
 
 def norms(net):
-    return [module for module in net.modules() if isinstance(module, nn.BatchNorm2d)]
+    return [module for module in net.modules() if isinstance(module, nn.BatchNorm2d | nn.InstanceNorm3d)]
+
+
+def count(net):
+    return sum(param.numel() for param in net.parameters())
 
 
 # -------------------------------------------------------------------------------------- over the registry
@@ -43,9 +55,10 @@ def norms(net):
 def test_logits_have_the_size_of_the_image(name, in_channels, n_class):
     net = small(name, in_channels, n_class)
     for width, height in SIZES:
+        image = image_for(net, 2, in_channels, width, height)
         with torch.no_grad():
-            logits = net(noise(2, in_channels, width, height))
-        assert logits.shape == (2, n_class, width, height)
+            logits = net(image)
+        assert logits.shape == (2, n_class, *image.shape[2:])
         assert logits.dtype == torch.float32
         assert torch.isfinite(logits).all()
 
@@ -53,17 +66,17 @@ def test_logits_have_the_size_of_the_image(name, in_channels, n_class):
 @every_network
 def test_padding_repeats_the_far_edges(name):
     net = small(name, 2)
-    image = noise(1, 2, 13, 22)
-    margins = [(0, 0), (0, 0), (0, -13 % net.multiple), (0, -22 % net.multiple)]
+    image = image_for(net, 1, 2, 13, 22)
+    margins = [(0, 0), (0, 0), *((0, -size % net.multiple) for size in image.shape[2:])]
     padded = torch.from_numpy(np.pad(image.numpy(), margins, mode="edge"))
     with torch.no_grad():
-        torch.testing.assert_close(net(image), net.logits(padded)[..., :13, :22], rtol=0, atol=0)
+        torch.testing.assert_close(net(image), net.logits(padded)[..., :5, :13, :22], rtol=0, atol=0)
 
 
 @every_network
 def test_divisible_size_is_not_padded(name):
     net = small(name)
-    image = noise(1, 1, 2 * net.multiple, 3 * net.multiple)
+    image = noise(1, 1, *(net.multiple * times for times in (2, 3, 1)[: net.axes]))
     assert net.pad(image) is image
     with torch.no_grad():
         assert torch.equal(net(image), net.logits(image))
@@ -72,7 +85,7 @@ def test_divisible_size_is_not_padded(name):
 @every_network
 def test_gradient_reaches_every_parameter(name):
     net = small(name, 3, 4)
-    net(noise(2, 3, 32, 48)).square().sum().backward()
+    net(image_for(net, 2, 3, 32, 48)).square().sum().backward()
     moving = {key: param for key, param in net.named_parameters() if param.requires_grad}
     assert [key for key, param in moving.items() if param.grad is None or not param.grad.any()] == []
 
@@ -80,7 +93,7 @@ def test_gradient_reaches_every_parameter(name):
 @every_network
 def test_training_step_lowers_a_loss(name):
     net = small(name, 1, 3).train()
-    image = noise(2, 1, 32, 32)
+    image = image_for(net, 2, 1, 32, 32)
     target = (image[:, 0] > 0).long()
     optimiser = torch.optim.Adam(net.parameters(), lr=0.001)
     losses = []
@@ -101,7 +114,7 @@ def test_classifier_is_the_last_layer(name):
     assert {conv.out_channels for conv in last} == {7}
     seen = []
     net.classifier.register_forward_hook(lambda _module, _inputs, output: seen.append(output))
-    image = noise(1, 1, net.multiple, net.multiple)
+    image = noise(1, 1, *(net.multiple * times for times in (1, 1, 2)[: net.axes]))
     logits = net(image)
     torch.testing.assert_close(logits, seen[0].expand_as(logits))  # of DeepLab it is one pixel, upsampled
 
@@ -109,17 +122,18 @@ def test_classifier_is_the_last_layer(name):
 @every_network
 def test_batch_norm_is_there_and_follows_the_batch(name):
     net = small(name)
-    before = [norm.running_mean.clone() for norm in norms(net)]
-    assert bool(before) == (name != "DeepLabVGG")
+    batch_norms = [norm for norm in norms(net) if isinstance(norm, nn.BatchNorm2d)]
+    before = [norm.running_mean.clone() for norm in batch_norms]
+    assert bool(before) == (name not in ("DeepLabVGG", "UNet3D"))
     with torch.no_grad():
-        net.train()(noise(2, 1, 32, 32))
-    assert all(not torch.equal(old, norm.running_mean) for old, norm in zip(before, norms(net), strict=True))
+        net.train()(image_for(net, 2, 1, 32, 32))
+    assert all(not torch.equal(old, norm.running_mean) for old, norm in zip(before, batch_norms, strict=True))
 
 
 @every_network
 def test_state_dict_carries_the_whole_network(name):
     trained, fresh = small(name, seed=0), small(name, seed=1)
-    image = noise(2, 1, 32, 32)
+    image = image_for(fresh, 2, 1, 32, 32)
     with torch.no_grad():
         trained.train()(image)  # moves the running statistics
         trained.eval()
@@ -137,7 +151,7 @@ def test_same_seed_same_weights_and_same_training_pass(name):
     passes = []
     for net in (first, second):
         torch.manual_seed(5)  # dropout
-        passes.append(net.train()(noise(2, 1, 32, 32)))
+        passes.append(net.train()(image_for(net, 2, 1, 32, 32)))
     assert torch.equal(*passes)
 
 
@@ -145,19 +159,21 @@ def test_same_seed_same_weights_and_same_training_pass(name):
 def test_deterministic_algorithms_are_enough(name):
     torch.use_deterministic_algorithms(True)
     try:
-        small(name)(noise(1, 1, 17, 17)).sum().backward()
+        net = small(name)
+        net(image_for(net, 1, 1, 17, 17)).sum().backward()
     finally:
         torch.use_deterministic_algorithms(False)
 
 
 @every_network
 def test_channels_last_and_autocast(name):
-    net, image = small(name, 3), noise(1, 3, 18, 20)
+    net = small(name, 3)
+    image, layout = image_for(net, 1, 3, 18, 20), torch.channels_last if net.axes == 2 else torch.channels_last_3d
     with torch.no_grad():
         plain = net(image)
         with torch.autocast("cpu", dtype=torch.bfloat16):
             low = net(image)
-        last = net.to(memory_format=torch.channels_last)(image.to(memory_format=torch.channels_last))
+        last = net.to(memory_format=layout)(image.to(memory_format=layout))
     torch.testing.assert_close(last, plain, rtol=1e-4, atol=1e-4)
     assert low.dtype == torch.bfloat16
     # bfloat16 keeps 8 bits; what is asked here is that nothing but rounding differs.
@@ -181,7 +197,8 @@ def test_impossible_sizes_are_all_named(name):
 @every_network
 @pytest.mark.parametrize("size", [(32, 48), (37, 45)])
 def test_levels_are_logits_of_the_image_s_size(name, size):
-    net, image = small(name, 1, 3), noise(2, 1, *size)
+    net = small(name, 1, 3)
+    image, linear = image_for(net, 2, 1, *size), {2: "bilinear", 3: "trilinear"}[net.axes]
     heads = [net.make_head(level + 1) for level in range(len(net.coarser))]
     passes = []
     convolutions(net)[0].register_forward_hook(lambda *_: passes.append(1))
@@ -192,16 +209,17 @@ def test_levels_are_logits_of_the_image_s_size(name, size):
         assert torch.equal(net.levels(image, [])[0], fine)
         maps = net.features(image)
         for logits, head, level in zip(coarse, heads, maps[-2::-1], strict=False):
-            padded = nn.functional.interpolate(head(level), size=net.pad(image).shape[-2:], mode="bilinear")
-            assert torch.equal(logits, padded[..., : size[0], : size[1]])
+            shape = net.pad(image).shape[2:]
+            padded = nn.functional.interpolate(head(level), shape, mode=linear, align_corners=net.align_corners)
+            assert torch.equal(logits, padded[..., :5, : size[0], : size[1]])
     assert len(coarse) == len(heads)
 
 
-@pytest.mark.parametrize("name", ["UNet", "ResidualUNet", "DeepLabV2"])
+@pytest.mark.parametrize("name", [*ENCODERS, "DeepLabV2"])
 def test_a_head_learns_and_its_gradient_reaches_the_trunk(name):
     net = small(name, 1, 3)
     head = net.make_head(1)
-    net.levels(noise(2, 1, 32, 32), [head])[1].square().sum().backward()
+    net.levels(image_for(net, 2, 1, 32, 32), [head])[1].square().sum().backward()
     assert all(param.grad.any() for param in head.parameters())
     assert convolutions(net)[0].weight.grad.any()
     assert all(param.grad is None for param in net.classifier.parameters())
@@ -232,12 +250,98 @@ def test_what_has_no_backbone_says_so(name, tmp_path):
         small(name).load_backbone(tmp_path / "weights.pth")
 
 
+# ------------------------------------------------------------------------------------ encoders and decoders
+
+
+@every_network
+def test_with_features_is_one_pass_of_both(name):
+    net = small(name, 2, 3)
+    image, passes = image_for(net, 2, 2, 37, 45), []
+    convolutions(net)[0].register_forward_hook(lambda *_: passes.append(1))
+    with torch.no_grad():
+        logits, finest = net.with_features(image)
+        assert len(passes) == 1
+        assert torch.equal(logits, net(image))
+        assert torch.equal(finest, net.features(image)[-1])
+
+
+@every_encoder
+def test_decoder_blocks_come_one_by_one(name):
+    net = small(name, 2)
+    image = net.pad(image_for(net, 2, 2, 50, 70))
+    with torch.no_grad():
+        encoded = net.encode(image)
+        every = net.decode(encoded)
+        assert all(torch.equal(*pair) for pair in zip(every, net.features(image), strict=True))
+        for blocks in range(net.n_blocks + 1):
+            some = net.decode(encoded, blocks)
+            assert len(some) == blocks + 1
+            assert all(torch.equal(*pair) for pair in zip(some, every, strict=False))
+    # The encoder halves, from the image to the bottleneck; the decoder doubles, back to the image.
+    sizes = [tuple(size // 2**level for size in image.shape[2:]) for level in range(net.n_blocks + 1)]
+    assert net.multiple == 2**net.n_blocks
+    assert [level.shape[2:] for level in encoded] == sizes
+    assert [level.shape[2:] for level in some] == sizes[::-1]
+    assert torch.equal(every[0], encoded[-1])
+    assert tuple(level.shape[1] for level in every) == net.widths
+
+
+@every_encoder
+def test_each_decoder_block_sees_its_skip(name):
+    net = small(name)
+    image = net.pad(image_for(net, 1, 1, 40, 64))
+    with torch.no_grad():
+        encoded = net.encode(image)
+        before = net.decode(encoded)
+        for level in range(net.n_blocks):  # the other maps stay, so only the skip can make a difference
+            changed = [skip + (place == level) for place, skip in enumerate(encoded)]
+            same = [torch.equal(*pair) for pair in zip(before, net.decode(changed), strict=True)]
+            untouched = net.n_blocks - level
+            assert same == [True] * untouched + [False] * (len(before) - untouched)
+
+
+@every_encoder
+def test_parts_are_what_the_maps_depend_on(name):
+    net = small(name, 1, 3)
+    image = image_for(net, 2, 1, 64, 64)
+    for blocks in range(net.n_blocks + 1):
+        net.zero_grad()
+        net.decode(net.encode(net.pad(image)), blocks)[-1].square().sum().backward()
+        reached = {key for key, param in net.named_parameters() if param.grad is not None}
+        assert reached == {key for key, _ in net.named_parameters() if key.startswith(net.parts(blocks))}
+
+
+def test_parts_of_the_published_unet():
+    net = small("UNet")
+    assert net.parts(0) == ("encoder.", "bridge.")
+    assert net.parts(2) == ("encoder.", "bridge.", "up.0.", "decoder.0.", "up.1.", "decoder.1.")
+
+
+@every_encoder
+@pytest.mark.parametrize("blocks", [-1, 6])
+def test_blocks_that_are_not_there_are_refused(name, blocks):
+    net = small(name)
+    with pytest.raises(UserError, match=f"{name} has {net.n_blocks} blocks.* not {blocks}"):
+        net.parts(blocks)
+    with pytest.raises(UserError, match=f"{name} has {net.n_blocks} blocks.* not {blocks}"):
+        net.decode([noise(1)], blocks)
+
+
+@pytest.mark.parametrize("name", [name for name in NETWORKS if name not in ENCODERS])
+def test_what_has_no_encoder_names_those_that_have(name):
+    net = small(name)
+    assert (net.n_blocks, net.widths) == (0, ())
+    for ask in (net.encode, net.decode, net.parts):
+        with pytest.raises(UserError, match="has no encoder of its own; take " + ".*".join(ENCODERS)):
+            ask(0)
+
+
 # ---------------------------------------------------------------------------------------------- single ones
 
 
 def test_unet_is_the_published_one():
     net = UNet(1, 2)
-    assert sum(param.numel() for param in net.parameters()) == 4_678_775
+    assert count(net) == 4_678_775
     slopes = [module.weight.numel() for module in net.modules() if isinstance(module, nn.PReLU)]
     # Two each in three encoder levels, three upsamplings and three decoder levels; three in the bridge.
     assert slopes == [1] * 21
@@ -245,7 +349,7 @@ def test_unet_is_the_published_one():
 
 def test_unet_parameters_follow_channels_and_classes():
     # Two more channels: 2 x 9 weights in each of the 32 first filters. Three more classes: 32 weights, 1 bias.
-    assert sum(param.numel() for param in UNet(3, 5).parameters()) == 4_678_775 + 2 * 9 * 32 + 3 * 33
+    assert count(UNet(3, 5)) == 4_678_775 + 2 * 9 * 32 + 3 * 33
 
 
 def test_unet_initial_statistics():
@@ -272,24 +376,84 @@ def test_unet_features_go_from_coarse_to_fine():
         assert torch.equal(net.classifier(maps[-1])[..., :30, :41], net(noise(2, 1, 30, 41)))
 
 
-@pytest.mark.parametrize("name", ["UNet", "ResidualUNet"])
-def test_each_decoder_level_sees_its_skip(name):
-    net, outputs = small(name), []
-    for up in net.up:  # silenced, so that only the skip can tell the two images apart
-        up.register_forward_hook(lambda _module, _inputs, output: torch.zeros_like(output))
-    for level in net.decoder:
-        level.register_forward_hook(lambda _module, _inputs, output: outputs.append(output))
-    for seed in (1, 2):
-        net(noise(1, 1, 32, 32, seed=seed))
-    levels = len(net.decoder)
-    assert len(outputs) == 2 * levels
-    assert all(not torch.equal(*pair) for pair in zip(outputs[:levels], outputs[levels:], strict=True))
-
-
 def test_residual_unet_adds_its_skips():
     # Concatenation would double the input of each first decoder convolution.
     widths = [level[0][0].in_channels for level in ResidualUNet(1, 2, nG=4).decoder]
     assert widths == [32, 16, 8, 4]
+
+
+def test_pooled_unet_is_the_published_one():
+    # A block of kernel n from a to b channels has n·n·a·b + 2·b parameters. Encoder: 2,512 + 13,952 + 55,552 + 221,696
+    # + 2 x 295,424; decoder: 2 x 508,672 + 143,744 + 36,032 + 6,720; head 2 x 2,336; classifier 9·16·4.
+    net = PooledUNet(1, 4)
+    assert count(net) == 884_560 + 1_203_840 + 4_672 + 576
+    assert net.widths == (128, 128, 128, 64, 32, 16, 16)
+    assert net.n_blocks == 5
+    assert net.parts(1) == ("encoder.", "decoder.0.")
+    assert all((norm.eps, norm.momentum) == (1e-3, 0.01) for norm in norms(net))
+    assert net.classifier.bias is None
+
+
+def test_pooled_unet_enlarges_to_the_near_side():
+    up = small("PooledUNet").decoder[-1].up
+    nn.init.ones_(convolutions(up)[0].weight)
+    image = torch.zeros(1, 8, 3, 3)
+    image[0, 0, 1, 1] = 1  # becomes rows and columns 2 and 3; the kernel adds the next row and column to each
+    with torch.no_grad():
+        enlarged = up(image)[0, 0] * (1 + 1e-3) ** 0.5
+    expected = torch.zeros(6, 6)
+    expected[1:4, 1:4] = torch.tensor([[1.0, 2, 1], [2, 4, 2], [1, 2, 1]])
+    torch.testing.assert_close(enlarged, expected)
+
+
+def test_unet3d_is_the_published_one():
+    # Two blocks from a to b channels have 27·a·b + 27·b·b + 4·b + 2 parameters. Stem 290; encoder 16,282 + 64,962 +
+    # 259,522; decoder 172,962 + 43,282 + 10,842; last 21,682; classifier 21 for each output.
+    net = UNet3D(1, 2)
+    assert count(net) == 589_824 + 42
+    assert count(UNet3D(1, 2, binary=True)) == 589_824 + 21
+    assert count(UNet3D(4, 2)) == count(net) + 3 * 27 * 10
+    assert net.widths == (80, 40, 20, 10, 20)
+    assert net.parts(1) == ("stem.", "encoder.", "decoder.0.")
+
+
+def test_unet3d_treats_its_axes_alike():
+    net = small("UNet3D").double()
+    for module in convolutions(net):
+        nn.init.constant_(module.weight, 1 / module.weight[0].numel())
+    image = noise(1, 1, 8, 12, 16).double()
+    with torch.no_grad():
+        turned = net(image.permute(0, 1, 4, 2, 3))
+    torch.testing.assert_close(turned, net(image).permute(0, 1, 4, 2, 3))
+
+
+def test_binary_unet3d_is_a_sigmoid():
+    net, image = small("UNet3D", 2, 2, binary=True), noise(2, 2, 5, 9, 11)
+    outputs = []
+    handle = net.last.register_forward_hook(lambda _module, _inputs, output: outputs.append(output))
+    with torch.no_grad():
+        logits = net(image)
+        handle.remove()
+        f = nn.functional.conv3d(outputs[0], net.classifier.weight, net.classifier.bias)[:, 0, :5, :9, :11]
+    assert not logits[:, 0].any()
+    torch.testing.assert_close(logits.softmax(dim=1)[:, 1], f.sigmoid())
+    assert net.levels(image, [net.make_head(1)])[1].shape == (2, 2, 5, 9, 11)
+
+
+@pytest.mark.parametrize(("n_class", "binary"), [(3, True), (2, 1)])
+def test_binary_of_what_is_not_is_refused(n_class, binary):
+    with pytest.raises(UserError, match=f"binary={binary} with n_class={n_class} cannot be"):
+        UNet3D(1, n_class, binary=binary)
+
+
+def test_unet3d_takes_every_volume_but_of_one_voxel_at_the_bottleneck():
+    net = UNet3D(1, 2, width=1, depth=2).train()
+    for size in product((1, 4, 5), repeat=3):
+        if max(size) == 5:
+            assert net(noise(1, 1, *size)).shape == (1, 2, *size)
+        else:
+            with pytest.raises(UserError, match="needs 5 voxels or more; this volume has 4 x 4 x 4 with its padding"):
+                net(noise(1, 1, *size))
 
 
 def test_unpool_puts_the_maxima_back():
@@ -350,6 +514,7 @@ def test_dummy_is_dimwit():
         ("UNet:nG=1.5", "nG=1.5"),
         ("UNet:nG=True", "nG=True"),
         ("ENet:kernels=wide", "kernels='wide'"),
+        ("UNet3D:width=0,depth=1.5", r"width=0 \(at least 1\), depth=1.5"),
     ],
 )
 def test_build_network_refuses(text, match):
