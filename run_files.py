@@ -26,6 +26,7 @@ PICTURE_FOLDERS = {"last": "last_epoch", "best_3d": "best_epoch_3d"}
 WITH_UNIT = (*DISTANCES, "diagonal")
 DEFAULT_CSV = "*_target_metrics.csv"
 SCORED = "val_3d_"  # how the arrays begin that score_masks.py makes
+NATIVE = "native_"  # what follows where it scored on the volumes' own grids
 
 
 def _number(text: str) -> float:
@@ -174,8 +175,9 @@ class Run:
         """One of the raw arrays, such as val_sizes.npy (epochs, slices, K)."""
         if name.startswith(SCORED) and not (self.folder / name).is_file():
             score = Path(name).stem.removeprefix(SCORED)
+            flags = f"{score.removeprefix(NATIVE)} --native" if score.startswith(NATIVE) else score
             raise UserError(
-                f"{self.folder / name} is missing; make it: python score_masks.py --run {self.folder} --score {score}."
+                f"{self.folder / name} is missing; make it: python score_masks.py --run {self.folder} --score {flags}."
             )
         path = self._file(name)
         try:

@@ -5,6 +5,9 @@
 writes val_3d_hd95.npy into the run's folder, (epochs, patients, K) float32: per patient and class, in 3D, distances in
 mm, NaN where an epoch's masks were not saved or the class has no score (the background never has); and
 val_3d_hd95.csv, its means with what a reader needs to judge them. `python plot.py curves --array` draws it.
+
+With --native the masks are put back on the grids of the volumes that the slices were cut from, and scored there against
+the label volumes: val_3d_native_hd95.npy and .csv.
 """
 
 import argparse
@@ -12,6 +15,7 @@ import csv
 import io
 import math
 from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -19,24 +23,103 @@ import numpy as np
 
 from dataloader import SliceSet
 from metrics import SCORES, average_classes, score_patients, summarise
-from run_files import SCORED, Run, open_run
-from utils import UserError, atomic_write, run_program
+from preprocess.volumes import LabelMap, grid_of, map_labels, read_manifest, read_stack, restore, sha256
+from run_files import NATIVE, SCORED, Run, open_run
+from slice_files import read_card
+from utils import UserError, atomic_write, listing, run_program
 
 Rows = list[dict[str, Any]]  # of metrics.score_patients: one a patient and class
 
 
-def score_epoch(run: Run, slices: SliceSet, folder: str, jobs: int) -> Rows:
+@dataclass(frozen=True)
+class Reference:
+    """What the masks of one patient are scored against.
+
+    rows     of the patient's slices in the set
+    true     (N, W, H) class numbers
+    spacing  from slice to slice, along W and along H
+    origins  the rows of manifest.csv by which the masks get onto the grid of `true`; none if they are on it
+    """
+
+    rows: list[int]
+    true: np.ndarray
+    spacing: tuple[float, float, float]
+    origins: list[dict[str, str]] = field(default_factory=list)
+
+    def on_grid(self, masks: np.ndarray) -> np.ndarray:
+        """The masks (N, w, h) on the grid of `true`."""
+        if not self.origins:
+            return masks
+        numbers = [int(row["index"]) for row in self.origins]
+        volume, _ = restore(dict(zip(numbers, masks, strict=True)), self.origins)
+        return np.moveaxis(volume, int(self.origins[0]["axis"]), 0)[numbers]
+
+
+def sliced_references(slices: SliceSet) -> dict[str, Reference]:
+    """Patient -> the ground truth as the set holds it."""
+    unknown = (1.0, 1.0, 1.0)
+    return {
+        patient: Reference(rows, slices.labels(rows), unknown if slices.spacing is None else slices.spacing[patient])
+        for patient, rows in group_rows(slices.patients).items()
+    }
+
+
+def native_references(slices: SliceSet) -> dict[str, Reference]:
+    """Patient, as the slicer named the volume -> the planes of the label volume that the slices were cut from.
+
+    Raises UserError if the set does not tell where they are, or if they are not there any more.
+    """
+    root, card = slices.root, read_card(slices.root)
+    manifest = {row.get("slice"): row for row in read_manifest(root / "manifest.csv")} if slices.spacing else {}
+    origins = [manifest.get(name, {}) for name in slices.names]
+    labels = {each["patient"]: each for each in card.get("sources", ()) if each["role"] == card["labels"]}
+    if not all("affine" in row and row["patient"] in labels for row in origins):
+        raise UserError(
+            f"--native needs to know the label volumes that {root} was cut from, and its manifest.csv and dataset.json "
+            "do not tell: slice it with python -m preprocess.slice_volumes."
+        )
+    groups = group_rows([row["patient"] for row in origins])
+    paths = {patient: Path(labels[patient]["path"]) for patient in groups}
+    lost = [str(path) for name, path in paths.items() if not path.is_file() or sha256(path) != labels[name]["sha256"]]
+    if lost:
+        raise UserError(
+            f"--native scores on the label volumes that {root} was cut from; these are gone, or not what they were (by "
+            f"SHA-256): {listing(lost)}, seen from {Path.cwd()}. Put them back, or slice the set again."
+        )
+    others = None if card["other_labels"] == "error" else card["other_labels"]
+    mapping = card["label_map"] and LabelMap({int(k): number for k, number in card["label_map"].items()}, others)
+    return {
+        name: native_reference(paths[name], rows, [origins[row] for row in rows], mapping)
+        for name, rows in groups.items()
+    }
+
+
+def native_reference(path: Path, rows: list[int], origins: list[dict[str, str]], mapping: LabelMap | None) -> Reference:
+    """The planes of one label volume that the slices in these rows were cut from."""
+    axis, spacing = int(origins[0]["axis"]), grid_of(origins[0]).spacing()
+    classes, _ = map_labels(read_stack(path, axis, is_label=True), mapping)
+    along = (spacing[axis], *spacing[:axis], *spacing[axis + 1 :])
+    return Reference(rows, classes[[int(row["index"]) for row in origins]], along, origins)
+
+
+def group_rows(patients: Sequence[str]) -> dict[str, list[int]]:
+    """Patient -> the rows that are of it."""
+    groups: dict[str, list[int]] = {}
+    for row, patient in enumerate(patients):
+        groups.setdefault(patient, []).append(row)
+    return groups
+
+
+def score_epoch(run: Run, slices: SliceSet, references: Mapping[str, Reference], folder: str, jobs: int) -> Rows:
     """Every score of every patient and foreground class, of the masks in this folder of the run.
 
     Pixels to be ignored are background in both masks and truth.
     """
     volumes = {}
-    for patient in dict.fromkeys(slices.patients):
-        rows = [row for row, name in enumerate(slices.patients) if name == patient]
-        predicted, true = np.stack([run.prediction(folder, slices, row) for row in rows]), slices.labels(rows)
-        counted = run.counted(true)
-        spacing = (1.0, 1.0, 1.0) if slices.spacing is None else slices.spacing[patient]
-        volumes[patient] = (predicted * counted, true * counted, spacing)
+    for patient, reference in references.items():
+        predicted = np.stack([run.prediction(folder, slices, row) for row in reference.rows])
+        counted = run.counted(reference.true)
+        volumes[patient] = (reference.on_grid(predicted) * counted, reference.true * counted, reference.spacing)
     return score_patients(volumes, run.n_class, run.nsd_tolerance, jobs)
 
 
@@ -69,9 +152,10 @@ def get_args(argv: Sequence[str] | None) -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0], allow_abbrev=False)
     parser.add_argument("--run", type=Path, required=True, help="results/<set>/<run>, trained with --saveim 1")
     parser.add_argument("--score", choices=SCORES, required=True)
+    parser.add_argument("--native", action="store_true", help="on the grids of the volumes that the slices are from")
     parser.add_argument("--data", type=Path, help="the set's folder, if it moved since the run")
     parser.add_argument("--jobs", type=int, default=1, help="threads (default: %(default)s)")
-    parser.add_argument("--out", type=Path, help=f"the .npy (default: {SCORED}<score>.npy in the run's folder)")
+    parser.add_argument("--out", type=Path, help=f"the .npy (default: {SCORED}[{NATIVE}]<score>.npy in the run)")
     parser.add_argument("--debug", action="store_true", help="show tracebacks")
     return parser.parse_args(argv)
 
@@ -79,7 +163,7 @@ def get_args(argv: Sequence[str] | None) -> argparse.Namespace:
 def main(argv: Sequence[str] | None = None) -> None:
     args = get_args(argv)
     run = open_run(args.run)
-    out = args.out or run.folder / f"{SCORED}{args.score}.npy"
+    out = args.out or run.folder / f"{SCORED}{NATIVE if args.native else ''}{args.score}.npy"
     if out.suffix != ".npy":
         raise UserError(f"Scores are written as .npy, with a .csv beside it, not as '{out.name}'; change --out.")
     if run.by_iou:
@@ -91,13 +175,14 @@ def main(argv: Sequence[str] | None = None) -> None:
             f"{run.folder} measured distances in {run.unit}, and by the spacing in its manifest.csv (or without one) "
             f"{slices.root} has them in {unit}: this is not the set of that run; name it with --data."
         )
-    epochs = {epoch: score_epoch(run, slices, folder, args.jobs) for epoch, folder in folders.items()}
+    references = native_references(slices) if args.native else sliced_references(slices)
+    epochs = {epoch: score_epoch(run, slices, references, folder, args.jobs) for epoch, folder in folders.items()}
     out.parent.mkdir(parents=True, exist_ok=True)
     with atomic_write(out) as file:
         np.save(file, make_array(epochs, args.score, run))
     with atomic_write(out.with_suffix(".csv"), "w") as file:
         file.write(make_table(epochs, args.score, run))
-    print(f"{out}: {args.score} of {len(set(slices.patients))} patients in {len(epochs)} of {run.n_epoch} epochs")
+    print(f"{out}: {args.score} of {len(references)} patients in {len(epochs)} of {run.n_epoch} epochs")
 
 
 if __name__ == "__main__":

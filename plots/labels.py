@@ -5,7 +5,7 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 
 from metrics import DISTANCES
-from run_files import SCORED, Run, unique
+from run_files import NATIVE, SCORED, Run, unique
 
 SHARES = ("dice", "nsd", "iou")  # the scores between 0 and 1, by what their columns and arrays are called
 SHARE_LIMITS = (-0.03, 1.03)
@@ -53,7 +53,8 @@ def array_label(name: str, runs: Sequence[Run]) -> str:
     """What a raw array such as val_dice.npy or val_3d_hd95.npy holds."""
     stem = Path(name).stem
     if stem.startswith(SCORED):
-        return score_label(stem.removeprefix(SCORED), runs)
+        score = stem.removeprefix(SCORED)
+        return score_label(score.removeprefix(NATIVE), runs) + ", native grid" * score.startswith(NATIVE)
     names = {"val_dice": "2D Dice, validation", "tra_dice": "2D Dice, training", "val_sizes": "predicted size (pixels)"}
     return names.get(stem, stem)
 

@@ -11,6 +11,7 @@ import numpy as np
 from PIL import Image
 
 from distance_maps import signed_distance_maps
+from preprocess.bias_field import correct_bias
 from preprocess.slice_spec import SliceSpec
 from preprocess.volumes import Case, Fault, Frame, Grid, VolumeFault, map_labels, plane_affine, read_stack, sha256
 from utils import listing
@@ -32,7 +33,7 @@ class Sliced:
     faults: list[Fault] = field(default_factory=list)
     sources: list[dict[str, str]] = field(default_factory=list)  # of the first image first
     pixels: np.ndarray | None = None
-    cut_away: int = 0  # voxels of the classes from 1 that the cut left outside
+    cut_away: int = 0  # voxels of the classes from 1, once resampled, that the cut left outside
 
 
 def slice_case(task: Task, spec: SliceSpec, folder: Path | None) -> Sliced:
@@ -57,11 +58,10 @@ def _channels(
         if path is None:
             continue  # a fault already
         try:
-            stack = read_stack(path, spec.axis, is_label)
             if is_label:
-                planes = _label_planes(stack, frame, path, spec, done)
+                planes = _label_planes(read_stack(path, spec.axis, is_label=True), frame, path, spec, done)
             else:
-                planes = _image_planes(stack, frame, path, spec)
+                planes = _image_planes(read_stack(path, spec.axis, channel=spec.channel or 0), frame, path, spec)
         except VolumeFault as error:
             done.faults.append(error.fault)
             continue
@@ -73,7 +73,7 @@ def _channels(
 def _image_planes(stack: np.ndarray, frame: Frame, path: Path, spec: SliceSpec) -> Iterator[np.ndarray]:
     """Checks the image, then gives its slices: normalised float32, padded with the lowest value."""
     how = spec.normalisation
-    stack = how.clipped(stack)
+    stack = how.clipped(correct_bias(stack, spec.n4_shrink) if spec.n4 else stack)
     scale = how.fit(stack)
     if scale.width == 0:
         raise VolumeFault(f"cannot be normalised by {how.kind}, it has no spread of grey levels", str(path))
@@ -101,10 +101,10 @@ def _label_planes(stack: np.ndarray, frame: Frame, path: Path, spec: SliceSpec, 
     if spec.n_class and classes.max() >= spec.n_class:
         what = f"has classes outside 0..{spec.n_class - 1} (raise --n_class {spec.n_class}, or give --label_map)"
         raise VolumeFault(what, f"{path} (up to {classes.max()})")
-    planes = np.stack([frame.take(plane) for plane in classes])
+    resampled = [frame.resample(plane) for plane in classes]
+    planes = np.stack([frame.cut(plane) for plane in resampled])
     done.pixels = np.stack([np.bincount(plane.ravel(), minlength=256) for plane in planes])
-    if not frame.resized:
-        done.cut_away = int(np.count_nonzero(classes) - done.pixels[:, 1:].sum())
+    done.cut_away = int(np.count_nonzero(resampled) - done.pixels[:, 1:].sum())
     return planes
 
 
@@ -125,7 +125,7 @@ def _write_slices(
 
 def _write_distance_maps(classes: np.ndarray, task: Task, spec: SliceSpec, folder: Path) -> None:
     """Of every slice the (K, W, H) float32 cut through the distance maps of its whole volume (N, W, H), in mm."""
-    maps = signed_distance_maps(classes, spec.class_count(), spec.spacing(task.grid))
+    maps = signed_distance_maps(classes, spec.class_count(), spec.spacing_of(task.grid))
     for index, split in enumerate(task.splits):
         np.save(folder / split / spec.distance_maps / f"{task.case.patient}_{index}.npy", maps[:, index])
 

@@ -1,5 +1,6 @@
 """What a set of slices shall look like: every setting of the slicer, checked against the others."""
 
+import math
 import re
 from collections import Counter
 from dataclasses import dataclass, field
@@ -39,6 +40,7 @@ class SliceSpec:
     label: str | None = None
     label_folder: str = "GT"
     distance_maps: str | None = None
+    channel: int | None = None
     axis: int = 2
     format: str = "png"
     bits: int = 8
@@ -46,6 +48,9 @@ class SliceSpec:
     size: tuple[int, int] | None = None
     multiple: int | None = None
     resize: tuple[int, int] | None = None
+    spacing: tuple[float, float] | None = None
+    n4: bool = False
+    n4_shrink: int = 1
     label_map: str | None = None
     others: int | None = None  # None: an error
     n_class: int | None = None  # None: what --label_map or the labels say
@@ -100,11 +105,19 @@ class SliceSpec:
             (self.format in FORMATS, f"--format is one of {listing(FORMATS)}, got {self.format}"),
             (self.bits == 8 or (self.bits, self.format) == (16, "png"), "--bits is 8, or 16 with --format png"),
             (
-                (self.format, self.normalisation.kind) != ("png", "zscore"),
-                "png holds 0..1 and z-scores leave that range: take --format nii or npy, or another --normalise",
+                self.format != "png" or not (self.normalisation.no_clip or self.normalisation.kind == "zscore"),
+                "png holds 0..1 and z-scores leave that range, as --no_clip does: take --format nii or npy, or another "
+                "--normalise",
             ),
             (all(size > 0 for size in sizes), "--size W H, --resize W H and --multiple M are numbers from 1 upwards"),
-            (not (self.resize and (self.size or self.multiple)), "--resize W H excludes --size and --multiple"),
+            (
+                not (self.resize and (self.size or self.multiple or self.spacing)),
+                "--resize W H excludes --size, --multiple and --spacing",
+            ),
+            (all(0 < mm < math.inf for mm in self.spacing or ()), "--spacing W H are mm, above 0"),
+            (self.channel is None or self.channel >= 0, f"--channel counts from 0, got {self.channel}"),
+            (self.n4_shrink >= 1, f"--n4_shrink is at least 1, got {self.n4_shrink}"),
+            (self.n4 or self.n4_shrink == 1, "--n4_shrink goes with --n4"),
             (self.others is None or self.label_map, "--others goes with --label_map"),
             (self.n_class is None or 1 <= self.n_class <= 256, f"--n_class is 1 to 256, got {self.n_class}"),
             (self.jobs > 0, "--jobs is at least 1"),
@@ -143,10 +156,14 @@ class SliceSpec:
         """How the planes of this grid become slices."""
         shape = tuple(n for axis, n in enumerate(grid.shape) if axis != self.axis)
         if self.resize:
-            return Frame(shape, self.resize, resized=True)
-        return Frame.centred(shape, self.size, self.multiple)
+            return Frame(shape, self.resize, self.resize)
+        scaled = shape
+        if self.spacing:
+            own = (mm for axis, mm in enumerate(grid.spacing()) if axis != self.axis)
+            scaled = tuple(max(1, round(n * mm / new)) for n, mm, new in zip(shape, own, self.spacing, strict=True))
+        return Frame.centred(shape, scaled, self.size, self.multiple)
 
-    def spacing(self, grid: Grid) -> tuple[float, float, float]:
+    def spacing_of(self, grid: Grid) -> tuple[float, float, float]:
         """mm from slice to slice, and between the pixels of a slice along W and H."""
         w, h = (axis for axis in range(3) if axis != self.axis)
         spacing, step = grid.spacing(), self.frame(grid).step

@@ -8,13 +8,14 @@ from typing import Any
 
 import numpy as np
 
+from preprocess.bias_field import CONVERGENCE, ITERATIONS
 from preprocess.slice_case import Sliced, Task
 from preprocess.slice_spec import SPLITS, SliceSpec
 from utils import atomic_write, listing
 
 TOOL = "preprocess.slice_volumes 1"  # raised when the same volumes and settings give other slices
 COLUMNS = (
-    *("slice", "split", "patient", "index", "axis", "width", "height", "offset_w", "offset_h", "resized"),
+    *("slice", "split", "patient", "index", "axis", "width", "height", "offset_w", "offset_h"),
     *("spacing_w", "spacing_h", "spacing_slice", "shape0", "shape1", "shape2", "affine", "source", "sha256"),
 )
 
@@ -40,16 +41,20 @@ def make_card(spec: SliceSpec, tasks: Sequence[Task], results: Sequence[Sliced])
             "percentiles": how.percentiles if how.kind == "percentile" else None,
             "window": how.window,
             "clip": how.clip,
+            "no_clip": how.no_clip,
         },
+        "n4": {"convergence": CONVERGENCE, "iterations": ITERATIONS, "shrink": spec.n4_shrink} if spec.n4 else None,
         "images": list(spec.images),
         "channels": {name: len(spec.folders()[name]) for name in spec.images},
+        "channel": spec.channel,
         "labels": spec.label_folder if spec.label else None,
         "distance_maps": spec.distance_maps,
         "axis": spec.axis,
         "format": spec.format,
         "bits": spec.bits if spec.format == "png" else None,
         "size": spec.frame(tasks[0].grid).size,
-        "resized": bool(spec.resize),
+        "resized": bool(spec.resize or spec.spacing),
+        "spacing": spec.spacing,
         "empty_slices": "kept",
         "split_unit": "slice blocks" if spec.split_by_blocks else "patient",
         "split": "alternating blocks of one patient's slices"
@@ -97,9 +102,9 @@ def _split_rule(spec: SliceSpec) -> dict[str, Any]:
 def _rows(task: Task, sources: Sequence[Mapping[str, str]], spec: SliceSpec) -> Iterator[dict[str, Any]]:
     """One patient's rows of the manifest; `sources` are the channels of the first image."""
     frame = spec.frame(task.grid)
-    same = {"patient": task.case.patient, "axis": spec.axis, "resized": "yes" if frame.resized else "no"}
+    same = {"patient": task.case.patient, "axis": spec.axis}
     same |= dict(zip(("width", "height", "offset_w", "offset_h"), (*frame.size, *frame.offset), strict=True))
-    same |= dict(zip(("spacing_slice", "spacing_w", "spacing_h"), spec.spacing(task.grid), strict=True))
+    same |= dict(zip(("spacing_slice", "spacing_w", "spacing_h"), spec.spacing_of(task.grid), strict=True))
     same |= {f"shape{axis}": n for axis, n in enumerate(task.grid.shape)}
     same["affine"] = " ".join(repr(float(number)) for number in task.grid.affine.ravel())
     same["source"], same["sha256"] = (";".join(source[key] for source in sources) for key in ("path", "sha256"))

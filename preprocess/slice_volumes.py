@@ -66,7 +66,9 @@ def slice_set(spec: SliceSpec) -> dict[str, Any]:
     try:
         if not faults:
             _make_folders(made, tasks, spec)
-        work = partial(slice_case, spec=spec, folder=None if faults else made)
+        work = partial(slice_case, spec=spec, folder=made)
+        if faults:  # the rest is only checked, without the minutes of N4
+            work = partial(slice_case, spec=replace(spec, n4=False, n4_shrink=1), folder=None)
         results = list(tqdm(in_processes(work, tasks, spec.jobs), "slicing", len(tasks), unit="volume", disable=None))
         faults += [fault for result in results for fault in result.faults]
         faults += [] if faults else _gaps(tasks, results, spec)
@@ -96,7 +98,7 @@ def _inspect(cases: Sequence[Case], spec: SliceSpec) -> tuple[list[Case], list[G
         own: dict[str, Grid] = {}
         for role, path in case.paths.items():
             try:
-                own[role] = read_grid(path)
+                own[role] = read_grid(path, None if role == spec.label_folder else spec.channel)
             except VolumeFault as error:
                 faults.append(error.fault)
         if own:
@@ -196,6 +198,8 @@ def _add_files(add: Callable[..., Any]) -> None:
     add("--label_folder", default="GT", metavar="NAME", help="for the ground truth (default %(default)s)")
     maps = "folder for signed distance maps in mm, cut out of those of the whole label volume: .npy (K, W, H), float32"
     add("--distance_maps", metavar="NAME", help=maps)
+    channel = "of 4D images this one of the last axis, from 0 (labels are 3D)"
+    add("--channel", type=int, metavar="N", help=channel)
     patient = "its groups, joined, are the patient's id; applied to the file name, or to the path if it holds a '/'"
     add("--patient", required=True, metavar="REGEX", help=patient)
     tolerance = "how far apart image and label may place a corner of the volume (default %(default)s mm)"
@@ -210,12 +214,18 @@ def _add_cutting(add: Callable[..., Any]) -> None:
     add("--multiple", type=int, metavar="M", help="pad up to a multiple of M")
     resize = "resample to this size, images linearly (smoothed where they shrink), labels to the nearest pixel"
     add("--resize", type=int, nargs=2, metavar=("W", "H"), help=resize)
+    spacing = "resample likewise to as many pixels as come nearest to this spacing, before the crop to --size"
+    add("--spacing", type=float, nargs=2, metavar=("W_MM", "H_MM"), help=spacing)
 
 
 def _add_grey_and_labels(add: Callable[..., Any]) -> None:
+    add("--n4", action="store_true", help="first take the bias field out of MR volumes, by N4; minutes a volume")
+    shrink = "estimate the bias field on every F-th voxel along each axis, 8 at least (default %(default)s)"
+    add("--n4_shrink", type=int, default=1, metavar="F", help=shrink)
     add("--clip", type=float, nargs=2, metavar=("LOW", "HIGH"), help="cut grey levels there before normalising")
     kind = "to 0..1 by the extremes, by percentiles or by a window (both clip); to mean 0 and sd 1; or not at all"
     add("--normalise", choices=Normalisation.KINDS, default="percentile", help=f"{kind} (default %(default)s)")
+    add("--no_clip", action="store_true", help="let percentile and window leave 0..1 (not in png)")
     percentiles = "for --normalise percentile (default 1 99)"
     add("--percentiles", type=float, nargs=2, default=(1.0, 99.0), metavar=("LOW", "HIGH"), help=percentiles)
     add("--window", type=float, nargs=2, metavar=("LOW", "HIGH"), help="for --normalise window")
@@ -249,8 +259,8 @@ def read_spec(arguments: Sequence[str] | None = None) -> SliceSpec:
     args["images"] = {name: tuple(globs) if len(globs) > 1 else globs[0] for name, globs in images.items()}
     limits = {key: args.pop(key) for key in ("percentiles", "window", "clip")}
     limits = {key: None if pair is None else tuple(pair) for key, pair in limits.items()}
-    how = Normalisation(args.pop("normalise"), args.pop("scope"), **limits)
-    sizes = {key: args.pop(key) for key in ("size", "resize")}
+    how = Normalisation(args.pop("normalise"), args.pop("scope"), no_clip=args.pop("no_clip"), **limits)
+    sizes = {key: args.pop(key) for key in ("size", "resize", "spacing")}
     return SliceSpec(normalisation=how, **{key: size and tuple(size) for key, size in sizes.items()}, **args)
 
 

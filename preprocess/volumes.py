@@ -162,22 +162,27 @@ def _open(path: Path) -> nib.spatialimages.SpatialImage:
     return image
 
 
-def read_grid(path: Path) -> Grid:
-    """The grid of a volume, from its header alone. Raises VolumeFault."""
+def read_grid(path: Path, channel: int | None = None) -> Grid:
+    """The grid of a volume, or of this channel of a 4D one, from its header alone. Raises VolumeFault."""
     image = _open(path)
     shape = image.shape
     while len(shape) > 3 and shape[-1] == 1:
         shape = shape[:-1]
+    if channel is not None:
+        (count,), shape = shape[3:4] or (1,), shape[:3] + shape[4:]
+        if channel >= count:
+            raise VolumeFault(f"has no channel {channel}, they count from 0 (change --channel)", f"{path} has {count}")
     if len(shape) != 3 or 0 in shape:
-        raise VolumeFault("is not 3D (save the wanted volume of a series as a file of its own)", f"{path} {shape}")
+        what = "is not 3D (pick one volume of a series of images with --channel N, or save it as a file of its own)"
+        raise VolumeFault(what, f"{path} {shape}")
     affine = np.asarray(image.affine, np.float64)
     if not np.isfinite(affine).all() or abs(np.linalg.det(affine[:3, :3])) < 1e-9:
         raise VolumeFault("has a matrix of voxels to mm that cannot be inverted", str(path))
     return Grid(shape, affine)
 
 
-def read_stack(path: Path, axis: int, is_label: bool = False) -> np.ndarray:
-    """The voxels, cutting axis first: (N, W, H), contiguous.
+def read_stack(path: Path, axis: int, is_label: bool = False, channel: int = 0) -> np.ndarray:
+    """The voxels, cutting axis first: (N, W, H), contiguous; of a 4D volume those of the channel.
 
     Small integers stay what they are; other images become float32, and labels keep their type. Raises VolumeFault
     for an unreadable file, colours, NaN or infinity.
@@ -192,7 +197,7 @@ def read_stack(path: Path, axis: int, is_label: bool = False) -> np.ndarray:
         voxels = np.asanyarray(image.dataobj)
     except READ_ERRORS as error:
         raise VolumeFault("cannot be read", f"{path} ({type(error).__name__}: {error})") from error
-    voxels = voxels.reshape(voxels.shape[:3])
+    voxels = voxels.reshape(*voxels.shape[:3], -1)[..., channel]
     keep = is_label or (voxels.dtype.kind in "iu" and voxels.dtype.itemsize <= 2)
     # one transposing copy: taking planes out of a column-major file one by one reads the volume N times
     stack = np.ascontiguousarray(
@@ -259,7 +264,8 @@ class Normalisation:
     zscore      (x - mean) / sd                                         open
     none        x                                                       open
 
-    `clip` cuts the grey levels before that. `scope`: min, percentile, mean, … over the volume or over each slice.
+    `no_clip` leaves the values of percentile and window that are outside 0..1 what they are. `clip` cuts the grey
+    levels before all that. `scope`: min, percentile, mean, … over the volume or over each slice.
     A flat slice becomes 0 under scope 'slice'; a flat volume is a fault.
     """
 
@@ -268,6 +274,7 @@ class Normalisation:
     percentiles: tuple[float, float] = (1.0, 99.0)
     window: tuple[float, float] | None = None
     clip: tuple[float, float] | None = None
+    no_clip: bool = False
 
     KINDS = ("minmax", "percentile", "zscore", "window", "none")
     SCOPES = ("volume", "slice")
@@ -280,6 +287,8 @@ class Normalisation:
             )
         if (self.kind == "window") != (self.window is not None):
             raise UserError("--window LOW HIGH and --normalise window go together: give both or neither.")
+        if self.no_clip and self.kind not in ("percentile", "window"):
+            raise UserError(f"--no_clip goes with --normalise percentile or window; {self.kind} does not clip.")
         for flag, limits in (("--window", self.window), ("--clip", self.clip), ("--percentiles", self.percentiles)):
             if limits is not None and not limits[0] < limits[1]:
                 raise UserError(f"{flag} takes a lower and a higher number, got {limits[0]:g} and {limits[1]:g}.")
@@ -318,7 +327,7 @@ class Normalisation:
         if scale.width == 0:
             return np.zeros_like(plane)
         plane = (plane - np.float32(scale.shift)) / np.float32(scale.width)
-        return plane if self.kind in ("zscore", "none") else np.clip(plane, 0, 1)
+        return plane if self.no_clip or self.kind in ("zscore", "none") else np.clip(plane, 0, 1)
 
 
 # -------------------------------------------------------------------------------------------------------- labels
@@ -390,64 +399,72 @@ def map_labels(stack: np.ndarray, mapping: LabelMap | None) -> tuple[np.ndarray,
 
 @dataclass(frozen=True)
 class Frame:
-    """Which part of its plane a slice shows: a crop or a pad of it, or all of it resampled.
+    """Which part of its plane a slice shows: all of the plane is resampled, then cropped or padded.
 
-    Pixel i of the slice has its centre at pixel offset + (i + 1/2) step - 1/2 of the plane, along each axis.
+    Pixel i of the slice has its centre at pixel (offset + i + 1/2) step - 1/2 of the plane, along each axis.
 
     shape    of the plane (W, H)
+    scaled   of the plane resampled (W, H)
     size     of the slice (W, H)
-    offset   pixels of the plane before the slice; below 0 it is padding
-    resized  whether the slice is the plane resampled; then the offset is 0
+    offset   pixels of the resampled plane before the slice; below 0 it is padding
     """
 
     shape: tuple[int, int]
+    scaled: tuple[int, int]
     size: tuple[int, int]
     offset: tuple[int, int] = (0, 0)
-    resized: bool = False
 
     @classmethod
-    def centred(cls, shape: tuple[int, int], size: tuple[int, int] | None, multiple: int | None) -> "Frame":
-        """A cut to this size, or to the plane's own, padded up to a multiple."""
-        wanted = size or shape
+    def centred(
+        cls, shape: tuple[int, int], scaled: tuple[int, int], size: tuple[int, int] | None, multiple: int | None
+    ) -> "Frame":
+        """A cut of the resampled plane to this size, or to its own, padded up to a multiple."""
+        wanted = size or scaled
         if multiple:
             wanted = tuple(-(-n // multiple) * multiple for n in wanted)
-        return cls(shape, wanted, tuple((have - want) // 2 for have, want in zip(shape, wanted, strict=True)))
+        return cls(shape, scaled, wanted, tuple((have - want) // 2 for have, want in zip(scaled, wanted, strict=True)))
 
     @property
     def step(self) -> tuple[float, float]:
         """Pixels of the plane from one pixel of the slice to the next."""
-        return tuple(n / m for n, m in zip(self.shape, self.size, strict=True)) if self.resized else (1.0, 1.0)
+        return tuple(n / m for n, m in zip(self.shape, self.scaled, strict=True))
 
     def take(self, plane: np.ndarray, fill: float = 0) -> np.ndarray:
-        """The slice out of its plane: `fill` where the plane has no pixel.
+        """The slice out of its plane: `fill` where the plane has no pixel."""
+        return self.cut(self.resample(plane), fill)
 
-        Resampling, an image (float32) is smoothed along an axis that shrinks and interpolated linearly, by
-        scikit-image: unlike the widened kernels of Pillow and torch, that puts nothing a fraction of a pixel aside.
-        Class numbers are those of the nearest pixel.
+    def resample(self, plane: np.ndarray) -> np.ndarray:
+        """The plane at its new size.
+
+        An image (float32) is smoothed along an axis that shrinks and interpolated linearly, by scikit-image: unlike the
+        widened kernels of Pillow and torch, that puts nothing a fraction of a pixel aside. Class numbers are those of
+        the nearest pixel.
         """
+        if plane.shape == self.scaled:
+            return plane
+        if plane.dtype.kind != "f":
+            return _nearest(plane, self.scaled)
+        return resize(plane, self.scaled, order=1, mode="edge", anti_aliasing=True, preserve_range=True)
+
+    def cut(self, plane: np.ndarray, fill: float = 0) -> np.ndarray:
+        """The slice out of its resampled plane."""
         if plane.shape == self.size:
             return plane
-        if not self.resized:
-            out = np.full(self.size, fill, plane.dtype)
-            inside, there = self._overlap()
-            out[there] = plane[inside]
-            return out
-        if plane.dtype.kind != "f":
-            return _nearest(plane, self.size)
-        return resize(plane, self.size, order=1, mode="edge", anti_aliasing=True, preserve_range=True)
+        out = np.full(self.size, fill, plane.dtype)
+        inside, there = self._overlap()
+        out[there] = plane[inside]
+        return out
 
     def put_back(self, pixels: np.ndarray) -> np.ndarray:
         """The plane out of the slice, nearest pixels where it was resampled, 0 where nothing was cut."""
-        if self.resized:
-            return _nearest(pixels, self.shape)
-        plane = np.zeros(self.shape, pixels.dtype)
+        plane = np.zeros(self.scaled, pixels.dtype)
         inside, there = self._overlap()
         plane[inside] = pixels[there]
-        return plane
+        return _nearest(plane, self.shape)
 
     def _overlap(self) -> tuple[tuple[slice, ...], tuple[slice, ...]]:
-        """The common part of plane and cut, in the pixels of each."""
-        axes = zip(self.shape, self.size, self.offset, strict=True)
+        """The common part of resampled plane and cut, in the pixels of each."""
+        axes = zip(self.scaled, self.size, self.offset, strict=True)
         spans = [(max(o, 0), max(min(o + w, h), max(o, 0)), o) for h, w, o in axes]
         return tuple(slice(lo, hi) for lo, hi, _ in spans), tuple(slice(lo - o, hi - o) for lo, hi, o in spans)
 
@@ -462,7 +479,7 @@ def plane_affine(affine: np.ndarray, axis: int, index: int, frame: Frame) -> np.
     """The (4, 4) matrix of one slice: its axes W, H and the cutting axis, its pixel (0, 0) as the origin."""
     w, h = (a for a in range(3) if a != axis)
     corner = np.zeros(3)
-    corner[[axis, w, h]] = index, *(o + (s - 1) / 2 for o, s in zip(frame.offset, frame.step, strict=True))
+    corner[[axis, w, h]] = index, *((o + 0.5) * s - 0.5 for o, s in zip(frame.offset, frame.step, strict=True))
     out = affine[:, [w, h, axis, 3]] * [*frame.step, 1, 1]
     out[:3, 3] = nib.affines.apply_affine(affine, corner)
     return out
@@ -491,20 +508,29 @@ def restore(slices: Mapping[int, np.ndarray], rows: Sequence[Mapping[str, str]])
         raise UserError(
             f"Slices and rows of {rows[0]['patient']} do not pair up one to one; slices at fault: {listing(odd)}."
         )
-    axis, shape = int(rows[0]["axis"]), [int(rows[0][f"shape{a}"]) for a in range(3)]
+    axis, grid = int(rows[0]["axis"]), grid_of(rows[0])
+    shape = grid.shape
     stack = np.zeros([shape[axis], *shape[:axis], *shape[axis + 1 :]], next(iter(slices.values())).dtype)
     for number, row in zip(numbers, rows, strict=True):
-        frame = _frame_of(row, stack.shape[1:])
+        frame = _frame_of(row, grid)
         if slices[number].shape != frame.size:
             raise UserError(
                 f"Slice {row['slice']} was cut to {frame.size}, but {slices[number].shape} came to put back."
             )
         stack[number] = frame.put_back(slices[number])
-    affine = np.array([float(number) for number in rows[0]["affine"].split()]).reshape(4, 4)
-    return np.moveaxis(stack, 0, axis), affine
+    return np.moveaxis(stack, 0, axis), grid.affine
 
 
-def _frame_of(row: Mapping[str, str], shape: tuple[int, int]) -> Frame:
-    """The frame of a row of manifest.csv; those of older sets do not say `resized`, and were not."""
+def grid_of(row: Mapping[str, str]) -> Grid:
+    """The grid of the volume that a row of manifest.csv tells of."""
+    affine = np.array([float(number) for number in row["affine"].split()]).reshape(4, 4)
+    return Grid(tuple(int(row[f"shape{axis}"]) for axis in range(3)), affine)
+
+
+def _frame_of(row: Mapping[str, str], grid: Grid) -> Frame:
+    """The frame of a row of manifest.csv; its spacing against the grid's tells how the plane was resampled."""
+    w, h = (axis for axis in range(3) if axis != int(row["axis"]))
+    spacing, new = grid.spacing(), {w: float(row["spacing_w"]), h: float(row["spacing_h"])}
+    scaled = tuple(round(grid.shape[axis] * spacing[axis] / new[axis]) for axis in (w, h))
     width, height, offset_w, offset_h = (int(row[name]) for name in ("width", "height", "offset_w", "offset_h"))
-    return Frame(shape, (width, height), (offset_w, offset_h), row.get("resized") == "yes")
+    return Frame((grid.shape[w], grid.shape[h]), scaled, (width, height), (offset_w, offset_h))

@@ -1,6 +1,7 @@
 import csv
 import shutil
 
+import nibabel as nib
 import numpy as np
 import pandas as pd
 import pytest
@@ -8,6 +9,8 @@ from fake_runs import make_run, make_set, save_png, write_spacing
 from PIL import Image
 
 from metrics import SCORES
+from preprocess.slice_volumes import Blocks, SliceSpec, slice_set
+from run_files import open_run
 from score_masks import main
 from utils import UserError
 
@@ -130,3 +133,73 @@ def test_mistakes_are_named_and_leave_what_was_there(made, run, tmp_path):
     streets = make_run(tmp_path / "streets", made / "data/toy", n_epoch=1, n_class=3, scores="iou")
     with pytest.raises(UserError, match="on pictures, by IoU"):
         score(streets, "hd95")
+
+
+# ------------------------------------------------------------------------------------------------ native grid
+
+BOX = np.s_[4:9, 4:12, :]  # 5 x 8 voxels: halved, its last column along W is lost, as the nearest pixel is the further
+
+
+def sliced_run(root, split, box=BOX, **frame):
+    """A run whose masks are the ground truth of slices out of two volumes of 16 x 20 x 3 voxels, labelled 7."""
+    voxels = np.zeros((16, 20, 3), np.uint8)
+    voxels[box] = 7
+    for i in range(2):
+        for name, content in (("", np.arange(960, dtype=np.int16).reshape(voxels.shape)), ("_gt", voxels)):
+            path = root / f"volumes/Case0{i}{name}.nii.gz"
+            path.parent.mkdir(parents=True, exist_ok=True)
+            nib.save(nib.Nifti1Image(content, np.diag([0.5, 0.75, 3, 1])), path)
+    files = {"images": {"IMG": f"{root}/volumes/Case0?.nii.gz"}, "label": f"{root}/volumes/*_gt.nii.gz"}
+    slice_set(SliceSpec(root / "data", patient=r"(Case\d+)", label_map="7:1", **files, **split, **frame))
+    return make_run(root / "run", root / "data", quality=1.0, n_epoch=1)
+
+
+VAL = {"val_list": ("Case00",)}
+
+
+@pytest.mark.parametrize(
+    ("frame", "dice", "hd95"),
+    [
+        ({}, 1, 0),
+        ({"multiple": 32}, 1, 0),
+        ({"spacing": (0.25, 0.5), "size": (40, 40)}, 1, 0),
+        ({"spacing": (1.0, 1.5)}, 2 * 4 / (4 + 5), 0.5),
+        ({"resize": (8, 10)}, 2 * 4 / (4 + 5), 0.5),
+        ({"size": (16, 8)}, 2 * 6 / (6 + 8), 1.5),  # keeps 6..14 of 4..12 along H
+    ],
+    ids=str,
+)
+def test_masks_are_scored_on_the_grid_of_the_label_volume(tmp_path, frame, dice, hd95):
+    run = sliced_run(tmp_path, VAL, **frame)
+    assert score(run, "dice")[0].ravel()[1] == 1
+    main(["--run", str(run), "--score", "hd95", "--native"])
+    main(["--run", str(run), "--score", "dice", "--native"])
+    assert np.load(run / "val_3d_native_dice.npy").shape == (1, 1, 2)
+    assert np.load(run / "val_3d_native_dice.npy")[0, 0, 1] == pytest.approx(dice)
+    assert np.load(run / "val_3d_native_hd95.npy")[0, 0, 1] == pytest.approx(hd95)
+    assert f"0,1,{dice:.6g},,1,0,0\n" in (run / "val_3d_native_dice.csv").read_text()
+
+
+def test_only_the_slices_that_were_evaluated_count(tmp_path):
+    """One slice of three, without resampling: the native score is the plain one."""
+    run = sliced_run(tmp_path, {"split_by_blocks": Blocks(1, 2)})
+    shutil.rmtree(run)
+    run = make_run(tmp_path / "run", tmp_path / "data", quality=0.5, n_epoch=2)
+    for name in ("dice", "assd"):
+        plain, _ = score(run, name)
+        main(["--run", str(run), "--score", name, "--native"])
+        np.testing.assert_array_equal(np.load(run / f"val_3d_native_{name}.npy"), plain)
+
+
+def test_label_volumes_that_are_not_to_be_had(tmp_path, run):
+    with pytest.raises(UserError, match="do not tell: slice it with python -m preprocess.slice_volumes"):
+        main(["--run", str(run), "--score", "dice", "--native"])
+    run = sliced_run(tmp_path, VAL)
+    with pytest.raises(UserError, match="score_masks.py --run .* --score nsd --native"):
+        open_run(run).array("val_3d_native_nsd.npy")
+    path = tmp_path / "volumes/Case00_gt.nii.gz"
+    shutil.copy(tmp_path / "volumes/Case00.nii.gz", path)
+    for _ in range(2):
+        with pytest.raises(UserError, match=r"these are gone, or not .*Case00_gt.nii.gz, seen from"):
+            main(["--run", str(run), "--score", "dice", "--native"])
+        path.unlink(missing_ok=True)

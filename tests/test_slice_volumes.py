@@ -14,6 +14,7 @@ from PIL import Image
 
 from distance_maps import signed_distance_maps
 from preprocess import slice_case
+from preprocess.bias_field import correct_bias
 from preprocess.slice_split import split_patients
 from preprocess.slice_volumes import Blocks, SliceSpec, describe, read_spec, slice_set
 from preprocess.volumes import (
@@ -142,7 +143,6 @@ def test_manifest(tmp_path, monkeypatch):
     row = rows[7]
     expected = {"slice": "Case01_1", "split": "train", "patient": "Case01", "index": "1", "axis": "0"}
     expected |= {"width": "3", "height": "8", "offset_w": "1", "offset_h": "-2"}  # 5 -> 3 and 4 -> 8 round the centre
-    expected["resized"] = "no"
     expected |= {"spacing_w": "0.75", "spacing_h": "3.0", "spacing_slice": "0.5"}
     expected |= {"shape0": "6", "shape1": "5", "shape2": "4", "source": "volumes/Case01.nii.gz"}
     expected |= {"affine": "0.5 0.0 0.0 0.0 0.0 0.75 0.0 0.0 0.0 0.0 3.0 0.0 0.0 0.0 0.0 1.0"}
@@ -162,7 +162,8 @@ def test_dataset_json(tmp_path):
     }
     assert card["label_map"] == {"7": 1, "9": 2}
     expected = {"kind": "percentile", "scope": "slice", "percentiles": (2, 98), "window": None, "clip": (0, 100)}
-    assert card["normalisation"] == expected
+    assert card["normalisation"] == expected | {"no_clip": False}
+    assert {card[key] for key in ("channel", "n4", "spacing")} == {None}
     assert card["split"] == {"train": ["Case01", "Case02"], "val": ["Case00"]}
     assert (card["split_unit"], card["size"], card["images"]) == ("patient", (6, 5), ["IMG"])
     assert card["counts"]["train"]["slices"] == 8
@@ -242,42 +243,58 @@ def test_a_channel_that_is_missing_or_lies_elsewhere(tmp_path):
 TURNED = np.array([[0, 0.2, 2.9, 11], [-1.5, 0, 0.1, -7], [0, -1.4, 0.3, 5], [0, 0, 0, 1.0]])
 
 
-@pytest.mark.parametrize("resize", [(24, 17), (9, 10), (19, 7)], ids=str)
+@pytest.mark.parametrize(
+    ("frame", "size"),
+    [
+        ({"resize": (24, 17)}, (24, 17)),
+        ({"resize": (9, 10)}, (9, 10)),
+        ({"resize": (19, 7)}, (19, 7)),
+        ({"spacing": (1.0, 3.4)}, (24, 13)),  # 16 x 1.5 mm, and 15 x 2.92 mm to the nearest whole number
+        ({"spacing": (1.0, 3.4), "size": (17, 8)}, (17, 8)),
+        ({"spacing": (2.1, 1.3), "multiple": 6}, (12, 36)),
+    ],
+    ids=str,
+)
 @pytest.mark.parametrize("world", [0, 1, 2])
-def test_resized_slices_show_the_same_place(tmp_path, resize, world):
+def test_resampled_slices_show_the_same_place(tmp_path, frame, size, world):
     """An image whose grey level is a coordinate in mm has in each pixel the coordinate of that pixel's centre."""
     voxels = np.stack(np.meshgrid(*map(np.arange, (16, 3, 15)), indexing="ij"), -1)
     for i in range(2):
         save(tmp_path / f"volumes/Case0{i}.nii", nib.affines.apply_affine(TURNED, voxels)[..., world], TURNED)
     images = {"IMG": f"{tmp_path}/volumes/*.nii"}
-    settings = {"images": images, "label": None, "axis": 1, "format": "nii", "resize": resize}
+    settings = {"images": images, "label": None, "axis": 1, "format": "nii", **frame}
     slice_set(spec_of("", tmp_path / "set", **settings, normalisation=Normalisation("none")))
     image = nib.load(tmp_path / "set/val/IMG/Case00_2.nii")
-    assert image.shape == resize
-    pixels = np.stack([*np.meshgrid(*map(np.arange, resize), indexing="ij"), np.zeros(resize)], -1)
+    assert image.shape == size
+    pixels = np.stack([*np.meshgrid(*map(np.arange, size), indexing="ij"), np.zeros(size)], -1)
     expected = nib.affines.apply_affine(image.affine, pixels)[..., world]
     inside = np.s_[2:-2, 2:-2]  # what lies nearer to the margin has no neighbour to be interpolated with
     np.testing.assert_allclose(image.get_fdata()[inside], expected[inside], atol=1e-4)
     row = read_manifest(tmp_path / "set/manifest.csv")[2]
     lengths = np.linalg.norm(image.affine[:3, :3], axis=0)
     np.testing.assert_allclose([float(row[f"spacing_{a}"]) for a in ("w", "h", "slice")], lengths, rtol=1e-6)
-    assert (row["width"], row["height"], row["resized"]) == (str(resize[0]), str(resize[1]), "yes")
+    assert (row["width"], row["height"]) == (str(size[0]), str(size[1]))
 
 
 def test_shrinking_smooths_images_and_picks_labels():
     stripes = np.tile(np.float32([0, 1]), (16, 8))
-    np.testing.assert_allclose(Frame((16, 16), (16, 4), resized=True).take(stripes)[:, 1:-1], 0.5, atol=1e-3)
+    np.testing.assert_allclose(Frame((16, 16), (16, 4), (16, 4)).take(stripes)[:, 1:-1], 0.5, atol=1e-3)
     label = np.kron([[0, 1], [2, 3]], np.ones((3, 5))).astype(np.uint8)
-    assert Frame(label.shape, (2, 2), resized=True).take(label).tolist() == [[0, 1], [2, 3]]
-    assert set(np.unique(Frame(label.shape, (4, 7), resized=True).take(label))) == {0, 1, 2, 3}
+    assert Frame(label.shape, (2, 2), (2, 2)).take(label).tolist() == [[0, 1], [2, 3]]
+    assert set(np.unique(Frame(label.shape, (4, 7), (4, 7)).take(label))) == {0, 1, 2, 3}
 
 
+@pytest.mark.parametrize(
+    ("frame", "size"),
+    [({"resize": (13, 11)}, (13, 11)), ({"spacing": (0.9, 1.1), "size": (40, 40)}, (40, 40))],
+    ids=str,
+)
 @pytest.mark.parametrize("axis", [0, 1, 2])
-def test_resized_labels_come_back(tmp_path, axis):
+def test_resampled_labels_come_back(tmp_path, axis, frame, size):
     source = cohort(tmp_path / "volumes", n=1, shape=(9, 11, 7), affine=TURNED, values=(0, 1, 2))
     split = {"val_list": (), "split_by_blocks": Blocks(2, 2)}
-    card = slice_set(spec_of(source, tmp_path / "set", axis=axis, resize=(13, 11), **split))
-    assert (card["size"], card["resized"], card["foreground_cut_away"]) == ((13, 11), True, {})
+    card = slice_set(spec_of(source, tmp_path / "set", axis=axis, **frame, **split))
+    assert (card["size"], card["resized"], card["foreground_cut_away"]) == (size, True, {})
     rows = read_manifest(tmp_path / "set/manifest.csv")
     slices = {int(row["index"]): read(tmp_path / f"set/{row['split']}/GT/{row['slice']}.png") for row in rows}
     volume, affine = restore(slices, rows)
@@ -286,13 +303,22 @@ def test_resized_labels_come_back(tmp_path, axis):
     np.testing.assert_array_equal(affine, original.affine)
 
 
-def test_a_manifest_from_before_there_was_resizing(tmp_path):
-    slice_set(spec_of(cohort(tmp_path / "volumes", n=2), tmp_path / "set", size=(4, 8)))
-    row = read_manifest(tmp_path / "set/manifest.csv")[0]
-    ones = {0: np.ones((4, 8), np.uint8)}
-    volume, _ = restore(ones, [row])
-    del row["resized"]
-    np.testing.assert_array_equal(restore(ones, [row])[0], volume)
+def test_volumes_of_any_spacing_come_to_one(tmp_path):
+    """A box of 6 x 8 mm is a box of as many pixels of 1 mm, whatever it was stored in; a smaller cut says so."""
+    for i, (mm, shape) in enumerate([((0.5, 0.5), (40, 48)), ((2.0, 1.0), (8, 20))]):
+        w, h = (step * (np.arange(n) + 0.5) for n, step in zip(shape, mm, strict=True))
+        label = np.outer((w > 4) & (w < 10), (h > 4) & (h < 12))[..., None].repeat(2, 2)
+        save(tmp_path / f"volumes/Case0{i}_segmentation.nii.gz", label.astype(np.uint8), np.diag([*mm, 3, 1]))
+        save(tmp_path / f"volumes/Case0{i}.nii.gz", label.astype(np.int16), np.diag([*mm, 3, 1]))
+    spacing = {"spacing": (1.0, 1.0)}
+    card = slice_set(spec_of(tmp_path / "volumes", tmp_path / "set", **spacing, size=(24, 24)))
+    assert [read(path).sum() for path in (tmp_path / "set").rglob("GT/*")] == [48] * 4
+    assert (card["spacing"], card["size"], card["foreground_cut_away"]) == ((1.0, 1.0), (24, 24), {})
+    assert {row["spacing_w"] for row in read_manifest(tmp_path / "set/manifest.csv")} == {"1.0"}
+    card = slice_set(spec_of(tmp_path / "volumes", tmp_path / "cut", **spacing, size=(4, 24)))
+    assert card["foreground_cut_away"] == {"Case00": 2 * 8 * 4, "Case01": 2 * 8 * 2}  # 8..12 and 6..10 mm are kept
+    with pytest.raises(UserError, match=r"another size than the usual \(20, 24\) \(give --size .*: Case01 \(16, 20\)"):
+        slice_set(spec_of(tmp_path / "volumes", tmp_path / "open", **spacing))
 
 
 # ----------------------------------------------------------------------------------------------- distance maps
@@ -339,7 +365,9 @@ def test_the_number_of_classes_for_distance_maps(tmp_path):
         (Normalisation("minmax", clip=(20.5, 39.5)), [0, 0, 0.5, 1, 1]),
         (Normalisation("percentile", percentiles=(25.0, 75.0)), [0, 0, 0.5, 1, 1]),
         (Normalisation("percentile", percentiles=(12.5, 100.0)), [0, 5 / 35, 15 / 35, 25 / 35, 1]),
+        (Normalisation("percentile", percentiles=(25.0, 75.0), no_clip=True), [-0.5, 0, 0.5, 1, 1.5]),
         (Normalisation("window", window=(0.0, 40.0)), [0.25, 0.5, 0.75, 1, 1]),
+        (Normalisation("window", window=(0.0, 40.0), no_clip=True), [0.25, 0.5, 0.75, 1, 1.25]),
         (Normalisation("zscore"), [-(2**0.5), -(0.5**0.5), 0, 0.5**0.5, 2**0.5]),  # variance 200
         (Normalisation("none"), [10, 20, 30, 40, 50]),
     ],
@@ -392,6 +420,7 @@ def test_padding_takes_the_lowest_value(tmp_path):
         (("minmax", "volume", (1, 99), (0.0, 1.0)), "--window LOW HIGH and --normalise window go together"),
         (("percentile", "volume", (99, 1)), "--percentiles takes a lower and a higher number, got 99 and 1"),
         (("percentile", "volume", (-1, 99)), "between 0 and 100"),
+        (("minmax", "volume", (1, 99), None, None, True), "--no_clip goes with .*; minmax does not clip"),
         (("minmax", "volume", (1, 99), None, (5.0, 5.0)), "--clip takes a lower and a higher number, got 5 and 5"),
     ],
 )
@@ -548,6 +577,39 @@ def test_a_trailing_axis_of_one_is_no_series(tmp_path):
     assert read_stack(path, 2).shape == (4, 2, 3)
 
 
+def test_one_channel_of_a_series(tmp_path):
+    voxels = np.arange(240, dtype=np.float32).reshape(6, 5, 4, 2)
+    for i in range(2):
+        save(tmp_path / f"prostate_0{i}.nii.gz", voxels)
+        save(tmp_path / f"labels/prostate_0{i}.nii.gz", (voxels[..., 0] > 100).astype(np.uint8))
+    images, labels = {"IMG": f"{tmp_path}/prostate_??.nii.gz"}, f"{tmp_path}/labels/prostate_??.nii.gz"
+    settings = {"images": images, "label": labels, "patient": r"_(\d+)", "val_list": ("00",), "format": "npy"}
+    settings["normalisation"] = Normalisation("none")
+    assert slice_set(spec_of("", tmp_path / "set", **settings, channel=1))["channel"] == 1
+    np.testing.assert_array_equal(np.load(tmp_path / "set/val/IMG/00_3.npy"), voxels[:, :, 3, 1])
+    with pytest.raises(UserError, match=r"is not 3D .*--channel N.*prostate_00.nii.gz \(6, 5, 4, 2\)"):
+        slice_set(spec_of("", tmp_path / "all", **settings))
+    with pytest.raises(UserError, match=r"has no channel 2.*prostate_00.nii.gz has 2"):
+        slice_set(spec_of("", tmp_path / "third", **settings, channel=2))
+
+
+def test_the_bias_field_goes_before_the_grey_levels_are_cut(tmp_path):
+    drift = np.exp(np.linspace(-0.7, 0.7, 16))[:, None, None]
+    voxels = np.where(np.indices((16, 12, 4)).sum(0) % 3, 100, 200) * drift
+    for i in range(2):
+        save(tmp_path / f"volumes/Case0{i}.nii.gz", voxels.astype(np.int16))
+    settings = {"label": None, "format": "npy", "normalisation": Normalisation("none", clip=(0.0, 240.0))}
+    card = slice_set(spec_of(tmp_path / "volumes", tmp_path / "set", **settings, n4=True, n4_shrink=2))
+    assert card["n4"] == {"convergence": 1e-3, "iterations": (50, 50, 50, 50), "shrink": 2}
+    stack = np.stack([np.load(tmp_path / f"set/val/IMG/Case00_{i}.npy") for i in range(4)])
+    corrected = correct_bias(np.moveaxis(voxels, 2, 0).astype(np.int16), 2)
+    assert corrected.max() > 240
+    np.testing.assert_array_equal(stack, corrected.clip(0, 240))
+    save(tmp_path / "volumes/Case01.nii.gz", np.full((16, 12, 4), 7, np.int16))
+    with pytest.raises(UserError, match="no spread of grey levels: .*Case01"):
+        slice_set(spec_of(tmp_path / "volumes", tmp_path / "flat", label=None, n4=True))
+
+
 def test_rounded_matrices_pass_and_the_tolerance_can_be_raised(tmp_path):
     source = cohort(tmp_path / "volumes", n=2)
     rounded = PLAIN.copy()
@@ -601,8 +663,14 @@ def test_nothing_comes_of_wrong_settings(tmp_path, changes, message):
         ({"size": (0, 4)}, "numbers from 1 upwards"),
         ({"multiple": 0}, "numbers from 1 upwards"),
         ({"resize": (4, 0)}, "numbers from 1 upwards"),
-        ({"resize": (4, 4), "size": (4, 4)}, "--resize W H excludes --size and --multiple"),
-        ({"resize": (4, 4), "multiple": 8}, "--resize W H excludes --size and --multiple"),
+        ({"normalisation": Normalisation(no_clip=True)}, "leave that range, as --no_clip does"),
+        ({"resize": (4, 4), "spacing": (1.0, 1.0)}, "--resize W H excludes --size, --multiple and --spacing"),
+        ({"spacing": (1.0, float("nan"))}, "--spacing W H are mm, above 0"),
+        ({"channel": -1}, "--channel counts from 0, got -1"),
+        ({"n4": True, "n4_shrink": 0}, "--n4_shrink is at least 1, got 0"),
+        ({"n4_shrink": 2}, "--n4_shrink goes with --n4"),
+        ({"resize": (4, 4), "size": (4, 4)}, "--resize W H excludes --size, --multiple and --spacing"),
+        ({"resize": (4, 4), "multiple": 8}, "--resize W H excludes --size, --multiple and --spacing"),
         ({"val": 1}, "--val N and --val_list exclude"),
         ({"test": 1, "test_list": ("Case01",)}, "--test N and --test_list exclude"),
         ({"val_list": ()}, "say who validates"),
@@ -821,7 +889,7 @@ def test_flags_become_settings():
     )
     assert read_spec(arguments.split()) == expected
     arguments = "--dest d --image A=b --image B=e --image A=c --label l --label_folder gt --distance_maps maps"
-    arguments += " --resize 8 9 --n_class 4 --patient (p) --val 1 --format nii --jobs 1"
+    arguments += " --resize 8 9 --n_class 4 --patient (p) --val 1 --format nii --jobs 1 --no_clip"
     assert read_spec(arguments.split()) == SliceSpec(
         dest=Path("d"),
         images={"A": ("b", "c"), "B": "e"},
@@ -830,10 +898,14 @@ def test_flags_become_settings():
         label_folder="gt",
         distance_maps="maps",
         resize=(8, 9),
+        normalisation=Normalisation(no_clip=True),
         n_class=4,
         format="nii",
         val=1,
     )
+    arguments = "--dest d --image A=b --patient (p) --val 1 --jobs 1 --spacing 1.5 0.75 --n4 --n4_shrink 4 --channel 0"
+    flags = {"spacing": (1.5, 0.75), "n4": True, "n4_shrink": 4, "channel": 0}
+    assert read_spec(arguments.split()) == SliceSpec(Path("d"), {"A": "b"}, "(p)", val=1, **flags)
 
 
 def test_program_says_one_paragraph_and_exits_with_2(tmp_path):
