@@ -24,9 +24,10 @@ CLASSES = {
     "acdc": {0, 1, 2, 3},
     "isles": {0, 1},
     "wmh": {0, 1},
+    "msd_prostate": {0, 1, 2},
+    "brats": {0, 1, 2, 3},
 }
 RARE = {"whs": {421}, "wmh": {2}}
-SCANS = {"prostate": 16, "whs": 10, "ivd": 16, "acdc": 4, "isles": 40, "wmh": 10}
 CHECKSUMS = {  # of the first labels; published figures were drawn from these patients
     "ivd": 1992681501,
     "prostate": 2859669617,
@@ -34,8 +35,11 @@ CHECKSUMS = {  # of the first labels; published figures were drawn from these pa
     "acdc": 3466281290,
     "isles": 3276592166,
     "wmh": 2934290199,
+    "msd_prostate": 3590635112,
+    "brats": 1304380572,
 }
-SITES = [(kind, number) for kind, sites in COHORTS.items() for number in range(len(sites))]
+SITES = [(kind, number) for kind, sites in COHORTS.items() for number, site in enumerate(sites) if site.labels]
+DECATHLON = {"msd_prostate": "Task05_Prostate", "brats": "Task01_BrainTumour"}
 
 
 @pytest.fixture(scope="module")
@@ -50,11 +54,17 @@ def cohorts(tmp_path_factory):
 def scans(folder, kind, number):
     """Of one site: [(images, labels)] in the order of the scans, a pair for each frame."""
     site = COHORTS[kind][number]
-    moments = [(n, frame) for n in range(site.first, site.first + SCANS[kind]) for frame in site.frames]
+    names = [site.stack] if site.stack else site.images
+    moments = [(site.number(n), frame) for n in range(site.grids["small"].scans) for frame in site.frames]
     return [
-        ([nib.load(folder / name.format(*m)) for name in site.images], nib.load(folder / site.labels.format(*m)))
+        ([nib.load(folder / name.format(*m)) for name in names], nib.load(folder / site.labels.format(*m)))
         for m in moments
     ]
+
+
+def training(cohorts, kind):
+    """Of a task of the decathlon: [((C,X,Y,Z) image, labels)]."""
+    return [(np.moveaxis(voxels(image), -1, 0), voxels(labels)) for (image,), labels in scans(cohorts[kind], kind, 0)]
 
 
 def voxels(image):
@@ -125,6 +135,44 @@ def test_layout_wmh(cohorts):
     assert names == want | {"phantom.json"}
 
 
+@pytest.mark.parametrize(
+    ("kind", "scan", "numbers", "tests", "channels"),
+    [
+        (
+            "msd_prostate",
+            "prostate_{:02d}.nii.gz",
+            [0, 1, 2, 4, 6, 7, 10, 13, 14, 16, 17, 18, 20, 21, 24, 25, 28, 29],
+            [3, 5, 8, 9],
+            {"0": "T2", "1": "ADC"},
+        ),
+        (
+            "brats",
+            "BRATS_{:03d}.nii.gz",
+            range(1, 25),
+            range(485, 501),
+            {"0": "FLAIR", "1": "T1w", "2": "t1gd", "3": "T2w"},
+        ),
+    ],
+)
+def test_layout_decathlon(cohorts, kind, scan, numbers, tests, channels):
+    task = cohorts[kind] / DECATHLON[kind]
+    card = json.loads((task / "dataset.json").read_text())
+    listed = {name.removeprefix("./") for pair in card["training"] for name in pair.values()}
+    listed |= {name.removeprefix("./") for name in card["test"]}
+    want = {f"{part}/{scan.format(n)}" for part in ("imagesTr", "labelsTr") for n in numbers}
+    assert listed == want | {f"imagesTs/{scan.format(n)}" for n in tests}
+    assert set(digests(task)) == listed | {"dataset.json"}
+    assert all(pair["image"].replace("images", "labels") == pair["label"] for pair in card["training"])
+    assert (card["numTraining"], card["numTest"]) == (len(numbers), len(tests))
+    assert card["modality"] == channels
+    assert set(map(int, card["labels"])) == CLASSES[kind]
+    assert "PHANTOM" in card["description"]
+    for name in card["test"]:
+        image = nib.load(task / name)
+        assert image.shape[3:] == (len(channels),)
+        assert voxels(image).any()
+
+
 @pytest.mark.parametrize("kind", COHORTS)
 def test_card(cohorts, kind):
     assert json.loads((cohorts[kind] / "phantom.json").read_text()) == {"phantom": "small", "kind": kind, "seed": 0}
@@ -135,7 +183,8 @@ def test_every_patient_has_every_class(cohorts, kind, number):
     for images, labels in scans(cohorts[kind], kind, number):
         assert set(np.unique(voxels(labels))) - RARE.get(kind, set()) == CLASSES[kind]
         assert labels.get_data_dtype() == np.int16
-        assert [i.get_data_dtype() for i in images] == [i.dtype for i in COHORTS[kind][number].images.values()]
+        stored = [image.dtype for image in COHORTS[kind][number].images.values()]
+        assert [image.get_data_dtype() for image in images] == stored[: len(images)]
 
 
 @pytest.mark.parametrize(("kind", "number"), SITES)
@@ -144,10 +193,12 @@ def test_slices_without(cohorts, kind, number):
         np.isin(voxels(labels), (1, 2, 205, 420, 500, 820)).any((0, 1))
         for _, labels in scans(cohorts[kind], kind, number)
     ]
-    if kind in ("prostate", "whs"):
+    if kind in ("prostate", "whs", "msd_prostate"):
         assert not any(h[0] or h[-1] for h in held)
     elif kind == "ivd":  # discs go on beyond the field of view; what lies between them is without
         assert not any(h.all() for h in held)
+    elif kind == "brats":
+        assert 0.3 < 1 - np.concatenate(held).mean() < 0.7
     else:  # in some patients the organ or the lesion is longer than the field of view
         assert 0.05 < 1 - np.concatenate(held).mean() < 0.3
 
@@ -159,10 +210,10 @@ def test_geometry(cohorts, kind, number):
     for images, labels in scans(cohorts[kind], kind, number):
         for other in (*images[1:], labels):
             np.testing.assert_array_equal(images[0].affine, other.affine)
-            assert images[0].shape == other.shape
+            assert images[0].shape[:3] == other.shape
         image = images[0]
-        assert all(low <= n <= high for n, low, high in zip(image.shape, *grid.shape, strict=True))
-        np.testing.assert_allclose(image.header.get_zooms(), grid.spacing[0], rtol=1e-5)
+        assert all(low <= n <= high for n, low, high in zip(labels.shape, *grid.shape, strict=True))
+        np.testing.assert_allclose(labels.header.get_zooms(), grid.spacing[0], rtol=1e-5)
         assert "".join(nib.aff2axcodes(image.affine)) == site.stored
         assert image.header.get_xyzt_units()[0] == "mm"
         np.testing.assert_allclose(image.get_qform(), image.get_sform(), atol=0.01)
@@ -265,12 +316,55 @@ def test_hyperintensities_are_bright_in_flair_and_few(cohorts):
     assert max(greys) > 1.3 * min(greys)
 
 
+def test_zones_differ_in_both_channels_and_more_in_some_patients(cohorts):
+    ratios = np.asarray(
+        [
+            [np.median(channel[labels == 1]) / np.median(channel[labels == 2]) for channel in image]
+            for image, labels in training(cohorts, "msd_prostate")
+        ]
+    )
+    assert (np.median(ratios, 0) > 1.1).all()  # the peripheral zone is the brighter one
+    assert (ratios.std(0) > 0.1).all()
+
+
+def test_peripheral_zone_lies_behind_the_transition_zone(cohorts):
+    for _, labels in training(cohorts, "msd_prostate"):
+        behind, front = (np.nonzero(labels == zone)[1].mean() for zone in (1, 2))
+        assert behind < front  # the axis runs forward
+
+
+def test_scanners_differ(cohorts):
+    for kind in DECATHLON:
+        means = np.asarray([image[:, labels > 0].mean(1) for image, labels in training(cohorts, kind)])
+        assert (means.std(0) > 0.1 * means.mean(0)).all()
+
+
+def test_skull_is_stripped(cohorts):
+    for image, labels in training(cohorts, "brats"):
+        outside = (image == 0).all(0)
+        assert 0.5 < outside.mean() < 0.75
+        assert ((image == 0).any(0) & ~outside).mean() < 1e-4  # the same brain in every channel
+        assert not labels[outside].any()
+
+
+def test_channels_show_a_glioma(cohorts):
+    brighter = []
+    for (flair, before, after, t2), labels in training(cohorts, "brats"):
+        brain = (flair > 0) & (labels == 0)
+        assert np.median(flair[labels == 1]) > 1.15 * np.median(flair[brain])
+        assert np.median(t2[labels > 0]) > 1.1 * np.median(t2[brain])
+        lit = [np.median(after[where]) / np.median(before[where]) for where in (labels == 3, brain)]
+        assert lit[0] > 1.2 * lit[1]
+        brighter.append((flair[brain] > np.median(flair[labels == 1])).sum() / (labels == 1).sum())
+    assert np.median(brighter) > 0.05  # brightness alone is not enough
+
+
 def test_other_pathology_is_in_a_few_scans(cohorts):
     other = [2 in voxels(labels) for number in range(3) for _, labels in scans(cohorts["wmh"], "wmh", number)]
     assert 3 <= sum(other) <= 10
 
 
-@pytest.mark.parametrize(("kind", "jobs"), [("prostate", 1), ("prostate", 2), ("acdc", 2)])
+@pytest.mark.parametrize(("kind", "jobs"), [("prostate", 1), ("acdc", 2), ("msd_prostate", 2)])
 def test_same_bytes_again(cohorts, tmp_path, kind, jobs):
     make_cohort(kind, tmp_path / "again", jobs=jobs)
     assert digests(tmp_path / "again") == digests(cohorts[kind])
@@ -295,6 +389,8 @@ def test_full_size_is_as_published():
         "acdc": [((), 20)] * 5,
         "isles": [((256, 256), 94)],
         "wmh": [((240, 240, 48), 20), ((232, 256, 48), 20), ((132, 256, 83), 20)],
+        "msd_prostate": [((320, 320, 20), 32), ((320, 320, 20), 16)],
+        "brats": [((240, 240, 155), 24), ((240, 240, 155), 16)],  # fewer patients
     }
     for kind, sites in COHORTS.items():
         for site, (shape, count) in zip(sites, published[kind], strict=True):
@@ -303,9 +399,10 @@ def test_full_size_is_as_published():
             assert all(corner[: len(shape)] == shape for corner in grid.shape)
 
 
-def test_small_is_64_pixels_wide():
-    for site in (site for sites in COHORTS.values() for site in sites):
-        assert max(site.grids["small"].shape[1]) == 64
+@pytest.mark.parametrize("kind", COHORTS)
+def test_small_is_small(kind):
+    for site in COHORTS[kind]:
+        assert max(site.grids["small"].shape[1]) == (40 if kind == "brats" else 64)
 
 
 def test_small_and_full_show_the_same_anatomy():

@@ -58,11 +58,11 @@ def assert_nothing_left(dest):
 # ------------------------------------------------------------------------------------------------------ lineage
 
 
-@pytest.mark.parametrize("name", ["acdc", "isles", "wmh"])
+@pytest.mark.parametrize("name", ["acdc", "isles", "wmh", "msd_prostate", "brats"])
 def test_the_lineages_of_the_repository(name):
     lineage = read_lineage(ROOT / f"data/{name}.lineage")
     assert {path.parent for path in lineage.archives} == {Path("data")}
-    assert re.search(r"Register at https://\S+", lineage.origin)
+    assert re.search(r"(Register at|by way of) https?://\S+", lineage.origin)
 
 
 def test_md5sum_reads_a_lineage_too(tmp_path):

@@ -1,4 +1,4 @@
-"""python -m preprocess.phantom {acdc,gta5,isles,ivd,prostate,whs,wmh} --dest FOLDER [--size small|full] [--seed 0] …
+"""python -m preprocess.phantom COHORT --dest FOLDER [--size small|full] [--seed 0] …
 
 Makes up a cohort and writes it in the layout of the data set's official archive.
 """
@@ -14,7 +14,8 @@ from pathlib import Path
 from tqdm import tqdm
 
 from preprocess.phantom.archive import write_scan
-from preprocess.phantom.cohorts import COHORTS
+from preprocess.phantom.cohorts import COHORTS, DECATHLON
+from preprocess.phantom.decathlon import write_contents
 from preprocess.phantom.streets import make_streets
 from preprocess.workers import in_processes
 from utils import UserError, run_program
@@ -50,6 +51,8 @@ def _make_scans(kind: str, folder: Path, size: str, seed: int, jobs: int) -> int
     write = partial(write_scan, folder=folder, size=size, seed=seed)
     for _ in tqdm(in_processes(write, work, jobs), f"phantom {kind}", len(work), unit="scan", disable=None):
         pass
+    if kind in DECATHLON:
+        write_contents(folder, DECATHLON[kind], list(sites[0].images))
     return len(work)
 
 

@@ -22,7 +22,7 @@ def write_scan(job: Job, folder: Path, size: str, seed: int) -> None:
         save(folder / name, volume, affine)
     if site.note:
         name, text = site.note
-        (folder / name.format(scan + site.first)).write_text(text, encoding="utf-8")
+        (folder / name.format(site.number(scan))).write_text(text, encoding="utf-8")
 
 
 def save(path: Path, volume: np.ndarray, affine: np.ndarray) -> None:

@@ -8,12 +8,12 @@ from preprocess.phantom.anatomy import both, dots, vary
 from preprocess.phantom.render import Blob, Grid, Image, Part, Site, Tube, Vector
 
 
-def _half(side: int, size: float, depth: float) -> Blob:
+def half(side: int, size: float, depth: float) -> Blob:
     """One side of the brain, `depth` mm below its surface: where a lesion may be."""
     return Blob((side * 34 * size, 0, 12), (33 * size - depth, 82 * size - depth, 58 - depth))
 
 
-def _horns(side: int, size: float) -> tuple[Vector, ...]:
+def horns(side: int, size: float) -> tuple[Vector, ...]:
     """The lateral ventricle of one side, from its frontal to its occipital horn."""
     chain = (7, -35, 4), (9, -22, 14), (13, 0, 21), (17, 20, 19), (25, 33, 7), (23, 52, 2)
     return tuple((side * x * size, y * size, z) for x, y, z in chain)
@@ -36,7 +36,7 @@ def _skull_layer(size: float, deep: float) -> Blob:
     return Blob((0, 2, 10), (85 * size - deep, 104 * size - deep, 88 - deep))
 
 
-def _brain(rng: Generator, size: float) -> list[Part]:
+def brain_tissue(rng: Generator, size: float) -> list[Part]:
     """Folded grey over white matter with deep nuclei, cut off below; there the cerebellum, the stem, the face."""
     surface = Blob((0, 0, 12), (68 * size, 84 * size, 60))
     inner = Blob((0, 0, 13), (59 * size, 74 * size, 49))
@@ -65,10 +65,10 @@ def _brain(rng: Generator, size: float) -> list[Part]:
     ]
 
 
-def _fluid(rng: Generator, size: float, girth: float) -> list[Part]:
+def fluid(rng: Generator, size: float, girth: float) -> list[Part]:
     """Ventricles of `girth` mm and the great fissures: painted over everything else in the brain."""
     return [
-        *[Part("csf", Tube(_horns(side, size), girth), wavy=0.8, wavelength=12.0) for side in (-1, 1)],
+        *[Part("csf", Tube(horns(side, size), girth), wavy=0.8, wavelength=12.0) for side in (-1, 1)],
         Part("csf", Blob((0, 6, 2), (0.5 * girth, 13, 9))),
         Part("csf", Blob((0, -66, 22), (1.3, 26, 50)), wavy=0.4),
         Part("csf", Blob((0, 68, 26), (1.3, 28, 46)), wavy=0.4),
@@ -85,25 +85,25 @@ def stroke(rng: Generator) -> list[Part]:
     size, side = vary(rng, 0.03), int(rng.choice((-1, 1)))
     reach = rng.uniform(5, 8) if rng.uniform() < 0.25 else rng.uniform(10, 25)
     middle = (side * rng.uniform(28, 50) * size, rng.uniform(-34, 40), rng.uniform(-2, 3))
-    parts = _skull(rng, size) + _brain(rng, size)
+    parts = _skull(rng, size) + brain_tissue(rng, size)
     for _ in range(rng.integers(3, 8)):  # late by nature, in a healthy brain too
         other = int(rng.choice((-1, 1)))
         place = (other * rng.uniform(15, 55), rng.uniform(-70, 70), rng.uniform(-20, 30))
-        parts.append(Part("slow", Blob(place, tuple(rng.uniform(6, 14, 3))), within=_half(other, size, 8)))
+        parts.append(Part("slow", Blob(place, tuple(rng.uniform(6, 14, 3))), within=half(other, size, 8)))
     if rng.uniform() < 0.2:
         place = (-side * rng.uniform(20, 44), rng.uniform(-40, 50), rng.uniform(-8, 8))
-        parts.append(Part("scar", Blob(place, tuple(rng.uniform(5, 11, 3))), within=_half(-side, size, 1)))
-    for blob in _cluster(rng, middle, 1.25 * reach + rng.uniform(8, 16)):
+        parts.append(Part("scar", Blob(place, tuple(rng.uniform(5, 11, 3))), within=half(-side, size, 1)))
+    for blob in cluster(rng, middle, 1.25 * reach + rng.uniform(8, 16)):
         for tissue, depth in (("late", 1), ("late_white", 9)):
-            parts.append(Part(tissue, blob, wavy=3.0, wavelength=20.0, within=_half(side, size, depth)))
-    for blob in _cluster(rng, middle, reach):
-        parts.append(Part("core", blob, 1, wavy=1.2, wavelength=14.0, within=_half(side, size, 1)))
-    parts += _fluid(rng, size, 5.0 * vary(rng, 0.25))
+            parts.append(Part(tissue, blob, wavy=3.0, wavelength=20.0, within=half(side, size, depth)))
+    for blob in cluster(rng, middle, reach):
+        parts.append(Part("core", blob, 1, wavy=1.2, wavelength=14.0, within=half(side, size, 1)))
+    parts += fluid(rng, size, 5.0 * vary(rng, 0.25))
     parts += dots(rng, "vessel", 16, (50, 66, 30), 1.8)
     return [*parts, Part("vessel", Tube(((0, 84 * size, -20), (0, 86 * size, 40)), 4))]
 
 
-def _cluster(rng: Generator, middle: Vector, reach: float) -> list[Blob]:
+def cluster(rng: Generator, middle: Vector, reach: float) -> list[Blob]:
     """Overlapping ellipsoids that make one ragged region, about `reach` mm in radius."""
     blobs = [Blob(middle, tuple(reach * rng.uniform(0.7, 1, 3)))]
     for _ in range(rng.integers(2, 5)):
@@ -121,8 +121,8 @@ def ageing(rng: Generator) -> list[Part]:
     girth = (5.5 + 1.5 * load) * vary(rng, 0.15)
     haze, spots = [], []
     for side in (-1, 1):
-        inner = _half(side, size, 11)
-        chain = _horns(side, size)
+        inner = half(side, size, 11)
+        chain = horns(side, size)
         rim = girth + rng.uniform(0.2, 1.2) + 1.2 * load
         haze.append(Part("haze", Tube(chain, rim + 3), wavy=2.0, wavelength=10.0, within=inner))
         spots.append(Part("spot", Tube(chain, rim), 1, wavy=2.2, wavelength=9.0, within=inner))
@@ -131,21 +131,21 @@ def ageing(rng: Generator) -> list[Part]:
             spots.append(Part("spot", cap, 1, wavy=1.5, wavelength=9.0, within=inner))
         for _ in range(rng.poisson(10 + 14 * load)):
             radius = min(math.exp(rng.normal(0.75, 0.45)), 7.0)
-            place = tuple(c + 0.95 * r * s for c, r, s in zip(inner.centre, inner.radii, _in_ball(rng), strict=True))
+            place = tuple(c + 0.95 * r * s for c, r, s in zip(inner.centre, inner.radii, in_ball(rng), strict=True))
             spot = Blob(place, tuple(radius * rng.uniform(0.8, 1.6, 3)))
             haze.append(Part("haze", Blob(place, tuple(r + 1.5 for r in spot.radii)), within=inner))
             spots.append(Part("spot", spot, 1, wavy=0.6, wavelength=8.0, within=inner))
-    parts = _skull(rng, size) + _brain(rng, size) + haze + spots
+    parts = _skull(rng, size) + brain_tissue(rng, size) + haze + spots
     if rng.uniform() < 0.2:
         side = int(rng.choice((-1, 1)))
         place = (side * rng.uniform(38, 52), rng.uniform(-40, 50), rng.uniform(0, 30))
         rim = Blob(place, tuple(rng.uniform(9, 16, 3)))
-        parts.append(Part("infarct", rim, 2, wavy=2.0, wavelength=12.0, within=_half(side, size, 1)))
+        parts.append(Part("infarct", rim, 2, wavy=2.0, wavelength=12.0, within=half(side, size, 1)))
         parts.append(Part("csf", Blob(place, tuple(0.6 * r for r in rim.radii)), 2))
-    return parts + _fluid(rng, size, girth)
+    return parts + fluid(rng, size, girth)
 
 
-def _in_ball(rng: Generator) -> Vector:
+def in_ball(rng: Generator) -> Vector:
     """A point of the unit ball."""
     direction = rng.normal(size=3)
     return tuple(direction / max(math.sqrt(direction @ direction), 1e-6) * rng.uniform() ** (1 / 3))

@@ -8,14 +8,15 @@ from preprocess.phantom.anatomy import TEXTURE, both, dots, one, vary
 from preprocess.phantom.render import Blob, Grid, Image, Part, Site
 
 
-def pelvis(rng: Generator, coil: bool) -> list[Part]:
+def pelvis(rng: Generator, coil: bool, growth: float = 1.0) -> list[Part]:
     """Transverse look at a prostate: peripheral zone (1), central gland with nodules (2), neighbours.
 
-    With an endorectal coil the rectum is a balloon that presses the gland flat from behind.
+    With an endorectal coil the rectum is a balloon that presses the gland flat from behind. `growth` of the gland,
+    relative, counts once more for its centre, which presses the peripheral zone thin.
     """
-    width, depth, height = 30 * vary(rng), 22 * vary(rng), 20.5 * vary(rng, 0.06)
+    width, depth, height = 30 * growth * vary(rng), 22 * growth * vary(rng), 20.5 * vary(rng, 0.06)
     gland = Blob((0, 0, 0), (width, depth * (0.9 if coil else 1), height), turn=(rng.normal(8, 4), 0, rng.normal(0, 4)))
-    centre = Blob((rng.normal(0, 2), -0.28 * depth, 3), (0.74 * width, 0.66 * depth, 0.78 * height))
+    centre = Blob((rng.normal(0, 2), -0.28 * depth, 3), (0.74 * growth * width, 0.66 * growth * depth, 0.78 * height))
     swell = 20 * vary(rng, 0.15) if coil else 12 * vary(rng, 0.15)
     back = depth + swell - (6 if coil else -1)
     rectum = Blob((rng.normal(0, 3), back, 0), (swell * (1.15 if coil else 1.3), swell, 38 if coil else 150))

@@ -105,16 +105,19 @@ class Site:
     """A scanner: what it calls its files, how it sees each tissue, what it adds."""
 
     images: dict[str, Image]  # file name, with places for the numbers of the scan and the frame
-    labels: str
+    labels: str | None  # None: those of a test, which are kept back
     grids: dict[str, Grid]
     means: dict[str, tuple[float, ...]]  # tissue -> one intensity a channel
     frames: dict[int, Anatomy]  # number of a frame -> what is where in it; one frame unless it is a cine
+    stack: str | None = None  # the one 4D file that holds the images instead, (X,Y,Z,C)
     stored: str = "LPS"  # direction in which each array axis runs
     first: int = 0  # number of the first scan
+    numbers: tuple[int, ...] | None = None  # of the scans, where they do not go on from the first one by one
     visits: int = 1  # consecutive scans of one subject
     spread: float = 0.06  # patient-to-patient sd of a tissue's intensity, relative
     grain: float = 0.08  # texture sd, relative
     bias: float = 0.15  # sd of the log gain
+    protocol: float = 0.0  # sd of the logs of an image's gain, gamma and noise: a cohort of many scanners
     blur: float = 0.5  # sd of the point spread in mm
     coil: tuple[Vector, float, float] | None = None  # place, gain at the place, mm over which it decays
     tilt: float = 3.0  # sd in degrees of the volume's obliqueness
@@ -122,9 +125,13 @@ class Site:
     texture: dict[str, float] = field(default_factory=dict)  # tissue -> factor on the grain
     note: tuple[str, str] | None = None  # file name and content of a text that lies beside each scan
 
+    def number(self, scan: int) -> int:
+        """What a scan, counted from 0, is called."""
+        return self.numbers[scan] if self.numbers else self.first + scan
+
 
 def render(site: Site, size: str, key: tuple[int, ...], scan: int) -> tuple[dict[str, np.ndarray], np.ndarray]:
-    """One scan: ({file name: (X,Y,Z) image or int16 labels}, affine (4,4)). `key` seeds the cohort's site."""
+    """One scan: ({file name: (X,Y,Z[,C]) image or (X,Y,Z) int16 labels}, affine (4,4)). `key` seeds the site."""
     subject, visit = divmod(scan, site.visits)
     session = np.random.default_rng([*key, subject, 1 + visit])
     grid = site.grids[size]
@@ -142,9 +149,13 @@ def render(site: Site, size: str, key: tuple[int, ...], scan: int) -> tuple[dict
             _, right, wrong = site.slip
             plane = labels[..., np.flatnonzero((labels == right).any((0, 1)))[-1]]
             plane[plane == right] = wrong
-        images = _acquire(site, session, tissues, axes, spacing)
-        for name, volume in {**images, site.labels: labels}.items():
-            volumes[name.format(scan + site.first, frame)] = np.flip(volume, flips)
+        files = _acquire(site, session, tissues, axes, spacing)
+        if site.stack:
+            files = {site.stack: np.stack(list(files.values()), -1)}
+        if site.labels:
+            files[site.labels] = labels
+        for name, volume in files.items():
+            volumes[name.format(site.number(scan), frame)] = np.flip(volume, flips)
     return volumes, _affine(site, session, shape, spacing)
 
 
@@ -165,7 +176,7 @@ def _paint(
     for component in points:
         component += 2.0 * smooth_field(body, axes, 120.0)
     shape = points.shape[1:]
-    canvas = np.zeros((len(means["fat"]), *shape))
+    canvas = np.zeros((len(next(iter(means.values()))), *shape))
     labels = np.zeros(shape, np.int16)
     grain = _grain(session, shape, spacing)
     for part in anatomy(body):
@@ -194,12 +205,21 @@ def _acquire(site: Site, rng: Generator, tissues: np.ndarray, axes: Axes, spacin
         gain = gain * (1 + peak * np.exp(-np.sqrt(x**2 + y**2 + z**2) / decay))
     images = {}
     for name, image in site.images.items():
-        signal = gain * np.tensordot(image.weights, blurred, 1)
-        real, imaginary = rng.normal(0, image.noise, (2, *signal.shape))
+        signal, noise = _scanner(site, rng, gain * np.tensordot(image.weights, blurred, 1), image.noise)
+        real, imaginary = rng.normal(0, noise, (2, *signal.shape))
         seen = np.where(np.abs(signal) < image.floor, 0, np.hypot(signal + real, imaginary) + image.offset)
         decimals = 0 if np.issubdtype(image.dtype, np.integer) else 3
         images[name] = np.round(seen, decimals).astype(image.dtype)
     return images
+
+
+def _scanner(site: Site, rng: Generator, signal: np.ndarray, noise: float) -> tuple[np.ndarray, float]:
+    """The signal and the sd of its noise as this scan's settings have them. Draws nothing where all are alike."""
+    if not site.protocol:
+        return signal, noise
+    gain, gamma, louder = np.exp(site.protocol * np.clip(rng.normal(size=3), -2, 2))
+    peak = signal.max()
+    return gain * peak * (signal / peak) ** gamma, louder * noise
 
 
 def _grain(rng: Generator, shape: tuple[int, ...], spacing: np.ndarray) -> np.ndarray:
