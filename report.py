@@ -1,8 +1,12 @@
-"""One table over finished runs, on the screen and as text, csv, Markdown and LaTeX.
+r"""One table over finished runs, on the screen and as text, csv, Markdown and LaTeX.
 
     python report.py --runs results/spine/noadap results/spine/sfda results/spine/fs --out results/spine/report
 
 writes results/spine/report.{txt,csv,md,tex}. It reads the run folders and nothing else; same folders, same bytes.
+
+    python report.py --runs results/acdc/{random,contrast}_2_{0,1,2} --draws '_\d+$' --out results/acdc/few_labels
+
+has a line for random_2 and one for contrast_2 instead: mean ± sd over the draws that their runs' names end in.
 """
 
 import argparse
@@ -10,6 +14,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from reports.classes import make_class_report
+from reports.draws import DRAWS, make_draw_report
 from reports.patients import make_patient_report
 from reports.table import as_csv, as_latex, as_markdown, as_text
 from run_files import open_runs
@@ -25,7 +30,13 @@ def get_args(argv: Sequence[str] | None) -> argparse.Namespace:
     parser.add_argument("--formats", nargs="+", choices=FORMATS, default=list(FORMATS))
     parser.add_argument("--lower", default="noadap", help="run that closes 0 %% of the gap (default: %(default)s)")
     parser.add_argument("--upper", default="fs", help="run that closes 100 %% (default: %(default)s)")
-    parser.add_argument("--reference", help="run that the others are tested against (default: sfda, else the first)")
+    parser.add_argument(
+        "--reference",
+        help="run (with --draws: experiment or kind) that the others are tested against (default: sfda, "
+        "else the first; with --draws: the first)",
+    )
+    parser.add_argument("--draws", metavar="REGEX", help=DRAWS)
+    parser.add_argument("--iou", action="store_true", help="intersection over union of each volume, beside Dice")
     parser.add_argument("--debug", action="store_true", help="show tracebacks")
     return parser.parse_args(argv)
 
@@ -39,7 +50,13 @@ def main(argv: Sequence[str] | None = None) -> None:
             f"One table is about one kind of score: {', '.join(by_iou)} of the {len(runs)} runs were scored by IoU, "
             "the others patient by patient. Make two reports."
         )
-    report = (make_class_report if by_iou else make_patient_report)(runs, args)
+    if by_iou and (args.draws is not None or args.iou):
+        raise UserError(
+            f"--draws and --iou are about scores of patients; {', '.join(by_iou)} were scored by the IoU of all images "
+            "together. Leave them out."
+        )
+    make_report = make_class_report if by_iou else make_patient_report if args.draws is None else make_draw_report
+    report = make_report(runs, args)
     print(as_text(report), end="")
     if args.out:
         args.out.parent.mkdir(parents=True, exist_ok=True)

@@ -19,6 +19,9 @@ DEFAULT_REFERENCE = "sfda"
 SEED = 0  # of the bootstrap
 PAIRS_NEEDED = 6  # with fewer, the signed-rank test cannot fall below 0.05
 MANY_PATIENTS = 20  # with fewer, the bootstrap interval is too narrow
+HD95 = "HD95 is the larger of the two directed 95th percentiles"
+PENALISED = "HD95 penalised: the mean with the volume's diagonal for each missed or false structure."
+IOU = "IoU: Dice / (2 - Dice), of each patient and class, then averaged as Dice is."
 
 
 # ------------------------------------------------------------------------------------------------ numbers
@@ -48,17 +51,24 @@ class Entry:
         return self.scores["mean"]
 
 
-def read_entry(run: Run, which: str) -> Entry:
-    """The run's scores: the mean over the classes of its metric axis, and class by class."""
+def read_entry(run: Run, which: str, iou: bool = False) -> Entry:
+    """The run's scores: the mean over the classes of its metric axis, and class by class; `iou`: that one too."""
     rows = [row for row in run.patients(which) if row["class"] in run.metric_axis]
     if not rows:
         raise UserError(f"{run.folder} scored none of the classes {run.metric_axis} of its --metric_axis.")
-    groups = {"mean": average_classes(rows)}
-    scored = sorted({row["class"] for row in rows})  # without the background, whatever the axis says
-    groups |= {str(k): [row for row in rows if row["class"] == k] for k in scored}
+    groups = by_class(rows)
     scores = {name: {score: summarise(group, score) for score in SCORES} for name, group in groups.items()}
+    if iou:
+        overlaps = by_class([row | {"dice": row["dice"] / (2 - row["dice"])} for row in rows])
+        scores = {name: each | {"iou": summarise(overlaps[name], "dice")} for name, each in scores.items()}
     interval = {name: bootstrap_interval((row["dice"] for row in group), SEED) for name, group in groups.items()}
     return Entry(run, which, groups, scores, interval)
+
+
+def by_class(rows: Sequence[dict[str, Any]]) -> dict[str, list[dict[str, Any]]]:
+    """'mean' or a class number -> one row a patient."""
+    scored = sorted({row["class"] for row in rows})  # without the background, whatever the axis says
+    return {"mean": average_classes(rows)} | {str(k): [row for row in rows if row["class"] == k] for k in scored}
 
 
 def close_gaps(entries: Sequence[Entry], lower: str, upper: str) -> None:
@@ -96,10 +106,10 @@ def compare(entries: Sequence[Entry], reference: str) -> None:
 # ------------------------------------------------------------------------------------------------ words
 
 
-def mean_sd(summary: Mapping[str, float], n_patient: int, digits: int) -> str:
-    """'0.853 ± 0.021', with '(n = 9)' where some patient has no value."""
+def mean_sd(summary: Mapping[str, float], count: int, digits: int) -> str:
+    """'0.853 ± 0.021', with '(n = 9)' where fewer than `count` have a value."""
     spread = f" ± {number(summary['sd'], digits)}" if math.isfinite(summary["sd"]) else ""
-    fewer = f" (n = {summary['n']})" if 0 < summary["n"] < n_patient else ""
+    fewer = f" (n = {summary['n']})" if 0 < summary["n"] < count else ""
     return number(summary["mean"], digits) + spread + fewer
 
 
@@ -116,6 +126,7 @@ def make_columns(entries: Sequence[Entry], runs: Sequence[Run]) -> dict[str, Cal
         "supervision": lambda entry: supervision(entry.run),
         "epoch": lambda entry: progress(entry.run, entry.which),
         "Dice": lambda entry: mean_sd(entry.mean["dice"], len(entry.dice), 3),
+        "IoU": lambda entry: mean_sd(entry.mean["iou"], len(entry.dice), 3),
         "95 % of the mean": lambda entry: interval_words(entry.interval["mean"]),
         "gap closed": lambda entry: f"{100 * entry.gap['mean']:.0f} %" if has_gap(entry) else NOTHING,
     }
@@ -135,6 +146,7 @@ def make_columns(entries: Sequence[Entry], runs: Sequence[Run]) -> dict[str, Cal
         "marks": lambda entry: patient_marks(entry.run, runs),
     }
     shown = {
+        "IoU": any("iou" in entry.mean for entry in entries),
         "95 % of the mean": any(math.isfinite(entry.interval["mean"][0]) for entry in entries),
         "gap closed": any(map(has_gap, entries)),
         "HD95 penalised": any(map(has_failures, entries)),
@@ -174,13 +186,14 @@ def make_notes(entries: Sequence[Entry], runs: Sequence[Run], names: argparse.Na
     """How the numbers came about, and what the table has no room for."""
     notes = [
         "Scores are per patient, in 3D, averaged over the foreground classes, then mean ± sd over patients.",
-        "HD95 is the larger of the two directed 95th percentiles, ASSD the mean of the two directed mean distances; "
-        "NSD is the share of both surfaces within the tolerance.",
+        f"{HD95}, ASSD the mean of the two directed mean distances; NSD is the share of both surfaces within the "
+        "tolerance.",
         "Missed: a true structure of which nothing was predicted. False: a predicted one that is not there. Both are "
         "Dice 0 and NSD 0 and have no HD95 or ASSD, whose n is then smaller. Neither true nor predicted: left out.",
     ]
+    notes += [IOU] * names.iou
     if any(map(has_failures, entries)):
-        notes.append("HD95 penalised: the mean with the volume's diagonal for each missed or false structure.")
+        notes.append(PENALISED)
     if any(len(entry.dice) > 1 for entry in entries):
         few = min(len(entry.dice) for entry in entries) < MANY_PATIENTS
         notes.append("95 % of the mean: bootstrap over patients." + " With so few patients it is too narrow." * few)
@@ -206,21 +219,25 @@ def worst(entry: Entry) -> str:
     return f"{entry.run.name} {patient} {known[patient]:.3f}" if known else f"{entry.run.name} {NOTHING}"
 
 
-def csv_lines(entry: Entry) -> list[dict[str, Any]]:
+def patient_facts(entry: Entry) -> dict[str, Any]:
     """`epoch` counts from 0, as in the log; distances are in `distance_unit`."""
     run = entry.run
-    first = facts(run, entry.which) | {
-        "distance_unit": run.unit,
-        "nsd_tolerance": run.nsd_tolerance,
-        "patients": len(entry.dice),
-    }
+    more = {"distance_unit": run.unit, "nsd_tolerance": run.nsd_tolerance, "patients": len(entry.dice)}
+    return facts(run, entry.which) | more
+
+
+def score_cells(scores: Mapping[str, Mapping[str, float]]) -> dict[str, float]:
+    """score -> what metrics.summarise says, as cells of the csv."""
+    cells = {f"{score}_{key}": summary[key] for score, summary in scores.items() for key in ("mean", "sd", "n")}
+    cells |= {f"{score}_penalised_mean": scores[score]["penalised_mean"] for score in DISTANCES}
+    return cells | {key: scores["dice"][key] for key in ("misses", "false_structures")}
+
+
+def csv_lines(entry: Entry) -> list[dict[str, Any]]:
+    """A line for the mean of the classes, one a class."""
     lines = []
     for name, scores in entry.scores.items():
-        line = first | {"class": name}
-        for score, summary in scores.items():
-            line |= {f"{score}_{key}": summary[key] for key in ("mean", "sd", "n")}
-        line |= {f"{score}_penalised_mean": scores[score]["penalised_mean"] for score in DISTANCES}
-        line |= {key: scores["dice"][key] for key in ("misses", "false_structures")}
+        line = patient_facts(entry) | {"class": name} | score_cells(scores)
         line |= dict(zip(("dice_low", "dice_high"), entry.interval[name], strict=True))
         line["gap_closed"] = entry.gap.get(name, math.nan)
         lines.append(line | {"p": math.nan})
@@ -229,8 +246,11 @@ def csv_lines(entry: Entry) -> list[dict[str, Any]]:
 
 
 def make_patient_report(runs: Sequence[Run], names: argparse.Namespace) -> Report:
-    """`names`: the `lower` and the `upper` run of the gap and the `reference` of the test, if they are there."""
-    blocks = {which: [read_entry(run, which) for run in runs] for which in BLOCKS}
+    """`names`: the `lower` and the `upper` run of the gap and the `reference` of the test, if they are there.
+
+    `names.iou`: whether intersection over union is to stand beside Dice.
+    """
+    blocks = {which: [read_entry(run, which, names.iou) for run in runs] for which in BLOCKS}
     reference = choose_reference(runs, names)
     for block in blocks.values():
         close_gaps(block, names.lower, names.upper)

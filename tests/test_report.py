@@ -279,6 +279,19 @@ def test_background_in_the_metric_axis_adds_no_column(runs, tmp_path, capsys):
     assert report(runs, tmp_path, capsys, ["sfda"]) == (text, lines)
 
 
+def test_iou_stands_beside_dice_where_it_is_asked_for(runs, tmp_path, capsys):
+    """Dice 0.5 is IoU 1/3: of each patient and class, not of the mean Dice."""
+    rescore(runs / "sfda", {"P0": {1: 0.5, 2: 1.0}, "P1": {1: "miss", 2: "true absence"}})
+    text, lines = report(runs, tmp_path, capsys, ["sfda"], ["--iou"])
+    assert float(lines["sfda", "last", "mean"]["iou_mean"]) == pytest.approx(1 / 3)
+    assert [lines["sfda", "last", "1"][key] for key in ("iou_mean", "iou_n")] == [str(1 / 6), "2"]
+    assert re.search("sfda .* 0.375 ± 0.530 +0.333 ± 0.471", text)
+    assert "IoU: Dice / (2 - Dice)" in text
+    text, lines = report(runs, tmp_path, capsys, ["sfda"])
+    assert "IoU" not in text
+    assert "iou_mean" not in lines["sfda", "last", "mean"]
+
+
 # ------------------------------------------------------------------------------------------- scored by IoU
 
 
