@@ -40,6 +40,10 @@ def get_parser() -> Parser:  # noqa: PLR0915  a flat list of flags reads better 
     data = parser.add_argument_group("data")
     data.add_argument("--target_dataset", "--dataset", type=Path, required=True, help="folder with train/ and val/")
     data.add_argument("--source_dataset", type=Path, help="the labelled source, for methods that read it")
+    data.add_argument(
+        "--unlabelled_dataset", type=Path, help="images alone, for methods that read them (default: as target)"
+    )
+    data.add_argument("--unlabelled_split", default="unlabelled", help="their folder in it (default: %(default)s)")
     data.add_argument("--target_folders", "--folders", required=True, help="[(folder, transform, is_one_hot), …]")
     data.add_argument("--val_target_folders", help="the same for validation (default: as training)")
     data.add_argument("--source_folders", help="the same in --source_dataset (default: as --target_folders)")
@@ -50,7 +54,14 @@ def get_parser() -> Parser:  # noqa: PLR0915  a flat list of flags reads better 
     data.add_argument("--ignore", type=int, help="label whose pixels count nowhere (street scenes: 255)")
     data.add_argument("--modalities", type=int, default=0, help="channels of an image (default: as they are)")
     data.add_argument("--group", **switch, help="accepted: slices always belong to their patient")
+    data.add_argument("--n_labelled", type=int, default=0, help="train on the labels of n volumes alone (0: of all)")
+    data.add_argument("--draw", type=int, default=0, help="which n: the number of the draw")
     data.add_argument("--batch_size", type=int, default=4)
+    data.add_argument(
+        "--crop", type=int, nargs=3, metavar=("D", "W", "H"), help="volumes, in random crops of this size"
+    )
+    data.add_argument("--steps", type=int, default=0, help="of an epoch (default: once through the training set)")
+    data.add_argument("--overlap", type=float, default=0.5, help="of the windows of this size that evaluation slides")
     data.add_argument("--augment", **switch, help="random flips, rotations, contrast and gamma of the training slices")
     data.add_argument("--augmentation", default="{}", help="their ranges: {'rotate': 180, 'scale': 0.2, 'elastic': 3}")
     data.add_argument("--in_memory", **switch, help="the same as --cache ram")
@@ -69,11 +80,12 @@ def get_parser() -> Parser:  # noqa: PLR0915  a flat list of flags reads better 
     learn = parser.add_argument_group("learning")
     learn.add_argument("--method", default="supervised", help=f"one of {', '.join(METHODS)}")
     learn.add_argument("--mode", choices=("learn", "makeim"), default="learn", help="makeim: save masks, learn nothing")
-    learn.add_argument("--target_losses", "--losses", required=True, help="[(loss, {}, bounds, {}, fn, weight), …]")
+    learn.add_argument("--target_losses", "--losses", help="[(loss, {}, bounds, {}, fn, weight), …]")
     learn.add_argument("--scheduler", default="Constant", help=f"of the loss weights: {', '.join(SCHEDULES)}")
     learn.add_argument("--scheduler_params", default="{}", help="its parameters: {'to_steal': 0.01}")
     learn.add_argument("--network", default="UNet", help="name, or name:parameter=value,… as in UNet:nG=16")
     learn.add_argument("--model_weights", "--weights", default="", help="checkpoint to start from; '' is random")
+    learn.add_argument("--load_blocks", type=int, help="of these weights the encoder and n blocks of the decoder alone")
     learn.add_argument("--backbone_weights", default="", help="pre-trained trunk of a network that has one: a file")
     learn.add_argument("--n_epoch", type=int, default=100)
     learn.add_argument("--l_rate", type=float, default=5e-4)
@@ -149,11 +161,17 @@ def get_args(argv: Sequence[str] | None = None) -> Namespace:
     check_rates(args)
     args.metric_axis = args.metric_axis or list(range(1, args.n_class))
     _check_numbers(args)
+    if method.segments and not args.target_losses:
+        raise UserError(
+            f"--method {args.method} learns from losses: give --target_losses [(loss, {{}}, …, weight), …]."
+        )
     if (method.needs_weights or not learns) and not args.model_weights:
         raise UserError(
             f"--method {args.method} with --mode {args.mode} starts from a trained network: give --model_weights, "
             "for example results/<set>/cesource/last.pkl."
         )
+    if args.load_blocks is not None and not args.model_weights:
+        raise UserError("--load_blocks says what to take of --model_weights, and none are given.")
     if learns and "source" in method.streams and args.source_dataset is None:
         raise UserError(
             f"--method {args.method} learns from labelled source images: give their folder, --source_dataset."
@@ -172,9 +190,15 @@ def _check_numbers(args: Namespace) -> None:
         "eval_every": 1,
         "workers": 1,
         "jobs": 1,
+        "n_labelled": 0,
+        "steps": 0,
     }.items():
         if getattr(args, name) < low:
             raise UserError(f"--{name} is {getattr(args, name)}; it must be at least {low}.")
+    if args.crop and min(args.crop) < 1:
+        raise UserError(f"--crop D W H is a size in voxels, from 1 upwards; got {args.crop}.")
+    if not 0 <= args.overlap < 1:
+        raise UserError(f"--overlap is a share of a window, 0 to below 1; got {args.overlap:g}.")
     if bad := [k for k in args.metric_axis if not 0 <= k < args.n_class]:
         raise UserError(f"--metric_axis names the classes {bad}, but --n_class is {args.n_class} (0 is background).")
     on_gpu = args.device.startswith("cuda")

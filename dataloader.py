@@ -20,6 +20,7 @@ from torch import Tensor
 
 from augmentation import Augmentation
 from distributed import ALONE, Team
+from sampling import InOrder, Sampler, Shuffled
 from slice_cache import Plane, open_plane
 from slice_files import (
     SPLITS,
@@ -28,9 +29,11 @@ from slice_files import (
     FolderSpec,
     SliceFile,
     SliceName,
+    check_ignored,
     check_patients,
     pair_files,
     parse_folders,
+    parse_image_folder,
     parse_name,
     read_card,
     read_names,
@@ -53,6 +56,7 @@ __all__ = [
     "lay_bounds",
     "open_slices",
     "parse_folders",
+    "parse_image_folder",
     "parse_name",
     "place",
     "read_card",
@@ -81,7 +85,7 @@ class SliceSet:
     patients: list[str]
     planes: dict[FolderSpec, Plane]
     order: Tensor  # n int64: the row of each slice in the planes
-    folders: list[FolderSpec]  # the image, the metrics' ground truth, one per loss
+    folders: list[FolderSpec]  # the image, the metrics' ground truth, one per loss; the image alone without labels
     bounds: list[np.ndarray | None]  # one per loss: n k 2
     spacing: dict[str, tuple[float, float, float]] | None  # patient -> (between slices, W, H) in mm
     digest: str  # sha256 over every file read
@@ -146,10 +150,7 @@ def open_slices(
     match, different shapes, a label outside 0..K-1, NaN, an unreadable file, an empty split, distances in mm of a
     set without spacing.
     """
-    if ignore is not None and not n_class <= ignore <= np.iinfo(np.uint8).max:
-        raise UserError(
-            f"--ignore {ignore}: expected a label that is no class, {n_class}..255, as in street scenes 255."
-        )
+    check_ignored(ignore, n_class)
     names, files = pair_files(root / split, sorted({spec.folder for spec in folders}))
     read = read_names(root / split, names, regex)
     order = sorted(range(len(names)), key=lambda i: (read[i].patient, read[i].index, names[i]))
@@ -175,7 +176,7 @@ def open_slices(
         planes,
         torch.tensor(order),
         list(folders),
-        [None] * (len(folders) - 2),
+        [None] * max(len(folders) - 2, 0),
         spacing,
         hashlib.sha256("".join([*ordered, *digests]).encode()).hexdigest(),
         ignore,
@@ -326,6 +327,7 @@ class Stream:
     """Batches of a set. Order and augmentation depend on seed, epoch and step alone, so a resume needs no state.
 
     augmentation: None for none, and then `shuffle=False` goes through the set as it lies (evaluation)
+    sampler: what draws the batches of an epoch, if not all slices in random order
     with_targets: whether a step may look at the ground truth
     workers: threads that read ahead, where the slices are not on the device already
     """
@@ -338,13 +340,15 @@ class Stream:
         seed: int = 0,
         *,
         shuffle: bool = True,
+        sampler: Sampler | None = None,
         augmentation: Augmentation | None = None,
         with_targets: bool = True,
         team: Team = ALONE,
         workers: int = 2,
     ) -> None:
         self.slices, self.batch_size, self.device, self.seed = slices, batch_size, device, seed
-        self.shuffle, self.augmentation, self.with_targets = shuffle, augmentation, with_targets
+        self.sampler = sampler or (Shuffled if shuffle else InOrder)(len(slices), batch_size)
+        self.augmentation, self.with_targets = augmentation, with_targets
         self.team, self.workers = team, workers
         self.bounds = [None if bound is None else torch.from_numpy(bound) for bound in slices.bounds]
         if slices.order.is_cuda:
@@ -352,16 +356,15 @@ class Stream:
         self.generator = torch.Generator(device)
 
     def __len__(self) -> int:
-        return -(-len(self.slices) // self.batch_size)
+        return len(self.sampler)
 
-    def epoch(self, epoch: int, start: int = 0) -> Iterator[tuple[Batch, Tensor]]:
-        """Every slice once, in this epoch's order, from step `start` on; and the metrics' ground truth (B, W, H)."""
-        order = torch.arange(len(self.slices))
-        if self.shuffle:
-            generator = torch.Generator().manual_seed(derived_seed(self.seed, epoch))
-            order = torch.randperm(len(order), generator=generator)
-        steps = order.split(self.batch_size)[start:]
-        here = order.to(self.slices.order.device).split(self.batch_size)[start:]  # one copy an epoch, none a step
+    def epoch(self, epoch: int, start: int = 0) -> Iterator[tuple[Batch, Tensor | None]]:
+        """This epoch's batches from step `start` on, each with the metrics' ground truth (B, W, H), if there is any."""
+        steps = self.sampler(torch.Generator().manual_seed(derived_seed(self.seed, epoch)))[start:]
+        if not steps:
+            return
+        lengths = [len(rows) for rows in steps]
+        here = torch.cat(steps).to(self.slices.order.device).split(lengths)  # one copy an epoch, none a step
         shares = [self.team.share(len(rows)) for rows in steps]
         reads = [partial(self._gather, rows, share) for rows, share in zip(here, shares, strict=True)]
         away = self.device.type != self.slices.order.device.type
@@ -370,7 +373,7 @@ class Stream:
         for step, (rows, share, found) in enumerate(zip(steps, shares, stored, strict=True), start):
             yield self._finish(found, rows, share, derived_seed(self.seed, epoch, step))
 
-    def batch(self, rows: Tensor, epoch: int = 0, step: int = 0, shared: bool = False) -> tuple[Batch, Tensor]:
+    def batch(self, rows: Tensor, epoch: int = 0, step: int = 0, shared: bool = False) -> tuple[Batch, Tensor | None]:
         """The batch of these rows as that step would see it, and its ground truth; `shared`: only the own images."""
         share = self.team.share(len(rows)) if shared else slice(None)
         stored = self._gather(rows.to(self.slices.order.device), share)
@@ -378,8 +381,8 @@ class Stream:
 
     def _gather(self, rows: Tensor, share: slice) -> Stored:
         slices, pin = self.slices, self.device.type == "cuda" and not self.slices.order.is_cuda
-        at, (image, truth, *targets) = slices.order[rows], slices.folders
-        wanted = dict.fromkeys([truth, *(targets if self.with_targets else [])])
+        at, (image, *truth) = slices.order[rows], slices.folders
+        wanted = dict.fromkeys(truth if self.with_targets else truth[:1])
         found = Stored(
             slices.planes[image].gather(at[share], pin),
             {spec: slices.planes[spec].gather(at, pin) for spec in wanted},
@@ -389,13 +392,13 @@ class Stream:
             plane.release()
         return found
 
-    def _finish(self, stored: Stored, rows: Tensor, share: slice, seed: int) -> tuple[Batch, Tensor]:
+    def _finish(self, stored: Stored, rows: Tensor, share: slice, seed: int) -> tuple[Batch, Tensor | None]:
         """On the device, decoded, augmented. One draw turns image and ground truth alike."""
 
         def move(tensor: Tensor) -> Tensor:
             return tensor.to(self.device, non_blocking=True)
 
-        image_spec, truth, *targets = self.slices.folders
+        image_spec, *truth = self.slices.folders
         image = self.slices.planes[image_spec].decode(move(stored.image))
         maps = {
             spec: self.slices.planes[spec].decode(move(label)) if spec.is_map else move(label).long()
@@ -409,9 +412,9 @@ class Stream:
                 spec: draw.distance(each) if spec.is_map else draw.label(each, beyond=beyond)
                 for spec, each in maps.items()
             }
-        seen = [maps[spec] if self.with_targets else None for spec in targets]
+        seen = [maps[spec] if self.with_targets else None for spec in truth[1:]]
         bounds = [None if bound is None else move(bound) for bound in stored.bounds]
-        return Batch(image, seen, bounds, rows), maps[truth]
+        return Batch(image, seen, bounds, rows), maps[truth[0]] if truth else None
 
 
 def ahead(tasks: Iterable[Callable[[], Item]], workers: int) -> Iterator[Item]:

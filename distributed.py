@@ -121,6 +121,8 @@ class WholeBatchNorm(_BatchNorm):
     def forward(self, input: Tensor) -> Tensor:
         if not self.training:
             return super().forward(input)
+        given = input.dtype
+        input = input.to(torch.promote_types(given, torch.float32))  # sums of half precision would be a few digits
         axes = [axis for axis in range(input.ndim) if axis != 1]
         shape = [-1 if axis == 1 else 1 for axis in range(input.ndim)]
         own = torch.tensor(float(input.numel() // input.shape[1]), dtype=input.dtype)
@@ -130,7 +132,7 @@ class WholeBatchNorm(_BatchNorm):
         variance = _Sum.apply((centred * centred).sum(axes)) / count
         self._follow(mean.detach(), variance.detach() * count / (count - 1))
         scaled = centred * (variance + self.eps).rsqrt().view(shape)
-        return scaled * self.weight.view(shape) + self.bias.view(shape)
+        return (scaled * self.weight.view(shape) + self.bias.view(shape)).to(given)
 
     @torch.no_grad()
     def _follow(self, mean: Tensor, variance: Tensor) -> None:

@@ -1,7 +1,8 @@
 """A network over a set of slices: predictions, class counts, Dice per slice and per patient, scores in mm."""
 
+import zlib
 from argparse import Namespace
-from collections.abc import Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -10,16 +11,52 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from dataloader import SliceSet, Stream
+from dataloader import Stream
 from interrupt import STOP
 from losses import log_probabilities
 from methods import Method
 from metrics import SCORES, Outcome, dice, score_patients
+from run_data import AnySet, WholeStream
+
+
+class Packed(Sequence[np.ndarray]):
+    """uint8 maps of volumes (D, W, H), compressed in memory: hundreds of them are one evaluation."""
+
+    def __init__(self) -> None:
+        self.parts: list[tuple[bytes, tuple[int, ...]]] = []
+
+    def add(self, maps: Tensor) -> None:
+        """(B, D, W, H)"""
+        self.parts += [(zlib.compress(one.tobytes(), 1), one.shape) for one in maps.cpu().numpy()]
+
+    def __getitem__(self, row: int) -> np.ndarray:
+        content, shape = self.parts[row]
+        return np.frombuffer(zlib.decompress(content), np.uint8).reshape(shape)
+
+    def __len__(self) -> int:
+        return len(self.parts)
+
+    def whole(self) -> Sequence[np.ndarray]:
+        return self
+
+
+class Held:
+    """uint8 maps of slices (W, H), left on the device until all are there."""
+
+    def __init__(self) -> None:
+        self.parts: list[Tensor] = []
+
+    def add(self, maps: Tensor) -> None:
+        """(B, W, H)"""
+        self.parts.append(maps)
+
+    def whole(self) -> Sequence[np.ndarray]:
+        return torch.cat(self.parts).cpu().numpy()
 
 
 @dataclass
 class Evaluation:
-    """What one pass over S slices found. Counts are pixels, (S, K)."""
+    """What one pass over S slices, or volumes, found. Counts are pixels, (S, K)."""
 
     names: list[str]
     patients: list[str]
@@ -27,8 +64,8 @@ class Evaluation:
     intersection: np.ndarray
     predicted: np.ndarray
     true: np.ndarray
-    prediction: np.ndarray | None  # s w h, uint8 class numbers, where they were asked for
-    entropy: np.ndarray | None  # s w h, uint8: 255 is log K
+    prediction: Sequence[np.ndarray] | None  # s, each w h or d w h uint8 class numbers, where they were asked for
+    entropy: Sequence[np.ndarray] | None  # likewise: 255 is log K
 
     @property
     def dice_2d(self) -> np.ndarray:
@@ -70,7 +107,7 @@ def most_probable(scores: Tensor) -> Tensor:
 
 
 def class_counts(predicted: Tensor, true: Tensor, n_class: int) -> Tensor:
-    """(3, B, K) pixel counts of intersection, prediction and truth; two (B, W, H) label maps, no host sync.
+    """(3, B, K) pixel counts of intersection, prediction and truth; two (B, W, H) label maps, any axes, no host sync.
 
     Pixels whose truth is no class (a label to be ignored) count nowhere.
     """
@@ -82,7 +119,7 @@ def class_counts(predicted: Tensor, true: Tensor, n_class: int) -> Tensor:
 
 @torch.inference_mode()
 def evaluate(
-    method: Method, val: Stream, args: Namespace, keep_masks: bool = True, keep_entropy: bool = False
+    method: Method, val: Stream | WholeStream, args: Namespace, keep_masks: bool = True, keep_entropy: bool = False
 ) -> Evaluation:
     """One pass in evaluation mode, left on the device until it is over.
 
@@ -94,7 +131,8 @@ def evaluate(
     measurable = all(
         bound is not None or not part.needs_bounds for part, bound in zip(loss.losses, slices.bounds, strict=True)
     )
-    terms, counts, predictions, entropies = [], [], [], []
+    terms, counts = [], []
+    predictions, entropies = (Packed(), Packed()) if args.crop else (Held(), Held())
     for batch, truth in val.epoch(0):
         STOP.check()
         log_p = log_probabilities(as_large_as(truth, method.predict(batch)))
@@ -104,10 +142,10 @@ def evaluate(
         label = most_probable(log_p)
         counts.append(class_counts(label, truth, args.n_class))
         if keep_masks:
-            predictions.append(label.to(torch.uint8))
+            predictions.add(label.to(torch.uint8))
         if keep_entropy:
             bits = -(log_p.exp() * log_p).sum(1) / np.log(args.n_class)
-            entropies.append((bits * 255).round().clamp(0, 255).to(torch.uint8))
+            entropies.add((bits * 255).round().clamp(0, 255).to(torch.uint8))
     means = (torch.stack(terms).sum(0) / len(slices)).tolist() if terms else [float("nan")] * len(loss.columns)
     intersection, predicted, true = torch.cat(counts, 1).cpu().numpy()
     return Evaluation(
@@ -117,8 +155,8 @@ def evaluate(
         intersection,
         predicted,
         true,
-        torch.cat(predictions).cpu().numpy() if predictions else None,
-        torch.cat(entropies).cpu().numpy() if entropies else None,
+        predictions.whole() if keep_masks else None,
+        entropies.whole() if keep_entropy else None,
     )
 
 
@@ -142,22 +180,42 @@ def class_mean(values: np.ndarray, axis: Sequence[int]) -> np.ndarray:
     return np.where(known.any(1), np.nansum(chosen, 1) / np.maximum(known.sum(1), 1), np.nan)
 
 
-def score_patients_of(found: Evaluation, slices: SliceSet, args: Namespace) -> list[dict[str, Any]]:
+def score_patients_of(found: Evaluation, slices: AnySet, args: Namespace) -> list[dict[str, Any]]:
     """One row per patient and foreground class; distances in mm, or in voxels for a set without spacing."""
     return score_pictures(found) if args.scores == "iou" else score_volumes(found, slices, args)
 
 
-def score_volumes(found: Evaluation, slices: SliceSet, args: Namespace) -> list[dict[str, Any]]:
+class Volumes(Mapping[str, tuple[np.ndarray, np.ndarray, tuple[float, float, float]]]):
+    """Patient -> prediction and truth (D, W, H), spacing in mm; put together when it is asked for."""
+
+    def __init__(self, found: Evaluation, slices: AnySet, ignore: int | None) -> None:
+        self.found, self.slices, self.ignore = found, slices, ignore
+        self.rows: dict[str, list[int]] = {}
+        for row, patient in enumerate(found.patients):
+            self.rows.setdefault(patient, []).append(row)
+
+    def __getitem__(self, patient: str) -> tuple[np.ndarray, np.ndarray, tuple[float, float, float]]:
+        rows = self.rows[patient]
+        stacks = stacked([self.found.prediction[row] for row in rows]), stacked(self.slices.labels(rows))
+        if self.ignore is not None:
+            stacks = [np.where(stacks[1] == self.ignore, 0, stack) for stack in stacks]
+        return *stacks, (1.0, 1.0, 1.0) if self.slices.spacing is None else self.slices.spacing[patient]
+
+    def __iter__(self) -> Iterator[str]:
+        return iter(self.rows)
+
+    def __len__(self) -> int:
+        return len(self.rows)
+
+
+def stacked(maps: Sequence[np.ndarray]) -> np.ndarray:
+    """(D, W, H) of slices (W, H) in their order, or of one volume (D, W, H)."""
+    return np.stack(maps) if maps[0].ndim == 2 else np.concatenate(maps)
+
+
+def score_volumes(found: Evaluation, slices: AnySet, args: Namespace) -> list[dict[str, Any]]:
     """Overlap, surface distances and volume of each patient's stack of slices."""
-    volumes = {}
-    for patient in dict.fromkeys(found.patients):
-        rows = np.flatnonzero(np.array(found.patients) == patient)
-        spacing = (1.0, 1.0, 1.0) if slices.spacing is None else slices.spacing[patient]
-        prediction, truth = found.prediction[rows], slices.labels(rows)
-        if args.ignore is not None:
-            prediction, truth = (np.where(truth == args.ignore, 0, stack) for stack in (prediction, truth))
-        volumes[patient] = (prediction, truth, spacing)
-    return score_patients(volumes, args.n_class, args.nsd_tolerance, args.jobs)
+    return score_patients(Volumes(found, slices, args.ignore), args.n_class, args.nsd_tolerance, args.jobs)
 
 
 def score_pictures(found: Evaluation) -> list[dict[str, Any]]:

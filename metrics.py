@@ -373,10 +373,10 @@ def score_patients(
 ) -> list[dict[str, Any]]:
     """The rows of `score_patient` for every patient, `patient` first in each, in the order of the mapping.
 
-    `patients` maps a name to (prediction, truth, spacing). With `jobs` above one the patients are shared out to
-    as many threads; the rows are the same. Raises ValueError that names the patient.
+    `patients` maps a name to (prediction, truth, spacing), asked for one by one. With `jobs` above one the patients
+    are shared out to as many threads; the rows are the same. Raises ValueError that names the patient.
     """
-    tasks = [(name, *volumes, n_class, tolerance) for name, volumes in patients.items()]
+    tasks = [(name, patients, n_class, tolerance) for name in patients]
     if min(jobs, len(tasks)) <= 1:
         scored = map(_score_named, tasks)
         return [row for rows in scored for row in rows]
@@ -386,7 +386,8 @@ def score_patients(
 
 
 def _score_named(task: tuple[Any, ...]) -> list[dict[str, Any]]:
-    name, prediction, truth, spacing, n_class, tolerance = task
+    name, patients, n_class, tolerance = task
+    prediction, truth, spacing = patients[name]
     try:
         rows = score_patient(prediction, truth, n_class, spacing, tolerance)
     except ValueError as error:

@@ -7,11 +7,12 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
-from dataloader import SliceSet, Stream, read_card
+from dataloader import read_card
 from evaluation import Evaluation, class_mean, nanmean, score_patients_of
 from methods import Method
 from metrics import dice
-from run_folder import CsvLog, RunFolder, describe_code, write_masks
+from run_data import AnySet, AnyStream
+from run_folder import CsvLog, RunFolder, describe_code, write_masks, write_volumes
 
 Trained = dict[str, np.ndarray]  # what main.train_epoch returns
 COUNTED = 64  # slices whose classes are counted at a time
@@ -23,28 +24,37 @@ def is_due(epoch: int, every: int, n_epoch: int) -> bool:
 
 
 class Recorder:
-    """Everything a run writes down, epoch by epoch."""
+    """Everything a run writes down, epoch by epoch; `val` is None for a pre-training, whose loss is all there is."""
 
     def __init__(
-        self, folder: RunFolder, method: Method, val: SliceSet, streams: dict[str, Stream], args: Namespace
+        self,
+        folder: RunFolder,
+        method: Method,
+        val: AnySet | None,
+        streams: Mapping[str, AnyStream],
+        args: Namespace,
     ) -> None:
         self.folder, self.method, self.val, self.args = folder, method, val, args
         self.train = next((stream.slices for stream in streams.values()), None)
-        self.unit = "vox" if val.spacing is None else "mm"
+        self.unit = "vox" if val is None or val.spacing is None else "mm"
         self.log = CsvLog(folder.path / self.csv_name, self._columns(), folder.done)
-        shape = (args.n_epoch, len(val), args.n_class)
-        self.arrays = {name: folder.array(name, shape) for name in ("val_dice", "val_sizes")}
+        shapes = {}
+        if val:
+            shapes |= dict.fromkeys(("val_dice", "val_sizes"), (len(val), args.n_class))
         if self.train:
-            steps = len(next(iter(streams.values())))
-            self.arrays["tra_dice"] = folder.array("tra_dice", (args.n_epoch, len(self.train), args.n_class))
-            self.arrays["tra_loss"] = folder.array("tra_loss", (args.n_epoch, steps, len(method.columns)))
+            shapes["tra_loss"] = (len(next(iter(streams.values()))), len(method.columns))
+        if self.train and method.segments:
+            shapes["tra_dice"] = (len(self.train), args.n_class)
+        self.arrays = {name: folder.array(name, (args.n_epoch, *shape)) for name, shape in shapes.items()}
 
     @property
     def csv_name(self) -> str:
-        return self.args.csv or f"{self.val.folders[0].folder}_target_metrics.csv"
+        return self.args.csv or f"{(self.val or self.train).folders[0].folder}_target_metrics.csv"
 
     def _columns(self) -> list[str]:
         columns = ["epoch", *(f"tra_loss_{name}" for name in self.method.columns)]
+        if self.val is None:
+            return [*columns, *self.method.settings(), "seconds"]
         columns += [f"val_loss_{name}" for name in self.method.loss.columns]
         columns += ["tra_dice", "val_dice", "val_dice_3d", "val_dice_3d_sd", "val_size_mean", "val_gt_size_mean"]
         columns += [f"val_dice_3d_{k}" for k in range(1, self.args.n_class)]
@@ -80,17 +90,20 @@ class Recorder:
         if found:
             row |= self._validation_cells(epoch, found)
             if self._shows(epoch):
-                write_masks(self.folder.path / f"iter{epoch:03d}" / "val", found.names, found.prediction)
+                self._write_masks(f"iter{epoch:03d}/val", found.names, found.prediction)
         self.log.append(row)
         return row
 
     def _training_cells(self, epoch: int, trained: Trained) -> dict[str, float]:
         means = np.average(trained["terms"], axis=0, weights=trained["sizes"])
-        tra_dice = np.empty((len(self.train), self.args.n_class), np.float32)
-        tra_dice[trained["rows"]] = dice(*trained["counts"])
-        self.arrays["tra_dice"].write(epoch, tra_dice)
         self.arrays["tra_loss"].write(epoch, trained["terms"])
         cells = {f"tra_loss_{name}": value for name, value in zip(self.method.columns, means, strict=True)}
+        if trained["counts"] is None:
+            return cells
+        counts = np.zeros((3, len(self.train), self.args.n_class), np.int64)
+        np.add.at(counts, (slice(None), trained["rows"]), trained["counts"])  # several crops of a volume are one row
+        tra_dice = dice(*counts).astype(np.float32)
+        self.arrays["tra_dice"].write(epoch, tra_dice)
         return cells | {"tra_dice": nanmean(class_mean(tra_dice, self.args.metric_axis))}
 
     def _validation_cells(self, epoch: int, found: Evaluation) -> dict[str, float]:
@@ -126,8 +139,10 @@ class Recorder:
 
     def start(self, bounds: Sequence[Any], inputs: dict[str, str]) -> None:
         """What is known before the first epoch."""
-        card = read_card(self.args.target_dataset)
+        card, reference = read_card(self.args.target_dataset), self.val or self.train
         supervision = sorted({bound.supervision for bound in bounds if bound is not None} - {"none"})
+        if self.args.n_labelled and self.train:
+            supervision.append(f"labels of {self.args.n_labelled}")
         self.folder.write_json(
             "provenance.json",
             describe_code()
@@ -143,13 +158,20 @@ class Recorder:
                 "supervision": ", ".join(supervision) or self.method.supervision,
                 "oracle": any("oracle" in words for words in supervision),
                 "csv": self.csv_name,
-                "image_folder": self.val.folders[0].folder,
-                "label_folder": self.val.folders[1].folder,
+                "image_folder": reference.folders[0].folder,
+                "label_folder": self.val.folders[1].folder if self.val else None,
+                "loaded_blocks": self.args.load_blocks,
+                "training_volumes": sorted(set(self.train.patients)) if self.train else [],
                 "nsd_tolerance": self.args.nsd_tolerance,
                 "scores": self.args.scores,
                 "distance_unit": self.unit,
             },
         )
+        if self.val:
+            self._describe_val()
+
+    def _describe_val(self) -> None:
+        """Names, true sizes and prior sizes of what is evaluated."""
         self.folder.write_text("val_names.txt", self.val.names)
         truth = [
             np.bincount(label.ravel(), minlength=self.args.n_class)[: self.args.n_class]
@@ -172,9 +194,15 @@ class Recorder:
             self.folder.write_text(f"classes_{which}.csv", self._classes(found).to_csv(index=False).splitlines())
         if self.args.saveim:
             name = {"last": "last_epoch", "best_3d": "best_epoch_3d"}[which]
-            write_masks(self.folder.path / name / "val", found.names, found.prediction)
+            self._write_masks(f"{name}/val", found.names, found.prediction)
         if found.entropy is not None:
-            write_masks(self.folder.path / "ent_map", found.names, found.entropy)
+            self._write_masks("ent_map", found.names, found.entropy)
+
+    def _write_masks(self, name: str, names: Sequence[str], masks: Sequence[np.ndarray]) -> None:
+        if self.args.crop:
+            write_volumes(self.folder.path / name, names, masks, self.val.affines)
+        else:
+            write_masks(self.folder.path / name, names, masks)
 
     def _classes(self, found: Evaluation) -> pd.DataFrame:
         """Intersection over union of each averaged class over the whole set."""
@@ -188,7 +216,7 @@ class Recorder:
 def epoch_line(row: Mapping[str, float], best: Mapping[str, float], args: Namespace) -> str:
     """One line an epoch, with what there is to tell; --pprint adds one for each value of a class."""
     parts = [f"epoch {row['epoch'] + 1:3.0f}/{args.n_epoch}"]
-    trained, evaluated = np.isfinite(row["tra_loss_tot"]), np.isfinite(row["val_gt_size_mean"])
+    trained, evaluated = np.isfinite(row["tra_loss_tot"]), np.isfinite(row.get("val_gt_size_mean", np.nan))
     parts.append(f"loss {row['tra_loss_tot']:.4f}" if trained else "no step")
     lowest = [name for name in row if trained and name.startswith("tra_loss_") and name.endswith("_lowest")]
     parts += [f"{name[9:-7]} {row[name[:-7]]:.4f} (lowest possible {row[name]:.4f})" for name in lowest]

@@ -6,6 +6,7 @@ previous.pkl keeps the checkpoint before, should last.pkl turn out to be torn, a
 in which the run was asked to stop.
 """
 
+import gzip
 import hashlib
 import io
 import json
@@ -20,6 +21,7 @@ from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
+import nibabel as nib
 import numpy as np
 import torch
 from PIL import Image
@@ -218,6 +220,35 @@ def load_weights(net: nn.Module, path: Path, args: Namespace, in_channels: int) 
         ) from error
 
 
+def load_blocks(net: nn.Module, path: Path, blocks: int, in_channels: int) -> dict[str, list[str]]:
+    """Fills the encoder and the first `blocks` blocks of the decoder from a checkpoint; the rest stays random.
+
+    Returns the names of the modules that were "loaded" and "left" as they are. Raises UserError for a network without
+    such parts, and for weights that do not fit, with every one of them.
+    """
+    theirs, ours, prefixes = load_checkpoint(path)["net"], net.state_dict(), net.parts(blocks)
+    wanted = [name for name in ours if name.startswith(prefixes)]
+    wrong = [
+        f"{name} ({'missing' if name not in theirs else 'shape ' + str(tuple(theirs[name].shape))})"
+        for name in wanted
+        if name not in theirs or theirs[name].shape != ours[name].shape
+    ]
+    if wrong:
+        raise UserError(
+            f"{path} does not fit the encoder and {blocks} decoder blocks of this network for images of {in_channels} "
+            f"channels: {listing(wrong)}. Give the --network it was trained with."
+        )
+    net.load_state_dict({name: theirs[name] for name in wanted}, strict=False)
+    left = dict.fromkeys(_module_of(net, name) for name in ours if name not in wanted)
+    return {"loaded": [prefix.rstrip(".") for prefix in prefixes], "left": list(left)}
+
+
+def _module_of(net: nn.Module, name: str) -> str:
+    """The child of the network that an entry of its state belongs to, one of a list of them by its number."""
+    child, number, *_ = name.split(".")
+    return f"{child}.{number}" if isinstance(net.get_submodule(child), nn.ModuleList) else child
+
+
 def describe_network(net: nn.Module, args: Namespace, in_channels: int) -> dict[str, Any]:
     """What it takes to build this network again, and its weights."""
     return {
@@ -248,6 +279,17 @@ def write_masks(folder: Path, names: Sequence[str], masks: np.ndarray) -> None:
 
     with ThreadPoolExecutor(4) as pool:
         list(pool.map(write, zip(names, masks, strict=True)))
+
+
+def write_volumes(
+    folder: Path, names: Sequence[str], masks: Sequence[np.ndarray], affines: Mapping[str, np.ndarray] | None
+) -> None:
+    """One .nii.gz a volume, (D, W, H) uint8, where the affine of its voxels puts it, if that is known."""
+    folder.mkdir(parents=True, exist_ok=True)
+    for name, mask in zip(names, masks, strict=True):
+        image = nib.Nifti1Image(mask, np.eye(4) if affines is None else affines[name])
+        with atomic_write(folder / f"{name}.nii.gz") as file:
+            file.write(gzip.compress(image.to_bytes(), compresslevel=1, mtime=0))
 
 
 # ----------------------------------------------------------------------------------------------- provenance

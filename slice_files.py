@@ -11,7 +11,7 @@ import io
 import json
 import os
 import re
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
@@ -29,6 +29,7 @@ TRANSFORMS = Registry("transform")
 SPLITS = ("train", "val", "test")
 SUFFIXES = (".nii.gz", ".nii", ".png", ".npy")
 PUBLISHED_CROP = 384  # nii_transform2 keeps the first 384 rows and columns: the published prostate slices are 385
+LAYOUTS = {2: "W, H", 3: "D, W, H"}  # by the number of spatial axes
 MOST_CHANNELS = 8  # a last axis of at most so many pixels, and longer ones before it, is that of the channels
 
 
@@ -142,25 +143,18 @@ class FolderSpec:
         return TRANSFORMS[self.transform](raw, **{name: known[name] for name in known if name in wanted})
 
 
+FOLDERS = "[('IMG', png_transform, False), ('GT', gt_transform, False), ('GT', gt_transform, False)]"
+
+
 def parse_folders(text: str, n_loss: int) -> list[FolderSpec]:
     """Reads `[(folder, transform, is_one_hot), …]`: the image, the metrics' ground truth, then one per loss.
 
     A list shorter than that repeats its last ground truth. Raises UserError for anything else.
     """
     items = read_literal(text)
-    example = "[('IMG', png_transform, False), ('GT', gt_transform, False), ('GT', gt_transform, False)]"
     if not isinstance(items, list) or len(items) < 2:
-        raise UserError(f"A list of folders starts with the image and the ground truth, like {example}; got {text!r}.")
-    folders = []
-    for item in items:
-        match item:
-            case (str(folder), str(transform), bool(is_one_hot)):
-                TRANSFORMS[transform]
-                folders.append(FolderSpec(folder, transform, is_one_hot))
-            case _:
-                raise UserError(
-                    f"Cannot read the folder {item!r}: expected (folder, transform, is_one_hot) as in {example}."
-                )
+        raise UserError(f"A list of folders starts with the image and the ground truth, like {FOLDERS}; got {text!r}.")
+    folders = [_read_folder(item) for item in items]
     if any(spec.is_map for spec in folders[:2]):
         raise UserError(
             f"The first two folders, image and ground truth of the metrics, are no distance maps; got {text!r}. A map "
@@ -171,6 +165,22 @@ def parse_folders(text: str, n_loss: int) -> list[FolderSpec]:
             f"{len(folders)} folders for {n_loss} losses: after the image and the ground truth comes one folder a loss."
         )
     return folders + [folders[-1]] * (2 + n_loss - len(folders))
+
+
+def parse_image_folder(text: str) -> FolderSpec:
+    """The first tuple of such a list, the image, for who reads nothing else. Raises UserError for anything else."""
+    items = read_literal(text)
+    if not isinstance(items, list) or not items:
+        raise UserError(f"A list of folders starts with the image, like {FOLDERS}; got {text!r}.")
+    return _read_folder(items[0])
+
+
+def _read_folder(item: Any) -> FolderSpec:
+    match item:
+        case (str(folder), str(transform), bool(is_one_hot)):
+            TRANSFORMS[transform]
+            return FolderSpec(folder, transform, is_one_hot)
+    raise UserError(f"Cannot read the folder {item!r}: expected (folder, transform, is_one_hot) as in {FOLDERS}.")
 
 
 # ---------------------------------------------------------------------------------------------- reading files
@@ -239,6 +249,12 @@ def parse_name(name: str, regex: str) -> SliceName | None:
     return SliceName(re.sub(r"[_-]\d+$", "", match[0]) if match.end() == len(name) else match[0], index)
 
 
+def parse_volume(name: str, regex: str) -> SliceName | None:
+    """The same of a volume's name: the patient is the first group, or the whole name where there is none."""
+    match = re.search(regex, name)
+    return match and SliceName(match[1] if match.re.groups else name, 0)
+
+
 @dataclass(frozen=True, slots=True)
 class SliceFile:
     """One file of a folder, as the folder's listing tells."""
@@ -273,26 +289,31 @@ def pair_files(folder: Path, subfolders: Sequence[str]) -> tuple[list[str], dict
             hint = (
                 f"there is {listing(there)}" if there else f"{folder} {'is empty' if there == [] else 'does not exist'}"
             )
-            raise UserError(f"The folder {path} is missing ({hint}). Slices lie in <set>/<split>/<folder>/<slice>.png.")
+            raise UserError(
+                f"The folder {path} is missing ({hint}). Slices lie in <set>/<split>/<folder>/<slice>.png, volumes in "
+                "<set>/<split>/<folder>/<case>.npy or .nii.gz."
+            )
         found[name] = list_slices(path)
     names = sorted(set().union(*found.values()))
     if not names:
         raise UserError(
-            f"{folder} holds no slice ({', '.join(SUFFIXES)}) in {listing(subfolders)}: the split is empty."
+            f"{folder} holds nothing to read ({', '.join(SUFFIXES)}) in {listing(subfolders)}: the split is empty."
         )
     lost = [f"{folder / sub / name}" for name in names for sub, files in found.items() if name not in files]
     if lost:
         raise UserError(
-            f"{len(lost)} slices have no partner of the same name in another folder of {folder}; "
+            f"{len(lost)} files have no partner of the same name in another folder of {folder}; "
             f"missing: {listing(lost)}."
         )
     return names, {sub: [files[name] for name in names] for sub, files in found.items()}
 
 
-def read_names(folder: Path, names: Sequence[str], regex: str) -> list[SliceName]:
+def read_names(
+    folder: Path, names: Sequence[str], regex: str, parse: Callable[[str, str], SliceName | None] = parse_name
+) -> list[SliceName]:
     """Patient and number of every slice. Raises UserError that lists the names the expression does not match."""
     try:
-        read = [parse_name(name, regex) for name in names]
+        read = [parse(name, regex) for name in names]
     except re.error as error:
         raise UserError(f"--grp_regex '{regex}' is not a regular expression: {error}.") from error
     lost = [name for name, parsed in zip(names, read, strict=True) if parsed is None]
@@ -323,9 +344,9 @@ def load_slice(
     except UserError as error:
         return None, str(error)
     if is_image:
-        fault = _image_fault(raw)
+        fault = image_fault(raw)
     elif spec.holds_maps:
-        fault = _map_fault(raw, n_class)
+        fault = map_fault(raw, n_class)
     else:
         fault = label_fault(raw, n_class, None if spec.is_map else ignore)
         raw = raw if fault else raw.astype(np.uint8)
@@ -334,29 +355,38 @@ def load_slice(
     return spec.apply(raw, n_class, spacing), ""
 
 
-def _image_fault(image: np.ndarray) -> str:
-    if image.ndim not in (2, 3):
-        return f"has shape {image.shape}; an image is (W, H), or (C, W, H) with its channels first"
-    if image.ndim == 3 and image.shape[-1] <= MOST_CHANNELS < min(image.shape[:-1]):
+def image_fault(image: np.ndarray, axes: int = 2) -> str:
+    """What is wrong with an image of so many spatial axes, after the file's name in a sentence; '' if nothing is."""
+    layout = LAYOUTS[axes]
+    if image.ndim not in (axes, axes + 1):
+        return f"has shape {image.shape}; an image is ({layout}), or (C, {layout}) with its channels first"
+    if image.ndim > axes and image.shape[-1] <= MOST_CHANNELS < min(image.shape[:-1]):
         return (
-            f"has shape {image.shape}, with its channels last; write them first, (C, W, H): np.moveaxis(image, -1, 0)"
+            f"has shape {image.shape}, with its channels last; write them first, (C, {layout}): "
+            "np.moveaxis(image, -1, 0)"
         )
     bad = int((~np.isfinite(image)).sum()) if image.dtype.kind == "f" else 0
     return f"has {bad} pixels that are NaN or infinite" if bad else ""
 
 
-def _map_fault(maps: np.ndarray, n_class: int) -> str:
-    if maps.ndim != 3 or len(maps) != n_class:
-        return f"has shape {maps.shape}; ready-made maps are (K, W, H), one a class, K = {n_class} (--n_class)"
-    return _image_fault(maps)
+def map_fault(maps: np.ndarray, n_class: int, axes: int = 2) -> str:
+    """The same of ready-made maps."""
+    if maps.ndim != axes + 1 or len(maps) != n_class:
+        wanted = f"(K, {LAYOUTS[axes]}), one a class, K = {n_class} (--n_class)"
+        return f"has shape {maps.shape}; ready-made maps are {wanted}"
+    return image_fault(maps, axes)
 
 
-def label_fault(label: np.ndarray, n_class: int, ignore: int | None = None) -> str:
-    """What is wrong with a label map, for a sentence that begins with the file's name; '' if nothing is."""
-    if label.ndim != 2:
-        return f"has shape {label.shape}; ground truth is one grey level a pixel, (W, H)"
-    values = np.unique(label)
-    if np.issubdtype(label.dtype, np.floating) and not np.isfinite(values).all():
+def label_fault(label: np.ndarray, n_class: int, ignore: int | None = None, axes: int = 2) -> str:
+    """The same of a label map."""
+    if label.ndim != axes:
+        return f"has shape {label.shape}; ground truth is one grey level a pixel, ({LAYOUTS[axes]})"
+    return values_fault(np.unique(label), n_class, ignore)
+
+
+def values_fault(values: np.ndarray, n_class: int, ignore: int | None = None) -> str:
+    """The same of the values that a label map holds."""
+    if values.dtype.kind == "f" and not np.isfinite(values).all():
         return "has labels that are NaN or infinite"
     known = {*range(n_class), ignore}
     outside = [f"{value:g}" for value in values.tolist() if value not in known]
@@ -377,7 +407,8 @@ def read_spacing(
     path = root / "manifest.csv"
     if not path.is_file():
         return None
-    manifest = pd.read_csv(path).set_index("slice")
+    table = pd.read_csv(path, dtype={"slice": str, "name": str})
+    manifest = table.set_index("slice" if "slice" in table else "name")  # of slices, or of volumes
     lost = [name for name in names if name not in manifest.index]
     if lost:
         raise UserError(
@@ -404,7 +435,17 @@ def read_card(root: Path) -> dict[str, Any]:
         raise UserError(f"{path} is not JSON: {error}. Slice the set again, or remove the file.") from error
 
 
-def check_patients(root: Path, folder: str, regex: str) -> None:
+def check_ignored(ignore: int | None, n_class: int) -> None:
+    """Raises UserError for a label to be ignored that is a class, or that uint8 cannot hold."""
+    if ignore is not None and not n_class <= ignore <= np.iinfo(np.uint8).max:
+        raise UserError(
+            f"--ignore {ignore}: expected a label that is no class, {n_class}..255, as in street scenes 255."
+        )
+
+
+def check_patients(
+    root: Path, folder: str, regex: str, parse: Callable[[str, str], SliceName | None] = parse_name
+) -> None:
     """Raises UserError if one patient's slices lie in two splits (dataset.json may declare that they do)."""
     if read_card(root).get("split_unit", "patient") != "patient":
         return
@@ -412,7 +453,7 @@ def check_patients(root: Path, folder: str, regex: str) -> None:
     for split in SPLITS:
         names = os.listdir(root / split / folder) if (root / split / folder).is_dir() else []  # noqa: PTH208  quick
         for name in names:
-            parsed = parse_name(stem(name), regex) if name.endswith(SUFFIXES) else None
+            parsed = parse(stem(name), regex) if name.endswith(SUFFIXES) else None
             if parsed:
                 home.setdefault(parsed.patient, set()).add(split)
     shared = [f"{patient} ({' and '.join(sorted(splits))})" for patient, splits in home.items() if len(splits) > 1]

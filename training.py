@@ -24,6 +24,7 @@ from evaluation import Evaluation, class_counts, evaluate, most_probable
 from interrupt import STOP, Interrupted
 from methods import Method
 from recorder import Recorder, Trained, epoch_line, is_due
+from run_data import AnyStream, WholeStream
 from run_folder import RunFolder, describe_network, load_weights
 from utils import UserError, derived_seed, listing
 
@@ -44,9 +45,9 @@ class Steps:
     def __len__(self) -> int:
         return len(self.terms)
 
-    def add(self, terms: Tensor, counts: Tensor, rows: Tensor) -> None:
+    def add(self, terms: Tensor, counts: Tensor | None, rows: Tensor) -> None:
         self.terms.append(terms)
-        self.counts.append(counts)
+        self.counts += [] if counts is None else [counts]
         self.rows.append(rows)
 
     def state_dict(self) -> dict[str, Any]:
@@ -58,12 +59,12 @@ class Steps:
         return {
             "terms": torch.stack(self.terms).float().cpu().numpy(),
             "sizes": np.array([len(rows) for rows in self.rows]),
-            "counts": torch.cat(self.counts, 1).cpu().numpy(),
+            "counts": torch.cat(self.counts, 1).cpu().numpy() if self.counts else None,
             "rows": torch.cat(self.rows).numpy(),
         }
 
 
-def endless(stream: Stream, epoch: int, start: int = 0) -> Iterator[Batch]:
+def endless(stream: AnyStream, epoch: int, start: int = 0) -> Iterator[Batch]:
     """Batches without end, from step `start` on: each pass is a new epoch of the stream, in an order of its own."""
     lap, skipped = divmod(start, len(stream))
     while True:
@@ -73,11 +74,12 @@ def endless(stream: Stream, epoch: int, start: int = 0) -> Iterator[Batch]:
 
 
 def train_epoch(
-    method: Method, streams: dict[str, Stream], epoch: int, args: Namespace, steps: Steps | None = None
+    method: Method, streams: dict[str, AnyStream], epoch: int, args: Namespace, steps: Steps | None = None
 ) -> Trained:
     """One pass over the first stream, from where `steps` ends to the end, added to `steps` as it goes.
 
-    Returns "terms" (steps, terms), "sizes" (steps,) slices a step, and "counts" (3, slices, K) with "rows" (slices,).
+    Returns "terms" (steps, terms), "sizes" (steps,) slices a step, and "counts" (3, slices, K), or None where the
+    method does not segment yet, with "rows" (slices,).
     Raises Interrupted between two steps, if the process was asked to stop.
     """
     steps = Steps() if steps is None else steps
@@ -94,10 +96,11 @@ def train_epoch(
     for step, (batch, truth) in enumerate(bar, start):
         STOP.check()
         torch.manual_seed(derived_seed(args.seed, epoch, step, method.team.rank))  # for dropout
-        method.begin_step(epoch + step / len(streams[first]))
+        method.begin_step(epoch + step / len(streams[first]), derived_seed(args.seed, epoch, step))
         values, logits = method.step({first: batch} | {name: next(stream) for name, stream in beside.items()})
         terms = torch.stack([values[name] for name in method.columns])
-        steps.add(terms, class_counts(most_probable(logits), truth, args.n_class), batch.rows)
+        counts = class_counts(most_probable(logits), truth, args.n_class) if method.segments else None
+        steps.add(terms, counts, batch.rows)
     return steps.found()
 
 
@@ -132,20 +135,21 @@ class Commits:
 class Training:
     """The epochs that are not done yet, then the scores of the last and of the best network.
 
-    `record` is None in the processes of a team that do not write.
+    `record` is None in the processes of a team that do not write, `val` for a pre-training, which has no scores.
     """
 
     def __init__(
         self,
         method: Method,
-        streams: dict[str, Stream],
-        val: Stream,
+        streams: dict[str, AnyStream],
+        val: Stream | WholeStream | None,
         folder: RunFolder,
         record: Recorder | None,
         args: Namespace,
     ) -> None:
         self.method, self.streams, self.val, self.folder, self.record = method, streams, val, folder, record
         self.args, self.leads = args, record is not None
+        self.in_channels = (val or next(iter(streams.values()))).slices.shape[0]
         self.best: dict[str, Any] = {"epoch": -1, "dice": -1.0}
         self.alarms = self._make_alarms()
         self.caution = 1.0  # factor on the learning rate, smaller after each roll-back
@@ -166,9 +170,10 @@ class Training:
         with Commits() as commits:
             for epoch in range(done, self.args.n_epoch):
                 self._epoch(epoch, commits)
-        self._score("last", keep_entropy=bool(self.args.entmap))
-        load_weights(self.method.net, self.folder.path / "best_3d.pkl", self.args, self.val.slices.shape[0])
-        self._score("best_3d")
+        if self.val:
+            self._score("last", keep_entropy=bool(self.args.entmap))
+            load_weights(self.method.net, self.folder.path / "best_3d.pkl", self.args, self.in_channels)
+            self._score("best_3d")
         if self.leads:
             self.folder.end()
 
@@ -197,8 +202,8 @@ class Training:
             commits.submit(self._commit, epoch, trained, found, settings, seconds, state, is_best)
 
     def _evaluate(self, epoch: int) -> Evaluation | None:
-        """The validation of this epoch, None where --eval_every leaves it out."""
-        if not is_due(epoch, self.args.eval_every, self.args.n_epoch):
+        """The validation of this epoch, None where --eval_every leaves it out, or there is none."""
+        if not self.val or not is_due(epoch, self.args.eval_every, self.args.n_epoch):
             return None
         return evaluate(self.method, self.val, self.args, self.leads and self.record.keeps_masks(epoch))
 
@@ -253,7 +258,7 @@ class Training:
 
     def _state(self) -> dict[str, Any]:
         """The network and the method as they are now, copied to the CPU."""
-        network = describe_network(self.method.net, self.args, self.val.slices.shape[0])
+        network = describe_network(self.method.net, self.args, self.in_channels)
         return on_cpu(network | {"method": self.method.state_dict()})
 
     def _restore(self, state: Mapping[str, Any]) -> None:
@@ -293,7 +298,7 @@ class Training:
 
         Returns whether the weights were rolled back, and `found` is no longer what they give.
         """
-        if "target" in self.method.labelled or not self.args.model_weights:
+        if "target" in self.method.labelled or not self.args.model_weights or not self.method.segments:
             return False
         ends = trained["sizes"].cumsum()[:-1]
         predicted = {"training": np.array([step.sum(0) for step in np.split(trained["counts"][1], ends)])}

@@ -1,7 +1,8 @@
 """What the training loop asks of a method."""
 
+import re
 from argparse import Namespace, _ArgumentGroup
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from contextlib import AbstractContextManager, nullcontext
 from typing import Any, ClassVar
 
@@ -12,9 +13,16 @@ from dataloader import Batch
 from distributed import ALONE, Team
 from losses import LossSum
 from methods.optimisers import Groups, make_optimiser, set_rates
+from sampling import Sampler
+from sliding_window import sliding_window
 from utils import Registry
 
-METHODS = Registry("method", naming=str.lower)  # class SFDA is --method sfda
+
+def snake_case(name: str) -> str:
+    return re.sub(r"(?<=[a-z])(?=[A-Z])", "_", name).lower()
+
+
+METHODS = Registry("method", naming=snake_case)  # class SFDA is --method sfda, PseudoLabel pseudo_label
 AUTOCAST = {"bf16": torch.bfloat16, "fp16": torch.float16}
 
 
@@ -27,11 +35,27 @@ class Method:
     streams: ClassVar[tuple[str, ...]] = ("target",)  # what a step consumes; the first sets an epoch's length
     labelled: ClassVar[tuple[str, ...]] = ("target",)  # those of them whose batches carry ground truth
     needs_weights: ClassVar[bool] = False  # whether it starts from a trained network
+    segments: ClassVar[bool] = True  # whether its logits mean anything yet; those of a pre-training do not
     supervision: ClassVar[str] = "full"  # of the training images, for the report
 
     @staticmethod
     def add_arguments(group: _ArgumentGroup) -> None:
         """The flags that only this method has."""
+
+    @classmethod
+    def streams_of(cls, args: Namespace) -> tuple[str, ...]:
+        """Those of `streams` that a run with these arguments consumes."""
+        return cls.streams
+
+    @staticmethod
+    def batch_size(stream: str, args: Namespace) -> int:
+        """Images of a stream in one step."""
+        return args.batch_size
+
+    @staticmethod
+    def sampler(stream: str, patients: Sequence[str], args: Namespace) -> Sampler | None:
+        """What draws the batches of a stream out of slices of these patients; None: all of them in random order."""
+        return None
 
     def __init__(self, net: nn.Module, loss: LossSum, args: Namespace, team: Team = ALONE) -> None:
         self.net, self.loss, self.args, self.team = net, loss, args, team
@@ -39,6 +63,7 @@ class Method:
         self.model = team.wrap(self.module)  # the same as it is called in training: shared out, perhaps compiled
         self.optimiser = make_optimiser(self.groups(), args)
         self.caution, self.halvings = 1.0, 0  # factors on the learning rate: after a collapse; by --lr_rule legacy
+        self.step_seed = 0
         self.scaler = torch.amp.GradScaler(enabled=args.precision == "fp16" and args.device.startswith("cuda"))
 
     @property
@@ -76,8 +101,12 @@ class Method:
         self.caution = caution
         self._set_rates(epoch)
 
-    def begin_step(self, progress: float) -> None:
-        """The rate of this step, if it changes by the step; `progress` counts epochs, the running one in part."""
+    def begin_step(self, progress: float, seed: int = 0) -> None:
+        """The rate of this step, if it changes by the step; `progress` counts epochs, the running one in part.
+
+        seed: of what a step draws alike in every process of a team (torch's own generator draws something else in each)
+        """
+        self.step_seed = seed
         if self.args.lr_rule == "poly":
             self._set_rates(progress)
 
@@ -96,12 +125,20 @@ class Method:
     def predict(self, batch: Batch) -> Tensor:
         """(B,K,W,H) logits of the whole batch, whoever holds its images."""
         with self.precision():
-            logits = (self.model if self.net.training else self.net)(self.laid_out(batch.image))
+            logits = self.model(self.laid_out(batch.image)) if self.net.training else self.infer(batch.image)
         return self.team.gather(logits, len(batch.rows))
+
+    def infer(self, image: Tensor) -> Tensor:
+        """(B,K,W,H) logits in evaluation mode; of a volume by windows of the size of --crop."""
+        if not self.args.crop:
+            return self.net(self.laid_out(image))
+        return sliding_window(lambda part: self.net(self.laid_out(part)), image, self.args.crop, self.args.overlap)
 
     def laid_out(self, image: Tensor) -> Tensor:
         """The image in the memory layout of --channels_last."""
-        return image.contiguous(memory_format=torch.channels_last) if self.args.channels_last else image
+        if not self.args.channels_last:
+            return image
+        return image.contiguous(memory_format=torch.channels_last_3d if image.ndim == 5 else torch.channels_last)
 
     def precision(self) -> AbstractContextManager[Any]:
         """The context of a forward pass; the losses compute in fp32 whatever it is."""

@@ -1,11 +1,17 @@
 """Training on ground truth: the source model, the fully supervised bound, any weighted sum of losses."""
 
+from argparse import Namespace, _ArgumentGroup
 from collections.abc import Mapping
+from dataclasses import replace
 
-from torch import Tensor
+import numpy as np
+from torch import Tensor, nn
 
 from dataloader import Batch
+from distributed import ALONE, Team
+from losses import LossSum
 from methods.base import METHODS, Method
+from utils import UserError
 
 
 @METHODS.register()
@@ -13,16 +19,51 @@ class Supervised(Method):
     """The weighted sum of the listed losses on one stream, which is what the published lines mean."""
 
     def step(self, batches: Mapping[str, Batch]) -> tuple[dict[str, Tensor], Tensor]:
-        batch = batches[self.streams[0]]
-        logits = self.predict(batch)
-        terms = self.loss(logits, batch.targets, batch.bounds)
+        logits, terms = self.learn(batches[self.streams[0]])
         if self.optimiser:
             self.update(terms["tot"])
         return {name: term.detach() for name, term in terms.items()}, logits.detach()
 
+    def learn(self, batch: Batch) -> tuple[Tensor, dict[str, Tensor]]:
+        """The logits (B,K,W,H) of a batch, and the terms of the loss."""
+        logits = self.predict(batch)
+        return logits, self.loss(logits, batch.targets, batch.bounds)
+
 
 @METHODS.register()
-class NoAdap(Method):
+class Mixup(Supervised):
+    """Supervised learning on mixed pairs of images (Zhang et al., ICLR 2018).
+
+    Each image of a batch is mixed with another, λ x + (1 − λ) x', λ ~ Beta(α, α), and learns the labels of both:
+    λ L(p, y) + (1 − λ) L(p, y'), which for the cross-entropy is the loss on the mixed labels. The training Dice in the
+    log compares the predictions on mixed images with the labels of the one.
+    """
+
+    @staticmethod
+    def add_arguments(group: _ArgumentGroup) -> None:
+        group.add_argument("--mixup_alpha", type=float, default=0.2, help="α of the Beta(α, α) that λ is drawn from")
+
+    def __init__(self, net: nn.Module, loss: LossSum, args: Namespace, team: Team = ALONE) -> None:
+        if args.mixup_alpha <= 0:
+            raise UserError(f"--mixup_alpha is {args.mixup_alpha:g}; give a number above 0, or --method supervised.")
+        super().__init__(net, loss, args, team)
+
+    def learn(self, batch: Batch) -> tuple[Tensor, dict[str, Tensor]]:
+        share = float(np.random.default_rng(self.step_seed).beta(self.args.mixup_alpha, self.args.mixup_alpha))
+        count = len(batch.rows)
+        others = self.team.gather(batch.image, count).flip(0)[self.team.share(count)]
+        logits = self.predict(replace(batch, image=share * batch.image + (1 - share) * others))
+        first = self.loss(logits, batch.targets, batch.bounds)
+        second = self.loss(logits, [_flipped(t) for t in batch.targets], [_flipped(b) for b in batch.bounds])
+        return logits, {name: share * first[name] + (1 - share) * second[name] for name in first}
+
+
+def _flipped(rows: Tensor | None) -> Tensor | None:
+    return None if rows is None else rows.flip(0)
+
+
+@METHODS.register()
+class Noadap(Method):
     """The network as it came: one evaluation, no step."""
 
     streams = ()

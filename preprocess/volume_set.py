@@ -1,0 +1,454 @@
+"""NIfTI volumes -> a set of volumes that the pipeline trains on, in 3D.
+
+    python -m preprocess.volume_set --dest data/brats --image 'V/imagesTr/*.nii.gz' --label 'V/labelsTr/*.nii.gz' \\
+        --unlabelled 'V/imagesTs/*.nii.gz' --patient '(BRATS_[0-9]+)' --axes 2 1 0 --label_map 1-3:1 --train 8
+
+Writes DEST/{train,val,unlabelled}/{IMG,GT}/<patient>.npy: images (C, D, W, H) in the smallest type that loses nothing,
+ground truth (D, W, H) uint8; DEST/manifest.csv, where the voxels lie, and DEST/dataset.json, how the set was made and
+by what `scale` its images are to be standardised as they are read. DEST appears when it is whole, or not at all.
+"""
+
+import argparse
+import csv
+import hashlib
+import json
+import os
+import shutil
+from collections import Counter
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+from functools import partial
+from pathlib import Path
+from typing import Any, ClassVar, TypeVar
+
+import numpy as np
+from tqdm import tqdm
+
+from folder_lock import sync_folder
+from preprocess.volumes import (
+    Case,
+    Fault,
+    Grid,
+    LabelMap,
+    VolumeFault,
+    compile_pattern,
+    describe_faults,
+    map_labels,
+    pair,
+    parse_label_map,
+    read_grid,
+    sha256,
+)
+from preprocess.workers import in_processes
+from utils import UserError, atomic_write, listing, run_program
+from volume_files import compact, read_volume
+
+TOOL = "preprocess.volume_set 1"  # raised when the same volumes and settings give other files
+SPLITS = ("train", "val", "unlabelled")
+IMAGE, LABEL = "IMG", "GT"
+Result = TypeVar("Result")
+COLUMNS = ("name", "split", "spacing_slice", "spacing_w", "spacing_h", "affine", "source", "sha256")
+
+
+@dataclass(frozen=True)
+class VolumeSpec:
+    """Everything that decides what a set looks like; the fields are the flags of the command line (see its help).
+
+    Raises UserError for settings that contradict each other.
+    """
+
+    dest: Path
+    image: tuple[str, ...]
+    label: str
+    patient: str
+    unlabelled: tuple[str, ...] = ()
+    axes: tuple[int, int, int] = (0, 1, 2)
+    channels: tuple[int, ...] = ()  # all of them
+    label_map: str | None = None
+    others: int | None = None  # an error
+    train: int = 1
+    val: int | None = None  # all that are left
+    seed: int | None = None  # in the order of their names
+    normalise: str = "foreground"
+    tolerance: float = 0.1
+    site: str = ""
+    modality: str = ""
+    phantom: str | None = None
+    jobs: int = 1
+
+    KINDS: ClassVar[tuple[str, ...]] = ("foreground", "none")
+
+    def __post_init__(self) -> None:
+        checks = [
+            (sorted(self.axes) == [0, 1, 2], f"--axes names each of 0 1 2 once, got {listing(self.axes)}"),
+            (min(self.channels, default=0) >= 0, f"--channels count from 0, got {listing(self.channels)}"),
+            (self.others is None or self.label_map, "--others goes with --label_map"),
+            (self.train > 0, "--train is the number of labelled patients to train on, at least 1"),
+            (self.val is None or self.val > 0, "--val is the number of labelled patients to validate on, at least 1"),
+            (self.normalise in self.KINDS, f"--normalise is one of {listing(self.KINDS)}"),
+            (len(self.unlabelled) in (0, len(self.image)), "--unlabelled is given as often as --image, in its order"),
+            (self.jobs > 0, "--jobs is at least 1"),
+        ]
+        if wrong := [text for is_right, text in checks if not is_right]:
+            raise UserError(f"Cannot make {self.dest}: {'; '.join(wrong)}.")
+
+    def mapping(self) -> LabelMap | None:
+        return parse_label_map(self.label_map, self.others) if self.label_map else None
+
+    def roles(self, globs: Sequence[str]) -> dict[str, str]:
+        """What each image of a patient is for -> its glob."""
+        return {f"{IMAGE}[{number}]" if len(globs) > 1 else IMAGE: glob for number, glob in enumerate(globs)}
+
+
+@dataclass(frozen=True)
+class Task:
+    """One patient: files by role, and the split they go to."""
+
+    case: Case
+    split: str
+
+    @property
+    def paths(self) -> dict[str, Path]:
+        """The files that are read: no labels where none are to be known."""
+        return {role: path for role, path in self.case.paths.items() if role != LABEL or self.split != "unlabelled"}
+
+
+@dataclass
+class Written:
+    """What became of one patient."""
+
+    faults: list[Fault] = field(default_factory=list)
+    grid: Grid | None = None  # of what is written
+    channels: int = 0
+    voxels: np.ndarray | None = None  # (256,) of each class
+    moments: np.ndarray | None = None  # number, sum and sum of squares of the grey levels in the foreground, float64
+    sources: list[dict[str, str]] = field(default_factory=list)  # of the images first
+
+    def attempt(self, work: Callable[..., Result], *args: Any) -> Result | None:
+        """What the work returns, or its fault noted."""
+        try:
+            return work(*args)
+        except VolumeFault as error:
+            self.faults.append(error.fault)
+            return None
+
+
+def make_volume_set(spec: VolumeSpec) -> dict[str, Any]:
+    """Writes the set to spec.dest and returns the content of its dataset.json.
+
+    Raises UserError if spec.dest is there already, and one that lists every volume at fault; then nothing is left.
+    """
+    if spec.dest.exists():
+        raise UserError(f"{spec.dest} is there already; remove it, or give another --dest.")
+    spec.mapping()  # a slip in --label_map is told before any volume is read
+    tasks, faults = _find(spec)
+    made = spec.dest.with_name(spec.dest.name + "_tmp")
+    shutil.rmtree(made, ignore_errors=True)
+    try:
+        for task in tasks:
+            for folder in (IMAGE, LABEL) if task.split != "unlabelled" else (IMAGE,):
+                (made / task.split / folder).mkdir(parents=True, exist_ok=True)
+        work = partial(write_case, spec=spec, folder=None if faults else made)
+        done = list(tqdm(in_processes(work, tasks, spec.jobs), "volumes", len(tasks), unit="patient", disable=None))
+        faults += [fault for each in done for fault in each.faults]
+        faults += [] if faults else _misfits(tasks, done)
+        if faults:
+            count = f"{len(faults)} fault{'s' * (len(faults) > 1)}"
+            raise UserError(f"Nothing was written to {spec.dest}, {count}: {describe_faults(faults)}")
+        card = make_card(spec, tasks, done)
+        _write_tables(made, card, tasks, done)
+        os.sync()  # before the name that vouches for the files
+        made.rename(spec.dest)
+    except BaseException:
+        shutil.rmtree(made, ignore_errors=True)
+        raise
+    sync_folder(spec.dest.parent)
+    return card
+
+
+# ------------------------------------------------------------------------------------------------- who goes where
+
+
+def _find(spec: VolumeSpec) -> tuple[list[Task], list[Fault]]:
+    """The patients of all splits, and what is wrong with their files."""
+    patient = compile_pattern("--patient", spec.patient)
+    labelled, faults = pair(spec.roles(spec.image) | {LABEL: spec.label}, patient)
+    unlabelled, more = pair(spec.roles(spec.unlabelled), patient)
+    faults += more
+    known = {case.patient for case in labelled}
+    what = "patients both with --image and with --unlabelled (a volume belongs to one split; narrow the patterns)"
+    faults += [(what, case.patient) for case in unlabelled if case.patient in known]
+    home = {} if faults else assign_splits([case.patient for case in labelled], spec)
+    tasks = [Task(case, home.get(case.patient, "train")) for case in labelled]
+    return tasks + [Task(case, "unlabelled") for case in unlabelled], faults
+
+
+def assign_splits(names: Sequence[str], spec: VolumeSpec) -> dict[str, str]:
+    """Labelled patient -> split: the first to train on, the next to validate; what is left goes without its labels.
+
+    In the order of their names, or in one that depends on seed and name alone. Raises UserError for too few patients.
+    """
+    order = sorted(names)
+    if spec.seed is not None:
+        order.sort(key=lambda name: hashlib.sha256(f"{spec.seed}/{name}".encode()).digest())
+    val = len(order) - spec.train if spec.val is None else spec.val
+    if val < 1 or spec.train + val > len(order):
+        raise UserError(
+            f"--train {spec.train} and --val {max(val, 1)} are more than the {len(order)} labelled patients."
+        )
+    splits = ["train"] * spec.train + ["val"] * val + ["unlabelled"] * (len(order) - spec.train - val)
+    return dict(zip(order, splits, strict=True))
+
+
+# --------------------------------------------------------------------------------------------------- one patient
+
+
+def write_case(task: Task, spec: VolumeSpec, folder: Path | None) -> Written:
+    """Checks one patient's volumes and writes them below `folder` (None: only checks)."""
+    done = Written()
+    image, classes = _read_case(task, spec, done)
+    if image is None:
+        return done
+    done.channels = len(image)
+    if classes is not None:
+        done.voxels = np.bincount(classes.ravel(), minlength=256)
+    if task.split == "train" and classes is not None:
+        inside = image[:, classes > 0].astype(np.float64)
+        done.moments = np.array([inside.size, inside.sum(), np.square(inside).sum()])
+    for role, path in task.paths.items():
+        shown = Path(os.path.relpath(path)).as_posix()
+        done.sources.append({"patient": task.case.patient, "role": role, "path": shown, "sha256": sha256(path)})
+    if folder:
+        name = f"{task.case.patient}.npy"
+        np.save(folder / task.split / IMAGE / name, compact(image))
+        if classes is not None:
+            np.save(folder / task.split / LABEL / name, classes)
+    return done
+
+
+def _read_case(task: Task, spec: VolumeSpec, done: Written) -> tuple[np.ndarray | None, np.ndarray | None]:
+    """The image (C, D, W, H), None for a patient at fault, and the class numbers (D, W, H), if they are to be known."""
+    grids = {role: done.attempt(read_grid, path, None if role == LABEL else 0) for role, path in task.paths.items()}
+    if not done.faults:
+        done.faults += _displaced(task, grids, spec.tolerance)
+    if done.faults:
+        return None, None
+    done.grid = _reordered(next(iter(grids.values())), spec.axes)
+    images = [done.attempt(read_image, path) for role, path in task.paths.items() if role != LABEL]
+    classes = done.attempt(read_classes, task.paths[LABEL], spec) if LABEL in task.paths else None
+    if done.faults or not images:  # none: a fault that was found before
+        return None, None
+    image = done.attempt(_chosen, np.concatenate(images), spec.channels, task)
+    if image is None:
+        return None, None
+    image = image.transpose(0, *(1 + axis for axis in spec.axes))
+    return image, None if classes is None else np.ascontiguousarray(classes.transpose(spec.axes))
+
+
+def _displaced(task: Task, grids: Mapping[str, Grid], tolerance: float) -> Iterator[Fault]:
+    """The volumes of a patient that do not lie where the first of them lies."""
+    (first, wanted), *others = grids.items()
+    what = f"does not lie on the grid of its {first} volume (resample one of them, or raise --tolerance)"
+    for role, grid in others:
+        if grid.shape != wanted.shape:
+            yield what, f"{task.paths[role]} (shape {grid.shape}, not {wanted.shape})"
+        elif (apart := wanted.distance(grid)) > tolerance:
+            yield what, f"{task.paths[role]} ({apart:.3g} mm apart, {tolerance:g} allowed)"
+
+
+def _reordered(grid: Grid, axes: Sequence[int]) -> Grid:
+    """The same voxels with these of their axes as D, W and H."""
+    return Grid(tuple(grid.shape[axis] for axis in axes), grid.affine[:, [*axes, 3]])
+
+
+def read_voxels(path: Path) -> np.ndarray:
+    """(D, W, H) or (C, D, W, H) as stored. Raises VolumeFault."""
+    try:
+        return read_volume(path)[0]
+    except UserError as error:
+        raise VolumeFault("files that cannot be used", str(error)) from error
+
+
+def read_image(path: Path) -> np.ndarray:
+    """(C, D, W, H) with its axes as stored. Raises VolumeFault, also for NaN and infinity."""
+    image = read_voxels(path)
+    if image.dtype.kind == "f" and (bad := int((~np.isfinite(image)).sum())):
+        raise VolumeFault("has voxels that are NaN or infinite", f"{path} ({bad} of {image.size})")
+    return image[None] if image.ndim == 3 else image
+
+
+def read_classes(path: Path, spec: VolumeSpec) -> np.ndarray:
+    """(D, W, H) uint8 class numbers, axes as stored. Raises VolumeFault."""
+    label = read_voxels(path)
+    try:
+        classes, unknown = map_labels(label.reshape(label.shape[-3:]), spec.mapping())
+    except ValueError as error:
+        raise VolumeFault("holds no whole-number labels", f"{path} ({error})") from error
+    if unknown:
+        what = "has labels without a class (add them to --label_map, or give it --others 0)"
+        raise VolumeFault(what, f"{path} ({listing(unknown, 40)})")
+    return classes
+
+
+def _chosen(image: np.ndarray, channels: Sequence[int], task: Task) -> np.ndarray:
+    """The image with these of its channels, or all. Raises VolumeFault for one that is not there."""
+    if channels and max(channels) >= len(image):
+        what = f"has no channel {max(channels)}, they count from 0 (change --channels)"
+        raise VolumeFault(what, f"{task.case.patient} has {len(image)}")
+    return image[list(channels)] if channels else image
+
+
+# ----------------------------------------------------------------------------------------------- the whole set
+
+
+def _misfits(tasks: Sequence[Task], done: Sequence[Written]) -> Iterator[Fault]:
+    """The patients whose images have another number of channels than most."""
+    usual = Counter(each.channels for each in done).most_common(1)[0][0]
+    what = f"has another number of channels than the usual {usual} (choose some with --channels)"
+    for task, each in zip(tasks, done, strict=True):
+        if each.channels != usual:
+            yield what, f"{task.case.patient} {each.channels}"
+
+
+def count_classes(spec: VolumeSpec, done: Sequence[Written]) -> int:
+    """K by --label_map, else by the labels. Raises UserError where those leave a number out."""
+    if mapping := spec.mapping():
+        return 1 + max(mapping.numbers())
+    present = np.flatnonzero(sum(each.voxels for each in done if each.voxels is not None))
+    labels = sorted({0, *present.tolist()})
+    if len(labels) <= labels[-1]:
+        proposal = ",".join(f"{label}:{number}" for number, label in enumerate(labels) if label != number)
+        raise UserError(
+            f"The labels are not 0..K-1 without a gap but {listing(labels, 40)}: give --label_map, perhaps {proposal}."
+        )
+    return len(labels)
+
+
+def find_scale(spec: VolumeSpec, tasks: Sequence[Task], done: Sequence[Written]) -> dict[str, float] | None:
+    """Mean and standard deviation over the foreground of the training images, channels pooled (Xu et al., 2022).
+
+    None with --normalise none. Raises UserError where there is no foreground, or no spread in it.
+    """
+    if spec.normalise == "none":
+        return None
+    number, total, squares = sum(each.moments for task, each in zip(tasks, done, strict=True) if task.split == "train")
+    mean, square = total / max(number, 1), squares / max(number, 1)
+    variance = square - mean**2
+    if variance <= 1e-9 * square:  # nothing but rounding
+        raise UserError(
+            f"--normalise foreground: the {number:.0f} grey levels inside the labels of the {spec.train} training "
+            "patients have no spread; look at --label_map, or take --normalise none."
+        )
+    return {"mean": float(mean), "sd": float(variance**0.5)}
+
+
+def make_card(spec: VolumeSpec, tasks: Sequence[Task], done: Sequence[Written]) -> dict[str, Any]:
+    """The content of dataset.json."""
+    mapping, n_class = spec.mapping(), count_classes(spec, done)
+    members = {split: [task.case.patient for task in tasks if task.split == split] for split in SPLITS}
+    members = {split: patients for split, patients in members.items() if patients}
+    shapes = {each.grid.shape for each in done}
+    return {
+        "name": spec.dest.name,
+        "volumetric": True,
+        "modality": spec.modality,
+        "site": spec.site,
+        "phantom": spec.phantom,
+        "n_class": n_class,
+        "label_map": mapping and {str(label): number for label, number in mapping.classes.items()},
+        "other_labels": "error" if spec.others is None else spec.others,
+        "normalisation": {"kind": spec.normalise, "scope": "set" if spec.normalise != "none" else None},
+        "scale": find_scale(spec, tasks, done),
+        "images": [IMAGE],
+        "channels": {IMAGE: done[0].channels},
+        "labels": LABEL,
+        "axes": list(spec.axes),
+        "format": "npy",
+        "size": list(*shapes) if len(shapes) == 1 else None,
+        "split_unit": "patient",
+        "split": members,
+        "split_rule": {"train": spec.train, "val": len(members["val"]), "seed": spec.seed},
+        "counts": {split: _count(split, tasks, done, n_class) for split in members},
+        "sources": [source for each in done for source in each.sources],
+        "tool": TOOL,
+    }
+
+
+def _count(split: str, tasks: Sequence[Task], done: Sequence[Written], n_class: int) -> dict[str, Any]:
+    """Patients of a split, and in how many of their volumes each class occurs."""
+    found = [each.voxels for task, each in zip(tasks, done, strict=True) if task.split == split]
+    holds = None if split == "unlabelled" else (np.array(found)[:, :n_class] > 0).sum(0).tolist()
+    return {"patients": len(found), "volumes": len(found), "volumes_with_class": holds}
+
+
+def _write_tables(folder: Path, card: Mapping[str, Any], tasks: Sequence[Task], done: Sequence[Written]) -> None:
+    """Writes dataset.json and manifest.csv, one row a patient, into the folder."""
+    with atomic_write(folder / "manifest.csv", "w") as file:
+        table = csv.writer(file, lineterminator="\n")
+        table.writerow(COLUMNS)
+        for task, each in zip(tasks, done, strict=True):
+            affine = " ".join(repr(float(number)) for number in each.grid.affine.ravel())
+            images = [source for source in each.sources if source["role"] != LABEL]
+            source = (";".join(image[key] for image in images) for key in ("path", "sha256"))
+            table.writerow([task.case.patient, task.split, *each.grid.spacing(), affine, *source])
+    with atomic_write(folder / "dataset.json", "w") as file:
+        json.dump(card, file, indent=1)
+        file.write("\n")
+
+
+def describe(card: Mapping[str, Any]) -> str:
+    """A line on a set for the screen."""
+    counts = [f"{split} {count['patients']} patients" for split, count in card["counts"].items()]
+    scale = card["scale"]
+    scaled = f"; scale {scale['mean']:.6g} ± {scale['sd']:.6g}" if scale else ""
+    return f"{card['name']}: {listing(counts)}; {card['n_class']} classes, {card['channels'][IMAGE]} channels{scaled}"
+
+
+# ------------------------------------------------------------------------------------------------ command line
+
+
+def read_spec(arguments: Sequence[str] | None = None) -> VolumeSpec:
+    """The settings on the command line. Raises UserError, or exits like argparse."""
+    parser = argparse.ArgumentParser(
+        "python -m preprocess.volume_set",
+        description=__doc__,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+        allow_abbrev=False,
+    )
+    add = parser.add_argument_group("volumes").add_argument
+    add("--dest", type=Path, required=True, help="folder of the new set; must not exist")
+    image = "image volumes, 3D or 4D; once for each co-registered image of a patient, in the order of their channels"
+    add("--image", action="append", required=True, metavar="GLOB", help=image)
+    add("--label", required=True, metavar="GLOB", help="label volumes")
+    add("--unlabelled", action="append", default=[], metavar="GLOB", help="images without labels, as often as --image")
+    add("--patient", required=True, metavar="REGEX", help="its groups, joined, are the patient's id; of the file name")
+    tolerance = "how far apart two volumes of a patient may place a corner (default %(default)s mm)"
+    add("--tolerance", type=float, default=0.1, metavar="MM", help=tolerance)
+    add = parser.add_argument_group("what is written").add_argument
+    add("--axes", type=int, nargs=3, default=(0, 1, 2), metavar=("D", "W", "H"), help="stored axes that become D, W, H")
+    add("--channels", type=int, nargs="+", default=(), metavar="C", help="those to keep (default: all)")
+    add("--label_map", metavar="MAP", help="label:class pairs, as 1-3:1; without it labels must be 0..K-1")
+    add("--others", type=int, metavar="CLASS", help="of labels that --label_map leaves out; without it an error")
+    kind = "scale of dataset.json: mean and sd inside the labels of the training images, all channels pooled; or none"
+    add("--normalise", choices=VolumeSpec.KINDS, default="foreground", help=f"{kind} (default %(default)s)")
+    add = parser.add_argument_group("split").add_argument
+    add("--train", type=int, required=True, metavar="N", help="labelled patients to train on, the first by name")
+    add("--val", type=int, metavar="N", help="the next, to validate on (default: all); the rest loses its labels")
+    add("--seed", type=int, help="take them in a random order instead")
+    add = parser.add_argument_group("other").add_argument
+    add("--site", default="", help="written to dataset.json")
+    add("--modality", default="", help="written to dataset.json")
+    add("--phantom", metavar="TEXT", help="the volumes are made up: dataset.json says so in these words")
+    add("--jobs", type=int, default=os.cpu_count(), help="patients at a time (default %(default)s)")
+    add("--debug", action="store_true", help="show the traceback of an error")
+    args = vars(parser.parse_args(arguments))
+    args.pop("debug")
+    return VolumeSpec(**{name: tuple(value) if isinstance(value, list) else value for name, value in args.items()})
+
+
+def main() -> None:
+    print(describe(make_volume_set(read_spec())))
+
+
+if __name__ == "__main__":
+    run_program(main)

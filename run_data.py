@@ -1,0 +1,156 @@
+"""What a run reads: its sets opened and checked, bounds laid on them, and the streams that draw batches of them."""
+
+import hashlib
+from argparse import Namespace
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+
+from augmentation import Augmentation
+from dataloader import (
+    SliceSet,
+    Stream,
+    check_patients,
+    join,
+    lay_bounds,
+    open_slices,
+    parse_folders,
+    parse_image_folder,
+    parse_name,
+    place,
+)
+from distributed import ALONE, Team
+from methods import METHODS
+from run_folder import sha256_of
+from sampling import FixedSteps, Shuffled
+from slice_files import parse_volume
+from utils import UserError, derived_seed, listing
+from volume_set import CropStream, VolumeSet, WholeStream, open_volumes
+
+DEBUG_SLICES, DEBUG_VOLUMES = 10, 6  # that --debug keeps of a set; the latter where batches are drawn volume by volume
+AnySet = SliceSet | VolumeSet
+AnyStream = Stream | CropStream
+
+
+def open_data(
+    args: Namespace, bounds: Sequence[Any], team: Team = ALONE
+) -> tuple[dict[str, AnyStream], Stream | WholeStream | None]:
+    """The streams that the method consumes, and the one that evaluation goes through, if the method has one."""
+    method = METHODS[args.method]
+    sets = open_sets(args, bounds)
+    check_channels(sets, args.modalities)
+    device, share = torch.device(args.device), {"team": team, "workers": args.workers}
+    if not args.crop:
+        sets = place(sets, args.cache, device, team.world)
+    val = sets.pop("val", None)
+    if val:
+        whole = WholeStream(val, device, **share) if args.crop else None
+        val = whole or Stream(val, args.batch_size, device, shuffle=False, **share)
+    share["augmentation"] = Augmentation.read(args.augmentation) if args.augment else None
+    streams = {}
+    for number, (name, found) in enumerate(sets.items()):
+        size, seed = method.batch_size(name, args), derived_seed(args.seed, number)
+        sampler = method.sampler(name, found.patients, args) or Shuffled(len(found), size)
+        sampler = FixedSteps(sampler, args.steps) if args.steps else sampler
+        share["with_targets"] = name in method.labelled
+        if args.crop:
+            streams[name] = CropStream(found, size, device, seed, sampler=sampler, **share)
+        else:
+            streams[name] = Stream(found, size, device, seed, sampler=sampler, **share)
+    return streams, val
+
+
+def open_sets(args: Namespace, bounds: Sequence[Any]) -> dict[str, AnySet]:
+    """ "val", unless the method is a pre-training, and the sets of the method's streams; bounds are laid on them."""
+    method = METHODS[args.method]
+    learns = args.mode == "learn"
+    sets = {}
+    if method.segments:
+        folders = parse_folders(args.target_folders, len(bounds))
+        check_patients(
+            args.target_dataset, folders[0].folder, args.grp_regex, parse_volume if args.crop else parse_name
+        )
+        split = "test" if args.ontest else "train" if args.ontrain else "val"
+        sets["val"] = lay_bounds(open_split("val", split, args, len(bounds)), bounds, required=False)
+    for name in method.streams_of(args) if learns else ():
+        found = join([open_split(name, split, args, len(bounds)) for split in splits_of(name, args)])
+        if args.n_labelled and name in method.labelled:
+            found = found.keep(labelled_rows(found, args))
+        if args.debug and not method.segments:
+            found = found.keep(rows_of(found, sorted(set(found.patients))[:DEBUG_VOLUMES]))
+        sets[name] = lay_bounds(found, bounds) if found.bounds else found
+    return sets
+
+
+def splits_of(name: str, args: Namespace) -> list[str]:
+    """The splits that a stream reads."""
+    if name == "unlabelled":
+        return [args.unlabelled_split]
+    if name == "target" and args.trainval:
+        return ["train", "val"]
+    return ["val"] if name == "target" and args.valonly else ["train"]
+
+
+def open_split(name: str, split: str, args: Namespace, n_loss: int) -> AnySet:
+    """One split of the set that a stream reads, opened and checked."""
+    texts = {"val": args.val_target_folders, "source": args.source_folders}
+    roots = {"source": args.source_dataset, "unlabelled": args.unlabelled_dataset}
+    text, root = texts.get(name) or args.target_folders, roots.get(name) or args.target_dataset
+    regex = args.source_regex or args.grp_regex if name == "source" else args.grp_regex
+    blind = name == "unlabelled" or not METHODS[args.method].segments
+    folders = [parse_image_folder(text)] if blind else parse_folders(text, n_loss)
+    limit = DEBUG_SLICES if args.debug and METHODS[args.method].segments else None
+    if args.crop:
+        return open_volumes(root, split, folders, args.n_class, regex, args.crop, limit, ignore=args.ignore)
+    wide = name == "val" and args.scores == "iou"
+    return open_slices(root, split, folders, args.n_class, regex, limit, ignore=args.ignore, any_truth_size=wide)
+
+
+def labelled_rows(found: AnySet, args: Namespace) -> list[int]:
+    """The rows of --n_labelled volumes of the set, drawn by the number --draw."""
+    volumes = list(dict.fromkeys(found.patients))
+    if args.n_labelled > len(volumes):
+        raise UserError(
+            f"--n_labelled {args.n_labelled}, but {found.root / found.split} holds {len(volumes)} volumes: "
+            f"{listing(volumes)}."
+        )
+    order = np.random.default_rng(args.draw).permutation(sorted(volumes))
+    return rows_of(found, order[: args.n_labelled].tolist())
+
+
+def rows_of(found: AnySet, volumes: Sequence[str]) -> list[int]:
+    """The rows of the slices of these volumes."""
+    chosen = set(volumes)
+    return [row for row, volume in enumerate(found.patients) if volume in chosen]
+
+
+def check_channels(sets: Mapping[str, AnySet], wanted: int) -> None:
+    """Raises UserError for images of another number of channels than --modalities, or than those of another set."""
+    counts = {name: found.shape[0] for name, found in sets.items()}
+    if len({*counts.values(), wanted or next(iter(counts.values()))}) > 1:
+        told = ", ".join(f"{count} in {sets[name].root}/{sets[name].split}" for name, count in counts.items())
+        asked = f"--modalities {wanted}" if wanted else "one number of channels"
+        raise UserError(f"Expected images of {asked}, found {told}; slice them anew with the same --image volumes.")
+    if "unlabelled" in sets and sets["target"].shape != (shape := sets["unlabelled"].shape):
+        raise UserError(
+            f"Images with and without labels are in one batch, but those of {sets['target'].root} have size "
+            f"{sets['target'].shape[1:]}, those of {sets['unlabelled'].root} {shape[1:]}; slice both to one size."
+        )
+
+
+def describe_inputs(
+    args: Namespace, streams: Mapping[str, AnyStream], val: Stream | WholeStream | None
+) -> dict[str, str]:
+    """SHA-256 of everything that the run reads: what makes it this run and no other."""
+    inputs = {"val": val.slices.digest} if val else {}
+    inputs |= {name: stream.slices.digest for name, stream in streams.items()}
+    for name, stream in streams.items():
+        laid = b"".join(bound.tobytes() for bound in stream.slices.bounds if bound is not None)
+        inputs |= {f"bounds of {name}": hashlib.sha256(laid).hexdigest()} if laid else {}
+    for name in ("model_weights", "backbone_weights"):
+        if getattr(args, name):
+            inputs[name] = sha256_of(Path(getattr(args, name)))
+    return inputs

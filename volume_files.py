@@ -1,0 +1,229 @@
+"""Volumes as files: each read and checked once from end to end, and from then on a .npy that is mapped where it lies.
+
+    <split>/.cache/<folder>-<kind>.json                  SHA-256, shape and labels of each file
+    <split>/.cache/<folder>-<kind>-<case>-<hash>.npy     a NIfTI, decoded in the smallest type that loses nothing
+
+As with slices (slice_cache.py) a note may be old but is never wrong: a file whose size or time is not the one noted is
+read and hashed again, and decoded again if it differs. Where the cache cannot be written, a .npy is checked each time.
+"""
+
+import gzip
+import hashlib
+import json
+import sys
+import time
+import zlib
+from collections.abc import Mapping
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import nibabel as nib
+import numpy as np
+
+from folder_lock import locked
+from slice_cache import SETTLED, narrowest
+from slice_files import FolderSpec, SliceFile, image_fault, label_fault, map_fault, values_fault
+from utils import UserError, atomic_write
+
+FORMAT = 1  # of the notes and of what is decoded; another number makes both anew
+READERS = 3  # volumes examined at a time, each of which takes a few times its size
+Size = tuple[int, int, int]  # voxels along D, W and H
+Note = dict[str, Any]
+READ_ERRORS = (
+    *(OSError, EOFError, ValueError, zlib.error),
+    *(nib.filebasedimages.ImageFileError, nib.spatialimages.HeaderDataError),
+)
+
+
+@dataclass(frozen=True)
+class Volume:
+    """One volume: a .npy on the disk, and what is known of it."""
+
+    path: Path
+    digest: str  # sha256 of the file that it is, or was decoded from
+    shape: tuple[int, ...]  # (C, D, W, H) of an image or of maps, (D, W, H) of class numbers
+    affine: np.ndarray | None  # (4, 4), from voxel numbers to mm
+
+    @property
+    def size(self) -> Size:
+        return self.shape[-3:]
+
+    def map(self) -> np.memmap:
+        """The voxels, on the disk until they are looked at."""
+        return np.load(self.path, mmap_mode="r", allow_pickle=False).reshape(self.shape)
+
+
+def read_volume(path: Path) -> tuple[np.ndarray, np.ndarray | None]:
+    """The voxels (D, W, H) or (C, D, W, H), a .npy mapped; and the (4, 4) matrix from voxel numbers to mm, if known.
+
+    Raises UserError for a suffix that is not known, a file that cannot be read, and one that holds no numbers.
+    """
+    affine = None
+    try:
+        if path.name.endswith(".npy"):
+            voxels = np.load(path, mmap_mode="r", allow_pickle=False)
+        elif path.name.endswith((".nii", ".nii.gz")):
+            image = nib.load(path)
+            if path.name.endswith(".gz"):  # the whole file, for its checksum: nibabel stops before it
+                image = type(image).from_bytes(gzip.decompress(path.read_bytes()))
+            voxels, affine = np.asanyarray(image.dataobj), image.affine
+            voxels = voxels if voxels.ndim < 4 else np.moveaxis(voxels, -1, 0)
+        else:
+            raise UserError(f"{path} is no volume; those are .npy, .nii or .nii.gz")
+    except READ_ERRORS as error:
+        raise UserError(f"{path} cannot be read ({type(error).__name__}: {error})") from error
+    if voxels.dtype.kind not in "biuf":
+        raise UserError(f"{path} holds no numbers but colours, complex values or text ({voxels.dtype})")
+    return voxels, affine
+
+
+def compact(image: np.ndarray) -> np.ndarray:
+    """(C, D, W, H) in the smallest type that holds every value; wide numbers count as the float32 they become."""
+    is_small = image.dtype.kind in "biu" and image.dtype.itemsize <= 2
+    kinds = [narrowest(channel if is_small else channel.astype(np.float32)) for channel in image]
+    return np.ascontiguousarray(image, np.result_type(*kinds))
+
+
+@dataclass(frozen=True)
+class VolumeFolder:
+    """The files of one folder by case, and what they must hold."""
+
+    files: Mapping[str, SliceFile]
+    spec: FolderSpec
+    is_image: bool
+    n_class: int
+    ignore: int | None
+
+    @property
+    def holds_labels(self) -> bool:
+        return not (self.is_image or self.spec.is_map)
+
+    @property
+    def name(self) -> str:
+        """Of what lies in the cache: the folder, and what its files are taken for."""
+        kind = "image" if self.is_image else "labels" if self.holds_labels else f"maps{self.n_class}"
+        return f"{self.spec.folder}-{kind}".replace("/", "_")
+
+    @property
+    def cache(self) -> Path:
+        return Path(next(iter(self.files.values())).path).parents[1] / ".cache"
+
+    def open(self) -> tuple[dict[str, Volume], list[str]]:
+        """The sound volumes by case, and the faults of the others."""
+        notes, faults = self._notes(), {}
+        if self._unknown(notes):
+            try:
+                self.cache.mkdir(exist_ok=True)
+                with locked(self.cache, wait=True):
+                    notes, faults = self._examine(self._notes())
+                    with atomic_write(self.cache / f"{self.name}.json", "w") as file:
+                        json.dump({"format": FORMAT, "volumes": notes}, file, indent=1)
+            except OSError as error:
+                print(f"{self.cache} cannot be used ({error.strerror}); nothing is noted there.", file=sys.stderr)
+                notes, faults = self._examine(self._notes(), keep=False)
+        for case in self.files.keys() & notes.keys():  # whose labels may have been sound for another --n_class alone
+            if fault := values_fault(np.array(notes[case]["labels"]), self.n_class, self.ignore):
+                faults[case] = f"{self.files[case].path} {fault}"
+        sound = {case: self._volume(case, notes[case]) for case in self.files if case not in faults}
+        return sound, [faults[case] for case in self.files if case in faults]
+
+    def _volume(self, case: str, note: Note) -> Volume:
+        path = self.cache / note["decoded"] if note["decoded"] else Path(self.files[case].path)
+        affine = None if note["affine"] is None else np.array(note["affine"])
+        return Volume(path, note["digest"], tuple(note["shape"]), affine)
+
+    # -- notes --------------------------------------------------------------------------------------------
+
+    def _notes(self) -> dict[str, Note]:
+        """What was found in the folder's files, by case."""
+        try:
+            noted = json.loads((self.cache / f"{self.name}.json").read_text(encoding="utf-8"))
+            return noted["volumes"] if noted["format"] == FORMAT else {}
+        except (OSError, ValueError, KeyError, TypeError):
+            return {}
+
+    def _unknown(self, notes: Mapping[str, Note]) -> list[str]:
+        """The cases whose files no note vouches for."""
+        return [
+            case
+            for case, file in self.files.items()
+            if case not in notes
+            or not notes[case]["settled"]
+            or notes[case]["file"] != _state(file)
+            or not self._is_complete(notes[case])
+        ]
+
+    def _is_complete(self, note: Note) -> bool:
+        return note["decoded"] is None or (self.cache / note["decoded"]).exists()
+
+    # -- examining ----------------------------------------------------------------------------------------
+
+    def _examine(self, notes: dict[str, Note], keep: bool = True) -> tuple[dict[str, Note], dict[str, str]]:
+        """The notes, with those of the unknown files made anew, and the faults of files that get none, by case.
+
+        keep: whether the cache can be written
+        """
+        faults = {}
+        with ThreadPoolExecutor(READERS) as pool:
+            cases = self._unknown(notes)
+            pending = {case: pool.submit(self._note, case, notes.pop(case, None), keep) for case in cases}
+            for case, note in pending.items():
+                try:
+                    notes[case] = note.result()
+                except UserError as fault:
+                    faults[case] = str(fault)
+        return notes, faults
+
+    def _note(self, case: str, old: Note | None, keep: bool) -> Note:
+        """What is found in a file that is read from end to end. Raises UserError, a clause without its full stop.
+
+        old: an earlier note of the case, perhaps of the same content
+        """
+        file = self.files[case]
+        path, is_settled = Path(file.path), file.modified < time.time_ns() - SETTLED
+        seen = {"file": _state(file), "settled": is_settled, "digest": _digest(path)}
+        if old and (old["file"][0], old["digest"]) == (path.name, seen["digest"]) and self._is_complete(old):
+            return old | seen
+        voxels, affine = read_volume(path)
+        if self.holds_labels and voxels.ndim == 4 and len(voxels) == 1:
+            voxels = voxels[0]
+        if fault := self._fault(voxels):
+            raise UserError(f"{path} {fault}")
+        if self.is_image and voxels.ndim == 3:
+            voxels = voxels[None]
+        decoded = None if path.name.endswith(".npy") else f"{self.name}-{case}-{seen['digest'][:16]}.npy"
+        if decoded and not keep:
+            raise UserError(f"{path} has to be decoded, into {self.cache}, which cannot be written; take .npy volumes")
+        if decoded:
+            with atomic_write(self.cache / decoded) as out:
+                np.save(out, voxels.astype(np.uint8) if self.holds_labels else compact(voxels))
+        if old and old["decoded"] not in (None, decoded):
+            (self.cache / old["decoded"]).unlink(missing_ok=True)  # who has it mapped keeps it
+        return seen | {
+            "decoded": decoded,
+            "shape": list(voxels.shape),
+            "labels": np.unique(voxels).astype(int).tolist() if self.holds_labels else [],
+            "affine": None if affine is None else affine.tolist(),
+        }
+
+    def _fault(self, voxels: np.ndarray) -> str:
+        if self.is_image:
+            return image_fault(voxels, axes=3)
+        if self.spec.is_map:
+            return map_fault(voxels, self.n_class, axes=3)
+        return label_fault(voxels, self.n_class, self.ignore, axes=3)
+
+
+def _digest(path: Path) -> str:
+    try:
+        with path.open("rb") as content:
+            return hashlib.file_digest(content, "sha256").hexdigest()
+    except OSError as error:
+        raise UserError(f"{path} cannot be read ({error.strerror})") from error
+
+
+def _state(file: SliceFile) -> list[str | int]:
+    """Name, size and time: what the listing tells of a file's content."""
+    return [Path(file.path).name, file.size, file.modified]
