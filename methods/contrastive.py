@@ -1,0 +1,255 @@
+"""Contrastive pre-training on images alone (Chaitanya et al., NeurIPS 2020): the first two of its three stages.
+
+    1  contrastive_global   the encoder, from random weights: slices of the same partition of a volume look alike
+    2  contrastive_local    the first decoder blocks, on the encoder of stage 1 as it is (--load_blocks 0): regions that
+                            lie in the same place look alike, and unlike those around them
+    3  supervised           the whole network, from the encoder and these blocks (--load_blocks 3), on a few labels
+What attracts and what repels is said in contrastive_losses.py. The heads that make embeddings out of feature maps go
+when a stage is over; the decoder beyond what a stage trains stays as it was drawn.
+
+Where this differs from the published code on purpose: batches are whole groups of full volumes, views are drawn for
+each image instead of once a batch, and the frozen encoder keeps its batch-norm statistics, too.
+"""
+
+from argparse import Namespace, _ArgumentGroup
+from collections.abc import Iterable, Mapping, Sequence
+from typing import Any, ClassVar
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from augmentation import GLOBAL_VIEW, LOCAL_VIEW, Augmentation
+from contrastive_losses import ACROSS, SIDE, VERSIONS, cut_regions, global_loss, local_loss
+from dataloader import Batch
+from distributed import ALONE, Team
+from losses import LossSum
+from methods.base import METHODS, Method
+from methods.optimisers import Groups
+from sampling import Partitions, Sampler
+from utils import UserError
+
+HIDDEN = 1024  # units between the encoder and an embedding
+
+
+class Embedder(nn.Module):
+    """The network up to its decoder block `blocks` (0: the encoder alone), and a head that makes embeddings of it."""
+
+    def __init__(self, net: nn.Module, blocks: int, head: nn.Module) -> None:
+        super().__init__()
+        self.net, self.blocks, self.head = net, blocks, head
+
+    def forward(self, image: Tensor) -> Tensor:
+        """(B,C,W,H) -> (B,…,E)."""
+        return self.head(self.net.decode(self.net.encode(self.net.pad(image)), self.blocks)[-1])
+
+
+class GridPool(nn.Module):
+    """(B,C,w,h) -> (B,C,grid,grid): torch's adaptive average pooling, whose gradient there is not deterministic."""
+
+    def __init__(self, grid: int) -> None:
+        super().__init__()
+        self.grid = grid
+
+    def forward(self, maps: Tensor) -> Tensor:
+        along_w, along_h = (
+            F.adaptive_avg_pool1d(torch.eye(size, dtype=maps.dtype, device=maps.device), self.grid)
+            for size in maps.shape[-2:]
+        )
+        return torch.einsum("bcwh,wu,hv->bcuv", maps, along_w, along_h)
+
+
+class Regions(nn.Module):
+    """(B,C,w,h) -> (B,17,9C), by `cut_regions`."""
+
+    def forward(self, maps: Tensor) -> Tensor:
+        return cut_regions(maps)
+
+
+def global_head(width: int, grid: int, embedding: int) -> nn.Module:
+    """g1: (B,width,w,h) -> (B,embedding)."""
+    hidden = nn.Linear(width * grid**2, HIDDEN, bias=False)
+    return nn.Sequential(GridPool(grid), nn.Flatten(), hidden, nn.ReLU(), nn.Linear(HIDDEN, embedding, bias=False))
+
+
+def local_head(width: int, embedding: int) -> nn.Module:
+    """g2 and the layer that all regions share: (B,width,w,h) -> (B,17,embedding)."""
+    first, second = (nn.Conv2d(width, width, 1, bias=False) for _ in range(2))
+    shared = nn.Linear(SIDE**2 * width, embedding, bias=False)
+    return nn.Sequential(first, nn.BatchNorm2d(width), nn.ReLU(), second, Regions(), shared)
+
+
+def initialise(module: nn.Module) -> None:
+    """For `apply`: Xavier."""
+    if isinstance(module, nn.Conv2d | nn.Linear):
+        nn.init.xavier_uniform_(module.weight)
+
+
+class Contrastive(Method):
+    """What both stages share: versions of a batch, their embeddings, and one loss of all of them."""
+
+    labelled = ()
+    segments = False
+    supervision = "none"
+    view: ClassVar[Augmentation]  # what a random view of a slice is
+
+    def __init__(self, net: nn.Module, loss: LossSum, args: Namespace, team: Team = ALONE) -> None:
+        check_settings(net, args)
+        super().__init__(net, loss, args, team)
+        self.generator = torch.Generator(args.device)
+
+    @property
+    def blocks(self) -> int:
+        """Decoder blocks between the encoder and the head."""
+        return 0
+
+    def learning(self, net: nn.Module) -> list[nn.Module]:
+        """The parts of the network that learn; all else stays as it came, its batch-norm statistics too."""
+        raise NotImplementedError
+
+    def make_head(self, width: int) -> nn.Module:
+        """What makes embeddings out of a map of `width` channels."""
+        raise NotImplementedError
+
+    def contrast(self, embeddings: Tensor) -> dict[str, Tensor]:
+        """The terms of the log, the loss "tot" first, of the embeddings (V,n,…,E) of all versions of a batch."""
+        raise NotImplementedError
+
+    @property
+    def columns(self) -> list[str]:
+        return ["tot", "positive", "negative"]
+
+    @property
+    def notes(self) -> list[str]:
+        return [
+            "positive and negative in the log are the mean cosines of what is to look alike and of what is not. The "
+            "first should rise above the second; both near 1 means that everything is embedded in one point."
+        ]
+
+    def extended(self, net: nn.Module) -> nn.Module:
+        net.requires_grad_(False)
+        for part in self.learning(net):
+            part.requires_grad_(True)
+        head = self.make_head(net.widths[self.blocks]).apply(initialise).to(self.args.device)
+        return Embedder(net, self.blocks, self.team.synchronise(head))
+
+    def groups(self) -> Groups:
+        return [*super().groups(), (list(self.module.head.parameters()), 1.0)]
+
+    def begin_epoch(self, epoch: int, caution: float = 1.0) -> None:
+        super().begin_epoch(epoch, caution)
+        self.net.eval()
+        for part in self.learning(self.net):
+            part.train()
+
+    def step(self, batches: Mapping[str, Batch]) -> tuple[dict[str, Tensor], None]:
+        batch = batches["target"]
+        versions = self.versions(batch)
+        with self.precision():
+            embedded = self.model(self.laid_out(torch.cat(versions)))
+        own = embedded.float().unflatten(0, (len(versions), len(batch.image))).transpose(0, 1)
+        terms = self.contrast(self.team.gather(own, len(batch.rows)).transpose(0, 1))
+        self.update(terms["tot"])
+        return {name: term.detach() for name, term in terms.items()}, None
+
+    def versions(self, batch: Batch) -> list[Tensor]:
+        """The own images (b,C,W,H) as they are, and views of them: as many as the strategy wants."""
+        count, shape = len(batch.rows), batch.image.shape[1:]
+        generator, share = self.generator.manual_seed(self.step_seed), self.team.share(count)
+        n_plain, n_views = VERSIONS[self.args.strategy]
+        views = [self.view.draw(count, shape, generator).image(batch.image, share) for _ in range(n_views)]
+        return [batch.image] * n_plain + views
+
+    def state_dict(self) -> dict[str, Any]:
+        return super().state_dict() | {"head": self.module.head.state_dict()}
+
+    def load_state_dict(self, state: Mapping[str, Any]) -> None:
+        super().load_state_dict(state)
+        self.module.head.load_state_dict(state["head"])
+
+
+@METHODS.register()
+class ContrastiveGlobal(Contrastive):
+    """Stage 1: the encoder learns to tell the partitions of a volume apart, whatever volume and view they are of."""
+
+    view = GLOBAL_VIEW
+
+    @staticmethod
+    def add_arguments(group: _ArgumentGroup) -> None:
+        add_shared_arguments(group, ("GR", "GD-", "GD"), default="GD")
+        group.add_argument("--head_grid", type=int, default=6, help="the head sees a map averaged over a grid of N x N")
+
+    @staticmethod
+    def sampler(stream: str, patients: Sequence[str], args: Namespace) -> Sampler:
+        return Partitions(patients, args.batch_size, args.n_parts)
+
+    def learning(self, net: nn.Module) -> list[nn.Module]:
+        return submodules(net, net.parts(0))
+
+    def make_head(self, width: int) -> nn.Module:
+        return global_head(width, self.args.head_grid, self.args.embedding)
+
+    def contrast(self, embeddings: Tensor) -> dict[str, Tensor]:
+        return global_loss(embeddings, self.args.strategy, self.args.n_parts, self.args.temperature)
+
+
+@METHODS.register()
+class ContrastiveLocal(Contrastive):
+    """Stage 2: the first decoder blocks learn to tell the regions of an image apart; the encoder stands still."""
+
+    needs_weights = True
+    view = LOCAL_VIEW
+
+    @staticmethod
+    def add_arguments(group: _ArgumentGroup) -> None:
+        add_shared_arguments(group, ("LR", "LD"), default="LR")
+        group.add_argument("--local_blocks", type=int, default=3, help="decoder blocks that learn")
+
+    @staticmethod
+    def sampler(stream: str, patients: Sequence[str], args: Namespace) -> Sampler | None:
+        return Partitions(patients, args.batch_size, args.n_parts) if args.strategy == "LD" else None
+
+    @property
+    def blocks(self) -> int:
+        return self.args.local_blocks
+
+    def learning(self, net: nn.Module) -> list[nn.Module]:
+        return submodules(net, [prefix for prefix in net.parts(self.blocks) if prefix not in net.parts(0)])
+
+    def make_head(self, width: int) -> nn.Module:
+        return local_head(width, self.args.embedding)
+
+    def contrast(self, embeddings: Tensor) -> dict[str, Tensor]:
+        return local_loss(embeddings, self.args.strategy, self.args.n_parts, self.args.temperature)
+
+
+def submodules(net: nn.Module, prefixes: Iterable[str]) -> list[nn.Module]:
+    """The parts of the network that have these prefixes in its state dict."""
+    return [net.get_submodule(prefix.removesuffix(".")) for prefix in prefixes]
+
+
+def add_shared_arguments(group: _ArgumentGroup, strategies: Sequence[str], default: str) -> None:
+    add = group.add_argument
+    add("--strategy", choices=strategies, default=default, help="what is matched with what: see contrastive_losses.py")
+    add("--n_parts", type=int, default=4, help="partitions of a volume along its axis; a batch has a slice of each")
+    add("--temperature", type=float, default=0.1, help="τ, by which cosines are divided")
+    add("--embedding", type=int, default=128, help="numbers in an embedding")
+
+
+def check_settings(net: nn.Module, args: Namespace) -> None:
+    """Raises UserError for a setting out of range, and for a network of volumes."""
+    for name in ("embedding", "head_grid", "local_blocks"):
+        if (value := getattr(args, name, 1)) < 1:
+            raise UserError(f"--{name} is {value}; it must be at least 1.")
+    if args.temperature <= 0:
+        raise UserError(f"--temperature is {args.temperature:g}; it must be above 0.")
+    if args.strategy in ACROSS and args.batch_size < 2 * args.n_parts:
+        raise UserError(
+            f"--strategy {args.strategy} matches volumes with each other, and a batch of {args.batch_size} slices "
+            f"holds one at most: give --batch_size {2 * args.n_parts} or more (2 volumes x --n_parts {args.n_parts})."
+        )
+    if net.axes != 2:
+        raise UserError(
+            f"Contrastive pre-training compares slices, and {type(net).__name__} is a network of volumes: leave --crop "
+            "out and take UNet, ResidualUNet or PooledUNet."
+        )

@@ -1,0 +1,357 @@
+"""Bayesian pseudo labels (SegPL and SegPL-VI: Xu et al., MICCAI 2022, MedIA 2024), and their source-free relative.
+
+Few images have ground truth, many have none. One network sees both in one pass, and where its foreground is more
+probable than a threshold, its own prediction becomes the label of the images without:
+    ŷ = argmax_{k ≥ 1} p_k where that p_k > T_h, else background            (two classes: ŷ = 1[σ(f/T) > T_h])
+    L = L_sup(labelled) + β α(t) L_sup(unlabelled, ŷ) + κ α(t) KL           L_sup: the losses of the OPT line
+α(t) is 0 until --warmup_start of the training, rises to --alpha over --warmup of it, and stays.
+
+SegPL has a fixed T_h. In SegPL-VI it is a latent variable with the prior N(μ_p, σ_p²) and a posterior N(μ_q, σ_q²) in
+256 dimensions, which two linear layers predict from the pooled map that the classifier reads. A step has one T_h, the
+mean of a draw over its images and the dimensions; where that lies further than 2 σ_p from μ_p, it is μ_p (so the
+published code). A step whose pseudo labels cost nothing, or whose T_h lies outside of (--conf_lower, 1), learns from
+the ground truth alone.
+
+The KL adds up 256 dimensions and begins in the hundreds, where the other losses are below 1. As published its gradient
+goes through the pooled map into the network, which then unlearns to segment; a short training does not come back from
+there. So here it ends in the linear layers, unless --threshold_moves network.
+
+A comparison has no gradient, so as published the losses never move T_h: the KL alone does, and the "learnt" threshold
+goes to its prior, whatever the images. With --straight_through the label is 1[p > T_h] in value and σ((p − T_h)/s) in
+gradient, and the losses move T_h too, to where the pseudo labels agree with the prediction.
+"""
+
+import math
+from argparse import Namespace, _ArgumentGroup
+from collections.abc import Mapping, Sequence
+from typing import Any, NamedTuple
+
+import torch
+from torch import Tensor, nn
+
+from dataloader import Batch
+from distributed import ALONE, Team
+from losses import LossSum, log_probabilities, one_hot
+from methods.base import METHODS, Method
+from methods.optimisers import Groups
+from utils import UserError, listing
+
+DIMENSIONS = 256  # of the latent threshold
+SOFTNESS = 0.1  # s of the straight-through comparison, a difference of probabilities
+LEAST = 1e-3  # of a deviation, which as 0 has no KL, and of a temperature
+
+
+class Gaussian(NamedTuple):
+    """Independent normal distributions; the two broadcast."""
+
+    mean: Tensor
+    sd: Tensor
+
+    def kl(self, other: "Gaussian") -> Tensor:
+        """KL(self ‖ other) of each, in closed form."""
+        distance = (self.sd**2 + (self.mean - other.mean) ** 2) / (2 * other.sd**2)
+        return torch.log(other.sd / self.sd) + distance - 0.5
+
+
+class WithThreshold(nn.Module):
+    """The network and the linear layers that predict its threshold, called as one."""
+
+    def __init__(self, net: nn.Module, learnt: Sequence[str], alone: bool) -> None:
+        """learnt: which of "mean" and "log_variance" have a layer; alone: whether no gradient leaves the layers."""
+        super().__init__()
+        width = next(part.in_channels for part in net.classifier.modules() if hasattr(part, "in_channels"))
+        self.net, self.alone = net, alone
+        self.head = nn.ModuleDict({name: nn.Linear(width, DIMENSIONS) for name in learnt})
+
+    def forward(self, image: Tensor) -> tuple[Tensor, dict[str, Tensor]]:
+        """(B,C,…) -> logits (B,K,…), and (B,256) of each layer, from the map that the classifier reads."""
+        logits, features = self.net.with_features(image)
+        pooled = (features.detach() if self.alone else features).flatten(2).mean(2)
+        return logits, {name: layer(pooled) for name, layer in self.head.items()}
+
+
+@METHODS.register()
+class PseudoLabel(Method):
+    """Labelled target images, and images without labels whose labels the network makes up."""
+
+    streams = ("target", "unlabelled")
+    supervision = "few labels"
+
+    @staticmethod
+    def add_arguments(group: _ArgumentGroup) -> None:
+        group.add_argument("--batch_u", type=int, default=1, help="images without labels in a step (0: supervised)")
+        add_threshold_arguments(group, warmup_start=0.4, warmup=0.1)
+
+    @classmethod
+    def streams_of(cls, args: Namespace) -> tuple[str, ...]:
+        return tuple(name for name in cls.streams if cls.batch_size(name, args))
+
+    @staticmethod
+    def batch_size(stream: str, args: Namespace) -> int:
+        return args.batch_u if stream == "unlabelled" else args.batch_size
+
+    def __init__(self, net: nn.Module, loss: LossSum, args: Namespace, team: Team = ALONE) -> None:
+        check_settings(args)
+        check_losses(loss, args, sized="unlabelled" not in self.streams)
+        self.progress, self.generator = 0.0, torch.Generator(args.device)
+        self.makes_labels = len(self.streams_of(args)) > len(self.labelled)
+        self.learns_threshold = self.makes_labels and args.threshold == "learnt"
+        super().__init__(net, loss, args, team)
+
+    def extended(self, net: nn.Module) -> nn.Module:
+        wanted = {"mean": self.args.post_mu == 0, "log_variance": self.args.post_sd == 0}
+        learnt = [name for name, is_learnt in wanted.items() if is_learnt and self.learns_threshold]
+        return WithThreshold(net, learnt, self.args.threshold_moves == "head").to(self.args.device)
+
+    def groups(self) -> Groups:
+        return [*super().groups(), (list(self.module.head.parameters()), 1.0)]
+
+    @property
+    def columns(self) -> list[str]:
+        names = list(self.loss.columns) if self.labelled else ["tot"]
+        names += ["unlabelled", "threshold", "pseudo_share"] if self.makes_labels else []
+        return names + (["kl", "prior_mu", "prior_sd"] if self.learns_threshold else [])
+
+    @property
+    def notes(self) -> list[str]:
+        if self.args.straight_through or not self.module.head:
+            return super().notes
+        return [
+            *super().notes,
+            "The KL alone moves the threshold, as published, and so to its prior, whatever the images; "
+            "--straight_through lets the losses on the pseudo labels move it too.",
+        ]
+
+    def begin_step(self, progress: float, seed: int = 0) -> None:
+        super().begin_step(progress, seed)
+        self.progress = progress
+
+    # -- a step -----------------------------------------------------------------------------------------------
+
+    def step(self, batches: Mapping[str, Batch]) -> tuple[dict[str, Tensor], Tensor]:
+        known = [batches[name] for name in self.labelled]
+        unknown = [batch for name, batch in batches.items() if name not in self.labelled]
+        logits, head = self.see(known + unknown)
+        terms: dict[str, Tensor] = {}
+        for batch, seen in zip(known, logits, strict=False):
+            terms |= self.loss(seen, batch.targets, batch.bounds)
+        for batch in unknown:
+            terms |= self.learn_pseudo(batch, logits, head)
+        for batch in known:
+            terms = self.without_empty(batch, terms)
+        parts = [terms[name] for name in ("tot", "unlabelled", "kl") if name in terms]
+        terms["tot"] = torch.stack(parts).sum()
+        self.update(terms["tot"])
+        return {name: terms[name].detach() for name in self.columns}, logits[0].detach()
+
+    def see(self, batches: Sequence[Batch]) -> tuple[list[Tensor], dict[str, Tensor]]:
+        """In one pass the logits (B,K,…) of each batch, and what the head says of all their images (ΣB,256)."""
+        with self.precision():
+            logits, head = self.model(self.laid_out(torch.cat([batch.image for batch in batches])))
+        return self.whole(logits, batches), {name: torch.cat(self.whole(part, batches)) for name, part in head.items()}
+
+    def whole(self, own: Tensor, batches: Sequence[Batch]) -> list[Tensor]:
+        """Of each batch the rows of all processes; `own` holds this process's share of each, one after the other."""
+        parts = own.split([len(batch.image) for batch in batches])
+        return [self.team.gather(part, len(batch.rows)) for part, batch in zip(parts, batches, strict=True)]
+
+    def predict(self, batch: Batch) -> Tensor:
+        return self.see([batch])[0][0] if self.net.training else super().predict(batch)
+
+    def learn_pseudo(self, batch: Batch, logits: Sequence[Tensor], head: Mapping[str, Tensor]) -> dict[str, Tensor]:
+        """The terms of the images without labels, whose logits are the last."""
+        args, n_loss = self.args, len(self.loss.losses)
+        terms = self.draw_threshold(logits, head)
+        threshold = terms["threshold"]
+        probs = log_probabilities(logits[-1].detach() / args.temperature).exp()
+        label = pseudo_label(probs, threshold)
+        share = (label > 0).float().mean()
+        target = straight_through(probs, threshold) if args.straight_through else label
+        cost = self.loss(logits[-1], [target] * n_loss, batch.bounds or [None] * n_loss)["tot"]
+        # Not "is inside", which a NaN is not: it has to reach the guard of the training.
+        outside = (threshold <= args.conf_lower) | (threshold >= 1)
+        idle = outside | (cost <= 0) | (share < args.skip_empty)
+        ramp = args.alpha * ramp_up(self.progress / args.n_epoch, args.warmup_start, args.warmup)
+        terms |= {"pseudo_share": share, "unlabelled": (args.beta * ramp * cost).masked_fill(idle, 0)}
+        if self.learns_threshold:
+            terms["kl"] = (args.kl_weight * ramp * terms["kl"]).masked_fill(idle, 0)
+        return terms
+
+    def without_empty(self, batch: Batch, terms: Mapping[str, Tensor]) -> dict[str, Tensor]:
+        """The terms, of which those that are learnt from are 0 where the ground truth has too little foreground."""
+        truth = batch.targets[0]
+        empty = ((truth > 0) & (truth < self.args.n_class)).float().mean() < self.args.skip_empty
+        learnt = {*self.loss.columns, "unlabelled", "kl"}
+        return {name: term.masked_fill(empty, 0) if name in learnt else term for name, term in terms.items()}
+
+    # -- the threshold ----------------------------------------------------------------------------------------
+
+    def draw_threshold(self, logits: Sequence[Tensor], head: Mapping[str, Tensor]) -> dict[str, Tensor]:
+        """Scalars: "threshold", and where it is learnt "kl", "prior_mu" and "prior_sd"."""
+        if not self.learns_threshold:
+            return {"threshold": torch.full((), self.args.threshold_value, device=logits[0].device)}
+        confidence = mean_foreground(logits)
+        prior = self.prior(confidence)
+        posterior = self.posterior(confidence, prior, head, sum(map(len, logits)))
+        # The same in every process, which the state of torch's own generator is not.
+        self.generator.manual_seed(self.step_seed)
+        noise = torch.randn(posterior.mean.shape, generator=self.generator, device=confidence.device)
+        drawn = (posterior.mean + noise * posterior.sd).mean()
+        threshold = torch.where((drawn - prior.mean).abs() > 2 * prior.sd, prior.mean, drawn)
+        kl = posterior.kl(prior).sum(1).mean()
+        return {"threshold": threshold, "kl": kl, "prior_mu": prior.mean, "prior_sd": prior.sd}
+
+    def prior(self, confidence: Tensor) -> Gaussian:
+        """Two scalars: as given, or from the confidence."""
+        args = self.args
+        mean = confidence if args.pri_mu else torch.full_like(confidence, args.prior_mu)
+        return Gaussian(mean, spread(mean) if args.pri_sd else torch.full_like(mean, args.prior_sd))
+
+    def posterior(self, confidence: Tensor, prior: Gaussian, head: Mapping[str, Tensor], count: int) -> Gaussian:
+        """(count,256): from the head, from the confidence, or the prior's."""
+        mean = head["mean"].float().relu() if "mean" in head else (confidence, prior.mean)[self.args.post_mu - 1]
+        if "log_variance" in head:
+            sd = (head["log_variance"].float() / 2).exp()
+        else:
+            sd = spread(mean) if self.args.post_sd == 1 else prior.sd
+        return Gaussian(mean.expand(count, DIMENSIONS), sd.expand(count, DIMENSIONS))
+
+    # -- state ------------------------------------------------------------------------------------------------
+
+    def state_dict(self) -> dict[str, Any]:
+        return super().state_dict() | {"head": self.module.head.state_dict()}
+
+    def load_state_dict(self, state: Mapping[str, Any]) -> None:
+        super().load_state_dict(state)
+        self.module.head.load_state_dict(state["head"])
+
+
+@METHODS.register()
+class SelfTraining(PseudoLabel):
+    """The same source-free: a source network goes on from its own pseudo labels on the target, without any truth.
+
+    No ground truth holds the border, so keep the threshold near 0.5: above it the foreground shrinks step by step, and
+    below it grows.
+    """
+
+    streams = ("target",)
+    labelled = ()
+    needs_weights = True
+    supervision = "none"
+
+    @staticmethod
+    def add_arguments(group: _ArgumentGroup) -> None:
+        add_threshold_arguments(group, warmup_start=0.0, warmup=0.0)
+
+
+# ------------------------------------------------------------------------------------------------ flags
+
+
+def add_threshold_arguments(group: _ArgumentGroup, warmup_start: float, warmup: float) -> None:
+    add = group.add_argument
+    add("--threshold", choices=("fixed", "learnt"), default="fixed", help="SegPL, or SegPL-VI")
+    add("--threshold_value", type=float, default=0.5, help="fixed: probability from which on a class is believed")
+    add("--prior_mu", type=float, default=0.7, help="learnt: mean of its prior")
+    add("--prior_sd", type=float, default=0.15, help="learnt: standard deviation of its prior")
+    add("--pri_mu", type=int, choices=(0, 1), default=0, help="prior mean: 0 given, 1 mean foreground probability")
+    add("--pri_sd", type=int, choices=(0, 1), default=0, help="prior deviation: 0 given, 1 min(μ, 1 − μ)/2 of its mean")
+    add("--post_mu", type=int, choices=(0, 1, 2), default=0, help="posterior mean: 0 learnt, 1 as --pri_mu 1, 2 prior")
+    add("--post_sd", type=int, choices=(0, 1, 2), default=0, help="its deviation: 0 learnt, 1 as --pri_sd 1, 2 prior")
+    add("--straight_through", action="store_true", help="learnt: the losses on the pseudo labels move it too")
+    add(
+        "--threshold_moves",
+        choices=("head", "network"),
+        default="head",
+        help="where the gradient of the threshold ends: in the layers that predict it, or in the network (published)",
+    )
+    add("--alpha", type=float, default=1.0, help="weight of all that is without labels, after its warm-up")
+    add("--beta", type=float, default=1.0, help="weight of the losses on the pseudo labels")
+    add("--kl_weight", type=float, default=0.1, help="weight of the KL of the threshold")
+    add("--warmup_start", type=float, default=warmup_start, help="share of the training before α rises")
+    add("--warmup", type=float, default=warmup, help="share of the training in which α rises")
+    add("--temperature", type=float, default=1.0, help="of the probabilities that are compared with the threshold")
+    add("--conf_lower", type=float, default=0.0, help="thresholds up to this one teach nothing")
+    add(
+        "--skip_empty",
+        type=float,
+        default=0.0,
+        help="ground truth with a smaller share of foreground makes all terms of its step 0, pseudo labels their own "
+        "(published 0.005, in its code 0.0005); the optimiser steps on",
+    )
+
+
+def check_settings(args: Namespace) -> None:
+    """Raises UserError that lists every setting out of range."""
+    limits = dict.fromkeys(
+        ("prior_mu", "threshold_value", "conf_lower", "skip_empty", "warmup_start", "warmup"), (0, 1)
+    )
+    limits |= dict.fromkeys(("alpha", "beta", "kl_weight", "batch_u"), (0, math.inf))
+    limits |= dict.fromkeys(("prior_sd", "temperature"), (LEAST, math.inf))
+    wrong = [
+        f"--{name} {getattr(args, name):g} ({low:g} to {high:g})"
+        for name, (low, high) in limits.items()
+        if not low <= getattr(args, name, low) <= high
+    ]
+    is_fixed = args.threshold == "fixed"
+    if is_fixed and not args.conf_lower < args.threshold_value < 1:
+        wrong.append(f"--threshold_value {args.threshold_value:g} (above --conf_lower {args.conf_lower:g}, below 1)")
+    if args.straight_through and (is_fixed or (args.post_mu and args.post_sd)):
+        wrong.append("--straight_through (only with --threshold learnt, and --post_mu 0 or --post_sd 0)")
+    if wrong:
+        raise UserError(f"--method {args.method} cannot have {listing(wrong)}; what it can have stands in brackets.")
+
+
+def check_losses(loss: LossSum, args: Namespace, sized: bool) -> None:
+    """Raises UserError for losses that cannot learn from pseudo labels; `sized`: whether bounds are there for them."""
+    reasons = {
+        "distance maps": [part.needs_maps for part in loss.losses],
+        "sizes of images without labels": [part.needs_bounds and not sized for part in loss.losses],
+        "class numbers, where --straight_through gives shares": [
+            part.needs_target and not part.takes_shares and args.straight_through for part in loss.losses
+        ],
+    }
+    wrong = [
+        f"{type(part).__name__} needs {reason}"
+        for reason, found in reasons.items()
+        for part, is_wrong in zip(loss.losses, found, strict=True)
+        if is_wrong
+    ]
+    if wrong:
+        raise UserError(
+            f"--method {args.method} computes the same losses on its pseudo labels, and {listing(wrong)}. Take "
+            "CrossEntropy and DiceLoss, as in [('DiceLoss', {'idc': [1], 'smooth': 1}, 0.5), ('CrossEntropy', "
+            "{'idc': [0, 1]}, 0.5)]."
+        )
+
+
+# ------------------------------------------------------------------------------------------------ formulas
+
+
+def ramp_up(share: float, start: float, length: float) -> float:
+    """0 before the share `start` of a training, 1 after `start` + `length`, linear between."""
+    return min(max((share - start) / length, 0.0), 1.0) if length else float(share >= start)
+
+
+def mean_foreground(logits: Sequence[Tensor]) -> Tensor:
+    """Scalar: mean probability of the foreground over all images; no gradient, or the KL would learn to be unsure."""
+    return 1 - torch.cat([log_probabilities(each.detach())[:, 0] for each in logits]).exp().mean()
+
+
+def spread(mean: Tensor) -> Tensor:
+    """The deviation that keeps mean ± 2 sd within 0..1."""
+    return (torch.minimum(mean, 1 - mean) / 2).clamp_min(LEAST)
+
+
+def pseudo_label(probs: Tensor, threshold: Tensor) -> Tensor:
+    """(B,K,…) -> (B,…) int64: the most probable class of the foreground where it exceeds the threshold, else 0."""
+    confidence, best = probs[:, 1:].max(1)
+    return torch.where(confidence > threshold, best + 1, 0)
+
+
+def straight_through(probs: Tensor, threshold: Tensor) -> Tensor:
+    """(B,K,…) shares: those of `pseudo_label`, with the gradient by the threshold that a soft comparison has."""
+    confidence, best = probs[:, 1:].max(1, keepdim=True)
+    believed = torch.sigmoid((confidence - threshold) / SOFTNESS)
+    foreground = one_hot(best.squeeze(1), probs.shape[1] - 1, probs.dtype)
+    soft = torch.cat([1 - believed, believed * foreground], 1)
+    return one_hot(pseudo_label(probs, threshold), probs.shape[1], probs.dtype) + (soft - soft.detach())
