@@ -3,6 +3,7 @@
 Shapes: B batch, K classes, W and H the spatial axes (any number of them: `bk...`). Every loss takes
     logits   (B, K, W, H)       the network's raw output
     target   (B, W, H) int64    label map, or None for a loss that needs none (`needs_target`);
+             (B, K, W, H) float shares, for a loss that `takes_shares`: what each class has of each pixel
              (B, K, W, H)       distance maps, for a loss that `needs_maps`
     bounds   (B, K, 2) pixels   what is known of the class sizes, lower and upper, or None (`needs_bounds`)
 and returns a scalar, or a dict of named scalars: `terms`, which add up to the loss, and `shown`, which are only logged.
@@ -84,7 +85,7 @@ def build_loss(spec: LossSpec) -> "Loss":
 def check_company(losses: Sequence["Loss"], n_class: int) -> None:
     """Raises UserError for losses of which none can stand alone."""
     reasons = [loss.needs_company(n_class) for loss in losses]
-    if all(reasons):
+    if reasons and all(reasons):
         raise UserError(reasons[0])
 
 
@@ -180,6 +181,7 @@ class Loss(nn.Module):
     terms: ClassVar[tuple[str, ...]] = ("",)  # names of the scalars that add up to the loss; "" for the loss itself
     shown: ClassVar[tuple[str, ...]] = ()  # names of those that are logged and count for nothing
     needs_target: ClassVar[bool] = False
+    takes_shares: ClassVar[bool] = False  # whether its target may also be shares, through which a gradient flows
     needs_maps: ClassVar[bool] = False  # whether its target is distance maps, not class numbers
     needs_bounds: ClassVar[bool] = False
     compares_ratios: ClassVar[bool] = False  # whether its bounds are a prior of the class ratios
@@ -288,10 +290,11 @@ class CrossEntropy(Loss):
     """−Σ_{b,k,i} ω_k y_{bki} log p_{bki} / Σ y, over the classes `idc` (all of them by default).
 
     `weights` ω: one a class of `idc`; they are not in the divisor, as published. Pixels that carry
-    `ignore_index` count nowhere.
+    `ignore_index` count nowhere; in shares these are the pixels of which no class has any.
     """
 
     needs_target = True
+    takes_shares = True
 
     def __init__(
         self,
@@ -306,6 +309,10 @@ class CrossEntropy(Loss):
     def forward(self, logits: Tensor, target: Tensor, bounds: Tensor | None = None) -> Tensor:
         log_p = log_probabilities(logits)
         weight = class_vector(self.weights, self.idc, logits, "CrossEntropy").to(log_p.dtype)
+        if target.is_floating_point():
+            shares = target.to(log_p)
+            per_class = (shares * log_p).flatten(2).sum((0, 2))
+            return -(weight * per_class).sum() / pick(shares, self.idc).sum().clamp_min(1)
         total = F.nll_loss(log_p, target, weight, ignore_index=self.ignores, reduction="sum")
         return total / self._counted(target, logits.shape[1]).clamp_min(1)
 
@@ -360,18 +367,19 @@ class FocalLoss(Loss):
 
 @LOSSES.register()
 class DiceLoss(Loss):
-    """1 − mean_{b,k} (2 Σ p y + ε) / (Σ p + Σ y + ε), per image, over the classes `idc`."""
+    """1 − mean_{b,k} (2 Σ p y + ε) / (Σ p + Σ y + ε), per image, over the classes `idc`; ε is `smooth`."""
 
     needs_target = True
+    takes_shares = True
 
-    def __init__(self, *, idc: Sequence[int] | None = None) -> None:
+    def __init__(self, *, idc: Sequence[int] | None = None, smooth: float = EPS) -> None:
         super().__init__()
-        self.idc = idc
+        self.idc, self.smooth = idc, smooth
 
     def forward(self, logits: Tensor, target: Tensor, bounds: Tensor | None = None) -> Tensor:
-        probs, onehot = _chosen(logits, target, self.idc)
-        intersection, both = (probs * onehot).sum(2), probs.sum(2) + onehot.sum(2)
-        return 1 - ((2 * intersection + EPS) / (both + EPS)).mean()
+        probs, truth = _chosen(logits, target, self.idc)
+        intersection, both = (probs * truth).sum(2), probs.sum(2) + truth.sum(2)
+        return 1 - ((2 * intersection + self.smooth) / (both + self.smooth)).mean()
 
 
 @LOSSES.register()
@@ -402,10 +410,10 @@ class GeneralizedDice(Loss):
 
 
 def _chosen(logits: Tensor, target: Tensor, idc: Sequence[int] | None) -> tuple[Tensor, Tensor]:
-    """Probabilities and one-hot ground truth of the classes `idc`, both (B, |idc|, pixels)."""
+    """Probabilities and ground truth, one-hot or shares, of the classes `idc`, both (B, |idc|, pixels)."""
     probs = log_probabilities(logits).exp()
-    onehot = one_hot(target, logits.shape[1], probs.dtype)
-    return pick(probs, idc).flatten(2), pick(onehot, idc).flatten(2)
+    truth = target.to(probs) if target.is_floating_point() else one_hot(target, logits.shape[1], probs.dtype)
+    return pick(probs, idc).flatten(2), pick(truth, idc).flatten(2)
 
 
 @LOSSES.register()

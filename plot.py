@@ -13,9 +13,12 @@ import matplotlib as mpl
 
 from metrics import SCORES
 from plots.canvas import EPOCHS, STYLE
+from plots.draws import plot_draws
 from plots.epochs import plot_array, plot_column, plot_losses, plot_weights
 from plots.patients import plot_boxes, plot_histogram, plot_sizes
 from plots.pictures import make_film, plot_panel, write_coloured
+from plots.threshold import plot_threshold
+from reports.draws import DRAWS
 from run_files import open_runs
 from utils import UserError, run_program
 
@@ -39,6 +42,7 @@ def get_args(argv: Sequence[str] | None) -> argparse.Namespace:
     curves.add_argument("--classes", type=int, nargs="+", help="those of --array to average (default: --metric_axis)")
     add("losses", False, "every loss term over epochs")
     add("weights", True, "the weights of the losses over epochs")
+    add("threshold", True, "the threshold of pseudo labels over iterations, and its prior")
     boxes = add("boxes", True, "a score per patient and run")
     boxes.add_argument("--score", choices=SCORES, default="dice")
     histogram = add("histogram", True, "how a score is distributed over patients, or an array over its slices")
@@ -54,7 +58,9 @@ def get_args(argv: Sequence[str] | None) -> argparse.Namespace:
         command.add_argument("--slices", type=int, default=3, help="how many")
         command.add_argument("--data", type=Path, help="the set's folder, if it moved since the run")
     colour = add("colour", False, "saved masks as coloured pictures, in the folder --out")
-    for command in (boxes, histogram, panel, colour):
+    draws = add("draws", True, "Dice over the number of labelled volumes, every draw of them a dot")
+    draws.add_argument("--draws", metavar="REGEX", required=True, help=DRAWS)
+    for command in (boxes, histogram, panel, colour, draws):
         command.add_argument("--which", choices=EPOCHS, default="last", help="best_3d was chosen with target labels")
     args = parser.parse_args(argv)
     if args.kind == "curves" and args.classes and not args.array:
@@ -73,12 +79,14 @@ def main(argv: Sequence[str] | None = None) -> None:
         ),
         "losses": lambda: plot_losses(runs[0], args.out),
         "weights": lambda: plot_weights(runs, args.out),
+        "threshold": lambda: plot_threshold(runs, args.out),
         "boxes": lambda: plot_boxes(runs, args.score, args.which, args.out, args.only),
         "histogram": lambda: plot_histogram(runs, args.array or args.score, args.which, args.out, args.only),
         "sizes": lambda: plot_sizes(runs[0], args.out),
         "panel": lambda: plot_panel(runs, args.out, args.slices, args.which, args.data),
         "gif": lambda: make_film(runs[0], args.out, args.slices, args.data),
         "colour": lambda: write_coloured(runs[0], args.which, args.out),
+        "draws": lambda: plot_draws(runs, args.draws, args.which, args.out),
     }
     with mpl.rc_context(STYLE):
         draw[args.kind]()

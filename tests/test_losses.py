@@ -304,6 +304,68 @@ def test_a_loss_that_would_count_the_ignored_label_is_refused():
         check_ignore([LOSSES.build("CrossEntropy")], 254)
 
 
+# -- soft labels --------------------------------------------------------------------------------------------
+
+SEGPL = "[('DiceLoss', {'idc': [1], 'smooth': 1}, 0.5), ('CrossEntropy', {'idc': [0, 1]}, 0.5)]"
+TAKE_SHARES = [name for name in LOSSES if LOSSES[name].takes_shares]
+
+
+@pytest.fixture
+def soft():
+    """(B,K,W,H) shares that add up to 1."""
+    return torch.rand(B, K, W, H, dtype=torch.float64, generator=torch.Generator().manual_seed(3)).softmax(1)
+
+
+def segpl(logits, target):
+    total = LossSum([build_loss(spec) for spec in parse_losses(SEGPL)], [0.5, 0.5])
+    return total(logits, [target, target], [None, None])["tot"]
+
+
+@pytest.mark.parametrize("is_soft", [False, True])
+def test_the_loss_of_bayesian_pseudo_labels_is_its_sigmoid_form(is_soft, label, soft):
+    """½ soft Dice (smooth 1, a sample) + ½ binary cross-entropy on one output f, whose softmax partner is 0."""
+    y = soft[:, 1] / soft[:, :2].sum(1) if is_soft else label.clamp_max(1).double()
+    f = torch.randn(B, W, H, dtype=torch.float64, generator=torch.Generator().manual_seed(4))
+    dice, cross = [], []
+    for image, truth in zip(f.sigmoid().flatten(1).tolist(), y.flatten(1).tolist(), strict=True):
+        pairs = list(zip(image, truth, strict=True))
+        dice.append(1 - (2 * sum(p * t for p, t in pairs) + 1) / (sum(p + t for p, t in pairs) + 1))
+        cross += [-(t * math.log(p) + (1 - t) * math.log(1 - p)) for p, t in pairs]
+    expected = 0.5 * np.mean(dice) + 0.5 * np.mean(cross)
+    target = torch.stack([1 - y, y], 1) if is_soft else y.long()
+    assert segpl(torch.stack([torch.zeros_like(f), f], 1), target).item() == pytest.approx(expected, abs=1e-9)
+
+
+def test_both_forms_of_a_label_map_are_one_loss(logits, label):
+    for name, params in (("CrossEntropy", {"idc": [1, 3], "weights": [2, 0.5]}), ("DiceLoss", {"smooth": 1})):
+        loss = LOSSES.build(name, **params)
+        hard, given = loss(logits, label), loss(logits, one_hot(label, K))
+        assert given.item() == pytest.approx(hard.item(), abs=1e-9)
+
+
+def test_cross_entropy_of_shares_by_hand(logits, soft):
+    soft[:, :, :2] = 0  # no class has any of these pixels: they are to be ignored
+    log_p, omega = logits.log_softmax(1), torch.tensor([2.0, 0.5]).double()
+    expected = -torch.einsum("k,bkwh,bkwh->", omega, soft[:, [1, 3]], log_p[:, [1, 3]]) / soft[:, [1, 3]].sum()
+    got = LOSSES.build("CrossEntropy", idc=[1, 3], weights=[2, 0.5])(logits, soft)
+    assert got.item() == pytest.approx(expected.item(), abs=1e-9)
+
+
+@pytest.mark.parametrize("idc", [None, [1, 2]])
+@pytest.mark.parametrize("name", TAKE_SHARES)
+def test_gradient_through_both_the_prediction_and_the_shares(name, idc, logits, soft):
+    loss = LOSSES.build(name, idc=idc)
+    inputs = [each[:2, :, :2, :3].clone().requires_grad_() for each in (logits, soft)]
+    assert torch.autograd.gradcheck(lambda x, y: loss(x, y), inputs)
+
+
+def test_a_smooth_dice_of_nothing_predicted_as_nothing_costs_nothing():
+    nothing = torch.zeros(1, W, H, dtype=torch.long)
+    sure = torch.zeros(1, 2, W, H)
+    sure[:, 0] = 40
+    assert LOSSES.build("DiceLoss", idc=[1], smooth=1)(sure, nothing).item() == 0
+
+
 # -- over the registry --------------------------------------------------------------------------------------
 
 

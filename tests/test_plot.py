@@ -12,6 +12,7 @@ from plots.epochs import draw_term
 from plots.labels import array_label, cases, column_label, is_share
 from plots.patients import case_values, spread
 from plots.pictures import slice_score
+from plots.threshold import step_terms
 from plots.views import View, axis_codes, choose_slices, grey_or_colour, upright, window
 from run_files import open_run
 from utils import UserError
@@ -408,6 +409,31 @@ def test_weights_of_several_runs_stand_side_by_side(runs, tmp_path):
     assert_drawn(two)
     assert two.shape[1] > 1.3 * one.shape[1]
     assert draw("weights", tmp_path / "a.png", "--runs", runs / "noadap", runs / "sfda").shape[1] == one.shape[1]
+
+
+def learn_threshold(folder, steps=40, **prior):
+    """Adds to a made-up run of five epochs what pseudo labels log; the threshold goes from 0 to 0.5."""
+    rng, terms = np.random.default_rng(0), {"threshold": np.linspace(0, 0.5, 5 * steps), **prior}
+    add_columns(folder, **{f"tra_loss_{name}": 0.5 for name in terms})
+    values = rng.normal(size=(5, steps, 3 + len(terms)))
+    for number, term in enumerate(terms.values(), 3):
+        values[:, :, number] = np.reshape(np.broadcast_to(term, 5 * steps), (5, steps))
+    np.save(folder / "tra_loss.npy", values.astype(np.float32))
+
+
+def test_a_threshold_is_drawn_step_by_step_beside_its_prior(runs, tmp_path):
+    learn_threshold(runs / "sfda", prior_mu=0.7, prior_sd=0.15)
+    learn_threshold(runs / "fs")  # as --threshold fixed logs it
+    terms = step_terms(open_run(runs / "sfda"))
+    assert terms["threshold"][[0, -1]].tolist() == [0, 0.5]
+    assert set(terms["prior_mu"]) == {np.float32(0.7)}
+    one = draw("threshold", tmp_path / "one.png", "--runs", runs / "sfda")
+    assert_drawn(one)
+    assert_drawn(draw("threshold", tmp_path / "all.png", "--runs", *named(runs, "fs", "sfda", "noadap")))
+    assert draw("threshold", tmp_path / "none.png", "--runs", runs / "noadap").min() < 160
+    np.save(runs / "sfda/tra_loss.npy", np.zeros((5, 4, 3)))
+    with pytest.raises(UserError, match=r"shape \(5, 4, 3\), and the log of the run 6 training terms"):
+        main(["threshold", "--runs", str(runs / "sfda"), "--out", str(tmp_path / "plot.png")])
 
 
 def test_distributions_by_hand(made):
