@@ -8,7 +8,7 @@ SHELL := bash
 .DEFAULT_GOAL := demo
 include venv.mk
 
-EXPERIMENTS := spine.make prostate.make whs.make ivd.make acdc.make isles.make wmh.make gta5.make
+EXPERIMENTS := spine.make prostate.make whs.make ivd.make acdc.make isles.make wmh.make gta5.make msd_prostate.make brats.make
 
 demo: $(VENV)
 	@$(MAKE) --no-print-directory -f spine.make

@@ -1,8 +1,10 @@
 # Boundary loss on the ventricles (Kervadec et al. 2021): cine MR of 100 patients, end-diastole and end-systole; right
-# ventricle, myocardium, left ventricle. Four classes, so the boundary loss stands alone.
+# ventricle, myocardium, left ventricle. Four classes, so the boundary loss stands alone. And contrastive pre-training for
+# few labels (Chaitanya et al. 2020), on slices of its own.
 #
 #   make -f acdc.make                            the runs of TRN, pictures, report, archive
 #   make -f acdc.make ablations                  those of ABL too, and one table of all
+#   make -f acdc.make few_labels                 the labels of 1, 2 and 8 scans: random weights against pre-trained ones
 #   make -f acdc.make results/acdc/val_3d_nsd.png    another metric over the epochs, from the saved masks: no training
 #   make -f acdc.make PARITY=1 RD=results/acdc-parity | make -f acdc.make help
 #
@@ -15,7 +17,10 @@ UNPACK  := --skip '*_4d.nii.gz'
 DATA    := data/acdc
 TRN     := ce diceloss boundary
 ABL     := gdl ce_boundary gdl_boundary hausdorff
+LABELLED := 1 2 8
+FEW_DATA := data/acdc_few
 include boundary.mk
+include few_labels.mk
 
 # -- facts ------------------------------------------------------------------------------------------------------------
 G_RGX   = (patient\d+_frame\d+)_(\d+)
@@ -24,18 +29,31 @@ COMMON  = --target_dataset $(DATA) --grp_regex '$(G_RGX)' --network $(NET) --n_c
           --batch_size 8 --n_epoch 100 $(LEARN) $(if $(PARITY),--schedule) --saveim 1 --csv metrics.csv
 # both frames of a patient are in one split
 SCANS   = $(VOLUMES)/**/training/patient*/patient*_frame[0-9][0-9]
-SLICE   = --image img='$(SCANS).nii.gz' --label '$(SCANS)_gt.nii.gz' --label_folder gt --n_class 4 --modality MR \
-          --patient '(patient\d+_frame\d+)' --group '(patient\d+)' --normalise minmax --format png $(CROP)
+SLICE   = $(CINE) --normalise minmax --format png $(CROP)
+CINE    = --image img='$(SCANS).nii.gz' --label '$(SCANS)_gt.nii.gz' --label_folder gt --n_class 4 --modality MR \
+          --patient '(patient\d+_frame\d+)' --group '(patient\d+)'
+# pre-training and few labels: bias field taken out, slices resampled to one spacing
+FEW_SLICE = $(CINE) $(N4) --normalise percentile --no_clip --format nii $(FEW_CROP)
+FEW_FACTS = --folders "[('img', nii_transform, False), ('gt', nii_gt_transform, False)]" --grp_regex '$(G_RGX)' --n_class 4
 
 # -- settings: as published, and what shows the point on the small phantom --------------------------------------------
 ifneq ($(PHANTOM),small)
 NET    = ENet
 LEARN  = --l_rate 5e-4
 CROP   = --val 50 --resize 256 256
+N4        = --n4
+FEW_CROP  = --val 50 --spacing 1.36719 1.36719 --size 192 192
+PRE_LEARN = --n_epoch 200 --steps 50
+FEW_LEARN = --n_epoch 200 --steps 50
 else
 NET    = UNet:nG=8
 LEARN  = --n_epoch 25 --l_rate 2e-3 --lr_decay 0.5 --lr_decay_epoch 10
 CROP   = --val 8 --resize 64 64
+N4        = --n4 --n4_shrink 4
+FEW_CROP  = --val 8 --spacing 2.5 2.5 --size 64 64
+FEW_NET   = PooledUNet:nG=8
+PRE_LEARN = --n_epoch 10 --steps 50
+FEW_LEARN = --n_epoch 10 --steps 25
 endif
 MAP = $(if $(PARITY),dist_map_legacy_transform,dist_map_transform)
 IDC = 'idc': [0, 1, 2, 3]

@@ -19,9 +19,9 @@ include rules.mk
 M_WEIGHTS_ul := $(RD)/cesource/last.pkl
 ON_SOURCE := $(filter $(RD)/cesource $(RD)/cesource_% %_onsource,$(RUNS))
 $(ON_SOURCE) $(filter $(RD)/adapt%,$(RUNS)): $(firstword $(DATA))
-$(filter-out $(ON_SOURCE),$(RUNS)): $(lastword $(DATA)) $(PRIORS)
+$(filter-out $(ON_SOURCE) $(addprefix $(RD)/,$(PRE) $(FEW)),$(RUNS)): $(lastword $(DATA)) $(PRIORS)
 $(RD)/sfda_onsource: sizes/$(SET)_source.csv
-FROM_CESOURCE := $(filter-out $(addprefix $(RD)/,$(SCRATCH)),$(RUNS))
+FROM_CESOURCE := $(filter-out $(addprefix $(RD)/,$(SCRATCH) $(PRE) $(FEW)),$(RUNS))
 $(FROM_CESOURCE): $(M_WEIGHTS_ul)
 $(FROM_CESOURCE): private WEIGHTS = --model_weights $(M_WEIGHTS_ul)
 

@@ -3,9 +3,6 @@
 PLOTS = $(addprefix $(RD)/,val_dice.png val_3d_dsc.png val_3d_hd95.png tra_loss.png $(MOVING) \
           val_3d_dsc_boxplot.png val_3d_hd95_boxplot.png val_3d_dsc_hist.png)
 MOVING ?=
-ABL ?=
-BAS ?=
-INF ?=
 include rules.mk
 
 # PARITY=1 trains as published, faults included: distance maps whose zero is off the border, cut to whole numbers; a

@@ -15,9 +15,10 @@ VOLUMES := data/prostate_volumes
 DATA    := data/prostate_source data/prostate_target
 TRN     := cesource noadap sfda_lr0 sfda SFDA_TrueSize fs
 ABL     := entropy klprop sfda_notags sfda_mean adaent cda tent bnrefresh shot noadap_onsource sfda_onsource
-BAS     := adapt adapt_multi cesource_boundary fs_gdl fs_boundary
+BAS     := adapt adapt_multi cesource_boundary fs_gdl fs_boundary selftrain selftrain_vi cesource_contrast noadap_contrast
 INF     := cesourceim
-SCRATCH := cesource fs cesource_boundary fs_gdl fs_boundary
+PRE     := global_onsource local_onsource
+SCRATCH := cesource fs cesource_boundary fs_gdl fs_boundary cesource_contrast noadap_contrast
 include adaptation.mk
 
 # -- facts ------------------------------------------------------------------------------------------------------------
@@ -48,6 +49,7 @@ LEARN      = --lr_decay 1
 ADAPT      = --l_rate 1e-6
 ADVERSARY  = --l_rate 1e-4 --lr_rule poly
 LAMBDAS    = 1e-3 2e-4
+PRE_LEARN  = --n_epoch 200 --steps 50
 else
 NET        = UNet:nG=8
 BATCH      = 8
@@ -58,6 +60,7 @@ LEARN      = --n_epoch 25 --l_rate 2e-3 --lr_decay 0.5 --lr_decay_epoch 10
 ADAPT      = --n_epoch 20 --l_rate 2e-4 --lr_decay 0.7 --lr_decay_epoch 5
 ADVERSARY  = --n_epoch 20 --l_rate 5e-4 --lr_rule poly --d_width 16 --d_l_rate 1e-3
 LAMBDAS    = 1e-2 2e-3
+PRE_LEARN  = --n_epoch 10 --steps 50
 endif
 
 # -- losses -----------------------------------------------------------------------------------------------------------
@@ -85,3 +88,20 @@ $(RD)/fs: private OPT = --model_weights="" $(LEARN) --saveim True
 $(RD)/cesourceim: private OPT = $(WEIGHTS) --mode makeim --entmap
 include ablations.mk
 include baselines.mk
+
+# pseudo labels of the source network on the target, no source image: at a threshold of 0.5 (SegPL), and at one drawn from
+# its posterior (SegPL-VI, Xu et al. 2022)
+$(RD)/selftrain: private OPT = $(WEIGHTS) --method self_training $(ADAPT) --threshold fixed
+$(RD)/selftrain_vi: private OPT = $(WEIGHTS) --method self_training $(ADAPT) --threshold learnt --prior_mu 0.5 --prior_sd 0.1
+# contrastive pre-training on the source images without their labels (Chaitanya et al. 2020), as a start of the source
+# network; and that network on the target as it is
+CONTRAST = $(SOURCE) --n_parts 4 --l_rate 1e-3 $(PRE_LEARN)
+$(addprefix $(RD)/,global_onsource local_onsource cesource_contrast noadap_contrast): private DIMWIT = PooledUNet:nG=2
+$(RD)/global_onsource: private OPT = $(CONTRAST) --method contrastive_global --strategy GD --batch_size 24
+$(RD)/local_onsource: $(RD)/global_onsource/last.pkl
+$(RD)/local_onsource: private OPT = $(CONTRAST) --method contrastive_local --strategy LR --local_blocks 2 --batch_size 12 \
+   --model_weights $(RD)/global_onsource/last.pkl --load_blocks 0
+$(RD)/cesource_contrast: $(RD)/local_onsource/last.pkl
+$(RD)/cesource_contrast: private OPT = $(SOURCE) $(LEARN) --model_weights $(RD)/local_onsource/last.pkl --load_blocks 2
+$(RD)/noadap_contrast: $(RD)/cesource_contrast/last.pkl
+$(RD)/noadap_contrast: private OPT = --method noadap --model_weights $(RD)/cesource_contrast/last.pkl

@@ -5,6 +5,7 @@
 #   LINEAGE  the list of archives, with their checksums, that VOLUMES is unpacked from where they are (or not set)
 #   DATA     the folders of slices, source first, target last (one folder, if it holds both)
 #   TRN      the main runs, ABL the ablations, BAS the baselines, INF the inference runs, by name
+#   LABELLED the runs with few labels, by the number of labelled volumes (see few_labels.mk); main runs where TRN is empty
 # and after it one line a run: $(RD)/<run>: private OPT = flags of main.py
 
 SHELL := bash
@@ -13,7 +14,7 @@ MAKEFLAGS += --warn-undefined-variables --no-builtin-rules
 .DEFAULT_GOAL := all
 .DELETE_ON_ERROR:
 .SUFFIXES:
-.PHONY: all ablations baselines inference runs plot report pack help clean-tmp
+.PHONY: all ablations baselines inference few_labels runs plot report pack help clean-tmp
 
 include venv.mk
 
@@ -39,8 +40,19 @@ CUT ?= -m preprocess.slice_volumes
 LINEAGE ?=
 PRIORS ?=
 UNPACK ?=
+TRN ?=
+ABL ?=
+BAS ?=
+INF ?=
+LABELLED ?=
+DRAWS ?= $(if $(DEBUG),0,0 1 2)
+FEW_DATA ?=
+# pre-trainings, whose weights others start from; no scores
+PRE ?= $(if $(LABELLED),global local)
+# the smallest network for a smoke test: a run may name another for Dimwit, which has no encoder and knows no volumes
+DIMWIT = Dimwit
 # what was typed on the command line wins over a run's own line
-TYPED = $(if $(filter command line,$(origin NET)),--network $(NET)) $(if $(EPC),--n_epoch $(EPC)) $(DEBUG)
+TYPED = $(if $(filter command line,$(origin NET)),--network $(if $(filter Dimwit,$(NET)),$(DIMWIT),$(NET))) $(if $(EPC),--n_epoch $(EPC)) $(DEBUG)
 
 # -- phantom or real ------------------------------------------------------------------------------------------------
 # the archives of LINEAGE, if one of them is there
@@ -62,16 +74,21 @@ TRAIN = $(LAUNCH) $(if $(NPROC),$(CC) -m torch.distributed.run --standalone --no
           $(CC) $(CFLAGS) main.py
 
 # -- runs -----------------------------------------------------------------------------------------------------------
-RUNS := $(addprefix $(RD)/,$(TRN) $(ABL) $(BAS) $(INF))
-MAIN := $(addprefix $(RD)/,$(TRN))
+FEW  := $(strip $(foreach n,$(LABELLED),$(foreach kind,random contrast mixup,$(foreach d,$(DRAWS),$(kind)_$(n)_$(d)))) \
+          $(if $(LABELLED),all_labels))
+RUNS := $(addprefix $(RD)/,$(TRN) $(ABL) $(BAS) $(INF) $(PRE) $(FEW))
+MAIN := $(addprefix $(RD)/,$(or $(strip $(TRN)),$(FEW)))
+REPORT ?= $(RD)/report.txt
+REPORT_WITH ?=
 
 all: pack
 runs: $(MAIN)                                                   ## train the main runs
 ablations: $(RD)/ablations.txt                                  ## train the ablations too, and one table of them all
 baselines: $(RD)/baselines.txt                                  ## train the baselines too, and one table of them all
 inference: $(addprefix $(RD)/,$(INF))                           ## masks of a trained network
+few_labels: $(if $(FEW),$(RD)/few_labels.txt)                   ## train with few labels, and one table over their draws
 plot: $(PLOTS)                                                  ## pictures of the main runs
-report: $(RD)/report.txt                                        ## the table of the main runs
+report: $(REPORT)                                               ## the table of the main runs
 
 # A run is made in <run>_tmp and moved into place (by RENEW) when it is whole; started again after a kill, it goes on.
 $(RUNS): | $(VENV)
@@ -82,10 +99,10 @@ $(addsuffix /last.pkl,$(RUNS)): %/last.pkl: | % ;
 
 # -- data -----------------------------------------------------------------------------------------------------------
 # Slices that are there are used as they are; the volumes are needed only to cut those that are not.
-$(DATA): | $(VENV)
+$(sort $(DATA) $(FEW_DATA)): | $(VENV)
 	$(ONCE) $(CC) $(CUT) --dest $@ --jobs $(JOBS) $(if $(PHANTOM),--phantom $(PHANTOM)) $(SLICE)
 ifneq ($(VOLUMES),)
-$(filter-out $(wildcard $(DATA)),$(DATA)): | $(VOLUMES)
+$(filter-out $(wildcard $(DATA) $(FEW_DATA)),$(DATA) $(FEW_DATA)): | $(VOLUMES)
 endif
 
 $(VOLUMES): | $(VENV)
@@ -106,9 +123,9 @@ $(CURVES): $(RD)/%.png: $(DONE)
 $(RD)/boxes.png: $(DONE)
 	$(RENEW) $(CC) plot.py boxes --runs $(MAIN) --score dice --out $@
 $(RD)/report.txt: $(DONE)
-	$(RENEW) $(CC) report.py --runs $(MAIN) --out $(basename $@)
+	$(RENEW) $(CC) report.py --runs $(MAIN) $(REPORT_WITH) --out $(basename $@)
 $(RD)/ablations.txt: $(addsuffix /last.pkl,$(addprefix $(RD)/,$(TRN) $(ABL)))
-	$(RENEW) $(CC) report.py --runs $(addprefix $(RD)/,$(TRN) $(ABL)) --out $(basename $@)
+	$(RENEW) $(CC) report.py --runs $(addprefix $(RD)/,$(TRN) $(ABL)) $(REPORT_WITH) --out $(basename $@)
 $(RD)/baselines.txt: $(addsuffix /last.pkl,$(addprefix $(RD)/,$(TRN) $(BAS)))
 	$(RENEW) $(CC) report.py --runs $(addprefix $(RD)/,$(TRN) $(BAS)) --out $(basename $@)
 
@@ -118,7 +135,7 @@ HASH := $(shell git rev-parse --short HEAD 2>/dev/null || echo nogit)
 PACK := archives/$(REPO)-$(DATE)-$(HASH)-$(shell hostname)-$(SET).tar.gz
 
 pack: report plot $(PACK)                                       ## runs, plots, report and prior in one read-only archive
-$(PACK): $(DONE) $(RD)/report.txt $(PLOTS)
+$(PACK): $(DONE) $(REPORT) $(PLOTS)
 	mkdir -p $(@D)
 	part=$$(mktemp $@.part.XXXX); \
 	tar cf - --exclude=iter* $(MAIN) $(RD)/*.* $(PRIORS) $(SET).make *.mk | \
@@ -131,4 +148,5 @@ clean-tmp:                                                      ## remove unfini
 help:                                                           ## this list
 	@sed -nE 's/^([a-z-]+):.*## /\1\t/p' $(firstword $(MAKEFILE_LIST)) rules.mk | expand -t 14
 	@echo "main runs:    $(TRN)"; echo "ablations:    $(ABL)"; echo "baselines:    $(BAS)"; echo "inference:    $(INF)"
+	@echo "few labels:   $(PRE) $(FEW)"
 	@echo "one run:      make -f $(firstword $(MAKEFILE_LIST)) $(lastword $(MAIN))"

@@ -1,6 +1,8 @@
 # Heart, MR to CT (Bateson et al. 2022): myocardium, left atrium, left ventricle, ascending aorta on 256 x 256 coronal slices.
 #
 #   make -f whs.make | make -f whs.make ablations | make -f whs.make results/whs/sfda | make -f whs.make help
+#   make -f whs.make few_labels                  MR alone, seven structures: the labels of 1, 2 and 8 volumes, random weights
+#                                                against pre-trained ones (Chaitanya et al. 2020)
 #
 # Data: data/mr and data/ct if they are there; else cut from data/whs_volumes (MM-WHS: mr_train, ct_train); else from a
 # phantom, which is made there. To add an experiment: its name in TRN or ABL, and an OPT line below.
@@ -12,7 +14,10 @@ ABL     := entropy klprop sfda_notags sfda_mean adaent cda tent bnrefresh shot n
 BAS     := adapt adapt_multi cesource_boundary fs_gdl fs_boundary
 INF     := cesourceim
 SCRATCH := cesource fs cesource_boundary fs_gdl fs_boundary
+LABELLED := 1 2 8
+FEW_DATA := data/mr_few
 include adaptation.mk
+include few_labels.mk
 
 # -- facts ------------------------------------------------------------------------------------------------------------
 G_RGX   = (\d+)_(\d+)
@@ -30,6 +35,12 @@ data/mr: private SLICE += --modality MR --image IMG='$(VOLUMES)/mr_train/mr_trai
 data/ct: private SLICE += --modality CT --image IMG='$(VOLUMES)/ct_train/ct_train_*_image.nii.gz' \
                           --label '$(VOLUMES)/ct_train/ct_train_*_label.nii.gz'
 PRIOR   = --n_class 5 $(PRIOR_SIZE)
+# few labels: myocardium, left atrium and ventricle, right atrium and ventricle, ascending aorta, pulmonary artery
+FEW_SLICE = --modality MR --image IMG='$(VOLUMES)/mr_train/mr_train_*_image.nii.gz' --format nii \
+            --label '$(VOLUMES)/mr_train/mr_train_*_label.nii.gz' --patient 'train_(\d+)' --others 0 \
+            --label_map 205:1,420-421:2,500:3,550:4,600:5,820:6,850:7 --n4 --n4_shrink 4 --normalise percentile --no_clip $(FEW_CROP)
+FEW_FACTS = --target_folders "[('IMG', nii_transform, False), ('GT', nii_gt_transform, False)]" --grp_regex '$(G_RGX)' \
+            --n_class 8
 
 # -- settings: as published, and what shows the point on the small phantom --------------------------------------------
 ifneq ($(PHANTOM),small)
@@ -41,6 +52,9 @@ LEARN      = --lr_decay 1
 ADAPT      = --l_rate 1e-6 --lr_decay 0.7 --weight_decay 1e-3
 ADVERSARY  = --l_rate 1e-4 --lr_rule poly
 LAMBDAS    = 1e-3 2e-4
+FEW_CROP   = --val 10 --spacing 1.5 1.5 --size 160 160
+PRE_LEARN  = --n_epoch 200 --steps 50
+FEW_LEARN  = --n_epoch 200 --steps 50
 else
 NET        = UNet:nG=8
 BATCH      = 8
@@ -51,6 +65,10 @@ LEARN      = --n_epoch 40 --l_rate 3e-3 --lr_decay 0.5 --lr_decay_epoch 15
 ADAPT      = --n_epoch 20 --l_rate 2e-4 --lr_decay 0.7 --lr_decay_epoch 5
 ADVERSARY  = --n_epoch 20 --l_rate 5e-4 --lr_rule poly --d_width 16 --d_l_rate 1e-3
 LAMBDAS    = 1e-2 2e-3
+FEW_CROP   = --val 2
+FEW_NET    = PooledUNet:nG=8
+PRE_LEARN  = --n_epoch 10 --steps 50
+FEW_LEARN  = --n_epoch 10 --steps 25
 endif
 
 # -- losses -----------------------------------------------------------------------------------------------------------

@@ -16,7 +16,7 @@ from utils import UserError, run_program
 ROOT = Path(__file__).parents[1]
 
 
-GOALS = ("pack", "ablations", "baselines", "inference")
+GOALS = ("pack", "ablations", "baselines", "inference", "few_labels")
 
 
 def dry_run(makefile: str, *words: str) -> tuple[str, str]:

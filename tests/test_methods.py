@@ -7,12 +7,11 @@ import torch
 from conftest import CROSS_ENTROPY, FOLDERS
 
 from arguments import get_args
-from bounds import BOUNDS
-from dataloader import Stream, lay_bounds, open_slices, parse_folders
-from losses import LossSum, build_loss, parse_losses
+from main import build_losses
 from methods import METHODS
 from methods.optimisers import learning_rate
 from networks import build_network
+from run_data import open_data
 from utils import UserError, seed_everything
 
 BARE = [
@@ -41,17 +40,14 @@ def make(sites, method, losses, *flags, network="UNet:nG=4"):
     argv += ["--l_rate", "1e-2", *flags] + (["--model_weights", "given"] if kind.needs_weights else [])
     if method == "adversarial":
         argv += ["--source_dataset", str(sites[0]), "--d_stride", "1", "--d_width", "4"]
+    if method == "contrastive_global":
+        argv += ["--n_parts", "2"]
+    if "unlabelled" in kind.streams:
+        argv += ["--unlabelled_dataset", str(sites[0]), "--unlabelled_split", "train", "--warmup_start", "0"]
     args = get_args(argv)
     seed_everything(0)
-    specs = parse_losses(losses)
-    bounds = [spec.bounds and BOUNDS.build(spec.bounds, 2, **spec.bounds_params) for spec in specs]
-    streams = {}
-    for name in kind.streams:
-        root = {"source": sites[0], "target": sites[1]}[name]
-        slices = open_slices(root, "train", parse_folders(FOLDERS, len(specs)), 2, args.grp_regex)
-        laid = lay_bounds(slices, bounds)
-        streams[name] = Stream(laid, 4, torch.device("cpu"), with_targets=name in kind.labelled)
-    loss = LossSum([build_loss(spec) for spec in specs], [spec.weight for spec in specs])
+    loss, bounds = build_losses(args)
+    streams, _ = open_data(args, bounds)
     return kind(build_network(network, 1, 2), loss, args), streams
 
 
@@ -59,12 +55,15 @@ def train(method, streams, epochs=1):
     totals = []
     for epoch in range(epochs):
         method.begin_epoch(epoch)
-        for found in zip(*(stream.epoch(epoch) for stream in streams.values()), strict=True):
+        # a second stream may have other batches, and more
+        for step, found in enumerate(zip(*(stream.epoch(epoch) for stream in streams.values()), strict=False)):
+            method.begin_step(epoch, seed=step)
             batches = {name: batch for name, (batch, _) in zip(streams, found, strict=True)}
             terms, logits = method.step(batches)
             assert set(terms) == set(method.columns)
             assert all(not term.requires_grad for term in terms.values())
-            assert logits.shape == (len(batches[method.streams[0]].image), 2, 24, 20)
+            if method.segments:
+                assert logits.shape == (len(batches[method.streams[0]].image), 2, 24, 20)
             totals.append(terms["tot"].item())
     return totals
 
@@ -81,11 +80,15 @@ LEARNING = [
     ("sfda", UNIFORM),
     ("sfda", ENTROPY),
     ("adversarial", CROSS_ENTROPY),
+    ("mixup", CROSS_ENTROPY),
+    ("pseudo_label", CROSS_ENTROPY),
+    ("self_training", CROSS_ENTROPY),
 ]
+PRETRAINING = [("contrastive_global", CROSS_ENTROPY), ("contrastive_local", CROSS_ENTROPY)]
 
 
 def test_every_method_with_a_step_is_tried():
-    assert {name for name, _ in LEARNING} == {name for name in METHODS if METHODS[name].streams}
+    assert {name for name, _ in LEARNING + PRETRAINING} == {name for name in METHODS if METHODS[name].streams}
 
 
 @pytest.mark.parametrize(("name", "losses"), LEARNING)
@@ -97,7 +100,7 @@ def test_the_loss_falls_and_everything_moves(sites, name, losses):
     assert sum(totals[-4:]) < sum(totals[:4])
 
 
-@pytest.mark.parametrize(("name", "losses"), LEARNING)
+@pytest.mark.parametrize(("name", "losses"), LEARNING + PRETRAINING)
 def test_state_goes_round(sites, name, losses):
     method, streams = make(sites, name, losses)
     train(method, streams)

@@ -1,0 +1,98 @@
+# Bayesian pseudo labels, in 3D (Xu et al. 2022 and 2024): brain tumours, Task01 of the Medical Segmentation Decathlon, four MR
+# sequences; the whole tumour. The first eight volumes are labelled; the official test set, which has no labels, is learnt
+# from by the network's own; the other training volumes validate.
+#
+#   make -f brats.make                           the runs of TRN, pictures, report, archive
+#   make -f brats.make ablations                 other priors and posteriors of the threshold, and one table of all
+#   make -f brats.make sweep                     IoU by the size of the window that evaluation slides, as published
+#   make -f brats.make results/brats/segpl_vi SEED=1 RD=results/brats-seed1 | make -f brats.make help
+#
+# Data: data/brats if it is there; else cut from data/brats_volumes; else that is unpacked from data/Task01_BrainTumour.tar,
+# checked against data/brats.lineage; else it is a phantom. To add an experiment: its name in TRN or ABL, and an OPT line.
+SET     := brats
+VOLUMES := data/brats_volumes
+LINEAGE := data/brats.lineage
+DATA    := data/brats
+TRN     := sup segpl segpl_vi
+PRIOR_MEANS := 0.4 0.5 0.6 0.8 0.9
+ABL     := $(addprefix prior_,$(PRIOR_MEANS)) confidence confidence_early confidence_late random_threshold from_start longer through
+# the windows of the published table, a quarter of them on the small phantom
+WINDOWS  = $(if $(filter small,$(PHANTOM)),8 16 24 32,32 64 96 128)
+INF      = $(foreach run,sup segpl_vi,$(foreach n,$(WINDOWS),$(run)_window$(n)))
+PLOTS    = $(addprefix $(RD)/,val_dice_3d.png boxes.png tra_loss_tot.png threshold.png)
+CUT      = -m preprocess.volume_set
+REPORT_WITH = --iou --lower sup --upper none --reference sup
+include rules.mk
+$(RUNS): $(DATA)
+
+# -- facts ------------------------------------------------------------------------------------------------------------
+TASK    = $(VOLUMES)/Task01_BrainTumour
+SLICE   = --image '$(TASK)/imagesTr/BRATS_*.nii.gz' --label '$(TASK)/labelsTr/BRATS_*.nii.gz' \
+          --unlabelled '$(TASK)/imagesTs/BRATS_*.nii.gz' --patient '(BRATS_\d+)' --axes 2 1 0 --label_map 1-3:1 \
+          --normalise foreground $(SPLIT)
+COMMON  = --target_dataset $(DATA) --target_folders "[('IMG', nii_transform, False), ('GT', nii_gt_transform, False)]" \
+          --grp_regex '(BRATS_\d+)' --network $(NET) --n_class 2 --crop $(WINDOW) --method pseudo_label \
+          --batch_size 2 --target_losses "$(HALVES)" --optimiser adamw --l_rate 1e-3 --weight_decay 5e-4 \
+          --lr_rule poly --poly_power 0.99 --steps $(STEPS) --n_epoch $(EPOCHS) --eval_every $(EVERY)
+# half soft Dice, half cross-entropy, of labels and pseudo labels alike
+HALVES  = [('DiceLoss', {'idc': [1], 'smooth': 1}, 0.5), ('CrossEntropy', {}, 0.5)]
+
+# -- settings: as published, 25,000 steps, and what shows the point on the small phantom -------------------------------
+ifneq ($(PHANTOM),small)
+NET     = UNet3D:width=10,depth=3,binary=True
+SPLIT   = --train 8 --val $(if $(PHANTOM),16,476)
+WINDOW  = 32 128 128
+STEPS   = 250
+EPOCHS  = 100
+EVERY   = 20
+else
+NET     = UNet3D:width=6,depth=2,binary=True
+SPLIT   = --train 4 --val 8
+WINDOW  = 16 32 32
+STEPS   = 25
+EPOCHS  = 20
+EVERY   = 5
+endif
+DIMWIT  = UNet3D:width=2,depth=1
+
+# -- phrases of OPT lines ---------------------------------------------------------------------------------------------
+# (exp1 to exp15: names of the published settings)
+# labels of the network's own, where its probability is above a threshold, learnt from once it has learnt the others
+unlabelled = --batch_u $(1) --warmup_start $(2) --warmup $(3)
+# the threshold is drawn from a posterior, which is held to a prior: its mean, its standard deviation
+learnt     = --threshold learnt --prior_mu $(1) --prior_sd $(2)
+
+# -- runs -------------------------------------------------------------------------------------------------------------
+# the labelled volumes alone (exp1)
+$(RD)/sup: private OPT = --batch_u 0
+# pseudo labels at a threshold of one half (SegPL); at a learnt one (SegPL-VI)
+$(RD)/segpl: private OPT = $(call unlabelled,1,0.4,0.1) --threshold fixed
+$(RD)/segpl_vi: private OPT = $(call unlabelled,1,0.4,0.1) $(call learnt,0.7,0.15)
+# other means of the prior (exp2 to exp6, exp9)
+$(RD)/prior_%: private OPT = $(call unlabelled,4,0.4,0.1) $(call learnt,$(subst prior_,,$(@F)),0.1)
+# the network's confidence as prior, from the start, after 0.4 and after 0.7 of the training (exp11 to exp13)
+$(RD)/confidence_early: private OPT = $(call unlabelled,4,0,0.1) $(call learnt,0.9,0.1) --pri_mu 1 --pri_sd 1
+$(RD)/confidence: private OPT = $(call unlabelled,4,0.4,0.1) $(call learnt,0.9,0.1) --pri_mu 1 --pri_sd 1
+$(RD)/confidence_late: private OPT = $(call unlabelled,4,0.7,0.1) $(call learnt,0.9,0.1) --pri_mu 1 --pri_sd 1
+# a threshold drawn from the prior, without learning
+$(RD)/random_threshold: private OPT = $(call unlabelled,4,0.4,0.1) $(call learnt,0.9,0.1) --post_mu 2 --post_sd 2
+# from the start (exp10); twice as long (exp15)
+$(RD)/from_start: private OPT = $(call unlabelled,4,0,0.1) $(call learnt,0.9,0.1)
+$(RD)/longer: private OPT = $(call unlabelled,4,0.02,0.01) $(call learnt,0.9,0.1) --n_epoch $(shell expr 2 \* $(EPOCHS))
+# the segmentation loss teaches the threshold too, straight through the comparison (not published)
+$(RD)/through: private OPT = $(call unlabelled,1,0.4,0.1) $(call learnt,0.7,0.15) --straight_through
+
+# -- the published table: the size of the window --------------------------------------------------------------------------
+trained = $(RD)/$(firstword $(subst _window, ,$(@F)))/last.pkl
+$(RD)/sup_window%: $(RD)/sup/last.pkl
+$(RD)/segpl_vi_window%: $(RD)/segpl_vi/last.pkl
+$(addprefix $(RD)/,$(INF)): private OPT = --batch_u 0 --mode makeim --model_weights $(trained) \
+   --crop $(foreach axis,1 2 3,$(lastword $(subst _window, ,$(@F))))
+.PHONY: sweep
+sweep: $(RD)/sweep.txt
+$(RD)/sweep.txt: $(addprefix $(RD)/,$(addsuffix /last.pkl,$(INF)))
+	$(RENEW) $(CC) report.py --runs $(addprefix $(RD)/,$(INF)) --iou --out $(basename $@)
+
+# -- pictures -----------------------------------------------------------------------------------------------------------
+$(RD)/threshold.png: $(RD)/segpl_vi/last.pkl
+	$(RENEW) $(CC) plot.py threshold --runs $(<D) --out $@

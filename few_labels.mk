@@ -1,0 +1,58 @@
+# Few labels (Chaitanya et al., NeurIPS 2020): contrastive pre-training on every image of a set, without labels, then training
+# on the labels of LABELLED of its volumes, DRAWS times. The runs are chained by their weights: global -> local -> contrast_*.
+# A makefile sets LABELLED and DRAWS before it includes its rules, then includes this file, and says
+#   FEW_DATA   the folder of slices, in which every training image may be looked at
+#   FEW_SLICE  how they are cut
+#   FEW_FACTS  what every run has in common: folders, regular expression, classes
+#   PRE_LEARN  epochs and learning rate of the pre-training, FEW_LEARN of the training
+# A run <kind>_<n>_<d> sees the labels of n volumes, the d-th draw of them.
+
+FEW_NET   ?= PooledUNet
+# as published: an image is rotated, scaled, flipped, turned or left; half of them are bent; contrast or brightness changes
+FEW_AUG   ?= {'flip': True, 'rotate': 15, 'scale': 0.05, 'turn': 45, 'one_of': True, 'elastic': 5, 'elastic_points': 3, \
+              'elastic_share': 0.5, 'contrast': 0, 'gamma': 0, 'spread': 0.2, 'offset': 0.1, 'either': True}
+N_PARTS   ?= 4
+# G^D pairs two volumes' slices, so that its published batch of 12 is one of 24 here
+GD_BATCH  ?= 24
+PRE_BATCH ?= 12
+FEW_BATCH ?= 20
+
+FEW_RUNS := $(addprefix $(RD)/,$(FEW))
+PRE_RUNS := $(addprefix $(RD)/,$(PRE))
+$(FEW_RUNS) $(PRE_RUNS): $(FEW_DATA)
+$(FEW_RUNS) $(PRE_RUNS): private COMMON = --target_dataset $(FEW_DATA) $(FEW_FACTS) --network $(FEW_NET) --l_rate 1e-3 \
+   --target_losses "[('DiceLoss', {}, 1)]" --saveim 1000
+$(FEW_RUNS) $(PRE_RUNS): private DIMWIT = PooledUNet:nG=2
+$(FEW_DATA): private SLICE = $(FEW_SLICE)
+
+# -- pre-training: no label is read -----------------------------------------------------------------------------------------
+$(RD)/global: private OPT = --method contrastive_global --strategy GD --n_parts $(N_PARTS) \
+   --batch_size $(GD_BATCH) $(PRE_LEARN)
+$(RD)/local: $(RD)/global/last.pkl
+$(RD)/local: private OPT = --method contrastive_local --strategy LR --local_blocks 3 --n_parts $(N_PARTS) \
+   --batch_size $(PRE_BATCH) $(PRE_LEARN) --model_weights $(RD)/global/last.pkl --load_blocks 0
+
+# -- training on the labels of n volumes, from random weights, from the pre-trained, and those with mixup ----------------------
+few  = --augment --augmentation "$(FEW_AUG)" --batch_size $(FEW_BATCH) $(FEW_LEARN)
+n_of = --n_labelled $(word 2,$(subst _, ,$(@F))) --draw $(word 3,$(subst _, ,$(@F)))
+FROM_LOCAL = --model_weights $(RD)/local/last.pkl --load_blocks 3
+$(filter $(RD)/contrast_% $(RD)/mixup_%,$(FEW_RUNS)): $(RD)/local/last.pkl
+$(RD)/random_%: private OPT = $(few) $(n_of)
+$(RD)/contrast_%: private OPT = $(few) $(n_of) $(FROM_LOCAL)
+$(RD)/mixup_%: private OPT = $(few) $(n_of) $(FROM_LOCAL) --method mixup
+# the benchmark: every label
+$(RD)/all_labels: private OPT = $(few)
+
+# -- one table over the draws, one picture ----------------------------------------------------------------------------------
+$(RD)/few_labels.txt: $(addsuffix /last.pkl,$(FEW_RUNS))
+	$(RENEW) $(CC) report.py --runs $(FEW_RUNS) --draws '_\d+$$' --out $(basename $@)
+$(RD)/few_labels.png: $(addsuffix /last.pkl,$(FEW_RUNS))
+	$(RENEW) $(CC) plot.py draws --runs $(FEW_RUNS) --draws '_\d+$$' --out $@
+few_labels: $(RD)/few_labels.png
+
+# Dice at the resolution of the volumes, which the slices were resampled from: out of the saved masks
+NATIVE := $(addsuffix /val_3d_native_dice.npy,$(FEW_RUNS))
+$(NATIVE): %/val_3d_native_dice.npy: %/last.pkl
+	$(RENEW) $(CC) score_masks.py --run $* --score dice --native --jobs $(JOBS) --out $@
+.PHONY: native
+native: $(NATIVE)
