@@ -51,7 +51,7 @@ LEARN  = --n_epoch 25 --l_rate 2e-3 --lr_decay 0.5 --lr_decay_epoch 10
 CROP   = --val 8 --resize 64 64
 N4        = --n4 --n4_shrink 4
 FEW_CROP  = --val 8 --spacing 2.5 2.5 --size 64 64
-FEW_NET   = PooledUNet:nG=8
+FEW_NET   = PooledUNet:nG=8,bn_decay=0.9
 PRE_LEARN = --n_epoch 10 --steps 50
 FEW_LEARN = --n_epoch 10 --steps 25
 endif

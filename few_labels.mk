@@ -5,9 +5,13 @@
 #   FEW_SLICE  how they are cut
 #   FEW_FACTS  what every run has in common: folders, regular expression, classes
 #   PRE_LEARN  epochs and learning rate of the pre-training, FEW_LEARN of the training
-# A run <kind>_<n>_<d> sees the labels of n volumes, the d-th draw of them.
+# A run <kind>_<n>_<d> sees the labels of n volumes, the d-th draw of them. KINDS: random weights, those of both
+# pre-trainings (contrast), these with mixup; or those of the first alone (encoder).
 
 FEW_NET   ?= PooledUNet
+# what is matched with what: GR, GD- or GD; LR or LD (see contrastive_losses.py)
+GLOBAL    ?= GD
+LOCAL     ?= LR
 # as published: an image is rotated, scaled, flipped, turned or left; half of them are bent; contrast or brightness changes
 FEW_AUG   ?= {'flip': True, 'rotate': 15, 'scale': 0.05, 'turn': 45, 'one_of': True, 'elastic': 5, 'elastic_points': 3, \
               'elastic_share': 0.5, 'contrast': 0, 'gamma': 0, 'spread': 0.2, 'offset': 0.1, 'either': True}
@@ -26,10 +30,10 @@ $(FEW_RUNS) $(PRE_RUNS): private DIMWIT = PooledUNet:nG=2
 $(FEW_DATA): private SLICE = $(FEW_SLICE)
 
 # -- pre-training: no label is read -----------------------------------------------------------------------------------------
-$(RD)/global: private OPT = --method contrastive_global --strategy GD --n_parts $(N_PARTS) \
-   --batch_size $(GD_BATCH) $(PRE_LEARN)
+$(RD)/global: private OPT = --method contrastive_global --strategy $(GLOBAL) --n_parts $(N_PARTS) \
+   --batch_size $(if $(filter GD,$(GLOBAL)),$(GD_BATCH),$(PRE_BATCH)) $(PRE_LEARN)
 $(RD)/local: $(RD)/global/last.pkl
-$(RD)/local: private OPT = --method contrastive_local --strategy LR --local_blocks 3 --n_parts $(N_PARTS) \
+$(RD)/local: private OPT = --method contrastive_local --strategy $(LOCAL) --local_blocks 3 --n_parts $(N_PARTS) \
    --batch_size $(PRE_BATCH) $(PRE_LEARN) --model_weights $(RD)/global/last.pkl --load_blocks 0
 
 # -- training on the labels of n volumes, from random weights, from the pre-trained, and those with mixup ----------------------
@@ -40,6 +44,8 @@ $(filter $(RD)/contrast_% $(RD)/mixup_%,$(FEW_RUNS)): $(RD)/local/last.pkl
 $(RD)/random_%: private OPT = $(few) $(n_of)
 $(RD)/contrast_%: private OPT = $(few) $(n_of) $(FROM_LOCAL)
 $(RD)/mixup_%: private OPT = $(few) $(n_of) $(FROM_LOCAL) --method mixup
+$(filter $(RD)/encoder_%,$(FEW_RUNS)): $(RD)/global/last.pkl
+$(RD)/encoder_%: private OPT = $(few) $(n_of) --model_weights $(RD)/global/last.pkl --load_blocks 0
 # the benchmark: every label
 $(RD)/all_labels: private OPT = $(few)
 

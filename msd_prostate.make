@@ -37,7 +37,7 @@ FEW_LEARN = --n_epoch 200 --steps 50
 else
 N4        = --n4 --n4_shrink 4
 CROP      = --val 6
-FEW_NET   = PooledUNet:nG=8
+FEW_NET   = PooledUNet:nG=8,bn_decay=0.9
 PRE_LEARN = --n_epoch 10 --steps 50
 FEW_LEARN = --n_epoch 10 --steps 25
 endif

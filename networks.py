@@ -234,7 +234,7 @@ class UpBlock(nn.Module):
 def relu_block(n_in: int, n_out: int, size: int = 3, padding: int = 1) -> nn.Sequential:
     """Convolution without bias, batch norm, ReLU."""
     conv = nn.Conv2d(n_in, n_out, size, padding=padding, bias=False)
-    return nn.Sequential(conv, nn.BatchNorm2d(n_out, eps=1e-3, momentum=0.01), nn.ReLU())
+    return nn.Sequential(conv, nn.BatchNorm2d(n_out, eps=1e-3), nn.ReLU())
 
 
 def two_relu_blocks(n_in: int, n_out: int) -> nn.Sequential:
@@ -247,12 +247,17 @@ class PooledUNet(EncoderDecoder):
 
     Widths nG, 2nG, 4nG and thrice 8nG; two more convolutions, `head`, between decoder and classifier. Differs in that
     the convolutions before a batch norm have no bias, which would do nothing.
+
+    bn_decay: how much of the running statistics a step keeps. With the published 0.99 they lag a hundred steps behind
+        the weights, and a training of a few hundred steps from random weights is evaluated on those of its beginning.
     """
 
     multiple = 32
 
-    def __init__(self, in_channels: int, n_class: int, *, nG: int = 16) -> None:
+    def __init__(self, in_channels: int, n_class: int, *, nG: int = 16, bn_decay: float = 0.99) -> None:
         super().__init__(in_channels, n_class, nG=nG)
+        if not isinstance(bn_decay, float) or not 0 <= bn_decay < 1:
+            raise UserError(f"PooledUNet's bn_decay is a number from 0 to below 1, such as 0.99; got {bn_decay!r}.")
         levels = [nG * factor for factor in (1, 2, 4, 8, 8, 8)]
         self.widths = (*reversed(levels), nG)
         self.encoder = nn.ModuleList(two_relu_blocks(n_in, n_out) for n_in, n_out in pairwise([in_channels, *levels]))
@@ -261,6 +266,9 @@ class PooledUNet(EncoderDecoder):
         self.head = two_relu_blocks(nG, nG)
         self.classifier = nn.Conv2d(nG, n_class, 3, padding=1, bias=False)
         self.apply(xavier)
+        for module in self.modules():
+            if isinstance(module, nn.BatchNorm2d):
+                module.momentum = 1 - bn_decay
 
     @staticmethod
     def _up_block(below: int, skip: int) -> UpBlock:

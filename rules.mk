@@ -45,6 +45,7 @@ ABL ?=
 BAS ?=
 INF ?=
 LABELLED ?=
+KINDS ?= random contrast mixup
 DRAWS ?= $(if $(DEBUG),0,0 1 2)
 FEW_DATA ?=
 # pre-trainings, whose weights others start from; no scores
@@ -74,7 +75,7 @@ TRAIN = $(LAUNCH) $(if $(NPROC),$(CC) -m torch.distributed.run --standalone --no
           $(CC) $(CFLAGS) main.py
 
 # -- runs -----------------------------------------------------------------------------------------------------------
-FEW  := $(strip $(foreach n,$(LABELLED),$(foreach kind,random contrast mixup,$(foreach d,$(DRAWS),$(kind)_$(n)_$(d)))) \
+FEW  := $(strip $(foreach n,$(LABELLED),$(foreach kind,$(KINDS),$(foreach d,$(DRAWS),$(kind)_$(n)_$(d)))) \
           $(if $(LABELLED),all_labels))
 RUNS := $(addprefix $(RD)/,$(TRN) $(ABL) $(BAS) $(INF) $(PRE) $(FEW))
 MAIN := $(addprefix $(RD)/,$(or $(strip $(TRN)),$(FEW)))
@@ -147,6 +148,6 @@ clean-tmp:                                                      ## remove unfini
 	rm -rf $(addsuffix _tmp,$(RUNS))
 help:                                                           ## this list
 	@sed -nE 's/^([a-z-]+):.*## /\1\t/p' $(firstword $(MAKEFILE_LIST)) rules.mk | expand -t 14
-	@echo "main runs:    $(TRN)"; echo "ablations:    $(ABL)"; echo "baselines:    $(BAS)"; echo "inference:    $(INF)"
-	@echo "few labels:   $(PRE) $(FEW)"
+	@echo "main runs:    $(notdir $(MAIN))"; echo "ablations:    $(ABL)"; echo "baselines:    $(BAS)"; echo "inference:    $(INF)"
+	@echo "few labels:   $(PRE) $(filter-out $(notdir $(MAIN)),$(FEW))"
 	@echo "one run:      make -f $(firstword $(MAKEFILE_LIST)) $(lastword $(MAIN))"

@@ -66,7 +66,7 @@ ADAPT      = --n_epoch 20 --l_rate 2e-4 --lr_decay 0.7 --lr_decay_epoch 5
 ADVERSARY  = --n_epoch 20 --l_rate 5e-4 --lr_rule poly --d_width 16 --d_l_rate 1e-3
 LAMBDAS    = 1e-2 2e-3
 FEW_CROP   = --val 2
-FEW_NET    = PooledUNet:nG=8
+FEW_NET    = PooledUNet:nG=8,bn_decay=0.9
 PRE_LEARN  = --n_epoch 10 --steps 50
 FEW_LEARN  = --n_epoch 10 --steps 25
 endif

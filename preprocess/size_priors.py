@@ -6,7 +6,8 @@
 
 One size a class is estimated, from constants ("anatomical knowledge") or from the source's labels. With tags a slice
 gets the sizes of the classes that it shows, without tags every slice gets all of them; the background is the rest of
-the slice (Bateson et al. 2020 and 2022). sizes/README.md lists the columns.
+the slice (Bateson et al. 2020 and 2022). Of a set of volumes (preprocess.volume_set) all of this is by volume and in
+voxels. sizes/README.md lists the columns.
 """
 
 import argparse
@@ -26,6 +27,7 @@ from size_table import ORACLE, TRUE_SIZES, SizeTable, read_size_table, write_siz
 from utils import UserError, listing, run_program
 
 WITH_TAGS, WITHOUT_TAGS = "dumbpredwtags", "dumbprednotags"
+SPACINGS = ("spacing_slice", "spacing_w", "spacing_h")
 EPS = 1e-10  # in the logarithms, as in the losses
 
 
@@ -40,10 +42,11 @@ class Slices:
     names: list[str]
     area: np.ndarray
     counts: np.ndarray | None
-    spacing: np.ndarray | None  # (N, 2) mm
+    spacing: np.ndarray | None  # (N, 2) mm, of volumes (N, 3)
+    axes: int = 2  # 3 of volumes
 
-    def pixel_mm2(self) -> np.ndarray:
-        """(N,) area of a pixel. Raises UserError without a manifest."""
+    def pixel_mm(self) -> np.ndarray:
+        """(N,) mm² of a pixel, or mm³ of a voxel. Raises UserError without a manifest."""
         if self.spacing is None:
             raise UserError(
                 f"Sizes in mm need the pixel spacing, and there is no {self.root / 'manifest.csv'}: slice the volumes "
@@ -58,12 +61,12 @@ def measure_slices(root: Path, folder: str, n_class: int | None, splits: Sequenc
     Raises UserError that lists the offenders: no such folder, a slice in two splits, an unreadable file, a label
     outside 0..K-1.
     """
-    paths = _find_files(root, folder, splits)
+    paths, axes = _find_files(root, folder, splits), 3 if read_card(root).get("volumetric") else 2
 
     def measure(path: Path) -> tuple[int, np.ndarray | None] | str:
         try:
             pixels = read_slice(path)
-            return int(np.prod(pixels.shape[-2:])), None if n_class is None else _count(pixels, n_class)
+            return int(np.prod(pixels.shape[-axes:])), None if n_class is None else _count(pixels, n_class, axes)
         except UserError as error:
             return str(error)
         except ValueError as error:
@@ -77,7 +80,7 @@ def measure_slices(root: Path, folder: str, n_class: int | None, splits: Sequenc
     names = [stem(path.name) for path in paths]
     area = np.array([pixels for pixels, _ in found])
     counts = None if n_class is None else np.stack([sizes for _, sizes in found])
-    return Slices(root, names, area, counts, read_spacing(root, names))
+    return Slices(root, names, area, counts, read_spacing(root, names, axes), axes)
 
 
 def _find_files(root: Path, folder: str, splits: Sequence[str]) -> list[Path]:
@@ -104,10 +107,10 @@ def _find_files(root: Path, folder: str, splits: Sequence[str]) -> list[Path]:
     return paths
 
 
-def _count(label: np.ndarray, n_class: int) -> np.ndarray:
-    """(W,H) class numbers -> (K,) pixels. Raises ValueError in words that follow the file's name."""
-    if label.ndim != 2:
-        raise ValueError(f"has shape {label.shape}, not the (W, H) of a label map")
+def _count(label: np.ndarray, n_class: int, axes: int = 2) -> np.ndarray:
+    """(W,H) or (D,W,H) class numbers -> (K,) pixels. Raises ValueError in words that follow the file's name."""
+    if label.ndim != axes:
+        raise ValueError(f"has shape {label.shape}, not the {'(D, W, H)' if axes == 3 else '(W, H)'} of a label map")
     values, counts = np.unique(label, return_counts=True)
     outside = [f"{value:g}" for value in values if value not in range(n_class)]
     if outside:
@@ -117,18 +120,17 @@ def _count(label: np.ndarray, n_class: int) -> np.ndarray:
     return sizes
 
 
-def read_spacing(root: Path, names: Sequence[str]) -> np.ndarray | None:
-    """(N, 2) mm from the columns slice, spacing_w, spacing_h of manifest.csv; None where there is none."""
+def read_spacing(root: Path, names: Sequence[str], axes: int = 2) -> np.ndarray | None:
+    """(N, axes) mm from spacing_w, spacing_h, and of volumes spacing_slice, of manifest.csv; None where there is none."""
     path = root / "manifest.csv"
     if not path.is_file():
         return None
     with path.open(encoding="utf-8-sig", newline="") as file:
         try:
-            rows = {
-                stem(row["slice"]): (float(row["spacing_w"]), float(row["spacing_h"])) for row in csv.DictReader(file)
-            }
+            name, columns = ("name", SPACINGS) if axes == 3 else ("slice", SPACINGS[1:])
+            rows = {stem(row[name]): [float(row[column]) for column in columns] for row in csv.DictReader(file)}
         except (KeyError, TypeError, ValueError) as error:
-            raise UserError(f"{path}: expected numbers in spacing_w and spacing_h ({error!r}).") from error
+            raise UserError(f"{path}: expected numbers in {' and '.join(columns)} ({error!r}).") from error
     lost = [name for name in names if name not in rows or not all(0 < mm < np.inf for mm in rows[name])]
     if lost:
         raise UserError(
@@ -158,7 +160,12 @@ def estimate_sizes(args: argparse.Namespace, slices: Slices) -> Estimate:
     if args.constant is not None:
         sizes = _one_a_class("--constant", args.constant, args.n_class)
         return Estimate(ones * sizes, f"constant {_words(sizes)} pixels")
-    if args.constant_mm2 is not None:
+    if slices.axes == 3:
+        if args.constant_mm2 is not None or args.extent_mm is not None:
+            raise UserError(f"{slices.root} is a set of volumes: give --constant_mm3 alone, not an area or an extent.")
+        areas = _one_a_class("--constant_mm3", args.constant_mm3, args.n_class)
+        words = f"constant {_words(areas)} mm3"
+    elif args.constant_mm2 is not None:
         areas = _one_a_class("--constant_mm2", args.constant_mm2, args.n_class)
         words = f"constant {_words(areas)} mm2"
     else:
@@ -168,7 +175,7 @@ def estimate_sizes(args: argparse.Namespace, slices: Slices) -> Estimate:
             extents, shape = _one_a_class("--extent_mm", args.extent_mm, args.n_class), "given"
         areas = volumes / extents
         words = f"constant {_words(volumes)} mm3 over {_words(extents)} mm ({shape})"
-    return Estimate(areas / slices.pixel_mm2()[:, None], words)
+    return Estimate(areas / slices.pixel_mm()[:, None], words)
 
 
 def ball_diameter(volume: np.ndarray) -> np.ndarray:
@@ -196,7 +203,7 @@ def _mean_of_source(args: argparse.Namespace, slices: Slices) -> Estimate:
     """
     source = measure_slices(args.source_mean, args.source_folder or args.folder, args.n_class, ("train",))
     in_mm = source.spacing is not None and slices.spacing is not None
-    unit = source.pixel_mm2() if in_mm else 1 / source.area
+    unit = source.pixel_mm() if in_mm else 1 / source.area
     shown = source.counts > 0
     absent = [k for k in range(1, args.n_class) if not shown[:, k].any()]
     if absent:
@@ -204,8 +211,8 @@ def _mean_of_source(args: argparse.Namespace, slices: Slices) -> Estimate:
             f"{args.source_mean}: no training label shows class {listing(absent)}; its mean size is unknown."
         )
     means = (source.counts * unit[:, None]).sum(axis=0)[1:] / shown.sum(axis=0)[1:]
-    back = slices.pixel_mm2() if in_mm else 1 / slices.area
-    measure = "mm2" if in_mm else "of the slice"
+    back = slices.pixel_mm() if in_mm else 1 / slices.area
+    measure = f"mm{slices.axes}" if in_mm else "of the slice"
     words = f"mean of the labelled slices of {args.source_mean}: {_words(means)} {measure}"
     return Estimate(means / back[:, None], words, "source labels")
 

@@ -11,7 +11,7 @@ from check_makefiles import ROOT, check, dry_run, trainings
 
 ADAPTATION = ("spine.make", "prostate.make", "whs.make", "ivd.make")
 BOUNDARY = ("acdc.make", "isles.make", "wmh.make")
-MAKEFILES = (*ADAPTATION, *BOUNDARY, "gta5.make")
+MAKEFILES = (*ADAPTATION, *BOUNDARY, "gta5.make", "msd_prostate.make", "brats.make")
 SMOKE = ("NET=Dimwit", "EPC=5", "DEBUG=--debug")
 
 # ruff: noqa: E501, E101
@@ -57,16 +57,20 @@ results/prostate/cesource: OPT =  --target_losses="$(L_OR)" --target_dataset "da
 @pytest.mark.parametrize("makefile", MAKEFILES)
 @pytest.mark.parametrize("words", [(), ("SIZE=full",), SMOKE])
 def test_every_command_line_builds_without_a_warning(makefile, words, capsys):
-    commands, _ = dry_run(makefile)
-    groups = re.findall(r"^(?:TRN|ABL|BAS|INF)\s*:=(.*)$", (ROOT / makefile).read_text(), re.M)
-    named = " ".join(groups).split()
-    assert check(makefile, *words) == len(named) == len(trainings(commands))
+    commands, _ = dry_run(makefile, *words)
+    told = subprocess.run(
+        ["make", "-f", makefile, *words, "help"], cwd=ROOT, capture_output=True, text=True, check=True
+    )
+    named = " ".join(re.findall(r"^(?:main runs|ablations|baselines|inference|few labels):(.*)$", told.stdout, re.M))
+    assert check(makefile, *words) == len(named.split()) == len(trainings(commands))
 
 
 def test_what_is_typed_wins_over_a_run_s_line():
     calls = trainings(dry_run("prostate.make", *SMOKE)[0])
     for call in calls:
-        assert call[-5:] == ["--network", "Dimwit", "--n_epoch", "5", "--debug"]
+        assert [call[-5], *call[-3:]] == ["--network", "--n_epoch", "5", "--debug"]
+        pretrained = "contrast" in " ".join(call)
+        assert call[-4] == ("PooledUNet:nG=2" if pretrained else "Dimwit")  # which has an encoder
 
 
 def test_cflags_and_cc_reach_the_command():
@@ -97,7 +101,7 @@ def test_launch_and_nproc_wrap_the_trainings_alone(makefile):
     lines = [line for line in commands.splitlines() if re.search(r"srun|torch\.distributed|main\.py", line)]
     begin = "OMP_NUM_THREADS=3 PYTHON folder_lock.py renew RUN -- srun --gres=gpu:1 PYTHON -m torch.distributed.run "
     begin += "--standalone --no_python --nproc_per_node=4 PYTHON -O main.py --target_dataset "
-    begin = re.escape(begin).replace("PYTHON", re.escape(sys.executable)).replace("RUN", r"results/\w+/\w+")
+    begin = re.escape(begin).replace("PYTHON", re.escape(sys.executable)).replace("RUN", r"results/\w+/[\w.]+")
     assert all(re.match(begin, line) for line in lines)
     assert len(lines) == len(trainings(commands)) == check(makefile, *words)
 
@@ -267,12 +271,14 @@ def test_smoke_of_the_whole_chain(checkout):
     assert "results/ivd/fs_tmp" not in retrained
 
 
-@pytest.mark.parametrize("goal", ["isles/val_3d_hd95.png", "gta5/adapt_colour"])
+@pytest.mark.parametrize(
+    "goal", ["isles/val_3d_hd95.png", "gta5/adapt_colour", "msd_prostate/few_labels.png", "brats/threshold.png"]
+)
 def test_smoke_of_the_other_kinds(checkout, goal):
     """From no archive to one of the pictures, through slicing, training and what is made of the saved masks."""
     makefile = f"{goal.split('/')[0]}.make"
-    one = ["TRN=gdl_surface_steal"] if makefile in BOUNDARY else []
-    done = make(checkout, "-f", makefile, *SMOKE, "EPC=1", *one, f"results/{goal}")
+    fewer = {"isles.make": ["TRN=gdl_surface_steal"], "msd_prostate.make": ["LABELLED=2", "N4="]}.get(makefile, [])
+    done = make(checkout, "-f", makefile, *SMOKE, "EPC=1", *fewer, f"results/{goal}")
     assert done.returncode == 0, done.stderr
     assert "PHANTOM" in done.stdout
     assert (checkout / "results" / goal).exists()

@@ -19,7 +19,7 @@ from PIL import Image
 import main as program
 import plot
 import training
-from methods.adversarial import Adversarial
+from methods import METHODS
 from methods.supervised import Supervised
 from run_folder import CsvLog, RunFolder, load_checkpoint
 from tests.chaos import ASKED, EPOCHS, arguments, ask_to_stop, before_call, chaos, differences
@@ -104,6 +104,10 @@ CASES = {
     "updates out of several batches": ["--method", "adversarial", "--d_stride", 1, "--d_width", 4, "--iter_size", 3],
     "scheduled weights, halved rates": ["--scheduler", "StealWeight", "--schedule"],
     "batch-norm statistics of the epoch": ["--method", "sfda", "--bn_stats", "refresh", "--n_epoch", 3],
+    "a pre-training": ["--method", "contrastive_global", "--n_parts", 2],
+    "its second stage": ["--method", "contrastive_local", "--strategy", "LD", "--n_parts", 2, "--local_blocks", 2],
+    "mixed pairs": ["--method", "mixup"],
+    "a learnt threshold": ["--method", "pseudo_label", "--threshold", "learnt", "--warmup_start", 0.3],
 }
 
 
@@ -114,12 +118,16 @@ def test_asked_to_stop_in_the_middle_of_an_epoch(site, whole, tmp_path, name, mo
         more = [*more, "--target_losses", bounded(site), "--model_weights", whole / "last.pkl"]
     if "adversarial" in more:
         more = [*more, "--source_dataset", site]
+    if "contrastive_local" in more:
+        more = [*more, "--model_weights", whole / "last.pkl", "--load_blocks", 0]
+    if "pseudo_label" in more:
+        more = [*more, "--unlabelled_dataset", site, "--unlabelled_split", "val"]
     if "--scheduler" in more:
         more = [*more, "--target_losses", "[('CrossEntropy', {}, 1), ('DiceLoss', {}, 0.01)]"]
     program.main(arguments(site, tmp_path / "whole", *more))
     argv = arguments(site, tmp_path / "run", *more)
     with monkeypatch.context() as patch:
-        kind = Adversarial if "adversarial" in more else Supervised
+        kind = METHODS[more[1]] if "--method" in more[:1] else Supervised
         patch.setattr(kind, "step", before_call(STEPS + 2, kind.step, ask_to_stop))
         stop(argv)
     assert (tmp_path / "run" / "paused.pkl").exists()

@@ -337,3 +337,18 @@ def test_program_says_one_paragraph(tmp_path):
     assert done.returncode == 2
     assert done.stderr.count("\n") == 1
     assert "There is no size csv" in done.stderr
+
+
+def test_sizes_of_volumes_are_in_voxels(tmp_path):
+    root = tmp_path / "volumes"
+    for case, size in enumerate((30, 0, 50)):
+        save(root / ("val" if case == 2 else "train") / "GT" / f"B_{case}.npy", label((4, 6, 8), size))
+    (root / "dataset.json").write_text(json.dumps({"volumetric": True}))
+    rows = "".join(f"B_{case},2,1.5,1\n" for case in range(3))
+    (root / "manifest.csv").write_text("name,spacing_slice,spacing_w,spacing_h\n" + rows)
+    out = tmp_path / "sizes.csv"
+    run("make", "--data", root, "--out", out, "--n_class", 2, "--constant_mm3", 120)
+    assert column(out, "dumbpredwtags") == {"B_0": [152, 40], "B_1": [192, 0], "B_2": [152, 40]}
+    assert column(out, "val_gt_size") == {"B_0": [162, 30], "B_1": [192, 0], "B_2": [142, 50]}
+    with pytest.raises(UserError, match="set of volumes"):
+        run("make", "--data", root, "--out", tmp_path / "x.csv", "--n_class", 2, "--constant_mm2", 120)
