@@ -32,7 +32,8 @@ SCANS   = $(VOLUMES)/**/training/patient*/patient*_frame[0-9][0-9]
 SLICE   = $(CINE) --normalise minmax --format png $(CROP)
 CINE    = --image img='$(SCANS).nii.gz' --label '$(SCANS)_gt.nii.gz' --label_folder gt --n_class 4 --modality MR \
           --patient '(patient\d+_frame\d+)' --group '(patient\d+)'
-# pre-training and few labels: bias field taken out, slices resampled to one spacing
+# pre-training and few labels: bias field taken out, slices resampled to one spacing. Both frames of a patient; as
+# published end-diastole alone (SCANS='…/patient*_frame01'), with 52 volumes to pre-train on and 20 to test.
 FEW_SLICE = $(CINE) $(N4) --normalise percentile --no_clip --format nii $(FEW_CROP)
 FEW_FACTS = --folders "[('img', nii_transform, False), ('gt', nii_gt_transform, False)]" --grp_regex '$(G_RGX)' --n_class 4
 
@@ -52,8 +53,9 @@ CROP   = --val 8 --resize 64 64
 N4        = --n4 --n4_shrink 4
 FEW_CROP  = --val 8 --spacing 2.5 2.5 --size 64 64
 FEW_NET   = PooledUNet:nG=8,bn_decay=0.9
-PRE_LEARN = --n_epoch 10 --steps 50
-FEW_LEARN = --n_epoch 10 --steps 25
+PRE_LEARN = --n_epoch 20 --steps 50
+LOCAL_LEARN = --n_epoch 8 --steps 25
+FEW_LEARN = --n_epoch 12 --steps 25 --eval_every 4
 endif
 MAP = $(if $(PARITY),dist_map_legacy_transform,dist_map_transform)
 IDC = 'idc': [0, 1, 2, 3]

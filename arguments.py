@@ -170,6 +170,15 @@ def get_args(argv: Sequence[str] | None = None) -> Namespace:
             f"--method {args.method} with --mode {args.mode} starts from a trained network: give --model_weights, "
             "for example results/<set>/cesource/last.pkl."
         )
+    if args.n_labelled and not (learns and method.labelled):
+        raise UserError(
+            f"--n_labelled {args.n_labelled}, but --method {args.method} learns from no label; leave it out."
+        )
+    if not method.segments and (args.crop or args.mode == "makeim"):
+        raise UserError(
+            f"--method {args.method} is a pre-training on slices, which segments nothing yet: it has no --mode makeim, "
+            "and no --crop."
+        )
     if args.load_blocks is not None and not args.model_weights:
         raise UserError("--load_blocks says what to take of --model_weights, and none are given.")
     if learns and "source" in method.streams and args.source_dataset is None:
@@ -191,10 +200,16 @@ def _check_numbers(args: Namespace) -> None:
         "workers": 1,
         "jobs": 1,
         "n_labelled": 0,
+        "draw": 0,
+        "seed": 0,
         "steps": 0,
     }.items():
         if getattr(args, name) < low:
             raise UserError(f"--{name} is {getattr(args, name)}; it must be at least {low}.")
+    if args.crop and (args.trainval or args.valonly or args.cache == "gpu"):
+        raise UserError(
+            "--crop reads volumes from the disk, one split: leave --trainval, --valonly and --cache gpu out."
+        )
     if args.crop and min(args.crop) < 1:
         raise UserError(f"--crop D W H is a size in voxels, from 1 upwards; got {args.crop}.")
     if not 0 <= args.overlap < 1:

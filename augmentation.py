@@ -63,7 +63,7 @@ class Augmentation:
     either: an image gets contrast and spread or brightness and offset, each with probability 1/2, never both
     gamma: exponent 2^u, u uniform in ±gamma, of images without negative values (a z-score has no gamma)
     noise: Gaussian, its standard deviation as a share of that of each channel of the image
-    clip: grey levels are cut to 0..clip, of images that had no negative values
+    clip: grey levels are cut to 0..clip
 
     The fine-tuning of Chaitanya et al. (NeurIPS 2020), for images in 0..1. The changes of grey levels, which the
     released code computes and then leaves out, are applied; each image is deformed with probability 1/2, where that
@@ -286,7 +286,7 @@ class Draw:
             changed = changed if self.gamma is None else changed ** self.gamma[part]
             image = torch.where(nonnegative, changed, image)
         image = self._rescaled(image, part)
-        return image if self.clip is None else torch.where(nonnegative, image.clamp(0, self.clip), image)
+        return image if self.clip is None else image.clamp(0, self.clip)
 
     def _rescaled(self, image: Tensor, part: slice) -> Tensor:
         """The images with what goes by the mean and the standard deviation of each of their channels."""

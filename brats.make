@@ -14,7 +14,7 @@ VOLUMES := data/brats_volumes
 LINEAGE := data/brats.lineage
 DATA    := data/brats
 TRN     := sup segpl segpl_vi
-PRIOR_MEANS := 0.4 0.5 0.6 0.8 0.9
+PRIOR_MEANS := 0.4 0.5 0.6 0.7 0.8 0.9
 ABL     := $(addprefix prior_,$(PRIOR_MEANS)) confidence confidence_early confidence_late random_threshold from_start longer through
 # the windows of the published table, a quarter of them on the small phantom
 WINDOWS  = $(if $(filter small,$(PHANTOM)),8 16 24 32,32 64 96 128)
@@ -31,27 +31,38 @@ SLICE   = --image '$(TASK)/imagesTr/BRATS_*.nii.gz' --label '$(TASK)/labelsTr/BR
           --unlabelled '$(TASK)/imagesTs/BRATS_*.nii.gz' --patient '(BRATS_\d+)' --axes 2 1 0 --label_map 1-3:1 \
           --normalise foreground $(SPLIT)
 COMMON  = --target_dataset $(DATA) --target_folders "[('IMG', nii_transform, False), ('GT', nii_gt_transform, False)]" \
-          --grp_regex '(BRATS_\d+)' --network $(NET) --n_class 2 --crop $(WINDOW) --method pseudo_label \
+          --grp_regex '(BRATS_\d+)' --network $(NET) --n_class 2 --crop $(WINDOW) --overlap $(OVERLAP) --method pseudo_label \
           --batch_size 2 --target_losses "$(HALVES)" --optimiser adamw --l_rate 1e-3 --weight_decay 5e-4 \
           --lr_rule poly --poly_power 0.99 --steps $(STEPS) --n_epoch $(EPOCHS) --eval_every $(EVERY)
 # half soft Dice, half cross-entropy, of labels and pseudo labels alike
 HALVES  = [('DiceLoss', {'idc': [1], 'smooth': 1}, 0.5), ('CrossEntropy', {}, 0.5)]
 
-# -- settings: as published, 25,000 steps, and what shows the point on the small phantom -------------------------------
+# -- settings: as published, 25,000 steps, and what shows the point on the small phantom ---------------------------------
+# Published runs have SEED=1024, skip labels with less than 0.5 % of tumour (--skip_empty 0.005), and let the gradient of
+# the threshold into the network (--threshold_moves network), which here unlearns to segment before it comes back.
 ifneq ($(PHANTOM),small)
 NET     = UNet3D:width=10,depth=3,binary=True
 SPLIT   = --train 8 --val $(if $(PHANTOM),16,476)
 WINDOW  = 32 128 128
+OVERLAP = 0.5
 STEPS   = 250
 EPOCHS  = 100
 EVERY   = 20
+BATCH_U = 1
+MEAN    = 0.7
+SD      = 0.15
 else
+# A coarse tumour is border in good part: a threshold above one half takes some of it at each step, until none is left.
 NET     = UNet3D:width=6,depth=2,binary=True
-SPLIT   = --train 4 --val 8
+SPLIT   = --train 2 --val 8
 WINDOW  = 16 32 32
-STEPS   = 25
-EPOCHS  = 20
-EVERY   = 5
+OVERLAP = 0.25
+STEPS   = 50
+EPOCHS  = 40
+EVERY   = 20
+BATCH_U = 2
+MEAN    = 0.5
+SD      = 0.1
 endif
 DIMWIT  = UNet3D:width=2,depth=1
 
@@ -66,8 +77,8 @@ learnt     = --threshold learnt --prior_mu $(1) --prior_sd $(2)
 # the labelled volumes alone (exp1)
 $(RD)/sup: private OPT = --batch_u 0
 # pseudo labels at a threshold of one half (SegPL); at a learnt one (SegPL-VI)
-$(RD)/segpl: private OPT = $(call unlabelled,1,0.4,0.1) --threshold fixed
-$(RD)/segpl_vi: private OPT = $(call unlabelled,1,0.4,0.1) $(call learnt,0.7,0.15)
+$(RD)/segpl: private OPT = $(call unlabelled,$(BATCH_U),0.4,0.1) --threshold fixed
+$(RD)/segpl_vi: private OPT = $(call unlabelled,$(BATCH_U),0.4,0.1) $(call learnt,$(MEAN),$(SD))
 # other means of the prior (exp2 to exp6, exp9)
 $(RD)/prior_%: private OPT = $(call unlabelled,4,0.4,0.1) $(call learnt,$(subst prior_,,$(@F)),0.1)
 # the network's confidence as prior, from the start, after 0.4 and after 0.7 of the training (exp11 to exp13)
@@ -80,16 +91,16 @@ $(RD)/random_threshold: private OPT = $(call unlabelled,4,0.4,0.1) $(call learnt
 $(RD)/from_start: private OPT = $(call unlabelled,4,0,0.1) $(call learnt,0.9,0.1)
 $(RD)/longer: private OPT = $(call unlabelled,4,0.02,0.01) $(call learnt,0.9,0.1) --n_epoch $(shell expr 2 \* $(EPOCHS))
 # the segmentation loss teaches the threshold too, straight through the comparison (not published)
-$(RD)/through: private OPT = $(call unlabelled,1,0.4,0.1) $(call learnt,0.7,0.15) --straight_through
+$(RD)/through: private OPT = $(call unlabelled,$(BATCH_U),0.4,0.1) $(call learnt,$(MEAN),$(SD)) --straight_through
 
 # -- the published table: the size of the window --------------------------------------------------------------------------
 trained = $(RD)/$(firstword $(subst _window, ,$(@F)))/last.pkl
-$(RD)/sup_window%: $(RD)/sup/last.pkl
-$(RD)/segpl_vi_window%: $(RD)/segpl_vi/last.pkl
+$(addprefix $(RD)/,$(filter sup_window%,$(INF))): $(RD)/sup/last.pkl
+$(addprefix $(RD)/,$(filter segpl_vi_window%,$(INF))): $(RD)/segpl_vi/last.pkl
 $(addprefix $(RD)/,$(INF)): private OPT = --batch_u 0 --mode makeim --model_weights $(trained) \
    --crop $(foreach axis,1 2 3,$(lastword $(subst _window, ,$(@F))))
 .PHONY: sweep
-sweep: $(RD)/sweep.txt
+sweep: $(RD)/sweep.txt                                          ## IoU by the size of the window that evaluation slides
 $(RD)/sweep.txt: $(addprefix $(RD)/,$(addsuffix /last.pkl,$(INF)))
 	$(RENEW) $(CC) report.py --runs $(addprefix $(RD)/,$(INF)) --iou --out $(basename $@)
 

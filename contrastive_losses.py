@@ -13,7 +13,8 @@ Global, one embedding a slice:
     GD-    a slice and two views of it, three pairs; negatives are the slices of other partitions, in all versions
     GD     a slice x_i and a view x̃_i, and x_j, x̃_j of the same partition of the next volume (the last one's next is
            the first): pairs (x_i, x̃_i), (x_i, x_j), (x_j, x̃_j), (x̃_i, x̃_j); negatives as in GD-
-each pair both ways. The same partition shows similar anatomy in all volumes: in GD- and GD it never repels itself.
+each pair both ways; in GD a pair (x_i, x̃_i) comes twice, as that of x_i and as that of an x_j. The same partition
+shows similar anatomy in all volumes: in GD- and GD it never repels itself.
 
 Local, one embedding for each of 13 regions of a feature map:
     LR     a region in both views of a slice, both ways; negatives are its five neighbours in both views

@@ -121,10 +121,10 @@ def class_counts(predicted: Tensor, true: Tensor, n_class: int) -> Tensor:
 def evaluate(
     method: Method, val: Stream | WholeStream, args: Namespace, keep_masks: bool = True, keep_entropy: bool = False
 ) -> Evaluation:
-    """One pass in evaluation mode, left on the device until it is over.
+    """One pass in evaluation mode; that of slices is left on the device until it is over.
 
     The loss is computed where every bound it needs is there. Several processes share out the forward passes, and each
-    holds the whole result.
+    holds the whole result; of volumes, which come one by one, the first has all the work.
     """
     method.net.eval()
     slices, loss = val.slices, method.loss

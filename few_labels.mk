@@ -4,7 +4,7 @@
 #   FEW_DATA   the folder of slices, in which every training image may be looked at
 #   FEW_SLICE  how they are cut
 #   FEW_FACTS  what every run has in common: folders, regular expression, classes
-#   PRE_LEARN  epochs and learning rate of the pre-training, FEW_LEARN of the training
+#   PRE_LEARN  epochs and steps of the pre-trainings, FEW_LEARN of the training
 # A run <kind>_<n>_<d> sees the labels of n volumes, the d-th draw of them. KINDS: random weights, those of both
 # pre-trainings (contrast), these with mixup; or those of the first alone (encoder).
 
@@ -15,6 +15,7 @@ LOCAL     ?= LR
 # as published: an image is rotated, scaled, flipped, turned or left; half of them are bent; contrast or brightness changes
 FEW_AUG   ?= {'flip': True, 'rotate': 15, 'scale': 0.05, 'turn': 45, 'one_of': True, 'elastic': 5, 'elastic_points': 3, \
               'elastic_share': 0.5, 'contrast': 0, 'gamma': 0, 'spread': 0.2, 'offset': 0.1, 'either': True}
+LOCAL_LEARN ?= $(PRE_LEARN)
 N_PARTS   ?= 4
 # G^D pairs two volumes' slices, so that its published batch of 12 is one of 24 here
 GD_BATCH  ?= 24
@@ -34,7 +35,7 @@ $(RD)/global: private OPT = --method contrastive_global --strategy $(GLOBAL) --n
    --batch_size $(if $(filter GD,$(GLOBAL)),$(GD_BATCH),$(PRE_BATCH)) $(PRE_LEARN)
 $(RD)/local: $(RD)/global/last.pkl
 $(RD)/local: private OPT = --method contrastive_local --strategy $(LOCAL) --local_blocks 3 --n_parts $(N_PARTS) \
-   --batch_size $(PRE_BATCH) $(PRE_LEARN) --model_weights $(RD)/global/last.pkl --load_blocks 0
+   --batch_size $(PRE_BATCH) $(LOCAL_LEARN) --model_weights $(RD)/global/last.pkl --load_blocks 0
 
 # -- training on the labels of n volumes, from random weights, from the pre-trained, and those with mixup ----------------------
 few  = --augment --augmentation "$(FEW_AUG)" --batch_size $(FEW_BATCH) $(FEW_LEARN)
@@ -61,4 +62,4 @@ NATIVE := $(addsuffix /val_3d_native_dice.npy,$(FEW_RUNS))
 $(NATIVE): %/val_3d_native_dice.npy: %/last.pkl
 	$(RENEW) $(CC) score_masks.py --run $* --score dice --native --jobs $(JOBS) --out $@
 .PHONY: native
-native: $(NATIVE)
+native: $(NATIVE)                                               ## Dice of the last masks at the resolution of the volumes

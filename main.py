@@ -98,8 +98,11 @@ def set_up_machine(args: Namespace) -> None:
 def check(args: Namespace, loss: LossSum) -> str:
     """Builds everything that needs no data; one line about it."""
     method = build_method(args, loss, in_channels=args.modalities or 1, load=False)
+    if args.load_blocks is not None:
+        method.net.parts(args.load_blocks)
     weights = sum(parameter.numel() for parameter in method.net.parameters())
-    return f"{args.workdir}: {args.method}, {args.network} ({weights} parameters), {', '.join(method.columns[1:])}: fine"
+    terms = ", ".join(method.columns[1:])
+    return f"{args.workdir}: {args.method}, {args.network} ({weights} parameters), {terms}: fine"
 
 
 def train(args: Namespace, loss: LossSum, bounds: Sequence[Any], team: Team) -> None:

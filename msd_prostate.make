@@ -38,6 +38,7 @@ else
 N4        = --n4 --n4_shrink 4
 CROP      = --val 6
 FEW_NET   = PooledUNet:nG=8,bn_decay=0.9
-PRE_LEARN = --n_epoch 10 --steps 50
-FEW_LEARN = --n_epoch 10 --steps 25
+PRE_LEARN = --n_epoch 20 --steps 50
+LOCAL_LEARN = --n_epoch 8 --steps 25
+FEW_LEARN = --n_epoch 12 --steps 25 --eval_every 4
 endif

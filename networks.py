@@ -288,10 +288,20 @@ class PooledUNet(EncoderDecoder):
 # --------------------------------------------------------------------------------------------- volumes
 
 
+class InstanceNorm(nn.InstanceNorm3d):
+    """Lets no image at all through as well: of a small batch a process of a team may have none."""
+
+    def forward(self, image: Tensor) -> Tensor:
+        if len(image):
+            return super().forward(image)
+        scale, shift = (part.view(-1, 1, 1, 1) for part in (self.weight, self.bias))
+        return image * scale + shift  # a team expects a gradient of every parameter, if only of 0
+
+
 def volume_block(n_in: int, n_out: int, act: nn.Module, stride: int = 1) -> nn.Sequential:
     """Convolution 3x3x3 without bias, instance norm with scale and shift, activation."""
     conv = nn.Conv3d(n_in, n_out, 3, stride, padding=1, bias=False)
-    return nn.Sequential(conv, nn.InstanceNorm3d(n_out, affine=True), act)
+    return nn.Sequential(conv, InstanceNorm(n_out, affine=True), act)
 
 
 def two_volume_blocks(n_in: int, n_out: int, stride: int = 1) -> nn.Sequential:

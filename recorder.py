@@ -14,8 +14,8 @@ from metrics import dice
 from run_data import AnySet, AnyStream
 from run_folder import CsvLog, RunFolder, describe_code, write_masks, write_volumes
 
-Trained = dict[str, np.ndarray]  # what main.train_epoch returns
-COUNTED = 64  # slices whose classes are counted at a time
+Trained = dict[str, np.ndarray]  # what training.train_epoch returns
+COUNTED = 64  # slices whose classes are counted at a time; volumes, one by one
 
 
 def is_due(epoch: int, every: int, n_epoch: int) -> bool:
@@ -161,6 +161,8 @@ class Recorder:
                 "image_folder": reference.folders[0].folder,
                 "label_folder": self.val.folders[1].folder if self.val else None,
                 "loaded_blocks": self.args.load_blocks,
+                "volumes": bool(self.args.crop),
+                "pretraining": not self.method.segments,
                 "training_volumes": sorted(set(self.train.patients)) if self.train else [],
                 "nsd_tolerance": self.args.nsd_tolerance,
                 "scores": self.args.scores,
@@ -173,10 +175,11 @@ class Recorder:
     def _describe_val(self) -> None:
         """Names, true sizes and prior sizes of what is evaluated."""
         self.folder.write_text("val_names.txt", self.val.names)
+        at_once = 1 if self.args.crop else COUNTED
         truth = [
             np.bincount(label.ravel(), minlength=self.args.n_class)[: self.args.n_class]
-            for start in range(0, len(self.val), COUNTED)
-            for label in self.val.labels(range(start, min(start + COUNTED, len(self.val))))
+            for start in range(0, len(self.val), at_once)
+            for label in self.val.labels(range(start, min(start + at_once, len(self.val))))
         ]
         self.folder.write_array("val_gt_sizes", np.array(truth))
         priors = [bound[:, :, 0] for bound in self.val.bounds if bound is not None]

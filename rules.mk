@@ -64,6 +64,8 @@ PHANTOM := $(strip $(if $(wildcard $(lastword $(DATA))),$(call read_phantom,$(la
              $(if $(wildcard $(VOLUMES)),$(call read_phantom,$(VOLUMES)/phantom.json),$(if $(ARCHIVES),,$(if $(VOLUMES),$(SIZE))))))
 
 SMALL ?= $(filter small,$(PHANTOM))
+# the same of the volumes, when they are cut: those of a phantom may have been made just now, beside slices of one's own
+OF_PHANTOM = $(if $(VOLUMES),$(call read_phantom,$(VOLUMES)/phantom.json))
 
 # -- recipes --------------------------------------------------------------------------------------------------------
 # Two makes may be typed at once: the second waits for the first, then makes what is not there, or is not yet renewed.
@@ -84,8 +86,8 @@ REPORT_WITH ?=
 
 all: pack
 runs: $(MAIN)                                                   ## train the main runs
-ablations: $(RD)/ablations.txt                                  ## train the ablations too, and one table of them all
-baselines: $(RD)/baselines.txt                                  ## train the baselines too, and one table of them all
+ablations: $(if $(ABL),$(RD)/ablations.txt)                     ## train the ablations too, and one table of them all
+baselines: $(if $(BAS),$(RD)/baselines.txt)                     ## train the baselines too, and one table of them all
 inference: $(addprefix $(RD)/,$(INF))                           ## masks of a trained network
 few_labels: $(if $(FEW),$(RD)/few_labels.txt)                   ## train with few labels, and one table over their draws
 plot: $(PLOTS)                                                  ## pictures of the main runs
@@ -101,7 +103,7 @@ $(addsuffix /last.pkl,$(RUNS)): %/last.pkl: | % ;
 # -- data -----------------------------------------------------------------------------------------------------------
 # Slices that are there are used as they are; the volumes are needed only to cut those that are not.
 $(sort $(DATA) $(FEW_DATA)): | $(VENV)
-	$(ONCE) $(CC) $(CUT) --dest $@ --jobs $(JOBS) $(if $(PHANTOM),--phantom $(PHANTOM)) $(SLICE)
+	$(ONCE) $(CC) $(CUT) --dest $@ --jobs $(JOBS) $(addprefix --phantom ,$(or $(OF_PHANTOM),$(PHANTOM))) $(SLICE)
 ifneq ($(VOLUMES),)
 $(filter-out $(wildcard $(DATA) $(FEW_DATA)),$(DATA) $(FEW_DATA)): | $(VOLUMES)
 endif
@@ -139,7 +141,7 @@ pack: report plot $(PACK)                                       ## runs, plots, 
 $(PACK): $(DONE) $(REPORT) $(PLOTS)
 	mkdir -p $(@D)
 	part=$$(mktemp $@.part.XXXX); \
-	tar cf - --exclude=iter* $(MAIN) $(RD)/*.* $(PRIORS) $(SET).make *.mk | \
+	tar cf - --exclude=iter* $(MAIN) $(wildcard $(addprefix $(RD)/,$(PRE) $(FEW))) $(RD)/*.* $(PRIORS) $(SET).make *.mk | \
 	   $$(command -v pigz || echo gzip) > $$part; \
 	chmod a=r $$part; mv -f $$part $@
 
@@ -147,7 +149,7 @@ $(PACK): $(DONE) $(REPORT) $(PLOTS)
 clean-tmp:                                                      ## remove unfinished runs
 	rm -rf $(addsuffix _tmp,$(RUNS))
 help:                                                           ## this list
-	@sed -nE 's/^([a-z-]+):.*## /\1\t/p' $(firstword $(MAKEFILE_LIST)) rules.mk | expand -t 14
+	@sed -nE 's/^([a-z_-]+):.*## /\1\t/p' $(MAKEFILE_LIST) | expand -t 14
 	@echo "main runs:    $(notdir $(MAIN))"; echo "ablations:    $(ABL)"; echo "baselines:    $(BAS)"; echo "inference:    $(INF)"
 	@echo "few labels:   $(PRE) $(filter-out $(notdir $(MAIN)),$(FEW))"
 	@echo "one run:      make -f $(firstword $(MAKEFILE_LIST)) $(lastword $(MAIN))"

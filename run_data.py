@@ -46,15 +46,16 @@ def open_data(
     if not args.crop:
         sets = place(sets, args.cache, device, team.world)
     val = sets.pop("val", None)
-    if val:
-        whole = WholeStream(val, device, **share) if args.crop else None
-        val = whole or Stream(val, args.batch_size, device, shuffle=False, **share)
+    if val and args.crop:
+        val = WholeStream(val, device, **share)
+    elif val:
+        val = Stream(val, args.batch_size, device, shuffle=False, **share)
     share["augmentation"] = Augmentation.read(args.augmentation) if args.augment else None
     streams = {}
     for number, (name, found) in enumerate(sets.items()):
         size, seed = method.batch_size(name, args), derived_seed(args.seed, number)
         sampler = method.sampler(name, found.patients, args) or Shuffled(len(found), size)
-        sampler = FixedSteps(sampler, args.steps) if args.steps else sampler
+        sampler = FixedSteps(sampler, size, args.steps) if args.steps else sampler
         share["with_targets"] = name in method.labelled
         if args.crop:
             streams[name] = CropStream(found, size, device, seed, sampler=sampler, **share)

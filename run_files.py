@@ -208,6 +208,7 @@ class Run:
 
     def picture_names(self, which: str) -> list[str]:
         """The slices whose prediction was saved; raises UserError where none was."""
+        self._must_be_slices()
         names = sorted(path.stem for path in self.mask_folder(which).glob("*.png"))
         if not names:
             raise UserError(f"{self.mask_folder(which)} holds no mask; run it again with --saveim 1.")
@@ -257,6 +258,7 @@ class Run:
 
         `data`: where the set lies now; else where it lay when the run was made. Raises UserError when it is not there.
         """
+        self._must_be_slices()
         params = self.params
         split = next((name for name in ("test", "train") if params.get(f"on{name}", "0") not in ("0", "False")), "val")
         root = data or Path(self.provenance["dataset"]["path"])
@@ -277,6 +279,13 @@ class Run:
             raise UserError(f"{root / split} holds none of the slices in {self.folder / 'val_names.txt'}.")
         return slices.keep(rows)
 
+    def _must_be_slices(self) -> None:
+        if self.provenance.get("volumes"):
+            raise UserError(
+                f"{self.folder} was evaluated on volumes, whose masks are .nii.gz; pictures, and scores of saved "
+                "masks, are made of slices."
+            )
+
     def _table(self, name: str, columns: Mapping[str, Callable[[str], Any]]) -> list[dict[str, Any]]:
         """The rows of a csv file; `columns`: name -> how to read a cell."""
         path = self._file(name)
@@ -293,6 +302,8 @@ class Run:
 
     def _file(self, name: str) -> Path:
         path = self.folder / name
+        if not path.is_file() and self.provenance.get("pretraining"):
+            raise UserError(f"{self.folder} is a pre-training, which has no scores; name the runs that start from it.")
         if not path.is_file():
             raise UserError(f"{path} is missing: {self.folder} is not a finished run; train it to its end.")
         return path

@@ -35,16 +35,16 @@ class Shuffled:
 
 
 class FixedSteps:
-    """So many batches of another sampler, begun anew as often as it takes: an epoch of few slices, or of crops."""
+    """So many whole batches of another sampler's rows, begun anew as often as it takes: for few slices, and crops."""
 
-    def __init__(self, sampler: Sampler, steps: int) -> None:
-        self.sampler, self.steps = sampler, steps
+    def __init__(self, sampler: Sampler, batch_size: int, steps: int) -> None:
+        self.sampler, self.batch_size, self.steps = sampler, batch_size, steps
 
     def __call__(self, generator: torch.Generator) -> list[Tensor]:
-        batches: list[Tensor] = []
-        while len(batches) < self.steps:
-            batches += self.sampler(generator)
-        return batches[: self.steps]
+        rows = torch.empty(0, dtype=torch.int64)
+        while len(rows) < self.steps * self.batch_size:
+            rows = torch.cat([rows, *self.sampler(generator)])
+        return list(rows.split(self.batch_size))[: self.steps]
 
     def __len__(self) -> int:
         return self.steps

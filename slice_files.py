@@ -172,7 +172,10 @@ def parse_image_folder(text: str) -> FolderSpec:
     items = read_literal(text)
     if not isinstance(items, list) or not items:
         raise UserError(f"A list of folders starts with the image, like {FOLDERS}; got {text!r}.")
-    return _read_folder(items[0])
+    image = _read_folder(items[0])
+    if image.is_map:
+        raise UserError(f"The first folder is the image, no distance maps; got {text!r}.")
+    return image
 
 
 def _read_folder(item: Any) -> FolderSpec:

@@ -171,9 +171,11 @@ class Training:
             for epoch in range(done, self.args.n_epoch):
                 self._epoch(epoch, commits)
         if self.val:
-            self._score("last", keep_entropy=bool(self.args.entmap))
-            load_weights(self.method.net, self.folder.path / "best_3d.pkl", self.args, self.in_channels)
-            self._score("best_3d")
+            found = self._score("last", keep_entropy=bool(self.args.entmap))
+            if self.streams:
+                load_weights(self.method.net, self.folder.path / "best_3d.pkl", self.args, self.in_channels)
+                found = None
+            self._score("best_3d", found)
         if self.leads:
             self.folder.end()
 
@@ -249,10 +251,11 @@ class Training:
         self.folder.save_last(state)
         print(epoch_line(row, state["best"], self.args), flush=True)
 
-    def _score(self, which: str, keep_entropy: bool = False) -> None:
-        found = evaluate(self.method, self.val, self.args, keep_masks=self.leads, keep_entropy=keep_entropy)
+    def _score(self, which: str, found: Evaluation | None = None, keep_entropy: bool = False) -> Evaluation:
+        found = found or evaluate(self.method, self.val, self.args, self.leads, keep_entropy)
         if self.leads:
             self.record.finish(which, found)
+        return found
 
     # -- the state of a run ---------------------------------------------------------------------------------
 

@@ -200,7 +200,7 @@ class VolumeFolder:
             with atomic_write(self.cache / decoded) as out:
                 np.save(out, voxels.astype(np.uint8) if self.holds_labels else compact(voxels))
         if old and old["decoded"] not in (None, decoded):
-            (self.cache / old["decoded"]).unlink(missing_ok=True)  # who has it mapped keeps it
+            (self.cache / old["decoded"]).unlink(missing_ok=True)
         return seen | {
             "decoded": decoded,
             "shape": list(voxels.shape),

@@ -149,6 +149,11 @@ def open_volumes(
     image, place = folders[0], root / split
     names, files = pair_files(place, sorted({spec.folder for spec in folders}))
     patients = [read.patient for read in read_names(place, names, regex, parse_volume)]
+    if twice := sorted(patient for patient, count in Counter(patients).items() if count > 1):
+        raise UserError(
+            f"{place} holds several volumes of {listing(twice)}, and scores are by patient, one volume each: let the "
+            f"first group of --grp_regex '{regex}' tell the volumes apart."
+        )
     rows = sorted(range(len(names)), key=lambda row: (patients[row], names[row]))
     if limit and limit < len(rows):
         rows = [rows[i] for i in np.linspace(0, len(rows) - 1, limit).astype(int)]

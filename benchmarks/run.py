@@ -21,7 +21,7 @@ import torch
 from benchmarks.table import Row, as_text, describe_machine, write
 from utils import UserError, nearest, run_program
 
-SUBJECTS = ("surfaces", "losses", "distances", "slicing", "items", "memory", "training")
+SUBJECTS = ("surfaces", "losses", "distances", "slicing", "items", "memory", "volumes", "training")
 
 
 def names(text: str) -> list[str]:

@@ -46,6 +46,8 @@ class Mixup(Supervised):
     def __init__(self, net: nn.Module, loss: LossSum, args: Namespace, team: Team = ALONE) -> None:
         if args.mixup_alpha <= 0:
             raise UserError(f"--mixup_alpha is {args.mixup_alpha:g}; give a number above 0, or --method supervised.")
+        if args.batch_size < 2:
+            raise UserError("--method mixup mixes images of a batch in pairs: give --batch_size 2 or more.")
         super().__init__(net, loss, args, team)
 
     def learn(self, batch: Batch) -> tuple[Tensor, dict[str, Tensor]]:

@@ -121,7 +121,7 @@ def _count(label: np.ndarray, n_class: int, axes: int = 2) -> np.ndarray:
 
 
 def read_spacing(root: Path, names: Sequence[str], axes: int = 2) -> np.ndarray | None:
-    """(N, axes) mm from spacing_w, spacing_h, and of volumes spacing_slice, of manifest.csv; None where there is none."""
+    """(N, axes) mm from manifest.csv: spacing_w, spacing_h, and of volumes spacing_slice; None where there is none."""
     path = root / "manifest.csv"
     if not path.is_file():
         return None

@@ -11,6 +11,7 @@ from conftest import CROSS_ENTROPY, FOLDERS
 
 import main as program
 from networks import build_network
+from run_files import open_run
 from run_folder import load_blocks, load_checkpoint
 from utils import UserError
 
@@ -115,6 +116,12 @@ def test_steps_make_an_epoch(sites, tmp_path):
         (("--load_blocks", 0, "--network", "Dimwit", "--model_weights", "LOCAL"), "encoder"),
         (("--n_labelled", 5), "holds 4 volumes: Case00"),
         (("--n_labelled", -1), "at least 0"),
+        (("--n_labelled", 1, "--draw", -1), "at least 0"),
+        (("--n_labelled", 1, *PRETRAIN), "learns from no label"),
+        ((*PRETRAIN, "--mode", "makeim", "--model_weights", "LOCAL"), "segments nothing yet"),
+        ((*PRETRAIN, "--target_folders", "[('IMG', dist_map_transform, False)]"), "no distance maps"),
+        ((*PRETRAIN, "--crop", 8, 8, 8, "--network", "UNet3D"), "no --crop"),
+        (("--method", "mixup", "--batch_size", 1), "2 or more"),
         (("--method", "mixup", "--mixup_alpha", 0), "above 0"),
         (("--method", "contrastive_global", "--n_parts", 5, "--batch_size", 10), r"fewer slices: Case00 \(4\)"),
         (("--method", "contrastive_local"), "--model_weights"),
@@ -132,3 +139,8 @@ def test_losses_are_asked_for_where_they_are_learnt_from(sites, tmp_path):
     at = argv.index("--target_losses")
     with pytest.raises(UserError, match="give --target_losses"):
         program.main(argv[:at] + argv[at + 2 :])
+
+
+def test_a_report_says_that_a_pretraining_has_no_scores(stages):
+    with pytest.raises(UserError, match="is a pre-training"):
+        open_run(stages / "global").patients("last")

@@ -520,3 +520,9 @@ def test_dummy_is_dimwit():
 def test_build_network_refuses(text, match):
     with pytest.raises(UserError, match=match):
         build_network(text, 1, 2)
+
+
+def test_a_process_without_an_image_still_gives_gradients():
+    net = build_network("UNet3D:width=2,depth=1", 1, 2)
+    net(torch.empty(0, 1, 8, 8, 8)).sum().backward()
+    assert all(parameter.grad is not None for parameter in net.parameters())

@@ -31,9 +31,20 @@ def test_the_seed_decides():
 
 
 def test_fixed_steps_begin_anew():
-    batches = draw(FixedSteps(Shuffled(5, 2), 7))
-    assert [len(rows) for rows in batches] == [2, 2, 1, 2, 2, 1, 2]
-    assert sorted(torch.cat(batches[3:6]).tolist()) == list(range(5))
+    batches = draw(FixedSteps(Shuffled(5, 2), 2, 7))
+    assert [len(rows) for rows in batches] == [2] * 7
+    rows = torch.cat(batches).tolist()
+    assert sorted(rows[:5]) == sorted(rows[5:10]) == list(range(5))
+
+
+def test_a_batch_may_be_larger_than_the_set():
+    (rows,) = draw(FixedSteps(Shuffled(3, 8), 8, 1))
+    assert sorted(Counter(rows.tolist()).values()) == [2, 3, 3]
+
+
+def test_fixed_steps_keep_groups_whole():
+    for rows in draw(FixedSteps(Partitions(VOLUMES, 8, 4), 8, 9)):
+        assert [part_of(row)[1] for row in rows.tolist()] == [0, 1, 2, 3] * 2
 
 
 def part_of(row):

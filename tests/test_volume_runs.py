@@ -8,6 +8,7 @@ import torch
 
 import main as program
 from methods.pseudo_label import PseudoLabel
+from run_files import open_run
 from run_folder import load_checkpoint
 from tests.chaos import ASKED, ask_to_stop, before_call, differences
 from utils import UserError
@@ -157,3 +158,11 @@ def test_a_network_of_volumes_asks_for_crops(site, tmp_path):
     at = argv.index("--crop")
     with pytest.raises(UserError, match=r"Give --crop D W H, or another network"):
         program.main(argv[:at] + argv[at + 4 :])
+
+
+def test_pictures_of_volumes_are_refused(supervised):
+    run = open_run(supervised)
+    assert len(run.patients("last")) == 2
+    for ask in (lambda: run.picture_names("last"), run.slices):
+        with pytest.raises(UserError, match="evaluated on volumes"):
+            ask()

@@ -116,10 +116,15 @@ def test_the_card_scales_images(tmp_path):
 
 @pytest.mark.parametrize(
     ("regex", "patients"),
-    [(r"BRATS_\d+", ["BRATS_000", "BRATS_001"]), (r"(BRATS)_\d+", ["BRATS"] * 2), (r"_(\d+)", ["000", "001"])],
+    [(r"BRATS_\d+", ["BRATS_000", "BRATS_001"]), (r"_(\d+)", ["000", "001"])],
 )
 def test_the_first_group_is_the_patient(tmp_path, regex, patients):
     assert opened(store(tmp_path, sizes=SIZES[:2]), regex=regex).patients == patients
+
+
+def test_two_volumes_of_a_patient_are_told_apart_or_refused(tmp_path):
+    with pytest.raises(UserError, match="several volumes of BRATS"):
+        opened(store(tmp_path, sizes=SIZES[:2]), regex=r"(BRATS)_\d+")
 
 
 def test_patients_in_two_splits_are_found_by_the_same_rule(tmp_path):
@@ -286,7 +291,7 @@ def stream_of(volumes, batch_size=2, **more):
 
 def several(volumes, batch_size, crops):
     steps = -(-len(volumes) // batch_size) * crops
-    return FixedSteps(Shuffled(len(volumes), batch_size), steps)
+    return FixedSteps(Shuffled(len(volumes), batch_size), batch_size, steps)
 
 
 class Dim:
