@@ -417,13 +417,13 @@ class Stream:
         return Batch(image, seen, bounds, rows), maps[truth[0]] if truth else None
 
 
-def ahead(tasks: Iterable[Callable[[], Item]], workers: int) -> Iterator[Item]:
-    """The results of the tasks in their order, at most AHEAD of them made before they are asked for."""
+def ahead(tasks: Iterable[Callable[[], Item]], workers: int, most: int = AHEAD) -> Iterator[Item]:
+    """The results of the tasks in their order, at most `most` of them made before they are asked for."""
     with ThreadPoolExecutor(workers) as pool:
         waiting = deque()
         for task in tasks:
             waiting.append(pool.submit(task))
-            if len(waiting) > AHEAD:
+            if len(waiting) > most:
                 yield waiting.popleft().result()
         while waiting:
             yield waiting.popleft().result()

@@ -15,13 +15,13 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import Any, ClassVar
 
 import numpy as np
 import torch
 from torch import Tensor
 
-from dataloader import Batch, SliceSet, Stored, Stream, ahead
+from dataloader import AHEAD, Batch, SliceSet, Stored, Stream, ahead
 from slice_files import (
     TRANSFORMS,
     FolderSpec,
@@ -261,6 +261,8 @@ class VolumeStream(Stream):
     Of several processes each reads its share of the images, and all of the ground truth.
     """
 
+    ahead: ClassVar[int] = AHEAD  # batches that are read before they are asked for
+
     def boxes(self, rows: Tensor, seed: int) -> list[Box]:
         """Which part of each of these volumes; all of one size."""
         raise NotImplementedError
@@ -271,7 +273,7 @@ class VolumeStream(Stream):
         shares = [self.team.share(len(rows)) for rows in steps]
         seeds = [derived_seed(self.seed, epoch, step) for step in range(start, start + len(steps))]
         todo = list(zip(steps, shares, seeds, strict=True))
-        stored = ahead([partial(self._read, *each) for each in todo], self.workers)
+        stored = ahead([partial(self._read, *each) for each in todo], self.workers, self.ahead)
         for each, found in zip(todo, stored, strict=True):
             yield self._finish(found, *each)
 
@@ -324,6 +326,8 @@ class CropStream(VolumeStream):
 
 class WholeStream(VolumeStream):
     """One whole volume at a time, as they lie: (1, C, D, W, H), each of a size of its own."""
+
+    ahead = 1  # a network takes longer over a volume than the disk, and each is hundreds of MB
 
     def __init__(self, slices: VolumeSet, device: torch.device, **options: Any) -> None:
         super().__init__(slices, 1, device, shuffle=False, **options)

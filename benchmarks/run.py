@@ -3,7 +3,7 @@
     make bench        (python -m benchmarks.run [--only surfaces,training] [--networks UNet,ENet] [--rounds 3] …)
 
 Prints a table and writes it to results/bench as .txt and .csv, with a picture of the ratios. Ours and theirs take
-turns, and a ratio is the median over the rounds: on a shared machine read ratios, not times. Training takes all
+turns, and a ratio is the median over the rounds: on a shared machine read ratios, not times. Trainings take all
 threads, everything else one.
 
 For training on a GPU the defaults are batches of 24 at 384x384 in bf16, compiled; on a CPU 8 at 256x256 in fp32.

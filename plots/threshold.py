@@ -60,6 +60,6 @@ def step_terms(run: Run) -> dict[str, np.ndarray]:
 def threshold_legend(body: FigureBase, with_prior: bool) -> None:
     handles: list[Line2D | Patch] = [Line2D([], [], color=LINES[0], label="threshold")]
     if with_prior:
-        handles.append(Line2D([], [], color=GREY, ls="--", linewidth=1, label="mean of its prior"))
-        handles.append(Patch(color=LIGHT_GREY, alpha=0.5, label="± its standard deviation"))
-    body.legend(handles=handles, loc="outside lower center", ncols=len(handles))
+        handles.append(Line2D([], [], color=GREY, ls="--", linewidth=1, label="its prior"))
+        handles.append(Patch(color=LIGHT_GREY, alpha=0.5, label="± sd of the prior"))
+    body.legend(handles=handles, loc="outside lower center", ncols=len(handles), fontsize="small", columnspacing=1)

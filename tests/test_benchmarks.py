@@ -1,13 +1,18 @@
 """Every benchmark runs at a tiny size and gives its rows; no time is judged here."""
 
 import csv
+import json
 import math
 
+import nibabel as nib
+import numpy as np
 import pytest
+import torch
 from PIL import Image
 
-from benchmarks import run, surfaces, table
+from benchmarks import run, surfaces, table, volumes
 from benchmarks.table import ABSENT, Row
+from evaluation import evaluate
 from utils import UserError
 
 
@@ -34,6 +39,12 @@ def test_every_subject_has_its_rows(bench):
         "50 slices",
     }
     assert [(row.what, row.against) for row in of(rows, "memory")] == [("peak, 40 slices streamed", "4 slices")]
+    assert [(row.what, row.against) for row in of(rows, "volumes")] == [
+        *((f"{part}: peak, 22 volumes", "11 volumes") for part in volumes.PARTS),
+        ("crop 8x8x8", "decoding the .nii.gz"),
+        ("crop 8x8x8", "a volume in RAM"),
+        ("crop 8x8x8, not in memory", "decoding the .nii.gz"),
+    ]
     assert {(row.what, row.against) for row in of(rows, "training")} == {
         (f"Dimwit, {method}{what}", against)
         for method in ("supervised", "sfda")
@@ -72,6 +83,47 @@ def test_table_and_picture_are_written(bench):
         assert row.what in written
     with Image.open(picture) as image:
         assert image.width > 500
+
+
+@pytest.fixture
+def volume_set(tmp_path):
+    volumes.link_volumes(tmp_path / "volumes", volumes.QUICK)
+    volumes.make(tmp_path, volumes.QUICK)
+    return tmp_path
+
+
+def test_volumes_have_the_layout_of_the_decathlon(volume_set):
+    folders = {part: sorted((volume_set / "volumes" / part).iterdir()) for part in ("imagesTr", "labelsTr", "imagesTs")}
+    assert [len(files) for files in folders.values()] == [9, 9, 2]
+    assert not {path.name for path in folders["imagesTr"]} & {path.name for path in folders["imagesTs"]}
+    image, label = nib.load(folders["imagesTr"][0]), nib.load(folders["labelsTr"][0])
+    assert (image.shape, image.get_data_dtype()) == ((20, 18, 12, 4), np.int16)
+    assert np.unique(label.dataobj).tolist() == [0, 1, 2, 3]
+    card = json.loads((volume_set / "set/dataset.json").read_text(encoding="utf-8"))
+    assert [card["counts"][split]["volumes"] for split in ("train", "val", "unlabelled")] == [3, 6, 2]
+    assert (card["size"], card["n_class"], card["channels"]) == ([12, 18, 20], 2, {"IMG": 4})
+
+
+def test_a_crop_is_the_same_whichever_way_it_is_read(volume_set):
+    name = "BRATS_000"
+    ours = [np.load(volume_set / f"set/train/{folder}/{name}.npy") for folder in ("IMG", "GT")]
+    theirs = [volumes.decode(volume_set / f"volumes/{part}/{name}.nii.gz") for part in ("imagesTr", "labelsTr")]
+    crops = [volumes.cut(read, (8, 8, 8), np.random.default_rng(0)) for read in (ours, theirs)]
+    assert crops[0][0].shape == (4, 8, 8, 8)
+    assert torch.equal(crops[0][0], crops[1][0])
+    assert torch.equal(crops[0][1], crops[1][1].clamp(max=1))  # the set has one class of the three labels
+
+
+def test_one_volume_alone_is_shown_to_the_network(volume_set):
+    run = volumes.Run(volume_set / "set", volumes.QUICK, "--mode", "makeim", "--model_weights", "none")
+    seen = []
+    run.method.net.register_forward_hook(lambda net, inputs, output: seen.append(torch.equal(output, inputs[0][:, :2])))
+    volumes.spare(run.method, 1)
+    evaluate(run.method, run.val, run.args)
+    windows = len(seen) // len(run.val.slices)
+    expected = [True] * len(seen)
+    expected[windows : windows + volumes.WINDOWS] = [False] * volumes.WINDOWS
+    assert seen == expected
 
 
 def test_a_package_that_is_not_installed_has_a_row_that_says_so():

@@ -60,6 +60,20 @@ def test_one_s_own_data_in_four_commands(checkout):  # noqa: F811
     assert '"phantom": null' in log
 
 
+def test_one_s_own_volumes_in_one_command(checkout):  # noqa: F811
+    for number in range(8):
+        write_patient(checkout / "old", number, 300)
+        write_patient(checkout / "new", number + 20, 200)
+    (command,) = [line for line in COMMANDS if "volume_set" in line]
+    done = subprocess.run([sys.executable, *shlex.split(command)[1:]], cwd=checkout, capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
+    counts = {
+        split: len(list((checkout / "data/mine" / split / "IMG").iterdir())) for split in ("train", "val", "unlabelled")
+    }
+    assert counts == {"train": 6, "val": 2, "unlabelled": 8}
+    assert np.load(checkout / "data/mine/train/GT/case00.npy").shape == (6, 20, 24)
+
+
 def test_the_picture_and_the_pages_that_are_linked_exist():
     for link in re.findall(r"\]\(([^)]+)\)", README):
         assert (ROOT / link).is_file(), link
