@@ -390,7 +390,8 @@ def test_pooled_unet_is_the_published_one():
     assert net.widths == (128, 128, 128, 64, 32, 16, 16)
     assert net.n_blocks == 5
     assert net.parts(1) == ("encoder.", "decoder.0.")
-    assert all((norm.eps, norm.momentum) == (1e-3, 0.01) for norm in norms(net))
+    assert all((norm.eps, norm.momentum) == (1e-3, pytest.approx(0.01)) for norm in norms(net))
+    assert all(norm.momentum == pytest.approx(0.1) for norm in norms(PooledUNet(1, 4, bn_decay=0.9)))
     assert net.classifier.bias is None
 
 
