@@ -1,7 +1,6 @@
 """What a set tells of itself: dataset.json, how it was made, and manifest.csv, where each slice comes from."""
 
 import csv
-import json
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -9,6 +8,7 @@ from typing import Any
 import numpy as np
 
 from preprocess.bias_field import CONVERGENCE, ITERATIONS
+from preprocess.new_set import write_card
 from preprocess.slice_case import Sliced, Task
 from preprocess.slice_spec import SPLITS, SliceSpec
 from utils import atomic_write, listing
@@ -122,9 +122,7 @@ def write_tables(
         table.writeheader()
         for task, result in zip(tasks, results, strict=True):
             table.writerows(_rows(task, result.sources[:channels], spec))
-    with atomic_write(folder / "dataset.json", "w") as file:
-        json.dump(card, file, indent=1)
-        file.write("\n")
+    write_card(folder, card)
 
 
 def describe(card: Mapping[str, Any]) -> str:

@@ -13,9 +13,8 @@ DEST appears when it is whole, or not at all. A folder that is given several ima
 import argparse
 import os
 import re
-import shutil
 from collections import Counter
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
@@ -24,7 +23,7 @@ from typing import Any
 import numpy as np
 from tqdm import tqdm
 
-from folder_lock import sync_folder
+from preprocess.new_set import refuse, whole_folder
 from preprocess.slice_case import Sliced, Task, slice_case
 from preprocess.slice_spec import FORMATS, Blocks, SliceSpec
 from preprocess.slice_split import assign_splits, slice_splits
@@ -36,7 +35,7 @@ from preprocess.volumes import (
     Normalisation,
     VolumeFault,
     compile_pattern,
-    describe_faults,
+    displaced,
     pair,
     read_grid,
 )
@@ -61,9 +60,7 @@ def slice_set(spec: SliceSpec) -> dict[str, Any]:
     faults += more
     tasks = [Task(case, grid, slice_splits(case, grid, home, spec)) for case, grid in zip(cases, grids, strict=True)]
 
-    made = spec.dest.with_name(spec.dest.name + "_tmp")
-    shutil.rmtree(made, ignore_errors=True)
-    try:
+    with whole_folder(spec.dest) as made:
         if not faults:
             _make_folders(made, tasks, spec)
         work = partial(slice_case, spec=spec, folder=made)
@@ -72,17 +69,9 @@ def slice_set(spec: SliceSpec) -> dict[str, Any]:
         results = list(tqdm(in_processes(work, tasks, spec.jobs), "slicing", len(tasks), unit="volume", disable=None))
         faults += [fault for result in results for fault in result.faults]
         faults += [] if faults else _gaps(tasks, results, spec)
-        if faults:
-            count = f"{len(faults)} fault{'s' * (len(faults) > 1)}"
-            raise UserError(f"Nothing was written to {spec.dest}, {count}: {describe_faults(faults)}")
+        refuse(faults, spec.dest)
         card = make_card(spec, tasks, results)
         write_tables(made, card, tasks, results, spec)
-        os.sync()  # thousands of small files: one call instead of one a file, before the name that vouches for them
-        made.rename(spec.dest)
-    except BaseException:
-        shutil.rmtree(made, ignore_errors=True)
-        raise
-    sync_folder(spec.dest.parent)
     return card
 
 
@@ -103,7 +92,7 @@ def _inspect(cases: Sequence[Case], spec: SliceSpec) -> tuple[list[Case], list[G
                 faults.append(error.fault)
         if own:
             reference = spec.label_folder if spec.label_folder in own else next(iter(own))
-            faults += _displaced(case, own, reference, spec.tolerance)
+            faults += displaced(case.paths, own, reference, spec.tolerance)
             readable.append(replace(case, paths={role: path for role, path in case.paths.items() if role in own}))
             grids.append(own[reference])
     sizes = [spec.frame(grid).size for grid in grids]
@@ -111,17 +100,6 @@ def _inspect(cases: Sequence[Case], spec: SliceSpec) -> tuple[list[Case], list[G
     what = f"slices of another size than the usual {usual} (give --size W H or --resize W H)"
     faults += [(what, f"{case.patient} {size}") for case, size in zip(readable, sizes, strict=True) if size != usual]
     return readable, grids, faults
-
-
-def _displaced(case: Case, grids: Mapping[str, Grid], reference: str, tolerance: float) -> Iterator[Fault]:
-    """The volumes of a patient that do not lie on the reference's grid."""
-    wanted = grids[reference]
-    what = f"does not lie on the grid of its {reference} volume (resample one of them, or raise --tolerance)"
-    for role, grid in grids.items():
-        if grid.shape != wanted.shape:
-            yield what, f"{case.paths[role]} (shape {grid.shape}, not {wanted.shape})"
-        elif (apart := wanted.distance(grid)) > tolerance:
-            yield what, f"{case.paths[role]} ({apart:.3g} mm apart, {tolerance:g} allowed)"
 
 
 def _make_folders(made: Path, tasks: Sequence[Task], spec: SliceSpec) -> None:

@@ -15,10 +15,8 @@ The names are NNNNN, which `--grp_regex '(\\d+)'` reads, or <city>_<sequence>_<f
 
 import argparse
 import hashlib
-import json
 import os
 import re
-import shutil
 from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import partial
@@ -29,10 +27,10 @@ import numpy as np
 from PIL import Image
 from tqdm import tqdm
 
-from folder_lock import sync_folder
-from preprocess.volumes import READ_ERRORS, Fault, describe_faults, sha256
+from preprocess.new_set import refuse, whole_folder, write_card
+from preprocess.volumes import READ_ERRORS, Fault, sha256
 from preprocess.workers import in_processes
-from utils import UserError, atomic_write, listing, run_program
+from utils import UserError, listing, run_program
 
 TOOL = "preprocess.streets 1"  # raised when the same pictures and settings give other files
 CLASSES = (  # label id in the published files, name, and Cityscapes' colour; the place in the table is the class number
@@ -148,7 +146,7 @@ def find_pictures(spec: StreetSpec) -> list[Picture]:
             faults += [("has no labels", str(images[name])) for name in sorted(images.keys() - labels)]
             faults += [("labels without an image", str(labels[name])) for name in sorted(labels.keys() - images)]
         found[split] = {name: (images[name], labels[name]) for name in sorted(images.keys() & labels)}
-    _refuse(faults, spec)
+    refuse(faults, spec.dest)
     home = split_pictures({split: found.get(split, found.get("", {})) for split in SPLITS}, spec)
     files = {name: pair for pairs in found.values() for name, pair in pairs.items()}
     return [Picture(name, split, *files[name]) for split in SPLITS for name in home[split]]
@@ -180,12 +178,6 @@ def split_pictures(names: Mapping[str, Collection[str]], spec: StreetSpec) -> di
 
 def _draw(name: str, seed: int) -> bytes:
     return hashlib.sha256(f"{seed}/{name}".encode()).digest()
-
-
-def _refuse(faults: Sequence[Fault], spec: StreetSpec) -> None:
-    if faults:
-        count = f"{len(faults)} fault{'s' * (len(faults) > 1)}"
-        raise UserError(f"Nothing was written to {spec.dest}, {count}: {describe_faults(faults)}")
 
 
 # ---------------------------------------------------------------------------------------------------- one picture
@@ -252,9 +244,7 @@ def convert_set(spec: StreetSpec) -> dict[str, Any]:
     if spec.dest.exists():
         raise UserError(f"{spec.dest} is there already; remove it, or give another --dest.")
     pictures = find_pictures(spec)
-    made = spec.dest.with_name(spec.dest.name + "_tmp")
-    shutil.rmtree(made, ignore_errors=True)
-    try:
+    with whole_folder(spec.dest) as made:
         for split in {picture.split for picture in pictures}:
             for role in ("IMG", "GT"):
                 (made / split / role).mkdir(parents=True)
@@ -262,17 +252,9 @@ def convert_set(spec: StreetSpec) -> dict[str, Any]:
         results = list(
             tqdm(in_processes(work, pictures, spec.jobs), spec.kind, len(pictures), unit="picture", disable=None)
         )
-        _refuse([fault for result in results for fault in result.faults], spec)
+        refuse([fault for result in results for fault in result.faults], spec.dest)
         card = _card(spec, pictures, results)
-        with atomic_write(made / "dataset.json", "w") as file:
-            json.dump(card, file, indent=1)
-            file.write("\n")
-        os.sync()  # thousands of small files: one call instead of one a file, before the name that vouches for them
-        made.rename(spec.dest)
-    except BaseException:
-        shutil.rmtree(made, ignore_errors=True)
-        raise
-    sync_folder(spec.dest.parent)
+        write_card(made, card)
     return card
 
 

@@ -12,7 +12,6 @@ import fnmatch
 import gzip
 import hashlib
 import lzma
-import os
 import re
 import shutil
 import stat
@@ -29,7 +28,7 @@ from typing import IO
 
 from tqdm import tqdm
 
-from folder_lock import sync_folder
+from preprocess.new_set import whole_folder
 from preprocess.volumes import Fault, describe_faults
 from utils import UserError, listing, run_program
 
@@ -161,9 +160,7 @@ def unpack(lineage: Lineage, dest: Path, skip: Sequence[str] = (), accept_checks
     if dest.exists():
         raise UserError(f"{dest} is there already; remove it, or give another --dest.")
     check_archives(lineage, accept_checksum)
-    made = dest.with_name(dest.name + "_tmp")
-    shutil.rmtree(made, ignore_errors=True)
-    try:
+    with whole_folder(dest) as made:
         made.mkdir(parents=True)
         number, faults = 0, []
         for path in lineage.archives:
@@ -179,12 +176,6 @@ def unpack(lineage: Lineage, dest: Path, skip: Sequence[str] = (), accept_checks
         if faults or not number:
             what = describe_faults(faults) if faults else f"no file in {listing(lineage.archives)} is left to unpack."
             raise UserError(f"Nothing was unpacked into {dest}: {what}")
-        os.sync()
-        made.rename(dest)
-    except BaseException:
-        shutil.rmtree(made, ignore_errors=True)
-        raise
-    sync_folder(dest.parent)
     return number
 
 

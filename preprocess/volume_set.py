@@ -11,9 +11,7 @@ by what `scale` its images are to be standardised as they are read. DEST appears
 import argparse
 import csv
 import hashlib
-import json
 import os
-import shutil
 from collections import Counter
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
@@ -24,7 +22,7 @@ from typing import Any, ClassVar, TypeVar
 import numpy as np
 from tqdm import tqdm
 
-from folder_lock import sync_folder
+from preprocess.new_set import refuse, whole_folder, write_card
 from preprocess.volumes import (
     Case,
     Fault,
@@ -32,7 +30,7 @@ from preprocess.volumes import (
     LabelMap,
     VolumeFault,
     compile_pattern,
-    describe_faults,
+    displaced,
     map_labels,
     pair,
     parse_label_map,
@@ -142,9 +140,7 @@ def make_volume_set(spec: VolumeSpec) -> dict[str, Any]:
         raise UserError(f"{spec.dest} is there already; remove it, or give another --dest.")
     spec.mapping()  # a slip in --label_map is told before any volume is read
     tasks, faults = _find(spec)
-    made = spec.dest.with_name(spec.dest.name + "_tmp")
-    shutil.rmtree(made, ignore_errors=True)
-    try:
+    with whole_folder(spec.dest) as made:
         for task in tasks:
             for folder in (IMAGE, LABEL) if task.split != "unlabelled" else (IMAGE,):
                 (made / task.split / folder).mkdir(parents=True, exist_ok=True)
@@ -152,17 +148,10 @@ def make_volume_set(spec: VolumeSpec) -> dict[str, Any]:
         done = list(tqdm(in_processes(work, tasks, spec.jobs), "volumes", len(tasks), unit="patient", disable=None))
         faults += [fault for each in done for fault in each.faults]
         faults += [] if faults else _misfits(tasks, done)
-        if faults:
-            count = f"{len(faults)} fault{'s' * (len(faults) > 1)}"
-            raise UserError(f"Nothing was written to {spec.dest}, {count}: {describe_faults(faults)}")
+        refuse(faults, spec.dest)
         card = make_card(spec, tasks, done)
-        _write_tables(made, card, tasks, done)
-        os.sync()  # before the name that vouches for the files
-        made.rename(spec.dest)
-    except BaseException:
-        shutil.rmtree(made, ignore_errors=True)
-        raise
-    sync_folder(spec.dest.parent)
+        write_card(made, card)
+        _write_manifest(made, tasks, done)
     return card
 
 
@@ -230,7 +219,7 @@ def _read_case(task: Task, spec: VolumeSpec, done: Written) -> tuple[np.ndarray 
     """The image (C, D, W, H), None for a patient at fault, and the class numbers (D, W, H), if they are to be known."""
     grids = {role: done.attempt(read_grid, path, None if role == LABEL else 0) for role, path in task.paths.items()}
     if not done.faults:
-        done.faults += _displaced(task, grids, spec.tolerance)
+        done.faults += displaced(task.paths, grids, next(iter(grids)), spec.tolerance)
     if done.faults:
         return None, None
     done.grid = _reordered(next(iter(grids.values())), spec.axes)
@@ -243,17 +232,6 @@ def _read_case(task: Task, spec: VolumeSpec, done: Written) -> tuple[np.ndarray 
         return None, None
     image = image.transpose(0, *(1 + axis for axis in spec.axes))
     return image, None if classes is None else np.ascontiguousarray(classes.transpose(spec.axes))
-
-
-def _displaced(task: Task, grids: Mapping[str, Grid], tolerance: float) -> Iterator[Fault]:
-    """The volumes of a patient that do not lie where the first of them lies."""
-    (first, wanted), *others = grids.items()
-    what = f"does not lie on the grid of its {first} volume (resample one of them, or raise --tolerance)"
-    for role, grid in others:
-        if grid.shape != wanted.shape:
-            yield what, f"{task.paths[role]} (shape {grid.shape}, not {wanted.shape})"
-        elif (apart := wanted.distance(grid)) > tolerance:
-            yield what, f"{task.paths[role]} ({apart:.3g} mm apart, {tolerance:g} allowed)"
 
 
 def _reordered(grid: Grid, axes: Sequence[int]) -> Grid:
@@ -381,8 +359,8 @@ def _count(split: str, tasks: Sequence[Task], done: Sequence[Written], n_class: 
     return {"patients": len(found), "volumes": len(found), "volumes_with_class": holds}
 
 
-def _write_tables(folder: Path, card: Mapping[str, Any], tasks: Sequence[Task], done: Sequence[Written]) -> None:
-    """Writes dataset.json and manifest.csv, one row a patient, into the folder."""
+def _write_manifest(folder: Path, tasks: Sequence[Task], done: Sequence[Written]) -> None:
+    """Writes manifest.csv, one row a patient, into the folder."""
     with atomic_write(folder / "manifest.csv", "w") as file:
         table = csv.writer(file, lineterminator="\n")
         table.writerow(COLUMNS)
@@ -391,9 +369,6 @@ def _write_tables(folder: Path, card: Mapping[str, Any], tasks: Sequence[Task], 
             images = [source for source in each.sources if source["role"] != LABEL]
             source = (";".join(image[key] for image in images) for key in ("path", "sha256"))
             table.writerow([task.case.patient, task.split, *each.grid.spacing(), affine, *source])
-    with atomic_write(folder / "dataset.json", "w") as file:
-        json.dump(card, file, indent=1)
-        file.write("\n")
 
 
 def describe(card: Mapping[str, Any]) -> str:

@@ -12,7 +12,7 @@ import hashlib
 import itertools
 import re
 import zlib
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -150,6 +150,19 @@ class Grid:
         corners = list(itertools.product(*[(0, n - 1) for n in self.shape]))
         apart = nib.affines.apply_affine(self.affine, corners) - nib.affines.apply_affine(other.affine, corners)
         return float(np.linalg.norm(apart, axis=1).max())
+
+
+def displaced(
+    paths: Mapping[str, Path], grids: Mapping[str, Grid], reference: str, tolerance: float
+) -> Iterator[Fault]:
+    """The volumes of a patient that do not lie on the grid of the `reference`, one of them; `tolerance` in mm."""
+    wanted = grids[reference]
+    what = f"does not lie on the grid of its {reference} volume (resample one of them, or raise --tolerance)"
+    for role, grid in grids.items():
+        if grid.shape != wanted.shape:
+            yield what, f"{paths[role]} (shape {grid.shape}, not {wanted.shape})"
+        elif (apart := wanted.distance(grid)) > tolerance:
+            yield what, f"{paths[role]} ({apart:.3g} mm apart, {tolerance:g} allowed)"
 
 
 def _open(path: Path) -> nib.spatialimages.SpatialImage:

@@ -1,0 +1,42 @@
+"""A new set of slices, volumes or pictures: its folder is whole or not there, and its card tells how it was made."""
+
+import json
+import os
+import shutil
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+from folder_lock import sync_folder
+from preprocess.volumes import Fault, describe_faults
+from utils import UserError, atomic_write
+
+
+@contextmanager
+def whole_folder(dest: Path) -> Iterator[Path]:
+    """A place beside `dest`, not yet made, that takes its name when the block is over and goes when it fails."""
+    made = dest.with_name(dest.name + "_tmp")
+    shutil.rmtree(made, ignore_errors=True)
+    try:
+        yield made
+        os.sync()  # thousands of small files: one call instead of one a file, before the name that vouches for them
+        made.rename(dest)
+    except BaseException:
+        shutil.rmtree(made, ignore_errors=True)
+        raise
+    sync_folder(dest.parent)
+
+
+def refuse(faults: Sequence[Fault], dest: Path) -> None:
+    """Raises UserError that lists the faults, if there are any."""
+    if faults:
+        count = f"{len(faults)} fault{'s' * (len(faults) > 1)}"
+        raise UserError(f"Nothing was written to {dest}, {count}: {describe_faults(faults)}")
+
+
+def write_card(folder: Path, card: Mapping[str, Any]) -> None:
+    """Writes dataset.json into the folder."""
+    with atomic_write(folder / "dataset.json", "w") as file:
+        json.dump(card, file, indent=1)
+        file.write("\n")
