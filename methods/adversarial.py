@@ -93,7 +93,7 @@ class Adversarial(Method):
 
     def groups(self) -> Groups:
         heads = [(list(head.parameters()), self.net.head_rate) for head in self.module.heads]
-        return [*super().groups(), *heads]
+        return [*self.net.parameter_groups(), *heads]
 
     @property
     def optimisers(self) -> list[torch.optim.Optimizer]:
@@ -209,7 +209,6 @@ class Adversarial(Method):
 
     def state_dict(self) -> dict[str, Any]:
         return super().state_dict() | {
-            "heads": self.module.heads.state_dict(),
             "discriminators": self.discriminators.state_dict(),
             "d_optimiser": self.d_optimiser.state_dict(),
             "gathered": self.gathered,
@@ -218,7 +217,6 @@ class Adversarial(Method):
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
         super().load_state_dict(state)
-        self.module.heads.load_state_dict(state["heads"])
         self.discriminators.load_state_dict(state["discriminators"])
         self.d_optimiser.load_state_dict(state["d_optimiser"])
         self.gathered = state["gathered"]

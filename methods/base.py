@@ -75,9 +75,16 @@ class Method:
         """The network together with what learns along with it; its call is a forward pass in training."""
         return net
 
+    @property
+    def heads(self) -> dict[str, nn.Module]:
+        """By name what `extended` put beside the network: it learns along, and is kept with the method's state."""
+        if self.module is self.net:
+            return {}
+        return {name: part for name, part in self.module.named_children() if part is not self.net}
+
     def groups(self) -> Groups:
         """What learns, and how fast beside --l_rate."""
-        return self.net.parameter_groups()
+        return [*self.net.parameter_groups(), *((list(part.parameters()), 1.0) for part in self.heads.values())]
 
     @property
     def columns(self) -> list[str]:
@@ -158,10 +165,12 @@ class Method:
             "optimiser": self.optimiser.state_dict() if self.optimiser else None,
             "scaler": self.scaler.state_dict(),
             "halvings": self.halvings,
-        }
+        } | {name: part.state_dict() for name, part in self.heads.items()}
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
         if self.optimiser:
             self.optimiser.load_state_dict(state["optimiser"])
         self.scaler.load_state_dict(state["scaler"])
         self.halvings = state["halvings"]
+        for name, part in self.heads.items():
+            part.load_state_dict(state[name])

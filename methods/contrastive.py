@@ -13,7 +13,7 @@ each image instead of once a batch, and the frozen encoder keeps its batch-norm 
 
 from argparse import Namespace, _ArgumentGroup
 from collections.abc import Iterable, Mapping, Sequence
-from typing import Any, ClassVar
+from typing import ClassVar
 
 import torch
 import torch.nn.functional as F
@@ -25,7 +25,6 @@ from dataloader import Batch
 from distributed import ALONE, Team
 from losses import LossSum
 from methods.base import METHODS, Method
-from methods.optimisers import Groups
 from sampling import Partitions, Sampler
 from utils import UserError
 
@@ -133,9 +132,6 @@ class Contrastive(Method):
         head = self.make_head(net.widths[self.blocks]).apply(initialise).to(self.args.device)
         return Embedder(net, self.blocks, self.team.synchronise(head))
 
-    def groups(self) -> Groups:
-        return [*super().groups(), (list(self.module.head.parameters()), 1.0)]
-
     def begin_epoch(self, epoch: int, caution: float = 1.0) -> None:
         super().begin_epoch(epoch, caution)
         self.net.eval()
@@ -159,13 +155,6 @@ class Contrastive(Method):
         n_plain, n_views = VERSIONS[self.args.strategy]
         views = [self.view.draw(count, shape, generator).image(batch.image, share) for _ in range(n_views)]
         return [batch.image] * n_plain + views
-
-    def state_dict(self) -> dict[str, Any]:
-        return super().state_dict() | {"head": self.module.head.state_dict()}
-
-    def load_state_dict(self, state: Mapping[str, Any]) -> None:
-        super().load_state_dict(state)
-        self.module.head.load_state_dict(state["head"])
 
 
 @METHODS.register()

@@ -24,7 +24,7 @@ gradient, and the losses move T_h too, to where the pseudo labels agree with the
 import math
 from argparse import Namespace, _ArgumentGroup
 from collections.abc import Mapping, Sequence
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import torch
 from torch import Tensor, nn
@@ -33,7 +33,6 @@ from dataloader import Batch
 from distributed import ALONE, Team
 from losses import LossSum, log_probabilities, one_hot
 from methods.base import METHODS, Method
-from methods.optimisers import Groups
 from utils import UserError, listing
 
 DIMENSIONS = 256  # of the latent threshold
@@ -102,9 +101,6 @@ class PseudoLabel(Method):
         wanted = {"mean": self.args.post_mu == 0, "log_variance": self.args.post_sd == 0}
         learnt = [name for name, is_learnt in wanted.items() if is_learnt and self.learns_threshold]
         return WithThreshold(net, learnt, self.args.threshold_moves == "head").to(self.args.device)
-
-    def groups(self) -> Groups:
-        return [*super().groups(), (list(self.module.head.parameters()), 1.0)]
 
     @property
     def columns(self) -> list[str]:
@@ -215,15 +211,6 @@ class PseudoLabel(Method):
         else:
             sd = spread(mean) if self.args.post_sd == 1 else prior.sd
         return Gaussian(mean.expand(count, DIMENSIONS), sd.expand(count, DIMENSIONS))
-
-    # -- state ------------------------------------------------------------------------------------------------
-
-    def state_dict(self) -> dict[str, Any]:
-        return super().state_dict() | {"head": self.module.head.state_dict()}
-
-    def load_state_dict(self, state: Mapping[str, Any]) -> None:
-        super().load_state_dict(state)
-        self.module.head.load_state_dict(state["head"])
 
 
 @METHODS.register()
