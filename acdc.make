@@ -42,20 +42,12 @@ ifneq ($(PHANTOM),small)
 NET    = ENet
 LEARN  = --l_rate 5e-4
 CROP   = --val 50 --resize 256 256
-N4        = --n4
 FEW_CROP  = --val 50 --spacing 1.36719 1.36719 --size 192 192
-PRE_LEARN = --n_epoch 200 --steps 50
-FEW_LEARN = --n_epoch 200 --steps 50
 else
 NET    = UNet:nG=8
 LEARN  = --n_epoch 25 --l_rate 2e-3 --lr_decay 0.5 --lr_decay_epoch 10
 CROP   = --val 8 --resize 64 64
-N4        = --n4 --n4_shrink 4
 FEW_CROP  = --val 8 --spacing 2.5 2.5 --size 64 64
-FEW_NET   = PooledUNet:nG=8,bn_decay=0.9
-PRE_LEARN = --n_epoch 20 --steps 50
-LOCAL_LEARN = --n_epoch 8 --steps 25
-FEW_LEARN = --n_epoch 12 --steps 25 --eval_every 4
 endif
 MAP = $(if $(PARITY),dist_map_legacy_transform,dist_map_transform)
 IDC = 'idc': [0, 1, 2, 3]

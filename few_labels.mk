@@ -4,18 +4,29 @@
 #   FEW_DATA   the folder of slices, in which every training image may be looked at
 #   FEW_SLICE  how they are cut
 #   FEW_FACTS  what every run has in common: folders, regular expression, classes
-#   PRE_LEARN  epochs and steps of the pre-trainings, FEW_LEARN of the training
 # A run <kind>_<n>_<d> sees the labels of n volumes, the d-th draw of them. KINDS: random weights, those of both
 # pre-trainings (contrast), these with mixup; or those of the first alone (encoder).
 
-FEW_NET   ?= PooledUNet
+# -- settings: as published, and what shows the point on the small phantom --------------------------------------------------
+ifneq ($(PHANTOM),small)
+FEW_NET     = PooledUNet
+PRE_LEARN   = --n_epoch 200 --steps 50
+LOCAL_LEARN = $(PRE_LEARN)
+FEW_LEARN   = $(PRE_LEARN)
+N4          = --n4
+else
+FEW_NET     = PooledUNet:nG=8,bn_decay=0.9
+PRE_LEARN   = --n_epoch 20 --steps 50
+LOCAL_LEARN = --n_epoch 8 --steps 25
+FEW_LEARN   = --n_epoch 12 --steps 25 --eval_every 4
+N4          = --n4 --n4_shrink 4
+endif
 # what is matched with what: GR, GD- or GD; LR or LD (see contrastive_losses.py)
 GLOBAL    ?= GD
 LOCAL     ?= LR
 # as published: an image is rotated, scaled, flipped, turned or left; half of them are bent; contrast or brightness changes
 FEW_AUG   ?= {'flip': True, 'rotate': 15, 'scale': 0.05, 'turn': 45, 'one_of': True, 'elastic': 5, 'elastic_points': 3, \
               'elastic_share': 0.5, 'contrast': 0, 'gamma': 0, 'spread': 0.2, 'offset': 0.1, 'either': True}
-LOCAL_LEARN ?= $(PRE_LEARN)
 N_PARTS   ?= 4
 # G^D pairs two volumes' slices, so that its published batch of 12 is one of 24 here
 GD_BATCH  ?= 24

@@ -30,15 +30,7 @@ FEW_FACTS = --target_folders "[('IMG', nii_transform, False), ('GT', nii_gt_tran
 # -- settings: as published, and what shows the point on the small phantom --------------------------------------------
 ifneq ($(PHANTOM),small)
 # the last fifteen volumes are for testing
-N4        = --n4
 CROP      = --spacing 0.625 0.625 --size 192 192 --val_list 29,31,32,34,35,37,38,39,40,41,42,43,44,46,47
-PRE_LEARN = --n_epoch 200 --steps 50
-FEW_LEARN = --n_epoch 200 --steps 50
 else
-N4        = --n4 --n4_shrink 4
 CROP      = --val 6
-FEW_NET   = PooledUNet:nG=8,bn_decay=0.9
-PRE_LEARN = --n_epoch 20 --steps 50
-LOCAL_LEARN = --n_epoch 8 --steps 25
-FEW_LEARN = --n_epoch 12 --steps 25 --eval_every 4
 endif

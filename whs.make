@@ -54,8 +54,6 @@ ADAPT      = --l_rate 1e-6 --lr_decay 0.7 --weight_decay 1e-3
 ADVERSARY  = --l_rate 1e-4 --lr_rule poly
 LAMBDAS    = 1e-3 2e-4
 FEW_CROP   = --val 10 --spacing 1.5 1.5 --size 160 160
-PRE_LEARN  = --n_epoch 200 --steps 50
-FEW_LEARN  = --n_epoch 200 --steps 50
 else
 NET        = UNet:nG=8
 BATCH      = 8
@@ -67,10 +65,6 @@ ADAPT      = --n_epoch 20 --l_rate 2e-4 --lr_decay 0.7 --lr_decay_epoch 5
 ADVERSARY  = --n_epoch 20 --l_rate 5e-4 --lr_rule poly --d_width 16 --d_l_rate 1e-3
 LAMBDAS    = 1e-2 2e-3
 FEW_CROP   = --val 2
-FEW_NET    = PooledUNet:nG=8,bn_decay=0.9
-PRE_LEARN  = --n_epoch 20 --steps 50
-LOCAL_LEARN = --n_epoch 8 --steps 25
-FEW_LEARN  = --n_epoch 12 --steps 25 --eval_every 4
 endif
 
 # -- losses -----------------------------------------------------------------------------------------------------------
