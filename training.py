@@ -151,6 +151,7 @@ class Training:
         self.args, self.leads = args, record is not None
         self.in_channels = (val or next(iter(streams.values()))).slices.shape[0]
         self.best: dict[str, Any] = {"epoch": -1, "dice": -1.0}
+        self.found: Evaluation | None = None  # of a network that does not learn, which is always the same
         self.alarms = self._make_alarms()
         self.caution = 1.0  # factor on the learning rate, smaller after each roll-back
         if folder.checkpoint:
@@ -171,11 +172,9 @@ class Training:
             for epoch in range(done, self.args.n_epoch):
                 self._epoch(epoch, commits)
         if self.val:
-            found = self._score("last", keep_entropy=bool(self.args.entmap))
-            if self.streams:
-                load_weights(self.method.net, self.folder.path / "best_3d.pkl", self.args, self.in_channels)
-                found = None
-            self._score("best_3d", found)
+            self._score("last", keep_entropy=bool(self.args.entmap))
+            load_weights(self.method.net, self.folder.path / "best_3d.pkl", self.args, self.in_channels)
+            self._score("best_3d")
         if self.leads:
             self.folder.end()
 
@@ -207,7 +206,10 @@ class Training:
         """The validation of this epoch, None where --eval_every leaves it out, or there is none."""
         if not self.val or not is_due(epoch, self.args.eval_every, self.args.n_epoch):
             return None
-        return evaluate(self.method, self.val, self.args, self.leads and self.record.keeps_masks(epoch))
+        if self.streams:
+            return evaluate(self.method, self.val, self.args, self.leads and self.record.keeps_masks(epoch))
+        self.found = evaluate(self.method, self.val, self.args, self.leads, bool(self.args.entmap))
+        return self.found
 
     def _steps_done(self, epoch: int) -> Steps:
         """None, or those that a pause noted, with the method as it was after them."""
@@ -251,11 +253,10 @@ class Training:
         self.folder.save_last(state)
         print(epoch_line(row, state["best"], self.args), flush=True)
 
-    def _score(self, which: str, found: Evaluation | None = None, keep_entropy: bool = False) -> Evaluation:
-        found = found or evaluate(self.method, self.val, self.args, self.leads, keep_entropy)
+    def _score(self, which: str, keep_entropy: bool = False) -> None:
+        found = self.found or evaluate(self.method, self.val, self.args, self.leads, keep_entropy)
         if self.leads:
             self.record.finish(which, found)
-        return found
 
     # -- the state of a run ---------------------------------------------------------------------------------
 
