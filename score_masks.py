@@ -23,7 +23,9 @@ import numpy as np
 
 from dataloader import SliceSet
 from metrics import SCORES, average_classes, score_patients, summarise
-from preprocess.volumes import LabelMap, grid_of, map_labels, read_manifest, read_stack, restore, sha256
+from preprocess.frames import grid_of, read_manifest, restore
+from preprocess.labels import LabelMap, map_labels
+from preprocess.reading import read_stack, sha256
 from run_files import NATIVE, SCORED, Run, open_run
 from slice_files import read_card
 from utils import UserError, atomic_write, listing, run_program

@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from folder_lock import sync_folder
-from preprocess.volumes import Fault, describe_faults
+from preprocess.faults import Fault, describe_faults
 from utils import UserError, atomic_write
 
 

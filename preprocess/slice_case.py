@@ -12,8 +12,12 @@ from PIL import Image
 
 from distance_maps import signed_distance_maps
 from preprocess.bias_field import correct_bias
+from preprocess.faults import Fault, VolumeFault
+from preprocess.frames import Frame, plane_affine
+from preprocess.labels import map_labels
+from preprocess.pairing import Case
+from preprocess.reading import Grid, read_stack, sha256
 from preprocess.slice_spec import SliceSpec
-from preprocess.volumes import Case, Fault, Frame, Grid, VolumeFault, map_labels, plane_affine, read_stack, sha256
 from utils import listing
 
 

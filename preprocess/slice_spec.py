@@ -6,7 +6,10 @@ from collections import Counter
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from preprocess.volumes import Frame, Grid, LabelMap, Normalisation, parse_label_map
+from preprocess.frames import Frame
+from preprocess.grey_levels import Normalisation
+from preprocess.labels import LabelMap, parse_label_map
+from preprocess.reading import Grid
 from utils import UserError, listing
 
 FORMATS = ("png", "nii", "nii.gz", "npy")

@@ -4,8 +4,9 @@ import hashlib
 from collections import Counter
 from collections.abc import Mapping, Sequence
 
+from preprocess.pairing import Case, compile_pattern, read_id
+from preprocess.reading import Grid
 from preprocess.slice_spec import SliceSpec
-from preprocess.volumes import Case, Grid, compile_pattern, read_id
 from utils import UserError, listing
 
 

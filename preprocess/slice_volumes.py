@@ -6,7 +6,7 @@
         --patient '(Case[0-9]+)' --label_map 1-2:1 --val 10
 
 Writes DEST/{train,val[,test]}/{IMG,GT}/<patient>_<index>.<format>, DEST/manifest.csv (one row a slice: where it
-comes from, so that a prediction can go back, see volumes.restore) and DEST/dataset.json (how the set was made).
+comes from, so that a prediction can go back, see frames.restore) and DEST/dataset.json (how the set was made).
 DEST appears when it is whole, or not at all. A folder that is given several images has them as channels (C, W, H).
 """
 
@@ -23,22 +23,15 @@ from typing import Any
 import numpy as np
 from tqdm import tqdm
 
+from preprocess.faults import Fault, VolumeFault
+from preprocess.grey_levels import Normalisation
 from preprocess.new_set import refuse, whole_folder
+from preprocess.pairing import Case, compile_pattern, pair
+from preprocess.reading import Grid, displaced, read_grid
 from preprocess.slice_case import Sliced, Task, slice_case
 from preprocess.slice_spec import FORMATS, Blocks, SliceSpec
 from preprocess.slice_split import assign_splits, slice_splits
 from preprocess.slice_tables import describe, make_card, write_tables
-from preprocess.volumes import (
-    Case,
-    Fault,
-    Grid,
-    Normalisation,
-    VolumeFault,
-    compile_pattern,
-    displaced,
-    pair,
-    read_grid,
-)
 from preprocess.workers import in_processes
 from utils import UserError, listing, run_program
 

@@ -15,8 +15,9 @@ import tempfile
 import zipfile
 from pathlib import Path
 
+from preprocess.grey_levels import Normalisation
+from preprocess.reading import sha256
 from preprocess.slice_volumes import Blocks, SliceSpec, describe, slice_set
-from preprocess.volumes import Normalisation, sha256
 from utils import UserError, atomic_write, listing, run_program
 
 PACKAGE = "tptbox==1.1.0"

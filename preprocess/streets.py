@@ -27,8 +27,9 @@ import numpy as np
 from PIL import Image
 from tqdm import tqdm
 
+from preprocess.faults import Fault
 from preprocess.new_set import refuse, whole_folder, write_card
-from preprocess.volumes import READ_ERRORS, Fault, sha256
+from preprocess.reading import READ_ERRORS, sha256
 from preprocess.workers import in_processes
 from utils import UserError, listing, run_program
 

@@ -28,8 +28,8 @@ from typing import IO
 
 from tqdm import tqdm
 
+from preprocess.faults import Fault, describe_faults
 from preprocess.new_set import whole_folder
-from preprocess.volumes import Fault, describe_faults
 from utils import UserError, listing, run_program
 
 BROKEN = (  # what reading an archive raises when it is damaged, locked with a password or of an unknown kind

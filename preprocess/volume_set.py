@@ -22,21 +22,11 @@ from typing import Any, ClassVar, TypeVar
 import numpy as np
 from tqdm import tqdm
 
+from preprocess.faults import Fault, VolumeFault
+from preprocess.labels import LabelMap, map_labels, parse_label_map
 from preprocess.new_set import refuse, whole_folder, write_card
-from preprocess.volumes import (
-    Case,
-    Fault,
-    Grid,
-    LabelMap,
-    VolumeFault,
-    compile_pattern,
-    displaced,
-    map_labels,
-    pair,
-    parse_label_map,
-    read_grid,
-    sha256,
-)
+from preprocess.pairing import Case, compile_pattern, pair
+from preprocess.reading import Grid, displaced, read_grid, sha256
 from preprocess.workers import in_processes
 from utils import UserError, atomic_write, listing, run_program
 from volume_files import compact, read_volume

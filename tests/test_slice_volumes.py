@@ -15,20 +15,12 @@ from PIL import Image
 from distance_maps import signed_distance_maps
 from preprocess import slice_case
 from preprocess.bias_field import correct_bias
+from preprocess.frames import Frame, read_manifest, restore
+from preprocess.grey_levels import Normalisation, percentiles
+from preprocess.labels import LabelMap, map_labels, parse_label_map
+from preprocess.reading import read_grid, read_stack
 from preprocess.slice_split import split_patients
 from preprocess.slice_volumes import Blocks, SliceSpec, describe, read_spec, slice_set
-from preprocess.volumes import (
-    Frame,
-    LabelMap,
-    Normalisation,
-    map_labels,
-    parse_label_map,
-    percentiles,
-    read_grid,
-    read_manifest,
-    read_stack,
-    restore,
-)
 from utils import UserError
 
 ROOT = Path(__file__).parent.parent

@@ -16,7 +16,8 @@ import pytest
 from PIL import Image
 
 from preprocess import spine
-from preprocess.volumes import read_manifest, restore, sha256
+from preprocess.frames import read_manifest, restore
+from preprocess.reading import sha256
 from utils import UserError
 
 ROOT = Path(__file__).parent.parent

@@ -16,9 +16,9 @@ import numpy as np
 import pytest
 
 from preprocess import unpack as module
+from preprocess.frames import read_manifest
 from preprocess.slice_volumes import read_spec, slice_set
 from preprocess.unpack import Lineage, check_archives, md5, read_lineage, unpack
-from preprocess.volumes import read_manifest
 from slice_files import parse_name, read_slice
 from utils import UserError
 

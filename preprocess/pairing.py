@@ -1,0 +1,93 @@
+"""The files of a set: found by patterns, and paired by the patient in their names."""
+
+import fnmatch
+import glob
+import re
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+
+from preprocess.faults import Fault
+from utils import UserError
+
+
+@dataclass(frozen=True)
+class Case:
+    """The files of one patient: role (what the volume is for, see SliceSpec.folders) -> path."""
+
+    patient: str
+    paths: dict[str, Path]
+
+
+def find_files(pattern: str) -> list[Path]:
+    """Files that match the pattern, sorted.
+
+    Capital and small letters are the same in a file's name (not in its folder's): archives mix `_segmentation` and
+    `_Segmentation`. `**` stands for any number of folders. Hidden files are left out, like the `._*` shadows that some
+    archives carry.
+    """
+    wanted = Path(pattern)
+    name = wanted.name.lower()
+    folders = {Path(folder) for folder in glob.glob(str(wanted.parent), recursive=True)}  # noqa: PTH207  Path.glob takes no absolute pattern
+    return sorted(
+        path
+        for folder in folders
+        if folder.is_dir()
+        for path in folder.iterdir()
+        if fnmatch.fnmatchcase(path.name.lower(), name) and not path.name.startswith(".") and path.is_file()
+    )
+
+
+def read_id(path: Path, pattern: re.Pattern[str]) -> str | None:
+    """The groups of the pattern's match joined, or None.
+
+    Looked for in the file's name, or in the whole path if the pattern holds a '/'.
+    """
+    match = pattern.search(path.as_posix() if "/" in pattern.pattern else path.name)
+    return "".join(group or "" for group in match.groups()) if match else None
+
+
+def compile_pattern(flag: str, pattern: str) -> re.Pattern[str]:
+    """The regular expression of a flag. Raises UserError if it is none or has no group."""
+    try:
+        compiled = re.compile(pattern)
+    except re.error as error:
+        raise UserError(f"{flag} '{pattern}' is no regular expression: {error}.") from error
+    if not compiled.groups:
+        raise UserError(
+            f"{flag} '{pattern}' has no group: put brackets round the part that is wanted, as in (Case\\d+)."
+        )
+    return compiled
+
+
+def pair(patterns: Mapping[str, str], patient: re.Pattern[str]) -> tuple[list[Case], list[Fault]]:
+    """The patients of a set, sorted by name, and what is wrong with the files.
+
+    `patterns`: role -> glob. A file belongs to the patient that its name says. Faults: a pattern without a file,
+    a name without a patient, two files for one place, a patient who lacks a role.
+    """
+    found: dict[str, dict[str, Path]] = {}
+    faults: list[Fault] = []
+    for role, pattern in patterns.items():
+        files = find_files(pattern)
+        if not files:
+            faults.append(("no file matches", f"{role} '{pattern}'"))
+        for path in files:
+            name = read_id(path, patient)
+            if not name or not re.fullmatch(r"[\w.-]+", name):
+                what = f"--patient '{patient.pattern}' must find an id of letters, digits, . _ and -, but does not in"
+                faults.append((what, str(path)))
+            elif role in found.setdefault(name, {}):
+                faults.append(
+                    (f"two files for {role} of one patient (narrow the pattern)", f"{found[name][role]} and {path}")
+                )
+            else:
+                found[name][role] = path
+    cases = [Case(name, found[name]) for name in sorted(found)]
+    for case in cases:
+        faults += [
+            (f"patients without {role} volume (no file of '{pattern}')", case.patient)
+            for role, pattern in patterns.items()
+            if role not in case.paths
+        ]
+    return cases, faults
