@@ -23,9 +23,9 @@ import numpy as np
 
 from dataloader import SliceSet
 from metrics import SCORES, average_classes, score_patients, summarise
-from preprocess.frames import grid_of, read_manifest, restore
+from preprocess.frames import grid_of, read_manifest, restack
 from preprocess.labels import LabelMap, map_labels
-from preprocess.reading import read_stack, sha256
+from preprocess.reading import read_placed, read_stack, sha256
 from run_files import NATIVE, SCORED, Run, open_run
 from slice_files import read_card
 from utils import UserError, atomic_write, listing, run_program
@@ -53,8 +53,7 @@ class Reference:
         if not self.origins:
             return masks
         numbers = [int(row["index"]) for row in self.origins]
-        volume, _ = restore(dict(zip(numbers, masks, strict=True)), self.origins)
-        return np.moveaxis(volume, int(self.origins[0]["axis"]), 0)[numbers]
+        return restack(dict(zip(numbers, masks, strict=True)), self.origins)[numbers]
 
 
 def sliced_references(slices: SliceSet) -> dict[str, Reference]:
@@ -91,15 +90,24 @@ def native_references(slices: SliceSet) -> dict[str, Reference]:
     others = None if card["other_labels"] == "error" else card["other_labels"]
     mapping = card["label_map"] and LabelMap({int(k): number for k, number in card["label_map"].items()}, others)
     return {
-        name: native_reference(paths[name], rows, [origins[row] for row in rows], mapping)
+        name: native_reference(
+            paths[name], rows, [origins[row] for row in rows], mapping, name in card.get("placed_labels", ())
+        )
         for name, rows in groups.items()
     }
 
 
-def native_reference(path: Path, rows: list[int], origins: list[dict[str, str]], mapping: LabelMap | None) -> Reference:
-    """The planes of one label volume that the slices in these rows were cut from."""
-    axis, spacing = int(origins[0]["axis"]), grid_of(origins[0]).spacing()
-    classes, _ = map_labels(read_stack(path, axis, is_label=True), mapping)
+def native_reference(
+    path: Path, rows: list[int], origins: list[dict[str, str]], mapping: LabelMap | None, placed: bool
+) -> Reference:
+    """The planes of one label volume that the slices in these rows were cut from; `placed` on the image's grid."""
+    axis, grid = int(origins[0]["axis"]), grid_of(origins[0])
+    spacing, directions = grid.spacing(), grid.directions() if grid.stored else None
+    if placed:
+        stack, _ = read_placed(path, axis, grid)
+    else:
+        stack = read_stack(path, axis, is_label=True, directions=directions)
+    classes, _ = map_labels(stack, mapping)
     along = (spacing[axis], *spacing[:axis], *spacing[axis + 1 :])
     return Reference(rows, classes[[int(row["index"]) for row in origins]], along, origins)
 

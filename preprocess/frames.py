@@ -9,7 +9,7 @@ import nibabel as nib
 import numpy as np
 from skimage.transform import resize
 
-from preprocess.reading import Grid
+from preprocess.grids import Grid, turn
 from utils import UserError, listing
 
 
@@ -114,6 +114,14 @@ def restore(slices: Mapping[int, np.ndarray], rows: Sequence[Mapping[str, str]])
     volume on the original grid (of the slices' dtype, 0 where nothing was cut, nearest pixels where the planes were
     resampled) and its affine (4, 4). Raises UserError if slices and rows do not belong together.
     """
+    volume, grid = np.moveaxis(restack(slices, rows), 0, int(rows[0]["axis"])), grid_of(rows[0])
+    if not grid.stored:
+        return volume, grid.affine
+    return turn(volume, grid.directions(), grid.stored), grid.turned(grid.stored).affine
+
+
+def restack(slices: Mapping[int, np.ndarray], rows: Sequence[Mapping[str, str]]) -> np.ndarray:
+    """The same in the directions in which it was cut, cutting axis first: (N, W, H)."""
     if not rows or len({(row["patient"], row["source"]) for row in rows}) != 1:
         raise UserError(
             f"Expected rows of one patient's volume, got {listing(sorted({row['source'] for row in rows})) or 'none'}."
@@ -134,13 +142,13 @@ def restore(slices: Mapping[int, np.ndarray], rows: Sequence[Mapping[str, str]])
                 f"Slice {row['slice']} was cut to {frame.size}, but {slices[number].shape} came to put back."
             )
         stack[number] = frame.put_back(slices[number])
-    return np.moveaxis(stack, 0, axis), grid.affine
+    return stack
 
 
 def grid_of(row: Mapping[str, str]) -> Grid:
     """The grid of the volume that a row of manifest.csv tells of."""
     affine = np.array([float(number) for number in row["affine"].split()]).reshape(4, 4)
-    return Grid(tuple(int(row[f"shape{axis}"]) for axis in range(3)), affine)
+    return Grid(tuple(int(row[f"shape{axis}"]) for axis in range(3)), affine, row.get("stored") or None)
 
 
 def _frame_of(row: Mapping[str, str], grid: Grid) -> Frame:

@@ -20,7 +20,7 @@ class Case:
 
 
 def find_files(pattern: str) -> list[Path]:
-    """Files that match the pattern, sorted.
+    """Files that match the pattern, sorted; folders (of DICOM series) if it ends in '/'.
 
     Capital and small letters are the same in a file's name (not in its folder's): archives mix `_segmentation` and
     `_Segmentation`. `**` stands for any number of folders. Hidden files are left out, like the `._*` shadows that some
@@ -34,7 +34,9 @@ def find_files(pattern: str) -> list[Path]:
         for folder in folders
         if folder.is_dir()
         for path in folder.iterdir()
-        if fnmatch.fnmatchcase(path.name.lower(), name) and not path.name.startswith(".") and path.is_file()
+        if fnmatch.fnmatchcase(path.name.lower(), name)
+        and not path.name.startswith(".")
+        and (path.is_dir() if pattern.endswith("/") else path.is_file())
     )
 
 

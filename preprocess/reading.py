@@ -1,73 +1,29 @@
-"""Volumes read from their files, and where their voxels lie.
+"""Volumes read from their files: NIfTI and all else that nibabel knows, MetaImage, NRRD, and DICOM series.
 
-Arrays keep the voxel axes as stored. Cutting along axis `a` gives planes (W, H): W is the first of the two
-remaining axes, H the second. A `stack` is a volume with the cutting axis first: (N, W, H).
+Arrays keep the voxel axes as stored, unless other directions are asked for. Cutting along axis `a` gives planes
+(W, H): W is the first of the two remaining axes, H the second. A `stack` is a volume with the cutting axis first:
+(N, W, H). A DICOM series is a folder.
 """
 
-import gzip
 import hashlib
-import itertools
-import zlib
-from collections.abc import Iterator, Mapping
-from dataclasses import dataclass
 from pathlib import Path
 
-import nibabel as nib
 import numpy as np
 
-from preprocess.faults import Fault, VolumeFault
+from preprocess.faults import VolumeFault
+from preprocess.formats import FORMATS, open_volume
+from preprocess.grids import Grid, place, turn
 
-READ_ERRORS = (
-    *(OSError, EOFError, ValueError, zlib.error),
-    *(nib.filebasedimages.ImageFileError, nib.spatialimages.HeaderDataError),
-)
-
-
-@dataclass(frozen=True)
-class Grid:
-    """Where the voxels of a volume lie: shape and the (4, 4) matrix from voxel numbers to mm."""
-
-    shape: tuple[int, int, int]
-    affine: np.ndarray
-
-    def spacing(self) -> tuple[float, float, float]:
-        """mm between voxels along each axis."""
-        return tuple(float(length) for length in np.linalg.norm(self.affine[:3, :3], axis=0))
-
-    def distance(self, other: "Grid") -> float:
-        """The largest distance in mm between the places that two matrices give to a corner of this volume."""
-        corners = list(itertools.product(*[(0, n - 1) for n in self.shape]))
-        apart = nib.affines.apply_affine(self.affine, corners) - nib.affines.apply_affine(other.affine, corners)
-        return float(np.linalg.norm(apart, axis=1).max())
+KEPT = 0.9  # share of its foreground that a label keeps when it is placed on another grid
 
 
-def displaced(
-    paths: Mapping[str, Path], grids: Mapping[str, Grid], reference: str, tolerance: float
-) -> Iterator[Fault]:
-    """The volumes of a patient that do not lie on the grid of the `reference`, one of them; `tolerance` in mm."""
-    wanted = grids[reference]
-    what = f"does not lie on the grid of its {reference} volume (resample one of them, or raise --tolerance)"
-    for role, grid in grids.items():
-        if grid.shape != wanted.shape:
-            yield what, f"{paths[role]} (shape {grid.shape}, not {wanted.shape})"
-        elif (apart := wanted.distance(grid)) > tolerance:
-            yield what, f"{paths[role]} ({apart:.3g} mm apart, {tolerance:g} allowed)"
+def read_grid(path: Path, channel: int | None = None, directions: str | None = None) -> Grid:
+    """The grid of a volume, or of this channel of a 4D one, from its header alone. Raises VolumeFault.
 
-
-def _open(path: Path) -> nib.spatialimages.SpatialImage:
-    try:
-        image = nib.load(path)
-    except READ_ERRORS as error:
-        raise VolumeFault("cannot be read", f"{path} ({type(error).__name__}: {error})") from error
-    if not isinstance(image, nib.spatialimages.SpatialImage):
-        raise VolumeFault("is no volume", str(path))
-    return image
-
-
-def read_grid(path: Path, channel: int | None = None) -> Grid:
-    """The grid of a volume, or of this channel of a 4D one, from its header alone. Raises VolumeFault."""
-    image = _open(path)
-    shape = image.shape
+    directions: of the axes, as in 'LPS' (None: as stored)
+    """
+    volume = open_volume(path)
+    shape = volume.shape
     while len(shape) > 3 and shape[-1] == 1:
         shape = shape[:-1]
     if channel is not None:
@@ -77,29 +33,59 @@ def read_grid(path: Path, channel: int | None = None) -> Grid:
     if len(shape) != 3 or 0 in shape:
         what = "is not 3D (pick one volume of a series of images with --channel N, or save it as a file of its own)"
         raise VolumeFault(what, f"{path} {shape}")
-    affine = np.asarray(image.affine, np.float64)
-    if not np.isfinite(affine).all() or abs(np.linalg.det(affine[:3, :3])) < 1e-9:
+    if not np.isfinite(volume.affine).all() or abs(np.linalg.det(volume.affine[:3, :3])) < 1e-9:
         raise VolumeFault("has a matrix of voxels to mm that cannot be inverted", str(path))
-    return Grid(shape, affine)
+    grid = Grid(shape, volume.affine)
+    if not directions:
+        return grid
+    turned = grid.turned(directions)
+    if turned.directions() != directions:
+        raise VolumeFault(
+            "lies too obliquely for its axes to have directions (leave --orient and --plane out)", str(path)
+        )
+    return turned
 
 
-def read_stack(path: Path, axis: int, is_label: bool = False, channel: int = 0) -> np.ndarray:
+def read_voxels(path: Path, channel: int = 0) -> np.ndarray:
+    """The voxels (X, Y, Z) as stored; of a 4D volume those of the channel. Raises VolumeFault."""
+    voxels = open_volume(path).voxels()
+    return voxels.reshape(*voxels.shape[:3], -1)[..., channel]
+
+
+def read_stack(
+    path: Path, axis: int, is_label: bool = False, channel: int = 0, directions: str | None = None
+) -> np.ndarray:
     """The voxels, cutting axis first: (N, W, H), contiguous; of a 4D volume those of the channel.
 
     Small integers stay what they are; other images become float32, and labels keep their type. Raises VolumeFault
     for an unreadable file, colours, NaN or infinity.
     """
-    image = _open(path)
-    if image.get_data_dtype().kind not in "iuf":
-        raise VolumeFault("holds no numbers but colours or complex values", f"{path} ({image.get_data_dtype()})")
-    try:
-        if path.suffix.lower() == ".gz" and isinstance(image, nib.filebasedimages.SerializableImage):
-            # the whole file, for its checksum: reading through nibabel stops before it
-            image = type(image).from_bytes(gzip.decompress(path.read_bytes()))
-        voxels = np.asanyarray(image.dataobj)
-    except READ_ERRORS as error:
-        raise VolumeFault("cannot be read", f"{path} ({type(error).__name__}: {error})") from error
-    voxels = voxels.reshape(*voxels.shape[:3], -1)[..., channel]
+    voxels = read_voxels(path, channel)
+    if directions:
+        voxels = turn(voxels, read_grid(path, channel).directions(), directions)
+    return _stacked(voxels, axis, is_label, path)
+
+
+def read_placed(path: Path, axis: int, wanted: Grid) -> tuple[np.ndarray, float]:
+    """The labels of a volume on another grid, cutting axis first: (N, W, H); the share of the foreground kept.
+
+    The nearest label at each voxel; the share is by volume, in mm³. Raises VolumeFault, also where less than KEPT of
+    the foreground lies within the other grid.
+    """
+    grid, labels = read_grid(path), read_voxels(path)
+    labels = _stacked(labels, 0, True, path)
+    placed = place(labels, grid, wanted)
+    before, after = (
+        np.count_nonzero(part) * abs(np.linalg.det(g.affine[:3, :3])) for part, g in ((labels, grid), (placed, wanted))
+    )
+    share = after / before if before else 1.0
+    if share < KEPT:
+        what = f"would lose more than {1 - KEPT:.0%} of its labelled volume on the grid of its image"
+        raise VolumeFault(what, f"{path} (keeps {share:.0%})")
+    return np.ascontiguousarray(np.moveaxis(placed, axis, 0)), share
+
+
+def _stacked(voxels: np.ndarray, axis: int, is_label: bool, path: Path) -> np.ndarray:
     keep = is_label or (voxels.dtype.kind in "iu" and voxels.dtype.itemsize <= 2)
     # one transposing copy: taking planes out of a column-major file one by one reads the volume N times
     stack = np.ascontiguousarray(
@@ -112,5 +98,14 @@ def read_stack(path: Path, axis: int, is_label: bool = False, channel: int = 0) 
 
 
 def sha256(path: Path) -> str:
-    with path.open("rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()
+    """Of a file; of a volume of several files, that of their digests and names. Raises VolumeFault."""
+    several = path.is_dir() or path.suffix.lower() in FORMATS
+    files = sorted(open_volume(path).files) if several else [path]
+    digests = []
+    for each in files:
+        with each.open("rb") as file:
+            digests.append(hashlib.file_digest(file, "sha256").hexdigest())
+    if files == [path]:
+        return digests[0]
+    listed = "".join(f"{digest}  {each.name}\n" for digest, each in zip(digests, files, strict=True))
+    return hashlib.sha256(listed.encode()).hexdigest()

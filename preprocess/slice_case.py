@@ -14,9 +14,10 @@ from distance_maps import signed_distance_maps
 from preprocess.bias_field import correct_bias
 from preprocess.faults import Fault, VolumeFault
 from preprocess.frames import Frame, plane_affine
+from preprocess.grids import Grid, deviation
 from preprocess.labels import map_labels
 from preprocess.pairing import Case
-from preprocess.reading import Grid, read_stack, sha256
+from preprocess.reading import read_grid, read_placed, read_stack, sha256
 from preprocess.slice_spec import SliceSpec
 from utils import listing
 
@@ -37,6 +38,7 @@ class Sliced:
     faults: list[Fault] = field(default_factory=list)
     sources: list[dict[str, str]] = field(default_factory=list)  # of the first image first
     pixels: np.ndarray | None = None
+    placed: str | None = None  # how far off its image the label volume lay, where it was placed on the image's grid
     cut_away: int = 0  # voxels of the classes from 1, once resampled, that the cut left outside
 
 
@@ -63,15 +65,27 @@ def _channels(
             continue  # a fault already
         try:
             if is_label:
-                planes = _label_planes(read_stack(path, spec.axis, is_label=True), frame, path, spec, done)
+                planes = _label_planes(_read_label(path, task.grid, spec, done), frame, path, spec, done)
             else:
-                planes = _image_planes(read_stack(path, spec.axis, channel=spec.channel or 0), frame, path, spec)
+                stack = read_stack(path, spec.axis, channel=spec.channel or 0, directions=spec.orient)
+                planes = _image_planes(stack, frame, path, spec)
         except VolumeFault as error:
             done.faults.append(error.fault)
             continue
         shown = Path(os.path.relpath(path)).as_posix()
         done.sources.append({"patient": task.case.patient, "role": role, "path": shown, "sha256": sha256(path)})
         yield planes
+
+
+def _read_label(path: Path, grid: Grid, spec: SliceSpec, done: Sliced) -> np.ndarray:
+    """The labels (N, W, H) on the grid of the image; placed there if that is asked for, and noted."""
+    if spec.place_labels:
+        apart = deviation(grid, read_grid(path, directions=spec.orient), spec.tolerance)
+        if apart:
+            stack, share = read_placed(path, spec.axis, grid)
+            done.placed = f"{apart}; {share:.1%} of its labelled volume kept"
+            return stack
+    return read_stack(path, spec.axis, is_label=True, directions=spec.orient)
 
 
 def _image_planes(stack: np.ndarray, frame: Frame, path: Path, spec: SliceSpec) -> Iterator[np.ndarray]:

@@ -8,8 +8,8 @@ from pathlib import Path
 
 from preprocess.frames import Frame
 from preprocess.grey_levels import Normalisation
+from preprocess.grids import Grid, is_direction
 from preprocess.labels import LabelMap, parse_label_map
-from preprocess.reading import Grid
 from utils import UserError, listing
 
 FORMATS = ("png", "nii", "nii.gz", "npy")
@@ -45,6 +45,7 @@ class SliceSpec:
     distance_maps: str | None = None
     channel: int | None = None
     axis: int = 2
+    orient: str | None = None  # directions of the axes, as in LPS; None: as stored
     format: str = "png"
     bits: int = 8
     normalisation: Normalisation = field(default_factory=Normalisation)
@@ -65,6 +66,7 @@ class SliceSpec:
     seed: int = 0
     group: str | None = None
     tolerance: float = 0.1
+    place_labels: bool = False
     site: str = ""
     modality: str = ""
     phantom: str | None = None
@@ -94,6 +96,7 @@ class SliceSpec:
                 not layered or self.format != "png",
                 f"png holds one channel a slice and {listing(layered)} has several: take --format npy or nii",
             ),
+            (self.label or not self.place_labels, "--place_labels moves label volumes: give --label"),
             (self.label or not self.distance_maps, "--distance_maps are made of the ground truth: give --label"),
             (
                 self.n_class or self.label_map or not self.distance_maps,
@@ -105,6 +108,10 @@ class SliceSpec:
         sizes = [*(self.size or ()), *(self.resize or ()), *([] if self.multiple is None else [self.multiple])]
         return [
             (self.axis in (0, 1, 2), f"--axis is 0, 1 or 2, got {self.axis}"),
+            (
+                self.orient is None or is_direction(self.orient),
+                f"--orient says where the three axes run, as in LPS (left, back, head) or RAS, got {self.orient}",
+            ),
             (self.format in FORMATS, f"--format is one of {listing(FORMATS)}, got {self.format}"),
             (self.bits == 8 or (self.bits, self.format) == (16, "png"), "--bits is 8, or 16 with --format png"),
             (

@@ -4,8 +4,8 @@ import hashlib
 from collections import Counter
 from collections.abc import Mapping, Sequence
 
+from preprocess.grids import Grid
 from preprocess.pairing import Case, compile_pattern, read_id
-from preprocess.reading import Grid
 from preprocess.slice_spec import SliceSpec
 from utils import UserError, listing
 

@@ -16,7 +16,8 @@ from utils import atomic_write, listing
 TOOL = "preprocess.slice_volumes 1"  # raised when the same volumes and settings give other slices
 COLUMNS = (
     *("slice", "split", "patient", "index", "axis", "width", "height", "offset_w", "offset_h"),
-    *("spacing_w", "spacing_h", "spacing_slice", "shape0", "shape1", "shape2", "affine", "source", "sha256"),
+    *("spacing_w", "spacing_h", "spacing_slice", "shape0", "shape1", "shape2", "affine", "stored"),
+    *("source", "sha256"),
 )
 
 
@@ -50,6 +51,7 @@ def make_card(spec: SliceSpec, tasks: Sequence[Task], results: Sequence[Sliced])
         "labels": spec.label_folder if spec.label else None,
         "distance_maps": spec.distance_maps,
         "axis": spec.axis,
+        "orient": spec.orient,
         "format": spec.format,
         "bits": spec.bits if spec.format == "png" else None,
         "size": spec.frame(tasks[0].grid).size,
@@ -64,6 +66,9 @@ def make_card(spec: SliceSpec, tasks: Sequence[Task], results: Sequence[Sliced])
         "counts": _counts(tasks, results, members, n_class),
         "foreground_cut_away": {
             task.case.patient: result.cut_away for task, result in zip(tasks, results, strict=True) if result.cut_away
+        },
+        "placed_labels": {
+            task.case.patient: result.placed for task, result in zip(tasks, results, strict=True) if result.placed
         },
         "sources": [source for result in results for source in result.sources],
         "tool": TOOL,
@@ -107,6 +112,7 @@ def _rows(task: Task, sources: Sequence[Mapping[str, str]], spec: SliceSpec) -> 
     same |= dict(zip(("spacing_slice", "spacing_w", "spacing_h"), spec.spacing_of(task.grid), strict=True))
     same |= {f"shape{axis}": n for axis, n in enumerate(task.grid.shape)}
     same["affine"] = " ".join(repr(float(number)) for number in task.grid.affine.ravel())
+    same["stored"] = task.grid.stored
     same["source"], same["sha256"] = (";".join(source[key] for source in sources) for key in ("path", "sha256"))
     for index, split in enumerate(task.splits):
         yield {"slice": f"{task.case.patient}_{index}", "split": split, "index": index, **same}

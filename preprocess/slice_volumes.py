@@ -1,4 +1,4 @@
-"""NIfTI volumes -> a set of 2D slices that the pipeline trains on.
+"""Volumes -> a set of 2D slices that the pipeline trains on.
 
     python -m preprocess.slice_volumes --dest data/prostate_target \\
         --image IMG='data/prostate_volumes/RUNMC/Case??.nii.gz' \\
@@ -25,9 +25,10 @@ from tqdm import tqdm
 
 from preprocess.faults import Fault, VolumeFault
 from preprocess.grey_levels import Normalisation
+from preprocess.grids import PLANES, RADIOLOGICAL, Grid, displaced
 from preprocess.new_set import refuse, whole_folder
 from preprocess.pairing import Case, compile_pattern, pair
-from preprocess.reading import Grid, displaced, read_grid
+from preprocess.reading import read_grid
 from preprocess.slice_case import Sliced, Task, slice_case
 from preprocess.slice_spec import FORMATS, Blocks, SliceSpec
 from preprocess.slice_split import assign_splits, slice_splits
@@ -71,7 +72,7 @@ def slice_set(spec: SliceSpec) -> dict[str, Any]:
 def _inspect(cases: Sequence[Case], spec: SliceSpec) -> tuple[list[Case], list[Grid], list[Fault]]:
     """Reads the headers: the cases with the files that can be read, the grid of each, and the faults.
 
-    A label that does not lie where its image lies belongs to another volume.
+    A label that does not lie where its image lies belongs to another volume, unless it is to be placed there.
     """
     faults: list[Fault] = []
     readable: list[Case] = []
@@ -80,12 +81,14 @@ def _inspect(cases: Sequence[Case], spec: SliceSpec) -> tuple[list[Case], list[G
         own: dict[str, Grid] = {}
         for role, path in case.paths.items():
             try:
-                own[role] = read_grid(path, None if role == spec.label_folder else spec.channel)
+                own[role] = read_grid(path, None if role == spec.label_folder else spec.channel, spec.orient)
             except VolumeFault as error:
                 faults.append(error.fault)
         if own:
-            reference = spec.label_folder if spec.label_folder in own else next(iter(own))
-            faults += displaced(case.paths, own, reference, spec.tolerance)
+            by_label = spec.label_folder in own and not spec.place_labels
+            reference = spec.label_folder if by_label else next(iter(own))
+            held = {role: grid for role, grid in own.items() if role != spec.label_folder or not spec.place_labels}
+            faults += displaced(case.paths, held or own, reference, spec.tolerance)
             readable.append(replace(case, paths={role: path for role, path in case.paths.items() if role in own}))
             grids.append(own[reference])
     sizes = [spec.frame(grid).size for grid in grids]
@@ -175,10 +178,16 @@ def _add_files(add: Callable[..., Any]) -> None:
     add("--patient", required=True, metavar="REGEX", help=patient)
     tolerance = "how far apart image and label may place a corner of the volume (default %(default)s mm)"
     add("--tolerance", type=float, default=0.1, metavar="MM", help=tolerance)
+    place = "put a label that lies elsewhere on the grid of its image, by its geometry, to the nearest voxel"
+    add("--place_labels", action="store_true", help=place)
 
 
 def _add_cutting(add: Callable[..., Any]) -> None:
-    add("--axis", type=int, default=2, help="stored voxel axis to cut along (default %(default)s)")
+    add("--axis", type=int, default=2, help="voxel axis to cut along (default %(default)s)")
+    orient = "first turn the voxels so that their axes run in these directions, as in LPS: left, back, head"
+    add("--orient", metavar="CODES", help=f"{orient} (default: as stored)")
+    plane = f"the same as --orient {RADIOLOGICAL} and the --axis across this plane, however the volumes are stored"
+    add("--plane", choices=PLANES, help=plane)
     add("--format", choices=FORMATS, default="png", help="of the slices (default %(default)s)")
     add("--bits", type=int, choices=(8, 16), default=8, help="of png images (default %(default)s)")
     add("--size", type=int, nargs=2, metavar=("W", "H"), help="crop and pad round the centre to this size")
@@ -224,6 +233,11 @@ def read_spec(arguments: Sequence[str] | None = None) -> SliceSpec:
     """The settings on the command line. Raises UserError, or exits like argparse."""
     args = vars(_parser().parse_args(arguments))
     args.pop("debug")
+    plane = args.pop("plane")
+    if plane:
+        if args["orient"] or args["axis"] != 2:
+            raise UserError(f"--plane {plane} says both --orient and --axis; leave these out.")
+        args |= {"orient": RADIOLOGICAL, "axis": PLANES[plane]}
     images: dict[str, list[str]] = {}
     for name, pattern in args.pop("image"):
         images.setdefault(name, []).append(pattern)

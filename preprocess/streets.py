@@ -29,7 +29,7 @@ from tqdm import tqdm
 
 from preprocess.faults import Fault
 from preprocess.new_set import refuse, whole_folder, write_card
-from preprocess.reading import READ_ERRORS, sha256
+from preprocess.reading import sha256
 from preprocess.workers import in_processes
 from utils import UserError, listing, run_program
 
@@ -216,7 +216,7 @@ def _read(path: Path, done: Converted) -> Image.Image | None:
         done.digest += sha256(path)
         with Image.open(path) as picture:
             picture.load()
-    except (*READ_ERRORS, SyntaxError) as error:
+    except (OSError, EOFError, ValueError, SyntaxError) as error:
         done.faults.append(("cannot be read (fetch it again)", f"{path} ({error})"))
         return None
     return picture

@@ -23,10 +23,11 @@ import numpy as np
 from tqdm import tqdm
 
 from preprocess.faults import Fault, VolumeFault
+from preprocess.grids import Grid, displaced
 from preprocess.labels import LabelMap, map_labels, parse_label_map
 from preprocess.new_set import refuse, whole_folder, write_card
 from preprocess.pairing import Case, compile_pattern, pair
-from preprocess.reading import Grid, displaced, read_grid, sha256
+from preprocess.reading import read_grid, sha256
 from preprocess.workers import in_processes
 from utils import UserError, atomic_write, listing, run_program
 from volume_files import compact, read_volume

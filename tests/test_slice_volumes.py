@@ -138,7 +138,7 @@ def test_manifest(tmp_path, monkeypatch):
     expected |= {"spacing_w": "0.75", "spacing_h": "3.0", "spacing_slice": "0.5"}
     expected |= {"shape0": "6", "shape1": "5", "shape2": "4", "source": "volumes/Case01.nii.gz"}
     expected |= {"affine": "0.5 0.0 0.0 0.0 0.0 0.75 0.0 0.0 0.0 0.0 3.0 0.0 0.0 0.0 0.0 1.0"}
-    expected |= {"sha256": hashlib.sha256(Path("volumes/Case01.nii.gz").read_bytes()).hexdigest()}
+    expected |= {"stored": "", "sha256": hashlib.sha256(Path("volumes/Case01.nii.gz").read_bytes()).hexdigest()}
     assert row == expected
 
 

@@ -1,0 +1,85 @@
+"""NIfTI, and whatever else nibabel reads."""
+
+import logging
+import zlib
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+import nibabel as nib
+import numpy as np
+
+from preprocess.faults import VolumeFault
+from preprocess.formats.volume import Volume, refusing
+
+ERRORS = (
+    *(zlib.error, nib.filebasedimages.ImageFileError, nib.spatialimages.HeaderDataError),
+    nib.wrapstruct.WrapStructError,
+)
+PLACE = ("pixdim", "form_code")  # words of nibabel's where it mends a header's geometry, which is then a guess
+
+
+def open_volume(path: Path) -> Volume:
+    """Raises VolumeFault, also for a header whose geometry nibabel would have to mend."""
+    with refusing(path, *ERRORS), _mending_is_told(path):
+        image = nib.load(path)
+        if not isinstance(image, nib.spatialimages.SpatialImage):
+            raise VolumeFault("is no volume", str(path))
+        affine = np.eye(4) if image.affine is None else np.asarray(image.affine, np.float64)
+        shape, dtype = tuple(map(int, image.shape)), image.get_data_dtype()
+    if min(shape, default=0) < 0:
+        raise VolumeFault("cannot be read", f"{path} (axes of {shape} voxels)")
+
+    def voxels() -> np.ndarray:
+        with refusing(path, *ERRORS), _mending_is_told(path):
+            if path.suffix.lower() == ".gz" and isinstance(image, nib.filebasedimages.SerializableImage):
+                # the whole file, for its checksum: reading through nibabel stops before it
+                size = int(image.dataobj.offset) + int(np.prod(shape, dtype=object)) * dtype.itemsize
+                content = decompress(path.read_bytes(), size)
+                return np.asanyarray(type(image).from_bytes(content).dataobj)
+            return np.asanyarray(image.dataobj)
+
+    return Volume(shape, affine, dtype, (path,), voxels)
+
+
+@contextmanager
+def _mending_is_told(path: Path) -> Iterator[None]:
+    """Nothing on the screen of what nibabel mends in a header; a fault where it is the geometry."""
+    told = _Told()
+    logger = nib.imageglobals.logger
+    handlers, logger.handlers = logger.handlers, [told]
+    propagates, logger.propagate = logger.propagate, False
+    try:
+        yield
+    finally:
+        logger.handlers, logger.propagate = handlers, propagates
+    wrong = [words for words in told.words if any(part in words for part in PLACE)]
+    if wrong:
+        raise VolumeFault("has a header whose geometry is broken", f"{path} ({wrong[0]})")
+
+
+class _Told(logging.Handler):
+    def __init__(self) -> None:
+        super().__init__()
+        self.words: list[str] = []
+
+    def emit(self, record: logging.LogRecord) -> None:
+        self.words.append(record.getMessage())
+
+
+def decompress(packed: bytes, size: int) -> bytes:
+    """The content of a .gz that should unpack to `size` bytes.
+
+    Raises ValueError if it unpacks to much more, EOFError if it ends too early, zlib.error for a wrong checksum.
+    """
+    parts, room = [], size + 2**20
+    while packed:
+        unpacker = zlib.decompressobj(wbits=31)
+        parts.append(unpacker.decompress(packed, max(room, 1)))
+        room -= len(parts[-1])
+        if not unpacker.eof:
+            if room > 0:
+                raise EOFError("the compressed file ends too early")
+            raise ValueError(f"it unpacks to more than the {size} bytes that its header tells of")
+        packed = unpacker.unused_data.lstrip(b"\0")  # a file may be put together of several, and padded
+    return parts[0] if len(parts) == 1 else b"".join(parts)

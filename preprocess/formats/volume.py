@@ -1,0 +1,61 @@
+"""What every format makes of a file."""
+
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+
+from preprocess.faults import VolumeFault
+
+LPS_TO_RAS = np.diag([-1.0, -1.0, 1.0, 1.0])
+
+
+@dataclass(frozen=True)
+class Volume:
+    """A volume whose header was read.
+
+    shape   of the voxels, further axes (moments, channels) last
+    affine  (4, 4) from voxel numbers along the first three axes to mm, RAS+ as nibabel has it
+    dtype   of the voxels as stored
+    files   that it consists of, the one that was named first
+    voxels  reads them; it may raise what reading raises, see `refusing`
+    """
+
+    shape: tuple[int, ...]
+    affine: np.ndarray
+    dtype: np.dtype
+    files: Sequence[Path]
+    voxels: Callable[[], np.ndarray]
+
+
+@contextmanager
+def refusing(path: Path, *errors: type[Exception]) -> Iterator[None]:
+    """Turns these errors, and what a broken file makes numpy and the file system raise, into a fault of this file."""
+    broken = (OSError, EOFError, ValueError, ArithmeticError, LookupError, TypeError, MemoryError)
+    try:
+        yield
+    except (*broken, *errors) as error:
+        said = " ".join(str(error).split())
+        raise VolumeFault("cannot be read", f"{path} ({type(error).__name__}: {said})") from error
+
+
+def affine_of(directions: np.ndarray, origin: np.ndarray, path: Path) -> np.ndarray:
+    """(4, 4) RAS+ out of the steps (mm) along the axes, one a column, and the place of the first voxel, both in LPS."""
+    lengths = np.linalg.norm(directions, axis=0)
+    if not (np.isfinite(lengths) & (lengths > 0)).all():
+        shown = " ".join(f"{length:g}" for length in lengths)
+        raise VolumeFault("has a spacing that is not above 0", f"{path} ({shown})")
+    affine = np.eye(4)
+    affine[:3, :3], affine[:3, 3] = directions, origin
+    return LPS_TO_RAS @ affine
+
+
+def beside(path: Path, name: str) -> Path:
+    """The file of voxels that a header names. Raises VolumeFault where it is not there, or leads to another folder."""
+    if Path(name).name != name:
+        raise VolumeFault("names a file of voxels that does not lie beside it", f"{path} ({name})")
+    if not path.with_name(name).is_file():
+        raise VolumeFault("lacks its file of voxels", f"{path} ({name} is not there)")
+    return path.with_name(name)

@@ -1,0 +1,94 @@
+"""Where the voxels of a volume lie, in which directions its axes run, and one volume on the grid of another.
+
+Matrices are nibabel's: voxel numbers to mm, the first axis to the patient's right, then front, then head (RAS+).
+"""
+
+import itertools
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+
+import nibabel as nib
+import numpy as np
+from nibabel.orientations import (
+    apply_orientation,
+    axcodes2ornt,
+    inv_ornt_aff,
+    io_orientation,
+    ornt2axcodes,
+    ornt_transform,
+)
+from scipy.ndimage import affine_transform
+
+from preprocess.faults import Fault
+
+# Planes by name: the axis that is cut along once the axes run to the patient's left, back and head (as in DICOM).
+PLANES = {"sagittal": 0, "coronal": 1, "axial": 2}
+RADIOLOGICAL = "LPS"
+
+
+@dataclass(frozen=True)
+class Grid:
+    """Where the voxels of a volume lie: shape and the (4, 4) matrix from voxel numbers to mm.
+
+    stored: the directions of its axes in the file, where they were turned away from there
+    """
+
+    shape: tuple[int, int, int]
+    affine: np.ndarray
+    stored: str | None = None
+
+    def spacing(self) -> tuple[float, float, float]:
+        """mm between voxels along each axis."""
+        return tuple(float(length) for length in np.linalg.norm(self.affine[:3, :3], axis=0))
+
+    def distance(self, other: "Grid") -> float:
+        """The largest distance in mm between the places that two matrices give to a corner of this volume."""
+        corners = list(itertools.product(*[(0, n - 1) for n in self.shape]))
+        apart = nib.affines.apply_affine(self.affine, corners) - nib.affines.apply_affine(other.affine, corners)
+        return float(np.linalg.norm(apart, axis=1).max())
+
+    def directions(self) -> str:
+        """Where each axis runs, as in 'LPS': to the patient's left, back, head; of an oblique one the nearest."""
+        return "".join(ornt2axcodes(io_orientation(self.affine)))
+
+    def turned(self, directions: str) -> "Grid":
+        """The same voxels with axes reordered and flipped to run in these directions."""
+        change = ornt_transform(io_orientation(self.affine), axcodes2ornt(directions))
+        shape = tuple(self.shape[int(axis)] for axis in np.argsort(change[:, 0]))
+        return Grid(shape, self.affine @ inv_ornt_aff(change, self.shape), self.directions())
+
+
+def turn(voxels: np.ndarray, now: str, wanted: str) -> np.ndarray:
+    """The voxels (first three axes) reordered and flipped from these directions to those; no copy."""
+    return apply_orientation(voxels, ornt_transform(axcodes2ornt(now), axcodes2ornt(wanted)))
+
+
+def is_direction(text: str) -> bool:
+    """Whether it names three directions, one out of each of left or right, back or front, head or feet."""
+    return sorted("LPS"["LRPASI".index(letter) // 2] if letter in "LRPASI" else "" for letter in text) == list("LPS")
+
+
+def displaced(
+    paths: Mapping[str, Path], grids: Mapping[str, Grid], reference: str, tolerance: float
+) -> Iterator[Fault]:
+    """The volumes of a patient that do not lie on the grid of the `reference`, one of them; `tolerance` in mm."""
+    wanted = grids[reference]
+    what = f"does not lie on the grid of its {reference} volume (resample one of them, or raise --tolerance)"
+    for role, grid in grids.items():
+        if (apart := deviation(wanted, grid, tolerance)) is not None:
+            yield what, f"{paths[role]} ({apart})"
+
+
+def deviation(wanted: Grid, grid: Grid, tolerance: float) -> str | None:
+    """How a grid differs from the wanted one, in words; None where it does not, within `tolerance` in mm."""
+    if grid.shape != wanted.shape:
+        return f"shape {grid.shape}, not {wanted.shape}"
+    apart = wanted.distance(grid)
+    return f"{apart:.3g} mm apart, {tolerance:g} allowed" if apart > tolerance else None
+
+
+def place(labels: np.ndarray, where: Grid, wanted: Grid) -> np.ndarray:
+    """Labels (X, Y, Z) that lie on the grid `where`, on the `wanted` grid: the nearest one at each voxel, 0 outside."""
+    there = np.linalg.inv(where.affine) @ wanted.affine  # voxel numbers of the one to those of the other
+    return affine_transform(labels, there[:3, :3], there[:3, 3], wanted.shape, order=0, mode="grid-constant", cval=0)
