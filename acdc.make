@@ -27,14 +27,11 @@ G_RGX   = (patient\d+_frame\d+)_(\d+)
 B_DATA  = [('img', png_transform, False), ('gt', gt_transform, True)]
 COMMON  = --target_dataset $(DATA) --grp_regex '$(G_RGX)' --network $(NET) --n_class 4 --metric_axis 1 2 3 \
           --batch_size 8 --n_epoch 100 $(LEARN) $(if $(PARITY),--schedule) --saveim 1 --csv metrics.csv
-# both frames of a patient are in one split
-SCANS   = $(VOLUMES)/**/training/patient*/patient*_frame[0-9][0-9]
-SLICE   = $(CINE) --normalise minmax --format png $(CROP)
-CINE    = --image img='$(SCANS).nii.gz' --label '$(SCANS)_gt.nii.gz' --label_folder gt --n_class 4 --modality MR \
-          --patient '(patient\d+_frame\d+)' --group '(patient\d+)'
+CUT     = -m preprocess.archives.acdc --volumes $(VOLUMES)
+SLICE   = --normalise minmax --format png $(CROP)
 # pre-training and few labels: bias field taken out, slices resampled to one spacing. Both frames of a patient; as
-# published end-diastole alone (SCANS='…/patient*_frame01'), with 52 volumes to pre-train on and 20 to test.
-FEW_SLICE = $(CINE) $(N4) --normalise percentile --no_clip --format nii $(FEW_CROP)
+# published end-diastole alone (--frames ED), with 52 volumes to pre-train on and 20 to test.
+FEW_SLICE = $(N4) --normalise percentile --no_clip --format nii $(FEW_CROP)
 FEW_FACTS = --folders "[('img', nii_transform, False), ('gt', nii_gt_transform, False)]" --grp_regex '$(G_RGX)' --n_class 4
 
 # -- settings: as published, and what shows the point on the small phantom --------------------------------------------

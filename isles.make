@@ -23,10 +23,8 @@ G_RGX   = (case_\d+)_(\d+)
 B_DATA  = [('in_npy', tensor_transform, False), ('gt_npy', gt_transform, True)]
 COMMON  = --target_dataset $(DATA) --grp_regex '$(G_RGX)' --network $(NET) --n_class 2 --metric_axis 1 --modalities 5 \
           --batch_size 8 --n_epoch 100 --betas 0.9 0.99 $(LEARN) $(if $(PARITY),--l_rate 1e-3 --schedule) --saveim 1 --csv metrics.csv
-SCANS   = $(VOLUMES)/**/TRAINING/case_*
-SLICE   = $(foreach kind,CT CT_CBF CT_CBV CT_MTT CT_Tmax,--image in_npy='$(SCANS)/SMIR.Brain.XX.O.$(kind).*/*.nii') \
-          --label '$(SCANS)/SMIR.Brain.XX.O.OT.*/*.nii' --label_folder gt_npy --patient '/(case_\d+)/' --normalise minmax \
-          --format npy --modality 'CT perfusion' --n_class 2 --distance_maps 3d_distmap $(CROP)
+CUT     = -m preprocess.archives.isles --volumes $(VOLUMES)
+SLICE   = --normalise minmax --format npy --distance_maps 3d_distmap $(CROP)
 
 # -- settings: as published (whose rate of 1e-3 halves after the first epoch: 5e-4), and those of the small phantom -------
 ifneq ($(PHANTOM),small)

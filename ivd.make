@@ -4,9 +4,11 @@
 #   make -f ivd.make | make -f ivd.make ablations | make -f ivd.make results/ivd/sfda | make -f ivd.make help
 #
 # Data: data/ivd_transverse if it is there; else cut from data/ivd_volumes (IVDM3Seg: NN_wat.nii, NN_inn.nii,
-# NN_Labels.nii); else from a phantom, which is made there. To add an experiment: its name in TRN or ABL, and an OPT line.
+# NN_Labels.nii); else that is unpacked from data/ivd.zip (see data/ivd.lineage); else it is a phantom. To add an
+# experiment: its name in TRN or ABL, and an OPT line.
 SET     := ivd
 VOLUMES := data/ivd_volumes
+LINEAGE := data/ivd.lineage
 DATA    := data/ivd_transverse
 TRN     := cesource noadap sfda_lr0 sfda SFDA_TrueSize fs
 ABL     := entropy klprop sfda_notags sfda_mean adaent cda tent bnrefresh shot noadap_onsource sfda_onsource
@@ -24,16 +26,15 @@ SOURCE  = --target_folders "$(S_DATA)" --val_target_folders "$(S_DATA)"
 COMMON  = --target_dataset data/ivd_transverse --target_folders "$(TT_DATA)" --val_target_folders "$(TT_DATA)" \
           --grp_regex '$(G_RGX)' --network $(NET) --n_class 2 --metric_axis 1 --batch_size $(BATCH) \
           --n_epoch 150 --l_rate 5e-4 --lr_decay 0.9 --weight_decay 1e-4 --target_losses "$(L_OR)"
-# The scans are pairs of time points of one person: the last two pairs validate, so that no person is in both splits.
-SLICE   = --patient '(\d+)_' --label_map 0:0 --others 1 --normalise percentile --format png --modality MR --val_list $(VAL) \
-          --image Wat='$(VOLUMES)/*_wat.nii' --image Inn='$(VOLUMES)/*_inn.nii' --label '$(VOLUMES)/*_Labels.nii' $(CROP)
+# The scans are pairs of time points of one person: two pairs validate, so that no person is in both splits.
+CUT     = -m preprocess.archives.ivdm3seg --volumes $(VOLUMES)
+SLICE   = --images wat inn --normalise percentile --format png --val 4 $(CROP)
 PRIOR   = --n_class 2 $(PRIOR_SIZE)
 
 # -- settings: as published, and what shows the point on the small phantom --------------------------------------------
 ifneq ($(PHANTOM),small)
 BATCH      = 22
 CROP       = --axis 1 --size 256 256
-VAL        = 13,14,15,16
 PRIOR_SIZE = --constant 579
 LEARN      = --lr_decay 1
 ADAPT      = --l_rate 3e-5 --lr_decay 0.2 --lr_decay_epoch 50
@@ -43,7 +44,6 @@ else
 NET        = UNet:nG=8
 BATCH      = 8
 CROP       = --axis 0
-VAL        = 12,13,14,15
 PRIOR_SIZE = --constant_mm2 1600
 LEARN      = --n_epoch 25 --l_rate 2e-3 --lr_decay 0.5 --lr_decay_epoch 10
 ADAPT      = --n_epoch 20 --l_rate 2e-4 --lr_decay 0.7 --lr_decay_epoch 5

@@ -21,9 +21,8 @@ include rules.mk
 include few_labels.mk
 
 # -- facts ------------------------------------------------------------------------------------------------------------
-TASK      = $(VOLUMES)/Task05_Prostate
-FEW_SLICE = --image IMG='$(TASK)/imagesTr/prostate_*.nii.gz' --channel 0 --label '$(TASK)/labelsTr/prostate_*.nii.gz' \
-            --patient 'prostate_(\d+)' --n_class 3 --modality MR $(N4) --normalise percentile --no_clip --format nii $(CROP)
+CUT       = -m preprocess.archives.msd --volumes $(VOLUMES) --task Task05_Prostate --image_channel T2
+FEW_SLICE = --modality MR $(N4) --normalise percentile --no_clip --format nii $(CROP)
 FEW_FACTS = --target_folders "[('IMG', nii_transform, False), ('GT', nii_gt_transform, False)]" --grp_regex '(\d+)_(\d+)' \
             --n_class 3
 

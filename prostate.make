@@ -7,11 +7,13 @@
 #   make -f prostate.make help
 #
 # Data: data/prostate_source and data/prostate_target if they are there; else cut from data/prostate_volumes (the
-# multi-site release: folders BMC and RUNMC); else from a phantom, which is made there.
+# multi-site release: folders BMC and RUNMC); else that is unpacked from data/prostate.zip (see data/prostate.lineage);
+# else it is a phantom.
 #
 # To add an experiment: its name in TRN or ABL, and a line `$(RD)/<name>: private OPT = …` below.
 SET     := prostate
 VOLUMES := data/prostate_volumes
+LINEAGE := data/prostate.lineage
 DATA    := data/prostate_source data/prostate_target
 TRN     := cesource noadap sfda_lr0 sfda SFDA_TrueSize fs
 ABL     := entropy klprop sfda_notags sfda_mean adaent cda tent bnrefresh shot noadap_onsource sfda_onsource
@@ -31,12 +33,11 @@ SOURCE  = --target_dataset data/prostate_source
 COMMON  = --target_dataset data/prostate_target --target_folders "$(TT_DATA)" --val_target_folders "$(TT_DATA)" \
           --grp_regex '$(G_RGX)' --network $(NET) --n_class 2 --metric_axis 1 --batch_size $(BATCH) \
           --n_epoch 100 --l_rate 5e-4 --lr_decay 0.9 --weight_decay 1e-4 --target_losses "$(L_OR)"
-SLICE   = --patient '(Case\d+)' --label_map 1-2:1 --normalise percentile --format nii --modality MR --val $(N_VAL) $(CROP) \
-          --distance_maps 3d_distmap
-data/prostate_source: private SLICE += --site BMC --image IMG='$(VOLUMES)/BMC/Case??.nii.gz' \
-                                       --label '$(VOLUMES)/BMC/Case??_segmentation.nii.gz'
-data/prostate_target: private SLICE += --site RUNMC --image IMG='$(VOLUMES)/RUNMC/Case??.nii.gz' \
-                                       --label '$(VOLUMES)/RUNMC/Case??_segmentation.nii.gz'
+# another archive of the same patients: CUT = -m preprocess.archives.nci_isbi
+CUT     = -m preprocess.archives.saml --volumes $(VOLUMES)
+SLICE   = --normalise percentile --format nii --val $(N_VAL) $(CROP) --distance_maps 3d_distmap
+data/prostate_source: private SLICE += --site BMC
+data/prostate_target: private SLICE += --site RUNMC
 PRIOR   = --n_class 2 $(PRIOR_SIZE)
 
 # -- settings: as published, and what shows the point on the small phantom --------------------------------------------

@@ -57,7 +57,7 @@ TYPED = $(if $(filter command line,$(origin NET)),--network $(if $(filter Dimwit
 
 # -- phantom or real ------------------------------------------------------------------------------------------------
 # the archives of LINEAGE, if one of them is there
-ARCHIVES := $(wildcard $(if $(LINEAGE),$(shell sed -n 's/^[0-9a-f]\{32\} *//p' $(LINEAGE))))
+ARCHIVES := $(wildcard $(if $(LINEAGE),$(shell sed -n 's/^\([0-9a-f]\{32\}\|-\) *//p' $(LINEAGE))))
 # small, full or empty: read from what is there, or what will be made when nothing is.
 read_phantom = $(shell sed -n 's/.*"phantom": "\([a-z]*\)".*/\1/p' $(1) 2>/dev/null | head -n 1)
 PHANTOM := $(strip $(if $(wildcard $(lastword $(DATA))),$(call read_phantom,$(lastword $(DATA))/dataset.json),\

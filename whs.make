@@ -4,10 +4,12 @@
 #   make -f whs.make few_labels                  MR alone, seven structures: the labels of 1, 2 and 8 volumes, random weights
 #                                                against pre-trained ones (Chaitanya et al. 2020)
 #
-# Data: data/mr and data/ct if they are there; else cut from data/whs_volumes (MM-WHS: mr_train, ct_train); else from a
-# phantom, which is made there. To add an experiment: its name in TRN or ABL, and an OPT line below.
+# Data: data/mr and data/ct if they are there; else cut from data/whs_volumes (MM-WHS: mr_train, ct_train); else that is
+# unpacked from data/whs.zip (see data/whs.lineage); else it is a phantom. To add an experiment: its name in TRN or ABL, and
+# an OPT line below.
 SET     := whs
 VOLUMES := data/whs_volumes
+LINEAGE := data/whs.lineage
 DATA    := data/mr data/ct
 TRN     := cesource noadap sfda_lr0 sfda SFDA_TrueSize fs
 ABL     := entropy klprop sfda_notags sfda_mean adaent cda tent bnrefresh shot noadap_onsource sfda_onsource
@@ -28,18 +30,14 @@ SOURCE  = --target_dataset data/mr
 COMMON  = --target_dataset data/ct --target_folders "$(TT_DATA)" --val_target_folders "$(TT_DATA)" \
           --grp_regex '$(G_RGX)' --network $(NET) --n_class 5 --metric_axis 1 2 3 4 --batch_size $(BATCH) \
           --n_epoch 150 --l_rate 5e-4 --lr_decay 0.9 --weight_decay 1e-4 --target_losses "$(L_OR)"
-SLICE   = --patient 'train_(\d+)' --label_map 205:1,420-421:2,500:3,820:4 --others 0 --normalise percentile \
-          --format nii --val $(N_VAL) $(CROP)
-data/mr: private SLICE += --modality MR --image IMG='$(VOLUMES)/mr_train/mr_train_*_image.nii.gz' \
-                          --label '$(VOLUMES)/mr_train/mr_train_*_label.nii.gz'
-data/ct: private SLICE += --modality CT --image IMG='$(VOLUMES)/ct_train/ct_train_*_image.nii.gz' \
-                          --label '$(VOLUMES)/ct_train/ct_train_*_label.nii.gz'
+CUT     = -m preprocess.archives.mmwhs --volumes $(VOLUMES)
+SLICE   = --normalise percentile --format nii --val $(N_VAL) $(CROP)
+data/mr: private SLICE += --modality MR
+data/ct: private SLICE += --modality CT
 PRIOR   = --n_class 5 $(PRIOR_SIZE)
 # few labels: myocardium, left atrium and ventricle, right atrium and ventricle, ascending aorta, pulmonary artery; the bias
 # field fitted to every fourth voxel along each axis, which on a whole heart saves hours
-FEW_SLICE = --modality MR --image IMG='$(VOLUMES)/mr_train/mr_train_*_image.nii.gz' --format nii \
-            --label '$(VOLUMES)/mr_train/mr_train_*_label.nii.gz' --patient 'train_(\d+)' --others 0 \
-            --label_map 205:1,420-421:2,500:3,550:4,600:5,820:6,850:7 --n4 --n4_shrink 4 --normalise percentile --no_clip $(FEW_CROP)
+FEW_SLICE = --modality MR --structures 7 --format nii --n4 --n4_shrink 4 --normalise percentile --no_clip $(FEW_CROP)
 FEW_FACTS = --target_folders "[('IMG', nii_transform, False), ('GT', nii_gt_transform, False)]" --grp_regex '$(G_RGX)' \
             --n_class 8
 
@@ -47,7 +45,7 @@ FEW_FACTS = --target_folders "[('IMG', nii_transform, False), ('GT', nii_gt_tran
 ifneq ($(PHANTOM),small)
 BATCH      = 22
 N_VAL      = 4
-CROP       = --axis 1 --size 256 256
+CROP       = --plane coronal --size 256 256
 PRIOR_SIZE = --constant 4428 4996 4487 3706
 LEARN      = --lr_decay 1
 ADAPT      = --l_rate 1e-6 --lr_decay 0.7 --weight_decay 1e-3

@@ -22,10 +22,8 @@ G_RGX   = ([A-Z]\w+?\d+)_(\d+)
 B_DATA  = [('in_npy', tensor_transform, False), ('gt_npy', gt_transform, True)]
 COMMON  = --target_dataset $(DATA) --grp_regex '$(G_RGX)' --network $(NET) --n_class 2 --metric_axis 1 --modalities 2 \
           --batch_size 8 --n_epoch 100 --betas 0.9 0.99 $(LEARN) $(if $(PARITY),--l_rate 1e-3 --schedule) --saveim 1 --csv metrics.csv
-SLICE   = --image in_npy='$(VOLUMES)/**/pre/FLAIR.nii.gz' --image in_npy='$(VOLUMES)/**/pre/T1.nii.gz' \
-          --label '$(VOLUMES)/**/wmh.nii.gz' --label_folder gt_npy --patient '/(Utrecht|Singapore|GE3T)/(\d+)/' \
-          --label_map 0:0,1:1,2:0 --normalise minmax --format npy --modality MR --n_class 2 \
-          --distance_maps 3d_distmap $(CROP)
+CUT     = -m preprocess.archives.wmh --volumes $(VOLUMES)
+SLICE   = --normalise minmax --format npy --distance_maps 3d_distmap $(CROP)
 
 # -- settings: as published (whose rate of 1e-3 halves after the first epoch: 5e-4), and those of the small phantom -------
 ifneq ($(PHANTOM),small)

@@ -20,12 +20,14 @@ class Case:
 
 
 def find_files(pattern: str) -> list[Path]:
-    """Files that match the pattern, sorted; folders (of DICOM series) if it ends in '/'.
+    """Files that match the pattern, sorted; folders (of DICOM series) if it ends in '/'. '|' parts several patterns.
 
     Capital and small letters are the same in a file's name (not in its folder's): archives mix `_segmentation` and
     `_Segmentation`. `**` stands for any number of folders. Hidden files are left out, like the `._*` shadows that some
     archives carry.
     """
+    if "|" in pattern:
+        return sorted({path for each in pattern.split("|") for path in find_files(each)})
     wanted = Path(pattern)
     name = wanted.name.lower()
     folders = {Path(folder) for folder in glob.glob(str(wanted.parent), recursive=True)}  # noqa: PTH207  Path.glob takes no absolute pattern

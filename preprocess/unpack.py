@@ -3,17 +3,18 @@
     python -m preprocess.unpack --lineage data/acdc.lineage --dest data/acdc_volumes --skip '*_4d.nii.gz'
 
 The lineage file lists the archives in the format of md5sum, `<md5>  <path>` a line, and says behind `#` where they
-come from. zip, tar, tar.gz, tar.bz2 and tar.xz, member by member, so that memory stays flat. DEST appears when it is
-whole, or not at all.
+come from; where their owners tell no checksum a `-` stands in its place. zip, tar, tar.gz, tar.bz2 and tar.xz, member
+by member, so that memory stays flat. DEST appears when it is whole, or not at all; what was unpacked is noted in it, in
+archives.json.
 """
 
 import argparse
 import fnmatch
 import gzip
 import hashlib
+import json
 import lzma
 import re
-import shutil
 import stat
 import sys
 import tarfile
@@ -37,6 +38,9 @@ BROKEN = (  # what reading an archive raises when it is damaged, locked with a p
     *(zlib.error, lzma.LZMAError, EOFError, RuntimeError),
 )
 CHUNK = 2**20  # bytes in memory at a time
+NOTE = "archives.json"  # the md5 of what was unpacked
+MOST = 2_000_000  # files in an archive
+SWELLS, SLACK = 200, 2**30  # its content: at most so many times as large as the archive, and these bytes
 
 
 # ------------------------------------------------------------------------------------------------------ lineage
@@ -44,9 +48,9 @@ CHUNK = 2**20  # bytes in memory at a time
 
 @dataclass(frozen=True)
 class Lineage:
-    """The archives of a data set, path -> md5, and in words where to get them."""
+    """The archives of a data set, path -> md5 (None: not known), and in words where to get them."""
 
-    archives: dict[Path, str]
+    archives: dict[Path, str | None]
     origin: str
 
 
@@ -55,9 +59,9 @@ def read_lineage(path: Path) -> Lineage:
     lines = [line.strip() for line in path.read_text(encoding="utf-8", errors="replace").splitlines()]
     archives, odd = {}, []
     for line in lines:
-        match = re.fullmatch(r"([0-9a-fA-F]{32}) [ *](.+)", line)
+        match = re.fullmatch(r"([0-9a-fA-F]{32}|-) [ *](.+)", line)
         if match:
-            archives[Path(match[2])] = match[1].lower()
+            archives[Path(match[2])] = None if match[1] == "-" else match[1].lower()
         elif line and line[0] != "#":
             odd.append(line)
     if odd or not archives:
@@ -68,20 +72,21 @@ def read_lineage(path: Path) -> Lineage:
     return Lineage(archives, " ".join(line.lstrip("# ") for line in lines if line.startswith("#")))
 
 
-def check_archives(lineage: Lineage, accept_checksum: bool = False) -> None:
-    """Raises UserError that lists every archive that is missing or of another md5 (accepted: only a warning)."""
+def check_archives(lineage: Lineage, accept_checksum: bool = False) -> dict[Path, str]:
+    """The md5 of each. Raises UserError that lists all that are missing or of another (accepted: only a warning)."""
     missing = [("archives that are not there", str(path)) for path in lineage.archives if not path.is_file()]
     there = {path: md5(path) for path in lineage.archives if path.is_file()}
     other = [
         ("archives of another md5", f"{path} ({found}, not {lineage.archives[path]})")
         for path, found in there.items()
-        if found != lineage.archives[path]
+        if lineage.archives[path] not in (None, found)
     ]
     if missing or (other and not accept_checksum):
-        hint = " One that was packed anew has another md5: --accept_checksum takes it as it is." if other else ""
+        hint = " A newer release has another md5: --accept_checksum takes it as it is." if other else ""
         raise UserError(f"Nothing was unpacked, {describe_faults(missing + other)}{hint} {lineage.origin}".strip())
     if other:
         print(f"Warning: unpacked all the same, {describe_faults(other)}", file=sys.stderr)
+    return there
 
 
 def md5(path: Path) -> str:
@@ -125,8 +130,11 @@ def _members(path: Path) -> Iterator[Member]:
 
 
 def _unpack_archive(path: Path, root: Path, skip: Sequence[str]) -> tuple[int, list[Fault]]:
-    """Unpacks the wanted files of one archive below `root`: their number, and those that are refused."""
-    number, faults = 0, []
+    """Unpacks the wanted files of one archive below `root`: their number, and those that are refused.
+
+    Raises UserError for an archive made to fill the disk.
+    """
+    number, faults, room = 0, [], SWELLS * path.stat().st_size + SLACK
     with closing(_members(path)) as members:
         for member in tqdm(members, path.name, unit=" files", disable=None):
             if not member.is_wanted(skip):
@@ -139,16 +147,26 @@ def _unpack_archive(path: Path, root: Path, skip: Sequence[str]) -> tuple[int, l
             else:
                 number += 1
                 try:
-                    _copy(member, root.joinpath(*member.path.parts))
+                    room -= _copy(member, root.joinpath(*member.path.parts), room)
                 except (FileExistsError, NotADirectoryError):
                     faults.append(("stands where another file stands already", shown))
+            if room < 0 or number > MOST:
+                raise UserError(
+                    f"{path} unpacks to more than {SWELLS} times its size, or to more than {MOST} files (at "
+                    f"{member.path.as_posix()}): no archive of images does. Nothing of it was kept; fetch it again "
+                    "from its owner, or unpack it by hand if you trust it."
+                )
     return number, faults
 
 
-def _copy(member: Member, target: Path) -> None:
+def _copy(member: Member, target: Path, room: int) -> int:
+    """Writes the file, or its first `room` bytes and one chunk, and returns how many."""
     target.parent.mkdir(parents=True, exist_ok=True)
+    size = 0
     with target.open("xb") as file, member.open() as content:
-        shutil.copyfileobj(content, file, CHUNK)
+        while size <= room and (chunk := content.read(CHUNK)):
+            size += file.write(chunk)
+    return size
 
 
 def unpack(lineage: Lineage, dest: Path, skip: Sequence[str] = (), accept_checksum: bool = False) -> int:
@@ -159,7 +177,7 @@ def unpack(lineage: Lineage, dest: Path, skip: Sequence[str] = (), accept_checks
     """
     if dest.exists():
         raise UserError(f"{dest} is there already; remove it, or give another --dest.")
-    check_archives(lineage, accept_checksum)
+    digests = check_archives(lineage, accept_checksum)
     with whole_folder(dest) as made:
         made.mkdir(parents=True)
         number, faults = 0, []
@@ -176,6 +194,7 @@ def unpack(lineage: Lineage, dest: Path, skip: Sequence[str] = (), accept_checks
         if faults or not number:
             what = describe_faults(faults) if faults else f"no file in {listing(lineage.archives)} is left to unpack."
             raise UserError(f"Nothing was unpacked into {dest}: {what}")
+        (made / NOTE).write_text(json.dumps({path.name: digest for path, digest in digests.items()}, indent=1) + "\n")
     return number
 
 

@@ -1,6 +1,7 @@
 """Made-up archives in the layouts of the official ones: unpacked, refused, and sliced as the makefiles slice them."""
 
 import io
+import json
 import os
 import re
 import shlex
@@ -47,7 +48,8 @@ def lineage_of(*paths):
 
 
 def tree(folder):
-    return {str(path.relative_to(folder)): path.read_bytes() for path in folder.rglob("*") if path.is_file()}
+    files = (path for path in folder.rglob("*") if path.is_file() and path.name != module.NOTE)
+    return {str(path.relative_to(folder)): path.read_bytes() for path in files}
 
 
 def assert_nothing_left(dest):
@@ -58,11 +60,11 @@ def assert_nothing_left(dest):
 # ------------------------------------------------------------------------------------------------------ lineage
 
 
-@pytest.mark.parametrize("name", ["acdc", "isles", "wmh", "msd_prostate", "brats"])
+@pytest.mark.parametrize("name", ["acdc", "isles", "wmh", "msd_prostate", "brats", "prostate", "whs", "ivd"])
 def test_the_lineages_of_the_repository(name):
     lineage = read_lineage(ROOT / f"data/{name}.lineage")
     assert {path.parent for path in lineage.archives} == {Path("data")}
-    assert re.search(r"(Register at|by way of) https?://\S+", lineage.origin)
+    assert re.search(r"(Register at|[Bb]y way of) https?://\S+", lineage.origin)
 
 
 def test_md5sum_reads_a_lineage_too(tmp_path):
@@ -94,6 +96,13 @@ def test_missing_and_other_archives_are_listed_with_the_comments(tmp_path, capsy
         check_archives(lineage)
     assert unpack(lineage, tmp_path / "out", accept_checksum=True) == 2
     assert re.match("Warning: .*other.zip", capsys.readouterr().err)
+
+
+def test_an_archive_without_a_known_checksum_is_noted(tmp_path):
+    archive = write_zip(tmp_path / "a.zip", FILES)
+    (tmp_path / "x.lineage").write_text(f"# Ask.\n-  {archive}\n")
+    assert unpack(read_lineage(tmp_path / "x.lineage"), tmp_path / "out") == 2
+    assert json.loads((tmp_path / "out" / module.NOTE).read_text()) == {"a.zip": md5(archive)}
 
 
 # ---------------------------------------------------------------------------------------------------- unpacking
@@ -196,7 +205,7 @@ def test_a_write_that_fails_leaves_nothing(tmp_path, monkeypatch, error):
     def fail(*_):
         raise error
 
-    monkeypatch.setattr(module.shutil, "copyfileobj", fail)
+    monkeypatch.setattr(module, "_copy", fail)
     with pytest.raises(type(error)):
         unpack(lineage_of(write_zip(tmp_path / "a.zip", FILES)), tmp_path / "out")
     assert_nothing_left(tmp_path / "out")
@@ -338,3 +347,19 @@ def test_wmh(tmp_path, tops):
     image, label, maps = (stacked(tmp_path, name, "GE3T100") for name in ("in_npy", "gt_npy", "3d_distmap"))
     assert (image.shape, maps.shape) == ((2, 2, 16, 16), (2, 2, 16, 16))
     assert set(np.unique(label)) == {0, 1}
+
+
+@pytest.mark.parametrize(("write", "suffix"), [(write_zip, ".zip"), (write_tar, ".tar.gz")])
+def test_a_bomb_fills_no_disk(tmp_path, monkeypatch, write, suffix):
+    monkeypatch.setattr(module, "SLACK", 2**20)
+    bomb = write(tmp_path / f"bomb{suffix}", {"a.nii": bytes(2**27)})
+    with pytest.raises(UserError, match="200 times its size"):
+        unpack(lineage_of(bomb), tmp_path / "out")
+    assert_nothing_left(tmp_path / "out")
+
+
+def test_an_archive_of_too_many_files(tmp_path, monkeypatch):
+    monkeypatch.setattr(module, "MOST", 1)
+    with pytest.raises(UserError, match="more than 1 files"):
+        unpack(lineage_of(write_zip(tmp_path / "a.zip", FILES)), tmp_path / "out")
+    assert_nothing_left(tmp_path / "out")
