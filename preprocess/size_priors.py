@@ -4,217 +4,30 @@
     python -m preprocess.size_priors check --sizes sizes/X.csv --column dumbpredwtags
     python -m preprocess.size_priors scale --sizes sizes/X.csv --column dumbpredwtags --factors 0.5 2
 
-One size a class is estimated, from constants ("anatomical knowledge") or from the source's labels. With tags a slice
-gets the sizes of the classes that it shows, without tags every slice gets all of them; the background is the rest of
-the slice (Bateson et al. 2020 and 2022). Of a set of volumes (preprocess.volume_set) all of this is by volume and in
-voxels. sizes/README.md lists the columns.
+One size a class is estimated, from constants ("anatomical knowledge") or from the source's labels (size_estimates.py).
+With tags (preprocess.tags) a slice gets the sizes of the classes that it shows, without tags every slice gets all of
+them; the background is the rest of the slice (Bateson et al. 2020 and 2022). Of a set of volumes, made by
+preprocess.volume_set, all of this is by volume and in voxels. sizes/README.md lists the columns.
 """
 
 import argparse
-import csv
 import shlex
 import sys
 from collections.abc import Callable, Mapping, Sequence
-from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
-from tqdm import tqdm
 
-from dataloader import SPLITS, SUFFIXES, read_card, read_slice, stem
+from dataloader import read_card
+from preprocess.measuring import Slices, measure_slices
+from preprocess.size_estimates import PUBLISHED, estimate_sizes, in_words
+from preprocess.tags import read_tags
 from size_table import ORACLE, TRUE_SIZES, SizeTable, read_size_table, write_size_table
 from utils import UserError, listing, run_program
 
 WITH_TAGS, WITHOUT_TAGS = "dumbpredwtags", "dumbprednotags"
-SPACINGS = ("spacing_slice", "spacing_w", "spacing_h")
 EPS = 1e-10  # in the logarithms, as in the losses
-
-
-# ------------------------------------------------------------------------------------------------ the slices
-
-
-@dataclass(frozen=True)
-class Slices:
-    """The slices of some splits of a set: names (N), pixels of the whole slice (N,), pixels per class (N,K) or None."""
-
-    root: Path
-    names: list[str]
-    area: np.ndarray
-    counts: np.ndarray | None
-    spacing: np.ndarray | None  # (N, 2) mm, of volumes (N, 3)
-    axes: int = 2  # 3 of volumes
-
-    def pixel_mm(self) -> np.ndarray:
-        """(N,) mm² of a pixel, or mm³ of a voxel. Raises UserError without a manifest."""
-        if self.spacing is None:
-            raise UserError(
-                f"Sizes in mm need the pixel spacing, and there is no {self.root / 'manifest.csv'}: slice the volumes "
-                "with the project's slicer, or give the sizes in pixels (--constant)."
-            )
-        return self.spacing.prod(axis=1)
-
-
-def measure_slices(root: Path, folder: str, n_class: int | None, splits: Sequence[str] = SPLITS) -> Slices:
-    """Counts the pixels of each class in every label of the splits; `n_class` None: images, measured only in area.
-
-    Raises UserError that lists the offenders: no such folder, a slice in two splits, an unreadable file, a label
-    outside 0..K-1.
-    """
-    paths, axes = _find_files(root, folder, splits), 3 if read_card(root).get("volumetric") else 2
-
-    def measure(path: Path) -> tuple[int, np.ndarray | None] | str:
-        try:
-            pixels = read_slice(path)
-            return int(np.prod(pixels.shape[-axes:])), None if n_class is None else _count(pixels, n_class, axes)
-        except UserError as error:
-            return str(error)
-        except ValueError as error:
-            return f"{path} {error}"
-
-    with ThreadPoolExecutor() as pool:
-        found = list(tqdm(pool.map(measure, paths), "sizes", len(paths), disable=None, unit="slice"))
-    faults = [fault for fault in found if isinstance(fault, str)]
-    if faults:
-        raise UserError(f"{root}: {len(faults)} faulty files in {folder}: {listing(faults, 8)}")
-    names = [stem(path.name) for path in paths]
-    area = np.array([pixels for pixels, _ in found])
-    counts = None if n_class is None else np.stack([sizes for _, sizes in found])
-    return Slices(root, names, area, counts, read_spacing(root, names, axes), axes)
-
-
-def _find_files(root: Path, folder: str, splits: Sequence[str]) -> list[Path]:
-    folders = [root / split / folder for split in splits]
-    lost = [place for place in folders if place.parent.is_dir() and not place.is_dir()]
-    if lost:
-        raise UserError(
-            f"Every split needs its {folder} folder; there is no {listing(lost)}. Mend --data or --folder; where the "
-            "set has no labels, give its images: --folder IMG --unlabelled."
-        )
-    paths = [path for place in folders if place.is_dir() for path in sorted(place.iterdir())]
-    paths = [path for path in paths if path.name.endswith(SUFFIXES) and not path.name.startswith(".")]
-    if not paths:
-        raise UserError(
-            f"There is no slice ({', '.join(SUFFIXES)}) in {listing(folders)}. Mend --data and --folder; where the "
-            "set has no labels, give its images: --folder IMG --unlabelled."
-        )
-    home: dict[str, list[Path]] = {}
-    for path in paths:
-        home.setdefault(stem(path.name), []).append(path)
-    twice = [f"{same[0]} and {same[1]}" for same in home.values() if len(same) > 1]
-    if twice:
-        raise UserError(f"{len(twice)} slices are there twice, the csv knows them by name alone: {listing(twice, 5)}.")
-    return paths
-
-
-def _count(label: np.ndarray, n_class: int, axes: int = 2) -> np.ndarray:
-    """(W,H) or (D,W,H) class numbers -> (K,) pixels. Raises ValueError in words that follow the file's name."""
-    if label.ndim != axes:
-        raise ValueError(f"has shape {label.shape}, not the {'(D, W, H)' if axes == 3 else '(W, H)'} of a label map")
-    values, counts = np.unique(label, return_counts=True)
-    outside = [f"{value:g}" for value in values if value not in range(n_class)]
-    if outside:
-        raise ValueError(f"holds the labels {listing(outside)}, outside 0..{n_class - 1} (--n_class {n_class})")
-    sizes = np.zeros(n_class, np.int64)
-    sizes[values.astype(np.int64)] = counts
-    return sizes
-
-
-def read_spacing(root: Path, names: Sequence[str], axes: int = 2) -> np.ndarray | None:
-    """(N, axes) mm from manifest.csv: spacing_w, spacing_h, and of volumes spacing_slice; None where there is none."""
-    path = root / "manifest.csv"
-    if not path.is_file():
-        return None
-    with path.open(encoding="utf-8-sig", newline="") as file:
-        try:
-            name, columns = ("name", SPACINGS) if axes == 3 else ("slice", SPACINGS[1:])
-            rows = {stem(row[name]): [float(row[column]) for column in columns] for row in csv.DictReader(file)}
-        except (KeyError, TypeError, ValueError) as error:
-            raise UserError(f"{path}: expected numbers in {' and '.join(columns)} ({error!r}).") from error
-    lost = [name for name in names if name not in rows or not all(0 < mm < np.inf for mm in rows[name])]
-    if lost:
-        raise UserError(
-            f"{path} has no row with a spacing above 0 for {len(lost)} of {len(names)} slices: {listing(lost)}. "
-            "Remove it, or slice the set again."
-        )
-    return np.array([rows[name] for name in names])
-
-
-# ------------------------------------------------------------------------------------------------ estimators
-
-
-@dataclass(frozen=True)
-class Estimate:
-    """One size per slice and foreground class, (N, K-1) pixels, how it was come by and what it had to see."""
-
-    pixels: np.ndarray
-    words: str
-    supervision: str = "none"
-
-
-def estimate_sizes(args: argparse.Namespace, slices: Slices) -> Estimate:
-    """The estimator that the flags name, on these slices. Raises UserError for flags that do not fit together."""
-    ones = np.ones((len(slices.names), 1))
-    if args.source_mean is not None:
-        return _mean_of_source(args, slices)
-    if args.constant is not None:
-        sizes = _one_a_class("--constant", args.constant, args.n_class)
-        return Estimate(ones * sizes, f"constant {_words(sizes)} pixels")
-    if slices.axes == 3:
-        if args.constant_mm2 is not None or args.extent_mm is not None:
-            raise UserError(f"{slices.root} is a set of volumes: give --constant_mm3 alone, not an area or an extent.")
-        areas = _one_a_class("--constant_mm3", args.constant_mm3, args.n_class)
-        words = f"constant {_words(areas)} mm3"
-    elif args.constant_mm2 is not None:
-        areas = _one_a_class("--constant_mm2", args.constant_mm2, args.n_class)
-        words = f"constant {_words(areas)} mm2"
-    else:
-        volumes = _one_a_class("--constant_mm3", args.constant_mm3, args.n_class)
-        extents, shape = ball_diameter(volumes), "the diameter of a ball"
-        if args.extent_mm is not None:
-            extents, shape = _one_a_class("--extent_mm", args.extent_mm, args.n_class), "given"
-        areas = volumes / extents
-        words = f"constant {_words(volumes)} mm3 over {_words(extents)} mm ({shape})"
-    return Estimate(areas / slices.pixel_mm()[:, None], words)
-
-
-def ball_diameter(volume: np.ndarray) -> np.ndarray:
-    """d = (6 V / π)^(1/3), what an organ of that volume spans through the slices when nothing else is known."""
-    return np.cbrt(6 * volume / np.pi)
-
-
-def _one_a_class(flag: str, values: Sequence[float], n_class: int) -> np.ndarray:
-    if len(values) != n_class - 1 or not all(0 < value < np.inf for value in values):
-        raise UserError(
-            f"{flag} expects one number above 0 for each class but the background, {n_class - 1} with --n_class "
-            f"{n_class}; got {_words(values)}."
-        )
-    return np.array(values, dtype=np.float64)
-
-
-def _words(numbers: Sequence[float] | np.ndarray) -> str:
-    return " ".join(f"{number:.6g}" for number in numbers)
-
-
-def _mean_of_source(args: argparse.Namespace, slices: Slices) -> Estimate:
-    """Mean size of each class over the source's training slices that show it.
-
-    In mm2 where both sets have a manifest, otherwise as a share of the slice.
-    """
-    source = measure_slices(args.source_mean, args.source_folder or args.folder, args.n_class, ("train",))
-    in_mm = source.spacing is not None and slices.spacing is not None
-    unit = source.pixel_mm() if in_mm else 1 / source.area
-    shown = source.counts > 0
-    absent = [k for k in range(1, args.n_class) if not shown[:, k].any()]
-    if absent:
-        raise UserError(
-            f"{args.source_mean}: no training label shows class {listing(absent)}; its mean size is unknown."
-        )
-    means = (source.counts * unit[:, None]).sum(axis=0)[1:] / shown.sum(axis=0)[1:]
-    back = slices.pixel_mm() if in_mm else 1 / slices.area
-    measure = f"mm{slices.axes}" if in_mm else "of the slice"
-    words = f"mean of the labelled slices of {args.source_mean}: {_words(means)} {measure}"
-    return Estimate(means / back[:, None], words, "source labels")
 
 
 # ------------------------------------------------------------------------------------------------ make
@@ -257,9 +70,7 @@ def _refuse_existing(path: Path) -> None:
 def _read_tags(args: argparse.Namespace, slices: Slices) -> tuple[np.ndarray | None, str]:
     """(N, K-1) whether the slice shows the class, and where that comes from; None where nothing tells."""
     if args.tags is not None:
-        table = read_size_table(args.tags, "tags", args.n_class)
-        table.require(slices.names)
-        return np.stack([table[name] for name in slices.names])[:, 1:] > 0, f"from {args.tags}"
+        return read_tags(args.tags, slices.names, args.n_class), f"from {args.tags}"
     if slices.counts is not None:
         return slices.counts[:, 1:] > 0, f"read off {args.folder}"
     return None, ""
@@ -384,7 +195,7 @@ def scale(args: argparse.Namespace) -> None:
     out = args.out or args.sizes.with_name(f"{args.sizes.stem}_scaled.csv")
     _refuse_existing(out)
     if not all(0 < factor < np.inf for factor in args.factors) or len(set(args.factors)) < len(args.factors):
-        raise UserError(f"--factors expects different numbers above 0, got {_words(args.factors)}.")
+        raise UserError(f"--factors expects different numbers above 0, got {in_words(args.factors)}.")
     prior = read_size_table(args.sizes, args.column)
     names = list(prior.sizes)
     sizes = np.stack([prior.sizes[name] for name in names])
@@ -430,11 +241,13 @@ def _add_make(sub: argparse.ArgumentParser) -> None:
     sub.add_argument("--folder", default="GT", help="the labels' folder in each split (%(default)s)")
     sub.add_argument("--n_class", type=int, required=True, help="K, the background included")
     sub.add_argument("--unlabelled", action="store_true", help="--folder holds images: no true sizes, no tags in them")
-    sub.add_argument("--tags", type=Path, help="csv with val_ids and tags, such as [1, 0]: which classes a slice shows")
+    tags = "csv of which classes a slice shows, as python -m preprocess.tags makes it"
+    sub.add_argument("--tags", type=Path, help=tags)
     sizes = sub.add_mutually_exclusive_group(required=True)
     sizes.add_argument("--constant", type=float, nargs="+", help="pixels, one number for each foreground class")
     sizes.add_argument("--constant_mm2", type=float, nargs="+", help="area in a slice; needs manifest.csv")
     sizes.add_argument("--constant_mm3", type=float, nargs="+", help="volume of the organ; needs manifest.csv")
+    sizes.add_argument("--published", choices=PUBLISHED, help="the constants of Bateson et al. 2022 for this task")
     sizes.add_argument("--source_mean", type=Path, help="source set: mean size in its training slices")
     sub.add_argument("--extent_mm", type=float, nargs="+", help="what the organ spans across slices (else a ball's)")
     sub.add_argument("--source_folder", help="the labels' folder of the source (as --folder)")

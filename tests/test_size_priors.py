@@ -10,7 +10,8 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from preprocess.size_priors import ball_diameter, compare, divergence, parse_args, scale_sizes
+from preprocess.size_estimates import ball_diameter
+from preprocess.size_priors import compare, divergence, parse_args, scale_sizes
 from size_table import read_size_table
 from utils import UserError
 
@@ -86,6 +87,18 @@ def test_constant(target):
     assert table.comments["estimator dumbpredwtags"] == "constant 15 pixels, where the tag is on"
     assert read_size_table(out, "dumbprednotags").supervision == "none"
     assert read_size_table(out, "val_gt_size").oracle
+
+
+def test_published_constants_at_their_size_and_at_another(tmp_path):
+    for name, size in (("same", 256), ("half", 128)):
+        save(tmp_path / name / "train" / "GT" / "A_0.png", label((size, size), 5))
+        run("make", "--data", tmp_path / name, "--out", tmp_path / f"{name}.csv", "--n_class", 2, "--published", "ivd")
+    assert column(tmp_path / "same.csv", "dumbpredwtags") == {"A_0": [65536 - 579, 579]}
+    assert column(tmp_path / "half.csv", "dumbpredwtags") == {"A_0": [128**2 - 145, 145]}
+    words = [read_size_table(tmp_path / f"{name}.csv", "dumbpredwtags").comments for name in ("same", "half")]
+    assert ["same field of view" in each["estimator dumbpredwtags"] for each in words] == [False, True]
+    with pytest.raises(UserError, match="4 with --n_class 5|one number above 0 for each class"):
+        run("make", "--data", tmp_path / "same", "--out", tmp_path / "x.csv", "--n_class", 2, "--published", "whs")
 
 
 def test_several_classes(tmp_path):

@@ -8,7 +8,7 @@ z-scored by volume), label_vol, 256 x 256 x 1 float32 (of the slice in the middl
 lsize_dim2. Classes: 1 myocardium, 2 left atrium, 3 left ventricle, 4 ascending aorta.
 Oddities: the files do not tell whose slice it is. So a slice stands for itself (a set of such slices has no 3D scores),
 and train and val are the archive's own. Only the slice in the middle is taken, as the label is of it alone; it is
-called <file>_1 as in the published csv. Grey levels become (x + 4) / 8.5, as published, cut to 0..1. No spacing is known.
+called <file>_1, as in the csv. Grey levels become (x + 4) / 8.5, cut to 0..1, as published. No spacing is known.
 """
 
 import argparse
