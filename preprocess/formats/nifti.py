@@ -1,19 +1,19 @@
 """NIfTI, and whatever else nibabel reads."""
 
 import logging
-import zlib
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
 import nibabel as nib
 import numpy as np
+from isal import isal_zlib
 
 from preprocess.faults import VolumeFault
 from preprocess.formats.volume import Volume, refusing
 
 ERRORS = (
-    *(zlib.error, nib.filebasedimages.ImageFileError, nib.spatialimages.HeaderDataError),
+    *(isal_zlib.error, nib.filebasedimages.ImageFileError, nib.spatialimages.HeaderDataError),
     nib.wrapstruct.WrapStructError,
 )
 PLACE = ("pixdim", "form_code")  # words of nibabel's where it mends a header's geometry, which is then a guess
@@ -70,11 +70,12 @@ class _Told(logging.Handler):
 def decompress(packed: bytes, size: int) -> bytes:
     """The content of a .gz that should unpack to `size` bytes.
 
-    Raises ValueError if it unpacks to much more, EOFError if it ends too early, zlib.error for a wrong checksum.
+    By ISA-L, twice as fast as zlib. Raises ValueError if it unpacks to much more, EOFError if it ends too early, and
+    isal_zlib.error for a wrong checksum.
     """
     parts, room = [], size + 2**20
     while packed:
-        unpacker = zlib.decompressobj(wbits=31)
+        unpacker = isal_zlib.decompressobj(wbits=31)
         parts.append(unpacker.decompress(packed, max(room, 1)))
         room -= len(parts[-1])
         if not unpacker.eof:
