@@ -21,6 +21,7 @@ from dataloader import (
     parse_image_folder,
     parse_name,
     place,
+    read_card,
 )
 from distributed import ALONE, Team
 from methods import METHODS
@@ -140,6 +141,26 @@ def check_channels(sets: Mapping[str, AnySet], wanted: int) -> None:
             f"Images with and without labels are in one batch, but those of {sets['target'].root} have size "
             f"{sets['target'].shape[1:]}, those of {sets['unlabelled'].root} {shape[1:]}; slice both to one size."
         )
+
+
+LONG = ("sources", "counts", "split", "foreground_cut_away")  # of a card: about its volumes one by one
+
+
+def describe_preprocessing(args: Namespace) -> dict[str, Any]:
+    """How an image of the set that the run is evaluated on came from its volume to the network, in plain types.
+
+    card     the set's dataset.json without what it tells of single volumes; empty where there is none
+    image    folder and transform of the images
+    crop     size of the windows of a volumetric run, else None; `overlap` of them
+    """
+    image = parse_image_folder(args.val_target_folders or args.target_folders)
+    card = {name: value for name, value in read_card(args.target_dataset).items() if name not in LONG}
+    return {
+        "card": card,
+        "image": [image.folder, image.transform],
+        "crop": args.crop and list(args.crop),
+        "overlap": args.overlap,
+    }
 
 
 def describe_inputs(

@@ -55,6 +55,8 @@ def make_card(spec: SliceSpec, tasks: Sequence[Task], results: Sequence[Sliced])
         "size": spec.frame(tasks[0].grid).size,
         "resized": bool(spec.resize or spec.spacing),
         "spacing": spec.spacing,
+        "cut": {"size": spec.size, "resize": spec.resize, "spacing": spec.spacing},  # as asked for
+        "multiple": spec.multiple,
         "empty_slices": "kept",
         "split_unit": "slice blocks" if spec.split_by_blocks else "patient",
         "split": "alternating blocks of one patient's slices"
