@@ -77,7 +77,7 @@ def _add_output(add: Callable[..., Any]) -> None:
 
 
 def _add_machine(add: Callable[..., Any]) -> None:
-    add("--batch_size", type=int, default=8, help="slices at a time (default %(default)s)")
+    add("--batch_size", type=int, default=8, help="slices, or windows of a volume, at a time (default %(default)s)")
     add("--device", help="default: cuda where there is one")
     add("--precision", choices=("fp32", "tf32", "bf16", "fp16"), help="default: that of the run")
     add("--debug", action="store_true", help="show the traceback of an error")
@@ -88,7 +88,8 @@ def _add_machine(add: Callable[..., Any]) -> None:
 
 def main(argv: Sequence[str] | None = None) -> None:
     args = get_args(argv)
-    load = partial(load_model, device=args.device, precision=args.precision, flips=tuple(args.flip), like=args.like)
+    how = {"precision": args.precision, "windows": args.batch_size, "flips": tuple(args.flip), "like": args.like}
+    load = partial(load_model, device=args.device, **how)
     model = load(args.weights)
     cases = find_cases(args.volumes, args.patient, model.recipe.channels) if args.volumes else []
     if args.adapt:

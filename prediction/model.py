@@ -47,6 +47,7 @@ class Recipe:
 class Model:
     """A network in evaluation mode, and how it is called.
 
+    windows: of a volumetric network at a time
     flips: W, H or both: the probabilities are the mean over the image and its mirror images along them
     """
 
@@ -57,6 +58,7 @@ class Model:
     network: str
     device: torch.device
     precision: str = "fp32"
+    windows: int = 1
     flips: tuple[str, ...] = ()
 
     @torch.inference_mode()
@@ -74,11 +76,17 @@ class Model:
         with torch.autocast(self.device.type, dtype) if dtype else nullcontext():
             if recipe.crop is None:
                 return log_probabilities(self.net(image))
-            return log_probabilities(sliding_window(self.net, image, recipe.crop, recipe.overlap))
+            return log_probabilities(sliding_window(self.net, image, recipe.crop, recipe.overlap, self.windows))
 
 
 def load_model(
-    weights: Path, device: str, precision: str | None = None, flips: tuple[str, ...] = (), like: Path | None = None
+    weights: Path,
+    device: str,
+    *,
+    precision: str | None = None,
+    windows: int = 1,
+    flips: tuple[str, ...] = (),
+    like: Path | None = None,
 ) -> Model:
     """The network of a checkpoint of main.py.
 
@@ -103,6 +111,7 @@ def load_model(
         *(state[name] for name in ("in_channels", "n_class", "network")),
         torch.device(device),
         precision,
+        windows,
         flips,
     )
 

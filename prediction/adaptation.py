@@ -1,0 +1,3 @@
+def add_adaptation_flags(add):
+    add("--adapt", action="store_true")
+def adapt(args, model, cases): ...
