@@ -10,7 +10,6 @@ the network to these volumes first, without any ground truth; --export writes it
 """
 
 import argparse
-import sys
 from collections.abc import Callable, Iterator, Sequence
 from functools import partial
 from pathlib import Path
@@ -20,7 +19,7 @@ import torch
 from tqdm import tqdm
 
 from dataloader import ahead
-from prediction.adaptation import add_adaptation_flags, adapt
+from prediction.adaptation import adapt, add_adaptation_flags
 from prediction.export import export_onnx
 from prediction.inference import Wanted, predict
 from prediction.model import FLIPS, Model, load_model

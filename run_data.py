@@ -83,7 +83,7 @@ def open_sets(args: Namespace, bounds: Sequence[Any]) -> dict[str, AnySet]:
             found = found.keep(labelled_rows(found, args))
         if args.debug and not method.segments:
             found = found.keep(rows_of(found, sorted(set(found.patients))[:DEBUG_VOLUMES]))
-        sets[name] = lay_bounds(found, bounds) if found.bounds else found
+        sets[name] = lay_bounds(found, bounds) if bounds and name != "unlabelled" else found
     return sets
 
 
@@ -104,6 +104,11 @@ def open_split(name: str, split: str, args: Namespace, n_loss: int) -> AnySet:
     regex = args.source_regex or args.grp_regex if name == "source" else args.grp_regex
     blind = name == "unlabelled" or not METHODS[args.method].segments
     folders = [parse_image_folder(text)] if blind else parse_folders(text, n_loss)
+    if len(folders) == 1 and name in METHODS[args.method].labelled:
+        raise UserError(
+            f"--method {args.method} learns from labels, and the folders {text} of {root} are the images alone: name "
+            "the ground truth too, or take a method that needs none (sfda)."
+        )
     limit = DEBUG_SLICES if args.debug and METHODS[args.method].segments else None
     if args.crop:
         return open_volumes(root, split, folders, args.n_class, regex, args.crop, limit, ignore=args.ignore)

@@ -174,6 +174,7 @@ class Training:
                 self._epoch(epoch, commits)
         if self.val:
             self._score("last", keep_entropy=bool(self.args.entmap))
+        if self.best["epoch"] >= 0:
             load_weights(self.method.net, self.folder.path / "best_3d.pkl", self.args, self.in_channels)
             self._score("best_3d")
         if self.leads:
@@ -229,6 +230,9 @@ class Training:
             print(f"Stopped in epoch {epoch + 1}, after step {len(steps)}; the same command goes on from there.")
 
     def _is_best(self, found: Evaluation, epoch: int) -> bool:
+        """Whether it has the highest score so far; without ground truth none has."""
+        if not self.val.slices.has_truth:
+            return False
         axis, by_iou = self.args.metric_axis, self.args.scores == "iou"
         score = float(np.nan_to_num(found.mean_iou(axis) if by_iou else found.mean_dice_3d(axis), nan=-1.0))
         if 0 <= self.best["epoch"] and score <= self.best["dice"]:

@@ -16,8 +16,8 @@ from losses import log_probabilities
 from methods.base import AUTOCAST
 from networks import build_network
 from run_folder import load_checkpoint, load_weights
-from sliding_window import sliding_window
 from slice_files import FolderSpec
+from sliding_window import sliding_window
 from utils import UserError
 
 FLIPS = {"W": -2, "H": -1}  # axis of an image from its end
@@ -97,7 +97,9 @@ def load_model(
     """
     state = load_checkpoint(weights)
     if lost := [name for name in ("network", "in_channels", "n_class") if name not in state]:
-        raise UserError(f"{weights} does not tell its {', '.join(lost)}: it was not written by main.py of this program.")
+        raise UserError(
+            f"{weights} does not tell its {', '.join(lost)}: it was not written by main.py of this program."
+        )
     recipe = read_recipe(state, weights, like)
     net = build_network(state["network"], state["in_channels"], state["n_class"])
     load_weights(net, weights, Namespace(network=state["network"], n_class=state["n_class"]), state["in_channels"])

@@ -27,17 +27,23 @@ def find_cases(volumes: Sequence[str], patient: str | None, channels: int | None
             "With several --volumes, --patient REGEX must tell which files are of one patient: its groups are the "
             "patient's id in the file's name, as in '(case[0-9]+)'."
         )
-    roles = {}
+    roles = patterns(volumes)
+    cases, faults = pair(roles, compile_pattern("--patient", patient or FILE_NAME))
+    if faults:
+        raise UserError(f"Nothing was predicted: {describe_faults(faults)}")
+    return [Case(case.patient, {role: case.paths[role] for role in roles}) for case in cases]
+
+
+def patterns(volumes: Sequence[str]) -> dict[str, str]:
+    """Name of the channel -> its glob."""
+    roles: dict[str, str] = {}
     for number, text in enumerate(volumes):
         named = NAMED.fullmatch(text)
         name = named[1] if named else f"--volumes[{number}]" if len(volumes) > 1 else "--volumes"
         if name in roles:
             raise UserError(f"--volumes names '{name}' twice; each channel has a name of its own, or none.")
         roles[name] = named[2] if named else text
-    cases, faults = pair(roles, compile_pattern("--patient", patient or FILE_NAME))
-    if faults:
-        raise UserError(f"Nothing was predicted: {describe_faults(faults)}")
-    return [Case(case.patient, {role: case.paths[role] for role in roles}) for case in cases]
+    return roles
 
 
 def shown(case: Case) -> str:

@@ -96,8 +96,8 @@ class SliceSpec:
             )
         except (KeyError, TypeError) as error:
             raise UserError(
-                f"The card (dataset.json) of the set {card.get('name', 'without a name')} does not tell how its volumes "
-                f"were made slices ({error!r}); expected one that preprocess.slice_volumes wrote."
+                f"The card (dataset.json) of the set {card.get('name', 'without a name')} does not tell how its "
+                f"volumes were made slices ({error!r}); expected one that preprocess.slice_volumes wrote."
             ) from error
 
     def __post_init__(self) -> None:

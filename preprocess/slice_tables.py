@@ -77,7 +77,8 @@ def _counts(
 ) -> dict[str, Any]:
     """Per split: patients, slices, and in how many slices each class occurs."""
     where = np.array([split for task in tasks for split in task.splits])
-    holds = None if n_class is None else np.concatenate([result.pixels > 0 for result in results])[:, :n_class]
+    counted = n_class is not None and all(result.pixels is not None for result in results)
+    holds = np.concatenate([result.pixels > 0 for result in results])[:, :n_class] if counted else None
     return {
         split: {
             "patients": len(patients),

@@ -243,7 +243,7 @@ def read_image(path: Path) -> np.ndarray:
 
 
 def gather_image(paths: Sequence[Path], axes: Sequence[int], channels: Sequence[int]) -> np.ndarray:
-    """(C, D, W, H) of one patient's files, their channels in a row and of those the chosen, or all. Raises VolumeFault."""
+    """(C, D, W, H) of one patient's files, all their channels or those chosen. Raises VolumeFault."""
     image = np.concatenate([read_image(path) for path in paths])
     if channels and max(channels) >= len(image):
         what = f"has no channel {max(channels)}, they count from 0 (change --channels)"
