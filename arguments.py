@@ -14,6 +14,8 @@ from methods.optimisers import check_rates
 from schedules import SCHEDULES
 from utils import UserError
 
+DEBUG_STEPS = 5  # that --debug keeps of an epoch of --steps
+
 
 def flag(text: str) -> int:
     """A switch that may be typed alone, as True or False, or as a number: 0 is off, n is every n epochs."""
@@ -136,7 +138,7 @@ def get_parser() -> Parser:  # noqa: PLR0915  a flat list of flags reads better 
         "--channels_last", **switch | {"default": None}, help="memory layout (default: on a GPU in bf16 or fp16)"
     )
     machine.add_argument("--jobs", type=int, default=1, help="threads for surface distances")
-    machine.add_argument("--debug", **switch, help="ten slices per set, and tracebacks")
+    machine.add_argument("--debug", **switch, help="ten slices per set, five steps, and tracebacks")
     machine.add_argument("--check", **switch, help="build everything that needs no data, print one line, stop")
     return parser
 
@@ -151,6 +153,7 @@ def get_args(argv: Sequence[str] | None = None) -> Namespace:
     learns = bool(method.streams) and args.mode == "learn"
     args.saveim = args.saveim or int(args.mode == "makeim")
     args.n_epoch = args.n_epoch if learns else 1
+    args.steps = min(args.steps, DEBUG_STEPS) if args.debug else args.steps
     args.device = args.device or ("cuda" if torch.cuda.is_available() and not args.cpu else "cpu")
     if args.channels_last is None:
         args.channels_last = int(args.device.startswith("cuda") and args.precision in ("bf16", "fp16"))

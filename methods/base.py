@@ -136,10 +136,13 @@ class Method:
         return self.team.gather(logits, len(batch.rows))
 
     def infer(self, image: Tensor) -> Tensor:
-        """(B,K,W,H) logits in evaluation mode; of a volume by windows of the size of --crop."""
+        """(B,K,W,H) logits in evaluation mode; of a volume by windows of --crop, a training batch of them at a time."""
         if not self.args.crop:
             return self.net(self.laid_out(image))
-        return sliding_window(lambda part: self.net(self.laid_out(part)), image, self.args.crop, self.args.overlap)
+        args = self.args
+        return sliding_window(
+            lambda part: self.net(self.laid_out(part)), image, args.crop, args.overlap, args.batch_size
+        )
 
     def laid_out(self, image: Tensor) -> Tensor:
         """The image in the memory layout of --channels_last."""

@@ -65,7 +65,7 @@ def _channels(
             if is_label:
                 planes = _label_planes(read_stack(path, spec.axis, is_label=True), frame, path, spec, done)
             else:
-                planes = _image_planes(read_stack(path, spec.axis, channel=spec.channel or 0), frame, path, spec)
+                planes = image_planes(read_stack(path, spec.axis, channel=spec.channel or 0), frame, path, spec)
         except VolumeFault as error:
             done.faults.append(error.fault)
             continue
@@ -74,7 +74,7 @@ def _channels(
         yield planes
 
 
-def _image_planes(stack: np.ndarray, frame: Frame, path: Path, spec: SliceSpec) -> Iterator[np.ndarray]:
+def image_planes(stack: np.ndarray, frame: Frame, path: Path, spec: SliceSpec) -> Iterator[np.ndarray]:
     """Checks the image, then gives its slices: normalised float32, padded with the lowest value."""
     how = spec.normalisation
     stack = how.clipped(correct_bias(stack, spec.n4_shrink) if spec.n4 else stack)
@@ -134,12 +134,20 @@ def _write_distance_maps(classes: np.ndarray, task: Task, spec: SliceSpec, folde
         np.save(folder / split / spec.distance_maps / f"{task.case.patient}_{index}.npy", maps[:, index])
 
 
+def as_stored(plane: np.ndarray, spec: SliceSpec) -> np.ndarray:
+    """What is read back from a file of this plane of an image: of a png whole grey levels, else the plane itself."""
+    return quantised(plane, spec.bits) if spec.format == "png" else plane
+
+
+def quantised(plane: np.ndarray, bits: int) -> np.ndarray:
+    """0..1 times 255 (65535 with 16 bits), as whole numbers."""
+    kind = np.uint8 if bits == 8 else np.uint16
+    return np.rint(plane * np.float32(np.iinfo(kind).max)).astype(kind)
+
+
 def save_png(path: Path, plane: np.ndarray, bits: int) -> None:
-    """Grey png of class numbers as they are, or of an image in 0..1 times 255 (65535 with 16 bits)."""
-    if plane.dtype != np.uint8:
-        kind = np.uint8 if bits == 8 else np.uint16
-        plane = np.rint(plane * np.float32(np.iinfo(kind).max)).astype(kind)
-    Image.fromarray(plane).save(path, compress_level=1)
+    """Grey png of class numbers (uint8) as they are, or of an image in 0..1."""
+    Image.fromarray(plane if plane.dtype == np.uint8 else quantised(plane, bits)).save(path, compress_level=1)
 
 
 def save_nifti(path: Path, pixels: np.ndarray, affine: np.ndarray) -> None:

@@ -105,6 +105,8 @@ def test_draws_are_of_the_asked_number_and_differ(sites, tmp_path):
 def test_steps_make_an_epoch(sites, tmp_path):
     program.main(flags(sites[1], tmp_path / "run", "--steps", 9, "--n_epoch", 2))
     assert np.load(tmp_path / "run" / "tra_loss.npy").shape[:2] == (2, 9)
+    program.main(flags(sites[1], tmp_path / "short", "--steps", 9, "--n_epoch", 2, "--debug"))
+    assert np.load(tmp_path / "short" / "tra_loss.npy").shape[:2] == (2, 5)
 
 
 @pytest.mark.parametrize(
