@@ -3,7 +3,7 @@
     python -m preprocess.data_report --data data/prostate_source data/prostate_target --out results/prostate/data-report
 
 Writes report.txt (problems first), numbers.json, slices.csv (one row a slice), histograms.png, ratios.png and a montage
-of each set into the folder. The sets need neither manifest.csv nor dataset.json nor ground truth; they stay as they are.
+of each set into the folder. The sets need neither manifest.csv nor dataset.json nor ground truth.
 """
 
 import argparse

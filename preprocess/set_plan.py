@@ -1,4 +1,4 @@
-"""What is proposed for two sites' volumes: classes, split, spacing, size. Each proposal comes with its reason in words."""
+"""What is proposed for two sites' volumes: classes, split, spacing, size, each with its reason in words."""
 
 import re
 from collections import Counter
@@ -52,10 +52,12 @@ def propose_classes(sites: tuple[Site, Site]) -> tuple[str | None, int | None, i
     """Label map, class of other labels, number of classes, and why; read off the source, whose labels are learnt."""
     source, target = sites
     if min(source.voxels) < 0:
-        raise UserError(f"The source labels hold negative values ({min(source.voxels)}): name the right files, or map them.")
+        raise UserError(
+            f"The source labels hold negative values ({min(source.voxels)}): name the right files, or map them."
+        )
     labels = sorted({0, *source.voxels})
     if len(labels) < 2:
-        raise UserError(f"The source labels '{source.label}' are 0 throughout: there is no organ to learn.")
+        raise UserError(f"The source labels '{source.label}' are 0 throughout: no organ to learn.")
     reasons, label_map = [], None
     if labels != list(range(len(labels))):
         label_map = ",".join(f"{label}:{number}" for number, label in enumerate(labels))
@@ -67,7 +69,9 @@ def propose_classes(sites: tuple[Site, Site]) -> tuple[str | None, int | None, i
     extra = sorted(set(target.voxels) - set(labels))
     if extra:
         label_map = label_map or ",".join(f"{label}:{label}" for label in labels)
-        reasons.append(f"--others 0: target labels {listing(extra)} are in no source volume and become BACKGROUND; check")
+        reasons.append(
+            f"--others 0: target labels {listing(extra)} are in no source volume and become BACKGROUND; check"
+        )
     if lacking := sorted(set(labels) - set(target.voxels)) if target.voxels else []:
         reasons.append(f"label {listing(lacking)} is in no target volume; check")
     return label_map, 0 if extra else None, len(labels), reasons
@@ -125,7 +129,7 @@ def propose_val(site: Site, group: str | None, wanted: int | None) -> int:
             continue
         return number
     raise UserError(
-        f"The {site.name} has {len(names)} patient{'s' * (len(names) != 1)} ({listing(names)}): at least one trains and "
+        f"The {site.name} has {len(names)} patient{'s' * (len(names) != 1)} ({listing(names)}): one trains and "
         "another validates. Widen the pattern, or mend --patient (or --group) if it reads several as one."
     )
 
@@ -144,9 +148,7 @@ def propose_spacing(sites: Sequence[Site], axis: int) -> tuple[tuple[float, floa
     return middle, f"--spacing {shown}: in-plane spacings differ by {unlike - 1:.0%}; this is their median, in mm"
 
 
-def propose_size(
-    sites: Sequence[Site], axis: int, spacing: tuple[float, float] | None
-) -> tuple[tuple[int, int], str]:
+def propose_size(sites: Sequence[Site], axis: int, spacing: tuple[float, float] | None) -> tuple[tuple[int, int], str]:
     """The smallest multiple that holds every plane, resampled."""
     spec = SliceSpec(dest=Path(), images={IMAGE: ""}, patient="", val=1, axis=axis, spacing=spacing)
     planes = [spec.frame(grid).scaled for site in sites for grid in site.grids]

@@ -1,4 +1,4 @@
-"""The volumes of one site as a user has them: paired, their geometry compared, their labels counted; nothing is written."""
+"""The volumes of one site as a user has them: paired, their geometry compared, their labels counted."""
 
 from collections import Counter
 from collections.abc import Sequence
@@ -98,7 +98,9 @@ def _count(path: Path, found: Found) -> None:
     if (values != np.rint(values)).any():
         raise VolumeFault("holds fractions, not labels (round it, or name the right file)", str(path))
     if len(values) > MOST_LABELS:
-        raise VolumeFault(f"holds more than {MOST_LABELS} different values, as an image does", f"{path} ({len(values)})")
+        raise VolumeFault(
+            f"holds more than {MOST_LABELS} different values, as an image does", f"{path} ({len(values)})"
+        )
     found.labels = Counter(dict(zip(values.astype(int).tolist(), counts.tolist(), strict=True)))
 
 
