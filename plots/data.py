@@ -47,7 +47,7 @@ def plot_levels(surveys: Sequence[Survey], out: Path) -> None:
 def plot_ratios(surveys: Sequence[Survey], out: Path) -> None:
     """One chart a class: the share of the slice that it takes, in the slices that show it, the sites overlaid."""
     n_class = max(survey.n_class for survey in surveys)
-    figure, body, axes = make_grid(surveys, "class ratios in the slices that show the class", n_class - 1)
+    figure, body, axes = make_grid(surveys, "class ratios where the class shows", n_class - 1)
     labelled = [(number, survey) for number, survey in enumerate(surveys) if len(survey.counted())]
     for k, ax in zip(range(1, n_class), axes, strict=True):
         ratios = {number: 100 * class_ratios(survey, k) for number, survey in labelled}
@@ -86,7 +86,7 @@ def plot_montage(survey: Survey, out: Path) -> None:
     truths = [survey.truth(row) for row in rows]
     views = [make_view(survey, row, [truth], True) for row, truth in zip(rows, truths, strict=True)]
     tall = max(height / width for height, width in (view.size for view in views))
-    many = survey.n_class > 2
+    many = survey.n_class > 2 and len(survey.counted()) > 0
     how = "with ground truth" if len(survey.counted()) else "without ground truth"
     words = f"{survey.unit} of {len({survey.items[row].patient for row in rows})} patients, {how}"
     width = max(CELL * columns, 4.5)

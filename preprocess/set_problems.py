@@ -109,7 +109,7 @@ def _classes(survey: Survey) -> Iterator[Fault]:
 
 def _spacings(survey: Survey) -> Iterator[Fault]:
     for axis, words in enumerate(("from slice to slice", "along W", "along H")):
-        lengths = {patient: mm[axis] for patient, mm in (survey.spacing or {}).items()}
+        lengths = {patient: mm[axis] for patient, mm in sorted((survey.spacing or {}).items())}
         if lengths and max(lengths.values()) > UNLIKE * min(lengths.values()):
             least, most = (pick(lengths, key=lengths.__getitem__) for pick in (min, max))
             shown = f"{lengths[least]:.3g} mm ({least}) to {lengths[most]:.3g} mm ({most})"
