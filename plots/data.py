@@ -9,7 +9,7 @@ from matplotlib.lines import Line2D
 from matplotlib.ticker import FuncFormatter
 
 from plots.canvas import CONTOURS, LINES, make_canvas, make_grid, save, say, wrap
-from plots.pictures import draw_contours, draw_image
+from plots.pictures import NAME_WIDTH, draw_contours, draw_image
 from plots.views import make_view
 from preprocess.set_survey import Survey
 
@@ -86,17 +86,19 @@ def plot_montage(survey: Survey, out: Path) -> None:
     truths = [survey.truth(row) for row in rows]
     views = [make_view(survey, row, [truth], True) for row, truth in zip(rows, truths, strict=True)]
     tall = max(height / width for height, width in (view.size for view in views))
+    classes, colours = class_colours(survey)
     many = survey.n_class > 2 and len(survey.counted()) > 0
     how = "with ground truth" if len(survey.counted()) else "without ground truth"
     words = f"{survey.unit} of {len({survey.items[row].patient for row in rows})} patients, {how}"
     width = max(CELL * columns, 4.5)
-    figure, body = make_canvas([survey], words, width, lines * (CELL * tall + 0.3) + 0.5 + 0.3 * many)
+    legend = max(1, min(len(classes), int(width / NAME_WIDTH)))  # columns
+    figure, body = make_canvas(
+        [survey], words, width, lines * (CELL * tall + 0.3) + 0.65 + many * (0.1 + 0.2 * -(-len(classes) // legend))
+    )
     figure.get_layout_engine().set(w_pad=0.03, h_pad=0.03, wspace=0.02, hspace=0.02)
     axes = body.subplots(lines, columns, squeeze=False).ravel()
     for spare in axes[len(rows) :]:
         spare.remove()
-    colours = np.array([to_rgb(CONTOURS[(k - 1) % len(CONTOURS)]) for k in range(256)])
-    classes = range(1, survey.n_class)
     for ax, row, truth, view in zip(axes, rows, truths, views, strict=False):
         item = survey.items[row]
         draw_image(ax, survey, row, view)
@@ -105,15 +107,24 @@ def plot_montage(survey: Survey, out: Path) -> None:
         ax.set_title("\n".join([*wrap(item.name, 22), item.split]), size=7.5, pad=2)
     if many:
         handles = [Line2D([], [], color=colours[k], label=survey.class_name(k)) for k in classes]
-        body.legend(handles=handles, loc="outside lower center", ncols=max(1, min(len(handles), int(width / 1.35))))
+        body.legend(handles=handles, loc="outside lower center", ncols=legend)
     save(figure, out)
+
+
+def class_colours(survey: Survey) -> tuple[Sequence[int], np.ndarray]:
+    """The classes that are outlined, and the (256, 3) colours in 0..1: of the set's palette, or bright ones."""
+    if palette := survey.card.get("palette"):
+        colours = np.zeros((256, 3))
+        colours[: len(palette)] = np.array(palette) / 255
+        return range(survey.n_class), colours
+    return range(1, survey.n_class), np.array([to_rgb(CONTOURS[(k - 1) % len(CONTOURS)]) for k in range(256)])
 
 
 def spread_rows(survey: Survey, number: int) -> list[int]:
     """Rows to show: as many of each patient, of those who have an image, spread over the slices with foreground."""
     rows: dict[str, list[int]] = {}
     for row, item in enumerate(survey.items):
-        if item.images and (item.pixels is None or item.label_size == item.size):
+        if item.images:
             rows.setdefault(item.patient, []).append(row)
     patients = list(rows)
     picks = np.linspace(0, len(patients) - 1, min(number, len(patients))).round().astype(int)

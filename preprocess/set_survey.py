@@ -17,7 +17,17 @@ import numpy as np
 from tqdm import tqdm
 
 from preprocess.faults import Fault
-from slice_files import SUFFIXES, parse_name, parse_volume, png_transform, read_card, read_slice, read_spacing, stem
+from slice_files import (
+    SUFFIXES,
+    SliceName,
+    parse_name,
+    parse_volume,
+    png_transform,
+    read_card,
+    read_slice,
+    read_spacing,
+    stem,
+)
 from utils import UserError, listing
 from volume_files import read_volume
 
@@ -194,11 +204,10 @@ def survey_set(root: Path, images: Sequence[str] = (), labels: str = "", regex: 
             f"There are no images in {root}: expected {root}/train/IMG/<slice>.png and the like, and found the splits "
             f"{listing(present) or 'none'} with the folders {listing(folders) or 'none'}. Mend --data or --images."
         )
-    volumetric = bool(card.get("volumetric"))
-    regex = regex or (r".+" if volumetric else NAME)
+    volumetric, any_size = bool(card.get("volumetric")), bool(card.get("truth_size"))
     items = [item for split in present for item in _list_items(root / split, [*images, labels], regex, volumetric)]
     with ThreadPoolExecutor(2) as pool:
-        work = pool.map(lambda item: _measure(root, item, images, labels, volumetric), items)
+        work = pool.map(lambda item: _measure(root, item, images, labels, volumetric, any_size), items)
         items = list(tqdm(work, f"reading {root.name}", len(items), unit="slice", disable=None))
     faults: list[Fault] = [fault for item in items for fault in item.faults]
     try:
@@ -218,7 +227,8 @@ def _list_items(place: Path, folders: Sequence[str], regex: str, volumetric: boo
         if path.name.endswith(SUFFIXES) and not path.name.startswith(".")
     }
     parse = parse_volume if volumetric else parse_name
-    read = {name: parse(name, regex) for name in names}
+    guess = r".+" if volumetric else NAME
+    read = {name: parse(name, regex) if regex else parse(name, guess) or SliceName(name, 0) for name in names}
     for name in sorted(names, key=lambda n: (read[n].patient, read[n].index, n) if read[n] else (n, 0, n)):
         item = Item(place.name, name, read[name].patient if read[name] else name)
         if read[name] is None:
@@ -226,7 +236,8 @@ def _list_items(place: Path, folders: Sequence[str], regex: str, volumetric: boo
         yield item
 
 
-def _measure(root: Path, item: Item, images: Sequence[str], labels: str, volumetric: bool) -> Item:
+def _measure(root: Path, item: Item, images: Sequence[str], labels: str, volumetric: bool, any_size: bool) -> Item:
+    """The item with all measures of its files. `any_size`: labels may be larger than their images, by the card."""
     for folder in images:
         if path := _find(root / item.split / folder, item):
             try:
@@ -238,7 +249,7 @@ def _measure(root: Path, item: Item, images: Sequence[str], labels: str, volumet
     place = root / item.split / labels
     path = _find(place, item) if labels else None
     if path:
-        _measure_label(path, item, volumetric)
+        _measure_label(path, item, volumetric, any_size)
     elif labels and item.split != "unlabelled":
         item.faults.append(
             (f"no label in {labels}" if place.is_dir() else f"no folder {labels} in the split", item.key)
@@ -260,7 +271,7 @@ def _measure_image(image: np.ndarray, folder: str) -> Image:
     return Image(folder, image.shape[1:], len(image), float(first.min()), float(first.max()), mean, sd, digest, sample)
 
 
-def _measure_label(path: Path, item: Item, volumetric: bool) -> None:
+def _measure_label(path: Path, item: Item, volumetric: bool, any_size: bool) -> None:
     try:
         label = read_label(path, volumetric)
     except (UserError, OSError) as error:
@@ -273,5 +284,5 @@ def _measure_label(path: Path, item: Item, volumetric: bool) -> None:
         return
     item.pixels, item.label_size = np.zeros(MOST_VALUES, np.int64), label.shape
     item.pixels[values.astype(int)] = counts
-    if item.images and item.size != label.shape:
+    if item.images and item.size != label.shape and not any_size:
         item.faults.append(("label of another size than its image", f"{item.key} ({label.shape}, not {item.size})"))
