@@ -95,6 +95,11 @@ class SliceSet:
         return len(self.names)
 
     @property
+    def has_truth(self) -> bool:
+        """Whether there is ground truth."""
+        return len(self.folders) > 1
+
+    @property
     def shape(self) -> tuple[int, ...]:
         """(C, W, H) of an image."""
         return self.planes[self.folders[0]].shape
@@ -239,16 +244,24 @@ def lay_bounds(slices: SliceSet, bounds: Sequence[Any], required: bool = True) -
     """The set with what each loss may know of the sizes, without the slices that a prior leaves out.
 
     `bounds`: one object of bounds.py per loss, or None. Not `required` (validation): every slice stays, and a bound
-    that does not cover them all is left out, instead of raising UserError; its loss is then not measured.
+    that does not cover them all, or needs the ground truth of a set without, is left out, instead of raising UserError;
+    its loss is then not measured.
     """
     laid: list[np.ndarray | None] = []
     kept = np.ones(len(slices), bool)
-    for bound, folder in zip(bounds, slices.folders[2:], strict=True):
-        covered = None if bound is None else _covered(bound, slices.names, required)
+    for bound, folder in zip(bounds, slices.folders[2:] or [None] * len(bounds), strict=True):
+        blind = bound is not None and bound.needs_label and folder is None
+        if blind and required:
+            raise UserError(
+                f"{type(bound).__name__} is made of ground truth, and {slices.root / slices.split} is read without "
+                "any: name its folder in --target_folders, or take a bound that needs none (PredictionBounds, "
+                "ConstantBounds)."
+            )
+        covered = None if bound is None or blind else _covered(bound, slices.names, required)
         if covered is None:
             laid.append(None)
             continue
-        truth = slices.folders[1] if folder.is_map else folder
+        truth = slices.folders[1] if folder and folder.is_map else folder
         labels = (slices.labels([row], truth)[0] if bound.needs_label else None for row in range(len(slices)))
         laid.append(np.stack([bound(label, name) for label, name in zip(labels, slices.names, strict=True)]))
         kept &= covered
@@ -413,6 +426,7 @@ class Stream:
                 for spec, each in maps.items()
             }
         seen = [maps[spec] if self.with_targets else None for spec in truth[1:]]
+        seen = seen if truth else [None] * len(stored.bounds)
         bounds = [None if bound is None else move(bound) for bound in stored.bounds]
         return Batch(image, seen, bounds, rows), maps[truth[0]] if truth else None
 

@@ -56,7 +56,10 @@ class Held:
 
 @dataclass
 class Evaluation:
-    """What one pass over S slices, or volumes, found. Counts are pixels, (S, K)."""
+    """What one pass over S slices, or volumes, found. Counts are pixels, (S, K).
+
+    Without ground truth `intersection` and `true` are NaN, and so is every score.
+    """
 
     names: list[str]
     patients: list[str]
@@ -66,6 +69,7 @@ class Evaluation:
     true: np.ndarray
     prediction: Sequence[np.ndarray] | None  # s, each w h or d w h uint8 class numbers, where they were asked for
     entropy: Sequence[np.ndarray] | None  # likewise: 255 is log K
+    mean_entropy: float = np.nan  # over all pixels, 1 is log K; known where there is no ground truth
 
     @property
     def dice_2d(self) -> np.ndarray:
@@ -106,11 +110,17 @@ def most_probable(scores: Tensor) -> Tensor:
     return scores.max(1).indices  # the same as argmax(1), which takes ten times as long on a CPU
 
 
-def class_counts(predicted: Tensor, true: Tensor, n_class: int) -> Tensor:
+def class_counts(predicted: Tensor, true: Tensor | None, n_class: int) -> Tensor:
     """(3, B, K) pixel counts of intersection, prediction and truth; two (B, W, H) label maps, any axes, no host sync.
 
-    Pixels whose truth is no class (a label to be ignored) count nowhere.
+    Pixels whose truth is no class (a label to be ignored) count nowhere. Without truth the counts that need it are NaN.
     """
+    if true is None:
+        every = predicted.flatten(1)
+        counts = torch.zeros(len(every), n_class, dtype=torch.float64, device=every.device)
+        counts.scatter_add_(1, every, torch.ones_like(every, dtype=torch.float64))
+        unknown = torch.full_like(counts, torch.nan)
+        return torch.stack([unknown, counts, unknown])
     cell = (true.long().clamp_max(n_class) * n_class + predicted).flatten(1)
     counts = torch.zeros(len(cell), (n_class + 1) * n_class, dtype=torch.int64, device=cell.device)
     confusion = counts.scatter_add_(1, cell, torch.ones_like(cell)).unflatten(1, (n_class + 1, n_class))[:, :n_class]
@@ -129,9 +139,10 @@ def evaluate(
     method.net.eval()
     slices, loss = val.slices, method.loss
     measurable = all(
-        bound is not None or not part.needs_bounds for part, bound in zip(loss.losses, slices.bounds, strict=True)
+        (bound is not None or not part.needs_bounds) and (slices.has_truth or not part.needs_target)
+        for part, bound in zip(loss.losses, slices.bounds, strict=True)
     )
-    terms, counts = [], []
+    terms, counts, spread = [], [], []
     predictions, entropies = (Packed(), Packed()) if args.crop else (Held(), Held())
     for batch, truth in val.epoch(0):
         STOP.check()
@@ -143,11 +154,14 @@ def evaluate(
         counts.append(class_counts(label, truth, args.n_class))
         if keep_masks:
             predictions.add(label.to(torch.uint8))
-        if keep_entropy:
+        if keep_entropy or truth is None:
             bits = -(log_p.exp() * log_p).sum(1) / np.log(args.n_class)
+            spread.append(torch.stack([bits.double().sum(), bits.new_tensor(bits.numel(), dtype=torch.float64)]))
+        if keep_entropy:
             entropies.add((bits * 255).round().clamp(0, 255).to(torch.uint8))
     means = (torch.stack(terms).sum(0) / len(slices)).tolist() if terms else [float("nan")] * len(loss.columns)
     intersection, predicted, true = torch.cat(counts, 1).cpu().numpy()
+    total, pixels = torch.stack(spread).sum(0).tolist() if spread else (np.nan, 1)
     return Evaluation(
         slices.names,
         slices.patients,
@@ -157,12 +171,13 @@ def evaluate(
         true,
         predictions.whole() if keep_masks else None,
         entropies.whole() if keep_entropy else None,
+        total / pixels,
     )
 
 
-def as_large_as(truth: Tensor, logits: Tensor) -> Tensor:
+def as_large_as(truth: Tensor | None, logits: Tensor) -> Tensor:
     """The logits (B, K, w, h) at the size (B, W, H) of the truth, bilinear; those that have it come back themselves."""
-    if logits.shape[-2:] == truth.shape[-2:]:
+    if truth is None or logits.shape[-2:] == truth.shape[-2:]:
         return logits
     return F.interpolate(logits, truth.shape[-2:], mode="bilinear", align_corners=False)
 

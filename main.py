@@ -44,7 +44,8 @@ def build_losses(args: Namespace) -> tuple[LossSum, list[Any]]:
     check_ignore(losses, args.ignore)
     for text in (args.target_folders, args.val_target_folders, args.source_folders) if losses else ():
         folders = parse_folders(text or args.target_folders, len(losses))
-        check_folders(losses, [folder.is_map for folder in folders[2:]])
+        if len(folders) > 1:
+            check_folders(losses, [folder.is_map for folder in folders[2:]])
     return LossSum(losses, [spec.weight for spec in specs], args.scheduler, **params), bounds
 
 

@@ -24,7 +24,10 @@ def is_due(epoch: int, every: int, n_epoch: int) -> bool:
 
 
 class Recorder:
-    """Everything a run writes down, epoch by epoch; `val` is None for a pre-training, whose loss is all there is."""
+    """Everything a run writes down, epoch by epoch; `val` is None for a pre-training, whose loss is all there is.
+
+    A validation without ground truth has no score: what stands in the log is its loss, its entropy and its sizes.
+    """
 
     def __init__(
         self,
@@ -36,14 +39,16 @@ class Recorder:
     ) -> None:
         self.folder, self.method, self.val, self.args = folder, method, val, args
         self.train = next((stream.slices for stream in streams.values()), None)
+        self.scored = val is not None and val.has_truth
         self.unit = "vox" if val is None or val.spacing is None else "mm"
         self.log = CsvLog(folder.path / self.csv_name, self._columns(), folder.done)
         shapes = {}
         if val:
-            shapes |= dict.fromkeys(("val_dice", "val_sizes"), (len(val), args.n_class))
+            names = ("val_dice", "val_sizes") if self.scored else ("val_sizes",)
+            shapes |= dict.fromkeys(names, (len(val), args.n_class))
         if self.train:
             shapes["tra_loss"] = (len(next(iter(streams.values()))), len(method.columns))
-        if self.train and method.segments:
+        if self.train and self.train.has_truth and method.segments:
             shapes["tra_dice"] = (len(self.train), args.n_class)
         self.arrays = {name: folder.array(name, (args.n_epoch, *shape)) for name, shape in shapes.items()}
 
@@ -56,6 +61,10 @@ class Recorder:
         if self.val is None:
             return [*columns, *self.method.settings(), "seconds"]
         columns += [f"val_loss_{name}" for name in self.method.loss.columns]
+        if not self.scored:
+            columns += ["tra_dice"] * (self.train is not None and self.train.has_truth)
+            columns += ["val_entropy", "val_size_mean", *(f"val_size_{k}" for k in range(1, self.args.n_class))]
+            return [*columns, *self.method.settings(), "seconds"]
         columns += ["tra_dice", "val_dice", "val_dice_3d", "val_dice_3d_sd", "val_size_mean", "val_gt_size_mean"]
         columns += [f"val_dice_3d_{k}" for k in range(1, self.args.n_class)]
         columns += [f"val_{name}_{self.unit}_{k}" for name in self._distances() for k in range(1, self.args.n_class)]
@@ -98,7 +107,7 @@ class Recorder:
         means = np.average(trained["terms"], axis=0, weights=trained["sizes"])
         self.arrays["tra_loss"].write(epoch, trained["terms"])
         cells = {f"tra_loss_{name}": value for name, value in zip(self.method.columns, means, strict=True)}
-        if trained["counts"] is None:
+        if "tra_dice" not in self.arrays:
             return cells
         counts = np.zeros((3, len(self.train), self.args.n_class), np.int64)
         np.add.at(counts, (slice(None), trained["rows"]), trained["counts"])  # several crops of a volume are one row
@@ -107,6 +116,8 @@ class Recorder:
         return cells | {"tra_dice": nanmean(class_mean(tra_dice, self.args.metric_axis))}
 
     def _validation_cells(self, epoch: int, found: Evaluation) -> dict[str, float]:
+        if not self.scored:
+            return self._blind_cells(epoch, found)
         axis, volumes = self.args.metric_axis, found.dice_3d()
         per_patient = class_mean(volumes, axis)
         self.arrays["val_dice"].write(epoch, found.dice_2d)
@@ -123,6 +134,14 @@ class Recorder:
         if self.args.scores == "iou":
             cells |= {"val_miou": found.mean_iou(axis)} | {f"val_iou_{k}": found.iou()[k] for k in axis}
         return cells | self._distance_cells(epoch, found)
+
+    def _blind_cells(self, epoch: int, found: Evaluation) -> dict[str, float]:
+        """What a validation without ground truth tells."""
+        self.arrays["val_sizes"].write(epoch, found.predicted)
+        sizes = found.predicted.mean(0)
+        cells = {f"val_loss_{name}": value for name, value in found.terms.items()}
+        cells |= {"val_entropy": found.mean_entropy, "val_size_mean": float(sizes[self.args.metric_axis].mean())}
+        return cells | {f"val_size_{k}": float(sizes[k]) for k in range(1, self.args.n_class)}
 
     def _distance_cells(self, epoch: int, found: Evaluation) -> dict[str, float]:
         """Mean distances per class in the epochs that --do_hd and --do_asd name."""
@@ -159,7 +178,8 @@ class Recorder:
                 "oracle": any("oracle" in words for words in supervision),
                 "csv": self.csv_name,
                 "image_folder": reference.folders[0].folder,
-                "label_folder": self.val.folders[1].folder if self.val else None,
+                "label_folder": self.val.folders[1].folder if self.scored else None,
+                "scored": self.scored,
                 "loaded_blocks": self.args.load_blocks,
                 "volumes": bool(self.args.crop),
                 "pretraining": not self.method.segments,
@@ -176,18 +196,29 @@ class Recorder:
         """Names, true sizes and prior sizes of what is evaluated."""
         self.folder.write_text("val_names.txt", self.val.names)
         at_once = 1 if self.args.crop else COUNTED
+        priors = [bound[:, :, 0] for bound in self.val.bounds if bound is not None]
+        unknown = np.full((len(self.val), self.args.n_class), np.nan)
+        self.folder.write_array("prior_sizes", priors[-1] if priors else unknown)
+        if not self.scored:
+            return
         truth = [
             np.bincount(label.ravel(), minlength=self.args.n_class)[: self.args.n_class]
             for start in range(0, len(self.val), at_once)
             for label in self.val.labels(range(start, min(start + at_once, len(self.val))))
         ]
         self.folder.write_array("val_gt_sizes", np.array(truth))
-        priors = [bound[:, :, 0] for bound in self.val.bounds if bound is not None]
-        unknown = np.full((len(self.val), self.args.n_class), np.nan)
-        self.folder.write_array("prior_sizes", priors[-1] if priors else unknown)
 
     def finish(self, which: str, found: Evaluation) -> None:
         """Scores per patient, masks and entropy maps of the last or the best network."""
+        if self.scored:
+            self._write_scores(which, found)
+        if self.args.saveim:
+            name = {"last": "last_epoch", "best_3d": "best_epoch_3d"}[which]
+            self._write_masks(f"{name}/val", found.names, found.prediction)
+        if found.entropy is not None:
+            self._write_masks("ent_map", found.names, found.entropy)
+
+    def _write_scores(self, which: str, found: Evaluation) -> None:
         scores = pd.DataFrame(score_patients_of(found, self.val, self.args))
         scores = scores.rename(columns={name: f"{name}_{self.unit}" for name in ("hd95", "assd", "diagonal")})
         first = ["patient", "class", "outcome"]
@@ -195,11 +226,6 @@ class Recorder:
         self.folder.write_text(f"patients_{which}.csv", scores.to_csv(index=False).splitlines())
         if self.args.scores == "iou":
             self.folder.write_text(f"classes_{which}.csv", self._classes(found).to_csv(index=False).splitlines())
-        if self.args.saveim:
-            name = {"last": "last_epoch", "best_3d": "best_epoch_3d"}[which]
-            self._write_masks(f"{name}/val", found.names, found.prediction)
-        if found.entropy is not None:
-            self._write_masks("ent_map", found.names, found.entropy)
 
     def _write_masks(self, name: str, names: Sequence[str], masks: Sequence[np.ndarray]) -> None:
         if self.args.crop:
@@ -228,6 +254,8 @@ def epoch_line(row: Mapping[str, float], best: Mapping[str, float], args: Namesp
         volumes = f"val Dice 3D {row['val_dice_3d']:.3f} (slices {row['val_dice']:.3f})"
         parts.append(f"val mIoU {row['val_miou']:.3f}" if args.scores == "iou" else volumes)
         parts.append(f"best {best['dice']:.3f} in epoch {best['epoch'] + 1}")
+    if np.isfinite(row.get("val_entropy", np.nan)):
+        parts.append(f"val entropy {row['val_entropy']:.3f}, size {row['val_size_mean']:.1f}, no ground truth")
     line = "  ".join([*parts, f"{row['seconds']:.1f} s"])
     if args.pprint:
         names = [name for name in row if name.startswith("val_") and name[-1].isdecimal()]

@@ -17,6 +17,7 @@ from reports.classes import make_class_report
 from reports.draws import DRAWS, make_draw_report
 from reports.patients import make_patient_report
 from reports.table import as_csv, as_latex, as_markdown, as_text
+from reports.unscored import make_unscored_report
 from run_files import open_runs
 from utils import UserError, atomic_write, run_program
 
@@ -56,7 +57,10 @@ def main(argv: Sequence[str] | None = None) -> None:
             "together. Leave them out."
         )
     make_report = make_class_report if by_iou else make_patient_report if args.draws is None else make_draw_report
-    report = make_report(runs, args)
+    scored = [run for run in runs if run.scored or run.provenance.get("pretraining")]
+    report = make_report(scored, args) if scored else make_unscored_report(runs)
+    if blind := [run.name for run in runs if run not in scored]:
+        report.notes.append(f"No scores, there was no ground truth: {', '.join(blind)}.")
     print(as_text(report), end="")
     if args.out:
         args.out.parent.mkdir(parents=True, exist_ok=True)

@@ -14,7 +14,7 @@ MAKEFLAGS += --warn-undefined-variables --no-builtin-rules
 .DEFAULT_GOAL := all
 .DELETE_ON_ERROR:
 .SUFFIXES:
-.PHONY: all ablations baselines inference few_labels runs plot report pack help clean-tmp
+.PHONY: all ablations baselines inference few_labels runs plot report data-report pack help clean-tmp
 
 include venv.mk
 
@@ -48,6 +48,8 @@ LABELLED ?=
 KINDS ?= random contrast mixup
 DRAWS ?= $(if $(DEBUG),0,0 1 2)
 FEW_DATA ?=
+# how the patient and the number of a slice are read off its name (see --grp_regex)
+G_RGX ?=
 # pre-trainings, whose weights others start from; no scores
 PRE ?= $(if $(LABELLED),global local)
 # the smallest network for a smoke test: a run may name another for Dimwit, which has no encoder and knows no volumes
@@ -107,6 +109,11 @@ $(sort $(DATA) $(FEW_DATA)): | $(VENV)
 ifneq ($(VOLUMES),)
 $(filter-out $(wildcard $(DATA) $(FEW_DATA)),$(DATA) $(FEW_DATA)): | $(VOLUMES)
 endif
+
+# What lies in the sets, and what is wrong with it: looked at anew each time.
+data-report: | $(DATA) $(VENV)                                  ## problems, counts, pictures of the data, before any training
+	$(CC) -m preprocess.data_report --data $(DATA) $(if $(G_RGX),--grp_regex '$(G_RGX)') \
+	   $(addprefix --sizes ,$(firstword $(PRIORS))) --out $(RD)/data-report
 
 $(VOLUMES): | $(VENV)
 ifneq ($(ARCHIVES),)

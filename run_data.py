@@ -21,6 +21,7 @@ from dataloader import (
     parse_image_folder,
     parse_name,
     place,
+    read_card,
 )
 from distributed import ALONE, Team
 from methods import METHODS
@@ -82,7 +83,7 @@ def open_sets(args: Namespace, bounds: Sequence[Any]) -> dict[str, AnySet]:
             found = found.keep(labelled_rows(found, args))
         if args.debug and not method.segments:
             found = found.keep(rows_of(found, sorted(set(found.patients))[:DEBUG_VOLUMES]))
-        sets[name] = lay_bounds(found, bounds) if found.bounds else found
+        sets[name] = lay_bounds(found, bounds) if bounds and name != "unlabelled" else found
     return sets
 
 
@@ -103,6 +104,11 @@ def open_split(name: str, split: str, args: Namespace, n_loss: int) -> AnySet:
     regex = args.source_regex or args.grp_regex if name == "source" else args.grp_regex
     blind = name == "unlabelled" or not METHODS[args.method].segments
     folders = [parse_image_folder(text)] if blind else parse_folders(text, n_loss)
+    if len(folders) == 1 and name in METHODS[args.method].labelled:
+        raise UserError(
+            f"--method {args.method} learns from labels, and the folders {text} of {root} are the images alone: name "
+            "the ground truth too, or take a method that needs none (sfda)."
+        )
     limit = DEBUG_SLICES if args.debug and METHODS[args.method].segments else None
     if args.crop:
         return open_volumes(root, split, folders, args.n_class, regex, args.crop, limit, ignore=args.ignore)
@@ -140,6 +146,26 @@ def check_channels(sets: Mapping[str, AnySet], wanted: int) -> None:
             f"Images with and without labels are in one batch, but those of {sets['target'].root} have size "
             f"{sets['target'].shape[1:]}, those of {sets['unlabelled'].root} {shape[1:]}; slice both to one size."
         )
+
+
+LONG = ("sources", "counts", "split", "foreground_cut_away")  # of a card: about its volumes one by one
+
+
+def describe_preprocessing(args: Namespace) -> dict[str, Any]:
+    """How an image of the set that the run is evaluated on came from its volume to the network, in plain types.
+
+    card     the set's dataset.json without what it tells of single volumes; empty where there is none
+    image    folder and transform of the images
+    crop     size of the windows of a volumetric run, else None; `overlap` of them
+    """
+    image = parse_image_folder(args.val_target_folders or args.target_folders)
+    card = {name: value for name, value in read_card(args.target_dataset).items() if name not in LONG}
+    return {
+        "card": card,
+        "image": [image.folder, image.transform],
+        "crop": args.crop and list(args.crop),
+        "overlap": args.overlap,
+    }
 
 
 def describe_inputs(

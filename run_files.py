@@ -61,6 +61,11 @@ class Run:
         return bool(self.provenance["dataset"].get("phantom"))
 
     @property
+    def scored(self) -> bool:
+        """Whether there was ground truth to compare with; a pre-training, which segments nothing yet, has no scores."""
+        return bool(self.provenance.get("scored", not self.provenance.get("pretraining")))
+
+    @property
     def n_class(self) -> int:
         return int(self.provenance["n_class"])
 
@@ -280,6 +285,10 @@ class Run:
         return slices.keep(rows)
 
     def _must_be_slices(self) -> None:
+        if not self.scored:
+            raise UserError(
+                f"{self.folder} was evaluated without ground truth, which pictures and scores of saved masks need."
+            )
         if self.provenance.get("volumes"):
             raise UserError(
                 f"{self.folder} was evaluated on volumes, whose masks are .nii.gz; pictures, and scores of saved "
@@ -304,6 +313,11 @@ class Run:
         path = self.folder / name
         if not path.is_file() and self.provenance.get("pretraining"):
             raise UserError(f"{self.folder} is a pre-training, which has no scores; name the runs that start from it.")
+        if not path.is_file() and not self.scored:
+            raise UserError(
+                f"{self.folder} has no {name}: it was evaluated without ground truth, so there are no scores and no "
+                "best epoch; its log has loss, entropy and sizes."
+            )
         if not path.is_file():
             raise UserError(f"{path} is missing: {self.folder} is not a finished run; train it to its end.")
         return path

@@ -254,8 +254,7 @@ class Folder:
                 file.write(array.astype(dtype).tobytes())
             if not (self.is_image or self.spec.is_map):
                 values.update(np.unique(arrays).tolist())
-        divisor = np.iinfo(first.dtype).max if self.is_image and first.dtype.kind == "u" else 1
-        return float(divisor), sorted(values)
+        return divisor_of(first) if self.is_image else 1.0, sorted(values)
 
     def _decoded(self) -> Iterator[list[np.ndarray]]:
         """Slices by the chunk. After a fault the rest is only read, and the end raises UserError with all faults."""
@@ -295,6 +294,11 @@ def _unlike(file: SliceFile, array: np.ndarray, first: np.ndarray) -> str:
     if array.dtype.kind == "u" and array.dtype != first.dtype:
         return f"{file.path} has {8 * array.itemsize} bits a pixel, not {8 * first.itemsize}; write all at one depth"
     return ""
+
+
+def divisor_of(image: np.ndarray) -> float:
+    """What makes 0..1 of an image's stored values: the largest of its depth where they are grey levels of a png."""
+    return float(np.iinfo(image.dtype).max) if image.dtype.kind == "u" else 1.0
 
 
 def narrowest(array: np.ndarray) -> np.dtype:

@@ -149,11 +149,14 @@ FOLDERS = "[('IMG', png_transform, False), ('GT', gt_transform, False), ('GT', g
 def parse_folders(text: str, n_loss: int) -> list[FolderSpec]:
     """Reads `[(folder, transform, is_one_hot), …]`: the image, the metrics' ground truth, then one per loss.
 
-    A list shorter than that repeats its last ground truth. Raises UserError for anything else.
+    A list shorter than that repeats its last ground truth; the image alone stays alone: there is no ground truth.
+    Raises UserError for anything else.
     """
     items = read_literal(text)
-    if not isinstance(items, list) or len(items) < 2:
+    if not isinstance(items, list) or not items:
         raise UserError(f"A list of folders starts with the image and the ground truth, like {FOLDERS}; got {text!r}.")
+    if len(items) == 1:
+        return [parse_image_folder(text)]
     folders = [_read_folder(item) for item in items]
     if any(spec.is_map for spec in folders[:2]):
         raise UserError(
@@ -294,7 +297,8 @@ def pair_files(folder: Path, subfolders: Sequence[str]) -> tuple[list[str], dict
             )
             raise UserError(
                 f"The folder {path} is missing ({hint}). Slices lie in <set>/<split>/<folder>/<slice>.png, volumes in "
-                "<set>/<split>/<folder>/<case>.npy or .nii.gz."
+                "<set>/<split>/<folder>/<case>.npy or .nii.gz. A set without ground truth is named by its images "
+                "alone: --target_folders \"[('IMG', png_transform, False)]\"."
             )
         found[name] = list_slices(path)
     names = sorted(set().union(*found.values()))

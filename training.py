@@ -24,7 +24,7 @@ from evaluation import Evaluation, class_counts, evaluate, most_probable
 from interrupt import STOP, Interrupted
 from methods import Method
 from recorder import Recorder, Trained, epoch_line, is_due
-from run_data import AnyStream, WholeStream
+from run_data import AnyStream, WholeStream, describe_preprocessing
 from run_folder import RunFolder, describe_network, load_weights
 from utils import UserError, derived_seed, listing
 
@@ -150,6 +150,7 @@ class Training:
         self.method, self.streams, self.val, self.folder, self.record = method, streams, val, folder, record
         self.args, self.leads = args, record is not None
         self.in_channels = (val or next(iter(streams.values()))).slices.shape[0]
+        self.preprocessing = describe_preprocessing(args)
         self.best: dict[str, Any] = {"epoch": -1, "dice": -1.0}
         self.found: Evaluation | None = None  # of a network that does not learn, which is always the same
         self.alarms = self._make_alarms()
@@ -173,6 +174,7 @@ class Training:
                 self._epoch(epoch, commits)
         if self.val:
             self._score("last", keep_entropy=bool(self.args.entmap))
+        if self.best["epoch"] >= 0:
             load_weights(self.method.net, self.folder.path / "best_3d.pkl", self.args, self.in_channels)
             self._score("best_3d")
         if self.leads:
@@ -228,6 +230,9 @@ class Training:
             print(f"Stopped in epoch {epoch + 1}, after step {len(steps)}; the same command goes on from there.")
 
     def _is_best(self, found: Evaluation, epoch: int) -> bool:
+        """Whether it has the highest score so far; without ground truth none has."""
+        if not self.val.slices.has_truth:
+            return False
         axis, by_iou = self.args.metric_axis, self.args.scores == "iou"
         score = float(np.nan_to_num(found.mean_iou(axis) if by_iou else found.mean_dice_3d(axis), nan=-1.0))
         if 0 <= self.best["epoch"] and score <= self.best["dice"]:
@@ -261,9 +266,9 @@ class Training:
     # -- the state of a run ---------------------------------------------------------------------------------
 
     def _state(self) -> dict[str, Any]:
-        """The network and the method as they are now, copied to the CPU."""
+        """The network, what it wants of an image, and the method as they are now, copied to the CPU."""
         network = describe_network(self.method.net, self.args, self.in_channels)
-        return on_cpu(network | {"method": self.method.state_dict()})
+        return on_cpu(network | {"preprocessing": self.preprocessing, "method": self.method.state_dict()})
 
     def _restore(self, state: Mapping[str, Any]) -> None:
         self.method.net.load_state_dict(state["net"])

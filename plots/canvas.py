@@ -3,6 +3,7 @@
 import textwrap
 from collections.abc import Sequence
 from pathlib import Path
+from typing import Protocol
 
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure, FigureBase
@@ -32,7 +33,17 @@ LETTERS_PER_INCH = 10  # of a title
 EPOCHS = {"last": "last epoch", "best_3d": "best epoch (target labels)"}
 
 
-def make_canvas(runs: Sequence[Run], title: str, width: float, height: float) -> tuple[Figure, FigureBase]:
+class Titled(Protocol):
+    """What a picture is of: a run, or a set of images."""
+
+    @property
+    def set_name(self) -> str: ...
+
+    @property
+    def phantom(self) -> bool: ...
+
+
+def make_canvas(runs: Sequence[Titled], title: str, width: float, height: float) -> tuple[Figure, FigureBase]:
     """A figure of this size in inches, and the part of it to draw in: below the red banner if a run is phantom."""
     phantom = any(run.phantom for run in runs)
     figure = Figure(figsize=(width, height + phantom * BANNER_HEIGHT), layout="constrained")
@@ -48,7 +59,7 @@ def make_canvas(runs: Sequence[Run], title: str, width: float, height: float) ->
     return figure, body
 
 
-def make_grid(runs: Sequence[Run], title: str, number: int) -> tuple[Figure, FigureBase, list[Axes]]:
+def make_grid(runs: Sequence[Titled], title: str, number: int) -> tuple[Figure, FigureBase, list[Axes]]:
     """A canvas with that many charts in rows of at most three, and room for a legend below."""
     columns = 2 if number == 4 else min(number, 3)
     rows = -(-number // columns)

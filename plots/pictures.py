@@ -16,7 +16,7 @@ from PIL import Image
 from dataloader import SliceSet
 from metrics import confusion_counts, dice
 from plots.canvas import CONTOURS, EPOCHS, make_canvas, run_label, save, wrap
-from plots.views import View, choose_slices, grey_or_colour, make_view
+from plots.views import Shown, View, choose_slices, grey_or_colour, make_view
 from run_files import Run
 from utils import UserError, atomic_write
 
@@ -53,7 +53,7 @@ def slice_score(run: Run, predicted: np.ndarray, true: np.ndarray) -> float:
     return float(values[np.isfinite(values)].mean()) if np.isfinite(values).any() else float("nan")
 
 
-def draw_image(ax: Axes, slices: SliceSet, row: int, view: View) -> None:
+def draw_image(ax: Axes, slices: Shown, row: int, view: View) -> None:
     picture = np.moveaxis(view(grey_or_colour(slices, row)), 0, -1)
     ax.imshow(picture if picture.shape[-1] == 3 else picture[..., 0], cmap="gray", aspect=view.aspect, vmin=0, vmax=1)
     strip(ax)

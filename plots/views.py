@@ -1,9 +1,10 @@
 """Which slices are shown, and how: the part that matters, upright, its grey levels or colours spread."""
 
 import csv
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Protocol
 
 import nibabel as nib
 import numpy as np
@@ -35,6 +36,19 @@ def choose_slices(slices: SliceSet, run: Run, which: str, number: int) -> dict[i
     return {int(block[area[block].argmax()]): "" for block in blocks}
 
 
+class Shown(Protocol):
+    """Slices as they are shown: those that a run was evaluated on, or those of a set that nobody trained on yet."""
+
+    root: Path
+    names: Sequence[str]
+    patients: Sequence[str]
+    spacing: Mapping[str, tuple[float, float, float]] | None
+
+    def image(self, row: int) -> np.ndarray: ...
+
+    def truth(self, row: int) -> np.ndarray: ...
+
+
 @dataclass(frozen=True)
 class View:
     """How a slice is shown: the part of it that matters, upright."""
@@ -58,7 +72,7 @@ class View:
         return rows * self.aspect, columns
 
 
-def make_view(slices: SliceSet, row: int, masks: Sequence[np.ndarray], whole: bool) -> View:
+def make_view(slices: Shown, row: int, masks: Sequence[np.ndarray], whole: bool) -> View:
     """The view of a slice: a window around these masks or the whole, upright if the set's manifest says how it lies."""
     spacing = (1.0, 1.0, 1.0) if slices.spacing is None else slices.spacing[slices.patients[row]]
     swap, flip = upright(axis_codes(slices.root, slices.names[row]))
@@ -86,7 +100,7 @@ def axis_codes(root: Path, name: str) -> str:
     if not path.is_file():
         return ""
     with path.open(encoding="utf-8", newline="") as file:
-        row = next((row for row in csv.DictReader(file) if row["slice"] == name), {})
+        row = next((row for row in csv.DictReader(file) if row.get("slice") == name), {})
     if not row.get("affine") or not row.get("axis"):
         return ""
     affine = np.array([float(number) for number in row["affine"].split()]).reshape(4, 4)
@@ -105,7 +119,7 @@ def window(masks: Sequence[np.ndarray]) -> tuple[slice, slice]:
     return parts[0], parts[1]
 
 
-def grey_or_colour(slices: SliceSet, row: int) -> np.ndarray:
+def grey_or_colour(slices: Shown, row: int) -> np.ndarray:
     """(1 or 3, W, H) image in 0..1, as large as its ground truth: three channels are colour, else the first is shown.
 
     Its darkest and brightest hundredth are clipped.

@@ -1,7 +1,8 @@
 """Grey levels: how those of a volume become the input of a network."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 
@@ -87,6 +88,13 @@ class Normalisation:
             raise UserError(
                 f"--percentiles lie between 0 and 100, got {self.percentiles[0]:g} and {self.percentiles[1]:g}."
             )
+
+    @classmethod
+    def from_card(cls, told: Mapping[str, Any]) -> "Normalisation":
+        """The one that a set's dataset.json tells of. Raises KeyError where it lacks a part."""
+        limits = {name: told[name] and tuple(told[name]) for name in ("percentiles", "window", "clip")}
+        known = {name: pair for name, pair in limits.items() if pair}
+        return cls(told["kind"], told["scope"] or "volume", no_clip=told["no_clip"], **known)
 
     def clipped(self, stack: np.ndarray) -> np.ndarray:
         """The stack cut at `clip`; integers stay integers where the limits are whole numbers."""

@@ -70,7 +70,7 @@ def _channels(
                 planes = _label_planes(_read_label(path, task.grid, spec, done), frame, path, spec, done)
             else:
                 stack = read_stack(path, spec.axis, channel=spec.channel or 0, directions=spec.orient)
-                planes = _image_planes(stack, frame, path, spec)
+                planes = image_planes(stack, frame, path, spec)
         except VolumeFault as error:
             done.faults.append(error.fault)
             continue
@@ -90,7 +90,7 @@ def _read_label(path: Path, grid: Grid, spec: SliceSpec, done: Sliced) -> np.nda
     return read_stack(path, spec.axis, is_label=True, directions=spec.orient)
 
 
-def _image_planes(stack: np.ndarray, frame: Frame, path: Path, spec: SliceSpec) -> Iterator[np.ndarray]:
+def image_planes(stack: np.ndarray, frame: Frame, path: Path, spec: SliceSpec) -> Iterator[np.ndarray]:
     """Checks the image, then gives its slices: normalised float32, padded with the lowest value."""
     how = spec.normalisation
     stack = how.clipped(correct_bias(stack, spec.n4_shrink) if spec.n4 else stack)
@@ -150,14 +150,23 @@ def _write_distance_maps(classes: np.ndarray, task: Task, spec: SliceSpec, folde
         np.save(folder / split / spec.distance_maps / f"{task.case.patient}_{index}.npy", maps[:, index])
 
 
+def as_stored(plane: np.ndarray, spec: SliceSpec) -> np.ndarray:
+    """What is read back from a file of this plane of an image: of a png whole grey levels, else the plane itself."""
+    return quantised(plane, spec.bits) if spec.format == "png" else plane
+
+
+def quantised(plane: np.ndarray, bits: int) -> np.ndarray:
+    """0..1 times 255 (65535 with 16 bits), as whole numbers."""
+    kind = np.uint8 if bits == 8 else np.uint16
+    return np.rint(plane * np.float32(np.iinfo(kind).max)).astype(kind)
+
+
 def save_png(path: Path, plane: np.ndarray, bits: int) -> None:
-    """Grey png of class numbers as they are, or of an image in 0..1 times 255 (65535 with 16 bits).
+    """Grey png of class numbers (uint8) as they are, or of an image in 0..1.
 
     Packed by ISA-L: through Pillow, packing took as long as all else that slicing does.
     """
-    if plane.dtype != np.uint8:
-        kind = np.uint8 if bits == 8 else np.uint16
-        plane = np.rint(plane * np.float32(np.iinfo(kind).max)).astype(kind)
+    plane = plane if plane.dtype == np.uint8 else quantised(plane, bits)
     rows, columns = plane.shape
     lines = np.zeros((rows, 1 + columns * plane.itemsize), np.uint8)  # each begins with its filter: none
     lines[:, 1:] = plane.astype(plane.dtype.newbyteorder(">"), order="C").view(np.uint8).reshape(rows, -1)

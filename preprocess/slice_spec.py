@@ -3,8 +3,10 @@
 import math
 import re
 from collections import Counter
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Any
 
 from preprocess.frames import Frame
 from preprocess.grey_levels import Normalisation
@@ -71,6 +73,35 @@ class SliceSpec:
     modality: str = ""
     phantom: str | None = None
     jobs: int = 1
+
+    @classmethod
+    def from_card(cls, card: Mapping[str, Any], **files: Any) -> "SliceSpec":
+        """The settings that a set's dataset.json tells of, for other volumes; `files`: the fields it cannot tell of.
+
+        Raises UserError for a card that lacks any of them. One written before `cut` was told cuts to the set's size.
+        """
+        try:
+            how, n4, resized = card["normalisation"], card["n4"], card["resized"] and not card["spacing"]
+            usual = {"size": None if resized else card["size"], "resize": card["size"] if resized else None}
+            cut = {name: n and tuple(n) for name, n in card.get("cut", {**usual, "spacing": card["spacing"]}).items()}
+            return cls(
+                normalisation=Normalisation.from_card(how),
+                n4=n4 is not None,
+                n4_shrink=n4["shrink"] if n4 else 1,
+                label_map=card["label_map"] and ",".join(f"{old}:{new}" for old, new in card["label_map"].items()),
+                others=None if card["other_labels"] == "error" else card["other_labels"],
+                bits=card["bits"] or 8,
+                multiple=card.get("multiple"),
+                orient=card.get("orient"),
+                **{name: card[name] for name in ("channel", "axis", "format", "n_class", "phantom")},
+                **cut,
+                **files,
+            )
+        except (KeyError, TypeError) as error:
+            raise UserError(
+                f"The card (dataset.json) of the set {card.get('name', 'without a name')} does not tell how its "
+                f"volumes were made slices ({error!r}); expected one that preprocess.slice_volumes wrote."
+            ) from error
 
     def __post_init__(self) -> None:
         checks = [*self._checks_of_folders(), *self._checks_of_slices(), *self._checks_of_the_split()]

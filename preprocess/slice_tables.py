@@ -57,6 +57,8 @@ def make_card(spec: SliceSpec, tasks: Sequence[Task], results: Sequence[Sliced])
         "size": spec.frame(tasks[0].grid).size,
         "resized": bool(spec.resize or spec.spacing),
         "spacing": spec.spacing,
+        "cut": {"size": spec.size, "resize": spec.resize, "spacing": spec.spacing},  # as asked for
+        "multiple": spec.multiple,
         "empty_slices": "kept",
         "split_unit": "slice blocks" if spec.split_by_blocks else "patient",
         "split": "alternating blocks of one patient's slices"
@@ -80,7 +82,8 @@ def _counts(
 ) -> dict[str, Any]:
     """Per split: patients, slices, and in how many slices each class occurs."""
     where = np.array([split for task in tasks for split in task.splits])
-    holds = None if n_class is None else np.concatenate([result.pixels > 0 for result in results])[:, :n_class]
+    counted = n_class is not None and all(result.pixels is not None for result in results)
+    holds = np.concatenate([result.pixels > 0 for result in results])[:, :n_class] if counted else None
     return {
         split: {
             "patients": len(patients),

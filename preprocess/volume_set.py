@@ -213,19 +213,16 @@ def _read_case(task: Task, spec: VolumeSpec, done: Written) -> tuple[np.ndarray 
         done.faults += displaced(task.paths, grids, next(iter(grids)), spec.tolerance)
     if done.faults:
         return None, None
-    done.grid = _reordered(next(iter(grids.values())), spec.axes)
-    images = [done.attempt(read_image, path) for role, path in task.paths.items() if role != LABEL]
+    done.grid = reordered(next(iter(grids.values())), spec.axes)
+    paths = [path for role, path in task.paths.items() if role != LABEL]
+    image = done.attempt(gather_image, paths, spec.axes, spec.channels) if paths else None
     classes = done.attempt(read_classes, task.paths[LABEL], spec) if LABEL in task.paths else None
-    if done.faults or not images:  # none: a fault that was found before
+    if done.faults or image is None:  # no image without a fault: one that was found before
         return None, None
-    image = done.attempt(_chosen, np.concatenate(images), spec.channels, task)
-    if image is None:
-        return None, None
-    image = image.transpose(0, *(1 + axis for axis in spec.axes))
     return image, None if classes is None else np.ascontiguousarray(classes.transpose(spec.axes))
 
 
-def _reordered(grid: Grid, axes: Sequence[int]) -> Grid:
+def reordered(grid: Grid, axes: Sequence[int]) -> Grid:
     """The same voxels with these of their axes as D, W and H."""
     return Grid(tuple(grid.shape[axis] for axis in axes), grid.affine[:, [*axes, 3]])
 
@@ -246,6 +243,16 @@ def read_image(path: Path) -> np.ndarray:
     return image[None] if image.ndim == 3 else image
 
 
+def gather_image(paths: Sequence[Path], axes: Sequence[int], channels: Sequence[int]) -> np.ndarray:
+    """(C, D, W, H) of one patient's files, all their channels or those chosen. Raises VolumeFault."""
+    image = np.concatenate([read_image(path) for path in paths])
+    if channels and max(channels) >= len(image):
+        what = f"has no channel {max(channels)}, they count from 0 (change --channels)"
+        raise VolumeFault(what, f"{listing(paths)} has {len(image)}")
+    image = image[list(channels)] if channels else image
+    return image.transpose(0, *(1 + axis for axis in axes))
+
+
 def read_classes(path: Path, spec: VolumeSpec) -> np.ndarray:
     """(D, W, H) uint8 class numbers, axes as stored. Raises VolumeFault."""
     label = read_voxels(path)
@@ -257,14 +264,6 @@ def read_classes(path: Path, spec: VolumeSpec) -> np.ndarray:
         what = "has labels without a class (add them to --label_map, or give it --others 0)"
         raise VolumeFault(what, f"{path} ({listing(unknown, 40)})")
     return classes
-
-
-def _chosen(image: np.ndarray, channels: Sequence[int], task: Task) -> np.ndarray:
-    """The image with these of its channels, or all. Raises VolumeFault for one that is not there."""
-    if channels and max(channels) >= len(image):
-        what = f"has no channel {max(channels)}, they count from 0 (change --channels)"
-        raise VolumeFault(what, f"{task.case.patient} has {len(image)}")
-    return image[list(channels)] if channels else image
 
 
 # ----------------------------------------------------------------------------------------------- the whole set
@@ -332,6 +331,7 @@ def make_card(spec: VolumeSpec, tasks: Sequence[Task], done: Sequence[Written]) 
         "channels": {IMAGE: done[0].channels},
         "labels": LABEL,
         "axes": list(spec.axes),
+        "kept_channels": list(spec.channels),
         "format": "npy",
         "size": list(*shapes) if len(shapes) == 1 else None,
         "split_unit": "patient",

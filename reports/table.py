@@ -2,6 +2,7 @@
 
 import csv
 import io
+import itertools
 import math
 import textwrap
 from collections.abc import Sequence
@@ -34,21 +35,28 @@ def number(value: float, digits: int = 3) -> str:
 
 def as_text(report: Report) -> str:
     """For the screen and .txt."""
-    rows = [report.header] + [row for _, block in report.blocks for row in block]
-    widths = [max(len(row[i]) for row in rows) for i in range(len(report.header))]
-
-    def line(row: Sequence[str]) -> str:
-        return "  ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)).rstrip()
-
-    lines = [report.title]
-    if report.warnings:
-        width = max(map(len, report.warnings))
-        rule = "*" * (width + 8)
-        lines += ["", rule, *(f"*** {warning.ljust(width)} ***" for warning in report.warnings), rule]
+    header, ruler, *rows = aligned(report.header, [row for _, block in report.blocks for row in block])
+    lines, shown = [report.title, *boxed(report.warnings)], iter(rows)
     for heading, block in report.blocks:
-        lines += ["", heading, line(report.header), line(["-" * width for width in widths]), *map(line, block)]
+        lines += ["", heading, header, ruler, *itertools.islice(shown, len(block))]
     notes = [textwrap.fill(note, NOTE_WIDTH, initial_indent="- ", subsequent_indent="  ") for note in report.notes]
     return "\n".join([*lines, "", *notes, ""])
+
+
+def aligned(header: Sequence[str], rows: Sequence[Sequence[str]]) -> list[str]:
+    """Lines with their cells in columns: the header, a ruler, the rows."""
+    widths = [max(map(len, column)) for column in zip(header, *rows, strict=True)]
+    cells = [header, ["-" * width for width in widths], *rows]
+    return ["  ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)).rstrip() for row in cells]
+
+
+def boxed(warnings: Sequence[str]) -> list[str]:
+    """Warnings in a frame that nobody overlooks, after an empty line; nothing where there is none."""
+    if not warnings:
+        return []
+    width = max(map(len, warnings))
+    rule = "*" * (width + 8)
+    return ["", rule, *(f"*** {warning.ljust(width)} ***" for warning in warnings), rule]
 
 
 def as_markdown(report: Report) -> str:

@@ -343,7 +343,7 @@ def test_a_patient_in_two_splits(site):
     ("text", "message"),
     [
         ("[('IMG', png_transfrom, False), ('GT', gt_transform, False)]", "Did you mean 'png_transform'"),
-        ("[('IMG', png_transform)]", "starts with the image and the ground truth"),
+        ("[]", "starts with the image and the ground truth"),
         ("[('IMG', png_transform), ('GT', gt_transform)]", "Cannot read the folder"),
         ("[('IMG', png_transform, False)] + [f('GT')]", "nothing in it is run"),
         ("[('IMG', torch.tensr, False), ('GT', gt_transform, False)]", "Did you mean 'torch.tensor'"),

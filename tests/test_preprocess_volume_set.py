@@ -217,7 +217,7 @@ def test_channels_that_differ(tmp_path):
     source = archive(tmp_path / "V")
     save(source / "imagesTr/BRATS_003.nii.gz", np.ones((6, 5, 4), np.int16))
     assert_refused(spec_of(source, tmp_path / "set"), "usual 2 (choose some with --channels): BRATS_003 1")
-    assert_refused(spec_of(source, tmp_path / "set", channels=(0, 1)), "no channel 1", "BRATS_003 has 1")
+    assert_refused(spec_of(source, tmp_path / "set", channels=(0, 1)), "no channel 1", "BRATS_003.nii.gz has 1")
     make_volume_set(spec_of(source, tmp_path / "set", channels=(0,)))
 
 

@@ -1,0 +1,164 @@
+"""A trained network on new volumes: for each a label map on the volume's own grid.
+
+    python predict.py --weights results/prostate/sfda/last.pkl --volumes 'new/*.nii.gz' --out predictions
+
+Writes OUT/<patient>.nii.gz, OUT/volumes.csv (how large each class is), and what else is asked for. How an image is
+made of a volume stands in the checkpoint: it is done as it was for the training. What is there already is skipped.
+
+Images of several channels are found by one --volumes each, in the order in which the set was sliced. --adapt adapts
+the network to these volumes first, without any ground truth; --export writes it as ONNX.
+"""
+
+import argparse
+from collections.abc import Callable, Iterator, Sequence
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import torch
+from tqdm import tqdm
+
+from dataloader import ahead
+from prediction.adaptation import adapt, add_adaptation_flags
+from prediction.export import export_onnx
+from prediction.inference import Wanted, predict
+from prediction.model import FLIPS, Model, load_model
+from prediction.outputs import Outputs, labels_of
+from prediction.preparation import Preparation, Prepared, preparation
+from prediction.volumes import find_cases, shown
+from preprocess.faults import Fault, VolumeFault, describe_faults
+from preprocess.pairing import Case
+from run_folder import sha256_of
+from utils import UserError, run_program
+
+MUCH = 1  # volumes that are read before they are asked for
+
+
+def get_args(argv: Sequence[str] | None) -> argparse.Namespace:
+    parser = argparse.ArgumentParser(
+        "predict.py", description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter, allow_abbrev=False
+    )
+    _add_input(parser.add_argument_group("input").add_argument)
+    _add_output(parser.add_argument_group("output").add_argument)
+    _add_machine(parser.add_argument_group("machine").add_argument)
+    add_adaptation_flags(parser.add_argument_group("adaptation").add_argument)
+    args = parser.parse_args(argv)
+    if not args.volumes and (args.adapt or not args.export):
+        raise UserError("--volumes 'new/*.nii.gz' says what to predict; give it, or --export alone.")
+    if args.volumes and args.out is None:
+        raise UserError("--out names the folder of the predictions; give it.")
+    if args.batch_size < 1:
+        raise UserError(f"--batch_size is at least 1; got {args.batch_size}.")
+    args.device = args.device or ("cuda" if torch.cuda.is_available() else "cpu")
+    return args
+
+
+def _add_input(add: Callable[..., Any]) -> None:
+    add("--weights", type=Path, required=True, help="checkpoint of a run: results/<set>/<run>/last.pkl")
+    volumes = "the volumes; once for each channel of an image, in the order of the set"
+    add("--volumes", action="append", default=[], metavar="[NAME=]GLOB", help=volumes)
+    patient = "its groups, joined, are the patient's id, by which files are named (default: the name of the file)"
+    add("--patient", metavar="REGEX", help=patient)
+    like = "take the preprocessing of this set of slices or volumes, not that of the checkpoint"
+    add("--like", type=Path, metavar="FOLDER", help=like)
+
+
+def _add_output(add: Callable[..., Any]) -> None:
+    add("--out", type=Path, help="folder of the predictions")
+    add("--probabilities", action="store_true", help="of each class too: probabilities/<patient>.nii.gz, classes last")
+    add("--entropy", action="store_true", help="entropy maps too, 0 to 1: entropy/<patient>.nii.gz")
+    values = "class numbers, or for each class the (lowest) label it had in the volumes of the set"
+    add("--label_values", choices=("classes", "original"), default="classes", help=f"{values} (default %(default)s)")
+    add("--flip", nargs="+", choices=FLIPS, default=(), help="mean probability over mirror images along these axes")
+    add("--largest_component", action="store_true", help="of each class the largest piece in 3D alone")
+    add("--overwrite", action="store_true", help="also predict what is there already")
+    add("--export", type=Path, metavar="FILE.onnx", help="write the network as ONNX, and compare what both give")
+
+
+def _add_machine(add: Callable[..., Any]) -> None:
+    add("--batch_size", type=int, default=8, help="slices, or windows of a volume, at a time (default %(default)s)")
+    add("--device", help="default: cuda where there is one")
+    add("--precision", choices=("fp32", "tf32", "bf16", "fp16"), help="default: that of the run")
+    add("--debug", action="store_true", help="show the traceback of an error")
+
+
+# --------------------------------------------------------------------------------------------------- the story
+
+
+def main(argv: Sequence[str] | None = None) -> None:
+    args = get_args(argv)
+    how = {"precision": args.precision, "windows": args.batch_size, "flips": tuple(args.flip), "like": args.like}
+    load = partial(load_model, device=args.device, **how)
+    model = load(args.weights)
+    cases = find_cases(args.volumes, args.patient, model.recipe.channels) if args.volumes else []
+    if args.adapt:
+        args.weights = adapt(args, model, cases)
+        model = load(args.weights)
+    prepare = preparation(model.recipe, args.out or Path())
+    if args.export:
+        print(export_onnx(model, args.export, _first_input(model, prepare, cases)))
+    if cases:
+        _predict_all(args, model, prepare, cases)
+
+
+def _first_input(model: Model, prepare: Preparation, cases: Sequence[Case]) -> torch.Tensor | None:
+    """What the network is given first of the first patient, if there is one."""
+    if not cases:
+        return None
+    try:
+        prepared = prepare.read(cases[0])
+    except VolumeFault as error:
+        raise UserError(f"The network was not exported: {describe_faults([error.fault])}") from error
+    middle = len(prepared.stored) // 2
+    return prepared.decode(torch.from_numpy(prepared.stored[middle : middle + 1])).to(model.device)
+
+
+def _predict_all(args: argparse.Namespace, model: Model, prepare: Preparation, cases: Sequence[Case]) -> None:
+    """Every case that is not done yet. Raises UserError at the end for those that failed."""
+    wanted = Wanted(args.probabilities, args.entropy, args.largest_component, args.batch_size)
+    labels = labels_of(model.recipe.card, model.n_class, args.label_values == "original")
+    outputs = Outputs(args.out, labels, wanted)
+    outputs.begin(_made_with(args, model), args.overwrite)
+    todo = [case for case in cases if args.overwrite or not outputs.is_done(case.patient)]
+    faults: list[Fault] = []
+    for case, prepared in tqdm(_read_all(prepare, todo), "predicting", len(todo), unit="volume", disable=None):
+        if isinstance(prepared, VolumeFault):
+            faults.append(prepared.fault)
+        else:
+            outputs.write(case.patient, predict(model, prepared, wanted))
+    table = outputs.write_sizes({case.patient: shown(case) for case in cases})
+    print(f"{args.out}: {len(todo) - len(faults)} predicted, {len(cases) - len(todo)} were there; {table}")
+    if faults:
+        raise UserError(f"{len(faults)} of {len(cases)} volumes were not predicted: {describe_faults(faults)}")
+
+
+def _read_all(prepare: Preparation, cases: Sequence[Case]) -> Iterator[tuple[Case, Prepared | VolumeFault]]:
+    """The cases prepared, the next one while this one is predicted; a fault stands in the place of its case."""
+
+    def read(case: Case) -> tuple[Case, Prepared | VolumeFault]:
+        try:
+            return case, prepare.read(case)
+        except VolumeFault as fault:
+            return case, fault
+
+    return ahead([partial(read, case) for case in cases], workers=1, most=MUCH)
+
+
+def _made_with(args: argparse.Namespace, model: Model) -> dict[str, Any]:
+    """What a prediction depends on, beside its volume."""
+    flags = {name: getattr(args, name) for name in ("flip", "largest_component", "label_values")}
+    recipe = model.recipe
+    return {
+        "weights": str(args.weights),
+        "sha256": sha256_of(args.weights),
+        "network": model.network,
+        "precision": model.precision,
+        "card": recipe.card,
+        "image": [recipe.image.folder, recipe.image.transform],
+        "crop": recipe.crop,
+        **flags,
+    }
+
+
+if __name__ == "__main__":
+    run_program(main)

@@ -1,0 +1,1 @@
+"""A trained network on new volumes: what is behind predict.py."""

@@ -1,0 +1,134 @@
+"""A network adapted to the very volumes it is to predict: sliced, given a size prior, trained on without ground truth.
+
+    OUT/adaptation/set         the volumes as slices, made as those of the network's own set
+    OUT/adaptation/sizes.csv   the size of each class in a slice, where --prior_mm2 or --prior_mm3 gives it
+    OUT/adaptation/run         the run: parameters, log, checkpoints
+
+The run is one of main.py with --method sfda and the published loss; what is there already is gone on with.
+"""
+
+import argparse
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import main as training
+from prediction.model import Model, Recipe
+from prediction.outputs import MADE_WITH
+from prediction.preparation import preparation
+from prediction.volumes import FILE_NAME, patterns
+from preprocess import size_priors
+from preprocess.pairing import Case
+from preprocess.reading import sha256
+from preprocess.slice_volumes import Blocks, SliceSpec, describe, slice_set
+from slice_files import read_card
+from utils import UserError, listing
+
+SLICE_NAME = r"^(.+)_(\d+)$"  # as the slicer names them
+ENTROPY_SHARE = 0.1  # weight of the background in the entropy, as published; the rest goes to the classes from 1
+
+
+def add_adaptation_flags(add: Callable[..., Any]) -> None:
+    add("--adapt", action="store_true", help="first adapt the network to these volumes, in OUT/adaptation")
+    add("--prior_mm2", type=float, nargs="+", metavar="MM2", help="area of each class from 1 in a slice that shows it")
+    add("--prior_mm3", type=float, nargs="+", metavar="MM3", help="volume of each class from 1, taken for a ball's")
+    add("--sizes", type=Path, metavar="CSV", help="sizes slice by slice, <patient>_<number>, with --prior_column")
+    add("--prior_column", metavar="NAME", help="the column of --sizes that is the prior")
+    add("--n_epoch", type=int, default=100, help="of the adaptation (default %(default)s)")
+    add("--l_rate", type=float, default=1e-6, help="of the adaptation (default %(default)s, as published)")
+
+
+def adapt(args: argparse.Namespace, model: Model, cases: Sequence[Case]) -> Path:
+    """The weights of the adapted network. Raises UserError where something lacks, and for whatever slicing finds."""
+    _check(args, model)
+    place = args.out / "adaptation"
+    if (args.out / MADE_WITH).exists() and not place.exists() and not args.overwrite:
+        raise UserError(
+            f"{args.out} holds predictions of a network that was not adapted here; name another --out, or give "
+            "--overwrite."
+        )
+    place.mkdir(parents=True, exist_ok=True)
+    card = _slice(place / "set", args, model.recipe, cases)
+    sizes, column = _prior(place, args, model)
+    told = {"sizefile": str(sizes), "predcol": column, "margin": 0, "dir": "high", "mode": "percentage"}
+    shares = [ENTROPY_SHARE, *[(1 - ENTROPY_SHARE) / (model.n_class - 1)] * (model.n_class - 1)]
+    terms = {"lamb_se": 1, "lamb_consprior": 1, "weights_se": shares, "power": 1}
+    flags = {
+        "target_dataset": place / "set",
+        "target_folders": repr([(model.recipe.image.folder, model.recipe.image.transform, False)]),
+        "target_losses": repr([("EntKLProp", terms, "PredictionBounds", told, "norm_soft_size", 1)]),
+        "grp_regex": SLICE_NAME,
+        "workdir": place / "run",
+        "model_weights": args.weights,
+        "method": "sfda",
+        "network": model.network,
+        "n_class": model.n_class,
+        "device": args.device,
+        "precision": model.precision,
+        **{name: getattr(args, name) for name in ("batch_size", "n_epoch", "l_rate")},
+    }
+    print(f"Adapting to {describe(card)}", flush=True)
+    training.main([word for name, value in flags.items() for word in (f"--{name}", str(value))] + _SWITCHES)
+    return place / "run" / "last.pkl"
+
+
+_SWITCHES = ["--trainval", "--resume"]  # every volume is learnt from; a second call goes on with the first
+
+
+def _check(args: argparse.Namespace, model: Model) -> None:
+    if model.recipe.crop is not None:
+        raise UserError(
+            "--adapt slices the volumes, and this network takes them whole. Make a set of them with python -m "
+            "preprocess.volume_set and adapt with main.py --method sfda, then predict with its weights."
+        )
+    given = [name for name in ("prior_mm2", "prior_mm3", "sizes") if getattr(args, name) is not None]
+    if len(given) != 1 or (args.sizes is None) != (args.prior_column is None):
+        raise UserError(
+            "--adapt needs to know how large each class is: give --prior_mm2 (its area in a slice), --prior_mm3 (its "
+            f"volume), or --sizes CSV --prior_column NAME (slice by slice), one of them; got {listing(given) or 'none'}"
+            "."
+        )
+
+
+def _slice(dest: Path, args: argparse.Namespace, recipe: Recipe, cases: Sequence[Case]) -> Mapping[str, Any]:
+    """The card of the set of slices, made unless it is there. Raises UserError for one that is of other volumes."""
+    files = {(path.resolve(), sha256(path)) for case in cases for path in case.paths.values()}
+    if dest.exists():
+        card = read_card(dest)
+        if {(Path(source["path"]).resolve(), source["sha256"]) for source in card["sources"]} != files:
+            raise UserError(
+                f"{dest} was sliced from other volumes than these; remove {dest.parent} (rm -r), or name another --out."
+            )
+        return card
+    globs = tuple(patterns(args.volumes).values())
+    spec = preparation(recipe, dest).spec
+    return slice_set(
+        replace(
+            spec,
+            images={recipe.image.folder: globs if len(globs) > 1 else globs[0]},
+            patient=args.patient or FILE_NAME,
+            size=spec.size or _usual_size(spec, recipe),
+            val=1 if len(cases) > 1 else 0,
+            split_by_blocks=None if len(cases) > 1 else Blocks(1, 2),  # of one volume
+        )
+    )
+
+
+def _usual_size(spec: SliceSpec, recipe: Recipe) -> tuple[int, int] | None:
+    """Slices are of one size: where the set's came from volumes of one size, these are cut to it."""
+    return None if spec.resize else tuple(recipe.card["size"])
+
+
+def _prior(place: Path, args: argparse.Namespace, model: Model) -> tuple[Path, str]:
+    """The csv of sizes and its column, made unless it is there."""
+    if args.sizes is not None:
+        return args.sizes, args.prior_column
+    path = place / "sizes.csv"
+    kind = "mm2" if args.prior_mm2 is not None else "mm3"
+    numbers = [str(number) for number in getattr(args, f"prior_{kind}")]
+    words = ["--data", str(place / "set"), "--folder", model.recipe.image.folder, "--unlabelled", "--out", str(path)]
+    words += ["--n_class", str(model.n_class), f"--constant_{kind}", *numbers]
+    path.unlink(missing_ok=True)
+    size_priors.make(size_priors.parse_args(["make", *words]))
+    return path, size_priors.WITHOUT_TAGS

@@ -1,0 +1,141 @@
+"""A network as ONNX, compared with what torch computes before the file gets its name."""
+
+import json
+import tempfile
+import warnings
+from collections.abc import Iterator
+from pathlib import Path
+from types import ModuleType
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+
+from prediction.model import Model
+from utils import UserError, atomic_write
+
+MOST = 1e-3  # difference of logits above which the file is refused
+OPSET = 18
+AXES = {2: ("width", "height"), 3: ("depth", "width", "height")}
+PACKAGES = ("onnx", "onnxscript", "onnxruntime")
+
+
+class Exported(nn.Module):
+    """The network on an image that needs no padding."""
+
+    def __init__(self, net: nn.Module) -> None:
+        super().__init__()
+        self.net = net
+
+    def forward(self, image: Tensor) -> Tensor:
+        return self.net.logits(image)
+
+
+def export_onnx(model: Model, path: Path, real: Tensor | None) -> str:
+    """Writes `image` (B, C, W, H) float32 -> `logits` (B, K, W, H), or the same with (D, W, H); a line about it.
+
+    Number and size of the images are free where the exporter can follow the network with them; then W and H are
+    multiples of what the network halves them by. Else they are those of the example. What the image must be is in
+    the file's metadata, as in the checkpoint.
+
+    real: a prepared image (1, C, …) to compare on, beside random ones
+
+    Raises UserError where a package lacks, the network cannot be exported, or both differ by more than MOST.
+    """
+    onnx, runtime = _packages()
+    net = Exported(model.net).cpu().float().eval()
+    example = _example(model, real)
+    content, free = _exported(net, example, model.net.axes, model.net.multiple)
+    session = runtime.InferenceSession(content, providers=["CPUExecutionProvider"])
+    difference = max(_difference(session, net, image) for image in _images(example, real, free, model.net.multiple))
+    model.net.to(model.device)
+    if not difference <= MOST:
+        raise UserError(
+            f"{path} was not written: its logits differ from those of torch by up to {difference:.3g}, {MOST:g} "
+            f"allowed. {model.network} cannot be had as ONNX with these packages ({', '.join(PACKAGES)})."
+        )
+    whole = onnx.load_from_string(content)
+    recipe = model.recipe
+    told = {"card": recipe.card, "image": [recipe.image.folder, recipe.image.transform], "crop": recipe.crop}
+    for name, value in {"n_class": model.n_class, "network": model.network, "preprocessing": told}.items():
+        whole.metadata_props.add(key=name, value=value if isinstance(value, str) else json.dumps(value))
+    path.parent.mkdir(parents=True, exist_ok=True)
+    with atomic_write(path) as file:
+        file.write(whole.SerializeToString())
+    size = f"any size in multiples of {model.net.multiple}" if free else f"size {tuple(example.shape[1:])}"
+    return f"{path}: image of {size}; logits differ from torch's by at most {difference:.2g}"
+
+
+def _packages() -> tuple[ModuleType, ModuleType]:
+    """onnx and onnxruntime; onnxscript, which torch wants, is looked for too. Raises UserError where one lacks."""
+    try:
+        import onnx
+        import onnxruntime
+        import onnxscript  # noqa: F401
+    except ImportError as error:
+        raise UserError(
+            f"--export needs the packages {', '.join(PACKAGES)}, which the environment does not have ({error}): "
+            f"pip install {' '.join(PACKAGES)}. Predicting works without them."
+        ) from error
+    return onnx, onnxruntime
+
+
+def _example(model: Model, real: Tensor | None) -> Tensor:
+    """A random image of the size that the network is given: that of its set, its windows, or what is there."""
+    size = model.recipe.crop or (real.shape[2:] if real is not None else model.recipe.card.get("size") or (256, 256))
+    size = [-(-n // model.net.multiple) * model.net.multiple for n in size]
+    return torch.randn(2, model.in_channels, *size, generator=torch.Generator().manual_seed(0))
+
+
+def _exported(net: nn.Module, example: Tensor, axes: int, multiple: int) -> tuple[bytes, bool]:
+    """The file's content, and whether the size of an image is free. Raises UserError where nothing can be exported."""
+    batch = torch.export.Dim("batch")
+    steps = [torch.export.Dim(f"{name}_steps", min=2) for name in AXES[axes]]
+    sizes = {2 + place: multiple * step if multiple > 1 else step for place, step in enumerate(steps)}
+    errors = []
+    for shapes in ({0: batch, **sizes}, {0: batch}, {}):
+        try:
+            return _export(net, example, shapes), len(shapes) > 1
+        except Exception as error:  # noqa: BLE001  the exporter raises anything
+            errors.append(f"{type(error).__name__}: {str(error).splitlines()[0]}")
+    raise UserError(f"The network cannot be exported as ONNX: {errors[-1]}.")
+
+
+def _export(net: nn.Module, example: Tensor, shapes: dict[int, object]) -> bytes:
+    with tempfile.TemporaryDirectory() as folder, warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        file = Path(folder) / "network.onnx"
+        torch.onnx.export(
+            net,
+            (example,),
+            file,
+            dynamo=True,
+            external_data=False,
+            opset_version=OPSET,
+            input_names=["image"],
+            output_names=["logits"],
+            dynamic_shapes={"image": shapes} if shapes else None,
+            verbose=False,
+        )
+        return file.read_bytes()
+
+
+def _images(example: Tensor, real: Tensor | None, free: bool, multiple: int) -> Iterator[Tensor]:
+    """What is compared: the example; where sizes are free one more image of another size, and the real one."""
+    yield example
+    if free:
+        larger = [n + 2 * multiple for n in example.shape[2:]]
+        yield torch.randn(3, example.shape[1], *larger, generator=torch.Generator().manual_seed(1))
+    if real is not None:
+        size = [-(-n // multiple) * multiple for n in real.shape[2:]] if free else example.shape[2:]
+        whole = torch.zeros(*real.shape[:2], *size)
+        inside = (..., *(slice(min(n, m)) for n, m in zip(real.shape[2:], size, strict=True)))
+        whole[inside] = real.cpu()[inside]
+        yield whole if free else whole.expand(len(example), *whole.shape[1:])
+
+
+def _difference(session: object, net: nn.Module, image: Tensor) -> float:
+    with torch.inference_mode():
+        wanted = net(image).numpy()
+    found = session.run(None, {"image": np.ascontiguousarray(image.numpy())})[0]
+    return float(np.abs(found - wanted).max())

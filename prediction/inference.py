@@ -1,0 +1,84 @@
+"""What a network says of one patient's prepared volumes, on their own grid."""
+
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+from scipy import ndimage
+from torch import Tensor
+
+from evaluation import most_probable
+from prediction.model import Model
+from prediction.preparation import Prepared, as_tensor
+from preprocess.grids import Grid
+
+
+@dataclass(frozen=True)
+class Wanted:
+    """What is to be found beside the classes, and whether of each class the largest component alone is kept."""
+
+    probabilities: bool = False
+    entropy: bool = False
+    largest_component: bool = False
+    batch_size: int = 8
+
+
+@dataclass(frozen=True)
+class Prediction:
+    """Of one patient, on the grid of its volumes.
+
+    classes        (X, Y, Z) uint8, the background where the network saw nothing
+    probabilities  (X, Y, Z, K) float32; there 1 for the background
+    entropy        (X, Y, Z) float32, 1 where every class is equally likely; there 0
+    """
+
+    grid: Grid
+    classes: np.ndarray
+    probabilities: np.ndarray | None = None
+    entropy: np.ndarray | None = None
+
+
+def predict(model: Model, prepared: Prepared, wanted: Wanted) -> Prediction:
+    """Batch by batch; of a whole volume nothing but what is wanted is kept."""
+    parts = [_maps(model, prepared, batch, wanted) for batch in as_tensor(prepared.stored).split(wanted.batch_size)]
+    classes, probabilities, entropy = (
+        None if maps[0] is None else np.concatenate(maps) for maps in zip(*parts, strict=True)
+    )
+    found = prepared.put_back(classes)
+    if wanted.largest_component:
+        found = largest_components(found, model.n_class)
+    return Prediction(
+        prepared.grid,
+        found,
+        None if probabilities is None else _put_back_all(prepared, probabilities),
+        None if entropy is None else prepared.put_back(entropy),
+    )
+
+
+def _maps(
+    model: Model, prepared: Prepared, batch: Tensor, wanted: Wanted
+) -> tuple[np.ndarray, np.ndarray | None, np.ndarray | None]:
+    """(B, …) classes, (B, K, …) probabilities and (B, …) entropy of a part of what is stored."""
+    log_p = model.log_probabilities(prepared.decode(batch.to(model.device)))
+    classes = most_probable(log_p).to(torch.uint8).cpu().numpy()
+    p = log_p.exp() if wanted.probabilities or wanted.entropy else None
+    entropy = (-(p * log_p).sum(1) / np.log(model.n_class)).cpu().numpy() if wanted.entropy else None
+    return classes, p.cpu().numpy() if wanted.probabilities else None, entropy
+
+
+def _put_back_all(prepared: Prepared, probabilities: np.ndarray) -> np.ndarray:
+    """(N, K, …) -> (X, Y, Z, K)."""
+    seen = prepared.put_back(np.ones(probabilities[:, 0].shape, np.uint8))
+    whole = np.stack([prepared.put_back(maps) for maps in probabilities.swapaxes(0, 1)], axis=-1)
+    whole[seen == 0, 0] = 1
+    return whole
+
+
+def largest_components(classes: np.ndarray, n_class: int) -> np.ndarray:
+    """Of each class from 1 the largest piece whose voxels touch by their faces; the rest is background."""
+    kept = np.zeros_like(classes)
+    for k in range(1, n_class):
+        pieces, count = ndimage.label(classes == k)
+        if count:
+            kept[pieces == 1 + np.bincount(pieces.ravel())[1:].argmax()] = k
+    return kept

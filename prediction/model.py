@@ -1,0 +1,139 @@
+"""A network out of its checkpoint, with what it wants of an image, and its probabilities."""
+
+import itertools
+from argparse import Namespace
+from collections.abc import Mapping
+from contextlib import nullcontext
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from dataloader import parse_image_folder, read_card
+from losses import log_probabilities
+from methods.base import AUTOCAST
+from networks import build_network
+from run_folder import load_checkpoint, load_weights
+from slice_files import FolderSpec
+from sliding_window import sliding_window
+from utils import UserError
+
+FLIPS = {"W": -2, "H": -1}  # axis of an image from its end
+
+
+@dataclass(frozen=True)
+class Recipe:
+    """How a volume becomes the network's input.
+
+    card     dataset.json of the set that the network was evaluated on
+    image    folder and transform of its images
+    crop     (D, W, H) of the windows of a volumetric network, else None; `overlap` of them
+    """
+
+    card: Mapping[str, Any]
+    image: FolderSpec
+    crop: tuple[int, int, int] | None
+    overlap: float
+
+    @property
+    def channels(self) -> int | None:
+        """Images of a patient that are put together; None for volumes, whose files may hold several."""
+        return self.card.get("channels", {}).get(self.image.folder) if self.crop is None else None
+
+
+@dataclass(frozen=True)
+class Model:
+    """A network in evaluation mode, and how it is called.
+
+    windows: of a volumetric network at a time
+    flips: W, H or both: the probabilities are the mean over the image and its mirror images along them
+    """
+
+    net: nn.Module
+    recipe: Recipe
+    in_channels: int
+    n_class: int
+    network: str
+    device: torch.device
+    precision: str = "fp32"
+    windows: int = 1
+    flips: tuple[str, ...] = ()
+
+    @torch.inference_mode()
+    def log_probabilities(self, image: Tensor) -> Tensor:
+        """(B, C, W, H) or (B, C, D, W, H), float32 on the device -> (B, K, …) float32."""
+        axes = [FLIPS[name] for name in self.flips]
+        mirrored = [chosen for n in range(len(axes) + 1) for chosen in itertools.combinations(axes, n)]
+        if len(mirrored) == 1:
+            return self._forward(image)
+        total = sum(self._forward(image.flip(axes)).exp().flip(axes) for axes in mirrored)
+        return (total / len(mirrored)).clamp_min(torch.finfo(torch.float32).tiny).log()
+
+    def _forward(self, image: Tensor) -> Tensor:
+        dtype, recipe = AUTOCAST.get(self.precision), self.recipe
+        with torch.autocast(self.device.type, dtype) if dtype else nullcontext():
+            if recipe.crop is None:
+                return log_probabilities(self.net(image))
+            return log_probabilities(sliding_window(self.net, image, recipe.crop, recipe.overlap, self.windows))
+
+
+def load_model(
+    weights: Path,
+    device: str,
+    *,
+    precision: str | None = None,
+    windows: int = 1,
+    flips: tuple[str, ...] = (),
+    like: Path | None = None,
+) -> Model:
+    """The network of a checkpoint of main.py.
+
+    precision: fp32, tf32, bf16 or fp16; by default that of the run, where the device has it
+    like: a set's folder, whose card is taken instead of the checkpoint's
+
+    Raises UserError for a file that is no such checkpoint, and for one that does not tell how images were made.
+    """
+    state = load_checkpoint(weights)
+    if lost := [name for name in ("network", "in_channels", "n_class") if name not in state]:
+        raise UserError(
+            f"{weights} does not tell its {', '.join(lost)}: it was not written by main.py of this program."
+        )
+    recipe = read_recipe(state, weights, like)
+    net = build_network(state["network"], state["in_channels"], state["n_class"])
+    load_weights(net, weights, Namespace(network=state["network"], n_class=state["n_class"]), state["in_channels"])
+    precision = precision or state.get("identity", {}).get("precision", "fp32")
+    if precision == "fp16" and not device.startswith("cuda"):
+        precision = "fp32"
+    torch.backends.cuda.matmul.allow_tf32 = torch.backends.cudnn.allow_tf32 = precision == "tf32"
+    return Model(
+        net.eval().requires_grad_(False).to(device),
+        recipe,
+        *(state[name] for name in ("in_channels", "n_class", "network")),
+        torch.device(device),
+        precision,
+        windows,
+        flips,
+    )
+
+
+def read_recipe(state: Mapping[str, Any], weights: Path, like: Path | None) -> Recipe:
+    """What a checkpoint, or the card of the set `like`, tells of images. Raises UserError if neither does."""
+    told, identity = state.get("preprocessing", {}), state.get("identity", {})
+    card = read_card(like) if like else told.get("card", {})
+    crop = told.get("crop", identity.get("crop"))
+    known = card.get("axes") if crop else card.get("normalisation")
+    folders = told.get("image") or identity.get("val_target_folders") or identity.get("target_folders")
+    if not known or not folders:
+        where = f"the dataset.json of {like}" if like else str(weights)
+        tool = "preprocess.volume_set" if crop else "preprocess.slice_volumes"
+        raise UserError(
+            f"{where} does not tell how the network's images were made of volumes (orientation, grey levels, size), "
+            "without which a prediction is worthless: the checkpoint is of an older version, or its set has no "
+            f"dataset.json of python -m {tool}. Give --like FOLDER, a set that was made the same way, as "
+            "--like data/prostate_target."
+        )
+    image = FolderSpec(*folders) if isinstance(folders, list) else parse_image_folder(folders)
+    overlap = told.get("overlap", identity.get("overlap", 0.5))
+    return Recipe(card, image, crop and tuple(crop), overlap)

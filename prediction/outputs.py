@@ -1,0 +1,124 @@
+"""The folder of predictions: which files a patient has, their labels, the table of sizes, what they were made with."""
+
+import csv
+import gzip
+import json
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import nibabel as nib
+import numpy as np
+
+from prediction.inference import Prediction, Wanted
+from preprocess.labels import LabelMap
+from utils import UserError, atomic_write, listing
+
+SUFFIX = ".nii.gz"
+MADE_WITH = "predict.json"
+SIZES = "volumes.csv"
+COLUMNS = ("patient", "file", "class", "label", "voxels", "mm3")
+
+
+@dataclass(frozen=True)
+class Outputs:
+    """Where predictions go. `labels`: class number -> what is written for it."""
+
+    folder: Path
+    labels: Mapping[int, int]
+    wanted: Wanted
+
+    def paths(self, patient: str) -> dict[str, Path]:
+        """The files that are wanted of a patient, the label map last: what is there first is not all."""
+        kinds = {"probabilities": self.wanted.probabilities, "entropy": self.wanted.entropy}
+        found = {kind: self.folder / kind / f"{patient}{SUFFIX}" for kind, is_wanted in kinds.items() if is_wanted}
+        return found | {"classes": self.folder / f"{patient}{SUFFIX}"}
+
+    def is_done(self, patient: str) -> bool:
+        return all(path.exists() for path in self.paths(patient).values())
+
+    def begin(self, made_with: Mapping[str, Any], overwrite: bool) -> None:
+        """Makes the folder, notes what its predictions are made with.
+
+        Raises UserError where it holds predictions that were made with something else, unless they may be overwritten.
+        """
+        path = self.folder / MADE_WITH
+        made_with = json.loads(json.dumps(made_with))
+        if path.exists() and not overwrite:
+            old = json.loads(path.read_text(encoding="utf-8"))
+            if other := sorted(key for key in {*old, *made_with} if old.get(key) != made_with.get(key)):
+                raise UserError(
+                    f"{self.folder} holds predictions that were made with something else ({listing(other)}; see "
+                    f"{path}). Name another --out, or give --overwrite."
+                )
+        for place in {path.parent for path in self.paths("any").values()}:
+            place.mkdir(parents=True, exist_ok=True)
+        with atomic_write(path, "w") as file:
+            json.dump(made_with, file, indent=1)
+            file.write("\n")
+
+    def write(self, patient: str, found: Prediction) -> None:
+        paths, affine = self.paths(patient), found.grid.affine
+        for kind, values in (("probabilities", found.probabilities), ("entropy", found.entropy)):
+            if values is not None:
+                save_volume(paths[kind], values.astype(np.float32, copy=False), affine)
+        save_volume(paths["classes"], self.as_labels(found.classes), affine)
+
+    def as_labels(self, classes: np.ndarray) -> np.ndarray:
+        """Class numbers -> what is written for them, in the smallest type that holds them all."""
+        values = [self.labels[k] for k in sorted(self.labels)]
+        kind = next(kind for kind in (np.uint8, np.int16, np.int32) if _holds(kind, values))
+        return np.array(values, kind)[classes]
+
+    def write_sizes(self, files: Mapping[str, str]) -> Path:
+        """A line for each class from 1 of every patient who has a label map; `files`: patient -> its volumes."""
+        path = self.folder / SIZES
+        rows = [row for patient in sorted(files) for row in self._sizes(patient, files[patient])]
+        with atomic_write(path, "w") as file:
+            table = csv.writer(file, lineterminator="\n")
+            table.writerow(COLUMNS)
+            table.writerows(rows)
+        return path
+
+    def _sizes(self, patient: str, file: str) -> Iterable[tuple[Any, ...]]:
+        path = self.paths(patient)["classes"]
+        if not path.exists():
+            return
+        image = nib.load(path)
+        voxels, mm3 = np.asanyarray(image.dataobj), abs(float(np.linalg.det(image.affine[:3, :3])))
+        for k in sorted(self.labels)[1:]:
+            count = int((voxels == self.labels[k]).sum())
+            yield patient, file, k, self.labels[k], count, f"{count * mm3:.6g}"
+
+
+def _holds(kind: type, values: Iterable[int]) -> bool:
+    return all(np.iinfo(kind).min <= value <= np.iinfo(kind).max for value in values)
+
+
+def save_volume(path: Path, voxels: np.ndarray, affine: np.ndarray) -> None:
+    """A NIfTI under its name only when it is whole."""
+    with atomic_write(path) as file:
+        file.write(gzip.compress(nib.Nifti1Image(voxels, affine).to_bytes(), compresslevel=1, mtime=0))
+
+
+def labels_of(card: Mapping[str, Any], n_class: int, original: bool) -> dict[int, int]:
+    """Class -> what is written for it: its number, or the label that it has in the volumes of the set.
+
+    Of several labels that became one class the lowest. Raises UserError for a class that no label became.
+    """
+    if not original or not card.get("label_map"):
+        return {k: k for k in range(n_class)}
+    mapping = LabelMap({int(label): k for label, k in card["label_map"].items()})
+    labels = {k: min(label for label in {0, *mapping.classes} if mapping.class_of(label) == k) for k in _given(mapping)}
+    if lost := [k for k in range(n_class) if k not in labels]:
+        raise UserError(
+            f"--label_values original: of class {listing(lost)} the set tells no label (--label_map "
+            f"{card['label_map']}, all others {card['other_labels']}); leave it out, to get class numbers."
+        )
+    return labels
+
+
+def _given(mapping: LabelMap) -> set[int]:
+    """The classes that any label has."""
+    return {k for k in (mapping.class_of(label) for label in {0, *mapping.classes}) if k is not None}

@@ -1,0 +1,161 @@
+"""New volumes on their way to the network and back: prepared as those of its training, put back on their own grid.
+
+There is one preprocessing: that of the slicer and of the sets of volumes. What is here only leaves out the files
+between them and the network.
+"""
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Protocol
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from prediction.model import Recipe
+from preprocess.faults import VolumeFault
+from preprocess.frames import Frame
+from preprocess.grids import Grid, displaced, turn
+from preprocess.pairing import Case
+from preprocess.reading import read_grid, read_stack
+from preprocess.slice_case import as_stored, image_planes
+from preprocess.slice_spec import SliceSpec
+from preprocess.volume_set import gather_image
+from slice_cache import divisor_of
+
+TOLERANCE = 0.1  # mm, between the channels of a patient, as in the slicer
+
+
+class Prepared(Protocol):
+    """One patient's images as the network takes them.
+
+    grid    of the volumes, as they are stored
+    stored  (N, C, W, H), or (1, C, D, W, H), perhaps still whole grey levels
+    """
+
+    grid: Grid
+    stored: np.ndarray
+
+    def decode(self, stored: Tensor) -> Tensor:
+        """A part of `stored`, on the device -> float32 input."""
+
+    def put_back(self, maps: np.ndarray) -> np.ndarray:
+        """Maps of the input's size, (N, W, H) or (1, D, W, H) -> on the grid, 0 where the network saw nothing."""
+
+
+class Preparation(Protocol):
+    """How the volumes of a patient are prepared."""
+
+    def read(self, case: Case) -> Prepared:
+        """Raises VolumeFault for a volume that cannot be used."""
+
+
+def preparation(recipe: Recipe, dest: Path) -> "SlicePreparation | VolumePreparation":
+    """The one that a network was trained with. Raises UserError for a card that lacks a part."""
+    if recipe.crop is not None:
+        scale = recipe.card["scale"] or {"mean": 0.0, "sd": 1.0}
+        kept = tuple(recipe.card.get("kept_channels", ()))
+        return VolumePreparation(tuple(recipe.card["axes"]), kept, float(scale["mean"]), float(scale["sd"]))
+    count = recipe.channels or 1
+    globs = {recipe.image.folder: ("",) * count if count > 1 else ""}
+    return SlicePreparation(recipe, SliceSpec.from_card(recipe.card, dest=dest, images=globs, patient="(.)", val=1))
+
+
+# ------------------------------------------------------------------------------------------------------ slices
+
+
+@dataclass(frozen=True)
+class PreparedSlices:
+    """A volume as slices: which part of its planes they show, and what the transform of their folder left of it.
+
+    directions: of the axes that it was turned to (None: as stored)
+    """
+
+    grid: Grid
+    stored: np.ndarray
+    axis: int
+    frame: Frame
+    directions: str | None
+
+    def decode(self, stored: Tensor) -> Tensor:
+        values, divisor = stored.float(), divisor_of(self.stored)
+        return values if divisor == 1 else values.div_(divisor)
+
+    def put_back(self, maps: np.ndarray) -> np.ndarray:
+        missing = [(0, whole - seen) for whole, seen in zip(self.frame.size, maps.shape[1:], strict=True)]
+        whole = np.pad(maps, [(0, 0), *missing])
+        volume = np.moveaxis(np.stack([self.frame.put_back(plane) for plane in whole]), 0, self.axis)
+        return turn(volume, self.directions, self.grid.directions()) if self.directions else volume
+
+
+@dataclass(frozen=True)
+class SlicePreparation:
+    """As preprocess.slice_volumes makes slices, and as the transform of the image folder reads them."""
+
+    recipe: Recipe
+    spec: SliceSpec
+
+    def read(self, case: Case) -> PreparedSlices:
+        grid = common_grid(case.paths, self.spec.channel)
+        frame = self.spec.frame(grid.turned(self.spec.orient) if self.spec.orient else grid)
+        channels = [
+            [as_stored(plane, self.spec) for plane in self._planes(path, frame)] for path in case.paths.values()
+        ]
+        transform = self.recipe.image.apply
+        slices = [transform(np.stack(planes), n_class=1) for planes in zip(*channels, strict=True)]
+        return PreparedSlices(grid, np.stack(slices), self.spec.axis, frame, self.spec.orient)
+
+    def _planes(self, path: Path, frame: Frame) -> list[np.ndarray]:
+        stack = read_stack(path, self.spec.axis, channel=self.spec.channel or 0, directions=self.spec.orient)
+        return list(image_planes(stack, frame, path, self.spec))
+
+
+# ----------------------------------------------------------------------------------------------------- volumes
+
+
+@dataclass(frozen=True)
+class PreparedVolume:
+    """A whole volume, its axes in the network's order."""
+
+    grid: Grid
+    stored: np.ndarray
+    axes: tuple[int, int, int]
+    mean: float
+    sd: float
+
+    def decode(self, stored: Tensor) -> Tensor:
+        values = stored.float()
+        return values if (self.mean, self.sd) == (0, 1) else values.sub_(self.mean).div_(self.sd)
+
+    def put_back(self, maps: np.ndarray) -> np.ndarray:
+        return maps[0].transpose(np.argsort(self.axes))
+
+
+@dataclass(frozen=True)
+class VolumePreparation:
+    """As preprocess.volume_set makes volumes, and as a volumetric run reads them."""
+
+    axes: tuple[int, int, int]
+    kept: tuple[int, ...]
+    mean: float
+    sd: float
+
+    def read(self, case: Case) -> PreparedVolume:
+        grid = common_grid(case.paths, 0)
+        image = gather_image(list(case.paths.values()), self.axes, self.kept)
+        return PreparedVolume(grid, np.ascontiguousarray(image[None], np.float32), self.axes, self.mean, self.sd)
+
+
+def common_grid(paths: Mapping[str, Path], channel: int | None) -> Grid:
+    """The grid that the volumes of a patient lie on. Raises VolumeFault where they do not lie on one."""
+    grids = {role: read_grid(path, channel) for role, path in paths.items()}
+    first = next(iter(grids))
+    for what, which in displaced(paths, grids, first, TOLERANCE):
+        raise VolumeFault(what, which)
+    return grids[first]
+
+
+def as_tensor(stored: np.ndarray) -> Tensor:
+    """Of the same type; torch has no arithmetic, but a place, for uint16."""
+    return torch.from_numpy(np.ascontiguousarray(stored))

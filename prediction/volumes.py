@@ -1,0 +1,51 @@
+"""Which volumes are to be predicted: files found by patterns, one pattern a channel, and whose they are."""
+
+import re
+from collections.abc import Sequence
+
+from preprocess.faults import describe_faults
+from preprocess.pairing import Case, compile_pattern, pair
+from utils import UserError
+
+FILE_NAME = r"^(.+?)(?:\.nii|\.[^.]+)?(?:\.gz)?$"  # without its suffix
+NAMED = re.compile(r"([\w-]+)=(.+)", re.DOTALL)
+
+
+def find_cases(volumes: Sequence[str], patient: str | None, channels: int | None) -> list[Case]:
+    """The patients by name, the files of each in the order of the patterns, each written GLOB or NAME=GLOB.
+
+    channels: how many images a patient has; None where a file may hold several
+    Raises UserError for another number of patterns, and one that lists every file that is nobody's, twice, or missing.
+    """
+    if channels is not None and len(volumes) != channels:
+        raise UserError(
+            f"The network takes images of {channels} channels, each a volume of its own: give --volumes {channels} "
+            f"times, in the order of the set it was trained on; got {len(volumes)}."
+        )
+    if len(volumes) > 1 and patient is None:
+        raise UserError(
+            "With several --volumes, --patient REGEX must tell which files are of one patient: its groups are the "
+            "patient's id in the file's name, as in '(case[0-9]+)'."
+        )
+    roles = patterns(volumes)
+    cases, faults = pair(roles, compile_pattern("--patient", patient or FILE_NAME))
+    if faults:
+        raise UserError(f"Nothing was predicted: {describe_faults(faults)}")
+    return [Case(case.patient, {role: case.paths[role] for role in roles}) for case in cases]
+
+
+def patterns(volumes: Sequence[str]) -> dict[str, str]:
+    """Name of the channel -> its glob."""
+    roles: dict[str, str] = {}
+    for number, text in enumerate(volumes):
+        named = NAMED.fullmatch(text)
+        name = named[1] if named else f"--volumes[{number}]" if len(volumes) > 1 else "--volumes"
+        if name in roles:
+            raise UserError(f"--volumes names '{name}' twice; each channel has a name of its own, or none.")
+        roles[name] = named[2] if named else text
+    return roles
+
+
+def shown(case: Case) -> str:
+    """Its files, in the table of sizes."""
+    return ";".join(path.as_posix() for path in case.paths.values())

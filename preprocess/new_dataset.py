@@ -1,0 +1,166 @@
+"""A makefile for one's own volumes: looked at, compared, counted; set and split proposed; nothing is sliced yet.
+
+    python -m preprocess.new_dataset --name mine --source 'old/*_t2.nii.gz' --source_label 'old/*_mask.nii.gz' \\
+        --target 'new/*_t2.nii.gz' --patient '(case[0-9]+)' --organ_mm2 1500
+
+Writes mine.make, to be edited, and results/mine/volumes.txt, what was found. Target labels (--target_label), where they
+are, give scores and bounds; the prior sizes come from the user or from the source's labels, never from them.
+"""
+
+import argparse
+import json
+import re
+from collections.abc import Sequence
+from pathlib import Path
+
+from preprocess.faults import describe_faults
+from preprocess.new_makefile import Wishes, makefile_text
+from preprocess.set_plan import Plan, make_plan
+from preprocess.site_volumes import Offence, Site, read_site
+from reports.table import NOTHING, aligned
+from utils import UserError, atomic_write, listing, run_program
+
+
+def describe_sites(sites: Sequence[Site]) -> str:
+    """What was found: geometry, and the census of the labels."""
+    lines = []
+    offences = [offence for site in sites for offence in site.offences]
+    if offences:
+        lines += [
+            f"GEOMETRY: {len(offences)} times a label does not lie where its image lies",
+            *offence_table(offences),
+        ]
+    else:
+        lines += ["GEOMETRY: every label lies on the grid of its image"]
+    header = ["site", "label", "volumes that hold it", "voxels"]
+    rows = [
+        [site.name, str(label), f"{site.volumes[label]} of {len(site.cases)}", str(site.voxels[label])]
+        for site in sites
+        for label in sorted(site.voxels)
+    ]
+    rows += [[site.name, "no labels", NOTHING, NOTHING] for site in sites if not site.voxels]
+    return "\n".join([*lines, "", "LABELS", *aligned(header, rows)])
+
+
+def offence_table(offences: Sequence[Offence]) -> list[str]:
+    header = ["file", "what", "how far", "tolerance"]
+    return aligned(header, [[each.file, each.what, each.how_far, each.tolerance] for each in offences])
+
+
+def describe_plan(plan: Plan) -> str:
+    return "\n".join(["PROPOSED", *(f"  - {reason}" for reason in plan.reasons)])
+
+
+def check_sites(sites: Sequence[Site], makefile: Path, folder: Path) -> None:
+    """Raises UserError that lists what stands in the way: files at fault, labels elsewhere than their images."""
+    faults = [fault for site in sites for fault in site.faults]
+    told = [f"{len(faults)} faults: {describe_faults(faults)}"] if faults else []
+    if offences := [offence for site in sites for offence in site.offences]:
+        told.append(
+            f"{len({offence.file for offence in offences})} labels do not lie where their images lie, all in the "
+            f"table above and in {folder / 'volumes.txt'}; resample them, or raise --tolerance."
+        )
+    if told:
+        raise UserError(f"{makefile} was not written. {' '.join(told)}")
+
+
+def find_phantom(sites: Sequence[Site]) -> str | None:
+    """small or full where a phantom's card lies beside the volumes or above them, for no picture may hide it."""
+    folders = {
+        folder for site in sites for case in site.cases for path in case.paths.values() for folder in path.parents
+    }
+    cards = [folder / "phantom.json" for folder in sorted(folders)]
+    found = (json.loads(card.read_text(encoding="utf-8")).get("phantom") for card in cards if card.is_file())
+    return next(found, None)
+
+
+def check_sizes(args: argparse.Namespace, n_class: int) -> None:
+    for flag, sizes in (("--organ_mm2", args.organ_mm2), ("--organ_mm3", args.organ_mm3)):
+        if sizes and (len(sizes) != n_class - 1 or min(sizes) <= 0):
+            raise UserError(
+                f"{flag} expects one number above 0 for each class but the background, {n_class - 1} here; got "
+                f"{' '.join(f'{size:g}' for size in sizes)}."
+            )
+
+
+def new_dataset(args: argparse.Namespace) -> None:
+    """Looks, proposes, writes. Raises UserError, with the report written and no makefile, for volumes at fault."""
+    makefile, folder = Path(f"{args.name}.make"), Path("results") / args.name
+    taken = [
+        str(path)
+        for path in (makefile, *(Path(f"data/{args.name}_{s}") for s in ("source", "target")))
+        if path.exists()
+    ]
+    if taken:
+        raise UserError(
+            f"{listing(taken)} is there already and is never overwritten: take another --name, or move it away."
+        )
+    look = {"patient": args.patient, "tolerance": args.tolerance, "channel": args.channel, "jobs": args.jobs}
+    source = read_site("source", args.source, args.source_label, **look)
+    target = read_site("target", args.target, args.target_label, **look)
+    sites = source, target
+    text = describe_sites(sites)
+    print(text)
+    write(folder / "volumes.txt", text + "\n")
+    check_sites(sites, makefile, folder)
+    plan = make_plan(sites, args.axis, args.group, args.val)
+    check_sizes(args, plan.n_class)
+    print("\n" + describe_plan(plan))
+    write(folder / "volumes.txt", f"{text}\n\n{describe_plan(plan)}\n")
+    sizes = {name: tuple(getattr(args, name) or ()) for name in ("organ_mm2", "organ_mm3")}
+    kept = {
+        name: getattr(args, name) for name in ("name", "patient", "axis", "channel", "tolerance", "modality", "tags")
+    }
+    write(makefile, makefile_text(sites, plan, Wishes(**kept, **sizes, phantom=find_phantom(sites))))
+    print(
+        f"\n{makefile} is written: read it, and edit it. Then\n\n    make -f {makefile} data-report"
+        f"      # cuts the slices; look at results/{args.name}/data-report\n    make -f {makefile}                  "
+        "# trains, adapts, plots, reports"
+    )
+
+
+def write(path: Path, text: str) -> None:
+    path.parent.mkdir(parents=True, exist_ok=True)
+    with atomic_write(path, "w") as file:
+        file.write(text)
+
+
+def make_name(text: str) -> str:
+    if not re.fullmatch(r"[A-Za-z][\w-]*", text):
+        raise argparse.ArgumentTypeError("a name is letters, digits, _ and -, a letter first")
+    return text
+
+
+def parse_args(argv: Sequence[str] | None = None) -> argparse.Namespace:
+    parser = argparse.ArgumentParser(
+        prog="python -m preprocess.new_dataset", description=__doc__.splitlines()[0], allow_abbrev=False
+    )
+    add = parser.add_argument
+    add("--name", type=make_name, required=True, help="of the experiment: NAME.make, data/NAME_source, results/NAME")
+    add("--source", required=True, metavar="GLOB", help="images of the old site (in quotes)")
+    add("--source_label", required=True, metavar="GLOB", help="their labels")
+    add("--target", required=True, metavar="GLOB", help="images of the new site")
+    add("--target_label", metavar="GLOB", help="their labels, if there are any: for scores and bounds alone")
+    add("--patient", required=True, metavar="REGEX", help="its group is the patient, in a file's name: (case\\d+)")
+    add("--group", metavar="REGEX", help="its group is the person, where one was scanned twice")
+    add("--val", type=int, metavar="N", help="patients of each site who validate (default: a fifth)")
+    add("--axis", type=int, choices=(0, 1, 2), default=2, help="slices are cut along it (default %(default)s)")
+    add("--channel", type=int, metavar="N", help="of 4D images, counted from 0")
+    add("--tolerance", type=float, default=0.1, metavar="MM", help="that a label may be off (default %(default)s)")
+    add("--modality", default="", help="of the images, for the record")
+    organ = parser.add_mutually_exclusive_group()
+    mm2 = "area of each class in a slice that shows it (default: the mean of the source's labels)"
+    organ.add_argument("--organ_mm2", type=float, nargs="+", metavar="MM2", help=mm2)
+    organ.add_argument("--organ_mm3", type=float, nargs="+", metavar="MM3", help="volume of each class")
+    add("--tags", metavar="CSV", help="which classes a target slice shows (see preprocess.size_priors --tags)")
+    add("--jobs", type=int, default=1, help="volumes read at a time")
+    add("--debug", action="store_true", help="show the traceback of an error")
+    return parser.parse_args(argv)
+
+
+def main() -> None:
+    new_dataset(parse_args())
+
+
+if __name__ == "__main__":
+    run_program(main)

@@ -1,0 +1,187 @@
+"""The text of an experiment makefile for one's own data: facts, settings and the OPT lines of the main runs."""
+
+from dataclasses import dataclass
+from string import Template
+
+from preprocess.set_plan import Plan
+from preprocess.site_volumes import IMAGE, LABEL, Site
+from utils import UserError
+
+NO_TAGS, TAGS = "dumbprednotags", "dumbpredwtags"
+
+
+@dataclass(frozen=True)
+class Wishes:
+    """What the user typed beside the volumes."""
+
+    name: str
+    patient: str
+    axis: int
+    channel: int | None
+    tolerance: float
+    modality: str
+    organ_mm2: tuple[float, ...]
+    organ_mm3: tuple[float, ...]
+    tags: str | None
+    phantom: str | None  # small or full, where the volumes are a phantom's
+
+
+HEAD = Template("""\
+# $name: $source_n volumes of the source, $target_n of the target$blind.
+# Written by preprocess.new_dataset; edit at will.
+#
+#   make -f $name.make data-report                what lies in the slices, and what is wrong with it: first of all
+#   make -f $name.make                            the runs of TRN, plots, report, archive
+#   make -f $name.make results/$name/sfda         one run, and what it needs
+#   make -f $name.make NET=Dimwit EPC=1 DEBUG=--debug     does it run at all?
+#
+# To add an experiment: its name in TRN, and a line `$$(RD)/<name>: private OPT = …` below. What was proposed, and why:
+$reasons
+SET     := $name
+VOLUMES :=
+DATA    := data/${name}_source data/${name}_target
+TRN     := $runs
+ABL     := $ablations
+BAS     :=
+INF     := cesourceim
+SCRATCH := $scratch
+${plots}include adaptation.mk
+
+# -- facts ------------------------------------------------------------------------------------------------------------
+G_RGX   = (.+)_(\\d+)
+S_DATA  = [('IMG', nii_transform, False), ('GT', nii_gt_transform, False), ('GT', nii_gt_transform, False)]
+TT_DATA = $target_data
+SOURCE  = --target_dataset data/${name}_source --target_folders "$$(S_DATA)" --val_target_folders "$$(S_DATA)"
+COMMON  = --target_dataset data/${name}_target --target_folders "$$(TT_DATA)" --val_target_folders "$$(TT_DATA)" \\
+          --grp_regex '$$(G_RGX)' --network $$(NET) --n_class $n_class \\
+          --metric_axis $foreground --batch_size $$(BATCH) --weight_decay 1e-4 --target_losses "$$(L_OR)"
+# how slices are cut: delete data/${name}_source and data/${name}_target after a change
+SLICE   = --patient '$patient' --n_class $n_class --normalise percentile --format nii \
+          $cut
+data/${name}_source: private SLICE += --site source --val $val_source --image IMG='$source' \\
+   --label '$source_label'
+data/${name}_target: private SLICE += --site target --val $val_target --image IMG='$target'$target_label
+# how large each class is in a slice: $prior_words
+PRIOR   = --n_class $n_class $prior
+$prior_needs
+# -- settings: the published ones; fewer epochs do for a first look -------------------------------------------------
+BATCH   = 8
+LEARN   = --n_epoch 100 --l_rate 5e-4 --lr_decay 0.9
+# if sfda ends where sfda_lr0 does, its learning rate is too low: 1e-5, 1e-4
+ADAPT   = --n_epoch 50 --l_rate 1e-6 --lr_decay 0.9
+
+# -- losses -----------------------------------------------------------------------------------------------------------
+L_OR  = [('CrossEntropy', {'idc': [$classes], 'weights':[$ones]}, None, None, None, 1)]
+NU    = [$nu]
+FORE  = [$fore]
+ENTKL = 'EntKLProp', {'lamb_se':1, 'lamb_consprior':1, 'weights_se':$$(NU), 'power':1}
+
+# -- runs -------------------------------------------------------------------------------------------------------------
+# the source network: cross-entropy on the labelled source
+$$(RD)/cesource: private OPT = $$(SOURCE) --model_weights="" $$(LEARN)
+# lower bound: the source network on the target as it is
+$$(RD)/noadap: private OPT = $$(WEIGHTS) --method noadap --saveim True --entmap
+# source-free adaptation: one prior size a class$tagged
+$$(RD)/sfda: private OPT = $$(WEIGHTS) --method sfda $$(ADAPT) --saveim True --entmap \\
+   --target_losses "[($$(ENTKL), $$(call prior,$column), 'norm_soft_size', 1)]"
+# its control, the same at learning rate 0: what re-estimating the batch-norm statistics does on its own
+$$(RD)/sfda_lr0: private OPT = $$(WEIGHTS) --method sfda $$(ADAPT) --l_rate 0 \\
+   --target_losses "[($$(ENTKL), $$(call prior,$column), 'norm_soft_size', 1)]"
+""")
+BOUNDS = """\
+# upper bounds: the true sizes as prior; full supervision on the target
+$(RD)/SFDA_TrueSize: private OPT = $(WEIGHTS) --method sfda $(ADAPT) \\
+   --target_losses "[($(ENTKL), $(call prior,val_gt_size), 'norm_soft_size', 1)]"
+$(RD)/fs: private OPT = --model_weights="" $(LEARN) --saveim True
+"""
+TAIL = """\
+# inference: the masks of a trained network
+$(RD)/cesourceim: private OPT = $(WEIGHTS) --mode makeim --entmap
+"""
+
+
+def makefile_text(sites: tuple[Site, Site], plan: Plan, wishes: Wishes) -> str:
+    """The makefile. Raises UserError for a pattern that no makefile can hold."""
+    source, target = sites
+    labelled = target.label is not None
+    column = TAGS if labelled or wishes.tags else NO_TAGS
+    prior, words, needs = _prior(wishes, labelled)
+    numbers = range(plan.n_class)
+    share = 0.9 / (plan.n_class - 1)
+    head = HEAD.substitute(
+        name=wishes.name,
+        source_n=len(source.cases),
+        target_n=len(target.cases),
+        blind="" if labelled else ", whose truth nobody knows",
+        reasons="\n".join(f"#   - {_in_comment(reason)}" for reason in plan.reasons),
+        runs="cesource noadap sfda_lr0 sfda SFDA_TrueSize fs" if labelled else "cesource noadap sfda_lr0 sfda",
+        ablations="entropy klprop sfda_notags sfda_mean adaent cda tent bnrefresh shot" if labelled else "",
+        scratch="cesource fs" if labelled else "cesource",
+        plots="" if labelled else "# without ground truth there are no scores to draw\nPLOTS    = $(RD)/losses.png\n",
+        target_data="$(S_DATA)" if labelled else "[('IMG', nii_transform, False)]",
+        n_class=plan.n_class,
+        foreground=" ".join(map(str, numbers[1:])),
+        patient=_quoted(wishes.patient),
+        cut=_cut(plan, wishes),
+        val_source=plan.val[0],
+        val_target=plan.val[1],
+        source=_quoted(source.image),
+        source_label=_quoted(str(source.label)),
+        target=_quoted(target.image),
+        target_label=f" \\\n   --label '{_quoted(target.label)}'" if target.label else "",
+        prior=prior,
+        prior_words=words,
+        prior_needs=needs,
+        classes=",".join(map(str, numbers)),
+        ones=",".join("1" for _ in numbers),
+        nu=",".join(["0.1", *(f"{share:.4g}" for _ in numbers[1:])]),
+        fore=",".join(map(str, numbers[1:])),
+        column=column,
+        tagged=", switched by image-level tags" if column == TAGS else ", the same in every slice",
+    )
+    return head + (BOUNDS if labelled else "") + TAIL + ("include ablations.mk\n" if labelled else "")
+
+
+def _cut(plan: Plan, wishes: Wishes) -> str:
+    """The slicer's flags that both sites share."""
+    flags = [f"--axis {wishes.axis}", f"--size {plan.size[0]} {plan.size[1]}"]
+    flags += ["--spacing {:g} {:g}".format(*plan.spacing)] if plan.spacing else []
+    flags += [f"--label_map {plan.label_map}"] if plan.label_map else []
+    flags += [f"--others {plan.others}"] if plan.others is not None else []
+    flags += [f"--group '{_quoted(plan.group)}'"] if plan.group else []
+    flags += [f"--channel {wishes.channel}"] if wishes.channel is not None else []
+    flags += [f"--phantom {wishes.phantom}"] if wishes.phantom else []
+    flags += [f"--modality '{_quoted(wishes.modality)}'"] if wishes.modality else []
+    return " ".join([*flags, f"--tolerance {wishes.tolerance:g}"])
+
+
+def _prior(wishes: Wishes, labelled: bool) -> tuple[str, str, str]:
+    """Flags of size_priors, what they mean, and a rule for what they need; target labels never make the size."""
+    needs = ""
+    if wishes.organ_mm3:
+        flags, words = f"--constant_mm3 {_numbers(wishes.organ_mm3)}", "from its volume in mm3, as given"
+    elif wishes.organ_mm2:
+        flags, words = f"--constant_mm2 {_numbers(wishes.organ_mm2)}", "its area in mm2, as given"
+    else:
+        flags = f"--source_mean data/{wishes.name}_source --source_folder {LABEL}"
+        words = "its mean area in the source's labels; better a number from anatomy, --constant_mm2"
+        needs = f"sizes/{wishes.name}.csv: | data/{wishes.name}_source\n"
+    if not labelled:
+        flags += f" --folder {IMAGE} --unlabelled"
+    return flags + (f" --tags '{_quoted(wishes.tags)}'" if wishes.tags else ""), words, needs
+
+
+def _numbers(values: tuple[float, ...]) -> str:
+    return " ".join(f"{value:g}" for value in values)
+
+
+def _quoted(text: str) -> str:
+    """Text for single quotes in a recipe. Raises UserError where it cannot stand there."""
+    if "'" in text or "\n" in text:
+        raise UserError(f"A makefile cannot hold {text!r}: take patterns without single quotes and line breaks.")
+    return text.replace("$", "$$").replace("#", "\\#")
+
+
+def _in_comment(text: str) -> str:
+    """Text that stays in its comment line."""
+    return text.replace("\n", " ").rstrip("\\")

@@ -1,0 +1,227 @@
+"""The report on data: what is wrong stands first, what is missing is no fault of the report, a phantom is marked."""
+
+import csv
+import json
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+
+import nibabel as nib
+import numpy as np
+import pytest
+from conftest import write_prior, write_site
+from PIL import Image
+
+from plots.data import spread_rows
+from preprocess import data_report
+from preprocess.data_report import report
+from preprocess.set_problems import find_problems
+from preprocess.set_survey import survey_set
+from utils import UserError
+
+ROOT = Path(__file__).parent.parent
+
+
+@pytest.fixture
+def site(tmp_path):
+    return write_site(tmp_path / "site", inside=200, outside=60, seed=1)
+
+
+def problems(*roots, prior=None):
+    return data_report.group(find_problems([survey_set(root) for root in roots], prior))
+
+
+def save(path, array):
+    path.parent.mkdir(parents=True, exist_ok=True)
+    Image.fromarray(np.asarray(array, np.uint8)).save(path)
+
+
+def test_a_sound_set_has_no_problem_and_counts_what_lies_there(site):
+    survey = survey_set(site)
+    assert problems(site) == {}
+    assert data_report.summarise_split(survey, "train") | {"pixels": 0} == {
+        "patients": 4,
+        "slices": 16,
+        "labelled": 16,
+        "empty": 4,
+        "slices_with_class": [16, 12],
+        "pixels": 0,
+    }
+    true = sum(int((np.asarray(Image.open(path)) == 1).sum()) for path in site.glob("val/GT/*.png"))
+    assert data_report.summarise_split(survey, "val")["pixels"][1] == true
+
+
+def test_every_planted_fault_is_found_and_named(site, tmp_path):
+    other = write_site(tmp_path / "other", inside=150, outside=90, seed=2)
+    save(site / "train/IMG/Case00_1.png", np.full((24, 20), 7))
+    shutil.copy(site / "train/IMG/Case01_1.png", site / "train/IMG/Case01_2.png")
+    shutil.copy(site / "train/IMG/Case02_2.png", site / "val/IMG/Case05_2.png")
+    shutil.copy(site / "train/IMG/Case03_1.png", other / "train/IMG/Case03_1.png")
+    (site / "train/GT/Case02_3.png").unlink()
+    (site / "val/IMG/Case04_3.png").write_bytes(b"torn")
+    save(site / "val/IMG/Case00_9.png", np.arange(480).reshape(24, 20) % 251)
+    save(site / "val/GT/Case00_9.png", np.zeros((24, 20)))
+    save(other / "train/GT/Case01_2.png", np.zeros((24, 24)))
+    for path in other.glob("val/GT/*.png"):
+        save(path, np.zeros((24, 20)))
+    found = problems(site, other)
+    expected = {
+        "site: flat image, one grey level throughout": "train/Case00_1",
+        "the same image under several names, in one split": "train/Case01_1 = site/train/Case01_2",
+        "the same image under several names, in two splits of a set": "train/Case02_2 = site/val/Case05_2",
+        "the same image under several names, in two sets": "site/train/Case03_1 = other/train/Case03_1",
+        "site: no label in GT": "train/Case02_3",
+        "site: cannot be read or used": "Case04_3.png",
+        "site: patient in more than one split": "Case00 (train and val)",
+        "other: label of another size than its image": "train/Case01_2",
+        "other: class absent from val": "class 1",
+        "other: most slices are empty, without any class": "val (100%)",
+    }
+    for what, which in expected.items():
+        assert any(which in each for each in found[what]), (what, found)
+    assert set(found) == set(expected)
+
+
+def test_splits_by_blocks_may_share_a_patient(site):
+    save(site / "val/IMG/Case00_9.png", np.arange(480).reshape(24, 20) % 251)
+    save(site / "val/GT/Case00_9.png", np.zeros((24, 20)))
+    assert "site: patient in more than one split" in problems(site)
+    (site / "dataset.json").write_text(json.dumps({"split_unit": "slice blocks"}))
+    assert problems(site) == {}
+
+
+def manifest(root, mm):
+    names = [path.stem for path in root.glob("*/IMG/*")]
+    rows = [f"{name},5,{mm(name)},{mm(name)}" for name in names]
+    (root / "manifest.csv").write_text("\n".join(["slice,spacing_slice,spacing_w,spacing_h", *rows]) + "\n")
+
+
+def test_spacings_that_differ_in_a_set_and_between_sites(site, tmp_path):
+    other = write_site(tmp_path / "other", inside=150, outside=90, seed=2)
+    manifest(site, lambda name: 1.0 if name < "Case03" else 1.3)
+    manifest(other, lambda _: 2.0)
+    found = problems(site, other)
+    assert found["site: very different spacing along W"] == ["1 mm (Case00) to 1.3 mm (Case03)"]
+    assert any("1.15 and 2 mm" in which for which in found["very different spacing along H at two sites"])
+    manifest(other, lambda _: 1.1)
+    assert not [what for what in problems(other) if "spacing" in what]
+
+
+def test_grey_levels_outside_0_to_1_unless_the_card_says_so(tmp_path):
+    rng = np.random.default_rng(0)
+    for split in ("train", "val"):
+        for index in range(4):
+            path = tmp_path / "set" / split / "IMG" / f"{split}{index % 2}_{index}.npy"
+            path.parent.mkdir(parents=True, exist_ok=True)
+            np.save(path, rng.normal(0, 2, (2, 16, 16)).astype(np.float32))
+    found = problems(tmp_path / "set")
+    assert list(found) == ["set: grey levels outside 0..1"]
+    assert found["set: grey levels outside 0..1"][0].startswith("8 of 8 in IMG")
+    (tmp_path / "set/dataset.json").write_text(json.dumps({"normalisation": {"kind": "zscore"}}))
+    assert problems(tmp_path / "set") == {}
+
+
+def test_a_prior_that_is_missing_lacks_slices_or_is_far_off(site, tmp_path):
+    assert list(problems(site, prior=tmp_path / "none.csv")) == [
+        "no class-ratio prior yet, the first adaptation makes it"
+    ]
+    good = write_prior(tmp_path / "good.csv", site, size=80)
+    assert not [what for what in problems(site, prior=good) if "dumbpredwtags" in what]
+    off = write_prior(tmp_path / "off.csv", site, size=350)
+    found = problems(site, prior=off)
+    assert "times its true size" in found[f"{off}: dumbpredwtags is far from the truth"][0]
+    good.write_text("\n".join(good.read_text().splitlines()[:-1]) + "\n")
+    assert f"{good}: dumbpredwtags lacks slices of site" in problems(site, prior=good)
+
+
+@pytest.mark.parametrize("phantom", [None, "small"])
+def test_all_files_are_written_and_a_phantom_is_marked(site, tmp_path, phantom, monkeypatch):
+    (site / "dataset.json").write_text(json.dumps({"split_unit": "patient", "phantom": phantom}))
+    banners = []
+    monkeypatch.setattr("plots.data.save", lambda figure, path: banners.append((path.name, len(figure.subfigs))))
+    text = report([survey_set(site)], None, tmp_path / "out")
+    assert ("PHANTOM" in text) == bool(phantom)
+    assert text == (tmp_path / "out/report.txt").read_text()
+    assert {name for name, _ in banners} == {"histograms.png", "ratios.png", "montage_site.png"}
+    assert all((count == 2) == bool(phantom) for _, count in banners)
+    with (tmp_path / "out/slices.csv").open() as file:
+        rows = list(csv.DictReader(file))
+    assert len(rows) == 24
+    assert {row["split"] for row in rows} == {"train", "val"}
+    assert json.loads((tmp_path / "out/numbers.json").read_text())["sets"]["site"]["splits"]["val"]["slices"] == 8
+
+
+def test_problems_stand_first(site, tmp_path):
+    (site / "train/GT/Case02_3.png").unlink()
+    text = report([survey_set(site)], None, tmp_path / "out")
+    assert text.index("no label in GT") < text.index("Splits") < text.index("Labels")
+    assert "train/Case02_3" in text
+
+
+def test_no_ground_truth_no_card_no_manifest_several_folders(tmp_path):
+    rng = np.random.default_rng(0)
+    for split in ("train", "val"):
+        for patient in ("a", "b"):
+            for folder in ("Inn", "Wat"):
+                path = tmp_path / "set" / split / folder / f"{split}{patient}_0.nii"
+                path.parent.mkdir(parents=True, exist_ok=True)
+                nib.Nifti1Image(rng.random((16, 12), np.float32), np.eye(4)).to_filename(path)
+    survey = survey_set(tmp_path / "set")
+    assert (survey.images, survey.labels, survey.n_class) == (["Inn", "Wat"], "", 0)
+    text = report([survey], None, tmp_path / "out")
+    assert "No problem found." in text
+    assert not (tmp_path / "out/ratios.png").exists()
+    assert (tmp_path / "out/montage_set.png").stat().st_size > 1000
+
+
+def test_a_set_of_volumes(tmp_path):
+    rng = np.random.default_rng(0)
+    for split in ("train", "val", "unlabelled"):
+        for number in range(2):
+            for folder, array in (("IMG", rng.normal(0, 9, (2, 6, 8, 8))), ("GT", np.zeros((6, 8, 8), np.uint8))):
+                if folder == "GT":
+                    array[4, 2:5, 2:5] = 2
+                    array[3, :1] = 1
+                if (split, folder) != ("unlabelled", "GT"):
+                    (tmp_path / "set" / split / folder).mkdir(parents=True, exist_ok=True)
+                    np.save(tmp_path / "set" / split / folder / f"{split}{number}.npy", array)
+    (tmp_path / "set/dataset.json").write_text(json.dumps({"volumetric": True, "n_class": 3}))
+    survey = survey_set(tmp_path / "set")
+    assert problems(tmp_path / "set") == {}
+    assert survey.counted("train").tolist() == [[384 - 17, 8, 9]] * 2
+    assert survey.image(0).shape == (2, 8, 8)
+    assert (survey.truth(0) == 2).sum() == 9  # the plane with most foreground
+    report([survey], None, tmp_path / "out")
+
+
+def test_the_montage_shows_every_patient_and_slices_with_foreground(site):
+    survey = survey_set(site)
+    rows = spread_rows(survey, 12)
+    assert {survey.items[row].patient for row in rows} == set(survey.patients)
+    assert all(survey.items[row].pixels[1] for row in rows)
+
+
+def test_a_folder_without_images_is_told_in_words(tmp_path):
+    (tmp_path / "set/train/other").mkdir(parents=True)
+    (tmp_path / "set/train/GT").mkdir()
+    (tmp_path / "empty").mkdir()
+    with pytest.raises(UserError, match="no images in .*empty"):
+        survey_set(tmp_path / "empty")
+    done = subprocess.run(
+        [sys.executable, "-m", "preprocess.data_report", "--data", tmp_path / "none", "--out", tmp_path / "out"],
+        cwd=ROOT,
+        capture_output=True,
+        text=True,
+    )
+    assert done.returncode == 2
+    assert "There is no folder" in done.stderr
+    assert "Traceback" not in done.stderr
+
+
+@pytest.mark.parametrize("makefile", ["prostate.make", "spine.make", "gta5.make", "brats.make"])
+def test_every_makefile_has_the_goal(makefile):
+    words = ["make", "-n", "-f", makefile, f"CC={sys.executable}", "data-report"]
+    done = subprocess.run(words, cwd=ROOT, capture_output=True, text=True, check=True)
+    assert not done.stderr
+    assert "-m preprocess.data_report --data data/" in done.stdout
