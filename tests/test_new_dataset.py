@@ -1,0 +1,204 @@
+"""Volumes of two sites become a makefile: what is found, what is proposed, what is refused, and that it runs."""
+
+import json
+import subprocess
+import sys
+from pathlib import Path
+
+import nibabel as nib
+import numpy as np
+import pytest
+from check_makefiles import check
+from conftest import disc_slice
+
+from preprocess import new_dataset as program
+from preprocess.reading import Grid
+from preprocess.site_volumes import compare_grids
+from utils import UserError
+
+ROOT = Path(__file__).parent.parent
+NEEDED = ("preprocess", "plots", "reports", "methods", "*.py", "*.mk")
+
+
+def write_volumes(folder, names, value=1, shape=(24, 20), spacing=1.0, dtype=np.uint8, seed=0):
+    """Volumes of four slices with a disc, the label being `value`; three slices show it."""
+    rng = np.random.default_rng(seed)
+    folder.mkdir(parents=True, exist_ok=True)
+    for name in names:
+        planes = [disc_slice(rng, index > 0, 200, 60) for index in range(4)]
+        image, label = (np.stack([plane[which] for plane in planes], -1) for which in (0, 1))
+        wide = [(0, shape[0] - 24), (0, shape[1] - 20), (0, 0)]
+        affine = np.diag([spacing, spacing, 3, 1])
+        nib.Nifti1Image(np.pad(image, wide), affine).to_filename(folder / f"{name}_t2.nii.gz")
+        label = np.pad(label.astype(dtype) * value, wide).astype(dtype)
+        nib.Nifti1Image(label, affine).to_filename(folder / f"{name}_mask.nii.gz")
+
+
+@pytest.fixture
+def place(tmp_path, monkeypatch):
+    """A working folder with what a makefile needs, and two sites of volumes in it."""
+    for pattern in NEEDED:
+        for path in ROOT.glob(pattern):
+            (tmp_path / path.name).symlink_to(path)
+    for folder in ("data", "sizes"):
+        (tmp_path / folder).mkdir()
+    monkeypatch.chdir(tmp_path)
+    write_volumes(tmp_path / "old", [f"case{n}" for n in range(4)], value=255, seed=1)
+    write_volumes(tmp_path / "new", [f"case{n}" for n in range(4)], value=255, seed=2)
+    return tmp_path
+
+
+def run(*more, labelled=True, patient=r"(case\d+)"):
+    flags = ["--name", "mine", "--source", "old/*_t2.nii.gz", "--source_label", "old/*_mask.nii.gz"]
+    flags += ["--target", "new/*_t2.nii.gz", "--patient", patient, *more]
+    flags += ["--target_label", "new/*_mask.nii.gz"] if labelled else []
+    program.new_dataset(program.parse_args(flags))
+    return Path("mine.make").read_text()
+
+
+def test_the_labelled_case_runs_from_volumes_to_an_adapted_network(place, capsys):
+    text = run()
+    told = capsys.readouterr().out
+    assert "--label_map 0:0,255:1: a 0/255 mask" in told
+    assert "make -f mine.make data-report" in told
+    assert "--size 24 24" in text
+    assert check(str(place / "mine.make")) > 6
+    words = ["make", "-f", "mine.make", f"CC={sys.executable}", "NET=Dimwit", "EPC=1", "DEBUG=--debug"]
+    done = subprocess.run([*words, "results/mine/sfda"], cwd=place, capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr[-2000:]
+    assert (place / "results/mine/sfda/last.pkl").is_file()
+    assert json.loads((place / "data/mine_source/dataset.json").read_text())["label_map"] == {"0": 0, "255": 1}
+    prior = (place / "sizes/mine.csv").read_text()
+    assert "mean of the labelled slices of data/mine_source" in prior
+
+
+def test_without_target_labels_no_line_reads_them_and_all_lines_build(place):
+    text = run("--organ_mm2", "90", labelled=False)
+    assert "new/*_mask" not in text
+    assert "TT_DATA = [('IMG', nii_transform, False)]" in text
+    assert "--constant_mm2 90 --folder IMG --unlabelled" in text
+    assert not any(word in text for word in ("/fs:", "SFDA_TrueSize", "dumbpredwtags", "val_gt_size"))
+    assert check(str(place / "mine.make")) == 5
+
+
+def prior_line(text):
+    return next(line for line in text.splitlines() if line.startswith("PRIOR "))
+
+
+def test_target_labels_never_make_the_prior(place):
+    first = prior_line(run())
+    Path("mine.make").unlink()
+    write_volumes(place / "new", [f"case{n}" for n in range(4)], value=255, seed=9)
+    assert prior_line(run()) == first
+    assert "--source_mean data/mine_source" in first
+
+
+def test_every_label_out_of_place_stands_in_one_table_and_nothing_is_written(place, capsys):
+    def move(name, affine, shape=(24, 20, 4)):
+        nib.Nifti1Image(np.ones(shape, np.uint8), affine).to_filename(place / name)
+
+    shifted, turned = np.diag([1.0, 1, 3, 1]), np.diag([1.0, 1, 3, 1])
+    shifted[0, 3] = 5
+    turned[:2, :2] = [[np.cos(0.1), -np.sin(0.1)], [np.sin(0.1), np.cos(0.1)]]
+    move("old/case0_mask.nii.gz", shifted)
+    move("old/case1_mask.nii.gz", turned)
+    move("old/case2_mask.nii.gz", np.diag([1.2, 1, 3, 1]))
+    move("new/case3_mask.nii.gz", np.diag([1.0, 1, 3, 1]), (24, 20, 5))
+    with pytest.raises(UserError, match="4 labels do not lie where their images lie"):
+        run()
+    table = capsys.readouterr().out
+    assert table in Path("results/mine/volumes.txt").read_text() + "\n"
+    rows = {line.split()[0]: line for line in table.splitlines() if "_mask.nii.gz" in line}
+    assert "origin     5 mm apart" in rows["old/case0_mask.nii.gz"]
+    assert "direction  5.73 degrees" in rows["old/case1_mask.nii.gz"]
+    assert "spacing    1.2x1x3 and 1x1x3 mm" in rows["old/case2_mask.nii.gz"]
+    assert "shape      (24, 20, 5), its image (24, 20, 4)" in rows["new/case3_mask.nii.gz"]
+    assert all("0.1 mm" in rows[f"old/case{n}_mask.nii.gz"] for n in range(3))
+    assert not Path("mine.make").exists()
+
+
+def test_a_small_shift_is_within_the_tolerance_that_is_given():
+    near = np.eye(4)
+    near[1, 3] = 0.3
+    image, label = Grid((8, 8, 4), np.eye(4)), Grid((8, 8, 4), near)
+    assert [each.what for each in compare_grids(image, label, "x", 0.1)] == ["origin"]
+    assert compare_grids(image, label, "x", 0.5) == []
+
+
+def test_gaps_floats_and_labels_of_the_target_alone_are_told(place, capsys):
+    write_volumes(place / "old", [f"case{n}" for n in range(2)], value=3, dtype=np.float32)
+    write_volumes(place / "old", [f"case{n}" for n in range(2, 4)], value=7)
+    write_volumes(place / "new", ["case0"], value=9)
+    write_volumes(place / "new", [f"case{n}" for n in range(1, 4)], value=3)
+    text = run()
+    told = capsys.readouterr().out
+    assert "--label_map 0:0,3:1,7:2 --others 0" in text
+    assert "2 source labels are stored as fractions" in told
+    assert "target labels 9 are in no source volume" in told
+    assert "label 7 is in no target volume" in told
+    assert "--n_class 3 --metric_axis 1 2" in " ".join(text.replace("\\", " ").split())
+
+
+def test_fractions_are_no_labels(place):
+    write_volumes(place / "old", ["case1"], value=0.5, dtype=np.float32)
+    with pytest.raises(UserError, match="holds fractions.*case1_mask"):
+        run()
+    assert not Path("mine.make").exists()
+
+
+def test_scans_of_one_person_stay_together(place):
+    for path in [*place.glob("old/*"), *place.glob("new/*")]:
+        path.unlink()
+    names = [f"case{n}{scan}" for n in range(5) for scan in "ab"]
+    write_volumes(place / "old", names)
+    write_volumes(place / "new", [f"case{n}a" for n in range(5)])
+    text = run(patient=r"(case\d+[ab])")
+    assert r"--group '(case\d+)'" in text
+    assert "--site source --val 2" in text
+    assert "--label_map" not in text  # 0 and 1 are classes
+
+
+def test_unlike_spacings_and_sizes(place):
+    write_volumes(place / "new", [f"case{n}" for n in range(4)], shape=(60, 50), spacing=0.5, value=255)
+    text = run()
+    assert "--spacing 0.75 0.75" in text
+    assert "--size 40 40" in text  # 60 pixels of 0.5 mm are 40 of 0.75
+
+
+def test_nothing_is_overwritten(place):
+    run()
+    before = Path("mine.make").read_text()
+    with pytest.raises(UserError, match=r"mine.make is there already"):
+        run("--val", "2")
+    assert Path("mine.make").read_text() == before
+    Path("mine.make").unlink()
+    Path("data/mine_target").mkdir()
+    with pytest.raises(UserError, match="data/mine_target is there already"):
+        run()
+
+
+@pytest.mark.parametrize(
+    ("flags", "words"),
+    [
+        (("--organ_mm2", "5", "6"), "one number above 0 for each class"),
+        (("--group", "(nobody)"), "does not match the image file"),
+        (("--patient", "(t2|mask)"), "two files for"),
+        (("--modality", "it's"), "without single quotes"),
+    ],
+)
+def test_what_cannot_be_is_told(place, flags, words):
+    with pytest.raises(UserError, match=words):
+        run(*flags)
+    assert not Path("mine.make").exists()
+
+
+def test_one_patient_is_too_few(place):
+    for path in place.glob("new/case[1-3]*"):
+        path.unlink()
+    with pytest.raises(UserError, match="The target has 1 patient"):
+        run()
+
+
+def test_a_phantom_stays_marked(place):
+    (place / "old/phantom.json").write_text(json.dumps({"phantom": "small"}))
+    assert "--phantom small" in run()
