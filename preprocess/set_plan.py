@@ -6,6 +6,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
+import nibabel as nib
 import numpy as np
 
 from preprocess.pairing import Case, read_id
@@ -44,7 +45,14 @@ def make_plan(sites: tuple[Site, Site], axis: int, group: str | None, val: int |
     spacing, about_spacing = propose_spacing(sites, axis)
     size, about_size = propose_size(sites, axis, spacing)
     about_split = f"--val {numbers[0]} of {len(sites[0].cases)} source patients, {numbers[1]} of {len(sites[1].cases)}"
-    reasons = (*about_labels, f"{about_split} target patients", *about_group, about_spacing, about_size)
+    reasons = (
+        *about_labels,
+        f"{about_split} target patients",
+        *about_group,
+        about_spacing,
+        about_size,
+        *compare_orientations(sites),
+    )
     return Plan(label_map, others, n_class, numbers, group, spacing, size, reasons)
 
 
@@ -137,6 +145,15 @@ def propose_val(site: Site, group: str | None, wanted: int | None) -> int:
 def _split_spec(val: int) -> SliceSpec:
     """The slicer's own draw decides what can be drawn; its other settings play no part."""
     return SliceSpec(dest=Path(), images={IMAGE: ""}, patient="", val=val)
+
+
+def compare_orientations(sites: Sequence[Site]) -> list[str]:
+    """A word where volumes lie differently in their files: their slices would be mirrored or turned."""
+    codes = Counter("".join(nib.aff2axcodes(grid.affine)) for site in sites for grid in site.grids)
+    if len(codes) == 1:
+        return []
+    shown = listing(f"{number} {code}" for code, number in codes.most_common())
+    return [f"voxel axes point differently, {shown}: slices are not turned; reorient the volumes first, unless meant"]
 
 
 def propose_spacing(sites: Sequence[Site], axis: int) -> tuple[tuple[float, float] | None, str]:

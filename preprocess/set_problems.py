@@ -175,7 +175,11 @@ def _far_off(survey: Survey, column: str, table: SizeTable) -> Iterator[Fault]:
     truth = {item.name: item.pixels[: survey.n_class].astype(float) for item in survey.items if item.pixels is not None}
     if set(truth) != set(survey.names):
         return
-    found = compare(table, SizeTable(table.path, TRUE_SIZES, truth, frozenset(), {}, ""))
+    try:
+        found = compare(table, SizeTable(table.path, TRUE_SIZES, truth, frozenset(), {}, ""))
+    except UserError as error:
+        yield f"{table.path} cannot be compared", f"{column} ({error})"
+        return
     for k in range(1, survey.n_class):
         ratio = float(found.ratio[k])
         if np.isfinite(ratio) and not 1 / PRIOR_OFF <= ratio <= PRIOR_OFF:

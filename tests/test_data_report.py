@@ -131,6 +131,9 @@ def test_a_prior_that_is_missing_lacks_slices_or_is_far_off(site, tmp_path):
     off = write_prior(tmp_path / "off.csv", site, size=350)
     found = problems(site, prior=off)
     assert "times its true size" in found[f"{off}: dumbpredwtags is far from the truth"][0]
+    zero = tmp_path / "zero.csv"
+    zero.write_text("val_ids,dumbprednotags\n" + "".join(f'{p.stem},"[0, 0]"\n' for p in site.glob("*/IMG/*")))
+    assert list(problems(site, prior=zero)) == [f"{zero} cannot be compared"]
     good.write_text("\n".join(good.read_text().splitlines()[:-1]) + "\n")
     assert f"{good}: dumbpredwtags lacks slices of site" in problems(site, prior=good)
 

@@ -165,6 +165,15 @@ def test_unlike_spacings_and_sizes(place):
     assert "--size 40 40" in text  # 60 pixels of 0.5 mm are 40 of 0.75
 
 
+def test_volumes_that_lie_differently_are_told(place, capsys):
+    for kind in ("t2", "mask"):
+        path = place / f"new/case1_{kind}.nii.gz"
+        voxels = np.asarray(nib.load(path).dataobj)
+        nib.Nifti1Image(voxels, np.diag([-1, 1, 3, 1])).to_filename(path)
+    run()
+    assert "voxel axes point differently, 7 RAS, 1 LAS" in capsys.readouterr().out
+
+
 def test_nothing_is_overwritten(place):
     run()
     before = Path("mine.make").read_text()
