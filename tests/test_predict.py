@@ -1,0 +1,289 @@
+"""Volumes in, label maps out: the masks of the evaluation, on the volumes' own grids, whatever their format."""
+
+import csv
+import json
+from dataclasses import replace
+
+import nibabel as nib
+import numpy as np
+import pandas as pd
+import pytest
+import torch
+from test_reading import ORIENTATIONS, labels, oblique, read_png, write
+from torch import nn
+
+import main as program
+import predict
+from prediction import inference
+from prediction.model import load_model
+from prediction.preparation import preparation
+from preprocess.frames import read_manifest, restore
+from preprocess.pairing import Case
+from preprocess.reading import read_grid, read_voxels
+from preprocess.slice_volumes import read_spec, slice_set
+from preprocess.volume_set import main as make_volumes
+from utils import UserError
+
+TURNS = ("LPS", "RAS", "SAR", "PIR", "IRA", "LSA")
+TRANSFORMS = {"png": "png_transform", "nii": "nii_transform", "npy": "npy_transform"}
+
+
+def cohort(folder, endings=(".nii.gz",) * 6, channels=1):
+    """Six patients, each stored in another orientation: images in which the organ is bright, and its labels."""
+    folder.mkdir()
+    for number, (codes, ending) in enumerate(zip(TURNS, endings, strict=True)):
+        rng = np.random.default_rng(number)
+        truth = np.zeros((11, 13, 9), np.int16)
+        truth[3:8, 4:9, 2:7] = 1
+        affine = oblique(codes, (1.5, 1.2, 2.0))
+        for channel in range(channels):
+            image = (truth * 300 + 100 * channel + rng.normal(200, 60, truth.shape)).astype(np.int16)
+            write(folder / f"p{number}_i{channel}{ending}", image, affine)
+        write(folder / f"p{number}_gt{ending}", truth, affine)
+    return folder
+
+
+def files(folder, what):
+    """A pattern of these volumes, and of no file of voxels beside its header."""
+    return "|".join(f"{folder}/p?_{what}{ending}" for ending in (".nii.gz", ".nii", ".mhd", ".mha", ".nrrd", ".nhdr"))
+
+
+def train(folder, work, *flags, form="png", losses="[('CrossEntropy', {}, 1)]", channels=1):
+    """A set of slices, and a short run on it; the folder of the run."""
+    words = ["--dest", work / "set", "--label", files(folder, "gt"), "--patient", r"(p\d)", "--val_list", "p1,p4"]
+    for channel in range(channels):
+        words += ["--image", f"IMG={files(folder, f'i{channel}')}"]
+    slice_set(read_spec(list(map(str, [*words, "--format", form, "--jobs", 1, "--n_class", 2, *flags]))))
+    truth = "gt_transform" if form == "png" else "nii_gt_transform"
+    folders = f"[('IMG', {TRANSFORMS[form]}, False), ('GT', {truth}, False), ('GT', {truth}, False)]"
+    words = ["--target_dataset", work / "set", "--target_folders", folders, "--target_losses", losses, "--n_class", 2]
+    words += ["--grp_regex", r"(p\d)_(\d+)", "--network", "Dimwit", "--n_epoch", 3, "--l_rate", "2e-2", "--cpu"]
+    program.main(list(map(str, [*words, "--workdir", work / "run", "--saveim", 1])))
+    return work / "run"
+
+
+def run(weights, *flags):
+    predict.main(list(map(str, ["--weights", weights, "--patient", r"(p\d)", "--device", "cpu", *flags])))
+
+
+def evaluated(work, patient):
+    """The masks of the last epoch's evaluation, put back where their slices came from."""
+    rows = [row for row in read_manifest(work / "set/manifest.csv") if row["patient"] == patient]
+    masks = {int(row["index"]): read_png(work / "run" / "last_epoch", row, "") for row in rows}
+    return restore(masks, rows)
+
+
+@pytest.mark.parametrize(
+    ("form", "flags"),
+    [
+        ("png", ["--plane", "axial", "--size", 12, 8]),
+        ("png", ["--plane", "coronal", "--bits", 16, "--size", 16, 16, "--normalise", "window", "--window", 100, 700]),
+        ("nii", ["--plane", "sagittal", "--resize", 10, 10, "--normalise", "zscore"]),
+        ("npy", ["--plane", "axial", "--spacing", 1.7, 1.9, "--size", 9, 9, "--scope", "slice", "--clip", 0, 600]),
+        ("nii", ["--axis", 2, "--size", 10, 15, "--normalise", "minmax"]),
+    ],
+)
+def test_a_prediction_is_the_evaluation_s_mask(tmp_path, form, flags):
+    folder = cohort(tmp_path / "volumes")
+    weights = train(folder, tmp_path, *flags, form=form) / "last.pkl"
+    run(weights, "--volumes", f"{folder}/p?_i0.nii.gz", "--out", tmp_path / "out", "--batch_size", 3)
+    found = 0
+    for patient in ("p1", "p4"):
+        image, (masks, affine) = nib.load(tmp_path / f"out/{patient}.nii.gz"), evaluated(tmp_path, patient)
+        np.testing.assert_array_equal(image.dataobj, masks)
+        np.testing.assert_allclose(image.affine, affine, atol=1e-5)
+        np.testing.assert_allclose(image.affine, nib.load(folder / f"{patient}_i0.nii.gz").affine, atol=1e-5)
+        found += masks.sum()
+    assert found > 0
+
+
+def test_channels_are_volumes_in_the_order_of_the_set(tmp_path):
+    folder = cohort(tmp_path / "volumes", channels=2)
+    weights = train(folder, tmp_path, "--plane", "axial", "--size", 12, 12, form="npy", channels=2) / "last.pkl"
+    words = ["--volumes", f"{folder}/p?_i0.nii.gz", "--volumes", f"{folder}/p?_i1.nii.gz", "--out", tmp_path / "out"]
+    run(weights, *words)
+    np.testing.assert_array_equal(nib.load(tmp_path / "out/p4.nii.gz").dataobj, evaluated(tmp_path, "p4")[0])
+    with pytest.raises(UserError, match="give --volumes 2 times"):
+        run(weights, *words[:2], "--out", tmp_path / "other")
+
+
+def test_every_format_and_what_else_is_written(tmp_path):
+    endings = (".nii.gz", ".nii", ".mhd", ".mha", ".nrrd", ".nhdr")
+    folder = cohort(tmp_path / "volumes", endings)
+    weights = train(folder, tmp_path, "--plane", "axial", "--size", 12, 12) / "last.pkl"
+    extras = ("--probabilities", "--entropy", "--flip", "W", "H", "--largest_component")
+    run(weights, "--volumes", files(folder, "i0"), "--out", tmp_path / "out", *extras)
+    table = list(csv.DictReader((tmp_path / "out/volumes.csv").open()))
+    for number, (row, ending) in enumerate(zip(table, endings, strict=True)):
+        source = folder / f"p{number}_i0{ending}"
+        grid, maps = read_grid(source), nib.load(tmp_path / f"out/p{number}.nii.gz")
+        shares = np.asarray(nib.load(tmp_path / f"out/probabilities/p{number}.nii.gz").dataobj)
+        entropy = np.asarray(nib.load(tmp_path / f"out/entropy/p{number}.nii.gz").dataobj)
+        assert maps.shape == grid.shape == shares.shape[:3] == entropy.shape
+        np.testing.assert_allclose(maps.affine, grid.affine, atol=1e-4)
+        np.testing.assert_allclose(shares.sum(-1), 1, atol=1e-5)
+        p = shares.astype(np.float64).clip(1e-30)
+        np.testing.assert_allclose(entropy, -(p * np.log(p)).sum(-1) / np.log(2), atol=1e-4)
+        assert (row["patient"], int(row["voxels"])) == (f"p{number}", np.count_nonzero(maps.dataobj))
+        assert float(row["mm3"]) == pytest.approx(int(row["voxels"]) * 1.5 * 1.2 * 2, rel=1e-4)
+        assert not (np.asarray(maps.dataobj)[shares[..., 1] < 0.5]).any()
+
+
+class ReadsTheTruth(nn.Module):
+    """Says of each pixel the class that its grey level is."""
+
+    def forward(self, image):
+        classes = torch.arange(3, device=image.device).view(1, 3, 1, 1)
+        return -((image - classes) ** 2) * 100
+
+
+def test_the_ground_truth_itself_comes_back_from_all_48_turns(tmp_path):
+    """Through the preparation and back, of images that are their own labels; what the cut leaves out is background."""
+    folder = cohort(tmp_path / "volumes")
+    train(folder, tmp_path, "--plane", "coronal", "--normalise", "none", "--size", 16, 16, form="nii")
+    model = load_model(tmp_path / "run/last.pkl", device="cpu")
+    model = replace(model, net=ReadsTheTruth(), n_class=3)
+    prepare = preparation(model.recipe, tmp_path)
+    for number, codes in enumerate(ORIENTATIONS):
+        for ending in (".nii.gz", ".nrrd", ""):
+            path = tmp_path / f"{codes}{ending}"
+            write(path, labels(number), oblique(codes))
+            found = inference.predict(model, prepare.read(Case("p", {"IMG": path})), inference.Wanted())
+            np.testing.assert_array_equal(found.classes, read_voxels(path), err_msg=codes)
+            np.testing.assert_array_equal(found.grid.affine, read_grid(path).affine)
+
+
+def test_volumes_of_a_volumetric_network(tmp_path, monkeypatch):
+    folder = cohort(tmp_path / "volumes")
+    words = ["volume_set", "--dest", tmp_path / "set", "--image", f"{folder}/p?_i0.nii.gz", "--patient", r"(p\d)"]
+    words += ["--label", f"{folder}/p?_gt.nii.gz", "--axes", "2", "1", "0", "--normalise", "foreground", "--train", "4"]
+    monkeypatch.setattr("sys.argv", list(map(str, [*words, "--jobs", "1"])))
+    make_volumes()
+    folders = "[('IMG', nii_transform, False), ('GT', nii_gt_transform, False)]"
+    words = ["--target_dataset", tmp_path / "set", "--target_folders", folders, "--n_class", 2, "--crop", 8, 8, 8]
+    words += [
+        "--grp_regex",
+        r"(p\d)",
+        "--network",
+        "UNet3D:width=2,depth=1",
+        "--n_epoch",
+        2,
+        "--l_rate",
+        "2e-2",
+        "--cpu",
+    ]
+    words += ["--target_losses", "[('DiceLoss', {}, 1)]", "--workdir", tmp_path / "run", "--saveim", 1, "--steps", 4]
+    program.main(list(map(str, words)))
+    run(tmp_path / "run/last.pkl", "--volumes", f"{folder}/p?_i0.nii.gz", "--out", tmp_path / "out", "--batch_size", 4)
+    masks = sorted((tmp_path / "run/last_epoch/val").glob("*.nii.gz"))
+    assert len(masks) == 2
+    for mask in masks:
+        found = np.asarray(nib.load(tmp_path / "out" / mask.name).dataobj)
+        np.testing.assert_array_equal(found.transpose(2, 1, 0), nib.load(mask).dataobj)
+
+
+# -- what is there, what fails ----------------------------------------------------------------------------------------
+
+
+@pytest.fixture(scope="module")
+def trained(tmp_path_factory):
+    root = tmp_path_factory.mktemp("predict")
+    folder = cohort(root / "volumes")
+    return folder, train(folder, root, "--plane", "axial", "--size", 12, 12, "--label_map", "0:0,1:1") / "last.pkl"
+
+
+def test_a_volume_that_fails_stops_no_other_and_a_rerun_skips_what_is_done(trained, tmp_path, capsys):
+    folder, weights = trained
+    for number in range(3):
+        (tmp_path / f"p{number}.nii.gz").write_bytes((folder / f"p{number}_i0.nii.gz").read_bytes())
+    good = (tmp_path / "p1.nii.gz").read_bytes()
+    (tmp_path / "p1.nii.gz").write_bytes(good[:-20])
+    words = ("--volumes", f"{tmp_path}/p?.nii.gz", "--out", tmp_path / "out")
+    with pytest.raises(UserError, match="1 of 3 volumes were not predicted: cannot be read: .*p1.nii.gz"):
+        run(weights, *words)
+    assert {path.name for path in (tmp_path / "out").glob("p*.nii.gz")} == {"p0.nii.gz", "p2.nii.gz"}
+    stamp = (tmp_path / "out/p0.nii.gz").stat().st_mtime_ns
+    (tmp_path / "p1.nii.gz").write_bytes(good)
+    capsys.readouterr()
+    run(weights, *words)
+    assert "1 predicted, 2 were there" in capsys.readouterr().out
+    assert (tmp_path / "out/p0.nii.gz").stat().st_mtime_ns == stamp
+    with pytest.raises(UserError, match="made with something else"):
+        run(weights, *words, "--flip", "W")
+    run(weights, *words, "--flip", "W", "--overwrite")
+    assert (tmp_path / "out/p0.nii.gz").stat().st_mtime_ns != stamp
+
+
+def test_a_checkpoint_that_does_not_tell_its_preprocessing(trained, tmp_path):
+    folder, weights = trained
+    state = torch.load(weights, weights_only=True)
+    del state["preprocessing"]
+    torch.save(state, tmp_path / "old.pkl")
+    words = ("--volumes", f"{folder}/p1_i0.nii.gz", "--out")
+    with pytest.raises(UserError, match="--like data/prostate_target"):
+        run(tmp_path / "old.pkl", *words, tmp_path / "out")
+    assert not (tmp_path / "out").exists()
+    run(tmp_path / "old.pkl", *words, tmp_path / "out", "--like", weights.parents[1] / "set")
+    run(weights, *words, tmp_path / "same")
+    np.testing.assert_array_equal(*(nib.load(tmp_path / f"{name}/p1.nii.gz").dataobj for name in ("out", "same")))
+
+
+def test_original_labels(trained, tmp_path):
+    folder, weights = trained
+    state = torch.load(weights, weights_only=True)
+    state["preprocessing"]["card"]["label_map"] = {"0": 0, "255": 1}
+    torch.save(state, tmp_path / "other.pkl")
+    words = ("--volumes", f"{folder}/p1_i0.nii.gz", "--out", tmp_path / "out", "--label_values", "original")
+    run(tmp_path / "other.pkl", *words)
+    assert set(np.unique(nib.load(tmp_path / "out/p1.nii.gz").dataobj)) == {0, 255}
+
+
+def test_the_largest_piece_of_each_class_is_kept():
+    classes = np.zeros((9, 3, 3), np.uint8)
+    classes[0:2], classes[3:4], classes[5:8], classes[8, 0, 0] = 1, 1, 2, 1
+    kept = inference.largest_components(classes, 3)
+    assert np.count_nonzero(kept == 1) == 18
+    assert np.array_equal(kept == 2, classes == 2)
+
+
+# -- adapted to the very volumes, exported ----------------------------------------------------------------------------
+
+
+def test_adapted_without_ground_truth(trained, tmp_path):
+    folder, weights = trained
+    words = ["--volumes", f"{folder}/p?_i0.nii.gz", "--out", tmp_path / "out", "--adapt", "--n_epoch", 2]
+    run(weights, *words, "--l_rate", "1e-3", "--prior_mm2", 40)
+    place = tmp_path / "out/adaptation"
+    log = pd.read_csv(place / "run/IMG_target_metrics.csv")
+    assert len(log) == 2
+    assert not [name for name in log if "dice" in name or "gt" in name]
+    assert np.isfinite(log.tra_loss_tot).all()
+    assert not list(place.glob("set/*/GT"))
+    provenance = json.loads((place / "run/provenance.json").read_text())
+    assert provenance["supervision"] == "none"
+    before, after = (torch.load(path, weights_only=True)["net"] for path in (weights, place / "run/last.pkl"))
+    assert any(not torch.equal(before[name], after[name]) for name in before)
+    assert len(list((tmp_path / "out").glob("p*.nii.gz"))) == 6
+    with pytest.raises(UserError, match="one of them; got none"):
+        run(weights, *words[:2], "--out", tmp_path / "other", "--adapt")
+
+
+def test_exported_it_gives_the_same(trained, tmp_path, capsys):
+    for package in ("onnx", "onnxscript", "onnxruntime"):
+        pytest.importorskip(package)
+    folder, weights = trained
+    run(weights, "--volumes", f"{folder}/p1_i0.nii.gz", "--out", tmp_path / "out", "--export", tmp_path / "net.onnx")
+    assert "differ" in capsys.readouterr().out
+    import onnxruntime
+
+    session = onnxruntime.InferenceSession(str(tmp_path / "net.onnx"))
+    model = load_model(weights, device="cpu")
+    for shape in ((1, 1, 12, 12), (3, 1, 20, 16)):
+        image = torch.rand(shape)
+        (found,) = session.run(None, {session.get_inputs()[0].name: image.numpy()})
+        with torch.inference_mode():
+            expected = model.net(image)
+        if found.shape == expected.shape:
+            np.testing.assert_allclose(found, expected, atol=1e-3)
+    with pytest.raises(UserError, match="--volumes"):
+        run(weights)
