@@ -190,6 +190,7 @@ def test_acdc_one_moment(unpacked):
 
 
 def discs(root):
+    root.mkdir(exist_ok=True)
     shifted = LPS.copy()
     shifted[0, 3] = 3
     for number in range(1, 7):
@@ -202,7 +203,7 @@ def discs(root):
 
 
 def test_ivdm3seg_pairs_stay_together_and_the_label_off_its_grid_is_placed(unpacked):
-    volumes = unpacked(lambda root: (root.mkdir(), discs(root)))
+    volumes = unpacked(discs)
     dest, card = run(ivdm3seg, volumes, "--val", "2", "--axis", "1", "--images", "wat", "fat")
     assert card["split"] == {"train": ["01", "02", "03", "04"], "val": ["05", "06"]}
     assert set(card["placed_labels"]) == {"06"}

@@ -19,6 +19,8 @@ COMMANDS = [
     for line in block.replace("\\\n", " ").splitlines()
     if re.match(r"(make|python)\b", line)
 ]
+NEW_DATASET = [line for line in COMMANDS if "new_dataset" in line or "mine.make" in line]
+PREDICT = [line for line in COMMANDS if "predict.py" in line]
 OWN_DATA = COMMANDS.index(next(line for line in COMMANDS if "slice_volumes" in line))
 
 
@@ -27,7 +29,7 @@ def _use_the_fixture(checkout):  # noqa: F811
     """All of these run in the copy."""
 
 
-@pytest.mark.parametrize("command", [line for line in COMMANDS if line.startswith("make")])
+@pytest.mark.parametrize("command", [line for line in COMMANDS if line.startswith("make") and line not in NEW_DATASET])
 def test_make_command(checkout, command):  # noqa: F811
     words = [word for word in shlex.split(command)[1:] if not word.startswith("CC=")]
     done = subprocess.run(["make", "-n", *words], cwd=checkout, capture_output=True, text=True)
@@ -45,10 +47,14 @@ def write_patient(folder: Path, number: int, inside: float) -> None:
         nib.save(nib.Nifti1Image(array, np.diag([1.5, 1.5, 3, 1])), folder / f"case{number:02d}_{suffix}.nii.gz")
 
 
-def test_one_s_own_data_in_four_commands(checkout):  # noqa: F811
+def write_sites(checkout):  # noqa: F811
     for number in range(8):
         write_patient(checkout / "old", number, 300)
         write_patient(checkout / "new", number + 20, 200)
+
+
+def test_one_s_own_data_in_four_commands(checkout):  # noqa: F811
+    write_sites(checkout)
     for command in COMMANDS[OWN_DATA : OWN_DATA + 4]:
         words = shlex.split(command)
         words = [sys.executable, *words[1:]] if words[0] == "python" else [*words, f"CC={sys.executable}"]
@@ -58,6 +64,30 @@ def test_one_s_own_data_in_four_commands(checkout):  # noqa: F811
         assert done.returncode == 0, done.stderr
     log = (checkout / "results/prostate/sfda/provenance.json").read_text()
     assert '"phantom": null' in log
+    for command in PREDICT:
+        run(checkout, command, ["--n_epoch", "1"] if "--adapt" in command else [])
+    for folder in ("predictions", "predictions_adapted"):
+        masks = sorted((checkout / folder).glob("*.nii.gz"))
+        assert len(masks) == 8
+        assert nib.load(masks[0]).shape == (24, 20, 6)
+
+
+def test_a_makefile_of_one_s_own(checkout):  # noqa: F811
+    """The data of the test before; nothing is trained."""
+    write_sites(checkout)
+    first, *others = NEW_DATASET
+    run(checkout, first)
+    for command in others:
+        done = subprocess.run([*shlex.split(command), "-n"], cwd=checkout, capture_output=True, text=True)
+        assert done.returncode == 0, done.stderr
+        assert "warning" not in done.stderr.replace("jobserver", "")
+    assert len(others) == 2
+
+
+def run(checkout, command, more=()):  # noqa: F811
+    words = [sys.executable, *shlex.split(command)[1:], *more]
+    done = subprocess.run(words, cwd=checkout, capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
 
 
 def test_one_s_own_volumes_in_one_command(checkout):  # noqa: F811

@@ -4,8 +4,8 @@
 
 Layout: RUNMC, BMC, I2CVB, UCL, BIDMC, HK, in each CaseNN.nii.gz and CaseNN_segmentation.nii.gz.
 Oddities: `_Segmentation` in places, so capital and small letters are the same; labels of RUNMC and BMC may be 1 and
-2, zones of the gland, so both become 1; case numbers count from 0 at each site, so a set is of one site. RUNMC and
-BMC are patients of NCI-ISBI 2013 (nci_isbi.py), and others are of PROMISE12 (promise12.py): do not train on the one
+2, zones of the gland, so both become 1; case numbers count from 0 at each site, so a set is of one site. RUNMC and BMC
+are patients of NCI-ISBI 2013 (nci_isbi.py), UCL, BIDMC and HK of PROMISE12 (promise12.py): do not train on the one
 and test on the other.
 """
 
