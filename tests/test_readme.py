@@ -110,7 +110,7 @@ def test_the_picture_and_the_pages_that_are_linked_exist():
 
 
 def test_every_file_that_is_named_exists():
-    for path in set(re.findall(r"`((?:methods/)?\w+\.(?:py|mk|make))`", README)):
+    for path in set(re.findall(r"`((?:methods/)?\w+\.(?:py|mk|make))`", README)) - {"mine.make"}:  # one to be made
         assert (ROOT / path).is_file(), path
 
 
