@@ -45,6 +45,7 @@ FEW_FACTS = --target_folders "[('IMG', nii_transform, False), ('GT', nii_gt_tran
 ifneq ($(PHANTOM),small)
 BATCH      = 22
 N_VAL      = 4
+# (the published crop is centred on the heart, by its labels: --centre labels)
 CROP       = --plane coronal --size 256 256
 PRIOR_SIZE = --constant 4428 4996 4487 3706
 LEARN      = --lr_decay 1

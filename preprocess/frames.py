@@ -32,13 +32,27 @@ class Frame:
 
     @classmethod
     def centred(
-        cls, shape: tuple[int, int], scaled: tuple[int, int], size: tuple[int, int] | None, multiple: int | None
+        cls,
+        shape: tuple[int, int],
+        scaled: tuple[int, int],
+        size: tuple[int, int] | None,
+        multiple: int | None,
+        centre: tuple[float, float] | None = None,
     ) -> "Frame":
-        """A cut of the resampled plane to this size, or to its own, padded up to a multiple."""
+        """A cut of the resampled plane to this size, or to its own, padded up to a multiple.
+
+        centre: the pixel of the plane (W, H) to cut round; by default its middle
+        """
         wanted = size or scaled
         if multiple:
             wanted = tuple(-(-n // multiple) * multiple for n in wanted)
-        return cls(shape, scaled, wanted, tuple((have - want) // 2 for have, want in zip(scaled, wanted, strict=True)))
+        if centre is None:
+            offset = ((have - want) // 2 for have, want in zip(scaled, wanted, strict=True))
+        else:
+            steps = (m / n for n, m in zip(shape, scaled, strict=True))
+            places = ((at + 0.5) * step for at, step in zip(centre, steps, strict=True))
+            offset = (round(place - want / 2) for place, want in zip(places, wanted, strict=True))
+        return cls(shape, scaled, wanted, tuple(offset))
 
     @property
     def step(self) -> tuple[float, float]:

@@ -32,11 +32,13 @@ class Grid:
     """Where the voxels of a volume lie: shape and the (4, 4) matrix from voxel numbers to mm.
 
     stored: the directions of its axes in the file, where they were turned away from there
+    centre: the voxel that slices are cut round, where that is not the middle
     """
 
     shape: tuple[int, int, int]
     affine: np.ndarray
     stored: str | None = None
+    centre: tuple[float, float, float] | None = None
 
     def spacing(self) -> tuple[float, float, float]:
         """mm between voxels along each axis."""

@@ -53,6 +53,7 @@ class SliceSpec:
     normalisation: Normalisation = field(default_factory=Normalisation)
     size: tuple[int, int] | None = None
     multiple: int | None = None
+    centre: str = "volume"  # or "labels": the middle of all that is labelled, which is a use of labels
     resize: tuple[int, int] | None = None
     spacing: tuple[float, float] | None = None
     n4: bool = False
@@ -126,6 +127,10 @@ class SliceSpec:
             (
                 not layered or self.format != "png",
                 f"png holds one channel a slice and {listing(layered)} has several: take --format npy or nii",
+            ),
+            (
+                self.centre == "volume" or (self.label and self.size and not self.place_labels),
+                "--centre labels goes with --label and --size, and without --place_labels",
             ),
             (self.label or not self.place_labels, "--place_labels moves label volumes: give --label"),
             (self.label or not self.distance_maps, "--distance_maps are made of the ground truth: give --label"),
@@ -202,7 +207,8 @@ class SliceSpec:
         if self.spacing:
             own = (mm for axis, mm in enumerate(grid.spacing()) if axis != self.axis)
             scaled = tuple(max(1, round(n * mm / new)) for n, mm, new in zip(shape, own, self.spacing, strict=True))
-        return Frame.centred(shape, scaled, self.size, self.multiple)
+        centre = grid.centre and tuple(place for axis, place in enumerate(grid.centre) if axis != self.axis)
+        return Frame.centred(shape, scaled, self.size, self.multiple, centre)
 
     def spacing_of(self, grid: Grid) -> tuple[float, float, float]:
         """mm from slice to slice, and between the pixels of a slice along W and H."""

@@ -55,6 +55,7 @@ def make_card(spec: SliceSpec, tasks: Sequence[Task], results: Sequence[Sliced])
         "format": spec.format,
         "bits": spec.bits if spec.format == "png" else None,
         "size": spec.frame(tasks[0].grid).size,
+        "uses_labels": "slices are cut round all that is labelled" if spec.centre == "labels" else None,
         "resized": bool(spec.resize or spec.spacing),
         "spacing": spec.spacing,
         "cut": {"size": spec.size, "resize": spec.resize, "spacing": spec.spacing},  # as asked for

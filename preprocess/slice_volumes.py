@@ -26,9 +26,10 @@ from tqdm import tqdm
 from preprocess.faults import Fault, VolumeFault
 from preprocess.grey_levels import Normalisation
 from preprocess.grids import PLANES, RADIOLOGICAL, Grid, displaced
+from preprocess.labels import map_labels
 from preprocess.new_set import refuse, whole_folder
 from preprocess.pairing import Case, compile_pattern, pair
-from preprocess.reading import read_grid
+from preprocess.reading import read_grid, read_stack
 from preprocess.slice_case import Sliced, Task, slice_case
 from preprocess.slice_spec import FORMATS, Blocks, SliceSpec
 from preprocess.slice_split import assign_splits, slice_splits
@@ -89,13 +90,31 @@ def _inspect(cases: Sequence[Case], spec: SliceSpec) -> tuple[list[Case], list[G
             reference = spec.label_folder if by_label else next(iter(own))
             held = {role: grid for role, grid in own.items() if role != spec.label_folder or not spec.place_labels}
             faults += displaced(case.paths, held or own, reference, spec.tolerance)
+            grid = own[reference]
+            if spec.centre == "labels" and spec.label_folder in own:
+                try:
+                    grid = centred_on_labels(grid, case.paths[spec.label_folder], spec)
+                except VolumeFault as error:
+                    faults.append(error.fault)
             readable.append(replace(case, paths={role: path for role, path in case.paths.items() if role in own}))
-            grids.append(own[reference])
+            grids.append(grid)
     sizes = [spec.frame(grid).size for grid in grids]
     usual = Counter(sizes).most_common(1)[0][0] if sizes else None
     what = f"slices of another size than the usual {usual} (give --size W H or --resize W H)"
     faults += [(what, f"{case.patient} {size}") for case, size in zip(readable, sizes, strict=True) if size != usual]
     return readable, grids, faults
+
+
+def centred_on_labels(grid: Grid, path: Path, spec: SliceSpec) -> Grid:
+    """The grid, with the middle of the box round all labelled voxels as the place to cut round. Raises VolumeFault."""
+    try:
+        classes, _ = map_labels(read_stack(path, 0, is_label=True, directions=spec.orient), spec.mapping())
+    except ValueError as error:
+        raise VolumeFault("holds no whole-number labels", f"{path} ({error})") from error
+    spans = [np.flatnonzero(classes.any(tuple({0, 1, 2} - {axis}))) for axis in range(3)]
+    if not len(spans[0]):
+        raise VolumeFault("has no label to cut round (leave --centre labels out)", str(path))
+    return replace(grid, centre=tuple(float(span[0] + span[-1]) / 2 for span in spans))
 
 
 def _make_folders(made: Path, tasks: Sequence[Task], spec: SliceSpec) -> None:
@@ -191,6 +210,8 @@ def _add_cutting(add: Callable[..., Any]) -> None:
     add("--format", choices=FORMATS, default="png", help="of the slices (default %(default)s)")
     add("--bits", type=int, choices=(8, 16), default=8, help="of png images (default %(default)s)")
     add("--size", type=int, nargs=2, metavar=("W", "H"), help="crop and pad round the centre to this size")
+    centre = "what --size cuts round: the middle of the volume, or of all that is labelled, which is a use of labels"
+    add("--centre", choices=("volume", "labels"), default="volume", help=f"{centre} (default %(default)s)")
     add("--multiple", type=int, metavar="M", help="pad up to a multiple of M")
     resize = "resample to this size, images linearly (smoothed where they shrink), labels to the nearest pixel"
     add("--resize", type=int, nargs=2, metavar=("W", "H"), help=resize)

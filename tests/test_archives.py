@@ -11,7 +11,7 @@ from test_reading import read_png, write
 
 from preprocess.archives import acdc, isles, ivdm3seg, layout, mmwhs, msd, nci_isbi, promise12, saml, wmh
 from preprocess.archives.layout import slice_archive
-from preprocess.frames import read_manifest
+from preprocess.frames import read_manifest, restore
 from preprocess.pairing import find_files
 from preprocess.unpack import Lineage, unpack
 from slice_files import read_card, read_slice
@@ -152,6 +152,30 @@ def test_mmwhs(unpacked, folders):
     shown = {int(k) for row in read_manifest(dest / "manifest.csv") for k in np.unique(read_png(dest, row, "GT"))}
     assert shown == {0, 1, 2, 3, 4}
     assert "850:7" in " ".join(mmwhs.flags(SimpleNamespace(volumes=volumes, modality="MR", structures=7)))
+
+
+def test_mmwhs_cut_round_the_heart(unpacked):
+    """The published crop, centred on what is labelled: the heart lies in the middle wherever it lay; noted as a use."""
+
+    def fill(root):
+        for number, (x, z) in enumerate([(2, 3), (11, 9)], 1001):
+            volume(root / f"mr_train/mr_train_{number}_image.nii.gz", image=True, shape=(16, 9, 14))
+            heart = np.zeros((16, 9, 14), np.int16)
+            heart[x : x + 4, 3:6, z : z + 4] = 500
+            write(root / f"mr_train/mr_train_{number}_label.nii.gz", heart, LPS)
+
+    words = ("--modality", "MR", "--plane", "coronal", "--size", "8", "8", "--centre", "labels")
+    dest, card = run(mmwhs, unpacked(fill), *words)
+    assert "labelled" in card["uses_labels"]
+    rows = {}
+    for row in read_manifest(dest / "manifest.csv"):
+        rows.setdefault(row["patient"], []).append(row)
+    for own in rows.values():
+        masks = {int(row["index"]): read_png(dest, row, "GT") for row in own}
+        assert np.argwhere(masks[4] == 3).min(0).tolist() == [2, 2]
+        assert (masks[4] == 3).sum() == 16
+        back, _ = restore(masks, own)
+        assert (back == 3).sum() == 48
 
 
 def test_acdc_frames_of_a_patient_stay_together(unpacked):
