@@ -2,6 +2,7 @@
 
 import gzip
 import itertools
+import locale
 import re
 import zlib
 
@@ -59,7 +60,8 @@ def write(path, voxels, affine):
 
 
 def write_series(folder, image, uid="1.2.826.0.1.3680043.2.1125.1", ending="dcm"):
-    """The slices of an image, under names that do not sort in their order."""
+    """The slices of an image, under names that do not sort in their order. Writing sets the locale to C, reading does not."""
+    before = locale.setlocale(locale.LC_ALL)
     folder.mkdir(parents=True, exist_ok=True)
     writer = sitk.ImageFileWriter()
     writer.KeepOriginalImageUIDOn()
@@ -81,6 +83,7 @@ def write_series(folder, image, uid="1.2.826.0.1.3680043.2.1125.1", ending="dcm"
             piece.SetMetaData(tag, value)
         writer.SetFileName(str(folder / f"{(k * 3) % 7}_{k}.{ending}"))
         writer.Execute(piece)
+    locale.setlocale(locale.LC_ALL, before)
 
 
 def labels(seed=0, shape=SHAPE):
@@ -237,6 +240,12 @@ def series(tmp_path):
 def file_of(folder, k):
     (path,) = folder.glob(f"*_{k}.dcm")
     return path
+
+
+def test_reading_a_series_leaves_the_locale_as_it_was(series):
+    before = locale.setlocale(locale.LC_ALL)
+    read_voxels(series[0])
+    assert locale.setlocale(locale.LC_ALL) == before
 
 
 def test_other_files_beside_a_series_are_left_alone(series):
