@@ -60,7 +60,7 @@ def write(path, voxels, affine):
 
 
 def write_series(folder, image, uid="1.2.826.0.1.3680043.2.1125.1", ending="dcm"):
-    """The slices of an image, under names that do not sort in their order. Writing sets the locale to C, reading does not."""
+    """The slices of an image, under names that do not sort in their order. (Writing sets the locale to C.)"""
     before = locale.setlocale(locale.LC_ALL)
     folder.mkdir(parents=True, exist_ok=True)
     writer = sitk.ImageFileWriter()
