@@ -25,7 +25,7 @@ from prediction.inference import Wanted, predict
 from prediction.model import FLIPS, Model, load_model
 from prediction.outputs import Outputs, labels_of
 from prediction.preparation import Preparation, Prepared, preparation
-from prediction.volumes import find_cases, shown
+from prediction.volumes import digest, find_cases, shown
 from preprocess.faults import Fault, VolumeFault, describe_faults
 from preprocess.pairing import Case
 from run_folder import sha256_of
@@ -118,7 +118,8 @@ def _predict_all(args: argparse.Namespace, model: Model, prepare: Preparation, c
     wanted = Wanted(args.probabilities, args.entropy, args.largest_component, args.batch_size)
     labels = labels_of(model.recipe.card, model.n_class, args.label_values == "original")
     outputs = Outputs(args.out, labels, wanted)
-    outputs.begin(_made_with(args, model), args.overwrite)
+    digests = {case.patient: [digest(path) for path in case.paths.values()] for case in cases}
+    outputs.begin(_made_with(args, model), digests, args.overwrite)
     todo = [case for case in cases if args.overwrite or not outputs.is_done(case.patient)]
     faults: list[Fault] = []
     for case, prepared in tqdm(_read_all(prepare, todo), "predicting", len(todo), unit="volume", disable=None):

@@ -18,6 +18,7 @@ from utils import UserError, atomic_write, listing
 SUFFIX = ".nii.gz"
 MADE_WITH = "predict.json"
 SIZES = "volumes.csv"
+UNCOMPARED = {"weights", "volumes"}  # a path may be spelt in several ways; its digest tells
 COLUMNS = ("patient", "file", "class", "label", "voxels", "mm3")
 
 
@@ -38,16 +39,27 @@ class Outputs:
     def is_done(self, patient: str) -> bool:
         return all(path.exists() for path in self.paths(patient).values())
 
-    def begin(self, made_with: Mapping[str, Any], overwrite: bool) -> None:
-        """Makes the folder, notes what its predictions are made with.
+    def begin(self, made_with: Mapping[str, Any], volumes: Mapping[str, Any], overwrite: bool) -> None:
+        """Makes the folder, notes what its predictions are made with, and of what: patient -> digests of the volumes.
 
-        Raises UserError where it holds predictions that were made with something else, unless they may be overwritten.
+        Raises UserError where it holds predictions that were made with something else, or of volumes that have changed,
+        unless they may be overwritten.
         """
         path = self.folder / MADE_WITH
         made_with = json.loads(json.dumps(made_with))
+        old = json.loads(path.read_text(encoding="utf-8")) if path.exists() else {}
+        known = old.get("volumes", {})
         if path.exists() and not overwrite:
-            old = json.loads(path.read_text(encoding="utf-8"))
-            if other := sorted(key for key in {*old, *made_with} if old.get(key) != made_with.get(key)):
+            changed = [
+                name for name in volumes if name in known and known[name] != volumes[name] and self.is_done(name)
+            ]
+            if changed:
+                raise UserError(
+                    f"{self.folder} holds predictions of {listing(changed)}, whose volumes have changed since. Name "
+                    "another --out, or give --overwrite."
+                )
+            compared = {*old, *made_with} - UNCOMPARED
+            if other := sorted(key for key in compared if old.get(key) != made_with.get(key)):
                 raise UserError(
                     f"{self.folder} holds predictions that were made with something else ({listing(other)}; see "
                     f"{path}). Name another --out, or give --overwrite."
@@ -55,7 +67,7 @@ class Outputs:
         for place in {path.parent for path in self.paths("any").values()}:
             place.mkdir(parents=True, exist_ok=True)
         with atomic_write(path, "w") as file:
-            json.dump(made_with, file, indent=1)
+            json.dump(made_with | {"volumes": {**known, **volumes}}, file, indent=1)
             file.write("\n")
 
     def write(self, patient: str, found: Prediction) -> None:

@@ -2,9 +2,11 @@
 
 import re
 from collections.abc import Sequence
+from pathlib import Path
 
-from preprocess.faults import describe_faults
+from preprocess.faults import VolumeFault, describe_faults
 from preprocess.pairing import Case, compile_pattern, pair
+from preprocess.reading import sha256
 from utils import UserError
 
 FILE_NAME = r"^(.+?)(?:\.nii|\.[^.]+)?(?:\.gz)?$"  # without its suffix
@@ -44,6 +46,14 @@ def patterns(volumes: Sequence[str]) -> dict[str, str]:
             raise UserError(f"--volumes names '{name}' twice; each channel has a name of its own, or none.")
         roles[name] = named[2] if named else text
     return roles
+
+
+def digest(path: Path) -> str | None:
+    """SHA-256 of a volume; None of one that cannot be read, which is told when it is to be predicted."""
+    try:
+        return sha256(path)
+    except (OSError, VolumeFault):
+        return None
 
 
 def shown(case: Case) -> str:

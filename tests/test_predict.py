@@ -14,6 +14,7 @@ from torch import nn
 
 import main as program
 import predict
+import report
 from prediction import inference
 from prediction.model import load_model
 from prediction.preparation import preparation
@@ -208,6 +209,14 @@ def test_a_volume_that_fails_stops_no_other_and_a_rerun_skips_what_is_done(train
     run(weights, *words)
     assert "1 predicted, 2 were there" in capsys.readouterr().out
     assert (tmp_path / "out/p0.nii.gz").stat().st_mtime_ns == stamp
+    other = tmp_path / "elsewhere.pkl"
+    other.write_bytes(weights.read_bytes())
+    run(other, *words)  # the same weights under another name
+    assert "0 predicted, 3 were there" in capsys.readouterr().out
+    (tmp_path / "p2.nii.gz").write_bytes(good)
+    with pytest.raises(UserError, match="predictions of p2, whose volumes have changed"):
+        run(weights, *words)
+    (tmp_path / "p2.nii.gz").write_bytes((folder / "p2_i0.nii.gz").read_bytes())
     with pytest.raises(UserError, match="made with something else"):
         run(weights, *words, "--flip", "W")
     run(weights, *words, "--flip", "W", "--overwrite")
@@ -257,8 +266,11 @@ def test_adapted_without_ground_truth(trained, tmp_path):
     log = pd.read_csv(place / "run/IMG_target_metrics.csv")
     assert len(log) == 2
     assert not [name for name in log if "dice" in name or "gt" in name]
-    assert np.isfinite(log.tra_loss_tot).all()
+    assert np.isfinite(log[["tra_loss_tot", "val_entropy"]]).all(axis=None)
     assert not list(place.glob("set/*/GT"))
+    assert not list((place / "run").glob("patients_*")) + list((place / "run").glob("best_3d.pkl"))
+    report.main(["--runs", str(place / "run"), "--out", str(tmp_path / "report")])
+    assert "no scores" in (tmp_path / "report.txt").read_text(encoding="utf-8")
     provenance = json.loads((place / "run/provenance.json").read_text())
     assert provenance["supervision"] == "none"
     before, after = (torch.load(path, weights_only=True)["net"] for path in (weights, place / "run/last.pkl"))
