@@ -4,6 +4,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
+import cv2
 import numpy as np
 
 from utils import UserError, listing
@@ -14,8 +15,21 @@ def histogram(stack: np.ndarray) -> tuple[int, np.ndarray]:
     low, high = int(stack.min()), int(stack.max())
     counts = np.zeros(high - low + 1, np.int64)
     for plane in stack if stack.ndim == 3 else [stack]:
-        counts += np.bincount(plane.ravel().astype(np.int64) - low, minlength=len(counts))
+        counts += count_values(plane, low, len(counts))
     return low, counts
+
+
+def count_values(plane: np.ndarray, low: int, count: int) -> np.ndarray:
+    """(count,) how often each of the integers from `low` upwards occurs in a plane that holds no others.
+
+    Small ones by OpenCV, twice as fast as numpy, whose float32 counts are whole up to 2^24.
+    """
+    if plane.dtype.itemsize > 2 or plane.size >= 2**24:
+        return np.bincount(plane.ravel().astype(np.int64) - low, minlength=count)
+    unsigned = np.dtype(f"u{plane.dtype.itemsize}")
+    shifted = (plane - plane.dtype.type(low) if low else plane).view(unsigned)  # also where that wraps around
+    found = cv2.calcHist([np.atleast_2d(shifted)], [0], None, [count], [0, count])
+    return found.ravel().astype(np.int64)
 
 
 def percentiles(stack: np.ndarray, wanted: Sequence[float]) -> list[float]:

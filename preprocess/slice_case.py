@@ -16,6 +16,7 @@ from distance_maps import signed_distance_maps
 from preprocess.bias_field import correct_bias
 from preprocess.faults import Fault, VolumeFault
 from preprocess.frames import Frame, plane_affine
+from preprocess.grey_levels import count_values
 from preprocess.grids import Grid, deviation
 from preprocess.labels import map_labels
 from preprocess.pairing import Case
@@ -123,7 +124,7 @@ def _label_planes(stack: np.ndarray, frame: Frame, path: Path, spec: SliceSpec, 
         raise VolumeFault(what, f"{path} (up to {classes.max()})")
     resampled = [frame.resample(plane) for plane in classes]
     planes = np.stack([frame.cut(plane) for plane in resampled])
-    done.pixels = np.stack([np.bincount(plane.ravel(), minlength=256) for plane in planes])
+    done.pixels = np.stack([count_values(plane, 0, 256) for plane in planes])
     done.cut_away = int(np.count_nonzero(resampled) - done.pixels[:, 1:].sum())
     return planes
 
