@@ -9,6 +9,7 @@ archives.json.
 """
 
 import argparse
+import errno
 import fnmatch
 import gzip
 import hashlib
@@ -35,7 +36,7 @@ from utils import UserError, listing, run_program
 
 BROKEN = (  # what reading an archive raises when it is damaged, locked with a password or of an unknown kind
     *(zipfile.BadZipFile, tarfile.TarError, gzip.BadGzipFile),
-    *(zlib.error, lzma.LZMAError, EOFError, RuntimeError),
+    *(zlib.error, lzma.LZMAError, EOFError, RuntimeError, ValueError),
 )
 CHUNK = 2**20  # bytes in memory at a time
 NOTE = "archives.json"  # the md5 of what was unpacked
@@ -124,9 +125,29 @@ def _members(path: Path) -> Iterator[Member]:
                     yield Member(PureWindowsPath(entry.filename), is_plain, partial(archive.open, entry))
     else:
         with tarfile.open(path) as archive:
+            archive.fileobj = last = _Last(archive.fileobj)
             for entry in archive:
                 if not entry.isdir():
                     yield Member(PureWindowsPath(entry.name), entry.isreg(), partial(archive.extractfile, entry))
+            if len(last.block) < tarfile.BLOCKSIZE or any(last.block):
+                raise tarfile.ReadError("it ends before its end mark")
+            while last.read(CHUNK):  # what is behind it is empty, but for the checksum of a compressed one
+                pass
+
+
+class _Last:
+    """A file that remembers what was read of it last.
+
+    The tarfile module takes a header that is damaged or cut off for the end of the archive, unless it is the first.
+    """
+
+    def __init__(self, file: IO[bytes]) -> None:
+        self.file, self.seek, self.tell, self.close = file, file.seek, file.tell, file.close
+        self.block = b""
+
+    def read(self, size: int) -> bytes:
+        self.block = self.file.read(size)
+        return self.block
 
 
 def _unpack_archive(path: Path, root: Path, skip: Sequence[str]) -> tuple[int, list[Fault]]:
@@ -144,12 +165,22 @@ def _unpack_archive(path: Path, root: Path, skip: Sequence[str]) -> tuple[int, l
                 faults.append(("leads out of the folder", shown))
             elif not member.is_plain:
                 faults.append(("is a link or a special file", shown))
+            elif member.path == PureWindowsPath(NOTE):
+                faults.append(("has the name of the note on what was unpacked", shown))
             else:
                 number += 1
                 try:
                     room -= _copy(member, root.joinpath(*member.path.parts), room)
                 except (FileExistsError, NotADirectoryError):
                     faults.append(("stands where another file stands already", shown))
+                except (ValueError, OSError) as error:  # a NUL in a name, a name too long, a place before the file
+                    if isinstance(error, OSError) and error.errno not in (
+                        errno.EINVAL,
+                        errno.ENAMETOOLONG,
+                        errno.EISDIR,
+                    ):
+                        raise
+                    faults.append(("cannot be unpacked under its name", f"{shown} ({error})"))
             if room < 0 or number > MOST:
                 raise UserError(
                     f"{path} unpacks to more than {SWELLS} times its size, or to more than {MOST} files (at "

@@ -363,3 +363,50 @@ def test_an_archive_of_too_many_files(tmp_path, monkeypatch):
     with pytest.raises(UserError, match="more than 1 files"):
         unpack(lineage_of(write_zip(tmp_path / "a.zip", FILES)), tmp_path / "out")
     assert_nothing_left(tmp_path / "out")
+
+
+@pytest.mark.parametrize("suffix", [".tar", ".tar.gz"])
+def test_a_tar_that_is_cut_or_damaged_anywhere_loses_no_file_in_silence(tmp_path, suffix):
+    whole = write_tar(tmp_path / f"whole{suffix}", {f"a/{n}.txt": bytes([n]) * 700 for n in range(4)}).read_bytes()
+    path = tmp_path / f"broken{suffix}"
+    ends = range(0, len(whole) - 1, 512 if suffix == ".tar" else 7)
+    if suffix == ".tar":
+        ends = [end for end in ends if end < 4 * 1536]  # behind the files only zeros are lost
+    for end in ends:
+        path.write_bytes(whole[:end])
+        with pytest.raises(UserError, match="cannot be unpacked|is left to unpack"):
+            unpack(Lineage({path: None}, ""), tmp_path / "out")
+        assert_nothing_left(tmp_path / "out")
+    damaged = bytearray(whole)
+    damaged[1536 if suffix == ".tar" else len(whole) - 6] ^= 255  # the second header; the checksum
+    path.write_bytes(damaged)
+    with pytest.raises(UserError, match="cannot be unpacked"):
+        unpack(Lineage({path: None}, ""), tmp_path / "out")
+
+
+@pytest.mark.parametrize("name", ["n" * 300 + ".nii", module.NOTE])
+def test_names_that_cannot_be(tmp_path, name):
+    path = write_zip(tmp_path / "a.zip", FILES | {name: b""})
+    with pytest.raises(UserError, match="a.zip: "):
+        unpack(lineage_of(path), tmp_path / "out")
+    assert_nothing_left(tmp_path / "out")
+
+
+def test_mutated_archives_are_unpacked_or_refused_in_words(tmp_path):
+    rng = np.random.default_rng(0)
+    for write, suffix in ((write_zip, ".zip"), (write_tar, ".tar"), (write_tar, ".tar.gz")):
+        whole = write(tmp_path / f"whole{suffix}", FILES).read_bytes()
+        path = tmp_path / f"mutant{suffix}"
+        for number in range(150):
+            broken = bytearray(whole)
+            for at in rng.integers(0, len(whole), rng.integers(1, 4)):
+                broken[at] = int(rng.integers(256))
+            path.write_bytes(broken)
+            out, said = tmp_path / f"out{number}{suffix}", ""
+            try:
+                unpack(Lineage({path: None}, ""), out)
+            except UserError as error:
+                said = str(error)
+            if said:
+                assert_nothing_left(out)
+            assert (path.name in said) != out.exists()
