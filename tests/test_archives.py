@@ -320,6 +320,8 @@ def test_another_layout_is_told(tmp_path):
         run(promise12, tmp_path / "volumes")
     with pytest.raises(UserError, match="is no folder"):
         run(promise12, tmp_path / "nowhere")
+    with pytest.raises(UserError, match="to choose the files by hand"):
+        run(promise12, tmp_path / "volumes", "--image", "IMG=x")
     assert not (tmp_path / "set").exists()
 
 

@@ -26,6 +26,11 @@ def slice_archive(archive: ModuleType, argv: Sequence[str] | None = None) -> Non
     parser.add_argument("--volumes", type=Path, required=True, help="the folder that the archive was unpacked into")
     archive.add_flags(parser.add_argument)
     args, more = parser.parse_known_args(argv)
+    if any(word.partition("=")[0] == "--image" for word in more):
+        raise UserError(
+            "--image is what this script knows of the archive; to choose the files by hand use python -m "
+            "preprocess.slice_volumes."
+        )
     if not args.volumes.is_dir():
         raise UserError(
             f"--volumes {args.volumes} is no folder; unpack the archive there (python -m preprocess.unpack)."
