@@ -13,6 +13,18 @@ from preprocess.faults import Fault, describe_faults
 from utils import UserError, atomic_write
 
 
+def refuse_existing(path: Path, flag: str) -> None:
+    """Raises UserError if something is where a command is to write; `flag`: what names another place."""
+    if path.exists():
+        raise UserError(f"{path} is there already; remove it, or give another {flag}.")
+
+
+def refuse_overwriting(path: Path) -> None:
+    """Raises UserError if a file that a person may have worked on is there."""
+    if path.exists():
+        raise UserError(f"{path} is there and is never overwritten: move it away, or write to another --out.")
+
+
 @contextmanager
 def whole_folder(dest: Path) -> Iterator[Path]:
     """A place beside `dest`, not yet made, that takes its name when the block is over and goes when it fails."""

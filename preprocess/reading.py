@@ -12,6 +12,7 @@ import numpy as np
 
 from preprocess.faults import VolumeFault
 from preprocess.formats import FORMATS, open_volume
+from preprocess.formats.volume import Volume
 from preprocess.grids import Grid, place, turn
 
 KEPT = 0.9  # share of its foreground that a label keeps when it is placed on another grid
@@ -22,7 +23,10 @@ def read_grid(path: Path, channel: int | None = None, directions: str | None = N
 
     directions: of the axes, as in 'LPS' (None: as stored)
     """
-    volume = open_volume(path)
+    return _grid_of(open_volume(path), path, channel, directions)
+
+
+def _grid_of(volume: Volume, path: Path, channel: int | None, directions: str | None) -> Grid:
     shape = volume.shape
     while len(shape) > 3 and shape[-1] == 1:
         shape = shape[:-1]
@@ -48,7 +52,11 @@ def read_grid(path: Path, channel: int | None = None, directions: str | None = N
 
 def read_voxels(path: Path, channel: int = 0) -> np.ndarray:
     """The voxels (X, Y, Z) as stored; of a 4D volume those of the channel. Raises VolumeFault."""
-    voxels = open_volume(path).voxels()
+    return _voxels_of(open_volume(path), channel)
+
+
+def _voxels_of(volume: Volume, channel: int) -> np.ndarray:
+    voxels = volume.voxels()
     return voxels.reshape(*voxels.shape[:3], -1)[..., channel]
 
 
@@ -60,9 +68,10 @@ def read_stack(
     Small integers stay what they are; other images become float32, and labels keep their type. Raises VolumeFault
     for an unreadable file, colours, NaN or infinity.
     """
-    voxels = read_voxels(path, channel)
+    volume = open_volume(path)
+    voxels = _voxels_of(volume, channel)
     if directions:
-        voxels = turn(voxels, read_grid(path, channel).directions(), directions)
+        voxels = turn(voxels, _grid_of(volume, path, channel, None).directions(), directions)
     return _stacked(voxels, axis, is_label, path)
 
 
@@ -72,8 +81,8 @@ def read_placed(path: Path, axis: int, wanted: Grid) -> tuple[np.ndarray, float]
     The nearest label at each voxel; the share is by volume, in mm³. Raises VolumeFault, also where less than KEPT of
     the foreground lies within the other grid.
     """
-    grid, labels = read_grid(path), read_voxels(path)
-    labels = _stacked(labels, 0, True, path)
+    volume = open_volume(path)
+    grid, labels = _grid_of(volume, path, None, None), _stacked(_voxels_of(volume, 0), 0, True, path)
     placed = place(labels, grid, wanted)
     before, after = (
         np.count_nonzero(part) * abs(np.linalg.det(g.affine[:3, :3])) for part, g in ((labels, grid), (placed, wanted))

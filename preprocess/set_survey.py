@@ -160,8 +160,7 @@ class Survey:
         return int((read_label(self._path(item, self.labels), True) > 0).sum(axis=(1, 2)).argmax())
 
     def _path(self, item: Item, folder: str) -> Path:
-        place = self.root / item.split / folder
-        return next(place / (item.name + suffix) for suffix in SUFFIXES if (place / (item.name + suffix)).is_file())
+        return _find(self.root / item.split / folder, item)
 
 
 def read_image(path: Path, volumetric: bool) -> np.ndarray:

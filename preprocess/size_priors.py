@@ -21,6 +21,7 @@ import numpy as np
 
 from dataloader import read_card
 from preprocess.measuring import Slices, measure_slices
+from preprocess.new_set import refuse_overwriting
 from preprocess.size_estimates import PUBLISHED, estimate_sizes, in_words
 from preprocess.tags import read_tags
 from size_table import ORACLE, TRUE_SIZES, SizeTable, read_size_table, write_size_table
@@ -35,7 +36,7 @@ EPS = 1e-10  # in the logarithms, as in the losses
 
 def make(args: argparse.Namespace) -> None:
     """Writes the csv. Raises UserError if it is there already, and for whatever the data lack."""
-    _refuse_existing(args.out)
+    refuse_overwriting(args.out)
     if args.extent_mm is not None and args.constant_mm3 is None:
         raise UserError("--extent_mm says what a volume spans: it goes with --constant_mm3.")
     slices = measure_slices(args.data, args.folder, None if args.unlabelled else args.n_class)
@@ -60,11 +61,6 @@ def make(args: argparse.Namespace) -> None:
         columns[TRUE_SIZES] = slices.counts
         notes[TRUE_SIZES] = (f"pixels counted in {args.folder}", ORACLE)
     _write(args.out, slices.names, columns, _origin(args.data), notes)
-
-
-def _refuse_existing(path: Path) -> None:
-    if path.exists():
-        raise UserError(f"{path} is there and is never overwritten: move it away, or write to another --out.")
 
 
 def _read_tags(args: argparse.Namespace, slices: Slices) -> tuple[np.ndarray | None, str]:
@@ -193,7 +189,7 @@ def scale_sizes(sizes: np.ndarray, factor: float) -> np.ndarray:
 def scale(args: argparse.Namespace) -> None:
     """Writes the column and its scaled copies to a new csv."""
     out = args.out or args.sizes.with_name(f"{args.sizes.stem}_scaled.csv")
-    _refuse_existing(out)
+    refuse_overwriting(out)
     if not all(0 < factor < np.inf for factor in args.factors) or len(set(args.factors)) < len(args.factors):
         raise UserError(f"--factors expects different numbers above 0, got {in_words(args.factors)}.")
     prior = read_size_table(args.sizes, args.column)

@@ -27,7 +27,7 @@ from preprocess.faults import Fault, VolumeFault
 from preprocess.grey_levels import Normalisation
 from preprocess.grids import PLANES, RADIOLOGICAL, Grid, displaced
 from preprocess.labels import map_labels
-from preprocess.new_set import refuse, whole_folder
+from preprocess.new_set import refuse, refuse_existing, whole_folder
 from preprocess.pairing import Case, compile_pattern, pair
 from preprocess.reading import read_grid, read_stack
 from preprocess.slice_case import Sliced, Task, slice_case
@@ -45,8 +45,7 @@ def slice_set(spec: SliceSpec) -> dict[str, Any]:
 
     Raises UserError if spec.dest is there already, and one that lists every volume at fault; then nothing is left.
     """
-    if spec.dest.exists():
-        raise UserError(f"{spec.dest} is there already; remove it, or give another --dest.")
+    refuse_existing(spec.dest, "--dest")
     patient = compile_pattern("--patient", spec.patient)
     spec.mapping()  # a slip in --label_map is told before any volume is read
     cases, faults = pair({role: glob for roles in spec.folders().values() for role, glob in roles.items()}, patient)

@@ -28,7 +28,7 @@ from PIL import Image
 from tqdm import tqdm
 
 from preprocess.faults import Fault
-from preprocess.new_set import refuse, whole_folder, write_card
+from preprocess.new_set import refuse, refuse_existing, whole_folder, write_card
 from preprocess.reading import sha256
 from preprocess.workers import in_processes
 from utils import UserError, listing, run_program
@@ -242,8 +242,7 @@ def convert_set(spec: StreetSpec) -> dict[str, Any]:
 
     Raises UserError if spec.dest is there already, and one that lists every file at fault; then nothing is left.
     """
-    if spec.dest.exists():
-        raise UserError(f"{spec.dest} is there already; remove it, or give another --dest.")
+    refuse_existing(spec.dest, "--dest")
     pictures = find_pictures(spec)
     with whole_folder(spec.dest) as made:
         for split in {picture.split for picture in pictures}:

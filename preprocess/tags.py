@@ -23,12 +23,12 @@ from pathlib import Path
 import numpy as np
 from PIL import Image
 
-from dataloader import read_slice, stem
+from dataloader import SPLITS, read_slice, stem
 from preprocess.measuring import find_slices, measure_slices
+from preprocess.new_set import refuse_overwriting
 from size_table import ID_COLUMN, read_size_table
 from utils import UserError, atomic_write, listing, run_program
 
-SPLITS = ("train", "val", "test")
 YES, NO = ("x", "1", "1.0", "yes", "true"), ("", "0", "0.0", "no", "false")
 THUMB = 160  # pixels of a slice on the page, at most
 PAGE = Path(__file__).with_name("tags_page.html")
@@ -116,7 +116,7 @@ def patients(data: Path, folder: str) -> dict[str, list[Path]]:
 
 def template(args: argparse.Namespace) -> None:
     """Writes an empty csv. Raises UserError if it is there already."""
-    _refuse_existing(args.out)
+    refuse_overwriting(args.out)
     with atomic_write(args.out, "w") as file:
         writer = csv.writer(file, lineterminator="\n")
         writer.writerow([ID_COLUMN, *args.classes])
@@ -127,7 +127,7 @@ def template(args: argparse.Namespace) -> None:
 
 def page(args: argparse.Namespace) -> None:
     """Writes the html page. Raises UserError if it is there already, and for a slice that cannot be read."""
-    _refuse_existing(args.out)
+    refuse_overwriting(args.out)
     found = patients(args.data, args.folder)
     slices = [
         {"patient": name, "slices": [stem(path.name) for path in paths], "images": thumbnails(paths)}
@@ -160,11 +160,6 @@ def _address(plane: np.ndarray) -> str:
     file = io.BytesIO()
     picture.save(file, "png", optimize=True)
     return "data:image/png;base64," + base64.b64encode(file.getvalue()).decode()
-
-
-def _refuse_existing(path: Path) -> None:
-    if path.exists():
-        raise UserError(f"{path} is there and is never overwritten: move it away, or write to another --out.")
 
 
 # ----------------------------------------------------------------------------------------------------- checking

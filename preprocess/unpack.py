@@ -31,7 +31,7 @@ from typing import IO
 from tqdm import tqdm
 
 from preprocess.faults import Fault, describe_faults
-from preprocess.new_set import whole_folder
+from preprocess.new_set import refuse_existing, whole_folder
 from utils import UserError, listing, run_program
 
 BROKEN = (  # what reading an archive raises when it is damaged, locked with a password or of an unknown kind
@@ -206,8 +206,7 @@ def unpack(lineage: Lineage, dest: Path, skip: Sequence[str] = (), accept_checks
     Raises UserError if `dest` is there, if archives are missing, others or damaged, and one that lists every member
     that a sound archive would not hold; then nothing is left.
     """
-    if dest.exists():
-        raise UserError(f"{dest} is there already; remove it, or give another --dest.")
+    refuse_existing(dest, "--dest")
     digests = check_archives(lineage, accept_checksum)
     with whole_folder(dest) as made:
         made.mkdir(parents=True)

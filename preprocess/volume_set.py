@@ -25,7 +25,7 @@ from tqdm import tqdm
 from preprocess.faults import Fault, VolumeFault
 from preprocess.grids import Grid, displaced
 from preprocess.labels import LabelMap, map_labels, parse_label_map
-from preprocess.new_set import refuse, whole_folder, write_card
+from preprocess.new_set import refuse, refuse_existing, whole_folder, write_card
 from preprocess.pairing import Case, compile_pattern, pair
 from preprocess.reading import read_grid, sha256
 from preprocess.workers import in_processes
@@ -127,8 +127,7 @@ def make_volume_set(spec: VolumeSpec) -> dict[str, Any]:
 
     Raises UserError if spec.dest is there already, and one that lists every volume at fault; then nothing is left.
     """
-    if spec.dest.exists():
-        raise UserError(f"{spec.dest} is there already; remove it, or give another --dest.")
+    refuse_existing(spec.dest, "--dest")
     spec.mapping()  # a slip in --label_map is told before any volume is read
     tasks, faults = _find(spec)
     with whole_folder(spec.dest) as made:

@@ -111,7 +111,6 @@ RECIPES = {
         r"(BRATS_\d+)",
     ),
 }
-ARCHIVES = {"wmh": ["Utrecht", "Singapore", "Amsterdam_GE3T"]}
 
 
 def pack(folder: Path, checkout: Path, name: str) -> None:  # noqa: F811

@@ -21,10 +21,10 @@ from tqdm import tqdm
 
 from preprocess.archives.tfrecords import read_example, read_records
 from preprocess.faults import Fault
-from preprocess.new_set import refuse, whole_folder, write_card
+from preprocess.new_set import refuse, refuse_existing, whole_folder, write_card
 from preprocess.pairing import find_files
 from preprocess.slice_case import save_nifti
-from utils import UserError, run_program
+from utils import run_program
 
 SHIFT, WIDTH = 4.0, 8.5
 MIDDLE = 1  # of the three neighbours
@@ -61,8 +61,7 @@ def make_set(splits: dict[str, Sequence[Path]], dest: Path) -> dict[str, int]:
 
     Raises UserError that lists every file at fault; then nothing is left.
     """
-    if dest.exists():
-        raise UserError(f"{dest} is there already; remove it, or give another --dest.")
+    refuse_existing(dest, "--dest")
     faults: list[Fault] = [("no file matches", f"--{split}") for split, paths in splits.items() if not paths]
     names = [path.stem for paths in splits.values() for path in paths]
     faults += [("name of several files", name) for name in sorted({name for name in names if names.count(name) > 1})]
