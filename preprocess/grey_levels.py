@@ -9,6 +9,8 @@ import numpy as np
 
 from utils import UserError, listing
 
+FEW = 8  # values that are counted one by one
+
 
 def histogram(stack: np.ndarray) -> tuple[int, np.ndarray]:
     """The lowest of the integers and how often each value from it upwards occurs."""
@@ -22,12 +24,15 @@ def histogram(stack: np.ndarray) -> tuple[int, np.ndarray]:
 def count_values(plane: np.ndarray, low: int, count: int) -> np.ndarray:
     """(count,) how often each of the integers from `low` upwards occurs in a plane that holds no others.
 
-    Small ones by OpenCV, twice as fast as numpy, whose float32 counts are whole up to 2^24.
+    A few by comparing, ten times as fast as counting; small ones by OpenCV, twice as fast as numpy, whose float32
+    counts are whole up to 2^24.
     """
+    if count <= FEW:
+        return np.array([np.count_nonzero(plane == low + place) for place in range(count)])
     if plane.dtype.itemsize > 2 or plane.size >= 2**24:
         return np.bincount(plane.ravel().astype(np.int64) - low, minlength=count)
     unsigned = np.dtype(f"u{plane.dtype.itemsize}")
-    shifted = (plane - plane.dtype.type(low) if low else plane).view(unsigned)  # also where that wraps around
+    shifted = (plane - plane.dtype.type(low) if low else plane).ravel("K").view(unsigned)  # also where it wraps around
     found = cv2.calcHist([np.atleast_2d(shifted)], [0], None, [count], [0, count])
     return found.ravel().astype(np.int64)
 
@@ -136,8 +141,9 @@ class Normalisation:
 
     def apply(self, plane: np.ndarray | float, scale: Scale) -> np.ndarray:
         """float32 values of the plane under this scale."""
-        plane = np.asarray(plane, np.float32)
+        levels = np.array(plane, np.float32)  # a copy, for the steps below to work in
         if scale.width == 0:
-            return np.zeros_like(plane)
-        plane = (plane - np.float32(scale.shift)) / np.float32(scale.width)
-        return plane if self.no_clip or self.kind in ("zscore", "none") else np.clip(plane, 0, 1)
+            return np.zeros_like(levels)
+        levels -= np.float32(scale.shift)
+        levels /= np.float32(scale.width)
+        return levels if self.no_clip or self.kind in ("zscore", "none") else np.clip(levels, 0, 1, out=levels)

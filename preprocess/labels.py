@@ -69,4 +69,7 @@ def map_labels(stack: np.ndarray, mapping: LabelMap | None) -> tuple[np.ndarray,
         table[place] = number or 0
         if number is None:
             unknown.append(low + int(place))
-    return np.stack([table[plane.astype(np.int64) - low] for plane in stack]), unknown
+    classes = np.empty_like(stack, np.uint8)
+    for plane, made in zip(stack, classes, strict=True):
+        made[...] = table[plane.astype(np.int64) - low]
+    return classes, unknown

@@ -63,7 +63,7 @@ def _voxels_of(volume: Volume, channel: int) -> np.ndarray:
 def read_stack(
     path: Path, axis: int, is_label: bool = False, channel: int = 0, directions: str | None = None
 ) -> np.ndarray:
-    """The voxels, cutting axis first: (N, W, H), contiguous; of a 4D volume those of the channel.
+    """The voxels, cutting axis first: (N, W, H), each plane in one piece; of a 4D volume those of the channel.
 
     Small integers stay what they are; other images become float32, and labels keep their type. Raises VolumeFault
     for an unreadable file, colours, NaN or infinity.
@@ -96,10 +96,11 @@ def read_placed(path: Path, axis: int, wanted: Grid) -> tuple[np.ndarray, float]
 
 def _stacked(voxels: np.ndarray, axis: int, is_label: bool, path: Path) -> np.ndarray:
     keep = is_label or (voxels.dtype.kind in "iu" and voxels.dtype.itemsize <= 2)
-    # one transposing copy: taking planes out of a column-major file one by one reads the volume N times
-    stack = np.ascontiguousarray(
-        np.moveaxis(voxels, axis, 0), dtype=voxels.dtype.newbyteorder("=") if keep else np.float32
-    )
+    kind = voxels.dtype.newbyteorder("=") if keep else np.dtype(np.float32)
+    stack = np.moveaxis(np.asarray(voxels), axis, 0)
+    # planes that lie scattered over the volume are put together by one copy: one by one they would read it N times
+    in_one_piece = stack[:1].flags.forc and abs(stack.strides[0]) == max(map(abs, stack.strides))
+    stack = stack.astype(kind, order="K" if in_one_piece else "C", copy=False)
     if stack.dtype.kind == "f" and not (np.isfinite(stack.min()) and np.isfinite(stack.max())):
         bad = sum(int((~np.isfinite(plane)).sum()) for plane in stack)
         raise VolumeFault("has voxels that are NaN or infinite", f"{path} ({bad} of {stack.size})")

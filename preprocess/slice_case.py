@@ -53,7 +53,7 @@ def slice_case(task: Task, spec: SliceSpec, folder: Path | None) -> Sliced:
         if folder and not done.faults:
             _write_slices(name, zip(*channels, strict=True), task, spec, folder)
             if name == spec.label_folder and spec.distance_maps:
-                _write_distance_maps(channels[0], task, spec, folder)
+                _write_distance_maps(np.stack(channels[0]), task, spec, folder)
     return done
 
 
@@ -110,8 +110,8 @@ def image_planes(stack: np.ndarray, frame: Frame, path: Path, spec: SliceSpec) -
     return planes()
 
 
-def _label_planes(stack: np.ndarray, frame: Frame, path: Path, spec: SliceSpec, done: Sliced) -> np.ndarray:
-    """Checks and counts the labels, then gives their slices (N, W, H): class numbers, padded with background."""
+def _label_planes(stack: np.ndarray, frame: Frame, path: Path, spec: SliceSpec, done: Sliced) -> list[np.ndarray]:
+    """Checks and counts the labels, then gives their slices: class numbers, padded with background."""
     try:
         classes, unknown = map_labels(stack, spec.mapping())
     except ValueError as error:
@@ -119,13 +119,16 @@ def _label_planes(stack: np.ndarray, frame: Frame, path: Path, spec: SliceSpec, 
     if unknown:
         what = "has labels without a class (add them to --label_map, or give it --others 0)"
         raise VolumeFault(what, f"{path} ({listing(unknown, 40)})")
-    if spec.n_class and classes.max() >= spec.n_class:
+    highest = int(classes.max())
+    if spec.n_class and highest >= spec.n_class:
         what = f"has classes outside 0..{spec.n_class - 1} (raise --n_class {spec.n_class}, or give --label_map)"
-        raise VolumeFault(what, f"{path} (up to {classes.max()})")
+        raise VolumeFault(what, f"{path} (up to {highest})")
     resampled = [frame.resample(plane) for plane in classes]
-    planes = np.stack([frame.cut(plane) for plane in resampled])
-    done.pixels = np.stack([count_values(plane, 0, 256) for plane in planes])
-    done.cut_away = int(np.count_nonzero(resampled) - done.pixels[:, 1:].sum())
+    planes = [frame.cut(plane) for plane in resampled]
+    done.pixels = np.zeros((len(planes), 256), np.int64)
+    for plane, pixels in zip(planes, done.pixels, strict=True):
+        pixels[: highest + 1] = count_values(plane, 0, highest + 1)
+    done.cut_away = int(sum(map(np.count_nonzero, resampled)) - done.pixels[:, 1:].sum())
     return planes
 
 
@@ -139,7 +142,7 @@ def _write_slices(
         if spec.format == "png":
             save_png(path, pixels, spec.bits)
         elif spec.format == "npy":
-            np.save(path, pixels)
+            np.save(path, np.ascontiguousarray(pixels))
         else:
             save_nifti(path, pixels, plane_affine(task.grid.affine, spec.axis, index, spec.frame(task.grid)))
 
