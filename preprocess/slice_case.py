@@ -8,6 +8,7 @@ from dataclasses import dataclass, field
 from functools import lru_cache
 from pathlib import Path
 
+import cv2
 import nibabel as nib
 import numpy as np
 from isal import isal_zlib
@@ -172,8 +173,10 @@ def save_png(path: Path, plane: np.ndarray, bits: int) -> None:
     """
     plane = plane if plane.dtype == np.uint8 else quantised(plane, bits)
     rows, columns = plane.shape
-    lines = np.zeros((rows, 1 + columns * plane.itemsize), np.uint8)  # each begins with its filter: none
-    lines[:, 1:] = plane.astype(plane.dtype.newbyteorder(">"), order="C").view(np.uint8).reshape(rows, -1)
+    if plane.flags.f_contiguous:
+        plane = cv2.transpose(plane.T)  # the same, row by row: four times as fast as numpy
+    lines = np.zeros(rows, [("filter", "u1"), ("pixels", plane.dtype.newbyteorder(">"), columns)])  # filter 0: none
+    lines["pixels"] = plane
     chunks = (
         (b"IHDR", struct.pack(">IIBBBBB", columns, rows, 8 * plane.itemsize, 0, 0, 0, 0)),
         (b"IDAT", isal_zlib.compress(lines.tobytes(), 1)),
