@@ -13,7 +13,6 @@ from pathlib import Path
 from typing import IO, Any
 
 import numpy as np
-import torch
 
 from errors import UserError
 from folder_lock import sync_folder
@@ -170,6 +169,8 @@ def atomic_write(path: str | Path, mode: str = "wb") -> Iterator[IO[Any]]:
 
 def seed_everything(seed: int) -> None:
     """Seeds python, numpy and torch (every device)."""
+    import torch  # here, as the programs that only read and write volumes should not have to wait for it
+
     random.seed(seed)
     np.random.seed(seed % 2**32)  # noqa: NPY002  third-party code draws from the global state
     torch.manual_seed(seed)
