@@ -59,8 +59,11 @@ def write(path, voxels, affine):
         write_series(path, image)
 
 
-def write_series(folder, image, uid="1.2.826.0.1.3680043.2.1125.1", ending="dcm"):
-    """The slices of an image, under names that do not sort in their order. (Writing sets the locale to C.)"""
+def write_series(folder, image, uid="1.2.826.0.1.3680043.2.1125.1", ending="dcm", shift=lambda k: 0):
+    """The slices of an image, under names that do not sort in their order. (Writing sets the locale to C.)
+
+    shift: mm by which slice k lies further along its columns
+    """
     before = locale.setlocale(locale.LC_ALL)
     folder.mkdir(parents=True, exist_ok=True)
     writer = sitk.ImageFileWriter()
@@ -68,7 +71,9 @@ def write_series(folder, image, uid="1.2.826.0.1.3680043.2.1125.1", ending="dcm"
     turned = [f"{number:.8g}" for column in (0, 1) for number in image.GetDirection()[column::3]]
     for k in range(image.GetSize()[2]):
         piece = image[:, :, k]
-        place_of = image.TransformIndexToPhysicalPoint((0, 0, k))
+        place_of = np.add(
+            image.TransformIndexToPhysicalPoint((0, 0, k)), shift(k) * np.array(image.GetDirection()[1::3])
+        )
         tags = {
             "0020|000e": uid,
             "0020|000d": "1.2.826.0.1.3680043.2.1125.9",
@@ -279,6 +284,33 @@ def test_two_slices_in_one_place_are_refused(series):
     file_of(folder.parent / "other", 0).rename(folder / "again.dcm")
     with pytest.raises(VolumeFault, match="in one place"):
         read_grid(folder)
+
+
+def test_a_tilted_gantry_shears_the_grid(series):
+    folder, image = series
+    straight = read_grid(folder).affine
+    write_series(folder, image, shift=lambda k: 0.4 * k)
+    grid, voxels = read_grid(folder), read_voxels(folder)
+    np.testing.assert_allclose(grid.affine[:3, 2], straight[:3, 2] + 0.4 * straight[:3, 1], atol=1e-6)
+    np.testing.assert_array_equal(voxels, labels())
+
+
+def test_slices_out_of_line_are_refused(series):
+    folder, image = series
+    write_series(folder, image, shift=lambda k: 5 * (k == 3))
+    with pytest.raises(VolumeFault, match=r"in line.*5 mm"):
+        read_grid(folder)
+
+
+def test_one_file_with_many_frames_is_a_volume(tmp_path):
+    voxels, affine = labels().astype(np.uint16), oblique("LPS")
+    write(tmp_path / "frames.mha", voxels, affine)
+    (tmp_path / "series").mkdir()
+    before = locale.setlocale(locale.LC_ALL)
+    sitk.WriteImage(sitk.ReadImage(str(tmp_path / "frames.mha")), str(tmp_path / "series" / "all.dcm"))
+    locale.setlocale(locale.LC_ALL, before)
+    np.testing.assert_array_equal(read_voxels(tmp_path / "series"), voxels)
+    np.testing.assert_allclose(read_grid(tmp_path / "series").affine, affine, atol=1e-4)
 
 
 # -- files ------------------------------------------------------------------------------------------------------------

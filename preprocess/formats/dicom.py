@@ -89,4 +89,10 @@ def _in_place(origins: Sequence[np.ndarray], direction: Sequence[float], folder:
     if odd := [f"{gap:.3g}" for gap in gaps if abs(gap - usual) > EVEN * usual]:
         what = "lacks slices: the steps between those that are there differ"
         raise VolumeFault(what, f"{folder} ({', '.join(odd[:5])} mm, mostly {usual:.3g})")
-    return order, (origins[order[-1]] - origins[order[0]]) / (len(origins) - 1)
+    places = np.stack(origins)[order] - origins[order[0]]
+    step = places[-1] / (len(places) - 1)  # not along the normal where the gantry was tilted
+    in_line = np.outer(places @ normal / (step @ normal), step)
+    aside = float(np.linalg.norm(places - in_line, axis=1).max())
+    if aside > EVEN * usual:
+        raise VolumeFault("has slices that do not lie in line", f"{folder} ({aside:.3g} mm aside)")
+    return order, step
