@@ -82,9 +82,11 @@ def pair(patterns: Mapping[str, str], patient: re.Pattern[str]) -> tuple[list[Ca
                 what = f"--patient '{patient.pattern}' must find an id of letters, digits, . _ and -, but does not in"
                 faults.append((what, str(path)))
             elif role in found.setdefault(name, {}):
-                faults.append(
-                    (f"two files for {role} of one patient (narrow the pattern)", f"{found[name][role]} and {path}")
+                what = (
+                    f"two files for {role} of one patient (narrow the pattern; or tell them apart by a --patient with "
+                    "a / in it, which reads the whole path, as in '([^/]+)/(Case\\d+)')"
                 )
+                faults.append((what, f"{found[name][role]} and {path}"))
             else:
                 found[name][role] = path
     cases = [Case(name, found[name]) for name in sorted(found)]
