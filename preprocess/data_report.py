@@ -194,9 +194,10 @@ def census_table(surveys: Sequence[Survey]) -> Table:
             for k in range(survey.n_class) if len(counts) else ():
                 shown, pixels = int((counts[:, k] > 0).sum()), int(counts[:, k].sum())
                 share = f"{100 * pixels / counts.sum():.3g}"
-                rows.append([survey.set_name, split, f"{k} {survey.class_name(k)}", str(shown), str(pixels), share])
+                label = f"{k} {survey.class_name(k)}".removesuffix(f" class {k}")
+                rows.append([survey.set_name, split, label, str(shown), str(pixels), share])
     header = ["set", "split", "label", "slices showing it", "pixels", "% of pixels"]
-    return "Labels", header, [[r[0], r[1], r[2].replace(f" class {r[2].split()[0]}", ""), *r[3:]] for r in rows]
+    return "Labels", header, rows
 
 
 def ratio_table(surveys: Sequence[Survey]) -> Table:

@@ -2,9 +2,11 @@
 
 import re
 from dataclasses import dataclass
+from pathlib import Path
 
 import numpy as np
 
+from preprocess.faults import VolumeFault
 from preprocess.grey_levels import histogram
 from utils import UserError, listing
 
@@ -73,3 +75,15 @@ def map_labels(stack: np.ndarray, mapping: LabelMap | None) -> tuple[np.ndarray,
     for plane, made in zip(stack, classes, strict=True):
         made[...] = table[plane.astype(np.int64) - low]
     return classes, unknown
+
+
+def classes_of(stack: np.ndarray, mapping: LabelMap | None, path: Path) -> np.ndarray:
+    """The class numbers of a file's labels. Raises VolumeFault for what holds none, and for labels without a class."""
+    try:
+        classes, unknown = map_labels(stack, mapping)
+    except ValueError as error:
+        raise VolumeFault("holds no whole-number labels", f"{path} ({error})") from error
+    if unknown:
+        what = "has labels without a class (add them to --label_map, or give it --others 0)"
+        raise VolumeFault(what, f"{path} ({listing(unknown, 40)})")
+    return classes

@@ -6,7 +6,6 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-import nibabel as nib
 import numpy as np
 
 from preprocess.pairing import Case, read_id
@@ -149,7 +148,7 @@ def _split_spec(val: int) -> SliceSpec:
 
 def compare_orientations(sites: Sequence[Site]) -> list[str]:
     """A word where volumes lie differently in their files: their slices would be mirrored or turned."""
-    codes = Counter("".join(nib.aff2axcodes(grid.affine)) for site in sites for grid in site.grids)
+    codes = Counter(grid.directions() for site in sites for grid in site.grids)
     if len(codes) == 1:
         return []
     shown = listing(f"{number} {code}" for code, number in codes.most_common())

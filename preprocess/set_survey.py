@@ -17,7 +17,9 @@ import numpy as np
 from tqdm import tqdm
 
 from preprocess.faults import Fault
+from slice_cache import divisor_of
 from slice_files import (
+    SPLITS,
     SUFFIXES,
     SliceName,
     parse_name,
@@ -31,7 +33,7 @@ from slice_files import (
 from utils import UserError, listing
 from volume_files import read_volume
 
-SPLITS = ("train", "val", "test", "unlabelled")
+EVERY = (*SPLITS, "unlabelled")
 SAMPLE = 512  # grey levels kept of an image, for the histograms
 NAME = r"(.+)_(\d+)"  # patient and number of a slice, where nobody says otherwise
 NO_IMAGE = re.compile(r"dist|ent_map", re.IGNORECASE)  # folders of maps
@@ -171,7 +173,7 @@ def read_image(path: Path, volumetric: bool) -> np.ndarray:
     raw = read_slice(path)
     if path.suffix == ".png":
         raw = png_transform(raw)
-        raw = raw / np.float32(np.iinfo(raw.dtype).max) if raw.dtype.kind in "iu" else raw
+        raw = raw / np.float32(divisor_of(raw))
     if raw.ndim not in (2, 3):
         raise UserError(f"{path} has shape {raw.shape}; images are (W, H) or (C, W, H)")
     return raw.astype(np.float32) if raw.ndim == 3 else raw.astype(np.float32)[None]
@@ -191,7 +193,7 @@ def survey_set(root: Path, images: Sequence[str] = (), labels: str = "", regex: 
     images, labels: the folders, where card and names do not tell them; regex: see --grp_regex of main.py
     """
     card = read_card(root)
-    present = [split for split in SPLITS if (root / split).is_dir()]
+    present = [split for split in EVERY if (root / split).is_dir()]
     folders = sorted({f.name for s in present for f in (root / s).iterdir() if f.is_dir() and f.name[0] != "."})
     labels = labels or card.get("labels") or next((name for name in folders if LABELS.match(name)), "")
     labels = labels if labels in folders else ""

@@ -19,11 +19,10 @@ from preprocess.faults import Fault, VolumeFault
 from preprocess.frames import Frame, plane_affine
 from preprocess.grey_levels import count_values
 from preprocess.grids import Grid, deviation
-from preprocess.labels import map_labels
+from preprocess.labels import classes_of
 from preprocess.pairing import Case
 from preprocess.reading import read_grid, read_placed, read_stack, sha256
 from preprocess.slice_spec import SliceSpec
-from utils import listing
 
 
 @dataclass(frozen=True)
@@ -113,13 +112,7 @@ def image_planes(stack: np.ndarray, frame: Frame, path: Path, spec: SliceSpec) -
 
 def _label_planes(stack: np.ndarray, frame: Frame, path: Path, spec: SliceSpec, done: Sliced) -> list[np.ndarray]:
     """Checks and counts the labels, then gives their slices: class numbers, padded with background."""
-    try:
-        classes, unknown = map_labels(stack, spec.mapping())
-    except ValueError as error:
-        raise VolumeFault("holds no whole-number labels", f"{path} ({error})") from error
-    if unknown:
-        what = "has labels without a class (add them to --label_map, or give it --others 0)"
-        raise VolumeFault(what, f"{path} ({listing(unknown, 40)})")
+    classes = classes_of(stack, spec.mapping(), path)
     highest = int(classes.max())
     if spec.n_class and highest >= spec.n_class:
         what = f"has classes outside 0..{spec.n_class - 1} (raise --n_class {spec.n_class}, or give --label_map)"

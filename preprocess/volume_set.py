@@ -24,7 +24,7 @@ from tqdm import tqdm
 
 from preprocess.faults import Fault, VolumeFault
 from preprocess.grids import Grid, displaced
-from preprocess.labels import LabelMap, map_labels, parse_label_map
+from preprocess.labels import LabelMap, classes_of, parse_label_map
 from preprocess.new_set import refuse, refuse_existing, whole_folder, write_card
 from preprocess.pairing import Case, compile_pattern, pair
 from preprocess.reading import read_grid, sha256
@@ -255,14 +255,7 @@ def gather_image(paths: Sequence[Path], axes: Sequence[int], channels: Sequence[
 def read_classes(path: Path, spec: VolumeSpec) -> np.ndarray:
     """(D, W, H) uint8 class numbers, axes as stored. Raises VolumeFault."""
     label = read_voxels(path)
-    try:
-        classes, unknown = map_labels(label.reshape(label.shape[-3:]), spec.mapping())
-    except ValueError as error:
-        raise VolumeFault("holds no whole-number labels", f"{path} ({error})") from error
-    if unknown:
-        what = "has labels without a class (add them to --label_map, or give it --others 0)"
-        raise VolumeFault(what, f"{path} ({listing(unknown, 40)})")
-    return classes
+    return classes_of(label.reshape(label.shape[-3:]), spec.mapping(), path)
 
 
 # ----------------------------------------------------------------------------------------------- the whole set
