@@ -19,11 +19,12 @@ from pathlib import Path
 
 import numpy as np
 
-from dataloader import stem
+from slice_files import stem
 from utils import UserError, atomic_write, listing, nearest
 
 ID_COLUMN = "val_ids"
 TRUE_SIZES = "val_gt_size"
+WITH_TAGS, WITHOUT_TAGS = "dumbpredwtags", "dumbprednotags"
 ORACLE = "oracle (true sizes)"
 BY_COLUMN_NAME = {"notags": "none", "wtags": "image-level tags"}  # the published names, where a file says nothing
 HOW_TO_MAKE = "`python -m preprocess.size_priors make`"

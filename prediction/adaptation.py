@@ -22,6 +22,7 @@ from preprocess import size_priors
 from preprocess.pairing import Case
 from preprocess.reading import sha256
 from preprocess.slice_volumes import Blocks, SliceSpec, describe, slice_set
+from size_table import WITHOUT_TAGS
 from slice_files import read_card
 from utils import UserError, listing
 
@@ -131,4 +132,4 @@ def _prior(place: Path, args: argparse.Namespace, model: Model) -> tuple[Path, s
     words += ["--n_class", str(model.n_class), f"--constant_{kind}", *numbers]
     path.unlink(missing_ok=True)
     size_priors.make(size_priors.parse_args(["make", *words]))
-    return path, size_priors.WITHOUT_TAGS
+    return path, WITHOUT_TAGS

@@ -9,7 +9,7 @@ from pathlib import Path
 import numpy as np
 from tqdm import tqdm
 
-from dataloader import SPLITS, SUFFIXES, read_card, read_slice, stem
+from slice_files import SPLITS, SUFFIXES, read_card, read_slice, stem
 from utils import UserError, listing
 
 SPACINGS = ("spacing_slice", "spacing_w", "spacing_h")

@@ -5,9 +5,8 @@ from string import Template
 
 from preprocess.set_plan import Plan
 from preprocess.site_volumes import IMAGE, LABEL, Site
+from size_table import WITH_TAGS, WITHOUT_TAGS
 from utils import UserError
-
-NO_TAGS, TAGS = "dumbprednotags", "dumbpredwtags"
 
 
 @dataclass(frozen=True)
@@ -104,7 +103,7 @@ def makefile_text(sites: tuple[Site, Site], plan: Plan, wishes: Wishes) -> str:
     """The makefile. Raises UserError for a pattern that no makefile can hold."""
     source, target = sites
     labelled = target.label is not None
-    column = TAGS if labelled or wishes.tags else NO_TAGS
+    column = WITH_TAGS if labelled or wishes.tags else WITHOUT_TAGS
     prior, words, needs = _prior(wishes, labelled)
     numbers = range(plan.n_class)
     share = 0.9 / (plan.n_class - 1)
@@ -137,7 +136,7 @@ def makefile_text(sites: tuple[Site, Site], plan: Plan, wishes: Wishes) -> str:
         nu=",".join(["0.1", *(f"{share:.4g}" for _ in numbers[1:])]),
         fore=",".join(map(str, numbers[1:])),
         column=column,
-        tagged=", switched by image-level tags" if column == TAGS else ", the same in every slice",
+        tagged=", switched by image-level tags" if column == WITH_TAGS else ", the same in every slice",
     )
     return head + (BOUNDS if labelled else "") + TAIL + ("include ablations.mk\n" if labelled else "")
 

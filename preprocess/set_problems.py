@@ -9,8 +9,8 @@ import numpy as np
 
 from preprocess.faults import Fault
 from preprocess.set_survey import Survey
-from preprocess.size_priors import WITH_TAGS, WITHOUT_TAGS, compare
-from size_table import TRUE_SIZES, SizeTable, read_size_table
+from preprocess.size_priors import compare
+from size_table import TRUE_SIZES, WITH_TAGS, WITHOUT_TAGS, SizeTable, read_size_table
 from utils import UserError, listing
 
 EMPTY_SHARE = 0.75  # of a split's slices without foreground, from which that is worth a word

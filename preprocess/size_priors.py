@@ -19,15 +19,14 @@ from pathlib import Path
 
 import numpy as np
 
-from dataloader import read_card
 from preprocess.measuring import Slices, measure_slices
 from preprocess.new_set import refuse_overwriting
 from preprocess.size_estimates import PUBLISHED, estimate_sizes, in_words
 from preprocess.tags import read_tags
-from size_table import ORACLE, TRUE_SIZES, SizeTable, read_size_table, write_size_table
+from size_table import ORACLE, TRUE_SIZES, WITH_TAGS, WITHOUT_TAGS, SizeTable, read_size_table, write_size_table
+from slice_files import read_card
 from utils import UserError, listing, run_program
 
-WITH_TAGS, WITHOUT_TAGS = "dumbpredwtags", "dumbprednotags"
 EPS = 1e-10  # in the logarithms, as in the losses
 
 

@@ -23,10 +23,10 @@ from pathlib import Path
 import numpy as np
 from PIL import Image
 
-from dataloader import SPLITS, read_slice, stem
 from preprocess.measuring import find_slices, measure_slices
 from preprocess.new_set import refuse_overwriting
 from size_table import ID_COLUMN, read_size_table
+from slice_files import SPLITS, read_slice, stem
 from utils import UserError, atomic_write, listing, run_program
 
 YES, NO = ("x", "1", "1.0", "yes", "true"), ("", "0", "0.0", "no", "false")
