@@ -58,7 +58,8 @@ class Held:
 class Evaluation:
     """What one pass over S slices, or volumes, found. Counts are pixels, (S, K).
 
-    Without ground truth `intersection` and `true` are NaN, and so is every score.
+    Without ground truth `intersection` and `true` are NaN, and so is every score. `everywhere` depends on no truth:
+    it is what an adaptation may look at.
     """
 
     names: list[str]
@@ -67,6 +68,7 @@ class Evaluation:
     intersection: np.ndarray
     predicted: np.ndarray
     true: np.ndarray
+    everywhere: np.ndarray  # predicted, pixels that the truth ignores included
     prediction: Sequence[np.ndarray] | None  # s, each w h or d w h uint8 class numbers, where they were asked for
     entropy: Sequence[np.ndarray] | None  # likewise: 255 is log K
     mean_entropy: float = np.nan  # over all pixels, 1 is log K; known where there is no ground truth
@@ -111,20 +113,22 @@ def most_probable(scores: Tensor) -> Tensor:
 
 
 def class_counts(predicted: Tensor, true: Tensor | None, n_class: int) -> Tensor:
-    """(3, B, K) pixel counts of intersection, prediction and truth; two (B, W, H) label maps, any axes, no host sync.
+    """(4, B, K) pixel counts of intersection, prediction, truth, and of the prediction everywhere; no host sync.
 
-    Pixels whose truth is no class (a label to be ignored) count nowhere. Without truth the counts that need it are NaN.
+    Of two (B, W, H) label maps, any axes. Pixels whose truth is no class (a label to be ignored) count in the last
+    alone, which so never depends on the truth. Without truth the counts that need it are NaN.
     """
     if true is None:
         every = predicted.flatten(1)
         counts = torch.zeros(len(every), n_class, dtype=torch.float64, device=every.device)
         counts.scatter_add_(1, every, torch.ones_like(every, dtype=torch.float64))
         unknown = torch.full_like(counts, torch.nan)
-        return torch.stack([unknown, counts, unknown])
+        return torch.stack([unknown, counts, unknown, counts])
     cell = (true.long().clamp_max(n_class) * n_class + predicted).flatten(1)
     counts = torch.zeros(len(cell), (n_class + 1) * n_class, dtype=torch.int64, device=cell.device)
-    confusion = counts.scatter_add_(1, cell, torch.ones_like(cell)).unflatten(1, (n_class + 1, n_class))[:, :n_class]
-    return torch.stack([confusion.diagonal(dim1=1, dim2=2), confusion.sum(1), confusion.sum(2)])
+    whole = counts.scatter_add_(1, cell, torch.ones_like(cell)).unflatten(1, (n_class + 1, n_class))
+    confusion = whole[:, :n_class]
+    return torch.stack([confusion.diagonal(dim1=1, dim2=2), confusion.sum(1), confusion.sum(2), whole.sum(1)])
 
 
 @torch.inference_mode()
@@ -160,7 +164,7 @@ def evaluate(
         if keep_entropy:
             entropies.add((bits * 255).round().clamp(0, 255).to(torch.uint8))
     means = (torch.stack(terms).sum(0) / len(slices)).tolist() if terms else [float("nan")] * len(loss.columns)
-    intersection, predicted, true = torch.cat(counts, 1).cpu().numpy()
+    intersection, predicted, true, everywhere = torch.cat(counts, 1).cpu().numpy()
     total, pixels = torch.stack(spread).sum(0).tolist() if spread else (np.nan, 1)
     return Evaluation(
         slices.names,
@@ -169,6 +173,7 @@ def evaluate(
         intersection,
         predicted,
         true,
+        everywhere,
         predictions.whole() if keep_masks else None,
         entropies.whole() if keep_entropy else None,
         total / pixels,

@@ -78,7 +78,7 @@ def train_epoch(
 ) -> Trained:
     """One pass over the first stream, from where `steps` ends to the end, added to `steps` as it goes.
 
-    Returns "terms" (steps, terms), "sizes" (steps,) slices a step, and "counts" (3, slices, K), or None where the
+    Returns "terms" (steps, terms), "sizes" (steps,) slices a step, and "counts" (4, slices, K), or None where the
     method does not segment yet, with "rows" (slices,).
     Raises Interrupted between two steps, if the process was asked to stop.
     """
@@ -310,9 +310,9 @@ class Training:
         if "target" in self.method.labelled or not self.args.model_weights or not self.method.segments:
             return False
         ends = trained["sizes"].cumsum()[:-1]
-        predicted = {"training": np.array([step.sum(0) for step in np.split(trained["counts"][1], ends)])}
+        predicted = {"training": np.array([step.sum(0) for step in np.split(trained["counts"][3], ends)])}
         if found:
-            predicted["validation"] = found.predicted.sum(0, keepdims=True)
+            predicted["validation"] = found.everywhere.sum(0, keepdims=True)
         told = [f"{words} ({name})" for name, counts in predicted.items() for words in self.alarms[name].listen(counts)]
         if not told:
             self.sound = self._state() if self.sound else None

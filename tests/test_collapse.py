@@ -7,6 +7,7 @@ import pandas as pd
 import pytest
 import torch
 from conftest import write_prior, write_site
+from PIL import Image
 
 import main as program
 import training
@@ -213,3 +214,19 @@ def test_validation_is_watched_too(adapt, tmp_path, capsys):
     said = capsys.readouterr().err
     assert re.search(r"Collapse in epoch 2: class \d (floods|vanishes): .*\(validation\)\.", said)
     assert "(training)" not in said
+
+
+def test_the_alarm_hears_the_pixels_that_the_truth_ignores(adapt, tmp_path):
+    """What an adaptation listens to, and so what --on_collapse does, is the same whatever the ground truth says."""
+    heard = []
+    for name, ignored in (("known", ()), ("ignored", (255,))):
+        target = write_site(tmp_path / name, 150, 90, seed=2)
+        for path in target.glob("*/GT/*.png") if ignored else ():
+            mask = np.asarray(Image.open(path)).copy()
+            mask[:12] = ignored[0]
+            Image.fromarray(mask).save(path)
+        argv = adapt(tmp_path / f"run_{name}", ENTROPY, "--n_epoch", 1, "--ignore", 255)
+        argv[argv.index("--target_dataset") + 1] = str(target)
+        program.main(argv)
+        heard.append(load_checkpoint(tmp_path / f"run_{name}" / "last.pkl")["alarms"])
+    assert heard[0] == heard[1]

@@ -112,13 +112,15 @@ def test_pictures_have_dice_and_no_distances(adapted):
     assert scores.filter(regex="^(hd95|assd)").isna().to_numpy().all()
 
 
-def test_pixels_to_be_ignored_count_nowhere():
+def test_pixels_to_be_ignored_count_nowhere_but_in_what_depends_on_no_truth():
     truth = torch.tensor([[[0, 1, IGNORE, 2]]], dtype=torch.uint8)
     predicted = torch.tensor([[[0, 2, 1, 2]]])
-    intersection, of_prediction, of_truth = class_counts(predicted, truth, K)
+    intersection, of_prediction, of_truth, everywhere = class_counts(predicted, truth, K)
     assert intersection.tolist() == [[1, 0, 1]]
     assert of_prediction.tolist() == [[1, 0, 2]]
     assert of_truth.tolist() == [[1, 1, 1]]
+    assert everywhere.tolist() == [[1, 1, 2]]
+    assert torch.equal(class_counts(predicted, None, K)[3], everywhere.double())
 
 
 def test_logits_grow_to_the_truth_and_stay_where_they_fit():
