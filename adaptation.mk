@@ -1,6 +1,11 @@
 # The rules of the makefiles that adapt from a source site to a target site. Beside what rules.mk asks for, they say
 #   SCRATCH  the runs that start from random weights; the others start from those of cesource
 # A run whose name is cesource…, or ends in _onsource, trains on the source; adapt… reads both sites.
+#
+# FROM=best (the default): the others start from the epoch of cesource that scores best on the validation images of the
+# source, whose labels are there; the last epoch of a training may be a bad one. FROM=last: from its last epoch, as published.
+# That is the default with PARITY=1, and where source and target are one set of the same patients: there the labels that
+# would choose are those that the target is scored with.
 
 # -- phrases of OPT lines ---------------------------------------------------------------------------------------------
 # what a loss may know of the sizes: a column of a csv, exactly or within a margin
@@ -16,7 +21,10 @@ PLOTS ?= $(addprefix $(RD)/,val_dice_3d.png boxes.png panel.png sizes.png losses
 include rules.mk
 
 # -- what a run depends on: the slices it reads, its prior, and the file of weights it starts from -----------------------
-M_WEIGHTS_ul := $(RD)/cesource/last.pkl
+FROM := $(if $(or $(filter 1,$(words $(DATA))),$(if $(filter command,$(origin PARITY)),$(PARITY))),last,best)
+$(if $(filter 1,$(words $(filter best last,$(FROM)))),,$(error FROM is best or last, not '$(FROM)'))
+CHOSEN := $(if $(filter last,$(FROM)),last.pkl,best_3d.pkl)
+M_WEIGHTS_ul := $(RD)/cesource/$(CHOSEN)
 ON_SOURCE := $(filter $(RD)/cesource $(RD)/cesource_% %_onsource,$(RUNS))
 $(ON_SOURCE) $(filter $(RD)/adapt%,$(RUNS)): $(firstword $(DATA))
 $(filter-out $(ON_SOURCE) $(addprefix $(RD)/,$(PRE) $(FEW)),$(RUNS)): $(lastword $(DATA)) $(PRIORS)

@@ -171,7 +171,7 @@ def get_args(argv: Sequence[str] | None = None) -> Namespace:
     if (method.needs_weights or not learns) and not args.model_weights:
         raise UserError(
             f"--method {args.method} with --mode {args.mode} starts from a trained network: give --model_weights, "
-            "for example results/<set>/cesource/last.pkl."
+            "for example results/<set>/cesource/best_3d.pkl."
         )
     if args.n_labelled and not (learns and method.labelled):
         raise UserError(

@@ -104,5 +104,5 @@ $(RD)/local_onsource: private OPT = $(CONTRAST) --method contrastive_local --str
    --model_weights $(RD)/global_onsource/last.pkl --load_blocks 0
 $(RD)/cesource_contrast: $(RD)/local_onsource/last.pkl
 $(RD)/cesource_contrast: private OPT = $(SOURCE) $(LEARN) --model_weights $(RD)/local_onsource/last.pkl --load_blocks 2
-$(RD)/noadap_contrast: $(RD)/cesource_contrast/last.pkl
-$(RD)/noadap_contrast: private OPT = --method noadap --model_weights $(RD)/cesource_contrast/last.pkl
+$(RD)/noadap_contrast: $(RD)/cesource_contrast/$(CHOSEN)
+$(RD)/noadap_contrast: private OPT = --method noadap --model_weights $(RD)/cesource_contrast/$(CHOSEN)

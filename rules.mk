@@ -101,6 +101,7 @@ $(RUNS): | $(VENV)
 
 # The weights are made by their run: order-only, so that a plot dropped into the folder retrains nothing.
 $(addsuffix /last.pkl,$(RUNS)): %/last.pkl: | % ;
+$(addsuffix /best_3d.pkl,$(RUNS)): %/best_3d.pkl: | % ;
 
 # -- data -----------------------------------------------------------------------------------------------------------
 # Slices that are there are used as they are; the volumes are needed only to cut those that are not.

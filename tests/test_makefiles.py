@@ -5,6 +5,7 @@ import shlex
 import shutil
 import subprocess
 import sys
+from pathlib import Path
 
 import pytest
 from check_makefiles import ROOT, check, dry_run, trainings
@@ -193,6 +194,34 @@ def test_a_new_experiment_is_a_name_and_a_line():
     (mine,) = [call for call in calls if "results/ivd/mine_tmp" in call]
     assert "[('SelfEntropy', {}, 3)]" in mine
     assert "results/ivd/cesource/last.pkl" in mine
+
+
+STARTS = [
+    ("prostate.make", [], "best_3d.pkl"),
+    ("prostate.make", ["FROM=last"], "last.pkl"),
+    ("gta5.make", ["PARITY=1"], "last.pkl"),
+    ("gta5.make", ["PARITY="], "best_3d.pkl"),
+    ("gta5.make", ["PARITY=1", "FROM=best"], "best_3d.pkl"),
+    ("ivd.make", [], "last.pkl"),  # its source and its target are scored with the same labels
+    ("ivd.make", ["FROM=best"], "best_3d.pkl"),
+]
+
+
+@pytest.mark.parametrize(("makefile", "words", "expected"), STARTS)
+def test_adaptation_starts_from_the_best_network_of_the_source(makefile, words, expected, monkeypatch):
+    monkeypatch.setenv("FROM", "the environment of a mailer")
+    calls = trainings(dry_run(makefile, *words)[0])
+    found = [call[call.index("--model_weights") + 1] for call in calls if "--model_weights" in call]
+    started = [Path(path) for path in found if path and "local" not in path and "global" not in path]
+    assert {path.name for path in started} == {expected}
+    assert all("cesource" in path.parent.name for path in started)
+
+
+def test_another_start_than_best_or_last_is_refused():
+    words = ["make", "-n", "-f", "prostate.make", "FROM=worst"]
+    done = subprocess.run(words, cwd=ROOT, capture_output=True, text=True)
+    assert done.returncode == 2
+    assert "FROM is best or last, not 'worst'" in done.stderr
 
 
 def test_an_undeclared_run_is_an_error():
