@@ -46,12 +46,27 @@ def nii_transform(raw: np.ndarray) -> np.ndarray:
 
 
 @TRANSFORMS.register()
+def nii_zscore_transform(raw: np.ndarray) -> np.ndarray:
+    """Image of mean 0 and sd 1, whose -4 to 4.5 become 0 to 1: what the published heart recipe calls nii_transform.
+
+    Raises UserError for grey levels outside of that, as the published loader does.
+    """
+    image = (nii_transform(raw) + 4) / 8.5
+    if image.min() < 0 or image.max() > 1:
+        raise UserError(
+            f"holds grey levels from {raw.min():.4g} to {raw.max():.4g}; nii_zscore_transform is for images of mean 0 "
+            "and standard deviation 1, from -4 to 4.5 (nii_transform reads them as they are stored)"
+        )
+    return image
+
+
+@TRANSFORMS.register()
 def nii_transform2(raw: np.ndarray) -> np.ndarray:
     """Image as stored, cropped to the published 384 x 384."""
     return nii_transform(raw)[..., :PUBLISHED_CROP, :PUBLISHED_CROP]
 
 
-@TRANSFORMS.register()
+@TRANSFORMS.register("imnpy_transform")
 def png_transform(raw: np.ndarray) -> np.ndarray:
     """Image divided by the largest value of its depth; the integers stay integers until they are batched."""
     if raw.dtype == np.bool_:
@@ -61,7 +76,7 @@ def png_transform(raw: np.ndarray) -> np.ndarray:
     return raw if raw.dtype == np.uint8 else raw.astype(np.uint16)
 
 
-@TRANSFORMS.register("gtpng_transform", "gt_transform", "npy_gt_transform")
+@TRANSFORMS.register("gtpng_transform", "gt_transform", "npy_gt_transform", "gtnpy_transform")
 def nii_gt_transform(raw: np.ndarray) -> np.ndarray:
     """Ground truth: class numbers as stored."""
     return raw
@@ -359,7 +374,10 @@ def load_slice(
         raw = raw if fault else raw.astype(np.uint8)
     if fault:
         return None, f"{path} {fault}"
-    return spec.apply(raw, n_class, spacing), ""
+    try:
+        return spec.apply(raw, n_class, spacing), ""
+    except UserError as error:
+        return None, f"{path} {error}"
 
 
 def image_fault(image: np.ndarray, axes: int = 2) -> str:

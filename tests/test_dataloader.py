@@ -22,6 +22,7 @@ from dataloader import (
     parse_folders,
     parse_name,
 )
+from slice_files import FolderSpec, load_slice
 from utils import UserError, read_literal
 
 REGEX = r"(Case\d+)_(\d+)"
@@ -429,3 +430,23 @@ def test_join_keeps_every_slice(site):
 
 def test_png_transform_of_a_float_is_not_cut_to_whole_numbers():
     assert np.allclose(TRANSFORMS["png_transform"](np.array([[0.5, 65535.0]])), [[0.5 / 65535, 1.0]], atol=1e-12)
+
+
+def test_zscored_slices_are_brought_to_0_to_1(tmp_path):
+    image = np.array([[-4.0, 0.25], [4.5, 0.0]], np.float32)
+    assert TRANSFORMS["nii_zscore_transform"](image).tolist() == [[0, 0.5], [1, pytest.approx(4 / 8.5)]]
+    assert np.array_equal(TRANSFORMS["nii_transform"](image), image)
+    for name, values in (("0.npy", image), ("1.npy", image * 2)):
+        np.save(tmp_path / name, values)
+    spec = FolderSpec("IMG", "nii_zscore_transform")
+    assert load_slice(tmp_path / "0.npy", spec, 2, is_image=True)[1] == ""
+    array, fault = load_slice(tmp_path / "1.npy", spec, 2, is_image=True)
+    assert array is None
+    assert "1.npy holds grey levels from -8 to 9; nii_zscore_transform is for" in fault
+
+
+def test_a_slice_of_bytes_is_divided_by_255_under_its_published_name(tmp_path):
+    np.save(tmp_path / "0.npy", np.array([[0, 51], [204, 255]], np.uint8))
+    stored, _ = load_slice(tmp_path / "0.npy", FolderSpec("IMG", "imnpy_transform"), 2, is_image=True)
+    assert stored.dtype == np.uint8  # divided when it is batched
+    assert np.array_equal(stored, TRANSFORMS["png_transform"](stored))
