@@ -182,6 +182,11 @@ def get_args(argv: Sequence[str] | None = None) -> Namespace:
             f"--method {args.method} is a pre-training on slices, which segments nothing yet: it has no --mode makeim, "
             "and no --crop."
         )
+    if learns and args.lr_rule == "legacy" and "target" not in method.labelled:
+        raise UserError(
+            f"--lr_rule legacy (--schedule) follows the best epoch, which the target's labels tell, and --method "
+            f"{known.method} learns without them. Leave it out, or take --lr_rule step (with --lr_decay) or poly."
+        )
     if args.load_blocks is not None and not args.model_weights:
         raise UserError("--load_blocks says what to take of --model_weights, and none are given.")
     if learns and "source" in method.streams and args.source_dataset is None:

@@ -171,6 +171,17 @@ def test_a_method_that_adapts_refuses_random_weights(name):
         get_args([*BARE, "--method", name])
 
 
+@pytest.mark.parametrize("name", [name for name in METHODS if METHODS[name].streams])
+@pytest.mark.parametrize("rule", [("--schedule",), ("--lr_rule", "legacy")])
+def test_a_learning_rate_that_follows_the_target_s_labels_is_refused_where_none_are_learnt_from(name, rule):
+    argv = [*BARE, "--method", name, "--model_weights", "given", "--source_dataset", "given", *rule]
+    if "target" in METHODS[name].labelled:
+        assert get_args(argv).lr_rule == "legacy"
+        return
+    with pytest.raises(UserError, match="--schedule.* follows the best epoch, which the target's labels tell"):
+        get_args(argv)
+
+
 def test_the_flags_of_another_method_are_refused():
     with pytest.raises(UserError, match="unrecognized arguments: --trainable bn"):
         get_args([*BARE, "--trainable", "bn"])
