@@ -1,6 +1,7 @@
 """The command line of main.py: the flags every method shares, and the method's own."""
 
 import argparse
+import math
 from argparse import Namespace
 from collections.abc import Sequence
 from pathlib import Path
@@ -161,9 +162,10 @@ def get_args(argv: Sequence[str] | None = None) -> Namespace:
     args.optimiser = "adamw" if args.adamw else args.optimiser
     args.lr_rule = "legacy" if args.schedule else args.lr_rule
     Augmentation.read(args.augmentation)
-    check_rates(args)
     args.metric_axis = args.metric_axis or list(range(1, args.n_class))
     _check_numbers(args)
+    _check_settings(args)
+    check_rates(args)
     if method.segments and not args.target_losses:
         raise UserError(
             f"--method {args.method} learns from losses: give --target_losses [(loss, {{}}, …, weight), …]."
@@ -196,24 +198,26 @@ def get_args(argv: Sequence[str] | None = None) -> Namespace:
     return args
 
 
+# The range of a number, both ends in it; 0 and no end where nothing else is said.
+LEAST = dict.fromkeys(("n_epoch", "batch_size", "lr_decay_epoch", "eval_every", "workers", "jobs"), 1) | {"n_class": 2}
+MOST = {"n_class": 256, "seed": 2**64 - 1}  # what the labels of a slice, and a generator, can hold
+ANY = (*LEAST, "n_warmup", "modalities", "n_labelled", "draw", "seed", "steps")
+ANY += ("l_rate", "lr_decay", "poly_power", "weight_decay", "momentum", "nsd_tolerance")
+
+
 def _check_numbers(args: Namespace) -> None:
-    for name, low in {
-        "n_class": 2,
-        "n_epoch": 1,
-        "batch_size": 1,
-        "lr_decay_epoch": 1,
-        "n_warmup": 0,
-        "modalities": 0,
-        "eval_every": 1,
-        "workers": 1,
-        "jobs": 1,
-        "n_labelled": 0,
-        "draw": 0,
-        "seed": 0,
-        "steps": 0,
-    }.items():
-        if getattr(args, name) < low:
-            raise UserError(f"--{name} is {getattr(args, name)}; it must be at least {low}.")
+    for name, value in vars(args).items():
+        numbers = value if isinstance(value, list | tuple) else [value]
+        if any(isinstance(number, float) and not math.isfinite(number) for number in numbers):
+            raise UserError(f"--{name} is {' '.join(map(str, numbers))}; it must be a finite number.")
+    for name in ANY:
+        value, low, high = getattr(args, name), LEAST.get(name, 0), MOST.get(name, math.inf)
+        if not low <= value <= high:
+            end = f" and at most {high}" if name in MOST else ""
+            raise UserError(f"--{name} is {value}; it must be at least {low}{end}.")
+
+
+def _check_settings(args: Namespace) -> None:
     if args.crop and (args.trainval or args.valonly or args.cache == "gpu"):
         raise UserError(
             "--crop reads volumes from the disk, one split: leave --trainval, --valonly and --cache gpu out."

@@ -314,7 +314,8 @@ def nsd(distances: SurfaceDistances, tolerance: float) -> float:
     if not tolerance >= 0:
         raise ValueError(f"The tolerance must be zero or positive; it is {tolerance}.")
     pooled = distances.pooled
-    return float((pooled <= tolerance * (1 + 1e-9)).mean()) if pooled.size else math.nan
+    within = np.isfinite(pooled) & (pooled <= tolerance * (1 + 1e-9))  # to a surface that is not there it is infinite
+    return float(within.mean()) if pooled.size else math.nan
 
 
 # ------------------------------------------------------------------------------------------------ patients

@@ -29,8 +29,10 @@ from torch import nn
 
 from utils import UserError, atomic_write, listing
 
-# Arguments that may differ between a run and its continuation: they change where and how fast, not what.
+# Arguments that may differ between a run and its continuation: they change where and how fast, or what is made of the
+# masks when all epochs are done, not what is learnt.
 ELSEWHERE = ("workdir", "resume", "device", "cpu", "jobs", "check", "pprint", "cache", "workers")
+ELSEWHERE += ("nsd_tolerance", "entmap")
 
 
 class RunFolder:
@@ -75,7 +77,8 @@ class RunFolder:
             file.writelines(f"{key}: {value}\n" for key, value in sorted(vars(self.args).items()))
 
     def _must_be_the_same(self, begun: Mapping[str, Any]) -> None:
-        other = [key for key in sorted({*begun, *self.identity}) if begun.get(key) != self.identity.get(key)]
+        named = {*begun, *self.identity} - {*ELSEWHERE}
+        other = [key for key in sorted(named) if begun.get(key) != self.identity.get(key)]
         if other:
             changes = [f"{key}: {begun.get(key)!r} -> {self.identity.get(key)!r}" for key in other]
             raise UserError(

@@ -233,6 +233,17 @@ def test_a_run_is_neither_overwritten_nor_mixed(runs, sites):
     assert same(weights(runs / "fs"), before)
 
 
+def test_what_only_scores_does_not_make_another_run(runs, sites, tmp_path):
+    run = shutil.copytree(runs / "fs", tmp_path / "fs")
+    before = weights(run)
+    program.main(flags(sites[1], run, CROSS_ENTROPY, "--resume", "--nsd_tolerance", 0, "--entmap"))
+    assert same(weights(run), before)
+    nsd = {place: pd.read_csv(place / "patients_last.csv")["nsd"].mean() for place in (run, runs / "fs")}
+    assert nsd[run] < nsd[runs / "fs"]
+    assert json.loads((run / "provenance.json").read_text())["nsd_tolerance"] == 0
+    assert any((run / "ent_map").iterdir())
+
+
 def test_other_data_under_the_same_name_is_another_run(sites, tmp_path):
     target = shutil.copytree(sites[1], tmp_path / "target")
     program.main(flags(target, tmp_path / "run", CROSS_ENTROPY, "--n_epoch", 1))
@@ -290,6 +301,17 @@ BAD = {
     "regex": (("--grp_regex", "(Patient)"), "does not match"),
     "class": (("--metric_axis", "2"), "--n_class is 2"),
     "epochs": (("--n_epoch", "0"), "at least 1"),
+    "classes that uint8 cannot hold": (("--n_class", "300"), "at least 2 and at most 256"),
+    "rate": (("--l_rate", "nan"), "--l_rate is nan; it must be a finite number"),
+    "rate below 0": (("--l_rate", "-1"), "--l_rate is -1.0; it must be at least 0"),
+    "weight decay": (("--weight_decay", "-1"), "--weight_decay is -1.0; it must be at least 0"),
+    "betas": (("--betas", "nan", "0.9"), "--betas is nan 0.9; it must be a finite number"),
+    "overlap": (("--overlap", "nan"), "--overlap is nan"),
+    "seed": (("--seed", str(2**64)), f"at most {2**64 - 1}"),
+    "tolerance": (("--nsd_tolerance", "-1"), "--nsd_tolerance is -1.0; it must be at least 0"),
+    "tolerance that is no number": (("--nsd_tolerance", "nan"), "must be a finite number"),
+    "tolerance without end": (("--nsd_tolerance", "inf"), "must be a finite number"),
+    "a method's number": (("--method", "mixup", "--mixup_alpha", "nan"), "--mixup_alpha is nan"),
     "weights": (("--model_weights", "nowhere.pkl"), "do not exist"),
     "csv": (
         ("--target_losses", "[('KLPropInv', {}, 'PredictionBounds', {'predcol': 'a', 'sizefile': 'no.csv'}, None, 1)]"),

@@ -176,7 +176,7 @@ def test_surfaces_with_an_empty_mask():
         assert math.isnan(hausdorff_95(found))
         assert math.isnan(hausdorff_95_pooled(found))
         assert math.isnan(assd(found))
-        assert nsd(found, 100) == 0
+        assert nsd(found, 100) == nsd(found, math.inf) == 0
     found = surface_distances(nothing, nothing, (1, 1))
     assert found.pooled.size == 0
     assert all(math.isnan(score) for score in (hausdorff_95(found), assd(found), nsd(found, 1)))
