@@ -121,7 +121,7 @@ def get_parser() -> Parser:  # noqa: PLR0915  a flat list of flags reads better 
     record.add_argument(
         "--do_hd", "--compute_haussdorf", **switch, help="HD95 in the log every n epochs; always computed at the end"
     )
-    record.add_argument("--do_asd", **switch, help="ASSD, likewise")
+    record.add_argument("--do_asd", **switch, help="ASSD and MASD, likewise")
     record.add_argument("--nsd_tolerance", type=float, default=2.0, help="in mm (voxels without spacing)")
     record.add_argument("--saveim", **switch, help="masks of every n-th epoch, of the last and of the best as png")
     record.add_argument("--entmap", **switch, help="entropy maps of the last epoch as png")

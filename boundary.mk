@@ -30,7 +30,7 @@ $(RD)/val_3d_dsc_hist.png: $(DONE)
 	$(RENEW) $(CC) plot.py histogram --runs $(MAIN) --score dice --out $@
 
 # A metric over time, out of the masks that the runs saved: another one is another pair of these rules, and no training.
-OVER_TIME := hd95 assd nsd
+OVER_TIME := hd95 assd masd nsd
 define over_time
 $(addsuffix /val_3d_$(1).npy,$(RUNS)): %/val_3d_$(1).npy: %/last.pkl
 	$$(RENEW) $$(CC) score_masks.py --run $$* --score $(1) --jobs $$(JOBS) --out $$@

@@ -5,7 +5,7 @@ distances come in its unit (mm if it is in mm, voxels if it is all ones).
 
 What happens when a structure is missing, for every score and in this one place:
 
-| truth   | prediction | Dice          | HD95, ASSD                                     | NSD | counted as      |
+| truth   | prediction | Dice          | HD95, ASSD, MASD                               | NSD | counted as      |
 |---------|------------|---------------|------------------------------------------------|-----|-----------------|
 | present | present    | value         | value                                          | value | hit           |
 | present | empty      | 0             | NaN; the volume diagonal in the penalised mean | 0   | miss            |
@@ -33,8 +33,8 @@ import numpy as np
 from numpy.typing import ArrayLike, NDArray
 from scipy.spatial import cKDTree
 
-SCORES = ("dice", "hd95", "assd", "nsd", "volume_error")
-DISTANCES = ("hd95", "assd")  # the scores whose missing values have a penalty
+SCORES = ("dice", "hd95", "assd", "masd", "nsd", "volume_error")
+DISTANCES = ("hd95", "assd", "masd")  # the scores whose missing values have a penalty
 CHUNK = 2**16  # sums of squares at a time: what a processor's cache holds
 SUMS_A_VOXEL = 1500  # that take as long, at 1 ns each, as finding one voxel's neighbour in a tree
 
@@ -293,11 +293,19 @@ def hausdorff_95_pooled(distances: SurfaceDistances) -> float:
 
 
 def assd(distances: SurfaceDistances) -> float:
-    """Average symmetric surface distance: the mean of the two directed means; NaN if a mask is empty.
+    """Average symmetric surface distance: the mean of the distances of both directions pooled; NaN if a mask is empty.
 
-    So did MedPy before 0.5, and with it the metrics file that the published codes carry. MedPy from 0.5 on and
-    MONAI with `symmetric=True` pool instead, which is `distances.pooled.mean()`; the two agree where
-    both surfaces have as many voxels.
+    Heimann et al., IEEE TMI 2009; Metrics Reloaded (Maier-Hein, Reinke et al., Nature Methods 2024); MedPy from 0.5 on;
+    MONAI with `symmetric=True`. The larger surface weighs more, so that strays count as they are many.
+    """
+    return float(distances.pooled.mean()) if distances.defined else math.nan
+
+
+def masd(distances: SurfaceDistances) -> float:
+    """Mean average surface distance: the mean of the two directed means; NaN if a mask is empty.
+
+    The name is that of Metrics Reloaded. MedPy before 0.5, and with it the metrics file that the published codes carry,
+    call this one ASSD. The two agree where both surfaces have as many voxels.
     """
     if not distances.defined:
         return math.nan
@@ -337,8 +345,8 @@ def score_patient(
     spacing: between slices, then along W and H
     tolerance: of the NSD, in the unit of the spacing
 
-    Returns rows with `class`, `outcome`, `dice`, `hd95`, `assd`, `nsd`, `volume_error`, `predicted` and `true`
-    (voxels), and `diagonal` (of the whole volume, in the unit of the spacing). Raises ValueError as
+    Returns rows with `class`, `outcome`, `dice`, `hd95`, `assd`, `masd`, `nsd`, `volume_error`, `predicted` and
+    `true` (voxels), and `diagonal` (of the whole volume, in the unit of the spacing). Raises ValueError as
     `confusion_counts` and `surface_distances` do.
     """
     prediction, truth = np.asarray(prediction), np.asarray(truth)
@@ -356,6 +364,7 @@ def score_patient(
                 "dice": float(overlap[k]),
                 "hd95": hausdorff_95(distances),
                 "assd": assd(distances),
+                "masd": masd(distances),
                 "nsd": nsd(distances, tolerance),
                 "volume_error": float(error[k]),
                 "predicted": predicted,
@@ -403,7 +412,7 @@ def average_classes(rows: Iterable[Mapping[str, Any]]) -> list[dict[str, Any]]:
     """One row per patient: the mean over its classes of each score, NaN left out (NaN if nothing is left).
 
     The means of the distances stand once more with the penalties in, as `hd95_penalised` and
-    `assd_penalised`; `misses` and `false_structures` are counted over the classes. `summarise` takes these rows
+    the like; `misses` and `false_structures` are counted over the classes. `summarise` takes these rows
     as it takes those of one class.
     """
     patients: dict[str, list[Mapping[str, Any]]] = {}

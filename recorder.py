@@ -10,7 +10,7 @@ import pandas as pd
 from dataloader import read_card
 from evaluation import Evaluation, class_mean, nanmean, score_patients_of
 from methods import Method
-from metrics import dice
+from metrics import DISTANCES, dice
 from run_data import AnySet, AnyStream
 from run_folder import CsvLog, RunFolder, describe_code, write_masks, write_volumes
 
@@ -72,7 +72,11 @@ class Recorder:
         return [*columns, *self.method.settings(), "seconds"]
 
     def _distances(self) -> list[str]:
-        return [name for name, every in (("hd95", self.args.do_hd), ("assd", self.args.do_asd)) if every]
+        return [name for name, every in self._every().items() if every]
+
+    def _every(self) -> dict[str, int]:
+        """Distance -> every how many epochs it stands in the log; 0: never."""
+        return {"hd95": self.args.do_hd, "assd": self.args.do_asd, "masd": self.args.do_asd}
 
     def keeps_masks(self, epoch: int) -> bool:
         """Whether anything needs this epoch's masks: a picture or a distance."""
@@ -146,8 +150,7 @@ class Recorder:
 
     def _distance_cells(self, epoch: int, found: Evaluation) -> dict[str, float]:
         """Mean distances per class in the epochs that --do_hd and --do_asd name."""
-        every = {"hd95": self.args.do_hd, "assd": self.args.do_asd}
-        due = [name for name, each in every.items() if is_due(epoch, each, self.args.n_epoch)]
+        due = [name for name, each in self._every().items() if is_due(epoch, each, self.args.n_epoch)]
         if not due:
             return {}
         scores = pd.DataFrame(score_patients_of(found, self.val, self.args)).groupby("class")
@@ -221,7 +224,7 @@ class Recorder:
 
     def _write_scores(self, which: str, found: Evaluation) -> None:
         scores = pd.DataFrame(score_patients_of(found, self.val, self.args))
-        scores = scores.rename(columns={name: f"{name}_{self.unit}" for name in ("hd95", "assd", "diagonal")})
+        scores = scores.rename(columns={name: f"{name}_{self.unit}" for name in (*DISTANCES, "diagonal")})
         first = ["patient", "class", "outcome"]
         scores = scores[first + [name for name in scores.columns if name not in first]]
         self.folder.write_text(f"patients_{which}.csv", scores.to_csv(index=False).splitlines())

@@ -6,7 +6,7 @@ Nothing here opens the data set except `Run.slices`, so a folder out of an archi
 import csv
 import json
 import re
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
@@ -31,6 +31,14 @@ NATIVE = "native_"  # what follows where it scored on the volumes' own grids
 
 def _number(text: str) -> float:
     return float(text) if text else float("nan")
+
+
+def _old_names(columns: Iterable[str]) -> dict[str, str]:
+    """Column -> its name of today, of a table in which ASSD stands alone: it is what is called MASD now."""
+    columns = list(columns)
+    if any("masd" in name for name in columns):
+        return {}
+    return {name: name.replace("assd", "masd") for name in columns if "assd" in name.split("_")}
 
 
 PATIENT_COLUMNS = {"patient": str, "class": int, "outcome": str}
@@ -121,7 +129,7 @@ class Run:
 
     @cached_property
     def metrics(self) -> pd.DataFrame:
-        """The log, one row an epoch."""
+        """The log, one row an epoch; what an old one calls ASSD has its name of today, MASD."""
         named = self.provenance.get("csv")
         found = [self.folder / named] if named else sorted(self.folder.glob(DEFAULT_CSV))
         path = self._file(found[0].name if found else DEFAULT_CSV)
@@ -131,7 +139,7 @@ class Run:
             raise UserError(f"{path} is not a table of numbers: {error}. Train the run again.") from error
         if table.empty or "epoch" not in table:
             raise UserError(f"{path} has no epoch in it; train the run to its end.")
-        return table
+        return table.rename(columns=_old_names(table))
 
     def column(self, name: str) -> pd.Series:
         """One column of the log."""
@@ -142,11 +150,21 @@ class Run:
     def patients(self, which: str) -> list[dict[str, Any]]:
         """One row per patient and foreground class of the 'last' or the 'best_3d' epoch.
 
-        Numbers are float, NaN where the cell is empty; distances are in `unit`, which their names have lost.
+        Numbers are float, NaN where the cell is empty; distances are in `unit`, which their names have lost. What an
+        old table calls ASSD has its name of today, MASD, and the ASSD is NaN.
         """
         columns = {name: f"{name}_{self.unit}" if name in WITH_UNIT else name for name in PATIENT_COLUMNS}
+        if self.has_old_assd:
+            columns["masd"] = columns.pop("assd")
         rows = self._table(PATIENT_FILES[which], {column: PATIENT_COLUMNS[name] for name, column in columns.items()})
-        return [{name: row[column] for name, column in columns.items()} for row in rows]
+        known = [{name: row[column] for name, column in columns.items()} for row in rows]
+        return [{name: row.get(name, float("nan")) for name in PATIENT_COLUMNS} for row in known]
+
+    @cached_property
+    def has_old_assd(self) -> bool:
+        """Whether its tables are of the time when the mean of the two directed means was called ASSD, not MASD."""
+        with self._file(PATIENT_FILES["last"]).open(encoding="utf-8", newline="") as file:
+            return bool(_old_names(next(csv.reader(file), [])))
 
     def classes(self, which: str) -> list[dict[str, Any]]:
         """One row per class of the epoch, of a run that is scored `by_iou`: class, name, iou, intersection, union.
@@ -185,10 +203,22 @@ class Run:
                 f"{self.folder / name} is missing; make it: python score_masks.py --run {self.folder} --score {flags}."
             )
         path = self._file(name)
+        self._must_name_its_score(path)
         try:
             return np.load(path, allow_pickle=False)
         except (ValueError, EOFError, OSError) as error:
             raise UserError(f"{path} cannot be read ({error}); train the run again.") from error
+
+    def _must_name_its_score(self, path: Path) -> None:
+        """Raises UserError for an array called ASSD of the time when that meant what is MASD now."""
+        if not (path.name.startswith(SCORED) and path.stem.endswith("assd")):
+            return
+        table = path.with_suffix(".csv")
+        if not (table.is_file() and table.read_text(encoding="utf-8").startswith("score,")):
+            raise UserError(
+                f"{path} was made when ASSD was the mean of the two directed means, which is called MASD now; remove "
+                f"it and make it again: python score_masks.py --run {self.folder} --score assd."
+            )
 
     def class_means(self, name: str, classes: Sequence[int]) -> np.ndarray:
         """(epochs, slices or patients) mean over these classes of a raw array, NaN left out."""

@@ -170,6 +170,12 @@ class CsvLog:
         self.path, self.columns = path, list(columns)
         lines = path.read_text(encoding="utf-8").splitlines(keepends=True) if done and path.exists() else []
         kept = [line for line in lines[: done + 1] if line.endswith("\n")]
+        if kept and kept[0] != ",".join(self.columns) + "\n":
+            raise UserError(
+                f"{path} was begun by another version of the program, with other columns: "
+                f"{listing(sorted(set(kept[0].strip().split(',')) ^ set(self.columns)))}. Finish the run with that "
+                "version, or remove it and start it anew."
+            )
         if done and len(kept) != done + 1:
             raise UserError(f"{path} lost rows of the {done} epochs that are done; remove the run and start it anew.")
         with atomic_write(path, "w") as file:

@@ -144,17 +144,20 @@ def make_array(epochs: Mapping[int, Rows], score: str, run: Run) -> np.ndarray:
 
 
 def make_table(epochs: Mapping[int, Rows], score: str, run: Run) -> str:
-    """csv, a line per epoch and class, then one for the mean of the classes that the run averages over."""
+    """csv, a line per epoch and class, then one for the mean of the classes that the run averages over.
+
+    The score's own name comes first: an ASSD without it is of the time when that meant what is called MASD now.
+    """
     file = io.StringIO()
     writer = csv.writer(file, lineterminator="\n")
-    writer.writerow(["epoch", "class", "mean", "sd", "n", "misses", "false_structures"])
+    writer.writerow(["score", "epoch", "class", "mean", "sd", "n", "misses", "false_structures"])
     for epoch, rows in epochs.items():
         groups = {str(k): [row for row in rows if row["class"] == k] for k in range(1, run.n_class)}
         groups["mean"] = average_classes(row for row in rows if row["class"] in run.metric_axis)
         for name, group in groups.items():
             found = summarise(group, score)
             numbers = ["" if math.isnan(found[key]) else f"{found[key]:.6g}" for key in ("mean", "sd")]
-            writer.writerow([epoch, name, *numbers, found["n"], found["misses"], found["false_structures"]])
+            writer.writerow([score, epoch, name, *numbers, found["n"], found["misses"], found["false_structures"]])
     return file.getvalue()
 
 

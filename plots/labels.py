@@ -28,7 +28,7 @@ def column_label(column: str, run: Run) -> str:
         r"val_dice_3d_(\d+)": lambda m: f"3D Dice, {run.class_name(int(m[1]))}",
         r"val_miou": lambda _: "mIoU of all images",
         r"val_iou_(\d+)": lambda m: f"IoU of all images, {run.class_name(int(m[1]))}",
-        r"val_(hd95|assd)_(mm|vox)_(\d+)": lambda m: f"{m[1].upper()} ({m[2]}), {run.class_name(int(m[3]))}",
+        r"val_(hd95|assd|masd)_(mm|vox)_(\d+)": lambda m: f"{m[1].upper()} ({m[2]}), {run.class_name(int(m[3]))}",
         r"val_size_mean": lambda _: "predicted size, mean over slices (pixels)",
         r"val_gt_size_mean": lambda _: "true size, mean over slices (pixels)",
         r"weight_(.+)": lambda m: f"weight of {m[1]}",

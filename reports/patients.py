@@ -21,6 +21,7 @@ PAIRS_NEEDED = 6  # with fewer, the signed-rank test cannot fall below 0.05
 MANY_PATIENTS = 20  # with fewer, the bootstrap interval is too narrow
 HD95 = "HD95 is the larger of the two directed 95th percentiles"
 PENALISED = "HD95 penalised: the mean with the volume's diagonal for each missed or false structure."
+OLD_ASSD = "old ASSD: the run is of the time when MASD was called ASSD; it stands under its name of today."
 IOU = "IoU: Dice / (2 - Dice), of each patient and class, then averaged as Dice is."
 
 
@@ -165,6 +166,7 @@ def has_failures(entry: Entry) -> bool:
 
 def patient_marks(run: Run, runs: Sequence[Run]) -> str:
     distances = [f"distances in {run.unit}"] if len(unique(runs, lambda each: each.unit)) > 1 else []
+    distances += ["old ASSD"] * run.has_old_assd
     return ", ".join(marks(run, runs) + distances)
 
 
@@ -186,12 +188,13 @@ def make_notes(entries: Sequence[Entry], runs: Sequence[Run], names: argparse.Na
     """How the numbers came about, and what the table has no room for."""
     notes = [
         "Scores are per patient, in 3D, averaged over the foreground classes, then mean ± sd over patients.",
-        f"{HD95}, ASSD the mean of the two directed mean distances; NSD is the share of both surfaces within the "
-        "tolerance.",
+        f"{HD95}; ASSD is the mean of the distances of both directions pooled, MASD the mean of the two directed "
+        "means; NSD is the share of both surfaces within the tolerance.",
         "Missed: a true structure of which nothing was predicted. False: a predicted one that is not there. Both are "
-        "Dice 0 and NSD 0 and have no HD95 or ASSD, whose n is then smaller. Neither true nor predicted: left out.",
+        "Dice 0 and NSD 0 and have no distance, whose n is then smaller. Neither true nor predicted: left out.",
     ]
     notes += [IOU] * names.iou
+    notes += [OLD_ASSD] * any(run.has_old_assd for run in runs)
     if any(map(has_failures, entries)):
         notes.append(PENALISED)
     if any(len(entry.dice) > 1 for entry in entries):

@@ -15,6 +15,8 @@ BLOCKS = {
 }
 NOTHING = "–"
 NOTE_WIDTH = 110
+LATEX_WIDTH = 84  # letters of \footnotesize across a page of the class article
+LATEX_GAP = 3  # letters between two columns
 
 
 @dataclass(frozen=True)
@@ -71,27 +73,48 @@ def as_markdown(report: Report) -> str:
 
 
 def as_latex(report: Report) -> str:
-    r"""A tabular for \usepackage{booktabs}, the warnings inside it."""
-    columns = len(report.header)
+    r"""Tabulars for \usepackage{booktabs}, in a group of their own: warnings, the columns in pieces that fit, notes.
+
+    Each piece is as wide as a page of the class `article` is at most, and begins with the first column.
+    """
+    rows = [row for _, block in report.blocks for row in block]
+    lines = [rf"% {' '.join(report.title.split())}; needs \usepackage{{booktabs}}", r"\begingroup\footnotesize"]
+    lines += [rf"\noindent\textbf{{{escape_latex(warning)}}}\par" for warning in report.warnings]
+    for columns in _pieces([max(map(len, cells)) for cells in zip(report.header, *rows, strict=True)]):
+        lines += _tabular(report, columns)
+    if report.notes:
+        lines += [r"\begin{itemize}", *(rf"\item {escape_latex(note)}" for note in report.notes), r"\end{itemize}"]
+    return "\n".join([*lines, r"\endgroup", ""])
+
+
+def _pieces(widths: Sequence[int]) -> list[list[int]]:
+    """The columns, of so many letters, in pieces of LATEX_WIDTH at most, the first column in each."""
+    pieces, used = [[0]], widths[0]
+    for column, width in enumerate(widths[1:], 1):
+        used += LATEX_GAP + width
+        if used > LATEX_WIDTH and len(pieces[-1]) > 1:
+            pieces.append([0])
+            used = widths[0] + LATEX_GAP + width
+        pieces[-1].append(column)
+    return pieces
+
+
+def _tabular(report: Report, columns: Sequence[int]) -> list[str]:
+    """The lines of these columns of the table, blocks under their headings."""
 
     def line(row: Sequence[str]) -> str:
-        return " & ".join(map(escape_latex, row)) + r" \\"
+        return " & ".join(escape_latex(row[column]) for column in columns) + r" \\"
 
-    def across(words: str) -> str:
-        return rf"\multicolumn{{{columns}}}{{l}}{{{words}}} \\"
-
-    lines = [rf"% {report.title}; needs \usepackage{{booktabs}}", rf"\begin{{tabular}}{{{'l' * columns}}}", r"\toprule"]
-    lines += [across(rf"\textbf{{{escape_latex(warning)}}}") for warning in report.warnings]
-    lines += [line(report.header)]
+    lines = [r"\par\medskip\noindent", rf"\begin{{tabular}}{{{'l' * len(columns)}}}", r"\toprule", line(report.header)]
     for heading, block in report.blocks:
-        lines += [r"\midrule", across(rf"\emph{{{escape_latex(heading)}}}"), *map(line, block)]
-    lines += [r"\bottomrule", r"\end{tabular}", "", r"\par\smallskip\footnotesize"]
-    return "\n".join([*lines, *map(escape_latex, report.notes), ""])
+        across = rf"\multicolumn{{{len(columns)}}}{{l}}{{\emph{{{escape_latex(heading)}}}}} \\"
+        lines += [r"\midrule", across, *map(line, block)]
+    return [*lines, r"\bottomrule", r"\end{tabular}\par"]
 
 
 def escape_latex(text: str) -> str:
     special = {c: f"\\{c}" for c in "&%$#_{}"} | {"\\": r"\textbackslash{}", "~": r"\textasciitilde{}"}
-    special |= {"^": r"\textasciicircum{}", "±": r"$\pm$", "–": "--", "<": r"$<$", ">": r"$>$"}
+    special |= {"^": r"\textasciicircum{}", "±": r"$\pm$", "–": "--", "|": r"\textbar{}", "<": r"$<$", ">": r"$>$"}
     return "".join(special.get(letter, letter) for letter in text)
 
 

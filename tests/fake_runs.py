@@ -8,7 +8,7 @@ import pandas as pd
 from PIL import Image
 from scipy.ndimage import gaussian_filter
 
-from metrics import dice, score_patients
+from metrics import DISTANCES, dice, score_patients
 
 FOLDERS = "[('IMG', png_transform, False), ('GT', gt_transform, False)]"
 SPACING = (3.0, 1.0, 1.0)
@@ -167,7 +167,7 @@ def log_row(epoch: int, scores: list[dict], n_class: int, trained: bool) -> dict
 def write_tables(folder: Path, rows: list[dict], scores: list[dict]) -> None:
     table = pd.DataFrame(rows)
     table[LOG_ORDER + [c for c in table if c not in LOG_ORDER]].to_csv(folder / "IMG_target_metrics.csv", index=False)
-    patients = pd.DataFrame(scores).rename(columns={name: f"{name}_mm" for name in ("hd95", "assd", "diagonal")})
+    patients = pd.DataFrame(scores).rename(columns={name: f"{name}_mm" for name in (*DISTANCES, "diagonal")})
     for which in ("last", "best_3d"):
         patients.to_csv(folder / f"patients_{which}.csv", index=False)
     (folder / "3dbestepoch.txt").write_text(f"{len(rows) - 1}, {rows[-1]['val_dice_3d']:.6f}\n")

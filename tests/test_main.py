@@ -81,7 +81,8 @@ def test_the_log_has_one_row_an_epoch_and_the_contract_s_columns(runs):
 def test_distances_are_logged_in_the_epochs_asked_for(runs):
     table = log(runs / "sfda")
     assert table.val_hd95_vox_1.notna().all()
-    assert table.index[table.val_assd_vox_1.notna()].tolist() == [4, 5]  # every fourth, and the last
+    for name in ("val_assd_vox_1", "val_masd_vox_1"):
+        assert table.index[table[name].notna()].tolist() == [4, 5]  # every fourth, and the last
 
 
 def test_raw_arrays_are_epoch_by_slice_by_class(runs, sites):

@@ -8,6 +8,7 @@ from scipy.ndimage import binary_erosion, distance_transform_edt, gaussian_filte
 
 import metrics
 from metrics import (
+    DISTANCES,
     Outcome,
     SurfaceDistances,
     assd,
@@ -17,6 +18,7 @@ from metrics import (
     dice,
     hausdorff_95,
     hausdorff_95_pooled,
+    masd,
     nsd,
     relative_volume_error,
     score_patient,
@@ -127,6 +129,13 @@ def test_shifted_cubes():
     assert nsd(found, 1) == 17 / 26
 
 
+def test_assd_pools_and_masd_averages_the_directions():
+    # One voxel against a row of four that begins there, 1 mm apart: there 0; back 0, 1, 2 and 3 mm.
+    found = surface_distances(mask((1, 4), np.s_[0, 0]), mask((1, 4), np.s_[0, :]), (1.0, 1.0))
+    assert assd(found) == 6 / 5
+    assert masd(found) == (0 + 6 / 4) / 2
+
+
 def test_beyond_the_border_is_outside():
     # A 5x5 mask that fills the array has a ring of 16 surface voxels around the one in the middle.
     found = surface_distances(np.ones((5, 5), bool), mask((5, 5), (2, 2)), (1.0, 1.0))
@@ -153,8 +162,8 @@ def test_conventions_by_hand():
     assert hausdorff_95(found) == pytest.approx(19)
     assert hausdorff_95(SurfaceDistances(np.zeros(19), np.arange(21.0))) == pytest.approx(19)
     assert hausdorff_95_pooled(found) == pytest.approx(18.05)
-    assert assd(found) == pytest.approx(5)
-    assert found.pooled.mean() == pytest.approx(210 / 40)
+    assert masd(found) == pytest.approx(5)
+    assert assd(found) == pytest.approx(210 / 40)
     assert nsd(found, 2) == pytest.approx((3 + 19) / 40)
 
 
@@ -176,10 +185,11 @@ def test_surfaces_with_an_empty_mask():
         assert math.isnan(hausdorff_95(found))
         assert math.isnan(hausdorff_95_pooled(found))
         assert math.isnan(assd(found))
+        assert math.isnan(masd(found))
         assert nsd(found, 100) == nsd(found, math.inf) == 0
     found = surface_distances(nothing, nothing, (1, 1))
     assert found.pooled.size == 0
-    assert all(math.isnan(score) for score in (hausdorff_95(found), assd(found), nsd(found, 1)))
+    assert all(math.isnan(score) for score in (hausdorff_95(found), assd(found), masd(found), nsd(found, 1)))
 
 
 def corners(shape, size):
@@ -279,8 +289,8 @@ def test_agrees_with_medpy(shape, spacing, share, smooth, seed):
     there = binary.asd(prediction, truth, spacing)
     back = binary.asd(truth, prediction, spacing)
     assert found.prediction_to_truth.mean() == pytest.approx(there, rel=1e-6)
-    assert assd(found) == pytest.approx((there + back) / 2, rel=1e-6)
-    assert found.pooled.mean() == pytest.approx(binary.assd(prediction, truth, spacing), rel=1e-6)  # pools
+    assert masd(found) == pytest.approx((there + back) / 2, rel=1e-6)
+    assert assd(found) == pytest.approx(binary.assd(prediction, truth, spacing), rel=1e-6)
     counts = confusion_counts(prediction, truth, 2)
     assert dice(*counts)[1] == pytest.approx(binary.dc(prediction, truth), rel=1e-6)
     assert relative_volume_error(*counts[1:])[1] == pytest.approx(binary.ravd(prediction, truth), rel=1e-6)
@@ -299,9 +309,9 @@ def test_agrees_with_monai(shape, spacing, share, smooth, seed):
     theirs = monai.compute_hausdorff_distance(*pair, percentile=95, **options).item()
     assert hausdorff_95(found) == pytest.approx(theirs, rel=1e-6)
     theirs = monai.compute_average_surface_distance(*pair, symmetric=True, **options).item()
-    assert found.pooled.mean() == pytest.approx(theirs, rel=1e-6)  # pools
+    assert assd(found) == pytest.approx(theirs, rel=1e-6)
     directed = [monai.compute_average_surface_distance(*way, **options).item() for way in (pair, pair[::-1])]
-    assert assd(found) == pytest.approx(sum(directed) / 2, rel=1e-6)
+    assert masd(found) == pytest.approx(sum(directed) / 2, rel=1e-6)
     theirs = monai.compute_surface_dice(*pair, [1.1], **options).item()
     assert nsd(found, 1.1) == pytest.approx(theirs, rel=1e-6)
 
@@ -328,10 +338,10 @@ def test_the_four_cases():
     rows = score_patient(prediction, truth, 5, (3.0, 1.0, 1.0), tolerance=0.5)
     # In class 1 both surfaces are the whole lines; the third voxel is 1 mm off.
     expected = [
-        (1, "hit", 4 / 5, 0.9, (1 / 3 + 0) / 2, 4 / 5, 0.5, 3, 2),
-        (2, "miss", 0, NAN, NAN, 0, -1, 0, 1),
-        (3, "false structure", 0, NAN, NAN, 0, NAN, 1, 0),
-        (4, "true absence", NAN, NAN, NAN, NAN, NAN, 0, 0),
+        (1, "hit", 4 / 5, 0.9, 1 / 5, (1 / 3 + 0) / 2, 4 / 5, 0.5, 3, 2),
+        (2, "miss", 0, NAN, NAN, NAN, 0, -1, 0, 1),
+        (3, "false structure", 0, NAN, NAN, NAN, 0, NAN, 1, 0),
+        (4, "true absence", NAN, NAN, NAN, NAN, NAN, NAN, 0, 0),
     ]
     keys = ("class", "outcome", *metrics.SCORES, "predicted", "true")
     for row, values in zip(rows, expected, strict=True):
@@ -390,7 +400,7 @@ def test_distances_scale_with_the_spacing():
     pair = label_maps(4)
     small, large = (score_patient(*pair, 3, np.array([3.0, 0.8, 0.5]) * f, 1.0 * f) for f in (1, 10))
     for row, twin in zip(small, large, strict=True):
-        for key in ("hd95", "assd", "diagonal"):
+        for key in (*DISTANCES, "diagonal"):
             assert twin[key] == pytest.approx(10 * row[key])
         assert twin["nsd"] == row["nsd"]
 
@@ -399,7 +409,7 @@ def test_prediction_and_truth_can_change_places():
     prediction, truth = label_maps(5)
     there = score_patient(prediction, truth, 4, (3.0, 0.8, 0.5), 1.0)
     back = score_patient(truth, prediction, 4, (3.0, 0.8, 0.5), 1.0)
-    assert same(there, back, ("dice", "hd95", "assd", "nsd"))
+    assert same(there, back, ("dice", "hd95", "assd", "masd", "nsd"))
     assert [(r["predicted"], r["true"]) for r in there] == [(r["true"], r["predicted"]) for r in back]
 
 
@@ -435,7 +445,15 @@ def test_no_patients_no_rows():
 def row(patient, k, outcome, score, hd95, diagonal=100.0):
     """A row of which only the Dice and the HD95 matter; the other scores follow them."""
     shared = {"patient": patient, "class": k, "outcome": Outcome(outcome), "diagonal": diagonal}
-    return {**shared, "dice": score, "nsd": score, "volume_error": 0.0, "hd95": hd95, "assd": hd95 / 2}
+    return {
+        **shared,
+        "dice": score,
+        "nsd": score,
+        "volume_error": 0.0,
+        "hd95": hd95,
+        "assd": hd95 / 2,
+        "masd": hd95 / 4,
+    }
 
 
 ROWS = [
@@ -485,10 +503,12 @@ def test_averages_over_classes_by_hand():
     ]
     second, first = average_classes(rows)
     assert (second["patient"], first["patient"]) == ("b", "a")
-    assert (second["dice"], second["hd95"], second["assd"]) == (0.4, 2, 1)
+    assert (second["dice"], second["hd95"], second["assd"], second["masd"]) == (0.4, 2, 1, 0.5)
     assert (second["hd95_penalised"], second["assd_penalised"]) == (51, 50.5)
     assert (second["misses"], second["false_structures"]) == (1, 0)
-    assert all(math.isnan(first[key]) for key in ("dice", "hd95", "assd", "nsd", "hd95_penalised"))
+    assert all(
+        math.isnan(first[key]) for key in ("dice", "hd95", "assd", "masd", "nsd", "hd95_penalised", "masd_penalised")
+    )
     found = summarise([second, first], "hd95")
     assert (found["mean"], found["n"], found["misses"], found["penalised_mean"]) == (2, 1, 1, 51)
 

@@ -4,11 +4,12 @@ import shutil
 
 import pandas as pd
 import pytest
-from fake_runs import make_run, make_set
+from fake_runs import add_columns, make_run, make_set
 
 from report import main
 from reports.classes import short_names
 from reports.table import escape_latex
+from run_files import open_run
 from utils import UserError
 
 
@@ -38,7 +39,15 @@ def rescore(folder, scores, files=("last", "best_3d")):
             dice = value if hit else None if value == "true absence" else 0.0
             far = 10 * (1 - value) if hit else None
             row = {"patient": patient, "class": k, "outcome": "hit" if hit else value, "dice": dice, "hd95_mm": far}
-            row |= {"assd_mm": far, "nsd": dice, "volume_error": 0.0, "predicted": 1, "true": 1, "diagonal_mm": 50.0}
+            row |= {
+                "assd_mm": far,
+                "masd_mm": far,
+                "nsd": dice,
+                "volume_error": 0.0,
+                "predicted": 1,
+                "true": 1,
+                "diagonal_mm": 50.0,
+            }
             rows.append(row)
     for which in files:
         pd.DataFrame(rows).to_csv(folder / f"patients_{which}.csv", index=False)
@@ -112,6 +121,28 @@ def test_misses_count_as_zero_dice_and_without_distance(runs, tmp_path, capsys):
     assert lines["sfda", "last", "1"]["dice_n"] == "2"
     assert "3.00 ± 1.41 (n = 2)" in text
     assert "HD95 penalised" in text
+
+
+def test_what_an_old_run_calls_assd_stands_under_masd_and_is_marked(runs, tmp_path, capsys):
+    new = report(runs, tmp_path, capsys)[1]["noadap", "last", "mean"]
+    for which in ("last", "best_3d"):
+        path = runs / f"noadap/patients_{which}.csv"
+        table = pd.read_csv(path)
+        table.drop(columns="assd_mm").rename(columns={"masd_mm": "assd_mm"}).to_csv(path, index=False)
+    text, lines = report(runs, tmp_path, capsys)
+    old = lines["noadap", "last", "mean"]
+    assert (old["masd_mean"], old["assd_mean"]) == (new["masd_mean"], "")
+    assert float(new["masd_mean"]) != float(new["assd_mean"])
+    assert "old ASSD" in next(line for line in text.splitlines() if line.startswith("noadap"))
+    assert "old ASSD: the run is of the time" in text
+    assert "old ASSD" not in next(line for line in text.splitlines() if line.startswith("sfda"))
+
+
+def test_an_old_log_has_its_distances_under_their_names_of_today(runs):
+    add_columns(runs / "sfda", val_assd_mm_1=1.0)
+    assert open_run(runs / "sfda").metrics["val_masd_mm_1"].tolist() == [1.0] * 3
+    add_columns(runs / "fs", val_assd_mm_1=1.0, val_masd_mm_1=2.0)
+    assert open_run(runs / "fs").metrics[["val_assd_mm_1", "val_masd_mm_1"]].to_numpy().tolist() == [[1.0, 2.0]] * 3
 
 
 def test_last_and_best_epoch_are_separate_blocks(runs, tmp_path, capsys):
@@ -206,19 +237,27 @@ def test_latex_and_markdown_are_well_formed(runs, tmp_path, capsys):
     report(runs, tmp_path, capsys)
     tex = (tmp_path / "out/report.tex").read_text()
     assert r"tags \& sizes\_50\%" in tex
-    body = tex.split(r"\toprule")[1].split(r"\bottomrule")[0]
-    rows = [line for line in body.splitlines() if line.endswith(r"\\") and "multicolumn" not in line]
-    columns = tex.split(r"\begin{tabular}{")[1].split("}")[0]
-    assert {row.replace(r"\&", "").count("&") for row in rows} == {len(columns) - 1}
-    assert len(rows) == 7
+    pieces = [piece.split(r"\end{tabular}")[0] for piece in tex.split(r"\begin{tabular}{")[1:]]
+    heads = []
+    for piece in pieces:
+        rows = [line for line in piece.splitlines() if line.endswith(r"\\") and "multicolumn" not in line]
+        assert {row.replace(r"\&", "").count("&") for row in rows} == {len(piece.split("}")[0]) - 1}
+        assert len(rows) == 7
+        assert max(map(len, rows)) < 120
+        heads.append(rows[0].removesuffix(r" \\").split(" & "))
+    header = (tmp_path / "out/report.md").read_text().split("\n| ")[1].split("\n")[0].removesuffix(" |")
+    assert {head[0] for head in heads} == {"run"}
+    assert ["run", *(name for head in heads for name in head[1:])] == header.replace("%", r"\%").split(" | ")
+    assert tex.count(r"\begingroup") == tex.count(r"\endgroup") == 1
+    assert tex.index(r"\footnotesize") > tex.index(r"\begingroup")
     table = [line for line in (tmp_path / "out/report.md").read_text().splitlines() if line.startswith("|")]
     assert len({line.count("|") for line in table}) == 1
     assert len(table) == 10
 
 
 def test_latex_escapes_every_special_letter():
-    assert escape_latex("a_b & 5 % ± – {x} \\ ~ ^") == (
-        r"a\_b \& 5 \% $\pm$ -- \{x\} \textbackslash{} \textasciitilde{} \textasciicircum{}"
+    assert escape_latex("a_b & 5 % ± – {x} \\ ~ ^ |") == (
+        r"a\_b \& 5 \% $\pm$ -- \{x\} \textbackslash{} \textasciitilde{} \textasciicircum{} \textbar{}"
     )
 
 

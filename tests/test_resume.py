@@ -281,6 +281,13 @@ def test_a_refused_row_leaves_the_log_whole(tmp_path):
     assert log.path.read_text() == before
 
 
+def test_a_log_of_other_columns_is_not_gone_on_with(tmp_path):
+    CsvLog(tmp_path / "log.csv", ["epoch", "loss"], done=0).append({"epoch": 0, "loss": 1.0})
+    CsvLog(tmp_path / "log.csv", ["epoch", "loss"], done=1)
+    with pytest.raises(UserError, match="begun by another version .* columns: size"):
+        CsvLog(tmp_path / "log.csv", ["epoch", "loss", "size"], done=1)
+
+
 def test_without_a_cache_the_run_is_the_same(site, whole, tmp_path, capsys):
     caches = list(site.glob("*/.cache"))
     for cache in caches:

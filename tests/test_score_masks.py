@@ -107,6 +107,18 @@ def test_threads_and_places_change_nothing(made, run, tmp_path):
     assert (tmp_path / "deep/er.csv").read_text() == (run / "val_3d_assd.csv").read_text()
 
 
+def test_an_array_of_the_old_assd_is_refused(run):
+    new, lines = score(run, "assd")
+    assert lines[0, "1"]["score"] == "assd"
+    np.testing.assert_array_equal(open_run(run).array("val_3d_assd.npy"), new)
+    path = run / "val_3d_assd.csv"
+    path.write_text(path.read_text().replace("score,", "").replace("assd,", ""))
+    with pytest.raises(UserError, match="which is called MASD now; remove it"):
+        open_run(run).array("val_3d_assd.npy")
+    score(run, "masd")
+    assert open_run(run).array("val_3d_masd.npy").shape == new.shape
+
+
 def test_mistakes_are_named_and_leave_what_was_there(made, run, tmp_path):
     score(run, "dice")
     before = (run / "val_3d_dice.npy").read_bytes()
@@ -177,7 +189,7 @@ def test_masks_are_scored_on_the_grid_of_the_label_volume(tmp_path, frame, dice,
     assert np.load(run / "val_3d_native_dice.npy").shape == (1, 1, 2)
     assert np.load(run / "val_3d_native_dice.npy")[0, 0, 1] == pytest.approx(dice)
     assert np.load(run / "val_3d_native_hd95.npy")[0, 0, 1] == pytest.approx(hd95)
-    assert f"0,1,{dice:.6g},,1,0,0\n" in (run / "val_3d_native_dice.csv").read_text()
+    assert f"dice,0,1,{dice:.6g},,1,0,0\n" in (run / "val_3d_native_dice.csv").read_text()
 
 
 def test_only_the_slices_that_were_evaluated_count(tmp_path):
