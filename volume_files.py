@@ -7,19 +7,16 @@ As with slices (slice_cache.py) a note may be old but is never wrong: a file who
 read and hashed again, and decoded again if it differs. Where the cache cannot be written, a .npy is checked each time.
 """
 
-import gzip
 import hashlib
 import json
 import sys
 import time
-import zlib
 from collections.abc import Mapping
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import nibabel as nib
 import numpy as np
 
 from folder_lock import locked
@@ -27,14 +24,10 @@ from slice_cache import SETTLED, narrowest
 from slice_files import FolderSpec, SliceFile, image_fault, label_fault, map_fault, values_fault
 from utils import UserError, atomic_write
 
-FORMAT = 1  # of the notes and of what is decoded; another number makes both anew
+FORMAT = 2  # of the notes and of what is decoded; another number makes both anew
 READERS = 3  # volumes examined at a time, each of which takes a few times its size
 Size = tuple[int, int, int]  # voxels along D, W and H
 Note = dict[str, Any]
-READ_ERRORS = (
-    *(OSError, EOFError, ValueError, zlib.error),
-    *(nib.filebasedimages.ImageFileError, nib.spatialimages.HeaderDataError),
-)
 
 
 @dataclass(frozen=True)
@@ -58,25 +51,37 @@ class Volume:
 def read_volume(path: Path) -> tuple[np.ndarray, np.ndarray | None]:
     """The voxels (D, W, H) or (C, D, W, H), a .npy mapped; and the (4, 4) matrix from voxel numbers to mm, if known.
 
-    Raises UserError for a suffix that is not known, a file that cannot be read, and one that holds no numbers.
+    Raises UserError for a picture, a file that cannot be read, and one that holds no numbers.
     """
-    affine = None
+    if path.suffix.lower() == ".png":
+        raise UserError(f"{path} is no volume; those are .npy, .nii or .nii.gz")
+    return _read_array(path) if path.suffix.lower() == ".npy" else _read_stated(path)
+
+
+def _read_array(path: Path) -> tuple[np.ndarray, None]:
+    """The voxels of a .npy, which says nothing of mm."""
     try:
-        if path.name.endswith(".npy"):
-            voxels = np.load(path, mmap_mode="r", allow_pickle=False)
-        elif path.name.endswith((".nii", ".nii.gz")):
-            image = nib.load(path)
-            if path.name.endswith(".gz"):  # the whole file, for its checksum: nibabel stops before it
-                image = type(image).from_bytes(gzip.decompress(path.read_bytes()))
-            voxels, affine = np.asanyarray(image.dataobj), image.affine
-            voxels = voxels if voxels.ndim < 4 else np.moveaxis(voxels, -1, 0)
-        else:
-            raise UserError(f"{path} is no volume; those are .npy, .nii or .nii.gz")
-    except READ_ERRORS as error:
+        voxels = np.load(path, mmap_mode="r", allow_pickle=False)
+    except (OSError, EOFError, ValueError, MemoryError) as error:
         raise UserError(f"{path} cannot be read ({type(error).__name__}: {error})") from error
     if voxels.dtype.kind not in "biuf":
-        raise UserError(f"{path} holds no numbers but colours, complex values or text ({voxels.dtype})")
-    return voxels, affine
+        raise UserError(f"{path} holds no numbers but complex values, text or the like ({voxels.dtype})")
+    return voxels, None
+
+
+def _read_stated(path: Path) -> tuple[np.ndarray, np.ndarray]:
+    """The voxels of a file whose header says where they lie."""
+    # here, as a training on slices, which imports this too, should not have to wait for the formats' packages
+    from preprocess.faults import VolumeFault
+    from preprocess.formats import open_volume
+
+    try:
+        volume = open_volume(path)
+        voxels = volume.voxels()
+    except VolumeFault as error:
+        what, which = error.fault
+        raise UserError(f"{path} {what}{which.removeprefix(str(path))}") from error
+    return voxels if voxels.ndim < 4 else np.moveaxis(voxels, -1, 0), volume.affine
 
 
 def compact(image: np.ndarray) -> np.ndarray:

@@ -16,15 +16,13 @@ from torch import Tensor
 from prediction.model import Recipe
 from preprocess.faults import VolumeFault
 from preprocess.frames import Frame
-from preprocess.grids import Grid, displaced, turn
+from preprocess.grids import TOLERANCE, Grid, displaced, turn
 from preprocess.pairing import Case
 from preprocess.reading import read_grid, read_stack
 from preprocess.slice_case import as_stored, image_planes
 from preprocess.slice_spec import SliceSpec
 from preprocess.volume_set import gather_image
 from slice_cache import divisor_of
-
-TOLERANCE = 0.1  # mm, between the channels of a patient, as in the slicer
 
 
 class Prepared(Protocol):

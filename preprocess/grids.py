@@ -25,6 +25,8 @@ from preprocess.faults import Fault
 # Planes by name: the axis that is cut along once the axes run to the patient's left, back and head (as in DICOM).
 PLANES = {"sagittal": 0, "coronal": 1, "axial": 2}
 RADIOLOGICAL = "LPS"
+TOLERANCE = 0.1  # mm that two volumes of one patient may lie apart
+FINE = 0.5  # of a voxel, where that is less, unless a larger tolerance than the usual one is asked for
 
 
 @dataclass(frozen=True)
@@ -49,6 +51,10 @@ class Grid:
         corners = list(itertools.product(*[(0, n - 1) for n in self.shape]))
         apart = nib.affines.apply_affine(self.affine, corners) - nib.affines.apply_affine(other.affine, corners)
         return float(np.linalg.norm(apart, axis=1).max())
+
+    def allows(self, tolerance: float) -> float:
+        """How many mm another volume may lie aside: the tolerance, on a grid finer than that a part of a voxel."""
+        return tolerance if tolerance > TOLERANCE else min(tolerance, FINE * min(self.spacing()))
 
     def directions(self) -> str:
         """Where each axis runs, as in 'LPS': to the patient's left, back, head; of an oblique one the nearest."""
@@ -86,8 +92,8 @@ def deviation(wanted: Grid, grid: Grid, tolerance: float) -> str | None:
     """How a grid differs from the wanted one, in words; None where it does not, within `tolerance` in mm."""
     if grid.shape != wanted.shape:
         return f"shape {grid.shape}, not {wanted.shape}"
-    apart = wanted.distance(grid)
-    return f"{apart:.3g} mm apart, {tolerance:g} allowed" if apart > tolerance else None
+    apart, allowed = wanted.distance(grid), wanted.allows(tolerance)
+    return f"{apart:.3g} mm apart, {allowed:g} allowed" if apart > allowed else None
 
 
 def place(labels: np.ndarray, where: Grid, wanted: Grid) -> np.ndarray:

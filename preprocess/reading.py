@@ -37,7 +37,8 @@ def _grid_of(volume: Volume, path: Path, channel: int | None, directions: str | 
     if len(shape) != 3 or 0 in shape:
         what = "is not 3D (pick one volume of a series of images with --channel N, or save it as a file of its own)"
         raise VolumeFault(what, f"{path} {shape}")
-    if not np.isfinite(volume.affine).all() or abs(np.linalg.det(volume.affine[:3, :3])) < 1e-9:
+    lengths = np.linalg.norm(volume.affine[:3, :3], axis=0)  # the matrix of a microscope's volume is small all over
+    if not (np.isfinite(volume.affine).all() and abs(np.linalg.det(volume.affine[:3, :3])) > 1e-9 * lengths.prod()):
         raise VolumeFault("has a matrix of voxels to mm that cannot be inverted", str(path))
     grid = Grid(shape, volume.affine)
     if not directions:

@@ -109,6 +109,7 @@ def compare_grids(image: Grid, label: Grid, file: str, tolerance: float) -> list
     """How the label's grid differs from its image's: shape; origin, direction and spacing, by the mm that they cost."""
     if image.shape != label.shape:
         return [Offence(file, "shape", f"{label.shape}, its image {image.shape}", "none")]
+    tolerance = image.allows(tolerance)
     if image.distance(label) <= tolerance:
         return []
     own, other = (np.array(grid.spacing()) for grid in (image, label))

@@ -10,7 +10,7 @@ from typing import Any
 
 from preprocess.frames import Frame
 from preprocess.grey_levels import Normalisation
-from preprocess.grids import Grid, is_direction
+from preprocess.grids import TOLERANCE, Grid, is_direction
 from preprocess.labels import LabelMap, parse_label_map
 from utils import UserError, listing
 
@@ -68,7 +68,7 @@ class SliceSpec:
     split_by_blocks: Blocks | None = None
     seed: int = 0
     group: str | None = None
-    tolerance: float = 0.1
+    tolerance: float = TOLERANCE
     place_labels: bool = False
     site: str = ""
     modality: str = ""

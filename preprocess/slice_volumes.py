@@ -25,7 +25,7 @@ from tqdm import tqdm
 
 from preprocess.faults import Fault, VolumeFault
 from preprocess.grey_levels import Normalisation
-from preprocess.grids import PLANES, RADIOLOGICAL, Grid, displaced
+from preprocess.grids import PLANES, RADIOLOGICAL, TOLERANCE, Grid, displaced
 from preprocess.labels import map_labels
 from preprocess.new_set import refuse, refuse_existing, whole_folder
 from preprocess.pairing import Case, compile_pattern, pair
@@ -194,8 +194,8 @@ def _add_files(add: Callable[..., Any]) -> None:
     add("--channel", type=int, metavar="N", help=channel)
     patient = "its groups, joined, are the patient's id; applied to the file name, or to the path if it holds a '/'"
     add("--patient", required=True, metavar="REGEX", help=patient)
-    tolerance = "how far apart image and label may place a corner of the volume (default %(default)s mm)"
-    add("--tolerance", type=float, default=0.1, metavar="MM", help=tolerance)
+    tolerance = "how far apart image and label may place a corner (default %(default)s mm, half a voxel at most)"
+    add("--tolerance", type=float, default=TOLERANCE, metavar="MM", help=tolerance)
     place = "put a label that lies elsewhere on the grid of its image, by its geometry, to the nearest voxel"
     add("--place_labels", action="store_true", help=place)
 

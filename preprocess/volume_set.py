@@ -23,7 +23,7 @@ import numpy as np
 from tqdm import tqdm
 
 from preprocess.faults import Fault, VolumeFault
-from preprocess.grids import Grid, displaced
+from preprocess.grids import TOLERANCE, Grid, displaced
 from preprocess.labels import LabelMap, classes_of, parse_label_map
 from preprocess.new_set import refuse, refuse_existing, whole_folder, write_card
 from preprocess.pairing import Case, compile_pattern, pair
@@ -59,7 +59,7 @@ class VolumeSpec:
     val: int | None = None  # all that are left
     seed: int | None = None  # in the order of their names
     normalise: str = "foreground"
-    tolerance: float = 0.1
+    tolerance: float = TOLERANCE
     site: str = ""
     modality: str = ""
     phantom: str | None = None
@@ -380,8 +380,10 @@ def read_spec(arguments: Sequence[str] | None = None) -> VolumeSpec:
     add("--label", required=True, metavar="GLOB", help="label volumes")
     add("--unlabelled", action="append", default=[], metavar="GLOB", help="images without labels, as often as --image")
     add("--patient", required=True, metavar="REGEX", help="its groups, joined, are the patient's id; of the file name")
-    tolerance = "how far apart two volumes of a patient may place a corner (default %(default)s mm)"
-    add("--tolerance", type=float, default=0.1, metavar="MM", help=tolerance)
+    tolerance = (
+        "how far apart two volumes may place a corner (default %(default)s mm, half a voxel at most)"
+    )
+    add("--tolerance", type=float, default=TOLERANCE, metavar="MM", help=tolerance)
     add = parser.add_argument_group("what is written").add_argument
     add("--axes", type=int, nargs=3, default=(0, 1, 2), metavar=("D", "W", "H"), help="stored axes that become D, W, H")
     add("--channels", type=int, nargs="+", default=(), metavar="C", help="those to keep (default: all)")

@@ -59,7 +59,8 @@ def stated(path):
     if path.suffix == ".nii":
         with nib.imageglobals.LoggingOutputSuppressor():
             image = nib.load(path)
-        return image.shape[:3], np.asarray(image.affine)
+        units = {1: 1e3, 3: 1e-3}.get(int(image.header["xyzt_units"]) & 7, 1)
+        return image.shape[:3], np.diag([units, units, units, 1]) @ image.affine
     try:
         image = sitk.ReadImage(str(path))
     except RuntimeError:

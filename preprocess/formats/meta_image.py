@@ -12,7 +12,7 @@ from pathlib import Path
 import numpy as np
 
 from preprocess.faults import VolumeFault
-from preprocess.formats.volume import Volume, affine_of, beside, refusing
+from preprocess.formats.volume import Volume, affine_of, beside, mm_of, refusing
 
 SUFFIXES = (".mhd", ".mha")
 LONGEST = 2**16  # bytes of a header
@@ -71,7 +71,7 @@ def _dtype(fields: Mapping[str, str], path: Path) -> np.dtype:
 
 
 def _affine(fields: Mapping[str, str], count: int, path: Path) -> np.ndarray:
-    """A row of TransformMatrix is the direction of an axis. What a header leaves out is not guessed."""
+    """A row of TransformMatrix is the direction of an axis. Nothing that is left out is guessed but mm."""
 
     def numbers(names: tuple[str, ...], *shape: int) -> np.ndarray:
         given = [fields[name.lower()].split() for name in names if name.lower() in fields]
@@ -82,9 +82,10 @@ def _affine(fields: Mapping[str, str], count: int, path: Path) -> np.ndarray:
             raise ValueError(f"{names[0]} should be {math.prod(shape)} numbers")
         return values.reshape(shape)
 
-    spacing = numbers(("ElementSpacing",) if "elementspacing" in fields else ("ElementSize",), count)
+    mm = mm_of(fields.get("distanceunits", ""), path)
+    spacing = mm * numbers(("ElementSpacing",) if "elementspacing" in fields else ("ElementSize",), count)
     turned = numbers(("TransformMatrix", "Rotation", "Orientation"), count, count)
-    origin = numbers(("Offset", "Position", "Origin"), count)
+    origin = mm * numbers(("Offset", "Position", "Origin"), count)
     if not (spacing[:3] > 0).all():
         raise VolumeFault("has a spacing that is not above 0", f"{path} ({' '.join(f'{mm:g}' for mm in spacing)})")
     return affine_of(turned[:3, :3].T * spacing[:3], origin[:3], path)

@@ -1,6 +1,8 @@
 """NIfTI, and whatever else nibabel reads."""
 
 import logging
+import threading
+import zlib
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -13,9 +15,10 @@ from preprocess.faults import VolumeFault
 from preprocess.formats.volume import Volume, refusing
 
 ERRORS = (
-    *(isal_zlib.error, nib.filebasedimages.ImageFileError, nib.spatialimages.HeaderDataError),
+    *(isal_zlib.error, zlib.error, nib.filebasedimages.ImageFileError, nib.spatialimages.HeaderDataError),
     nib.wrapstruct.WrapStructError,
 )
+MM = {1: 1e3, 2: 1.0, 3: 1e-3}  # xyzt_units, its lowest three bits: metre, mm, micron; no other number says a unit
 PLACE = ("pixdim", "form_code")  # words of nibabel's where it mends a header's geometry, which is then a guess
 
 
@@ -25,7 +28,8 @@ def open_volume(path: Path) -> Volume:
         image = nib.load(path)
         if not isinstance(image, nib.spatialimages.SpatialImage):
             raise VolumeFault("is no volume", str(path))
-        affine = np.eye(4) if image.affine is None else np.asarray(image.affine, np.float64)
+        affine = np.eye(4) if image.affine is None else np.array(image.affine, np.float64)
+        affine[:3] *= _mm_of(image.header)
         shape, dtype = tuple(map(int, image.shape)), image.get_data_dtype()
     if min(shape, default=0) < 0:
         raise VolumeFault("cannot be read", f"{path} (axes of {shape} voxels)")
@@ -42,29 +46,36 @@ def open_volume(path: Path) -> Volume:
     return Volume(shape, affine, dtype, (path,), voxels)
 
 
+def _mm_of(header: nib.filebasedimages.FileBasedHeader) -> float:
+    """How many mm one unit of a header's matrix is; 1 where it does not say."""
+    return MM.get(int(header["xyzt_units"]) & 7, 1.0) if isinstance(header, nib.Nifti1Header) else 1.0
+
+
+class _Told(logging.Filter):
+    """Keeps off the screen, and hands over, what nibabel says in this thread while it is listened to."""
+
+    heard = threading.local()
+
+    def filter(self, record: logging.LogRecord) -> bool:
+        words = getattr(self.heard, "words", None)
+        if words is not None:
+            words.append(record.getMessage())
+        return words is None
+
+
+nib.imageglobals.logger.addFilter(_Told())
+
+
 @contextmanager
 def _mending_is_told(path: Path) -> Iterator[None]:
     """Nothing on the screen of what nibabel mends in a header; a fault where it is the geometry."""
-    told = _Told()
-    logger = nib.imageglobals.logger
-    handlers, logger.handlers = logger.handlers, [told]
-    propagates, logger.propagate = logger.propagate, False
+    _Told.heard.words = words = []
     try:
         yield
     finally:
-        logger.handlers, logger.propagate = handlers, propagates
-    wrong = [words for words in told.words if any(part in words for part in PLACE)]
-    if wrong:
+        _Told.heard.words = None
+    if wrong := [said for said in words if any(part in said for part in PLACE)]:
         raise VolumeFault("has a header whose geometry is broken", f"{path} ({wrong[0]})")
-
-
-class _Told(logging.Handler):
-    def __init__(self) -> None:
-        super().__init__()
-        self.words: list[str] = []
-
-    def emit(self, record: logging.LogRecord) -> None:
-        self.words.append(record.getMessage())
 
 
 def decompress(packed: bytes, size: int) -> bytes:

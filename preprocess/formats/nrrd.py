@@ -9,7 +9,7 @@ import nrrd
 import numpy as np
 
 from preprocess.faults import VolumeFault
-from preprocess.formats.volume import Volume, affine_of, beside, refusing
+from preprocess.formats.volume import Volume, affine_of, beside, mm_of, refusing
 
 SUFFIXES = (".nrrd", ".nhdr")
 # to LPS
@@ -48,12 +48,16 @@ def open_volume(path: Path) -> Volume:
 
 
 def _affine(header: Mapping[str, Any], count: int, path: Path) -> tuple[np.ndarray, list[int]]:
-    """The matrix, and which three axes lie in space: those with a direction. What is left out is not guessed."""
+    """The matrix, and which three axes lie in space: those with a direction. Nothing that is left out is guessed but mm.
+
+    `space units` names one unit for each of the three axes of the space.
+    """
     if lacking := [name for name in ("space", "space directions", "space origin") if name not in header]:
         raise VolumeFault("does not say where it lies (save it anew, with its geometry)", f"{path} (no {lacking[0]})")
     if header["space"].lower() not in SPACES:
         raise VolumeFault("lies in a space that is not the patient's (resave it)", f"{path} ({header['space']})")
-    signs = np.array(SPACES[header["space"].lower()])
+    units = [mm_of(unit, path) for unit in header.get("space units", ("",) * 3)]
+    signs = np.array(SPACES[header["space"].lower()]) * units
     origin = np.asarray(header["space origin"], np.float64)
     steps = np.asarray(header["space directions"], np.float64)
     spatial = [axis for axis in range(count) if np.isfinite(steps[axis]).all()]

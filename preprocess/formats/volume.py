@@ -10,6 +10,14 @@ import numpy as np
 from preprocess.faults import VolumeFault
 
 LPS_TO_RAS = np.diag([-1.0, -1.0, 1.0, 1.0])
+# A unit of length, as headers write it in small letters -> mm. A header that names none has always meant mm.
+MM = {
+    **dict.fromkeys(("", "?", "unknown", "mm", "millimeter", "millimeters", "millimetre", "millimetres"), 1.0),
+    **dict.fromkeys(("m", "meter", "meters", "metre", "metres"), 1e3),
+    **dict.fromkeys(("cm", "centimeter", "centimeters", "centimetre", "centimetres"), 10.0),
+    **dict.fromkeys(("um", "\u00b5m", "\u03bcm", "micron", "microns", "micrometer", "micrometers"), 1e-3),  # both mu
+    **dict.fromkeys(("nm", "nanometer", "nanometers", "nanometre", "nanometres"), 1e-6),
+}
 
 
 @dataclass(frozen=True)
@@ -39,6 +47,13 @@ def refusing(path: Path, *errors: type[Exception]) -> Iterator[None]:
     except (*broken, *errors) as error:
         said = " ".join(str(error).split())
         raise VolumeFault("cannot be read", f"{path} ({type(error).__name__}: {said})") from error
+
+
+def mm_of(unit: str, path: Path) -> float:
+    """How many mm a unit of length is. Raises VolumeFault for a word that is none."""
+    if unit.strip().lower() not in MM:
+        raise VolumeFault("states a unit of length that is not known (save it in mm)", f"{path} ('{unit}')")
+    return MM[unit.strip().lower()]
 
 
 def affine_of(directions: np.ndarray, origin: np.ndarray, path: Path) -> np.ndarray:

@@ -1,0 +1,102 @@
+"""What a header states is what is read: units of length, volumes of two files, two places of one image."""
+
+import nibabel as nib
+import numpy as np
+import pytest
+import SimpleITK as sitk
+
+from preprocess.faults import VolumeFault
+from preprocess.frames import read_manifest
+from preprocess.reading import read_grid
+from preprocess.slice_volumes import read_spec, slice_set
+from utils import UserError
+from volume_files import read_volume
+
+SHAPE = (6, 5, 4)
+MM = np.diag([-0.5, -0.75, 3.0, 1]) + np.array([[0, 0, 0, 10.0], [0, 0, 0, -20], [0, 0, 0, 30], [0] * 4])
+UNITS = {"mm": 1, "um": 1e-3, "m": 1e3}  # mm
+NIFTI = {"mm": "mm", "um": "micron", "m": "meter"}
+
+
+def disc(seed=0):
+    """An image and its label (X, Y, Z)."""
+    label = np.zeros(SHAPE, np.uint8)
+    label[2:4, 1:4, 1:3] = 1
+    return (100 * label + np.random.default_rng(seed).integers(0, 50, SHAPE)).astype(np.int16), label
+
+
+def in_unit(affine, unit):
+    """The matrix as a header in this unit holds it."""
+    return np.diag([1 / UNITS[unit]] * 3 + [1]) @ affine
+
+
+def write(path, voxels, affine, unit="mm"):
+    if path.suffix in (".nii", ".gz", ".hdr"):
+        kind = nib.Nifti1Pair if path.suffix == ".hdr" else nib.Nifti1Image
+        image = kind(voxels, in_unit(affine, unit))
+        image.header.set_xyzt_units(NIFTI[unit])
+        nib.save(image, path)
+        return path
+    image = sitk.GetImageFromArray(np.ascontiguousarray(voxels.T))
+    lps = np.diag([-1, -1, 1, 1]) @ in_unit(affine, unit)
+    spacing = np.linalg.norm(lps[:3, :3], axis=0)
+    image.SetSpacing(spacing.tolist())
+    image.SetDirection((lps[:3, :3] / spacing).ravel().tolist())
+    image.SetOrigin(lps[:3, 3].tolist())
+    sitk.WriteImage(image, str(path))
+    head, line = path.read_bytes(), f'space units: "{unit}" "{unit}" "{unit}"\nkinds:'
+    if path.suffix in (".nrrd", ".nhdr"):
+        path.write_bytes(head.replace(b"kinds:", line.encode(), 1))
+    else:
+        path.write_bytes(head.replace(b"DimSize", f"DistanceUnits = {unit}\nDimSize".encode(), 1))
+    return path
+
+
+@pytest.mark.parametrize("unit", UNITS)
+@pytest.mark.parametrize("ending", ["nii", "nii.gz", "hdr", "nrrd", "nhdr", "mhd", "mha"])
+def test_every_unit_becomes_mm(tmp_path, ending, unit):
+    path = write(tmp_path / f"a.{ending}", disc()[0], MM, unit)
+    np.testing.assert_allclose(read_grid(path).affine, MM, rtol=1e-6)
+    np.testing.assert_allclose(read_volume(path)[1], MM, rtol=1e-6)
+
+
+def test_a_header_without_a_unit_means_mm(tmp_path):
+    nib.save(nib.Nifti1Image(disc()[0], MM), tmp_path / "a.nii")
+    assert int(nib.load(tmp_path / "a.nii").header["xyzt_units"]) == 0
+    np.testing.assert_allclose(read_grid(tmp_path / "a.nii").affine, MM)
+
+
+@pytest.mark.parametrize("ending", ["nrrd", "mha"])
+def test_a_unit_that_is_none_is_refused(tmp_path, ending):
+    path = write(tmp_path / f"a.{ending}", disc()[0], MM)
+    path.write_bytes(path.read_bytes().replace(b'"mm"', b'"ft"').replace(b"DistanceUnits = mm", b"DistanceUnits = ft"))
+    with pytest.raises(VolumeFault, match=r"unit of length.*in mm.*'ft'"):
+        read_grid(path)
+
+
+def slicing(folder, *more, ending="nii"):
+    flags = ["--dest", f"{folder}/set", "--image", f"IMG={folder}/p?_img.{ending}", "--patient", r"(p\d)"]
+    return read_spec([*flags, "--label", f"{folder}/p?_gt.{ending}", "--val", "1", "--jobs", "1", *more])
+
+
+def test_the_manifest_is_in_mm_and_volumes_of_a_microscope_are_read(tmp_path):
+    """Voxels of a twentieth of a micron: their matrix is small all over, and can be inverted."""
+    tiny = np.diag([1e-4, 1e-4, 1e-4, 1]) @ MM
+    for number in range(2):
+        image, label = disc(number)
+        write(tmp_path / f"p{number}_img.nii", image, tiny, "um")
+        write(tmp_path / f"p{number}_gt.nii", label, tiny)
+    slice_set(slicing(tmp_path))
+    row = read_manifest(tmp_path / "set/manifest.csv")[0]
+    assert [float(row[f"spacing_{axis}"]) for axis in ("w", "h", "slice")] == pytest.approx([5e-5, 7.5e-5, 3e-4])
+
+
+def test_fine_volumes_are_not_within_the_usual_tolerance_of_each_other(tmp_path):
+    """0.1 mm are 200 of these voxels: half of one may a label be aside."""
+    tiny = np.diag([1e-3, 1e-3, 1e-3, 1]) @ MM
+    for number in range(2):
+        image, label = disc(number)
+        write(tmp_path / f"p{number}_img.nii", image, tiny, "um")
+        write(tmp_path / f"p{number}_gt.nii", label, tiny + np.array([[0, 0, 0, 1e-3 * number]] + [[0] * 4] * 3), "um")
+    with pytest.raises(UserError, match=r"1 fault: does not lie on the grid.*p1_img.nii \(0.001 mm apart, 0.00025"):
+        slice_set(slicing(tmp_path))
