@@ -233,7 +233,7 @@ class Recorder:
 
     def _write_masks(self, name: str, names: Sequence[str], masks: Sequence[np.ndarray]) -> None:
         if self.args.crop:
-            write_volumes(self.folder.path / name, names, masks, self.val.affines)
+            write_volumes(self.folder.path / name, names, masks, self.val.headers)
         else:
             write_masks(self.folder.path / name, names, masks)
 

@@ -6,7 +6,6 @@ previous.pkl keeps the checkpoint before, should last.pkl turn out to be torn, a
 in which the run was asked to stop.
 """
 
-import gzip
 import hashlib
 import io
 import json
@@ -21,12 +20,12 @@ from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
-import nibabel as nib
 import numpy as np
 import torch
 from PIL import Image
 from torch import nn
 
+from nifti_headers import Header, header_at, pack
 from utils import UserError, atomic_write, listing
 
 # Arguments that may differ between a run and its continuation: they change where and how fast, or what is made of the
@@ -291,14 +290,13 @@ def write_masks(folder: Path, names: Sequence[str], masks: np.ndarray) -> None:
 
 
 def write_volumes(
-    folder: Path, names: Sequence[str], masks: Sequence[np.ndarray], affines: Mapping[str, np.ndarray] | None
+    folder: Path, names: Sequence[str], masks: Sequence[np.ndarray], headers: Mapping[str, Header] | None
 ) -> None:
-    """One .nii.gz a volume, (D, W, H) uint8, where the affine of its voxels puts it, if that is known."""
+    """One .nii.gz a volume, (D, W, H) uint8, where the header of its image puts it, if that is known."""
     folder.mkdir(parents=True, exist_ok=True)
     for name, mask in zip(names, masks, strict=True):
-        image = nib.Nifti1Image(mask, np.eye(4) if affines is None else affines[name])
         with atomic_write(folder / f"{name}.nii.gz") as file:
-            file.write(gzip.compress(image.to_bytes(), compresslevel=1, mtime=0))
+            file.write(pack(mask, header_at(np.eye(4)) if headers is None else headers[name]))
 
 
 # ----------------------------------------------------------------------------------------------- provenance

@@ -20,6 +20,7 @@ from typing import Any
 import numpy as np
 
 from folder_lock import locked
+from nifti_headers import Header, from_text, to_text
 from slice_cache import SETTLED, narrowest
 from slice_files import FolderSpec, SliceFile, image_fault, label_fault, map_fault, values_fault
 from utils import UserError, atomic_write
@@ -38,6 +39,7 @@ class Volume:
     digest: str  # sha256 of the file that it is, or was decoded from
     shape: tuple[int, ...]  # (C, D, W, H) of an image or of maps, (D, W, H) of class numbers
     affine: np.ndarray | None  # (4, 4), from voxel numbers to mm
+    header: Header | None = None  # where it lies, as a NIfTI's own header states it
 
     @property
     def size(self) -> Size:
@@ -137,7 +139,8 @@ class VolumeFolder:
     def _volume(self, case: str, note: Note) -> Volume:
         path = self.cache / note["decoded"] if note["decoded"] else Path(self.files[case].path)
         affine = None if note["affine"] is None else np.array(note["affine"])
-        return Volume(path, note["digest"], tuple(note["shape"]), affine)
+        header = from_text(note["header"]) if note["header"] else None
+        return Volume(path, note["digest"], tuple(note["shape"]), affine, header)
 
     # -- notes --------------------------------------------------------------------------------------------
 
@@ -211,6 +214,7 @@ class VolumeFolder:
             "shape": list(voxels.shape),
             "labels": np.unique(voxels).astype(int).tolist() if self.holds_labels else [],
             "affine": None if affine is None else affine.tolist(),
+            "header": None if affine is None else to_text(nib.load(path).header),
         }
 
     def _fault(self, voxels: np.ndarray) -> str:

@@ -22,6 +22,7 @@ import torch
 from torch import Tensor
 
 from dataloader import AHEAD, Batch, SliceSet, Stored, Stream, ahead
+from nifti_headers import Header, header_at
 from slice_files import (
     TRANSFORMS,
     FolderSpec,
@@ -105,11 +106,11 @@ class VolumeSet(SliceSet):
         return [volumes[row].size for row in self.order.tolist()]
 
     @property
-    def affines(self) -> dict[str, np.ndarray] | None:
-        """Name -> (4, 4) matrix from voxel numbers to mm, by manifest.csv or the image's header; None if any lacks."""
+    def headers(self) -> dict[str, Header] | None:
+        """Name -> where its voxels lie, by the image's header or by manifest.csv; None if any lacks."""
         volumes = self.planes[self.folders[0]].volumes
-        found = {name: volumes[row].affine for name, row in zip(self.names, self.order.tolist(), strict=True)}
-        return None if any(affine is None for affine in found.values()) else found
+        found = {name: volumes[row].header for name, row in zip(self.names, self.order.tolist(), strict=True)}
+        return None if any(header is None for header in found.values()) else found
 
     def image(self, row: int) -> np.ndarray:
         """(C, D, W, H) float32 image of a row."""
@@ -167,8 +168,8 @@ def open_volumes(
     faults += _misfits(place, opened, image)
     if faults := list(dict.fromkeys(faults)):  # two losses may read one folder
         raise UserError(f"{place}: {len(faults)} faulty volumes: {'; '.join(faults)}")
-    scale, affines = _read_scale(root), _read_affines(root)
-    opened[image] = {name: replace(v, affine=affines.get(name, v.affine)) for name, v in opened[image].items()}
+    scale, headers = _read_scale(root), _read_headers(root)
+    opened[image] = {name: replace(v, header=headers.get(name, v.header)) for name, v in opened[image].items()}
     planes = {spec: VolumePlane(list(found.values()), *_reading(spec, image, ignore)) for spec, found in opened.items()}
     planes[image] = replace(planes[image], **scale)
     digests = [volume.digest for found in opened.values() for volume in found.values()]
@@ -230,17 +231,24 @@ def _read_scale(root: Path) -> dict[str, float]:
             )
 
 
-def _read_affines(root: Path) -> dict[str, np.ndarray]:
-    """(4, 4) matrix of each volume by manifest.csv; empty where there is none."""
+def _read_headers(root: Path) -> dict[str, Header]:
+    """Where each volume lies by manifest.csv; empty where there is none. One written before forms were has affines."""
     path = root / "manifest.csv"
     if not path.is_file():
         return {}
     with path.open(encoding="utf-8", newline="") as file:
         rows = [row for row in csv.DictReader(file) if row.get("affine")]
     try:
-        return {row["name"]: np.array(row["affine"].split(), np.float64).reshape(4, 4) for row in rows}
+        return {row["name"]: _header_of(row) for row in rows}
     except (KeyError, ValueError) as error:
         raise UserError(f"{path}: expected a name and 16 numbers of an affine in each row ({error!r}).") from error
+
+
+def _header_of(row: Mapping[str, str]) -> Header:
+    """Of a row's affine, and of its qform and the codes of qform and sform, where it has them."""
+    affine, qform = (np.array((row.get(name) or "").split(), np.float64) for name in ("affine", "qform"))
+    codes = tuple(map(int, (row.get("codes") or "1 1").split()))
+    return header_at(affine.reshape(4, 4), qform.reshape(4, 4) if len(qform) else None, codes)
 
 
 def _spacing(images: Mapping[str, Volume], patients: Sequence[str]) -> dict[str, tuple[float, float, float]] | None:

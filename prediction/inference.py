@@ -8,6 +8,7 @@ from scipy import ndimage
 from torch import Tensor
 
 from evaluation import most_probable
+from nifti_headers import Header
 from prediction.model import Model
 from prediction.preparation import Prepared, as_tensor
 from preprocess.grids import Grid
@@ -27,12 +28,14 @@ class Wanted:
 class Prediction:
     """Of one patient, on the grid of its volumes.
 
+    header         where that is, as the first of them states it
     classes        (X, Y, Z) uint8, the background where the network saw nothing
     probabilities  (X, Y, Z, K) float32; there 1 for the background
     entropy        (X, Y, Z) float32, 1 where every class is equally likely; there 0
     """
 
     grid: Grid
+    header: Header
     classes: np.ndarray
     probabilities: np.ndarray | None = None
     entropy: np.ndarray | None = None
@@ -49,6 +52,7 @@ def predict(model: Model, prepared: Prepared, wanted: Wanted) -> Prediction:
         found = largest_components(found, model.n_class)
     return Prediction(
         prepared.grid,
+        prepared.header,
         found,
         None if probabilities is None else _put_back_all(prepared, probabilities),
         None if entropy is None else prepared.put_back(entropy),

@@ -1,18 +1,18 @@
 """The folder of predictions: which files a patient has, their labels, the table of sizes, what they were made with."""
 
 import csv
-import gzip
 import json
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import nibabel as nib
 import numpy as np
 
+from nifti_headers import Header, pack
 from prediction.inference import Prediction, Wanted
 from preprocess.labels import LabelMap
+from preprocess.reading import read_grid, read_voxels
 from utils import UserError, atomic_write, listing
 
 SUFFIX = ".nii.gz"
@@ -71,11 +71,11 @@ class Outputs:
             file.write("\n")
 
     def write(self, patient: str, found: Prediction) -> None:
-        paths, affine = self.paths(patient), found.grid.affine
+        paths = self.paths(patient)
         for kind, values in (("probabilities", found.probabilities), ("entropy", found.entropy)):
             if values is not None:
-                save_volume(paths[kind], values.astype(np.float32, copy=False), affine)
-        save_volume(paths["classes"], self.as_labels(found.classes), affine)
+                save_volume(paths[kind], values.astype(np.float32, copy=False), found.header)
+        save_volume(paths["classes"], self.as_labels(found.classes), found.header)
 
     def as_labels(self, classes: np.ndarray) -> np.ndarray:
         """Class numbers -> what is written for them, in the smallest type that holds them all."""
@@ -97,8 +97,7 @@ class Outputs:
         path = self.paths(patient)["classes"]
         if not path.exists():
             return
-        image = nib.load(path)
-        voxels, mm3 = np.asanyarray(image.dataobj), abs(float(np.linalg.det(image.affine[:3, :3])))
+        voxels, mm3 = read_voxels(path), abs(float(np.linalg.det(read_grid(path).affine[:3, :3])))
         for k in sorted(self.labels)[1:]:
             count = int((voxels == self.labels[k]).sum())
             yield patient, file, k, self.labels[k], count, f"{count * mm3:.6g}"
@@ -108,10 +107,10 @@ def _holds(kind: type, values: Iterable[int]) -> bool:
     return all(np.iinfo(kind).min <= value <= np.iinfo(kind).max for value in values)
 
 
-def save_volume(path: Path, voxels: np.ndarray, affine: np.ndarray) -> None:
-    """A NIfTI under its name only when it is whole."""
+def save_volume(path: Path, voxels: np.ndarray, header: Header) -> None:
+    """A NIfTI where this header says, under its name only when it is whole."""
     with atomic_write(path) as file:
-        file.write(gzip.compress(nib.Nifti1Image(voxels, affine).to_bytes(), compresslevel=1, mtime=0))
+        file.write(pack(voxels, header))
 
 
 def labels_of(card: Mapping[str, Any], n_class: int, original: bool) -> dict[int, int]:

@@ -13,12 +13,13 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from nifti_headers import Header
 from prediction.model import Recipe
 from preprocess.faults import VolumeFault
 from preprocess.frames import Frame
 from preprocess.grids import TOLERANCE, Grid, displaced, turn
 from preprocess.pairing import Case
-from preprocess.reading import read_grid, read_stack
+from preprocess.reading import read_grid, read_header, read_stack
 from preprocess.slice_case import as_stored, image_planes
 from preprocess.slice_spec import SliceSpec
 from preprocess.volume_set import gather_image
@@ -29,10 +30,12 @@ class Prepared(Protocol):
     """One patient's images as the network takes them.
 
     grid    of the volumes, as they are stored
+    header  where they lie, as the first of them states it
     stored  (N, C, W, H), or (1, C, D, W, H), perhaps still whole grey levels
     """
 
     grid: Grid
+    header: Header
     stored: np.ndarray
 
     def decode(self, stored: Tensor) -> Tensor:
@@ -71,6 +74,7 @@ class PreparedSlices:
     """
 
     grid: Grid
+    header: Header
     stored: np.ndarray
     axis: int
     frame: Frame
@@ -102,7 +106,7 @@ class SlicePreparation:
         ]
         transform = self.recipe.image.apply
         slices = [transform(np.stack(planes), n_class=1) for planes in zip(*channels, strict=True)]
-        return PreparedSlices(grid, np.stack(slices), self.spec.axis, frame, self.spec.orient)
+        return PreparedSlices(grid, first_header(case), np.stack(slices), self.spec.axis, frame, self.spec.orient)
 
     def _planes(self, path: Path, frame: Frame) -> list[np.ndarray]:
         stack = read_stack(path, self.spec.axis, channel=self.spec.channel or 0, directions=self.spec.orient)
@@ -117,6 +121,7 @@ class PreparedVolume:
     """A whole volume, its axes in the network's order."""
 
     grid: Grid
+    header: Header
     stored: np.ndarray
     axes: tuple[int, int, int]
     mean: float
@@ -142,7 +147,8 @@ class VolumePreparation:
     def read(self, case: Case) -> PreparedVolume:
         grid = common_grid(case.paths, 0)
         image = gather_image(list(case.paths.values()), self.axes, self.kept)
-        return PreparedVolume(grid, np.ascontiguousarray(image[None], np.float32), self.axes, self.mean, self.sd)
+        stored = np.ascontiguousarray(image[None], np.float32)
+        return PreparedVolume(grid, first_header(case), stored, self.axes, self.mean, self.sd)
 
 
 def common_grid(paths: Mapping[str, Path], channel: int | None) -> Grid:
@@ -152,6 +158,11 @@ def common_grid(paths: Mapping[str, Path], channel: int | None) -> Grid:
     for what, which in displaced(paths, grids, first, TOLERANCE):
         raise VolumeFault(what, which)
     return grids[first]
+
+
+def first_header(case: Case) -> Header:
+    """That of the first of a patient's volumes."""
+    return read_header(next(iter(case.paths.values())))
 
 
 def as_tensor(stored: np.ndarray) -> Tensor:

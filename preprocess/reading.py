@@ -8,11 +8,14 @@ Arrays keep the voxel axes as stored, unless other directions are asked for. Cut
 import hashlib
 from pathlib import Path
 
+import nibabel as nib
 import numpy as np
 
+from nifti_headers import Header, header_at
 from preprocess.faults import VolumeFault
 from preprocess.formats import FORMATS, open_volume
-from preprocess.formats.volume import Volume
+from preprocess.formats.nifti import ERRORS
+from preprocess.formats.volume import Volume, refusing
 from preprocess.grids import Grid, place, turn
 
 KEPT = 0.9  # share of its foreground that a label keeps when it is placed on another grid
@@ -49,6 +52,19 @@ def _grid_of(volume: Volume, path: Path, channel: int | None, directions: str | 
             "lies too obliquely for its axes to have directions (leave --orient and --plane out)", str(path)
         )
     return turned
+
+
+def read_header(path: Path) -> Header:
+    """Where a volume lies, as a NIfTI header states it: its own, or for another format one made of it.
+
+    Raises VolumeFault.
+    """
+    if not path.is_dir() and path.suffix.lower() not in FORMATS:
+        with refusing(path, *ERRORS):
+            image = nib.load(path)
+        if isinstance(image, nib.Nifti1Pair):  # or one of its subclasses: NIfTI-1 and 2, a file or two
+            return image.header
+    return header_at(open_volume(path).affine)
 
 
 def read_voxels(path: Path, channel: int = 0) -> np.ndarray:

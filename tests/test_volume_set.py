@@ -90,14 +90,14 @@ def test_a_nifti_tells_spacing_and_place_and_the_manifest_knows_better(tmp_path)
     store(tmp_path, suffix="nii.gz")
     volumes = opened(tmp_path)
     assert volumes.spacing == dict.fromkeys(volumes.names, (2.0, 0.5, 1.5))
-    assert np.allclose(volumes.affines["BRATS_001"], AFFINE)
+    assert np.allclose(volumes.headers["BRATS_001"].get_best_affine(), AFFINE)
     rows = [f"{name},3,1,2,{' '.join(map(str, np.diag([3.0, 1, 2, 1]).ravel()))}\n" for name in volumes.names]
     (tmp_path / "manifest.csv").write_text("name,spacing_slice,spacing_w,spacing_h,affine\n" + "".join(rows))
     volumes = opened(tmp_path)
     assert volumes.spacing["BRATS_001"] == (3, 1, 2)
-    assert np.array_equal(volumes.affines["BRATS_002"], np.diag([3, 1, 2, 1]))
+    assert np.array_equal(volumes.headers["BRATS_002"].get_best_affine(), np.diag([3, 1, 2, 1]))
     bare = opened(store(tmp_path / "bare"))
-    assert (bare.spacing, bare.affines) == (None, None)
+    assert (bare.spacing, bare.headers) == (None, None)
 
 
 def test_the_card_scales_images(tmp_path):
@@ -147,7 +147,7 @@ def test_sets_are_joined_and_thinned(tmp_path):
     store(store(tmp_path, suffix="nii"), "val", "nii", first=3)
     both = join([opened(tmp_path), opened(tmp_path, split="val")]).keep([4, 0])
     assert (both.names, both.sizes) == (["BRATS_004", "BRATS_000"], [SIZES[1], SIZES[0]])
-    assert set(both.affines) == set(both.names)
+    assert set(both.headers) == set(both.names)
     assert [label.shape for label in both.labels([1, 0])] == [SIZES[0], SIZES[1]]
     assert np.array_equal(both.image(0), volume(4, SIZES[1])[0])
 
