@@ -18,12 +18,20 @@ MAKEFLAGS += --warn-undefined-variables --no-builtin-rules
 
 include venv.mk
 
+# A target is a folder as often as a file: `make -t` would put an empty file in its place.
+ifneq ($(findstring t,$(filter-out -%,$(firstword $(MAKEFLAGS)))),)
+$(error make -t makes empty files where folders of slices and runs belong; leave it out (-o FILE says that one is up to date))
+endif
+
 # -- what can be set on the command line, and there alone: the environment is none of our business --------------------
 DEBUG :=
 EPC :=
 NET := UNet
 SEED := 0
 RD := results/$(SET)
+ifneq ($(words $(RD)),1)
+$(error RD names one folder without blanks, as results/$(SET)-seed1; it is '$(RD)')
+endif
 SIZE := $(if $(wildcard /dev/nvidia0),full,small)
 # threads of a training: one is fastest for a network of a few thousand pixels; empty is as many as there are cores
 THREADS = $(if $(SMALL),1)
@@ -140,10 +148,12 @@ $(RD)/ablations.txt: $(addsuffix /last.pkl,$(addprefix $(RD)/,$(TRN) $(ABL)))
 $(RD)/baselines.txt: $(addsuffix /last.pkl,$(addprefix $(RD)/,$(TRN) $(BAS)))
 	$(RENEW) $(CC) report.py --runs $(addprefix $(RD)/,$(TRN) $(BAS)) --out $(basename $@)
 
-REPO := $(notdir $(CURDIR))
+# the folder's name with _ for all that make, a shell or another file system may stumble over
+REPO := $(shell printf %s "$${PWD##*/}" | LC_ALL=C tr -c 'A-Za-z0-9._-' _)
 DATE := $(shell date +%y%m%d)
+HOST := $(shell hostname 2>/dev/null || uname -n)
 HASH := $(shell git rev-parse --short HEAD 2>/dev/null || echo nogit)
-PACK := archives/$(REPO)-$(DATE)-$(HASH)-$(shell hostname)-$(SET).tar.gz
+PACK := archives/$(REPO)-$(DATE)-$(HASH)-$(HOST)-$(SET).tar.gz
 
 pack: report plot $(PACK)                                       ## runs, plots, report and prior in one read-only archive
 $(PACK): $(DONE) $(REPORT) $(PLOTS)

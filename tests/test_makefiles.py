@@ -118,13 +118,7 @@ told = [os.environ[name] for name in ("WORLD_SIZE", "OMP_NUM_THREADS", "LAUNCHED
 
 
 def test_every_process_of_a_training_is_launched_with_flags_and_threads(tmp_path):
-    for name in ("rules.mk", "venv.mk", "folder_lock.py", "errors.py"):
-        shutil.copy(ROOT / name, tmp_path)
-    (tmp_path / "main.py").write_text(TEAM)
-    (tmp_path / "data").mkdir()
-    (tmp_path / "toy.make").write_text(
-        "SET := toy\nVOLUMES :=\nDATA := data\nTRN := cesource\nABL :=\nBAS :=\nINF :=\nPLOTS :=\ninclude rules.mk\n"
-    )
+    toy(tmp_path, TEAM, "PLOTS :=\n")
     words = ("NPROC=2", "CFLAGS=-O", "THREADS=1", "LAUNCH=env LAUNCHED=yes", "results/toy/cesource")
     done = make(tmp_path, "-f", "toy.make", *words)
     assert done.returncode == 0, done.stderr
@@ -132,28 +126,72 @@ def test_every_process_of_a_training_is_launched_with_flags_and_threads(tmp_path
     assert {path.name: path.read_text() for path in run.iterdir()} == {"0": "2 1 yes 1", "1": "2 1 yes 1"}
 
 
+def toy(folder, main, goals="PLOTS :=\nREPORT := results/toy/report.txt\n"):
+    """A makefile of one run in a folder of its own, whose main.py is this text."""
+    folder.mkdir(parents=True, exist_ok=True)
+    for name in ("rules.mk", "venv.mk", "folder_lock.py", "errors.py"):
+        shutil.copy(ROOT / name, folder)
+    (folder / "main.py").write_text(main)
+    (folder / "report.py").write_text("import sys\nopen(sys.argv[-1] + '.txt', 'w').write('a table')\n")
+    (folder / "data").mkdir()
+    (folder / "toy.make").write_text(
+        "SET := toy\nVOLUMES :=\nDATA := data\nTRN := cesource\nABL :=\nBAS :=\nINF :=\n" + goals + "include rules.mk\n"
+    )
+
+
+WEIGHTS = """
+import sys
+from pathlib import Path
+folder = Path(sys.argv[sys.argv.index("--workdir") + 1])
+folder.mkdir()
+(folder / "last.pkl").write_text("weights")
+"""
+
+
+@pytest.mark.parametrize("name", ["my project/p q", "x(y)&z", "it's $HOME"])
+def test_the_archive_of_a_checkout_of_any_name_is_one_file(tmp_path, name):
+    toy(tmp_path / name, WEIGHTS)
+    done = make(tmp_path / name, "-f", "toy.make")
+    assert done.returncode == 0, done.stderr
+    (archive,) = (tmp_path / name / "archives").iterdir()
+    words = re.fullmatch(r"[\w.]+-\d{6}-nogit-[\w.-]*\w-toy\.tar\.gz", archive.name)
+    assert words, archive.name
+    assert not list(tmp_path.rglob("*.part*"))
+    assert "results/toy/cesource/last.pkl" in subprocess.check_output(["tar", "tzf", archive], text=True).split()
+
+
+@pytest.mark.parametrize(("word", "told"), [("-t", "make -t makes empty files"), ("RD=a b", "RD names one folder")])
+def test_make_refuses_what_would_leave_rubbish(tmp_path, word, told):
+    toy(tmp_path, WEIGHTS)
+    before = sorted(tmp_path.rglob("*"))
+    done = make(tmp_path, "-f", "toy.make", word)
+    assert done.returncode == 2
+    assert told in done.stderr
+    assert len(done.stderr.splitlines()) == 1
+    assert sorted(tmp_path.rglob("*")) == before
+
+
+def with_lines(folder, makefile, lines, change=("", "")):
+    """The path of a copy with these lines at its end, outside the repository: other tests look at what lies there."""
+    path = folder / makefile
+    path.write_text((ROOT / makefile).read_text().replace(*change) + lines)
+    return str(path)
+
+
 def test_published_lines_pasted_build(tmp_path, capsys):
-    pasted = ROOT / "pasted.make"
-    pasted.write_text((ROOT / "prostate.make").read_text() + PUBLISHED)
-    try:
-        check("pasted.make", "SIZE=full")
-        calls = trainings(dry_run("pasted.make", "SIZE=full")[0])
-    finally:
-        pasted.unlink()
+    pasted = with_lines(tmp_path, "prostate.make", PUBLISHED)
+    check(pasted, "SIZE=full")
+    calls = trainings(dry_run(pasted, "SIZE=full")[0])
     (sfda,) = [call for call in calls if "results/prostate/sfda_tmp" in call]
     assert "0.000001" in sfda
     assert "--method" not in sfda[sfda.index("--resume") :]  # the published line names no method
 
 
 @pytest.mark.parametrize("name", BOUNDARY_LINES)
-def test_published_lines_of_the_boundary_loss_pasted_build(name, capsys):
-    pasted = ROOT / f"pasted-{name}.make"
-    pasted.write_text((ROOT / f"{name}.make").read_text() + BOUNDARY_LINES[name])
-    try:
-        check(pasted.name, "SIZE=full")
-        calls = trainings(dry_run(pasted.name, "SIZE=full")[0])
-    finally:
-        pasted.unlink()
+def test_published_lines_of_the_boundary_loss_pasted_build(name, tmp_path, capsys):
+    pasted = with_lines(tmp_path, f"{name}.make", BOUNDARY_LINES[name])
+    check(pasted, "SIZE=full")
+    calls = trainings(dry_run(pasted, "SIZE=full")[0])
     seen = [" ".join(call) for call in calls]
     transform = "png_transform" if name == "acdc" else "torch.tensor"
     pasted_runs = BOUNDARY_LINES[name].count("OPT =")
@@ -182,15 +220,10 @@ def test_pictures_and_metrics_over_time_are_targets_of_their_own(name):
     assert "score_masks.py" in done.stdout
 
 
-def test_a_new_experiment_is_a_name_and_a_line():
-    extended = ROOT / "extended.make"
-    text = (ROOT / "ivd.make").read_text().replace("ABL     := entropy", "ABL     := mine entropy")
+def test_a_new_experiment_is_a_name_and_a_line(tmp_path):
     line = "$(RD)/mine: private OPT = $(WEIGHTS) --method sfda --target_losses \"[('SelfEntropy', {}, 3)]\"\n"
-    extended.write_text(text + line)
-    try:
-        calls = trainings(dry_run("extended.make")[0])
-    finally:
-        extended.unlink()
+    extended = with_lines(tmp_path, "ivd.make", line, ("ABL     := entropy", "ABL     := mine entropy"))
+    calls = trainings(dry_run(extended)[0])
     (mine,) = [call for call in calls if "results/ivd/mine_tmp" in call]
     assert "[('SelfEntropy', {}, 3)]" in mine
     assert "results/ivd/cesource/last.pkl" in mine
