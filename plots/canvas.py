@@ -5,6 +5,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Protocol
 
+from matplotlib import rc_context
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure, FigureBase
 from matplotlib.ticker import MaxNLocator
@@ -30,6 +31,7 @@ STYLE = {
 }
 BANNER_HEIGHT = 0.4  # inches
 LETTERS_PER_INCH = 10  # of a title
+DATED: dict[str, dict[str, None] | None] = {"png": None, "pdf": {"CreationDate": None}, "svg": {"Date": None}}
 EPOCHS = {"last": "last epoch", "best_3d": "best epoch (target labels)"}
 
 
@@ -71,13 +73,13 @@ def make_grid(runs: Sequence[Titled], title: str, number: int) -> tuple[Figure, 
 
 
 def save(figure: Figure, path: Path) -> None:
-    """Writes the picture as .png or .pdf, the same bytes for the same picture."""
+    """Writes the picture as .png, .pdf or .svg, the same bytes for the same picture."""
     kind = path.suffix[1:]
-    if kind not in ("png", "pdf"):
-        raise UserError(f"Plots are written as .png or .pdf, not as '{path.name}'; change --out.")
+    if kind not in DATED:
+        raise UserError(f"Plots are written as .png, .pdf or .svg, not as '{path.name}'; change --out.")
     path.parent.mkdir(parents=True, exist_ok=True)
-    with atomic_write(path) as file:
-        figure.savefig(file, format=kind, metadata={"CreationDate": None} if kind == "pdf" else None)
+    with atomic_write(path) as file, rc_context({"svg.hashsalt": "plots"}):
+        figure.savefig(file, format=kind, metadata=DATED[kind])
 
 
 def run_label(run: Run) -> str:

@@ -123,8 +123,8 @@ def test_film_has_a_frame_an_epoch_and_moves(made, tmp_path, run, frames, phanto
 
 
 @pytest.mark.parametrize("kind", ["curves", "panel"])
-def test_same_runs_same_bytes_in_png_and_pdf(made, tmp_path, kind):
-    for suffix, start in (("png", b"\x89PNG"), ("pdf", b"%PDF")):
+def test_same_runs_same_bytes_in_every_format(made, tmp_path, kind):
+    for suffix, start in (("png", b"\x89PNG"), ("pdf", b"%PDF"), ("svg", b"<?xml")):
         written = []
         for name in ("a", "b"):
             main([kind, "--runs", str(made / "toy/sfda"), "--out", str(tmp_path / f"{name}.{suffix}")])
