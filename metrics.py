@@ -136,11 +136,13 @@ def surface_distances(
 ) -> SurfaceDistances:
     """The distances between the surfaces of two boolean masks of one shape, in 2D or 3D, both directions.
 
-    Raises ValueError if a mask is not boolean, the shapes differ, or the spacing is not one positive length per
-    axis.
+    Raises ValueError if a mask is not boolean or not of two or three axes, the shapes differ, or the spacing is not
+    one positive length per axis.
     """
     prediction, truth = np.asarray(prediction), np.asarray(truth)
     _check_shapes(prediction, truth)
+    if prediction.ndim not in (2, 3):
+        raise ValueError(f"Surfaces are those of masks (W,H) or (S,W,H); these have the shape {prediction.shape}.")
     for mask in (prediction, truth):
         if mask.dtype != bool:
             raise ValueError(f"Surfaces are those of boolean masks (labels == k); this one is {mask.dtype}.")

@@ -178,6 +178,12 @@ def test_nsd_tolerance_is_met_by_equality_in_spite_of_rounding():
         assert nsd(surface_distances(one, two, (0.1, 0.1, 0.1)), 0.3) == 1
 
 
+@pytest.mark.parametrize("shape", [(5,), (2, 3, 3, 3)])
+def test_surfaces_have_two_or_three_axes(shape):
+    with pytest.raises(ValueError, match="masks \\(W,H\\) or \\(S,W,H\\); these have the shape"):
+        surface_distances(np.ones(shape, bool), np.ones(shape, bool), (1.0,) * len(shape))
+
+
 def test_surfaces_with_an_empty_mask():
     something, nothing = mask((4, 4), (1, 1), (1, 2)), mask((4, 4))
     for found in (surface_distances(something, nothing, (1, 1)), surface_distances(nothing, something, (1, 1))):
