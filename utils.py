@@ -3,6 +3,7 @@
 import ast
 import difflib
 import inspect
+import io
 import os
 import random
 import re
@@ -187,8 +188,12 @@ def derived_seed(*parts: int) -> int:
 def run_program(main: Callable[[], None]) -> None:
     """Runs a command-line program: a UserError or a failed write becomes one paragraph and exit code 2.
 
-    `--debug` on the command line lets the traceback through.
+    `--debug` on the command line lets the traceback through. A letter that the screen cannot show becomes a question
+    mark, and no error.
     """
+    for stream in (sys.stdout, sys.stderr):
+        if isinstance(stream, io.TextIOWrapper):
+            stream.reconfigure(errors="replace")
     try:
         main()
     except (UserError, OSError) as error:

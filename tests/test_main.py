@@ -384,3 +384,10 @@ def test_a_folder_that_cannot_be_written_to(sites, tmp_path):
     tmp_path.chmod(0o500)
     with pytest.raises(PermissionError):
         program.main(flags(sites[1], tmp_path / "run"))
+
+
+def test_a_screen_without_greek_letters_shows_the_help_all_the_same():
+    environment = os.environ | {"PYTHONIOENCODING": "ascii"}
+    done = subprocess.run([sys.executable, program.__file__, "--help"], env=environment, capture_output=True)
+    assert done.returncode == 0, done.stderr
+    assert b"--target_losses" in done.stdout
