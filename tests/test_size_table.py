@@ -3,6 +3,7 @@
 from pathlib import Path
 
 import numpy as np
+import pandas as pd
 import pytest
 
 from size_table import read_size_table, write_size_table
@@ -227,6 +228,12 @@ def test_written_is_read(tmp_path):
         table = read_size_table(path, column, 2)
         assert {name: sizes.tolist() for name, sizes in table.sizes.items()} == {n: list(r) for n, r in rows.items()}
     assert read_size_table(path, "dumbpredwtags").supervision == "tags: of slices"
+
+
+def test_written_is_read_by_pandas_too(tmp_path):
+    write_size_table(tmp_path / "a.csv", {"dumbpredwtags": {"Case00_0": [90, 10]}}, {"made from": "data/a, b"})
+    table = pd.read_csv(tmp_path / "a.csv", comment="#")
+    assert table.to_dict("records") == [{"val_ids": "Case00_0", "dumbpredwtags": "[90, 10]"}]
 
 
 def test_unwritable_names_leave_no_file(tmp_path):
