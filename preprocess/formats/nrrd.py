@@ -48,7 +48,7 @@ def open_volume(path: Path) -> Volume:
 
 
 def _affine(header: Mapping[str, Any], count: int, path: Path) -> tuple[np.ndarray, list[int]]:
-    """The matrix, and which three axes lie in space: those with a direction. Nothing that is left out is guessed but mm.
+    """The matrix, and which three axes lie in space: those with a direction. What is left out is not guessed, but for mm.
 
     `space units` names one unit for each of the three axes of the space.
     """
