@@ -380,9 +380,7 @@ def read_spec(arguments: Sequence[str] | None = None) -> VolumeSpec:
     add("--label", required=True, metavar="GLOB", help="label volumes")
     add("--unlabelled", action="append", default=[], metavar="GLOB", help="images without labels, as often as --image")
     add("--patient", required=True, metavar="REGEX", help="its groups, joined, are the patient's id; of the file name")
-    tolerance = (
-        "how far apart two volumes may place a corner (default %(default)s mm, half a voxel at most)"
-    )
+    tolerance = "how far apart two volumes may place a corner (default %(default)s mm, half a voxel at most)"
     add("--tolerance", type=float, default=TOLERANCE, metavar="MM", help=tolerance)
     add = parser.add_argument_group("what is written").add_argument
     add("--axes", type=int, nargs=3, default=(0, 1, 2), metavar=("D", "W", "H"), help="stored axes that become D, W, H")

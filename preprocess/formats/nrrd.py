@@ -48,7 +48,7 @@ def open_volume(path: Path) -> Volume:
 
 
 def _affine(header: Mapping[str, Any], count: int, path: Path) -> tuple[np.ndarray, list[int]]:
-    """The matrix, and which three axes lie in space: those with a direction. What is left out is not guessed, but for mm.
+    """The matrix, and the three axes that have a direction in space. Without a unit it is mm; no more is guessed.
 
     `space units` names one unit for each of the three axes of the space.
     """
