@@ -17,7 +17,6 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import nibabel as nib
 import numpy as np
 
 from folder_lock import locked
@@ -26,7 +25,7 @@ from slice_cache import SETTLED, narrowest
 from slice_files import FolderSpec, SliceFile, image_fault, label_fault, map_fault, values_fault
 from utils import UserError, atomic_write
 
-FORMAT = 2  # of the notes and of what is decoded; another number makes both anew
+FORMAT = 3  # of the notes and of what is decoded; another number makes both anew
 READERS = 3  # volumes examined at a time, each of which takes a few times its size
 Size = tuple[int, int, int]  # voxels along D, W and H
 Note = dict[str, Any]
@@ -85,6 +84,13 @@ def _read_stated(path: Path) -> tuple[np.ndarray, np.ndarray]:
         what, which = error.fault
         raise UserError(f"{path} {what}{which.removeprefix(str(path))}") from error
     return voxels if voxels.ndim < 4 else np.moveaxis(voxels, -1, 0), volume.affine
+
+
+def _read_header(path: Path) -> Header:
+    """Where such a file's voxels lie."""
+    from preprocess.reading import read_header  # here, as above
+
+    return read_header(path)
 
 
 def compact(image: np.ndarray) -> np.ndarray:
@@ -215,7 +221,7 @@ class VolumeFolder:
             "shape": list(voxels.shape),
             "labels": np.unique(voxels).astype(int).tolist() if self.holds_labels else [],
             "affine": None if affine is None else affine.tolist(),
-            "header": None if affine is None else to_text(nib.load(path).header),
+            "header": None if affine is None else to_text(_read_header(path)),
         }
 
     def _fault(self, voxels: np.ndarray) -> str:
