@@ -134,6 +134,7 @@ def make(root: Path, case: Case) -> None:
         axes=AXES,
         label_map="1-3:1",
         train=case.train,
+        normalise="foreground",
     )
     make_volume_set(spec)
 

@@ -81,7 +81,8 @@ def _check(args: argparse.Namespace, model: Model) -> None:
     if model.recipe.crop is not None:
         raise UserError(
             "--adapt slices the volumes, and this network takes them whole. Make a set of them with python -m "
-            "preprocess.volume_set and adapt with main.py --method sfda, then predict with its weights."
+            "preprocess.volume_set (--image alone, and --scale_of the network's own set), adapt with main.py --method "
+            "sfda, then predict with its weights."
         )
     given = [name for name in ("prior_mm2", "prior_mm3", "sizes") if getattr(args, name) is not None]
     if len(given) != 1 or (args.sizes is None) != (args.prior_column is None):

@@ -3,6 +3,8 @@
     python -m preprocess.volume_set --dest data/brats --image 'V/imagesTr/*.nii.gz' --label 'V/labelsTr/*.nii.gz' \\
         --unlabelled 'V/imagesTs/*.nii.gz' --patient '(BRATS_[0-9]+)' --axes 2 1 0 --label_map 1-3:1 --train 8
 
+A set of images alone, to adapt to, is made without --label; with --scale_of data/source it is scaled as the source is.
+
 Writes DEST/{train,val,unlabelled}/{IMG,GT}/<patient>.npy: images (C, D, W, H) in the smallest type that loses nothing,
 ground truth (D, W, H) uint8; DEST/manifest.csv, where the voxels lie, and DEST/dataset.json, how the set was made and
 by what `scale` its images are to be standardised as they are read. DEST appears when it is whole, or not at all.
@@ -29,10 +31,11 @@ from preprocess.new_set import refuse, refuse_existing, whole_folder, write_card
 from preprocess.pairing import Case, compile_pattern, pair
 from preprocess.reading import read_grid, sha256
 from preprocess.workers import in_processes
+from slice_files import read_card
 from utils import UserError, atomic_write, listing, run_program
 from volume_files import compact, read_volume
 
-TOOL = "preprocess.volume_set 1"  # raised when the same volumes and settings give other files
+TOOL = "preprocess.volume_set 2"  # raised when the same volumes and settings give other files
 SPLITS = ("train", "val", "unlabelled")
 IMAGE, LABEL = "IMG", "GT"
 Result = TypeVar("Result")
@@ -48,7 +51,7 @@ class VolumeSpec:
 
     dest: Path
     image: tuple[str, ...]
-    label: str
+    label: str | None  # None: no ground truth
     patient: str
     unlabelled: tuple[str, ...] = ()
     axes: tuple[int, int, int] = (0, 1, 2)
@@ -58,23 +61,27 @@ class VolumeSpec:
     train: int = 1
     val: int | None = None  # all that are left
     seed: int | None = None  # in the order of their names
-    normalise: str = "foreground"
+    normalise: str = "zscore"
+    scale_of: Path | None = None  # a set whose scale is taken instead
     tolerance: float = TOLERANCE
     site: str = ""
     modality: str = ""
     phantom: str | None = None
     jobs: int = 1
 
-    KINDS: ClassVar[tuple[str, ...]] = ("foreground", "none")
+    KINDS: ClassVar[tuple[str, ...]] = ("zscore", "foreground", "none")
 
     def __post_init__(self) -> None:
         checks = [
             (sorted(self.axes) == [0, 1, 2], f"--axes names each of 0 1 2 once, got {listing(self.axes)}"),
             (min(self.channels, default=0) >= 0, f"--channels count from 0, got {listing(self.channels)}"),
             (self.others is None or self.label_map, "--others goes with --label_map"),
-            (self.train > 0, "--train is the number of labelled patients to train on, at least 1"),
-            (self.val is None or self.val > 0, "--val is the number of labelled patients to validate on, at least 1"),
+            (self.label or not self.label_map, "--label_map says what labels become: it goes with --label"),
+            (self.label or self.normalise != "foreground", "--normalise foreground looks inside labels: give --label"),
+            (self.train > 0, "--train is the number of patients to train on, at least 1"),
+            (self.val is None or self.val > 0, "--val is the number of patients to validate on, at least 1"),
             (self.normalise in self.KINDS, f"--normalise is one of {listing(self.KINDS)}"),
+            (not self.scale_of or self.normalise == "zscore", "--scale_of takes the place of --normalise"),
             (len(self.unlabelled) in (0, len(self.image)), "--unlabelled is given as often as --image, in its order"),
             (self.jobs > 0, "--jobs is at least 1"),
         ]
@@ -110,7 +117,7 @@ class Written:
     grid: Grid | None = None  # of what is written
     channels: int = 0
     voxels: np.ndarray | None = None  # (256,) of each class
-    moments: np.ndarray | None = None  # number, sum and sum of squares of the grey levels in the foreground, float64
+    moments: np.ndarray | None = None  # number, sum, sum of squares of the grey levels that the scale is of, float64
     sources: list[dict[str, str]] = field(default_factory=list)  # of the images first
 
     def attempt(self, work: Callable[..., Result], *args: Any) -> Result | None:
@@ -128,7 +135,8 @@ def make_volume_set(spec: VolumeSpec) -> dict[str, Any]:
     Raises UserError if spec.dest is there already, and one that lists every volume at fault; then nothing is left.
     """
     refuse_existing(spec.dest, "--dest")
-    spec.mapping()  # a slip in --label_map is told before any volume is read
+    spec.mapping()  # a slip in --label_map is told before any volume is read, and so is a set without a scale
+    given = read_scale_card(spec.scale_of) if spec.scale_of else None
     tasks, faults = _find(spec)
     with whole_folder(spec.dest) as made:
         for task in tasks:
@@ -139,7 +147,7 @@ def make_volume_set(spec: VolumeSpec) -> dict[str, Any]:
         faults += [fault for each in done for fault in each.faults]
         faults += [] if faults else _misfits(tasks, done)
         refuse(faults, spec.dest)
-        card = make_card(spec, tasks, done)
+        card = make_card(spec, tasks, done, given)
         write_card(made, card)
         _write_manifest(made, tasks, done)
     return card
@@ -151,19 +159,20 @@ def make_volume_set(spec: VolumeSpec) -> dict[str, Any]:
 def _find(spec: VolumeSpec) -> tuple[list[Task], list[Fault]]:
     """The patients of all splits, and what is wrong with their files."""
     patient = compile_pattern("--patient", spec.patient)
-    labelled, faults = pair(spec.roles(spec.image) | {LABEL: spec.label}, patient)
+    roles = spec.roles(spec.image) | ({LABEL: spec.label} if spec.label else {})
+    cases, faults = pair(roles, patient)
     unlabelled, more = pair(spec.roles(spec.unlabelled), patient)
     faults += more
-    known = {case.patient for case in labelled}
+    known = {case.patient for case in cases}
     what = "patients both with --image and with --unlabelled (a volume belongs to one split; narrow the patterns)"
     faults += [(what, case.patient) for case in unlabelled if case.patient in known]
-    home = {} if faults else assign_splits([case.patient for case in labelled], spec)
-    tasks = [Task(case, home.get(case.patient, "train")) for case in labelled]
+    home = {} if faults else assign_splits([case.patient for case in cases], spec)
+    tasks = [Task(case, home.get(case.patient, "train")) for case in cases]
     return tasks + [Task(case, "unlabelled") for case in unlabelled], faults
 
 
 def assign_splits(names: Sequence[str], spec: VolumeSpec) -> dict[str, str]:
-    """Labelled patient -> split: the first to train on, the next to validate; what is left goes without its labels.
+    """Patient of --image -> split: the first to train on, the next to validate; what is left goes without its labels.
 
     In the order of their names, or in one that depends on seed and name alone. Raises UserError for too few patients.
     """
@@ -173,7 +182,7 @@ def assign_splits(names: Sequence[str], spec: VolumeSpec) -> dict[str, str]:
     val = len(order) - spec.train if spec.val is None else spec.val
     if val < 1 or spec.train + val > len(order):
         raise UserError(
-            f"--train {spec.train} and --val {max(val, 1)} are more than the {len(order)} labelled patients."
+            f"--train {spec.train} and --val {max(val, 1)} are more than the {len(order)} patients of --image."
         )
     splits = ["train"] * spec.train + ["val"] * val + ["unlabelled"] * (len(order) - spec.train - val)
     return dict(zip(order, splits, strict=True))
@@ -191,9 +200,8 @@ def write_case(task: Task, spec: VolumeSpec, folder: Path | None) -> Written:
     done.channels = len(image)
     if classes is not None:
         done.voxels = np.bincount(classes.ravel(), minlength=256)
-    if task.split == "train" and classes is not None:
-        inside = image[:, classes > 0].astype(np.float64)
-        done.moments = np.array([inside.size, inside.sum(), np.square(inside).sum()])
+    if task.split == "train" and not spec.scale_of:
+        done.moments = MOMENTS[spec.normalise](image, classes)
     for role, path in task.paths.items():
         shown = Path(os.path.relpath(path)).as_posix()
         done.sources.append({"patient": task.case.patient, "role": role, "path": shown, "sha256": sha256(path)})
@@ -219,6 +227,30 @@ def _read_case(task: Task, spec: VolumeSpec, done: Written) -> tuple[np.ndarray 
     if done.faults or image is None:  # no image without a fault: one that was found before
         return None, None
     return image, None if classes is None else np.ascontiguousarray(classes.transpose(spec.axes))
+
+
+def moments(values: np.ndarray) -> np.ndarray:
+    """Number, sum and sum of squares, float64."""
+    values = values.astype(np.float64)
+    return np.array([values.size, values.sum(), np.square(values).sum()])
+
+
+def moments_of_image(image: np.ndarray, _: np.ndarray | None) -> np.ndarray:
+    """Of the voxels above the lowest grey level of their channel, which is that of padding and of what was cut away."""
+    lowest = [channel.min() for channel in image]
+    planes = ((plane, low) for channel, low in zip(image, lowest, strict=True) for plane in channel)
+    return sum(moments(plane[plane > low]) for plane, low in planes)  # of one plane at a time: float64 is large
+
+
+def moments_of_foreground(image: np.ndarray, classes: np.ndarray | None) -> np.ndarray:
+    return moments(image[:, classes > 0])
+
+
+MOMENTS: Mapping[str, Callable[[np.ndarray, np.ndarray | None], np.ndarray | None]] = {
+    "zscore": moments_of_image,
+    "foreground": moments_of_foreground,
+    "none": lambda image, classes: None,
+}
 
 
 def reordered(grid: Grid, axes: Sequence[int]) -> Grid:
@@ -270,8 +302,10 @@ def _misfits(tasks: Sequence[Task], done: Sequence[Written]) -> Iterator[Fault]:
             yield what, f"{task.case.patient} {each.channels}"
 
 
-def count_classes(spec: VolumeSpec, done: Sequence[Written]) -> int:
-    """K by --label_map, else by the labels. Raises UserError where those leave a number out."""
+def count_classes(spec: VolumeSpec, done: Sequence[Written]) -> int | None:
+    """K by --label_map, else by the labels, None without any. Raises UserError where those leave a number out."""
+    if not spec.label:
+        return None
     if mapping := spec.mapping():
         return 1 + max(mapping.numbers())
     present = np.flatnonzero(sum(each.voxels for each in done if each.voxels is not None))
@@ -285,9 +319,9 @@ def count_classes(spec: VolumeSpec, done: Sequence[Written]) -> int:
 
 
 def find_scale(spec: VolumeSpec, tasks: Sequence[Task], done: Sequence[Written]) -> dict[str, float] | None:
-    """Mean and standard deviation over the foreground of the training images, channels pooled (Xu et al., 2022).
+    """Mean and standard deviation of the training images, channels pooled; of their foreground as Xu et al. (2022) do.
 
-    None with --normalise none. Raises UserError where there is no foreground, or no spread in it.
+    None with --normalise none. Raises UserError where there is no foreground, or no spread.
     """
     if spec.normalise == "none":
         return None
@@ -295,15 +329,43 @@ def find_scale(spec: VolumeSpec, tasks: Sequence[Task], done: Sequence[Written])
     mean, square = total / max(number, 1), squares / max(number, 1)
     variance = square - mean**2
     if variance <= 1e-9 * square:  # nothing but rounding
+        where, mend = "above the lowest", ""
+        if spec.normalise == "foreground":
+            where, mend = "inside the labels", "look at --label_map, or "
         raise UserError(
-            f"--normalise foreground: the {number:.0f} grey levels inside the labels of the {spec.train} training "
-            "patients have no spread; look at --label_map, or take --normalise none."
+            f"--normalise {spec.normalise}: the {number:.0f} grey levels {where} of the {spec.train} training patients "
+            f"have no spread; {mend}take --normalise none."
         )
     return {"mean": float(mean), "sd": float(variance**0.5)}
 
 
-def make_card(spec: VolumeSpec, tasks: Sequence[Task], done: Sequence[Written]) -> dict[str, Any]:
-    """The content of dataset.json."""
+def read_scale_card(root: Path) -> dict[str, Any]:
+    """The card of the set that --scale_of names. Raises UserError unless it is one of volumes that tells its scale."""
+    card = read_card(root)
+    if not card.get("volumetric") or "scale" not in card:
+        raise UserError(
+            f"--scale_of {root}: expected a set that this program made, whose dataset.json tells its scale; there is "
+            f"{'one of slices, or of another program' if card else 'no dataset.json'}. Name the set that the network "
+            "was trained on."
+        )
+    return card
+
+
+def uses_labels(spec: VolumeSpec, given: Mapping[str, Any] | None, done: Sequence[Written]) -> str | None:
+    """In what way labels of these very volumes shape what a network sees of them, in words; None if they do not."""
+    if spec.normalise == "foreground":
+        return "grey levels are scaled by those inside the labels of the training images"
+    if given and given.get("uses_labels"):
+        seen = {source["sha256"] for source in given["sources"]}
+        if any(source["sha256"] in seen for each in done for source in each.sources):
+            return f"scaled as {given['name']}, which holds some of the same volumes: {given['uses_labels']}"
+    return None
+
+
+def make_card(
+    spec: VolumeSpec, tasks: Sequence[Task], done: Sequence[Written], given: Mapping[str, Any] | None
+) -> dict[str, Any]:
+    """The content of dataset.json; `given`: the card of the set whose scale is taken."""
     mapping, n_class = spec.mapping(), count_classes(spec, done)
     members = {split: [task.case.patient for task in tasks if task.split == split] for split in SPLITS}
     members = {split: patients for split, patients in members.items() if patients}
@@ -317,11 +379,14 @@ def make_card(spec: VolumeSpec, tasks: Sequence[Task], done: Sequence[Written]) 
         "n_class": n_class,
         "label_map": mapping and {str(label): number for label, number in mapping.classes.items()},
         "other_labels": "error" if spec.others is None else spec.others,
-        "normalisation": {"kind": spec.normalise, "scope": "set" if spec.normalise != "none" else None},
-        "scale": find_scale(spec, tasks, done),
+        "normalisation": {"kind": "as", "of": given["name"], "scope": "set"}
+        if given
+        else {"kind": spec.normalise, "scope": "set" if spec.normalise != "none" else None},
+        "scale": given["scale"] if given else find_scale(spec, tasks, done),
+        "uses_labels": uses_labels(spec, given, done),
         "images": [IMAGE],
         "channels": {IMAGE: done[0].channels},
-        "labels": LABEL,
+        "labels": LABEL if spec.label else None,
         "axes": list(spec.axes),
         "kept_channels": list(spec.channels),
         "format": "npy",
@@ -335,10 +400,10 @@ def make_card(spec: VolumeSpec, tasks: Sequence[Task], done: Sequence[Written]) 
     }
 
 
-def _count(split: str, tasks: Sequence[Task], done: Sequence[Written], n_class: int) -> dict[str, Any]:
+def _count(split: str, tasks: Sequence[Task], done: Sequence[Written], n_class: int | None) -> dict[str, Any]:
     """Patients of a split, and in how many of their volumes each class occurs."""
     found = [each.voxels for task, each in zip(tasks, done, strict=True) if task.split == split]
-    holds = None if split == "unlabelled" else (np.array(found)[:, :n_class] > 0).sum(0).tolist()
+    holds = None if split == "unlabelled" or not n_class else (np.array(found)[:, :n_class] > 0).sum(0).tolist()
     return {"patients": len(found), "volumes": len(found), "volumes_with_class": holds}
 
 
@@ -359,7 +424,9 @@ def describe(card: Mapping[str, Any]) -> str:
     counts = [f"{split} {count['patients']} patients" for split, count in card["counts"].items()]
     scale = card["scale"]
     scaled = f"; scale {scale['mean']:.6g} ± {scale['sd']:.6g}" if scale else ""
-    return f"{card['name']}: {listing(counts)}; {card['n_class']} classes, {card['channels'][IMAGE]} channels{scaled}"
+    classes = f"{card['n_class']} classes" if card["n_class"] else "no labels"
+    used = f"\nLabels shape what a network sees of it: {card['uses_labels']}." if card["uses_labels"] else ""
+    return f"{card['name']}: {listing(counts)}; {classes}, {card['channels'][IMAGE]} channels{scaled}{used}"
 
 
 # ------------------------------------------------------------------------------------------------ command line
@@ -377,20 +444,27 @@ def read_spec(arguments: Sequence[str] | None = None) -> VolumeSpec:
     add("--dest", type=Path, required=True, help="folder of the new set; must not exist")
     image = "image volumes, 3D or 4D; once for each co-registered image of a patient, in the order of their channels"
     add("--image", action="append", required=True, metavar="GLOB", help=image)
-    add("--label", required=True, metavar="GLOB", help="label volumes")
+    add("--label", metavar="GLOB", help="label volumes; without them the set is one of images alone")
     add("--unlabelled", action="append", default=[], metavar="GLOB", help="images without labels, as often as --image")
     add("--patient", required=True, metavar="REGEX", help="its groups, joined, are the patient's id; of the file name")
     tolerance = "how far apart two volumes may place a corner (default %(default)s mm, half a voxel at most)"
     add("--tolerance", type=float, default=TOLERANCE, metavar="MM", help=tolerance)
-    add = parser.add_argument_group("what is written").add_argument
+    written = parser.add_argument_group("what is written")
+    add = written.add_argument
     add("--axes", type=int, nargs=3, default=(0, 1, 2), metavar=("D", "W", "H"), help="stored axes that become D, W, H")
     add("--channels", type=int, nargs="+", default=(), metavar="C", help="those to keep (default: all)")
     add("--label_map", metavar="MAP", help="label:class pairs, as 1-3:1; without it labels must be 0..K-1")
     add("--others", type=int, metavar="CLASS", help="of labels that --label_map leaves out; without it an error")
-    kind = "scale of dataset.json: mean and sd inside the labels of the training images, all channels pooled; or none"
-    add("--normalise", choices=VolumeSpec.KINDS, default="foreground", help=f"{kind} (default %(default)s)")
+    kind = (
+        "scale of dataset.json, mean and sd of the training images, all channels pooled: of what is above the lowest "
+        "grey level of a channel (padding); inside the labels, which is a use of labels; or none"
+    )
+    scale = written.add_mutually_exclusive_group()
+    scale.add_argument("--normalise", choices=VolumeSpec.KINDS, default="zscore", help=f"{kind} (default %(default)s)")
+    other = "take the scale of this set: a target's, of the set that the source network was trained on"
+    scale.add_argument("--scale_of", type=Path, metavar="SET", help=other)
     add = parser.add_argument_group("split").add_argument
-    add("--train", type=int, required=True, metavar="N", help="labelled patients to train on, the first by name")
+    add("--train", type=int, required=True, metavar="N", help="patients of --image to train on, the first by name")
     add("--val", type=int, metavar="N", help="the next, to validate on (default: all); the rest loses its labels")
     add("--seed", type=int, help="take them in a random order instead")
     add = parser.add_argument_group("other").add_argument

@@ -3,6 +3,7 @@
 import csv
 import hashlib
 import json
+import shutil
 import sys
 from pathlib import Path
 
@@ -25,9 +26,9 @@ def save(path, voxels, affine=OBLIQUE):
     nib.save(nib.Nifti1Image(voxels, affine), path)
 
 
-def archive(folder, labelled=4, tests=2, size=(6, 5, 4), channels=2, top=3):
+def archive(folder, labelled=4, tests=2, size=(6, 5, 4), channels=2, top=3, seed=0):
     """Labelled and test scans in the layout of the Decathlon, each with a shadow file."""
-    rng = np.random.default_rng(0)
+    rng = np.random.default_rng(seed)
     for number in range(labelled + tests):
         part = "Tr" if number < labelled else "Ts"
         shape = (*size, channels) if channels else size
@@ -93,9 +94,59 @@ def test_layout_values_and_card(tmp_path):
     assert "train 2 patients, val 2 patients, unlabelled 2 patients; 2 classes" in describe(card)
 
 
-def test_the_scale_is_that_of_the_foreground_of_the_training_images(tmp_path):
+def moved_labels(source, dest):
+    """The same images; each label turned round in its volume, so that it lies elsewhere."""
+    shutil.copytree(source, dest)
+    for path in dest.glob("labelsTr/BRATS_*"):
+        save(path, np.ascontiguousarray(voxels(path)[::-1, ::-1]))
+    return dest
+
+
+def test_by_default_the_scale_is_that_of_the_whole_training_images_and_no_label_moves_it(tmp_path):
     source = archive(tmp_path / "V")
+    for number in range(2):  # padding is no tissue
+        image = voxels(source / f"imagesTr/BRATS_00{number}.nii.gz").copy()
+        image[:2] = -7
+        save(source / f"imagesTr/BRATS_00{number}.nii.gz", image)
     card = make_volume_set(spec_of(source, tmp_path / "set"))
+    seen = np.concatenate([voxels(source / f"imagesTr/BRATS_00{n}.nii.gz")[2:].ravel() for n in range(2)])
+    assert card["scale"] == pytest.approx({"mean": seen.mean(), "sd": seen.std()})
+    moved = make_volume_set(spec_of(moved_labels(source, tmp_path / "M"), tmp_path / "moved"))
+    assert (moved["scale"], moved["uses_labels"]) == (card["scale"], None)
+    alone = make_volume_set(spec_of(source, tmp_path / "alone", label=None, label_map=None))
+    assert (alone["scale"], alone["split"]) == (card["scale"], card["split"])
+
+
+def test_a_set_of_images_alone(tmp_path):
+    source = archive(tmp_path / "V")
+    card = make_volume_set(spec_of(source, tmp_path / "set", label=None, label_map=None))
+    home = {"train": (0, 1), "val": (2, 3), "unlabelled": (4, 5)}
+    files = [f"{split}/IMG/BRATS_00{n}.npy" for split in home for n in home[split]]
+    assert tree(tmp_path / "set") == sorted([*files, "dataset.json", "manifest.csv"])
+    assert (card["n_class"], card["labels"], card["counts"]["train"]["volumes_with_class"]) == (None, None, None)
+    assert "; no labels, 2 channels" in describe(card)
+    assert len(open_volumes(tmp_path / "set", "train", FOLDERS[:1], 2, r"BRATS_\d+", (4, 4, 4))) == 2
+
+
+def test_a_target_takes_the_scale_of_the_source(tmp_path):
+    old, new = archive(tmp_path / "old"), archive(tmp_path / "new", seed=1)
+    source = make_volume_set(spec_of(old, tmp_path / "source", normalise="foreground"))
+    settings = {"label": None, "label_map": None, "scale_of": tmp_path / "source"}
+    target = make_volume_set(spec_of(new, tmp_path / "target", **settings))
+    assert (target["scale"], target["uses_labels"]) == (source["scale"], None)
+    assert target["normalisation"] == {"kind": "as", "of": "source", "scope": "set"}
+    own = make_volume_set(spec_of(old, tmp_path / "own", **settings))
+    assert own["uses_labels"].startswith("scaled as source, which holds some of the same volumes: grey levels are")
+    (tmp_path / "plain").mkdir()
+    with pytest.raises(UserError, match="--scale_of .*plain: expected a set .* there is no dataset.json"):
+        make_volume_set(spec_of(new, tmp_path / "x", **settings | {"scale_of": tmp_path / "plain"}))
+
+
+def test_the_scale_of_the_foreground_is_a_use_of_labels(tmp_path):
+    source = archive(tmp_path / "V")
+    card = make_volume_set(spec_of(source, tmp_path / "set", normalise="foreground"))
+    assert card["uses_labels"] == "grey levels are scaled by those inside the labels of the training images"
+    assert f"Labels shape what a network sees of it: {card['uses_labels']}." in describe(card)
     inside = np.concatenate(
         [voxels(source / f"imagesTr/BRATS_00{n}.nii.gz")[voxels(source / f"labelsTr/BRATS_00{n}.nii.gz") > 0].ravel()
          for n in range(2)]
@@ -237,7 +288,8 @@ def test_labels_with_a_gap_and_foreground_without_spread(tmp_path):
     assert_refused(spec_of(source, tmp_path / "set", label_map=None), "0, 1, 255: give --label_map, perhaps 255:2")
     for number in range(2):
         save(source / f"labelsTr/BRATS_00{number}.nii.gz", np.zeros((6, 5, 4), np.uint8))
-    assert_refused(spec_of(source, tmp_path / "set"), "0 grey levels inside the labels of the 2 training patients")
+    inside = spec_of(source, tmp_path / "set", normalise="foreground")
+    assert_refused(inside, "0 grey levels inside the labels of the 2 training patients")
 
 
 @pytest.mark.parametrize(
@@ -250,6 +302,9 @@ def test_labels_with_a_gap_and_foreground_without_spread(tmp_path):
         ({"label_map": "1-3"}, "cannot read '1-3'"),
         ({"unlabelled": ("a", "b")}, "as often as --image"),
         ({"channels": (-1,)}, "count from 0"),
+        ({"label": None}, "--label_map says what labels become: it goes with --label"),
+        ({"label": None, "label_map": None, "normalise": "foreground"}, "looks inside labels: give --label"),
+        ({"scale_of": Path("x"), "normalise": "none"}, "--scale_of takes the place of --normalise"),
     ],
 )
 def test_settings_that_cannot_be(tmp_path, changes, message):

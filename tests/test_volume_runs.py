@@ -8,6 +8,7 @@ import torch
 
 import main as program
 from methods.pseudo_label import PseudoLabel
+from preprocess.volume_set import VolumeSpec, make_volume_set
 from run_files import open_run
 from run_folder import load_checkpoint
 from tests.chaos import ASKED, ask_to_stop, before_call, differences
@@ -166,3 +167,16 @@ def test_pictures_of_volumes_are_refused(supervised):
     for ask in (lambda: run.picture_names("last"), run.slices):
         with pytest.raises(UserError, match="evaluated on volumes"):
             ask()
+
+
+def test_a_set_of_images_alone_can_be_adapted_to(site, supervised, tmp_path):
+    """The same weights as with ground truth beside the images."""
+    made = []
+    for name, label in (("alone", None), ("labelled", f"{site}/[tv]*/GT/*.nii.gz")):
+        spec = VolumeSpec(tmp_path / name, (f"{site}/[tv]*/IMG/*.nii.gz",), label, r"(\w+_\d+)", train=3)
+        make_volume_set(spec)
+        folders = FOLDERS if label else "[('IMG', nii_transform, False)]"
+        start = ("--model_weights", supervised / "last.pkl", "--target_folders", folders)
+        program.main(flags(tmp_path / name, tmp_path / f"run_{name}", *start, *CASES["adaptation"]))
+        made.append(load_checkpoint(tmp_path / f"run_{name}" / "last.pkl")["net"])
+    assert all(torch.equal(made[0][key], made[1][key]) for key in made[0])
