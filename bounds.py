@@ -26,9 +26,15 @@ class Bounds:
 
     supervision: str = "none"
     needs_label: ClassVar[bool] = False
+    of_slices: bool = True  # whether they tell sizes that are seen in a slice, and so go with what is seen of it
+    as_ratios: bool = False  # whether a loss takes them for ratios, to which a row of zeros says nothing
 
     def __init__(self, n_class: int) -> None:
         self.n_class = n_class
+
+    def take_as_ratios(self) -> None:
+        """Their loss compares ratios. Raises UserError where they cannot be any."""
+        self.as_ratios = True
 
     def __call__(self, label: np.ndarray | None, name: str) -> np.ndarray:
         """(W, H) class numbers or None, slice name -> (K, 2) pixels."""
@@ -71,6 +77,16 @@ class ConstantBounds(Bounds):
     ) -> None:
         super().__init__(n_class)
         self.limits = _read_limits(type(self).__name__, values, n_class)
+        self.of_slices = values != "uniform"
+
+    def take_as_ratios(self) -> None:
+        super().take_as_ratios()
+        if not (self.limits[0].any() or self.needs_label):
+            raise UserError(
+                f"{type(self).__name__} gives class 0, the background, no size, and beside a loss that compares the "
+                "ratios of the classes that is a slice without background. Give it one: what the others leave of W·H "
+                "pixels."
+            )
 
     def __call__(self, label: np.ndarray | None, name: str) -> np.ndarray:
         return self.limits.copy()
@@ -78,13 +94,20 @@ class ConstantBounds(Bounds):
 
 @BOUNDS.register()
 class TagBounds(ConstantBounds):
-    """The limits of ConstantBounds for the classes that the slice shows, [0, 0] for the others."""
+    """The limits of ConstantBounds for the classes that the slice shows, [0, 0] for the others.
+
+    A background without limits of its own gets what the others leave of the slice: all W·H pixels of a slice that
+    shows none of them, as published.
+    """
 
     supervision = "image-level tags"
     needs_label = True
 
     def __call__(self, label: np.ndarray | None, name: str) -> np.ndarray:
-        return np.where(self.count(label)[:, None] > 0, self.limits, 0.0)
+        limits = np.where(self.count(label)[:, None] > 0, self.limits, 0.0)
+        if not self.limits[0].any():
+            limits[0] = np.maximum(np.size(label) - limits[:, ::-1].sum(0), 0)
+        return limits
 
 
 # ---------------------------------------------------------------------------------------------- looked up

@@ -41,7 +41,7 @@ from slice_files import (
     read_spacing,
     stem,
 )
-from utils import UserError, derived_seed
+from utils import UserError, derived_seed, listing
 
 __all__ = [
     "SPLITS",
@@ -263,12 +263,27 @@ def lay_bounds(slices: SliceSet, bounds: Sequence[Any], required: bool = True) -
             continue
         truth = slices.folders[1] if folder and folder.is_map else folder
         labels = (slices.labels([row], truth)[0] if bound.needs_label else None for row in range(len(slices)))
-        laid.append(np.stack([bound(label, name) for label, name in zip(labels, slices.names, strict=True)]))
+        limits = np.stack([bound(label, name) for label, name in zip(labels, slices.names, strict=True)])
+        laid.append(limits if _are_ratios(bound, limits, covered, slices.names, required) else None)
         kept &= covered
     if not kept.any():
         raise UserError(f"The size prior leaves out every slice of {slices.root / slices.split} (all-zero lists).")
     slices = replace(slices, bounds=laid)
     return slices if kept.all() else slices.keep(np.flatnonzero(kept).tolist())
+
+
+def _are_ratios(bound: Any, limits: np.ndarray, covered: np.ndarray, names: Sequence[str], required: bool) -> bool:
+    """Whether each row of the limits (N, K, 2) has ratios, where they are compared; if required, else UserError."""
+    nothing = covered & ~limits[:, :, 0].any(1)
+    if not (bound.as_ratios and nothing.any()):
+        return True
+    if not required:
+        return False
+    raise UserError(
+        f"{type(bound).__name__} gives every class the size 0 in {nothing.sum()} of {len(names)} slices, and its "
+        f"loss compares the ratios of the classes: {listing(np.array(names)[nothing])}. Give the background a size "
+        "there (what the other classes leave of W·H pixels), or a smaller margin."
+    )
 
 
 def _covered(bound: Any, names: Sequence[str], required: bool) -> np.ndarray | None:

@@ -93,6 +93,20 @@ def test_tag_bounds():
     assert bound(ignored.astype(np.int64) - 2 * (LABEL == 2), "a").tolist() == [[5, 16], [0, 0], [0, 0], [0, 0]]
 
 
+def test_a_background_without_limits_gets_what_the_tagged_classes_leave():
+    bound = BOUNDS.build("TagBounds", 4, values={1: [2, 5], 3: [1, 1]})
+    assert bound(LABEL, "a").tolist() == [[11, 14], [2, 5], [0, 0], [0, 0]]
+    assert bound(np.zeros((4, 4)), "a").tolist() == [[16, 16], [0, 0], [0, 0], [0, 0]]
+    assert BOUNDS.build("TagBounds", 4, values={1: [2, 50]})(LABEL, "a").tolist() == [[0, 14], [2, 50], [0, 0], [0, 0]]
+
+
+def test_ratios_need_a_background():
+    with pytest.raises(UserError, match="class 0, the background, no size"):
+        BOUNDS.build("ConstantBounds", 3, values={1: 5, 2: 6}).take_as_ratios()
+    for values in ({0: 9, 1: 5}, "uniform"):
+        BOUNDS.build("ConstantBounds", 3, values=values).take_as_ratios()
+
+
 @pytest.mark.parametrize(
     ("params", "expected"),
     [

@@ -399,6 +399,16 @@ def test_an_all_zero_prior_leaves_the_slice_out(site, tmp_path):
     assert validation.bounds == [None]
 
 
+def test_sizes_that_are_all_zero_are_no_ratios(site):
+    """A margin as wide as the size; sizes alone may be 0, and a validation goes without the loss."""
+    slices, bound = open_train(site), BOUNDS.build("PreciseBounds", 2, margin=1)
+    assert not lay_bounds(slices, [bound]).bounds[0][:, :, 0].any()
+    bound.take_as_ratios()
+    with pytest.raises(UserError, match="PreciseBounds gives every class the size 0 in 8 of 8 slices.*Case00_0, "):
+        lay_bounds(slices, [bound])
+    assert lay_bounds(slices, [bound], required=False).bounds == [None]
+
+
 def test_a_slice_without_prior_is_fatal_in_training_and_tolerated_in_validation(site, tmp_path):
     prior = write_prior(tmp_path / "p.csv", site)
     prior.write_text("\n".join(line for line in prior.read_text().splitlines() if "Case01_1" not in line))
