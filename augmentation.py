@@ -121,6 +121,25 @@ class Augmentation:
                 raise UserError(f'There is no augmentation {name!r}.{nearest(str(name), known)} Example: "{EXAMPLE}".')
         return cls(**ranges)
 
+    @property
+    def resizing(self) -> list[str]:
+        """Which of the ranges that are on change how much of an image a class has, so that a bound on it goes wrong.
+
+        | range                                | what becomes of the sizes in an image              | beside a bound |
+        |--------------------------------------|----------------------------------------------------|----------------|
+        | flip; turn by 180 or 360             | every pixel stays in the frame: the same           | may stay       |
+        | grey levels: equalise … clip         | the same                                           | may stay       |
+        | scale, crop                          | grow or shrink, and classes leave the frame        | refused        |
+        | elastic                              | grow or shrink here and there                      | refused        |
+        | shift; rotate; turn by less than 180 | what lies at the border, or in a corner, leaves it | refused        |
+
+        No factor on the bound would do: an organ grows by the square of the size only for as long as it stays inside,
+        and where it lies is not known. A tag does not say either whether the organ is still in the frame. The same for
+        volumes, which are moved within their planes.
+        """
+        names = ("rotate", "scale", "crop", "shift", "elastic", *(["turn"] if self.turn % 180 else []))
+        return [name for name in names if getattr(self, name)]
+
     def draw(self, count: int, shape: Sequence[int], generator: torch.Generator) -> "Draw":
         """One transform for each of `count` images, drawn from the generator and on its device.
 

@@ -16,13 +16,14 @@ import torch
 from torch import nn
 
 from arguments import get_args
+from augmentation import Augmentation
 from bounds import BOUNDS
 from compilation import try_to_compile
 from dataloader import parse_folders
 from distributed import ALONE, Team, join_team, leave_team
 from folder_lock import locked
 from interrupt import STOP, Interrupted
-from losses import LossSum, build_loss, check_company, check_folders, check_ignore, parse_losses
+from losses import Loss, LossSum, build_loss, check_company, check_folders, check_ignore, parse_losses
 from methods import METHODS, Method
 from networks import NETWORKS, build_network
 from recorder import Recorder
@@ -30,7 +31,7 @@ from run_data import describe_inputs, open_data
 from run_folder import RunFolder, load_blocks, load_weights
 from schedules import read_params
 from training import Training
-from utils import UserError, run_program, seed_everything
+from utils import UserError, listing, run_program, seed_everything
 
 # ---------------------------------------------------------------------------------------------------- build
 
@@ -42,11 +43,30 @@ def build_losses(args: Namespace) -> tuple[LossSum, list[Any]]:
     losses, params = [build_loss(spec) for spec in specs], read_params(args.scheduler_params)
     check_company(losses, args.n_class)
     check_ignore(losses, args.ignore)
+    check_sizes(losses, bounds, args)
     for text in (args.target_folders, args.val_target_folders, args.source_folders) if losses else ():
         folders = parse_folders(text or args.target_folders, len(losses))
         if len(folders) > 1:
             check_folders(losses, [folder.is_map for folder in folders[2:]])
     return LossSum(losses, [spec.weight for spec in specs], args.scheduler, **params), bounds
+
+
+def check_sizes(losses: Sequence[Loss], bounds: Sequence[Any], args: Namespace) -> None:
+    """Tells the bounds whose loss compares ratios; UserError for those that have none, or that the images outgrow."""
+    used = [(loss, bound) for loss, bound in zip(losses, bounds, strict=True) if loss.needs_bounds and bound]
+    for loss, bound in used:
+        if loss.compares_ratios:
+            bound.take_as_ratios()
+    learns = args.mode == "learn" and METHODS[args.method].streams
+    moving = Augmentation.read(args.augmentation).resizing if args.augment and learns else []
+    if moving and (wrong := [type(loss).__name__ for loss, bound in used if bound.of_slices]):
+        off = ", ".join(f"'{name}': 0" for name in moving)
+        raise UserError(
+            f"{listing(wrong)} compares sizes with bounds of whole slices, and the augmentation ({', '.join(moving)}) "
+            "changes how much of an image a class has: it grows, shrinks, or leaves the frame, while its bound stays. "
+            f'Switch these off (--augmentation "{{{off}}}"; flips, half turns and grey levels may stay), or leave '
+            "--augment out."
+        )
 
 
 def build_method(args: Namespace, loss: LossSum, in_channels: int, load: bool = True, team: Team = ALONE) -> Method:

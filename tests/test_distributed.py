@@ -64,6 +64,7 @@ def test_two_processes_are_one(sites, source, tmp_path, method):
     """20 steps, the last of each epoch with a single image: then one process has it, and the other has none."""
     losses = adapting(sites[2]) if method == "sfda" else PARTIAL
     more = ("--method", method, "--model_weights", source, "--augment", "--saveim", "--do_hd")
+    more += ("--augmentation", "{'flip': True, 'rotate': 0}" if method == "sfda" else "{'flip': True, 'rotate': 45}")
     if method == "adversarial":
         more += ("--source_dataset", sites[0], "--lambda_adv", "1e-2", "1e-3", "--d_stride", "1", "--d_width", "4")
     if method == "pseudo_label":

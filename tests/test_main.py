@@ -1,7 +1,9 @@
 """The program end to end on a small two-site set: what it writes, what it must not see, and bad input."""
 
+import ast
 import json
 import os
+import re
 import shutil
 import subprocess
 import sys
@@ -16,6 +18,7 @@ from PIL import Image
 
 import main as program
 from arguments import get_args
+from augmentation import Augmentation
 from run_folder import load_checkpoint
 from utils import UserError
 
@@ -319,6 +322,57 @@ BAD = {
         "no.csv",
     ),
 }
+
+
+def test_tags_are_a_prior_of_slices_without_the_organ_too(runs, sites, tmp_path):
+    losses = "[('EntKLProp', {}, 'TagBounds', {'values': {1: [80, 90]}}, 'soft_size', 1)]"
+    start = ("--method", "sfda", "--model_weights", runs / "cesource" / "last.pkl", "--n_epoch", 1)
+    program.main(flags(sites[1], tmp_path / "run", losses, *start))
+    assert log(tmp_path / "run").tra_loss_tot.notna().all()
+
+
+MOVED = {  # augmentation, and whether sizes stay what they were
+    "{}": False,
+    "{'rotate': 0}": True,
+    "{'rotate': 0, 'flip': True, 'turn': 180, 'noise': 0.1, 'equalise': 0.5}": True,
+    "{'rotate': 0, 'turn': 90}": False,
+    "{'rotate': 0, 'scale': 0.1}": False,
+    "{'rotate': 0, 'crop': 0.5}": False,
+    "{'rotate': 0, 'shift': 2}": False,
+    "{'rotate': 0, 'elastic': 1}": False,
+}
+
+
+@pytest.mark.parametrize(
+    ("loss", "bound"),
+    [
+        ("'EntKLProp', {}", "'ConstantBounds', {'values': [400, 80]}"),
+        ("'KLPropInv', {}", "'TagBounds', {'values': {1: 80}}"),
+        ("'NaivePenalty', {}", "'PreciseBounds', {}"),
+    ],
+)
+def test_bounds_and_images_that_outgrow_them_do_not_go_together(sites, tmp_path, loss, bound):
+    losses = f"[({loss}, {bound}, 'soft_size', 1), ('CrossEntropy', {{}}, 1)]"
+    folders = ("--target_folders", FOLDERS.replace("]", ", ('GT', gt_transform, False)]"))
+    for augmentation, stays in MOVED.items():
+        line = flags(sites[1], tmp_path / "run", losses, *folders, "--augmentation", augmentation, "--check")
+        program.main(line)  # without --augment
+        program.main(
+            [*line, "--augment", "--method", "noadap", "--model_weights", "source.pkl"]
+        )  # which learns nothing
+        if stays:
+            program.main([*line, "--augment"])
+            continue
+        with pytest.raises(UserError, match=f"^{loss[1:-5]} compares sizes with bounds of whole slices") as error:
+            program.main([*line, "--augment"])
+        told = re.search(r'--augmentation "(.*?)"', str(error.value)).group(1)
+        assert Augmentation(**{**ast.literal_eval(augmentation), **ast.literal_eval(told)}).resizing == []
+
+
+def test_a_prior_that_no_image_made_goes_with_any_augmentation(sites, tmp_path):
+    losses = "[('EntKLProp', {}, 'ConstantBounds', {'values': 'uniform'}, 'soft_size', 1)]"
+    program.main(flags(sites[1], tmp_path / "run", losses, "--augment", "--check"))
+    program.main(flags(sites[1], tmp_path / "run", CROSS_ENTROPY, "--augment", "--check"))
 
 
 @pytest.mark.parametrize("name", BAD)

@@ -26,6 +26,7 @@ from tests.chaos import ASKED, EPOCHS, arguments, ask_to_stop, before_call, chao
 from utils import UserError, run_program
 
 STEPS = 4  # of an epoch
+STILL = ("--augmentation", "{'flip': True, 'rotate': 0}")  # leaves the sizes in an image as they are
 
 
 class Crash(Exception):
@@ -115,7 +116,7 @@ CASES = {
 def test_asked_to_stop_in_the_middle_of_an_epoch(site, whole, tmp_path, name, monkeypatch, capsys):
     more = CASES[name]
     if "sfda" in more:
-        more = [*more, "--target_losses", bounded(site), "--model_weights", whole / "last.pkl"]
+        more = [*more, "--target_losses", bounded(site), "--model_weights", whole / "last.pkl", *STILL]
     if "adversarial" in more:
         more = [*more, "--source_dataset", site]
     if "contrastive_local" in more:
@@ -307,7 +308,7 @@ def test_without_a_cache_the_run_is_the_same(site, whole, tmp_path, capsys):
 
 def test_the_batch_of_a_loss_that_is_not_finite_is_kept(site, tmp_path, monkeypatch):
     """As the step saw it, augmented; and the checkpoint of the epoch before is whole."""
-    argv = arguments(site, tmp_path / "run", "--target_losses", bounded(site))
+    argv = arguments(site, tmp_path / "run", "--target_losses", bounded(site), *STILL)
     step, seen = Supervised.step, []
 
     def poisoned(self, batches):
@@ -330,7 +331,7 @@ def test_the_batch_of_a_loss_that_is_not_finite_is_kept(site, tmp_path, monkeypa
     assert not np.allclose(kept["image"][:, 0].numpy(), raw, atol=1e-3)
     assert load_checkpoint(tmp_path / "run" / "last.pkl")["epoch"] == 0
     program.main(argv)
-    program.main(arguments(site, tmp_path / "whole", "--target_losses", bounded(site)))
+    program.main(arguments(site, tmp_path / "whole", "--target_losses", bounded(site), *STILL))
     assert differences(tmp_path / "whole", tmp_path / "run") == ["only one has nonfinite.pkl"]
 
 
