@@ -11,7 +11,9 @@ import torch
 
 from augmentation import Augmentation
 from methods import METHODS
+from methods.base import AUTOCAST, PRECISIONS
 from methods.optimisers import check_rates
+from networks import network_class
 from schedules import SCHEDULES
 from utils import UserError
 
@@ -133,10 +135,12 @@ def get_parser() -> Parser:  # noqa: PLR0915  a flat list of flags reads better 
     machine.add_argument("--deterministic", **switch, help="deterministic algorithms on the GPU, slower")
     machine.add_argument("--device", help="default: cuda where there is one")
     machine.add_argument("--cpu", **switch)
-    machine.add_argument("--precision", choices=("fp32", "tf32", "bf16", "fp16"), default="fp32")
+    machine.add_argument("--precision", choices=PRECISIONS, default="auto", help="auto: tf32 on a GPU, fp32 elsewhere")
     machine.add_argument("--compile", **switch, help="compile the network, if a trial step is faster for it")
     machine.add_argument(
-        "--channels_last", **switch | {"default": None}, help="memory layout (default: on a GPU in bf16 or fp16)"
+        "--channels_last",
+        **switch | {"default": None},
+        help="memory layout (default: on a GPU in bf16 or fp16, of a network that keeps it)",
     )
     machine.add_argument("--jobs", type=int, default=1, help="threads for surface distances")
     machine.add_argument("--debug", **switch, help="ten slices per set, five steps, and tracebacks")
@@ -157,7 +161,8 @@ def get_args(argv: Sequence[str] | None = None) -> Namespace:
     args.steps = min(args.steps, DEBUG_STEPS) if args.debug else args.steps
     args.device = args.device or ("cuda" if torch.cuda.is_available() and not args.cpu else "cpu")
     if args.channels_last is None:
-        args.channels_last = int(args.device.startswith("cuda") and args.precision in ("bf16", "fp16"))
+        halved = args.device.startswith("cuda") and args.precision in AUTOCAST
+        args.channels_last = int(halved and network_class(args.network).keeps_channels_last)
     args.cache = "ram" if args.in_memory else args.cache
     args.optimiser = "adamw" if args.adamw else args.optimiser
     args.lr_rule = "legacy" if args.schedule else args.lr_rule

@@ -1,5 +1,6 @@
 """`--compile`: the network compiled, if it compiles and a trial step gains by it."""
 
+import math
 import time
 
 import torch
@@ -12,23 +13,27 @@ def try_to_compile(method: Method, stream: Stream) -> None:
     """Times a step of the network as it is and compiled, on one batch, and keeps the faster; nothing else changes.
 
     A network that does not compile, or is no faster for it, stays as it is, with one line that says so. On a GPU the
-    compiled network is replayed as a CUDA graph, since all batches but the last have one shape.
+    compiled network is replayed as a CUDA graph, since all batches but the last have one shape, where the method has
+    `one_pass`. Several processes decide together, by the slowest of them.
     """
     batch, _ = stream.batch(torch.arange(min(stream.batch_size, len(stream.slices))), shared=True)
     plain, buffers = method.model, {name: value.clone() for name, value in method.net.named_buffers()}
-    graphs = batch.image.is_cuda and method.team.world == 1
+    graphs, failure = batch.image.is_cuda and method.team.world == 1 and method.one_pass, None
     method.net.train()
     try:
         eager = _timed(method, batch)
         method.model = torch.compile(plain, dynamic=False, mode="reduce-overhead" if graphs else None)
         compiled = _timed(method, batch)
     except Exception as error:  # noqa: BLE001  a compiler fails in any way it likes, and the run must not
-        method.model, verdict = plain, f"failed ({type(error).__name__}), so the network runs uncompiled"
+        eager, compiled, failure = 0.0, math.inf, type(error).__name__
+    eager, compiled = (method.team.slowest(seconds, method.args.device) for seconds in (eager, compiled))
+    if compiled >= eager:
+        method.model = plain
+    if math.isinf(compiled):
+        verdict = f"failed ({failure or 'in another process'}), so the network runs uncompiled"
     else:
-        method.model = method.model if compiled < eager else plain
-        verdict = (
-            f"{eager / compiled:.2f} times as fast in a trial step, so {'compiled' if compiled < eager else 'not'}"
-        )
+        verdict = f"{eager / compiled:.2f} times as fast in a trial step, so "
+        verdict += "compiled" if compiled < eager else "not"
     for name, value in method.net.named_buffers():
         value.copy_(buffers[name])
     method.net.zero_grad(set_to_none=True)

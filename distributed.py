@@ -5,7 +5,9 @@ one of them: so any loss means what it means in one process, whatever it divides
 statistics over the whole batch too. Started by torchrun (`make … NPROC=4`).
 """
 
+import inspect
 import os
+from collections.abc import Iterable
 from datetime import timedelta
 
 import torch
@@ -14,7 +16,9 @@ from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _BatchNorm
 from torch.nn.parallel import DistributedDataParallel
 
-TIMEOUT = timedelta(minutes=30)  # the leader may be decoding a large data set while the others wait
+# The leader may be decoding a large data set, or measuring the surfaces of hundreds of volumes, while the others wait.
+# This is not what finds a process that died: torchrun ends the others at once.
+TIMEOUT = timedelta(hours=12)
 
 
 class Team:
@@ -33,17 +37,17 @@ class Team:
         each = -(-count // self.world)
         return slice(min(self.rank * each, count), min((self.rank + 1) * each, count))
 
+    def idle(self, count: int) -> int:
+        """How many processes have none of `count` images."""
+        return sum(len(range(count)[Team(rank, self.world).share(count)]) == 0 for rank in range(self.world))
+
     def gather(self, local: Tensor, count: int) -> Tensor:
         """The parts (b, …) of all processes in one (count, …) tensor, with the gradient of the own part."""
         return local if self.world == 1 else _Gather.apply(local, count, self)
 
     def synchronise(self, net: nn.Module) -> nn.Module:
         """The network with batch normalisation over all processes."""
-        if self.world == 1:
-            return net
-        if next(net.parameters()).is_cuda:
-            return nn.SyncBatchNorm.convert_sync_batchnorm(net)
-        for module in net.modules():
+        for module in net.modules() if self.world > 1 else ():
             if isinstance(module, _BatchNorm):
                 module.__class__ = WholeBatchNorm
         return net
@@ -52,7 +56,28 @@ class Team:
         """The network as it is called in training: gradients are averaged over the processes."""
         if self.world == 1 or not any(parameter.requires_grad for parameter in net.parameters()):
             return net
-        return DistributedDataParallel(net, forward_sync_buffers=False)
+        known = inspect.signature(DistributedDataParallel).parameters
+        # the name depends on the age of torch
+        buffers = next(name for name in ("forward_sync_buffers", "broadcast_buffers") if name in known)
+        return DistributedDataParallel(net, **{buffers: False})
+
+    def average(self, parameters: Iterable[nn.Parameter]) -> None:
+        """Makes the gradients of parameters outside `wrap` the same bits in every process: their mean."""
+        gradients = [parameter.grad for parameter in parameters if parameter.grad is not None]
+        if self.world == 1 or not gradients:
+            return
+        whole = torch.cat([gradient.flatten() for gradient in gradients])
+        dist.all_reduce(whole)
+        for gradient, mean in zip(gradients, (whole / self.world).split([g.numel() for g in gradients]), strict=True):
+            gradient.copy_(mean.view_as(gradient))
+
+    def slowest(self, value: float, device: str) -> float:
+        """The largest of what the processes measured, in all of them."""
+        if self.world == 1:
+            return value
+        whole = torch.tensor(value, dtype=torch.float64, device=device)
+        dist.all_reduce(whole, dist.ReduceOp.MAX)
+        return float(whole)
 
     def wait(self) -> None:
         """Until every process is here."""
@@ -96,24 +121,59 @@ class _Gather(torch.autograd.Function):
         return grad[ctx.team.share(ctx.count)] * ctx.team.world, None, None
 
 
-class _Sum(torch.autograd.Function):
-    """The sum over the processes, forward and backward."""
+class _Normalise(torch.autograd.Function):
+    """Batch normalisation over the images of all processes, of which any may have none.
+
+    Two sums over the processes forward and one backward, always in float32 or wider: a process without an image sends
+    zeros of the type that the others send. Kept for the way back: the input as it came, and vectors of C.
+    """
 
     @staticmethod
-    def forward(ctx: torch.autograd.function.FunctionCtx, part: Tensor) -> Tensor:
-        whole = part.clone()
+    def forward(
+        ctx: torch.autograd.function.FunctionCtx, input: Tensor, weight: Tensor, bias: Tensor, eps: float
+    ) -> tuple[Tensor, Tensor, Tensor]:
+        """(B,C,…) -> the same normalised; the mean (C,), and the variance (C,) over n - 1."""
+        wide = input.to(torch.promote_types(input.dtype, torch.float32))  # half precision would sum to a few digits
+        axes, shape = _around_channels(input)
+        whole = torch.cat([wide.sum(axes), wide.new_full((1,), input.numel() // input.shape[1])])
         dist.all_reduce(whole)
-        return whole
+        count, mean = whole[-1], whole[:-1] / whole[-1]
+        centred = wide - mean.view(shape)
+        squares = (centred * centred).sum(axes)
+        dist.all_reduce(squares)
+        scale = (squares / count + eps).rsqrt()
+        ctx.save_for_backward(input, weight, mean, scale, count)
+        output = centred * (scale * weight).view(shape) + bias.view(shape)
+        unbiased = squares / (count - 1)
+        ctx.mark_non_differentiable(mean, unbiased)
+        return output.to(input.dtype), mean, unbiased
 
     @staticmethod
-    def backward(ctx: torch.autograd.function.FunctionCtx, grad: Tensor) -> Tensor:
-        whole = grad.clone()
+    def backward(
+        ctx: torch.autograd.function.FunctionCtx, grad: Tensor, *_: Tensor
+    ) -> tuple[Tensor, Tensor, Tensor, None]:
+        input, weight, mean, scale, count = ctx.saved_tensors
+        axes, shape = _around_channels(input)
+        grad = grad.to(mean.dtype)
+        normal = (input.to(mean.dtype) - mean.view(shape)) * scale.view(shape)
+        own = torch.stack([grad.sum(axes), (grad * normal).sum(axes)])
+        whole = own.clone()
         dist.all_reduce(whole)
-        return whole
+        along, across = (part.view(shape) for part in whole / count)
+        back = (grad - along - normal * across) * (scale * weight).view(shape)
+        return back.to(input.dtype), own[1].to(weight.dtype), own[0].to(weight.dtype), None
+
+
+def _around_channels(input: Tensor) -> tuple[list[int], list[int]]:
+    """The axes of (B,C,…) but that of the channels, and the shape in which (C,) spreads over it."""
+    return [axis for axis in range(input.ndim) if axis != 1], [-1 if axis == 1 else 1 for axis in range(input.ndim)]
 
 
 class WholeBatchNorm(_BatchNorm):
-    """Batch normalisation over the images of all processes, on the CPU, where torch's SyncBatchNorm does not run."""
+    """Batch normalisation over the images of all processes, on any device.
+
+    Unlike torch's SyncBatchNorm it never waits for the device, and holds where a process has no image.
+    """
 
     def _check_input_dim(self, input: Tensor) -> None:
         """Any number of spatial axes."""
@@ -121,26 +181,17 @@ class WholeBatchNorm(_BatchNorm):
     def forward(self, input: Tensor) -> Tensor:
         if not self.training:
             return super().forward(input)
-        given = input.dtype
-        input = input.to(torch.promote_types(given, torch.float32))  # sums of half precision would be a few digits
-        axes = [axis for axis in range(input.ndim) if axis != 1]
-        shape = [-1 if axis == 1 else 1 for axis in range(input.ndim)]
-        own = torch.tensor(float(input.numel() // input.shape[1]), dtype=input.dtype)
-        count = _Sum.apply(own)
-        mean = _Sum.apply(input.sum(axes)) / count
-        centred = input - mean.view(shape)
-        variance = _Sum.apply((centred * centred).sum(axes)) / count
-        self._follow(mean.detach(), variance.detach() * count / (count - 1))
-        scaled = centred * (variance + self.eps).rsqrt().view(shape)
-        return (scaled * self.weight.view(shape) + self.bias.view(shape)).to(given)
+        output, mean, variance = _Normalise.apply(input, self.weight, self.bias, self.eps)
+        self._follow(mean, variance)
+        return output
 
     @torch.no_grad()
     def _follow(self, mean: Tensor, variance: Tensor) -> None:
         """Moves the running statistics, as torch's own module does."""
         self.num_batches_tracked.add_(1)
-        factor = 1 / float(self.num_batches_tracked) if self.momentum is None else self.momentum
-        self.running_mean.lerp_(mean, factor)
-        self.running_var.lerp_(variance, factor)
+        factor = 1 / self.num_batches_tracked.to(mean.dtype) if self.momentum is None else self.momentum
+        self.running_mean.lerp_(mean.to(self.running_mean.dtype), factor)
+        self.running_var.lerp_(variance.to(self.running_var.dtype), factor)
 
 
 def leave_team(team: Team) -> None:

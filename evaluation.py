@@ -160,7 +160,8 @@ def evaluate(
             predictions.add(label.to(torch.uint8))
         if keep_entropy or truth is None:
             bits = -(log_p.exp() * log_p).sum(1) / np.log(args.n_class)
-            spread.append(torch.stack([bits.double().sum(), bits.new_tensor(bits.numel(), dtype=torch.float64)]))
+            total = bits.double().sum()
+            spread.append(torch.stack([total, torch.full_like(total, bits.numel())]))
         if keep_entropy:
             entropies.add((bits * 255).round().clamp(0, 255).to(torch.uint8))
     means = (torch.stack(terms).sum(0) / len(slices)).tolist() if terms else [float("nan")] * len(loss.columns)

@@ -313,7 +313,9 @@ class CrossEntropy(Loss):
             shares = target.to(log_p)
             per_class = (shares * log_p).flatten(2).sum((0, 2))
             return -(weight * per_class).sum() / pick(shares, self.idc).sum().clamp_min(1)
-        total = F.nll_loss(log_p, target, weight, ignore_index=self.ignores, reduction="sum")
+        # On a GPU torch adds the pixels up in any order, and refuses to under --deterministic.
+        reduction = "none" if torch.are_deterministic_algorithms_enabled() else "sum"
+        total = F.nll_loss(log_p, target, weight, ignore_index=self.ignores, reduction=reduction).sum()
         return total / self._counted(target, logits.shape[1]).clamp_min(1)
 
     def _counted(self, target: Tensor, n_class: int) -> Tensor:

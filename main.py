@@ -25,7 +25,8 @@ from folder_lock import locked
 from interrupt import STOP, Interrupted
 from losses import Loss, LossSum, build_loss, check_company, check_folders, check_ignore, parse_losses
 from methods import METHODS, Method
-from networks import NETWORKS, build_network
+from methods.base import allow_tf32
+from networks import build_network, network_class
 from recorder import Recorder
 from run_data import describe_inputs, open_data
 from run_folder import RunFolder, load_blocks, load_weights
@@ -96,7 +97,7 @@ def fill(net: nn.Module, args: Namespace, in_channels: int, tell: bool) -> None:
 
 def check_axes(args: Namespace) -> None:
     """Raises UserError for a network of volumes on slices, or the reverse."""
-    axes = NETWORKS[args.network.partition(":")[0].strip()].axes
+    axes = network_class(args.network).axes
     if axes != (3 if args.crop else 2):
         kinds = {2: "slices (W, H)", 3: "volumes (D, W, H), of which --crop D W H gives the size of the crops"}
         raise UserError(
@@ -110,7 +111,8 @@ def check_axes(args: Namespace) -> None:
 
 def set_up_machine(args: Namespace) -> None:
     """Precision and determinism of the device."""
-    torch.backends.cuda.matmul.allow_tf32 = torch.backends.cudnn.allow_tf32 = args.precision == "tf32"
+    allow_tf32(args.precision)
+    torch.backends.cudnn.benchmark = not args.deterministic  # shapes repeat: the fastest algorithm is worth a search
     if args.deterministic:
         os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")
         torch.use_deterministic_algorithms(True)
@@ -132,6 +134,12 @@ def train(args: Namespace, loss: LossSum, bounds: Sequence[Any], team: Team) -> 
     in_channels = (val or next(iter(streams.values()))).slices.shape[0]
     method = build_method(args, loss, in_channels, team=team)
     inputs = describe_inputs(args, streams, val)
+    if team.leads and (idle := team.idle(args.batch_size)):
+        print(
+            f"{team.world} processes share batches of {args.batch_size} images: {idle} of them have nothing to do. "
+            "Start fewer (NPROC), or give a larger --batch_size.",
+            flush=True,
+        )
     with locked(args.workdir) if team.leads else nullcontext():
         folder, record = RunFolder(args.workdir, args, inputs), None
         if team.leads:

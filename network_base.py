@@ -30,6 +30,7 @@ class Network(nn.Module):
     align_corners: bool = False
     coarser: tuple[int, ...] = ()
     head_rate: float = 1.0
+    keeps_channels_last: bool = True  # whether its maps stay in that memory layout from the first layer to the last
     n_blocks: int = 0
     widths: tuple[int, ...] = ()
     classifier: nn.Module

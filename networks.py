@@ -44,6 +44,11 @@ def build_network(text: str, in_channels: int, n_class: int) -> nn.Module:
     return NETWORKS.build(name.strip(), in_channels, n_class, **params)
 
 
+def network_class(text: str) -> type[Network]:
+    """The class that such a value names. Raises UserError for an unknown one."""
+    return NETWORKS[text.partition(":")[0].strip()]
+
+
 def _read_params(rest: str, text: str) -> dict[str, Any]:
     form = f"'{text}' is not of the form NAME or NAME:PARAM=VALUE,PARAM=VALUE, for example UNet:nG=16"
     params: dict[str, Any] = {}
@@ -332,6 +337,7 @@ class UNet3D(EncoderDecoder):
     axes = 3
     align_corners = True
     encoding = ("stem", "encoder")
+    keeps_channels_last = False  # torch's instance norm gives its maps back channel by channel
 
     def __init__(
         self, in_channels: int, n_class: int, *, width: int = 10, depth: int = 3, binary: bool = False
@@ -472,6 +478,7 @@ class ENet(Network):
     """
 
     multiple = 8
+    keeps_channels_last = False  # the first layer joins maps to the pooled image, whose one channel has no layout
 
     def __init__(self, in_channels: int, n_class: int, *, kernels: int = 16) -> None:
         super().__init__(in_channels, n_class, kernels=kernels)

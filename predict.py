@@ -19,6 +19,7 @@ import torch
 from tqdm import tqdm
 
 from dataloader import ahead
+from methods.base import PRECISIONS
 from prediction.adaptation import adapt, add_adaptation_flags
 from prediction.export import export_onnx
 from prediction.inference import Wanted, predict
@@ -78,7 +79,7 @@ def _add_output(add: Callable[..., Any]) -> None:
 def _add_machine(add: Callable[..., Any]) -> None:
     add("--batch_size", type=int, default=8, help="slices, or windows of a volume, at a time (default %(default)s)")
     add("--device", help="default: cuda where there is one")
-    add("--precision", choices=("fp32", "tf32", "bf16", "fp16"), help="default: that of the run")
+    add("--precision", choices=PRECISIONS, help="default: that of the run")
     add("--debug", action="store_true", help="show the traceback of an error")
 
 

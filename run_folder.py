@@ -11,6 +11,7 @@ import io
 import json
 import os
 import platform
+import shutil
 import subprocess
 import sys
 import zipfile
@@ -122,7 +123,10 @@ class RunFolder:
         if last.exists() and "last.pkl" not in self.torn:
             spare = self.path / "previous.pkl.part"
             spare.unlink(missing_ok=True)
-            spare.hardlink_to(last)
+            try:
+                spare.hardlink_to(last)
+            except OSError:  # a file system without links, as of a USB stick or a Windows share
+                shutil.copyfile(last, spare)
             spare.replace(previous)
             spare.unlink(missing_ok=True)  # it stays if both names were one file already: after a kill just below
         self.save("last.pkl", state)

@@ -54,6 +54,7 @@ class Adversarial(Method):
     streams = ("target", "source")
     labelled = ("source",)
     supervision = "source labels"
+    one_pass = False
 
     @staticmethod
     def add_arguments(group: _ArgumentGroup) -> None:
@@ -148,7 +149,7 @@ class Adversarial(Method):
         for number, (weight, view, judge) in enumerate(
             zip(self.args.lambda_adv, seen, self.discriminators, strict=True), 1
         ):
-            terms[f"adv{number}"] = weight * self.judged(judge(view), SOURCE)
+            terms[f"adv{number}"] = weight * self.judged(self.verdict(judge, view), SOURCE)
         if self.args.lambda_ent:
             terms["entropy"] = self.args.lambda_ent * entropy_map(levels[0]).sum(1).mean()
         terms["tot"] = torch.stack(list(terms.values())).sum()
@@ -159,7 +160,7 @@ class Adversarial(Method):
         """Phase 3. The loss of each discriminator, and the share of its judgements that are right."""
         terms, border = {}, 0.0 if self.args.gan == "vanilla" else (SOURCE + TARGET) / 2
         for number, (ours, theirs, judge) in enumerate(zip(source, target, self.discriminators, strict=True), 1):
-            on_source, on_target = judge(ours), judge(theirs)
+            on_source, on_target = self.verdict(judge, ours), self.verdict(judge, theirs)
             terms[f"d{number}"] = (self.judged(on_source, SOURCE) + self.judged(on_target, TARGET)) / 2
             right = (on_source > border).float().mean() + (on_target <= border).float().mean()
             terms[f"d{number}_accuracy"] = right / 2
@@ -181,6 +182,11 @@ class Adversarial(Method):
         """(B,K,W,H) what a discriminator sees of a prediction, in fp32."""
         return log_probabilities(logits).exp() if self.args.d_input == "softmax" else entropy_map(logits)
 
+    def verdict(self, judge: nn.Module, view: Tensor) -> Tensor:
+        """(B,1,w,h) what a discriminator says of a view, computed at the run's precision, in fp32."""
+        with self.precision():
+            return judge(view).float()
+
     def judged(self, verdict: Tensor, truth: float) -> Tensor:
         """Scalar: how far a discriminator's map (B,1,w,h) is from saying `truth` everywhere."""
         wanted = torch.full_like(verdict, truth)
@@ -198,6 +204,7 @@ class Adversarial(Method):
     def _update(self) -> None:
         self.gathered = (self.gathered + 1) % self.args.iter_size
         if self.gathered == 0:
+            self.team.average(self.discriminators.parameters())
             for optimiser in self.optimisers:
                 self.scaler.step(optimiser)
             self.scaler.update()

@@ -24,6 +24,12 @@ def snake_case(name: str) -> str:
 
 METHODS = Registry("method", naming=snake_case)  # class SFDA is --method sfda, PseudoLabel pseudo_label
 AUTOCAST = {"bf16": torch.bfloat16, "fp16": torch.float16}
+PRECISIONS = ("auto", "fp32", "tf32", *AUTOCAST)  # auto: tf32 on a GPU, which is fp32 everywhere else
+
+
+def allow_tf32(precision: str) -> None:
+    """Whether a GPU may round the factors of float32 products to ten bits, several times as fast."""
+    torch.backends.cuda.matmul.allow_tf32 = torch.backends.cudnn.allow_tf32 = precision in ("auto", "tf32")
 
 
 class Method:
@@ -37,6 +43,9 @@ class Method:
     needs_weights: ClassVar[bool] = False  # whether it starts from a trained network
     segments: ClassVar[bool] = True  # whether its logits mean anything yet; those of a pre-training do not
     supervision: ClassVar[str] = "full"  # of the training images, for the report
+    # whether a step is one backward pass into fresh gradients, which a CUDA graph can replay: the first gradients of a
+    # step lie in the memory that a second forward pass of the same graph writes over
+    one_pass: ClassVar[bool] = True
 
     @staticmethod
     def add_arguments(group: _ArgumentGroup) -> None:

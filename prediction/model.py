@@ -13,7 +13,7 @@ from torch import Tensor, nn
 
 from dataloader import parse_image_folder, read_card
 from losses import log_probabilities
-from methods.base import AUTOCAST
+from methods.base import AUTOCAST, allow_tf32
 from networks import build_network
 from run_folder import load_checkpoint, load_weights
 from slice_files import FolderSpec
@@ -90,7 +90,7 @@ def load_model(
 ) -> Model:
     """The network of a checkpoint of main.py.
 
-    precision: fp32, tf32, bf16 or fp16; by default that of the run, where the device has it
+    precision: auto, fp32, tf32, bf16 or fp16; by default that of the run, where the device has it
     like: a set's folder, whose card is taken instead of the checkpoint's
 
     Raises UserError for a file that is no such checkpoint, and for one that does not tell how images were made.
@@ -106,7 +106,7 @@ def load_model(
     precision = precision or state.get("identity", {}).get("precision", "fp32")
     if precision == "fp16" and not device.startswith("cuda"):
         precision = "fp32"
-    torch.backends.cuda.matmul.allow_tf32 = torch.backends.cudnn.allow_tf32 = precision == "tf32"
+    allow_tf32(precision)
     return Model(
         net.eval().requires_grad_(False).to(device),
         recipe,

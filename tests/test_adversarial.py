@@ -145,6 +145,17 @@ def test_the_game_is_played_in_fp32_under_bf16(sites):
     assert {term.dtype for term in terms.values()} == {torch.float32}
 
 
+def test_discriminators_compute_at_the_run_s_precision(sites):
+    method, streams = make(sites, "adversarial", CROSS_ENTROPY, *MULTI, "--precision", "bf16")
+    seen = []
+    for part in method.discriminators.modules():
+        if isinstance(part, torch.nn.Conv2d):
+            part.register_forward_hook(lambda part, given, made: seen.append(made.dtype))
+    method.begin_epoch(0)
+    method.step(first_batches(streams))
+    assert set(seen) == {torch.bfloat16}
+
+
 @pytest.mark.parametrize("flags", [MULTI, ("--gan", "ls"), ("--d_input", "entropy"), ("--iter_size", "4")])
 def test_state_goes_round_in_every_game(sites, flags):
     """Also in the middle of the batches whose gradients make one update: an epoch has four batches and a half."""

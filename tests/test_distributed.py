@@ -11,9 +11,12 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 import pytest
+import torch
 from conftest import CROSS_ENTROPY, FOLDERS
+from torch import nn
 
-from distributed import Team
+import distributed
+from distributed import Team, WholeBatchNorm
 
 ROOT = Path(__file__).parents[1]
 PARTIAL = "[('CrossEntropy', {'idc': [1]}, 0.5), ('DiceLoss', {}, 1)]"  # neither divides by the images alone
@@ -57,6 +60,83 @@ def test_shares_cover_a_batch(count, world):
     parts = [list(range(count))[Team(rank, world).share(count)] for rank in range(world)]
     assert list(itertools.chain(*parts)) == list(range(count))
     assert max(map(len, parts)) == -(-count // world)
+
+
+def test_idle_processes_are_counted():
+    assert [Team(0, 4).idle(count) for count in (1, 2, 4, 5, 6, 8, 24)] == [3, 2, 0, 1, 1, 0, 0]
+    assert Team().idle(1) == 0
+
+
+@pytest.fixture
+def alone(monkeypatch):
+    """The sums over the processes are those of this one; what was summed up is kept."""
+    sums = []
+    monkeypatch.setattr(distributed.dist, "all_reduce", lambda part, *_: sums.append(part))
+    return sums
+
+
+@pytest.mark.parametrize("momentum", [0.1, 0.0, None])
+def test_batch_normalisation_of_one_process_is_torch_s(alone, momentum):
+    torch.manual_seed(0)
+    ours = Team(0, 2).synchronise(nn.Sequential(nn.BatchNorm2d(3, momentum=momentum))).double()[0]
+    theirs = nn.BatchNorm2d(3, momentum=momentum).double()
+    assert isinstance(ours, WholeBatchNorm)
+    for each in (ours, theirs):
+        nn.init.constant_(each.weight, 1.7)
+        nn.init.constant_(each.bias, -0.3)
+    for _ in range(3):
+        image, weights = (torch.randn(4, 3, 5, 6, dtype=torch.float64) for _ in range(2))
+        results = []
+        for each in (ours, theirs):
+            given = image.clone().requires_grad_()
+            made = each(given)
+            each.zero_grad()
+            (made * weights).sum().backward()
+            results.append((made, given.grad, each.weight.grad, each.bias.grad, each.running_mean, each.running_var))
+        for one, other in zip(*results, strict=True):
+            torch.testing.assert_close(one, other)
+    image = torch.randn(2, 3, 2, 2, dtype=torch.float64, requires_grad=True)
+    assert torch.autograd.gradcheck(lambda x: ours(x), image)
+
+
+@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float32])
+def test_a_process_without_an_image_sends_what_the_others_send(alone, dtype):
+    """The same sums, of one type, in one order: other processes wait for them."""
+    norm, sent = Team(0, 2).synchronise(nn.Sequential(nn.BatchNorm2d(3)))[0], []
+    for images in (2, 0):
+        alone.clear()
+        given = torch.randn(images, 3, 5, 6, dtype=dtype, requires_grad=True)
+        norm(given).sum().backward()
+        sent.append([(part.dtype, part.shape) for part in alone])
+    assert sent[0] == sent[1]
+    assert {kind for kind, _ in sent[0]} == {torch.float32}
+
+
+def test_gradients_outside_the_wrapped_network_are_made_equal(monkeypatch):
+    net = nn.Linear(2, 1)
+    net.weight.grad, net.bias.grad = torch.tensor([[1.0, 2.0]]), torch.tensor([3.0])
+    monkeypatch.setattr(distributed.dist, "all_reduce", lambda part, *_: part.add_(torch.tensor([3.0, 2.0, 1.0])))
+    Team(0, 2).average(net.parameters())
+    assert (net.weight.grad.tolist(), net.bias.grad.tolist()) == ([[2.0, 2.0]], [2.0])
+    Team().average(net.parameters())
+    assert net.bias.grad.tolist() == [2.0]
+
+
+class NewWrapper:
+    def __init__(self, net, forward_sync_buffers=True, broadcast_buffers=None):
+        self.buffers = forward_sync_buffers
+
+
+class OldWrapper:
+    def __init__(self, net, broadcast_buffers=True):
+        self.buffers = broadcast_buffers
+
+
+@pytest.mark.parametrize("word", ["forward_sync_buffers", "broadcast_buffers"])
+def test_older_and_newer_torch_leave_the_buffers_alone(monkeypatch, word):
+    wrapper = {"forward_sync_buffers": NewWrapper, "broadcast_buffers": OldWrapper}[word]
+    monkeypatch.setattr(distributed, "DistributedDataParallel", wrapper)
+    assert Team(0, 2).wrap(nn.Linear(1, 1)).buffers is False
 
 
 @pytest.mark.parametrize("method", ["sfda", "supervised", "adversarial", "mixup", "pseudo_label"])

@@ -166,6 +166,22 @@ def test_deterministic_algorithms_are_enough(name):
 
 
 @every_network
+def test_the_memory_layout_is_kept_where_the_network_says_so(name):
+    net, lost = small(name, 3), []
+    layout = torch.channels_last_3d if net.axes == 3 else torch.channels_last
+
+    def look(part, given, made):
+        if isinstance(made, torch.Tensor) and made.ndim == 2 + net.axes and min(made.shape[1:]) > 1:
+            lost.append(not made.is_contiguous(memory_format=layout))
+
+    for part in net.modules():
+        part.register_forward_hook(look)
+    net.to(memory_format=layout)(image_for(net, 2, 3, 64, 64).contiguous(memory_format=layout))
+    assert lost
+    assert net.keeps_channels_last == (not any(lost))
+
+
+@every_network
 def test_channels_last_and_autocast(name):
     net = small(name, 3)
     image, layout = image_for(net, 1, 3, 18, 20), torch.channels_last if net.axes == 2 else torch.channels_last_3d

@@ -221,6 +221,18 @@ def test_the_one_before_survives_a_kill_right_after(site, whole, run, monkeypatc
     assert differences(whole, run) == []
 
 
+def test_the_one_before_is_kept_where_a_file_system_knows_no_links(site, whole, run, monkeypatch):
+    def refuse(*_):
+        raise PermissionError(1, "Operation not permitted")
+
+    monkeypatch.setattr(Path, "hardlink_to", refuse)
+    folder, before = RunFolder.__new__(RunFolder), (run / "last.pkl").read_bytes()
+    folder.path, folder.torn, folder.identity = run, [], {}
+    folder.save_last({"epoch": 1, "net": {}})
+    assert (run / "previous.pkl").read_bytes() == before
+    assert load_checkpoint(run / "last.pkl")["epoch"] == 1
+
+
 def test_no_whole_checkpoint_is_said(site, run):
     tear(run / "last.pkl")
     flip(run / "previous.pkl")

@@ -1,7 +1,9 @@
 """An epoch: what it may not wait for, precision and compilation, and the thread that writes."""
 
 import itertools
+import math
 import threading
+from types import SimpleNamespace
 
 import numpy as np
 import pandas as pd
@@ -111,6 +113,37 @@ def test_no_step_waits_for_the_gpu(sites, precision, cache):
     assert steps == len(stream) - 1
 
 
+class Orderly(TorchDispatchMode):
+    """Refuses what torch refuses on a GPU under deterministic algorithms; torch itself looks on a GPU alone."""
+
+    REFUSED = ("histc", "put_", "scatter_reduce", "kthvalue", "median", "adaptive_avg_pool2d_backward")
+    REFUSED += ("max_unpool2d", "grid_sampler_2d_backward", "nll_loss2d_forward")
+
+    def __torch_dispatch__(self, func, types, args=(), kwargs=None):
+        name = func.overloadpacket.__name__.strip("_")
+        harmless = name == "nll_loss2d_forward" and args[3] == 0  # no reduction: each pixel has a place of its own
+        assert harmless or name not in self.REFUSED, func
+        return func(*args, **(kwargs or {}))
+
+
+@pytest.mark.parametrize("name", EVERY_LOSS)
+def test_deterministic_steps_and_scores_are_enough(sites, name):
+    method, streams, args = build(sites[1], f"[{EVERY_LOSS[name]}]", "--cpu", "--optimiser", "sgd")
+    method.begin_epoch(0)
+    batch, truth = next(streams["target"].epoch(0))
+    plain = method.loss(method.net.eval()(batch.image), batch.targets, batch.bounds)["tot"].item()
+    torch.use_deterministic_algorithms(True)
+    try:
+        with Orderly():
+            again = method.loss(method.net(batch.image), batch.targets, batch.bounds)["tot"].item()
+            method.net.train()
+            _, logits = method.step({"target": batch})
+            class_counts(logits.argmax(1), truth, args.n_class)
+    finally:
+        torch.use_deterministic_algorithms(False)
+    assert again == pytest.approx(plain, rel=1e-5)
+
+
 # -- precision, layout, compilation ------------------------------------------------------------------------------
 
 
@@ -118,6 +151,25 @@ def curve(sites, tmp_path, *more):
     run = tmp_path / "-".join(["run", *more])
     program.main(flags(sites[1], run, CROSS_ENTROPY, "--cpu", *more))
     return log(run).tra_loss_tot.to_numpy()
+
+
+@pytest.fixture
+def machine():
+    """The switches of torch as they were, after the test."""
+    places = ((torch.backends.cuda.matmul, "allow_tf32"), (torch.backends.cudnn, "allow_tf32"))
+    before = [(place, name, getattr(place, name)) for place, name in (*places, (torch.backends.cudnn, "benchmark"))]
+    yield
+    for place, name, value in before:
+        setattr(place, name, value)
+
+
+@pytest.mark.parametrize(("precision", "rounded"), [("auto", True), ("tf32", True), ("fp32", False), ("bf16", False)])
+def test_products_are_rounded_on_a_gpu_unless_fp32_is_asked_for(machine, precision, rounded):
+    args = get_args(flags("data", "unused", CROSS_ENTROPY, "--cpu", "--precision", precision))
+    program.set_up_machine(args)
+    assert torch.backends.cuda.matmul.allow_tf32 == torch.backends.cudnn.allow_tf32 == rounded
+    assert torch.backends.cudnn.benchmark
+    assert get_args(flags("data", "unused", CROSS_ENTROPY, "--cpu")).precision == "auto"
 
 
 def test_bf16_learns_like_fp32(sites, tmp_path):
@@ -147,6 +199,39 @@ def test_a_network_that_does_not_compile_runs_as_it_is(sites, tmp_path, monkeypa
     monkeypatch.setattr(compilation.torch, "compile", broken)
     assert np.array_equal(curve(sites, tmp_path, "--compile"), plain)
     assert capsys.readouterr().out.count("--compile: failed (RuntimeError)") == 1
+
+
+class GpuStream:
+    """A stream that says its batches lie on a GPU."""
+
+    slices, batch_size = range(4), 4
+
+    def batch(self, rows, shared):
+        return SimpleNamespace(image=SimpleNamespace(is_cuda=True)), None
+
+
+@pytest.mark.parametrize(("method", "mode"), [("supervised", "reduce-overhead"), ("adversarial", None)])
+def test_cuda_graphs_are_for_methods_of_one_pass_a_step(sites, monkeypatch, method, mode):
+    more = ("--method", method, *(("--source_dataset", str(sites[0])) if method == "adversarial" else ()))
+    modes, (made, _, _) = [], build(sites[1], CROSS_ENTROPY, "--cpu", *more)
+    monkeypatch.setattr(compilation.torch, "compile", lambda net, dynamic, mode: modes.append(mode) or net)
+    monkeypatch.setattr(compilation, "_timed", lambda *_: 1.0)
+    compilation.try_to_compile(made, GpuStream())
+    assert modes == [mode]
+
+
+@pytest.mark.parametrize("others", [math.inf, 3.0])
+def test_the_slowest_process_decides_for_all(sites, monkeypatch, capsys, others):
+    """This one gains by it; in another it fails, or is slower."""
+    method, streams, _ = build(sites[1], CROSS_ENTROPY, "--cpu")
+    plain, times, told = method.model, iter([2.0, 1.0]), iter([2.0, others])
+    monkeypatch.setattr(compilation.torch, "compile", lambda *args, **kwargs: torch.nn.Sequential(plain))
+    monkeypatch.setattr(compilation, "_timed", lambda *_: next(times))
+    monkeypatch.setattr(type(method.team), "slowest", lambda *_: next(told))
+    compilation.try_to_compile(method, streams["target"])
+    assert method.model is plain
+    said = "failed (in another process)" if others == math.inf else "0.67 times as fast in a trial step, so not"
+    assert said in capsys.readouterr().out
 
 
 @pytest.mark.parametrize("faster", [True, False])
