@@ -15,15 +15,17 @@ $(RD)/sfda_mean: private OPT = $(sfda_with) "[($(ENTKL), $(call prior,dumbpredwt
 # KL(prior | predicted), the direction of AdaEnt (Bateson et al. 2020)
 $(RD)/adaent: private OPT = $(sfda_with) \
    "[('SelfEntropy', {'weights':$(NU)}, 1), ('KLPropInv', {}, $(call prior,dumbpredwtags), 'norm_soft_size', 1)]"
-# a quadratic penalty on sizes 10 % off the prior instead of the KL (constrained domain adaptation, Bateson et al. 2021)
-$(RD)/cda: private OPT = $(sfda_with) \
-   "[('SelfEntropy', {'weights':$(NU)}, 1), ('NaivePenalty', {'idc':$(FORE)}, $(call prior_within,0.1,dumbpredwtags), 'soft_size', 2.5)]"
+# a quadratic penalty on sizes 10 % off the prior instead of the KL (constrained domain adaptation, Bateson et al. 2021), at
+# its published strength, which is that of a mean over the pixels; there beside the cross-entropy on source images
+$(RD)/cda: private OPT = $(sfda_with) "[('SelfEntropy', {'weights':$(NU)}, 1), \
+   ('NaivePenalty', {'idc':$(FORE), 'reduction':'pixels'}, $(call prior_within,0.1,dumbpredwtags), 'soft_size', 2.5)]"
 # entropy over the scale and shift of the batch norms alone (TENT, Wang et al. 2021)
 $(RD)/tent: private OPT = $(sfda_with) "[('SelfEntropy', {}, 1)]" --trainable bn
 # the target's batch-norm statistics in place of the source's, nothing else (Schneider et al. 2020)
 $(RD)/bnrefresh: private OPT = $(sfda_with) "[('SelfEntropy', {}, 1)]" --trainable none --bn_stats refresh --n_epoch 1
-# information maximisation, which is a uniform prior, with the classifier frozen (SHOT, Liang et al. 2020)
-$(RD)/shot: private OPT = $(sfda_with) "[('EntKLProp', {}, 'ConstantBounds', {'values':'uniform'}, 'soft_size', 1)]" --trainable features
+# information maximisation: a uniform prior of the classes over the batch, with the classifier frozen (SHOT, Liang et al. 2020)
+$(RD)/shot: private OPT = $(sfda_with) \
+   "[('EntKLProp', {'over':'batch'}, 'ConstantBounds', {'values':'uniform'}, 'soft_size', 1)]" --trainable features
 # no gap: the source network adapted to its own site, which should leave it as good as it was
 $(RD)/sfda_onsource: private OPT = $(sfda_with) "[($(ENTKL), $(call prior_from,sizes/$(SET)_source.csv,dumbpredwtags), 'norm_soft_size', 1)]" $(SOURCE)
 $(RD)/noadap_onsource: private OPT = $(WEIGHTS) --method noadap $(SOURCE)

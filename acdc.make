@@ -50,13 +50,14 @@ MAP = $(if $(PARITY),dist_map_legacy_transform,dist_map_transform)
 IDC = 'idc': [0, 1, 2, 3]
 GT  = ('gt', gt_transform, True)
 ABSENT = 'legacy': True,
+INNER  = 'inner': True,
 PHI = ('gt', $(MAP), False)
 GT_PHI = $(GT), $(PHI)
 GT_GT  = $(GT), $(GT)
 
 # -- runs -------------------------------------------------------------------------------------------------------------
 $(RD)/ce: private OPT = $(call folders,$(GT)) --losses "[('CrossEntropy', {$(IDC)}, 1)]"
-$(RD)/diceloss: private OPT = $(call folders,$(GT)) --losses "[('DiceLoss', {$(IDC)}, 1)]"
+$(RD)/diceloss: private OPT = $(call folders,$(GT)) --losses "[('DiceLoss', {$(if $(PARITY),$(ABSENT)) $(IDC)}, 1)]"
 $(RD)/boundary: private OPT = $(call folders,$(PHI)) --losses "[('BoundaryLoss', {$(IDC)}, 1)]"
 # generalised Dice, and regional losses beside the boundary loss or the one it is compared with
 $(RD)/gdl: private OPT = $(call folders,$(GT)) --losses "[('GeneralizedDice', {$(if $(PARITY),$(ABSENT)) $(IDC)}, 1)]"
@@ -65,4 +66,4 @@ $(RD)/ce_boundary: private OPT = $(call folders,$(GT_PHI)) \
 $(RD)/gdl_boundary: private OPT = $(call folders,$(GT_PHI)) \
    --losses "[('GeneralizedDice', {$(if $(PARITY),$(ABSENT)) $(IDC)}, 1), ('BoundaryLoss', {$(IDC)}, 0.1)]"
 $(RD)/hausdorff: private OPT = $(call folders,$(GT_GT)) \
-   --losses "[('GeneralizedDice', {$(if $(PARITY),$(ABSENT)) $(IDC)}, 1), ('HausdorffDTLoss', {'idc': [1, 2, 3]}, 0.1)]"
+   --losses "[('GeneralizedDice', {$(if $(PARITY),$(ABSENT)) $(IDC)}, 1), ('HausdorffDTLoss', {$(if $(PARITY),$(INNER)) 'idc': [1, 2, 3]}, 0.1)]"

@@ -5,9 +5,9 @@ PLOTS = $(addprefix $(RD)/,val_dice.png val_3d_dsc.png val_3d_hd95.png tra_loss.
 MOVING ?=
 include rules.mk
 
-# PARITY=1 trains as published, faults included: distance maps whose zero is off the border, cut to whole numbers; a
-# generalised Dice without a gradient on slices that lack a class; a learning rate that halves at every multiple of (best
-# epoch + 20), epoch 0 first of all
+# PARITY=1 trains as published, faults included: distance maps whose zero is off the border, cut to whole numbers; a Dice and
+# a generalised Dice without a gradient on slices that lack a class; a Hausdorff loss of the distances inside of the shapes
+# alone; a learning rate that halves at every multiple of (best epoch + 20), epoch 0 first of all
 PARITY :=
 $(RUNS): $(DATA)
 

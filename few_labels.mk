@@ -37,7 +37,7 @@ FEW_RUNS := $(addprefix $(RD)/,$(FEW))
 PRE_RUNS := $(addprefix $(RD)/,$(PRE))
 $(FEW_RUNS) $(PRE_RUNS): $(FEW_DATA)
 $(FEW_RUNS) $(PRE_RUNS): private COMMON = --target_dataset $(FEW_DATA) $(FEW_FACTS) --network $(FEW_NET) --l_rate 1e-3 \
-   --target_losses "[('DiceLoss', {}, 1)]" --saveim 1000
+   --target_losses "[('DiceLoss', {'legacy': True}, 1)]" --saveim 1000
 $(FEW_RUNS) $(PRE_RUNS): private DIMWIT = PooledUNet:nG=2
 $(FEW_DATA): private SLICE = $(FEW_SLICE)
 

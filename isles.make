@@ -44,6 +44,7 @@ GT_GT  = $(GT), $(GT)
 GT_3D  = $(GT), ('3d_distmap', raw_npy_transform, False)
 GDL = ('GeneralizedDice', {$(if $(PARITY),$(ABSENT)) 'idc': [0, 1]}, None, None, None, 1)
 ABSENT = 'legacy': True,
+INNER  = 'inner': True,
 
 # -- runs -------------------------------------------------------------------------------------------------------------
 # the regional loss alone; with the boundary loss at a fixed weight, at one that grows, at one taken from the regional loss
@@ -62,5 +63,5 @@ $(RD)/gdl_surface_3d: private OPT = $(call folders,$(GT_3D)) \
    --scheduler StealWeight --scheduler_params "{'to_steal': 0.01}"
 # what it is compared with
 $(RD)/gdl_hausdorff_w: private OPT = $(call folders,$(GT_GT)) \
-   --losses "[$(GDL), ('HausdorffDTLoss', {'idc': [1]}, None, None, None, 0.1)]"
+   --losses "[$(GDL), ('HausdorffDTLoss', {$(if $(PARITY),$(INNER)) 'idc': [1]}, None, None, None, 0.1)]"
 $(RD)/focal: private OPT = $(call folders,$(GT)) --losses "[('FocalLoss', {'idc': [0, 1], 'gamma': 2}, 1)]"

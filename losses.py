@@ -15,18 +15,19 @@ Karimi and Salcudean 2019 (Hausdorff distance), Sudre et al. 2017 (generalised D
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from functools import lru_cache
-from typing import Any, ClassVar
+from typing import Any, ClassVar, Literal
 
 import numpy as np
 import torch
 import torch.nn.functional as F
+from scipy.ndimage import distance_transform_edt
 from torch import Tensor, nn
 
 from distance_maps import signed_distance_maps
 from schedules import SCHEDULES, Constant, Schedule
-from utils import Registry, UserError, read_literal
+from utils import Registry, UserError, fits, read_literal
 
-LOSSES = Registry("loss")
+LOSSES = Registry("loss", typed=True)
 EPS = 1e-10  # inside the logarithms of ratios: an absent class costs log(1e-10) = -23 per unit of its share
 
 
@@ -58,28 +59,57 @@ def parse_losses(text: str) -> list[LossSpec]:
 
 def _loss_spec(item: Any) -> LossSpec:
     match item:
-        case (str(name), dict(params), bounds, bounds_params, fn, int() | float() as weight):
+        case (str(name), dict(params), str() | None as bounds, dict() | None as told, str() | None as fn, weight):
             pass
-        case (str(name), dict(params), int() | float() as weight):
-            bounds, bounds_params, fn = None, None, None
+        case (str(name), dict(params), weight):
+            bounds, told, fn = None, None, None
         case _:
-            raise UserError(
-                f"Cannot read the loss {item!r}: expected (name, {{params}}, bounds_name, {{bounds_params}}, fn, "
-                "weight), with None where there is no bound or fn, or (name, {params}, weight)."
-            )
-    return LossSpec(name, params, bounds, bounds_params or {}, fn, float(weight))
+            weight = None
+    if weight is None or not fits(weight, float) or not all(isinstance(key, str) for key in {**params, **(told or {})}):
+        raise UserError(
+            f"Cannot read the loss {item!r}: expected (name, {{params}}, bounds_name, {{bounds_params}}, fn, "
+            "weight), with None where there is no bound or fn, or (name, {params}, weight); the weight is a number."
+        )
+    return LossSpec(name, params, bounds, told or {}, fn, float(weight))
 
 
 def build_loss(spec: LossSpec) -> "Loss":
-    """The module of one tuple. `fn`, where given, reaches the losses that measure sizes."""
-    fn = {} if spec.fn is None else {"fn": spec.fn}
-    loss: Loss = LOSSES.build(spec.name, **spec.params, **fn)
+    """The module of one tuple. `fn`, where given, reaches the losses that measure sizes, and no other (as published).
+
+    Raises UserError for a name or a parameter that is not there, of another type, or given twice, and for a loss of
+    sizes without a bound.
+    """
+    params = dict(spec.params)
+    if spec.fn is not None and LOSSES.takes(spec.name, "fn") and params.setdefault("fn", spec.fn) != spec.fn:
+        raise UserError(
+            f"The loss {spec.name} has two size functions, {params['fn']!r} among its parameters and {spec.fn!r} in "
+            "the fifth field of its tuple; leave one of them out."
+        )
+    loss: Loss = LOSSES.build(spec.name, **params)
     if loss.needs_bounds and spec.bounds is None:
         raise UserError(
             f"The loss {spec.name} measures sizes and needs a bound in the third field of its tuple, for example "
             f"('{spec.name}', {{…}}, 'PredictionBounds', {{'predcol': …, 'sizefile': …}}, 'soft_size', 1)."
         )
     return loss
+
+
+def check_classes(losses: Sequence["Loss"], n_class: int) -> None:
+    """Raises UserError that lists the losses whose parameters do not fit this number of classes.
+
+    Each is computed once, on a made-up image of four pixels: whatever it would say of them in the first step, after
+    the data were read, it says here.
+    """
+    logits, label = torch.zeros(1, n_class, 2, 2), torch.zeros(1, 2, 2, dtype=torch.long)
+    bounds = torch.ones(1, n_class, 2)
+    wrong = []
+    for loss in losses:
+        try:
+            loss(logits, torch.zeros_like(logits) if loss.needs_maps else label, bounds)
+        except UserError as error:
+            wrong.append(f"{type(loss).__name__}: {error}")
+    if wrong:
+        raise UserError(" ".join(wrong))
 
 
 def check_company(losses: Sequence["Loss"], n_class: int) -> None:
@@ -122,6 +152,7 @@ class LossSum(nn.Module):
 
     `forward` returns {"tot": scalar, "<loss>" or "<loss>_<term>": weighted scalar, …}; the names are `columns`. What
     a loss only shows stands beside its terms, and not in the total. The weights may follow a schedule over epochs.
+    A loss that stands alone and weighs its terms itself (`own_weights`) has no other weight, as published.
     """
 
     def __init__(
@@ -129,6 +160,7 @@ class LossSum(nn.Module):
     ) -> None:
         super().__init__()
         self.losses = nn.ModuleList(losses)
+        self.weighs_itself = len(losses) == 1 and losses[0].own_weights
         self.schedule: Schedule = SCHEDULES.build(scheduler, list(weights), **params)
         self.begin_epoch(0)
         self.names: list[str] = []
@@ -149,6 +181,20 @@ class LossSum(nn.Module):
     def begin_epoch(self, epoch: int) -> None:
         """This epoch's weights."""
         self.weights = self.schedule(epoch)
+        if self.weighs_itself:
+            self.weights = [float(self.weights[0] > 0)]
+
+    @property
+    def notes(self) -> list[str]:
+        """What a reader of the log must know."""
+        notes = [loss.note for loss in self.losses if loss.note]
+        (name, *_), (given, *_) = self.names or [""], self.schedule(0) or [1.0]
+        if self.weighs_itself and given != 1:
+            notes.append(
+                f"{name} stands alone, so the weight {given:g} of its tuple counts for nothing, as published; its own "
+                "are lamb_se and lamb_consprior."
+            )
+        return list(dict.fromkeys(notes))
 
     def moving_weights(self) -> dict[str, float]:
         """This epoch's weights by "weight_<loss>", empty where they stay as they are."""
@@ -185,8 +231,9 @@ class Loss(nn.Module):
     needs_maps: ClassVar[bool] = False  # whether its target is distance maps, not class numbers
     needs_bounds: ClassVar[bool] = False
     compares_ratios: ClassVar[bool] = False  # whether its bounds are a prior of the class ratios
+    own_weights: ClassVar[bool] = False  # whether its parameters weigh its terms: alone it has no other weight
     ignores: int | None = None  # the label whose pixels count nowhere
-    note: ClassVar[str] = ""  # what a reader of the log must know of it
+    note: str = ""  # what a reader of the log must know of it
 
     def needs_company(self, n_class: int) -> str:
         """Why the loss must not be the only one, for an error; '' if it may."""
@@ -208,14 +255,15 @@ def one_hot(label: Tensor, n_class: int, dtype: torch.dtype = torch.float32) -> 
 def class_vector(values: Sequence[float] | None, idc: Sequence[int] | None, logits: Tensor, what: str) -> Tensor:
     """(K,) one value a class: `values` laid on the classes `idc`, zero elsewhere; ones where values is None."""
     n_class = logits.shape[1]
+    check_idc(idc, n_class)
     chosen = list(range(n_class)) if idc is None else list(idc)
     values = [1.0] * len(chosen) if values is None else list(values)
     if len(values) == n_class and len(chosen) != n_class:
         values = [values[k] for k in chosen]
-    if len(values) != len(chosen) or any(not 0 <= k < n_class for k in chosen):
+    if len(values) != len(chosen):
         raise UserError(
             f"{what}: {len(values)} weights {values} for the classes {chosen} of a network with {n_class} classes "
-            "(0 is the background); give one weight a class and keep idc within the classes."
+            "(0 is the background); give one weight a class."
         )
     vector = [0.0] * n_class
     for k, value in zip(chosen, values, strict=True):
@@ -233,7 +281,17 @@ def constant(values: tuple[float, ...], dtype: torch.dtype, device: torch.device
 
 def pick(values: Tensor, idc: Sequence[int] | None) -> Tensor:
     """(B, K, …) -> (B, |idc|, …): the classes `idc` alone, all of them where it is None."""
+    check_idc(idc, values.shape[1])
     return values if idc is None else values.index_select(1, constant(tuple(idc), torch.int64, values.device))
+
+
+def check_idc(idc: Sequence[int] | None, n_class: int) -> None:
+    """Raises UserError unless they are classes, or None for all of them."""
+    if idc is not None and (not idc or set(idc) - set(range(n_class)) or len(set(idc)) < len(idc)):
+        raise UserError(
+            f"idc is {list(idc)}; it names classes, each once, of the {n_class} that there are (--n_class), from 0, "
+            "the background, on."
+        )
 
 
 def mean_proportion(probs: Tensor, power: float = 1.0) -> Tensor:
@@ -268,7 +326,7 @@ class _SizeLoss(Loss):
 
     needs_bounds = True
 
-    def __init__(self, prop: str | None, fn: str, power: float) -> None:
+    def __init__(self, prop: str | bool | None, fn: str, power: float) -> None:
         super().__init__()
         fn = PROPORTION_OF.get(prop, prop) if isinstance(prop, str) else fn
         if fn not in PROPORTIONS:
@@ -307,46 +365,48 @@ class CrossEntropy(Loss):
         self.idc, self.weights, self.ignores = idc, weights, ignore_index
 
     def forward(self, logits: Tensor, target: Tensor, bounds: Tensor | None = None) -> Tensor:
-        log_p = log_probabilities(logits)
+        log_p, n_class = log_probabilities(logits), logits.shape[1]
         weight = class_vector(self.weights, self.idc, logits, "CrossEntropy").to(log_p.dtype)
         if target.is_floating_point():
             shares = target.to(log_p)
             per_class = (shares * log_p).flatten(2).sum((0, 2))
             return -(weight * per_class).sum() / pick(shares, self.idc).sum().clamp_min(1)
+        ignored = self.ignores
+        if ignored < 0:  # torch's own -100, for example: the table of `_counted` has no such place
+            target, ignored = target.masked_fill(target == ignored, n_class), n_class
         # On a GPU torch adds the pixels up in any order, and refuses to under --deterministic.
         reduction = "none" if torch.are_deterministic_algorithms_enabled() else "sum"
-        total = F.nll_loss(log_p, target, weight, ignore_index=self.ignores, reduction=reduction).sum()
-        return total / self._counted(target, logits.shape[1]).clamp_min(1)
+        total = F.nll_loss(log_p, target, weight, ignore_index=ignored, reduction=reduction).sum()
+        return total / self._counted(target, n_class, ignored).clamp_min(1)
 
-    def _counted(self, target: Tensor, n_class: int) -> Tensor:
+    def _counted(self, target: Tensor, n_class: int, ignored: int) -> Tensor:
         """How many pixels the divisor counts: those of `idc` that are not to be ignored."""
-        counts = [float(self.idc is None or k in self.idc) for k in range(max(self.ignores, n_class - 1) + 1)]
-        counts[self.ignores] = 0.0
+        counts = [float(self.idc is None or k in self.idc) for k in range(max(ignored, n_class - 1) + 1)]
+        counts[ignored] = 0.0
         return constant(tuple(counts), torch.float32, target.device)[target].sum()
 
 
 @LOSSES.register()
 class NegCrossEntropy(Loss):
-    """Cross-entropy on those images alone that are of one class of `idc` from edge to edge, 0 elsewhere.
+    """Cross-entropy on those images alone that hold no class but those of `idc`, 0 elsewhere.
 
     For weak labels: it teaches the background from the slices that hold nothing else, and says nothing about
-    the slices that hold an organ.
+    the slices that hold an organ. `weights`: as in CrossEntropy.
     """
 
     needs_target = True
 
-    def __init__(self, *, idc: Sequence[int] = (0,)) -> None:
+    def __init__(self, *, idc: Sequence[int] = (0,), weights: Sequence[float] | None = None) -> None:
         super().__init__()
-        self.idc = list(idc)
+        self.idc, self.weights = list(idc), weights
 
     def forward(self, logits: Tensor, target: Tensor, bounds: Tensor | None = None) -> Tensor:
         log_p = log_probabilities(logits).flatten(2)  # b k i
         label = target.flatten(1)  # b i
-        uniform = (label == label[:, :1]).all(1) & torch.isin(
-            label[:, 0], constant(tuple(self.idc), torch.int64, label.device)
-        )
-        picked = log_p.gather(1, label.unsqueeze(1)).squeeze(1)  # b i
-        return -(picked.mean(1) * uniform).sum() / uniform.sum().clamp_min(1)
+        weight = class_vector(self.weights, self.idc, logits, "NegCrossEntropy").to(log_p.dtype)
+        counted = torch.isin(label, constant(tuple(self.idc), torch.int64, label.device)).all(1)
+        picked = log_p.gather(1, label.unsqueeze(1)).squeeze(1) * weight[label]  # b i
+        return -(picked.mean(1) * counted).sum() / counted.sum().clamp_min(1)
 
 
 @LOSSES.register()
@@ -369,19 +429,28 @@ class FocalLoss(Loss):
 
 @LOSSES.register()
 class DiceLoss(Loss):
-    """1 − mean_{b,k} (2 Σ p y + ε) / (Σ p + Σ y + ε), per image, over the classes `idc`; ε is `smooth`."""
+    """mean_{b,k} of 1 − (2 Σ p y + ε) / (Σ p + Σ y + ε), per image, over the classes `idc`.
+
+    A class that the image lacks costs the share of the image that is predicted as it, Σ p / |Ω|: nothing where nothing
+    is predicted. As published (`legacy`, ε = 1e-10) it costs 1 whatever is predicted, without a gradient. With an ε of
+    one's own, `smooth`, the formula holds for such a class too.
+    """
 
     needs_target = True
     takes_shares = True
 
-    def __init__(self, *, idc: Sequence[int] | None = None, smooth: float = EPS) -> None:
+    def __init__(self, *, idc: Sequence[int] | None = None, smooth: float | None = None, legacy: bool = False) -> None:
         super().__init__()
-        self.idc, self.smooth = idc, smooth
+        self.idc, self.smooth = idc, EPS if smooth is None else smooth
+        self.spares_absent = smooth is None and not legacy
 
     def forward(self, logits: Tensor, target: Tensor, bounds: Tensor | None = None) -> Tensor:
         probs, truth = _chosen(logits, target, self.idc)
         intersection, both = (probs * truth).sum(2), probs.sum(2) + truth.sum(2)
-        return 1 - ((2 * intersection + self.smooth) / (both + self.smooth)).mean()
+        overlap = (2 * intersection + self.smooth) / (both + self.smooth)
+        if self.spares_absent:
+            overlap = torch.where(truth.sum(2) > 0, overlap, 1 - probs.mean(2))
+        return 1 - overlap.mean()
 
 
 @LOSSES.register()
@@ -389,8 +458,10 @@ class GeneralizedDice(Loss):
     """1 − 2 (Σ_k w_k Σ p y + ε) / (Σ_k w_k Σ (p + y) + ε) per image, w_k = 1 / (Σ y_k)², then the mean.
 
     A class that the image lacks has the weight of the smallest one that it has, so that predicting it costs what it
-    costs to miss that one. The published 1/(0 + 1e-10)², `legacy`, makes it the only class that counts: the loss is 1
-    whatever is predicted, without a gradient, and nothing ever teaches the images without an organ.
+    costs to miss that one. An image that lacks all of `idc` costs the share of it that is predicted as them, which is
+    what two classes cost with the background among `idc`. The published 1/(0 + 1e-10)², `legacy`, makes an absent class
+    the only one that counts: the loss is 1 whatever is predicted, without a gradient, until less than half a pixel of
+    it is left; and then falls to -1 where `idc` lacks the background.
     """
 
     needs_target = True
@@ -408,7 +479,10 @@ class GeneralizedDice(Loss):
         weight = 1 / (sizes + EPS) ** 2
         intersection = (weight * (probs * onehot).sum(2)).sum(1)
         both = (weight * (probs.sum(2) + onehot.sum(2))).sum(1)
-        return (1 - 2 * (intersection + EPS) / (both + EPS)).mean()
+        cost = 1 - 2 * (intersection + EPS) / (both + EPS)
+        if not self.legacy:
+            cost = torch.where((onehot.sum(2) > 0).any(1), cost, probs.mean(2).sum(1))
+        return cost.mean()
 
 
 def _chosen(logits: Tensor, target: Tensor, idc: Sequence[int] | None) -> tuple[Tensor, Tensor]:
@@ -420,7 +494,10 @@ def _chosen(logits: Tensor, target: Tensor, idc: Sequence[int] | None) -> tuple[
 
 @LOSSES.register()
 class BCEGDice(Loss):
-    """α · cross-entropy + (1 − α) · generalised Dice, logged apart."""
+    """α · cross-entropy + (1 − α) · generalised Dice, logged apart; with `lamb` cross-entropy + λ · generalised Dice.
+
+    The latter is the published form. `legacy`: as in GeneralizedDice.
+    """
 
     terms = ("ce", "gdice")
     needs_target = True
@@ -430,20 +507,20 @@ class BCEGDice(Loss):
         *,
         idc: Sequence[int] | None = None,
         weights: Sequence[float] | None = None,
-        alpha: float = 0.5,
+        alpha: float | None = None,
+        lamb: float | None = None,
+        legacy: bool = False,
     ) -> None:
         super().__init__()
-        self.ce, self.gdice, self.alpha = (
-            CrossEntropy(idc=idc, weights=weights),
-            GeneralizedDice(idc=idc),
-            alpha,
-        )
+        if alpha is not None and lamb is not None:
+            raise UserError("BCEGDice weighs its two parts by alpha or, as published, by lamb; leave one of them out.")
+        self.ce, self.gdice = CrossEntropy(idc=idc, weights=weights), GeneralizedDice(idc=idc, legacy=legacy)
+        alpha = 0.5 if alpha is None else alpha
+        self.shares = (alpha, 1 - alpha) if lamb is None else (1.0, lamb)
 
     def forward(self, logits: Tensor, target: Tensor, bounds: Tensor | None = None) -> dict[str, Tensor]:
-        return {
-            "ce": self.alpha * self.ce(logits, target),
-            "gdice": (1 - self.alpha) * self.gdice(logits, target),
-        }
+        first, second = self.shares
+        return {"ce": first * self.ce(logits, target), "gdice": second * self.gdice(logits, target)}
 
 
 @LOSSES.register("SurfaceLoss")
@@ -487,26 +564,40 @@ class BoundaryLoss(Loss):
         return {"": (probs * maps).mean(), "lowest": maps.clamp_max(0).mean()}
 
 
-@LOSSES.register("HausdorffLoss")
+@LOSSES.register()
 class HausdorffDTLoss(Loss):
     """mean_{b,k ∈ idc,i} (p − y)² (φ_y² + φ_p²), the Hausdorff distance by its transforms (Karimi et al. 2019).
 
     φ_y and φ_p: signed distances, in pixels, to the border of the truth and of the most probable class. The latter
     are computed anew in every step, on the CPU: a step waits for the device, and takes as long as the transforms do.
+
+    `inner`, the loss of the published code: the distances inside of truth and prediction alone (see `inner_distances`),
+    so that what lies outside of both, however far, costs nothing. HausdorffLoss, its published name, has it set.
     """
 
     needs_target = True
 
-    def __init__(self, *, idc: Sequence[int] | None = None) -> None:
+    def __init__(self, *, idc: Sequence[int] | None = None, inner: bool = False) -> None:
         super().__init__()
-        self.idc = idc
+        self.idc, self.inner = idc, inner
 
     def forward(self, logits: Tensor, target: Tensor, bounds: Tensor | None = None) -> Tensor:
         probs = log_probabilities(logits).exp()
-        n_class = probs.shape[1]
+        n_class, predicted = probs.shape[1], probs.argmax(1)
         error = (probs - one_hot(target, n_class, probs.dtype)) ** 2
-        distance = border_distances(target, n_class) ** 2 + border_distances(probs.argmax(1), n_class) ** 2
-        return pick(error * distance.to(error), self.idc).mean()
+        if self.inner:
+            distances = inner_distances(target, n_class), inner_distances(predicted, n_class).trunc()
+        else:
+            distances = border_distances(target, n_class), border_distances(predicted, n_class)
+        return pick(error * (distances[0] ** 2 + distances[1] ** 2).to(error), self.idc).mean()
+
+
+@LOSSES.register()
+class HausdorffLoss(HausdorffDTLoss):
+    """HausdorffDTLoss as published: with distances inside of the shapes alone, unless `inner` is False."""
+
+    def __init__(self, *, idc: Sequence[int] | None = None, inner: bool = True) -> None:
+        super().__init__(idc=idc, inner=inner)
 
 
 def border_distances(label: Tensor, n_class: int) -> Tensor:
@@ -514,14 +605,25 @@ def border_distances(label: Tensor, n_class: int) -> Tensor:
     return torch.from_numpy(np.stack([signed_distance_maps(each, n_class) for each in label.cpu().numpy()]))
 
 
+def inner_distances(label: Tensor, n_class: int) -> Tensor:
+    """(B, …) class numbers -> (B, K, …) float32: inside each class the pixels to the nearest one of another, else 0.
+
+    On the CPU. As in the published code, a class that fills the image has whatever scipy makes of a shape without a
+    border. (Published, the distances of the prediction are whole numbers besides, cut towards zero.)
+    """
+    masks = one_hot(label, n_class, torch.bool).cpu().numpy()
+    maps = [[distance_transform_edt(mask) if mask.any() else mask for mask in image] for image in masks]
+    return torch.from_numpy(np.array(maps, np.float32))
+
+
 # ------------------------------------------------------------------------------ losses without ground truth
 
 
 @LOSSES.register()
 class SelfEntropy(Loss):
-    """Weighted Shannon entropy of the prediction, −(1/(B|Ω|)) Σ ν_k p log p, natural logarithm.
+    """Weighted Shannon entropy of the prediction, −Σ ν_k p log p / Σ p over the classes `idc`, natural logarithm.
 
-    `weights` ν: one a class (of `idc`), not in the divisor.
+    `weights` ν: one a class (of `idc`), not in the divisor, which over all classes is B·|Ω|.
     """
 
     def __init__(self, *, idc: Sequence[int] | None = None, weights: Sequence[float] | None = None) -> None:
@@ -534,10 +636,13 @@ class SelfEntropy(Loss):
 
 
 def entropy(log_p: Tensor, probs: Tensor, weights: Sequence[float] | None, idc: Sequence[int] | None = None) -> Tensor:
-    """Scalar: mean over images and pixels of −Σ_k ν_k p_k log p_k."""
+    """Scalar: −Σ ν_k p_k log p_k over images, pixels and the classes `idc`, by what these have of all pixels."""
     weight = class_vector(weights, idc, log_p, "SelfEntropy").to(log_p.dtype)
     per_class = -(probs * log_p).flatten(2).mean(2)  # b k
-    return (per_class * weight).sum(1).mean()
+    mean = (per_class * weight).sum(1).mean()
+    if idc is None or len(idc) == log_p.shape[1]:
+        return mean
+    return mean / (pick(probs, idc).flatten(2).mean(2).sum(1).mean() + EPS)
 
 
 @LOSSES.register()
@@ -548,13 +653,16 @@ class EntKLProp(_SizeLoss):
     The predicted ratio τ̂ is the mean probability (the paper's, `prop='mean'`, or fn 'soft_size') or the
     published code's (`prop='maxnorm'`, or fn 'norm_soft_size', with `power`). `weights_se`: ν of the entropy.
 
+    `over='batch'` compares the mean ratios of the batch with the mean prior, image by image is `'image'`.
+
     `curi=False` takes the prior from the ground truth instead of the bounds, as published: a method that may not
     see ground truth refuses it. `ivd`, `idc_c`, `lamb_conspred` and `inv_consloss` stand in published lines
-    and change nothing.
+    and change nothing; nor does, where this loss stands alone, the weight at the end of its tuple.
     """
 
     terms = ("entropy", "prior")
     compares_ratios = True
+    own_weights = True
 
     def __init__(
         self,
@@ -562,9 +670,10 @@ class EntKLProp(_SizeLoss):
         lamb_se: float = 1.0,
         lamb_consprior: float = 1.0,
         weights_se: Sequence[float] | None = None,
-        prop: str | None = None,
+        prop: str | bool | None = None,
         fn: str = "soft_size",
         power: float = 1.0,
+        over: Literal["image", "batch"] = "image",
         curi: bool = True,
         ivd: bool = True,
         idc_c: Sequence[int] | None = None,
@@ -573,6 +682,7 @@ class EntKLProp(_SizeLoss):
         fake: bool = False,
     ) -> None:
         super().__init__(prop, fn, power)
+        self.over = over
         self.lamb_se, self.lamb_consprior, self.weights_se = lamb_se, lamb_consprior, weights_se
         self.prior_from_truth = not curi
         self.needs_target = self.prior_from_truth  # type: ignore[misc]
@@ -586,6 +696,8 @@ class EntKLProp(_SizeLoss):
             prior = one_hot(target, logits.shape[1], log_p.dtype).flatten(2).mean(2)
         else:
             prior = prior_ratios(bounds, log_p.dtype)
+        if self.over == "batch":
+            predicted, prior = predicted.mean(0, keepdim=True), prior.mean(0, keepdim=True)
         return {
             "entropy": self.lamb_se * entropy(log_p, probs, self.weights_se),
             "prior": self.lamb_consprior * kl_divergence(predicted, prior),
@@ -597,6 +709,12 @@ class KLPropInv(_SizeLoss):
     """KL(prior ‖ predicted) over class ratios, the direction of AdaEnt (Bateson et al. 2020).
 
     (1/B) Σ_b Σ_k τ_{bk} [log(τ_{bk} + ε) − log(τ̂_{bk} + ε)]. The entropy of AdaEnt is a second tuple, SelfEntropy.
+
+    The published class of this name computes another thing: Σ_b KL(predicted ‖ prior), added up over the batch, where
+    one number is the prior of all classes and images, the first class's of the first image. `direction='predicted'` is
+    that sum, each class with its own prior. The other parameters of the published class (`curi`, `ivd`, `idc_c`,
+    `weights_se`, `lamb_se`, `lamb_consprior`, `lamb_conspred`, `inv_consloss`) change nothing, as published. A line
+    that has them is a pasted one, and the log says which way the loss goes.
     """
 
     compares_ratios = True
@@ -604,16 +722,40 @@ class KLPropInv(_SizeLoss):
     def __init__(
         self,
         *,
-        prop: str | None = None,
+        prop: str | bool | None = None,
         fn: str = "soft_size",
         power: float = 1.0,
+        direction: Literal["prior", "predicted"] = "prior",
         idc: Sequence[int] | None = None,
+        curi: bool | None = None,
+        ivd: bool | None = None,
+        idc_c: Sequence[int] | None = None,
+        weights_se: Sequence[float] | None = None,
+        lamb_se: float | None = None,
+        lamb_consprior: float | None = None,
+        lamb_conspred: float | None = None,
+        inv_consloss: float | bool | None = None,
     ) -> None:
         super().__init__(prop, fn, power)
+        if curi is False:
+            raise UserError(
+                "KLPropInv takes its prior from its bounds (published, 'curi': False ends in an error). Leave it out, "
+                "or take PreciseBounds, which measure the ground truth."
+            )
+        self.direction = direction
+        unused = (curi, ivd, idc_c, weights_se, lamb_se, lamb_consprior, lamb_conspred, inv_consloss)
+        if direction == "prior" and any(value is not None for value in unused):
+            self.note = (
+                "KLPropInv is KL(prior || predicted) here, a mean over the batch, the direction of AdaEnt; the "
+                "published class of this name adds up KL(predicted || prior): 'direction': 'predicted'."
+            )
 
     def forward(self, logits: Tensor, target: Tensor | None, bounds: Tensor) -> Tensor:
         log_p = log_probabilities(logits)
-        return kl_divergence(prior_ratios(bounds, log_p.dtype), self.ratios(log_p.exp()))
+        predicted, prior = self.ratios(log_p.exp()), prior_ratios(bounds, log_p.dtype)
+        if self.direction == "predicted":
+            return len(logits) * kl_divergence(predicted, prior)
+        return kl_divergence(prior, predicted)
 
 
 def kl_divergence(first: Tensor, second: Tensor) -> Tensor:
@@ -625,18 +767,33 @@ def kl_divergence(first: Tensor, second: Tensor) -> Tensor:
 class NaivePenalty(_SizeLoss):
     """Quadratic penalty on soft sizes outside their bounds (constrained domain adaptation, size losses).
 
-    (1/B) Σ_b Σ_{k ∈ idc} [max(0, lower − s)² + max(0, s − upper)²] / (W·H)², s = Σ_i p_i in pixels.
+    Of d_{bk} = max(0, lower − s) + max(0, s − upper), s = Σ_i p_i in pixels, over the classes `idc`, `reduction` makes
+        'sum'     Σ_b Σ_k d² / (W·H)²            the published one of the source-free code, the default
+        'mean'    the same by the batch, (1/B) Σ_b Σ_k d² / (W·H)²
+        'pixels'  mean_{b,k} d² / (W·H)          that of constrained domain adaptation (Bateson et al. 2021), whose
+                                                 weight of 2.5 is made for it: W·H/(B·|idc|) times the default
+    With fn 'norm_soft_size' s is the ratio times W·H. (There the published code compares ratios with pixels, and has
+    next to no gradient.) `curi` stands in published lines and changes nothing.
     """
 
     def __init__(
-        self, *, idc: Sequence[int] = (1,), prop: str | None = None, fn: str = "soft_size", power: float = 1.0
+        self,
+        *,
+        idc: Sequence[int] = (1,),
+        reduction: Literal["sum", "mean", "pixels"] = "sum",
+        prop: str | bool | None = None,
+        fn: str = "soft_size",
+        power: float = 1.0,
+        curi: bool = True,
     ) -> None:
         super().__init__(prop, fn, power)
-        self.idc = list(idc)
+        self.idc, self.reduction = list(idc), reduction
 
     def forward(self, logits: Tensor, target: Tensor | None, bounds: Tensor) -> Tensor:
         log_p = log_probabilities(logits)
         pixels = log_p[0, 0].numel()
         share, limits = pick(self.ratios(log_p.exp()), self.idc), pick(bounds, self.idc).to(log_p.dtype) / pixels
-        below, above = F.relu(limits[..., 0] - share), F.relu(share - limits[..., 1])
-        return (below**2 + above**2).sum(1).mean()
+        penalty = F.relu(limits[..., 0] - share) ** 2 + F.relu(share - limits[..., 1]) ** 2  # b |idc|
+        if self.reduction == "pixels":
+            return penalty.mean() * pixels
+        return penalty.sum() if self.reduction == "sum" else penalty.sum(1).mean()

@@ -23,7 +23,16 @@ from dataloader import parse_folders
 from distributed import ALONE, Team, join_team, leave_team
 from folder_lock import locked
 from interrupt import STOP, Interrupted
-from losses import Loss, LossSum, build_loss, check_company, check_folders, check_ignore, parse_losses
+from losses import (
+    Loss,
+    LossSum,
+    build_loss,
+    check_classes,
+    check_company,
+    check_folders,
+    check_ignore,
+    parse_losses,
+)
 from methods import METHODS, Method
 from methods.base import allow_tf32
 from networks import build_network, network_class
@@ -42,6 +51,7 @@ def build_losses(args: Namespace) -> tuple[LossSum, list[Any]]:
     specs = parse_losses(args.target_losses) if METHODS[args.method].segments else []
     bounds = [spec.bounds and BOUNDS.build(spec.bounds, args.n_class, **spec.bounds_params) for spec in specs]
     losses, params = [build_loss(spec) for spec in specs], read_params(args.scheduler_params)
+    check_classes(losses, args.n_class)
     check_company(losses, args.n_class)
     check_ignore(losses, args.ignore)
     check_sizes(losses, bounds, args)

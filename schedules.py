@@ -9,7 +9,7 @@ from typing import Any, Protocol
 
 from utils import Registry, UserError, read_literal
 
-SCHEDULES = Registry("scheduler")
+SCHEDULES = Registry("scheduler", typed=True)
 
 
 def read_params(text: str) -> dict[str, Any]:

@@ -1,6 +1,7 @@
 """What every module needs: errors a user can mend, registries, the OPT-string reader, safe file writing."""
 
 import ast
+import builtins
 import difflib
 import inspect
 import io
@@ -8,10 +9,13 @@ import os
 import random
 import re
 import sys
+import types
+import typing
+from collections import abc
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import IO, Any
+from typing import IO, Any, get_args, get_origin
 
 import numpy as np
 
@@ -42,9 +46,12 @@ class Registry:
     ... class Nothing: ...
     """
 
-    def __init__(self, kind: str, naming: Callable[[str], str] = str) -> None:
-        """`naming` makes the registered name out of the Python name, as in Registry("method", str.lower)."""
-        self.kind, self.naming = kind, naming
+    def __init__(self, kind: str, naming: Callable[[str], str] = str, typed: bool = False) -> None:
+        """`naming` makes the registered name out of the Python name, as in Registry("method", str.lower).
+
+        typed: whether `build` holds parameters to the types of the signature; entries that look themselves say more
+        """
+        self.kind, self.naming, self.typed = kind, naming, typed
         self._entries: dict[str, Callable[..., Any]] = {}
 
     def register(self, *aliases: str) -> Callable[[Any], Any]:
@@ -73,23 +80,75 @@ class Registry:
             raise UserError(f"There is no {self.kind} '{name}'.{nearest(str(name), self._entries)}")
         return self._entries[name]
 
+    def takes(self, name: str, parameter: str) -> bool:
+        """Whether the entry has this parameter."""
+        return parameter in inspect.signature(self[name]).parameters
+
     def build(self, name: str, *args: Any, **params: Any) -> Any:
         """The entry called with these parameters, each checked against its signature first.
 
-        Raises UserError for an unknown name, an unknown parameter or a missing one.
+        Raises UserError for an unknown name, an unknown parameter or a missing one, and where the registry is `typed`
+        for values that are not of the types that the signature states.
         """
         entry = self[name]
         signature = inspect.signature(entry)
-        keywords = {p.name for p in signature.parameters.values() if p.kind is p.KEYWORD_ONLY}
-        unknown = [key for key in params if key not in keywords]
+        known = {p.name: p.annotation for p in signature.parameters.values() if p.kind is p.KEYWORD_ONLY}
+        unknown = [key for key in params if key not in known]
         if unknown:
-            hint = nearest(unknown[0], keywords)
-            raise UserError(f"{self.kind} '{name}' has no parameter '{unknown[0]}'.{hint}")
+            raise UserError(f"{self.kind} '{name}' has no parameter '{unknown[0]}'.{nearest(unknown[0], known)}")
+        wrong = [
+            f"'{key}' takes {described(known[key])}, not {value!r}"
+            for key, value in params.items()
+            if self.typed and not fits(value, known[key])
+        ]
+        if wrong:
+            raise UserError(f"{self.kind} '{name}': {'; '.join(wrong)}.")
         try:
             signature.bind(*args, **params)
         except TypeError as error:
             raise UserError(f"{self.kind} '{name}': {error}. Its parameters: {signature}.") from error
         return entry(*args, **params)
+
+
+def fits(value: Any, kind: Any) -> bool:
+    """Whether a value is of the type that an annotation states; an annotation of another sort fits whatever comes.
+
+    A number is finite; 0 and 1 are also truth values; a list may be a tuple.
+    """
+    parts = get_args(kind)
+    match get_origin(kind) or kind:
+        case types.UnionType | typing.Union:
+            return any(fits(value, part) for part in parts)
+        case typing.Literal:
+            return any(type(value) is type(part) and value == part for part in parts)
+        case abc.Sequence:
+            return isinstance(value, list | tuple) and all(fits(each, parts[0]) for each in value)
+        case builtins.bool:
+            return isinstance(value, bool | int) and value in (0, 1)
+        case builtins.int:
+            return isinstance(value, int) and not isinstance(value, bool)
+        case builtins.float:
+            return isinstance(value, int | float) and not isinstance(value, bool) and abs(value) <= sys.float_info.max
+        case builtins.str | types.NoneType as exact:
+            return isinstance(value, exact)
+    return True
+
+
+def described(kind: Any) -> str:
+    """A type in words, for an error message."""
+    parts = get_args(kind)
+    match get_origin(kind) or kind:
+        case types.UnionType | typing.Union:
+            return " or ".join(described(part) for part in parts)
+        case typing.Literal:
+            return " or ".join(repr(part) for part in parts)
+        case abc.Sequence:
+            return f"a list of {_PLURALS.get(parts[0], 'values')}"
+    return _WORDS.get(kind, str(kind))
+
+
+_WORDS = {bool: "True or False", int: "a whole number", float: "a number", str: "a word", types.NoneType: "None"}
+_PLURALS = {int: "whole numbers", float: "numbers", str: "words"}
 
 
 # ---------------------------------------------------------------------------------------------- OPT strings
@@ -109,7 +168,7 @@ def read_literal(text: str) -> Any:
         return _literal(tree.body, text.strip())
     except SyntaxError as error:
         raise UserError(f"Cannot read {text!r}: {error.msg} at character {error.offset}.") from error
-    except (RecursionError, MemoryError, ValueError) as error:
+    except (RecursionError, MemoryError, ValueError, TypeError) as error:
         raise UserError(f"Cannot read the {len(text)} characters {text[:80]!r}…: {error}.") from error
 
 

@@ -78,7 +78,7 @@ class Method:
     @property
     def notes(self) -> list[str]:
         """What a reader of the log must know."""
-        return list(dict.fromkeys(part.note for part in self.loss.losses if part.note))
+        return self.loss.notes
 
     def extended(self, net: nn.Module) -> nn.Module:
         """The network together with what learns along with it; its call is a forward pass in training."""

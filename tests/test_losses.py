@@ -13,6 +13,7 @@ from losses import (
     LOSSES,
     LossSum,
     build_loss,
+    check_classes,
     check_company,
     check_folders,
     check_ignore,
@@ -81,6 +82,24 @@ def test_cross_entropy_ignores_its_index(logits, label):
     assert LOSSES.build("CrossEntropy")(logits, holes).item() == pytest.approx(expected.item(), abs=1e-9)
 
 
+def test_cross_entropy_ignores_the_index_of_torch(logits, label):
+    """-100, which no slice holds; a label that a caller of one's own put there is left out."""
+    expected = F.cross_entropy(logits, label)
+    loss = LOSSES.build("CrossEntropy", ignore_index=-100)
+    assert loss(logits, label).item() == pytest.approx(expected.item())
+    holes = label.clone()
+    holes[:, :2] = -100
+    assert loss(logits, holes).item() == pytest.approx(F.cross_entropy(logits, holes).item())
+
+
+def test_entropy_of_some_classes_is_by_what_they_have_of_the_image(logits):
+    """As published: -Σ ν p log p / Σ p."""
+    p, nu = logits.softmax(1)[:, [1, 3]], torch.tensor([0.5, 2.0]).double()
+    expected = -torch.einsum("k,bkwh,bkwh->", nu, p, p.log()) / p.sum()
+    got = LOSSES.build("SelfEntropy", idc=[1, 3], weights=[0.5, 2])(logits, None)
+    assert got.item() == pytest.approx(expected.item(), abs=1e-9)
+
+
 def test_entropy_is_the_published_formula(logits):
     p, nu = logits.softmax(1), torch.tensor([0.1, 0.9, 0.4, 0.2]).double()
     expected = -torch.einsum("k,bkwh,bkwh->", nu, p, (p + 1e-10).log()) / (B * W * H)
@@ -128,6 +147,30 @@ def test_klpropinv_is_the_other_direction(logits, bounds):
     assert LOSSES.build("KLPropInv")(logits, None, bounds).item() == pytest.approx(expected.item(), abs=1e-9)
 
 
+def test_klpropinv_published_way_round_adds_up_over_the_batch(logits, bounds):
+    predicted, prior = logits.softmax(1).flatten(2).mean(2), bounds[:, :, 0] / (W * H)
+    expected = (predicted * ((predicted + 1e-10).log() - (prior + 1e-10).log())).sum()
+    got = LOSSES.build("KLPropInv", direction="predicted")(logits, None, bounds)
+    assert got.item() == pytest.approx(expected.item(), abs=1e-9)
+
+
+def test_a_pasted_klpropinv_says_which_way_it_goes():
+    assert LOSSES.build("KLPropInv").note == LOSSES.build("KLPropInv", direction="predicted", curi=True).note == ""
+    assert "KL(prior || predicted) here" in LOSSES.build("KLPropInv", curi=True, inv_consloss=False).note
+    with pytest.raises(UserError, match="PreciseBounds"):
+        LOSSES.build("KLPropInv", curi=False)
+
+
+def test_ratios_over_the_batch_may_differ_from_image_to_image():
+    """What SHOT asks for: each class as often as another in the data, not in each image."""
+    sure = 40.0 * one_hot(torch.tensor([[[0, 0]], [[1, 1]]]), 2, torch.float64)
+    uniform = torch.ones(2, 2, 2, dtype=torch.float64)
+    by_image = LOSSES.build("EntKLProp")(sure, None, uniform)["prior"]
+    over_all = LOSSES.build("EntKLProp", over="batch")(sure, None, uniform)["prior"]
+    assert by_image.item() == pytest.approx(math.log(2), abs=1e-6)
+    assert over_all.item() == pytest.approx(0, abs=1e-9)
+
+
 def test_curi_false_takes_the_prior_from_the_ground_truth(logits, label):
     true = one_hot(label, K, torch.float64).flatten(2).sum(2)
     from_truth = LOSSES.build("EntKLProp", curi=False)(logits, label, None)["prior"]
@@ -138,10 +181,13 @@ def test_curi_false_takes_the_prior_from_the_ground_truth(logits, label):
 def test_penalty_is_zero_inside_its_bounds_and_quadratic_outside(logits):
     size = logits.softmax(1).flatten(2).sum(2)
     inside = torch.stack([size - 1, size + 1], 2)
-    above = torch.stack([size + 2, size + 3], 2)
-    loss = LOSSES.build("NaivePenalty", idc=[1, 2])
-    assert loss(logits, None, inside).item() == 0
-    assert loss(logits, None, above).item() == pytest.approx(2 * 2**2 / (W * H) ** 2)
+    above, below = torch.stack([size + 2, size + 3], 2), torch.stack([size - 3, size - 2], 2)
+    costs = {"sum": B * 2 * 2**2 / (W * H) ** 2, "mean": 2 * 2**2 / (W * H) ** 2, "pixels": 2**2 / (W * H)}
+    for reduction, cost in costs.items():
+        loss = LOSSES.build("NaivePenalty", idc=[1, 2], reduction=reduction)
+        assert loss(logits, None, inside).item() == 0
+        assert loss(logits, None, above).item() == pytest.approx(cost)
+        assert loss(logits, None, below).item() == pytest.approx(cost)
 
 
 def test_dice_by_hand():
@@ -176,6 +222,37 @@ def test_generalised_dice_teaches_an_image_without_the_organ():
     assert pushed[True] < 1e-9
 
 
+@pytest.mark.parametrize("name", ["DiceLoss", "GeneralizedDice"])
+@pytest.mark.parametrize(("n_class", "idc"), [(2, [1]), (3, [1, 2]), (3, [2])])
+def test_an_image_without_any_of_the_classes_costs_what_is_predicted_of_them(name, n_class, idc):
+    """Of no pixel 0, no reward below; pushed down alike wherever it is predicted; published: 1 or -1, no gradient."""
+    label = torch.zeros(2, W, H, dtype=torch.long)
+    x = torch.randn(2, n_class, W, H, dtype=torch.float64, generator=torch.Generator().manual_seed(5))
+    loss, published = LOSSES.build(name, idc=idc), LOSSES.build(name, idc=idc, legacy=True)
+    share = x.softmax(1)[:, idc].mean((0, 2, 3)).sum().item()
+    assert loss(x, label).item() == pytest.approx(share if name == "GeneralizedDice" else share / len(idc))
+    gap = torch.zeros_like(x)
+    gap[:, 0] = 10.0
+    assert loss(gap, label).item() == pytest.approx(0, abs=1e-4)
+    assert published(gap, label).item() > 0.5
+    assert loss(3 * gap, label).item() == pytest.approx(0, abs=1e-9)
+    x.requires_grad_()
+    (ours,) = torch.autograd.grad(loss(x, label), x)
+    (theirs,) = torch.autograd.grad(published(x, label), x)
+    assert (ours[:, 0] < 0).all()  # the background grows in each pixel
+    assert ours.abs().sum() > 1e-2 > 1e-6 > theirs.abs().sum()
+
+
+def test_dice_of_an_absent_class_beside_one_that_is_there():
+    """By hand: the one that is there as ever, the absent one by its share of the image; `smooth` is the old formula."""
+    label = torch.tensor([[[0, 1], [1, 1]]])
+    logits = 40.0 * one_hot(torch.tensor([[[2, 0], [1, 1]]]), 3, torch.float64)
+    loss = LOSSES.build("DiceLoss", idc=[1, 2])(logits, label)
+    assert loss.item() == pytest.approx((1 - 4 / 5 + 1 / 4) / 2, abs=1e-6)
+    smooth = LOSSES.build("DiceLoss", idc=[1, 2], smooth=1)(logits, label)
+    assert smooth.item() == pytest.approx((1 - 5 / 6 + 1 - 1 / 2) / 2, abs=1e-6)
+
+
 def test_generalised_dice_of_an_absent_class_still_teaches_the_others():
     label = torch.zeros(1, W, H, dtype=torch.long)
     label[:, 1:3, 1:3] = 1  # class 2 is absent
@@ -202,6 +279,14 @@ def test_neg_cross_entropy_reads_uniform_images_alone(logits, label):
     loss = LOSSES.build("NegCrossEntropy", idc=[0])
     assert loss(logits, label).item() == pytest.approx(expected.item())
     assert loss(logits[[0, 2]], label[[0, 2]]).item() == 0
+
+
+def test_bcegdice_with_lamb_is_the_published_sum(logits, label):
+    got = LOSSES.build("BCEGDice", lamb=0.3)(logits, label)
+    assert got["ce"].item() == LOSSES.build("CrossEntropy")(logits, label).item()
+    assert got["gdice"].item() == pytest.approx(0.3 * LOSSES.build("GeneralizedDice")(logits, label).item())
+    with pytest.raises(UserError, match="leave one of them out"):
+        LOSSES.build("BCEGDice", lamb=0.3, alpha=0.5)
 
 
 def test_bcegdice_is_the_mean_of_its_two_parts(logits, label):
@@ -456,6 +541,52 @@ def test_published_tuple_without_lamb_conspred_builds():
 def test_a_bad_line_is_refused(text, message):
     with pytest.raises(UserError, match=message):
         [build_loss(spec) for spec in parse_losses(text)]
+
+
+@pytest.mark.parametrize(
+    ("line", "message"),
+    [
+        ("('DiceLoss', {'idc': 1}, 1)", "'idc' takes a list of whole numbers or None, not 1"),
+        ("('DiceLoss', {'idc': [1.5], 'smooth': 'a'}, 1)", r"not \[1.5\]; 'smooth' takes a number or None, not 'a'"),
+        ("('CrossEntropy', {'weights': 2}, 1)", "'weights' takes a list of numbers or None, not 2"),
+        ("('CrossEntropy', {'ignore_index': None}, 1)", "'ignore_index' takes a whole number, not None"),
+        ("('FocalLoss', {'gamma': 1e999}, 1)", "'gamma' takes a number, not inf"),
+        ("('HausdorffLoss', {'inner': 2}, 1)", "'inner' takes True or False, not 2"),
+        ("('NaivePenalty', {'reduction': 'avg'}, 'B', {}, None, 1)", "takes 'sum' or 'mean' or 'pixels', not 'avg'"),
+        ("('NaivePenalty', {'fn': 'soft_size'}, 'B', {}, 'norm_soft_size', 1)", "has two size functions"),
+        ("('DiceLoss', {3: 1}, 1)", "Cannot read the loss"),
+        ("('DiceLoss', {}, True)", "the weight is a number"),
+        ("('DiceLoss', {}, 'B', [1], None, 1)", "Cannot read the loss"),
+        ("('DiceLoss', {}, 5, {}, None, 1)", "Cannot read the loss"),
+        ("('DiceLoss', {[1]: 2}, 1)", "Cannot read"),
+    ],
+)
+def test_a_parameter_of_another_type_is_refused_when_the_loss_is_built(line, message):
+    with pytest.raises(UserError, match=message):
+        [build_loss(spec) for spec in parse_losses(f"[{line}]")]
+
+
+def test_a_size_function_reaches_the_losses_that_measure_sizes_alone():
+    """Published losses take it all and use it where they measure; twice the same is once."""
+    first = "('CrossEntropy', {}, None, None, 'soft_size', 1)"
+    specs = parse_losses(f"[{first}, ('NaivePenalty', {{'fn': 'soft_size'}}, 'B', {{}}, 'soft_size', 1)]")
+    assert [getattr(build_loss(spec), "proportion", None) for spec in specs] == [None, mean_proportion]
+
+
+@pytest.mark.parametrize("name", list(LOSSES))
+@pytest.mark.parametrize("idc", [[K], [-1], [1, 1], []])
+def test_classes_that_are_not_there_are_refused_before_any_data(name, idc):
+    if not LOSSES.takes(name, "idc") or name == "KLPropInv":
+        return  # KLPropInv: published lines carry it without effect
+    with pytest.raises(UserError, match=f"{LOSSES[name].__name__}: .*(idc|classes)"):
+        check_classes([LOSSES.build(name, idc=idc)], K)
+
+
+def test_all_losses_that_do_not_fit_the_classes_are_listed():
+    losses = [LOSSES.build("CrossEntropy", weights=[1, 2]), LOSSES.build("EntKLProp", weights_se=[1])]
+    with pytest.raises(UserError, match="CrossEntropy: .*one weight a class.* EntKLProp: .*one weight a class"):
+        check_classes(losses, K)
+    check_classes([LOSSES.build(name) for name in LOSSES], K)
 
 
 def test_wrong_number_of_weights_is_refused(logits, label):

@@ -203,8 +203,22 @@ def test_parity_trains_on_published_maps_with_the_published_rule(name):
     plain, parity = (dry_run(name, "SIZE=full", *words)[0] for words in ((), ("PARITY=1",)))
     assert "--schedule " in parity
     assert "dist_map_legacy" in parity
+    assert "'HausdorffDTLoss', {'inner': True," in parity
     assert "--schedule " not in plain
-    assert "legacy" not in plain
+    few = [line for line in plain.splitlines() if "PooledUNet" in line]  # as published with or without PARITY
+    assert not [line for line in plain.splitlines() if line not in few and ("legacy" in line or "inner" in line)]
+
+
+def test_parity_of_pseudo_labels_draws_the_threshold_as_published():
+    plain, parity = (dry_run("brats.make", *words)[0] for words in ((), ("PARITY=1",)))
+    published = "--threshold_moves network --threshold_draw published"
+    of_learnt = [line for line in parity.splitlines() if "--threshold learnt" in line]
+    assert of_learnt
+    assert all(published in line for line in of_learnt)
+    trained = [line for line in parity.splitlines() if "main.py" in line]
+    assert all("--skip_empty 0.005" in line for line in trained)
+    assert published not in plain
+    assert "--skip_empty" not in plain
 
 
 @pytest.mark.parametrize("name", BOUNDARY)

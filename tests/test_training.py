@@ -30,6 +30,7 @@ EVERY_LOSS = {
     "BCEGDice": "('BCEGDice', {}, 1)",
     "BoundaryLoss": "('BoundaryLoss', {'force': True}, 1)",
     "HausdorffDTLoss": "('HausdorffDTLoss', {}, 1)",
+    "HausdorffLoss": "('HausdorffLoss', {}, 1)",
     "SelfEntropy": "('SelfEntropy', {'weights': [0.1, 0.9]}, 1)",
     "EntKLProp": f"('EntKLProp', {{'weights_se': [0.1, 0.9]}}, {PRIOR})",
     "KLPropInv": f"('KLPropInv', {{}}, {PRIOR})",
