@@ -6,6 +6,7 @@
 #   make -f brats.make ablations                 other priors and posteriors of the threshold, and one table of all
 #   make -f brats.make sweep                     IoU by the size of the window that evaluation slides, as published
 #   make -f brats.make results/brats/segpl_vi SEED=1 RD=results/brats-seed1 | make -f brats.make help
+#   make -f brats.make PARITY=1 SEED=1024 RD=results/brats-parity    as published, faults included
 #
 # Data: data/brats if it is there; else cut from data/brats_volumes; else that is unpacked from data/Task01_BrainTumour.tar,
 # checked against data/brats.lineage; else it is a phantom. To add an experiment: its name in TRN or ABL, and an OPT line.
@@ -33,13 +34,16 @@ SLICE   = --image '$(TASK)/imagesTr/BRATS_*.nii.gz' --label '$(TASK)/labelsTr/BR
 COMMON  = --target_dataset $(DATA) --target_folders "[('IMG', nii_transform, False), ('GT', nii_gt_transform, False)]" \
           --grp_regex '(BRATS_\d+)' --network $(NET) --n_class 2 --crop $(WINDOW) --overlap $(OVERLAP) --method pseudo_label \
           --batch_size 2 --target_losses "$(HALVES)" --optimiser adamw --l_rate 1e-3 --weight_decay 5e-4 \
-          --lr_rule poly --poly_power 0.99 --steps $(STEPS) --n_epoch $(EPOCHS) --eval_every $(EVERY)
+          --lr_rule poly --poly_power 0.99 $(if $(PARITY),--skip_empty 0.005) --steps $(STEPS) --n_epoch $(EPOCHS) --eval_every $(EVERY)
 # half soft Dice, half cross-entropy, of labels and pseudo labels alike
 HALVES  = [('DiceLoss', {'idc': [1], 'smooth': 1}, 0.5), ('CrossEntropy', {}, 0.5)]
 
 # -- settings: as published, 25,000 steps, and what shows the point on the small phantom ---------------------------------
-# Published runs have SEED=1024, skip labels with less than 0.5 % of tumour (--skip_empty 0.005), and let the gradient of
-# the threshold into the network (--threshold_moves network), which here unlearns to segment before it comes back.
+# PARITY=1 trains as published, faults included: labels and pseudo labels with less than 0.5 % of tumour teach nothing; the
+# gradient of the threshold goes into the network, which unlearns to segment before it comes back; the threshold is what was
+# drawn, however far from its prior. (The published seed is 1024.)
+PARITY :=
+AS_PUBLISHED = --threshold_moves network --threshold_draw published
 ifneq ($(PHANTOM),small)
 NET     = UNet3D:width=10,depth=3,binary=True
 SPLIT   = --train 8 --val $(if $(PHANTOM),16,476)
@@ -71,7 +75,7 @@ DIMWIT  = UNet3D:width=2,depth=1
 # labels of the network's own, where its probability is above a threshold, learnt from once it has learnt the others
 unlabelled = --batch_u $(1) --warmup_start $(2) --warmup $(3)
 # the threshold is drawn from a posterior, which is held to a prior: its mean, its standard deviation
-learnt     = --threshold learnt --prior_mu $(1) --prior_sd $(2)
+learnt     = --threshold learnt --prior_mu $(1) --prior_sd $(2) $(if $(PARITY),$(AS_PUBLISHED))
 
 # -- runs -------------------------------------------------------------------------------------------------------------
 # the labelled volumes alone (exp1)

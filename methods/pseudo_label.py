@@ -8,9 +8,12 @@ probable than a threshold, its own prediction becomes the label of the images wi
 
 SegPL has a fixed T_h. In SegPL-VI it is a latent variable with the prior N(μ_p, σ_p²) and a posterior N(μ_q, σ_q²) in
 256 dimensions, which two linear layers predict from the pooled map that the classifier reads. A step has one T_h, the
-mean of a draw over its images and the dimensions; where that lies further than 2 σ_p from μ_p, it is μ_p (so the
-published code). A step whose pseudo labels cost nothing, or whose T_h lies outside of (--conf_lower, 1), learns from
-the ground truth alone.
+mean of a draw over its images and the dimensions. A step whose pseudo labels cost nothing, or whose T_h lies outside of
+(--conf_lower, 1), learns from the ground truth alone.
+
+A T_h that lies further than 2 σ_p from μ_p is μ_p here. The published training has this rule commented out: there a
+fresh network draws a T_h near 0, at which nearly everything is foreground, until the KL has moved it. --threshold_draw
+published does the same, and draws with the deviation that the layers predict, whatever --post_sd says of the KL.
 
 The KL adds up 256 dimensions and begins in the hundreds, where the other losses are below 1. As published its gradient
 goes through the pooled map into the network, which then unlearns to segment; a short training does not come back from
@@ -47,9 +50,9 @@ class Gaussian(NamedTuple):
     sd: Tensor
 
     def kl(self, other: "Gaussian") -> Tensor:
-        """KL(self ‖ other) of each, in closed form."""
+        """KL(self ‖ other) of each, in closed form; as published, no gradient goes through the logarithm of other's."""
         distance = (self.sd**2 + (self.mean - other.mean) ** 2) / (2 * other.sd**2)
-        return torch.log(other.sd / self.sd) + distance - 0.5
+        return torch.log(other.sd.detach() / self.sd) + distance - 0.5
 
 
 class WithThreshold(nn.Module):
@@ -98,9 +101,13 @@ class PseudoLabel(Method):
         super().__init__(net, loss, args, team)
 
     def extended(self, net: nn.Module) -> nn.Module:
-        wanted = {"mean": self.args.post_mu == 0, "log_variance": self.args.post_sd == 0}
+        args = self.args
+        wanted = {"mean": args.post_mu == 0, "log_variance": args.post_sd == 0 or args.threshold_draw == "published"}
         learnt = [name for name, is_learnt in wanted.items() if is_learnt and self.learns_threshold]
-        return WithThreshold(net, learnt, self.args.threshold_moves == "head").to(self.args.device)
+        module = WithThreshold(net, learnt, args.threshold_moves == "head").to(args.device)
+        if "log_variance" in learnt and args.post_sd and not args.straight_through:
+            module.head["log_variance"].requires_grad_(False)  # drawn with, and learnt by nothing
+        return module
 
     @property
     def columns(self) -> list[str]:
@@ -110,7 +117,7 @@ class PseudoLabel(Method):
 
     @property
     def notes(self) -> list[str]:
-        if self.args.straight_through or not self.module.head:
+        if self.args.straight_through or not self.learns_threshold or (self.args.post_mu and self.args.post_sd):
             return super().notes
         return [
             *super().notes,
@@ -187,14 +194,20 @@ class PseudoLabel(Method):
         if not self.learns_threshold:
             return {"threshold": torch.full((), self.args.threshold_value, device=logits[0].device)}
         confidence = mean_foreground(logits)
+        if self.args.threshold_moves == "head":
+            confidence = confidence.detach()  # or the KL would learn to be unsure
         prior = self.prior(confidence)
-        posterior = self.posterior(confidence, prior, head, sum(map(len, logits)))
+        posterior = self.posterior(confidence, head, sum(map(len, logits)))
         # The same in every process, which the state of torch's own generator is not.
         self.generator.manual_seed(self.step_seed)
         noise = torch.randn(posterior.mean.shape, generator=self.generator, device=confidence.device)
-        drawn = (posterior.mean + noise * posterior.sd).mean()
-        threshold = torch.where((drawn - prior.mean).abs() > 2 * prior.sd, prior.mean, drawn)
-        kl = posterior.kl(prior).sum(1).mean()
+        as_published = self.args.threshold_draw == "published"
+        spread_of_draw = deviation(head["log_variance"]) if as_published else posterior.sd
+        threshold = (posterior.mean + noise * spread_of_draw).mean()
+        if not as_published:
+            threshold = torch.where((threshold - prior.mean).abs() > 2 * prior.sd, prior.mean, threshold)
+        kl = posterior.kl(prior)
+        kl = kl.mean() if self.args.post_mu and self.args.post_sd else kl.sum(1).mean()  # numbers, or 256 dimensions
         return {"threshold": threshold, "kl": kl, "prior_mu": prior.mean, "prior_sd": prior.sd}
 
     def prior(self, confidence: Tensor) -> Gaussian:
@@ -203,13 +216,12 @@ class PseudoLabel(Method):
         mean = confidence if args.pri_mu else torch.full_like(confidence, args.prior_mu)
         return Gaussian(mean, spread(mean) if args.pri_sd else torch.full_like(mean, args.prior_sd))
 
-    def posterior(self, confidence: Tensor, prior: Gaussian, head: Mapping[str, Tensor], count: int) -> Gaussian:
-        """(count,256): from the head, from the confidence, or the prior's."""
-        mean = head["mean"].float().relu() if "mean" in head else (confidence, prior.mean)[self.args.post_mu - 1]
-        if "log_variance" in head:
-            sd = (head["log_variance"].float() / 2).exp()
-        else:
-            sd = spread(mean) if self.args.post_sd == 1 else prior.sd
+    def posterior(self, confidence: Tensor, head: Mapping[str, Tensor], count: int) -> Gaussian:
+        """(count,256): from the head, from the confidence, or as given for the prior, whatever that is now."""
+        args = self.args
+        given = Gaussian(*(torch.full_like(confidence, value) for value in (args.prior_mu, args.prior_sd)))
+        mean = head["mean"].float().relu() if args.post_mu == 0 else (confidence, given.mean)[args.post_mu - 1]
+        sd = deviation(head["log_variance"]) if args.post_sd == 0 else (spread(mean), given.sd)[args.post_sd - 1]
         return Gaussian(mean.expand(count, DIMENSIONS), sd.expand(count, DIMENSIONS))
 
 
@@ -242,14 +254,20 @@ def add_threshold_arguments(group: _ArgumentGroup, warmup_start: float, warmup: 
     add("--prior_sd", type=float, default=0.15, help="learnt: standard deviation of its prior")
     add("--pri_mu", type=int, choices=(0, 1), default=0, help="prior mean: 0 given, 1 mean foreground probability")
     add("--pri_sd", type=int, choices=(0, 1), default=0, help="prior deviation: 0 given, 1 min(μ, 1 − μ)/2 of its mean")
-    add("--post_mu", type=int, choices=(0, 1, 2), default=0, help="posterior mean: 0 learnt, 1 as --pri_mu 1, 2 prior")
-    add("--post_sd", type=int, choices=(0, 1, 2), default=0, help="its deviation: 0 learnt, 1 as --pri_sd 1, 2 prior")
+    add("--post_mu", type=int, choices=(0, 1, 2), default=0, help="posterior: 0 learnt, 1 as --pri_mu 1, 2 --prior_mu")
+    add("--post_sd", type=int, choices=(0, 1, 2), default=0, help="posterior: 0 learnt, 1 as --pri_sd 1, 2 --prior_sd")
     add("--straight_through", action="store_true", help="learnt: the losses on the pseudo labels move it too")
     add(
         "--threshold_moves",
         choices=("head", "network"),
         default="head",
-        help="where the gradient of the threshold ends: in the layers that predict it, or in the network (published)",
+        help="where the gradient of the KL ends: in the layers of the threshold, or in the network (published)",
+    )
+    add(
+        "--threshold_draw",
+        choices=("held", "published"),
+        default="held",
+        help="a draw further than two deviations from the mean of its prior: becomes that mean, or stays as it is",
     )
     add("--alpha", type=float, default=1.0, help="weight of all that is without labels, after its warm-up")
     add("--beta", type=float, default=1.0, help="weight of the losses on the pseudo labels")
@@ -263,7 +281,7 @@ def add_threshold_arguments(group: _ArgumentGroup, warmup_start: float, warmup: 
         type=float,
         default=0.0,
         help="ground truth with a smaller share of foreground makes all terms of its step 0, pseudo labels their own "
-        "(published 0.005, in its code 0.0005); the optimiser steps on",
+        "(published 0.005); the optimiser steps on (published: it does not)",
     )
 
 
@@ -284,6 +302,8 @@ def check_settings(args: Namespace) -> None:
         wrong.append(f"--threshold_value {args.threshold_value:g} (above --conf_lower {args.conf_lower:g}, below 1)")
     if args.straight_through and (is_fixed or (args.post_mu and args.post_sd)):
         wrong.append("--straight_through (only with --threshold learnt, and --post_mu 0 or --post_sd 0)")
+    if is_fixed and args.threshold_draw != "held":
+        wrong.append(f"--threshold_draw {args.threshold_draw} (only with --threshold learnt)")
     if wrong:
         raise UserError(f"--method {args.method} cannot have {listing(wrong)}; what it can have stands in brackets.")
 
@@ -320,8 +340,12 @@ def ramp_up(share: float, start: float, length: float) -> float:
 
 
 def mean_foreground(logits: Sequence[Tensor]) -> Tensor:
-    """Scalar: mean probability of the foreground over all images; no gradient, or the KL would learn to be unsure."""
-    return 1 - torch.cat([log_probabilities(each.detach())[:, 0] for each in logits]).exp().mean()
+    """Scalar: mean probability of the foreground over all images."""
+    return 1 - torch.cat([log_probabilities(each)[:, 0] for each in logits]).exp().mean()
+
+
+def deviation(log_variance: Tensor) -> Tensor:
+    return (log_variance.float() / 2).exp()
 
 
 def spread(mean: Tensor) -> Tensor:

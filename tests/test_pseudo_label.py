@@ -198,11 +198,84 @@ def test_every_posterior_with_every_prior(flags):
     assert (terms["prior_mu"].item(), terms["prior_sd"].item()) == pytest.approx((mu_p, sd_p), rel=1e-4)
     assert ("mean" in method.module.head, "log_variance" in method.module.head) == (post_mu == 0, post_sd == 0)
     if post_mu and post_sd:
-        mu_q = (confidence, mu_p)[post_mu - 1]
-        sd_q = (min(mu_q, 1 - mu_q) / 2, sd_p)[post_sd - 1]
-        kl = 256 * kl_divergence(*(Normal(torch.tensor(mu), sd) for mu, sd in ((mu_q, sd_q), (mu_p, sd_p)))).item()
+        mu_q = (confidence, 0.7)[post_mu - 1]
+        sd_q = (min(mu_q, 1 - mu_q) / 2, 0.15)[post_sd - 1]
+        kl = kl_divergence(*(Normal(torch.tensor(mu), sd) for mu, sd in ((mu_q, sd_q), (mu_p, sd_p)))).item()
         assert terms["kl"].item() == pytest.approx(0.1 * kl, rel=1e-3, abs=1e-3)
         assert abs(terms["threshold"].item() - mu_q) < sd_q or terms["threshold"].item() == pytest.approx(mu_p)
+
+
+def published_inputs():
+    """Of three images: a head's two outputs and the logits of four by five pixels, by formula."""
+    b, d = torch.arange(3.0).view(3, 1), torch.arange(256.0).view(1, 256)
+    head = {
+        "mean": (0.3 + 0.2 * torch.sin(1 + b + 0.1 * d)).requires_grad_(),
+        "log_variance": (-1 + 0.5 * torch.cos(2 * b + 0.05 * d)).requires_grad_(),
+    }
+    f = (1.5 * torch.sin(torch.arange(60.0).view(3, 4, 5))).requires_grad_()
+    return head, f
+
+
+# flags of posterior and prior; what kld_loss of EM-BPL-Semi-Seg gives: its value, the sums of its absolute gradient
+# by the head's mean, by its log variance, and by the logits
+PUBLISHED_KL = [
+    ("0000", 2754.5178, (4527.7515, 2097.4541, 0.0)),
+    ("0011", 612.43481, (893.07953, 708.87787, 952.22998)),
+    ("1000", 1943.4987, (0.0, 2097.4541, 420.91251)),
+    ("2010", 1943.4987, (0.0, 2097.4541, 420.91251)),
+    ("0201", 1014.6941, (4527.7515, 0.0, 0.0)),
+    ("2211", 0.47622895, (0.0, 0.0, 0.22886743)),
+    ("1100", 1.1362028, None),  # whose published gradient lacks that of a logarithm
+]
+
+
+@pytest.mark.parametrize(("flags", "value", "gradient"), PUBLISHED_KL)
+def test_the_kl_is_the_published_one_and_so_is_its_gradient_into_the_network(flags, value, gradient):
+    names = ("--post_mu", "--post_sd", "--pri_mu", "--pri_sd")
+    method = build(*LEARNT, "--threshold_moves", "network", *itertools.chain(*zip(names, flags, strict=True)))
+    head, f = published_inputs()
+    kl = method.draw_threshold([torch.stack([torch.zeros_like(f), f], 1)], head)["kl"]
+    assert kl.item() == pytest.approx(value, rel=1e-5)
+    if gradient is None:
+        return
+    found = torch.autograd.grad(kl, [*head.values(), f], allow_unused=True)
+    assert [0 if each is None else each.abs().sum().item() for each in found] == pytest.approx(gradient, rel=1e-4)
+
+
+def test_with_its_gradient_held_back_the_kl_does_not_reach_the_logits():
+    method = build(*LEARNT, "--pri_mu", "1", "--pri_sd", "1")
+    head, f = published_inputs()
+    kl = method.draw_threshold([torch.stack([torch.zeros_like(f), f], 1)], head)["kl"]
+    assert torch.autograd.grad(kl, f, allow_unused=True)[0] is None
+
+
+@pytest.mark.parametrize("flags", [("0", "0"), ("0", "1"), ("2", "2"), ("1", "2")])
+def test_the_published_draw_stays_where_it_falls_and_has_the_learnt_deviation(flags):
+    """Far from a prior of 0.9 +- 0.02; held, it is the mean of the prior."""
+    post = ("--post_mu", flags[0], "--post_sd", flags[1], "--prior_mu", "0.9", "--prior_sd", "0.02")
+    head, f = published_inputs()
+    logits = [torch.stack([torch.zeros_like(f), f], 1)]
+    method = build(*LEARNT, *post, "--threshold_draw", "published")
+    method.begin_step(0, seed=7)
+    noise = torch.randn(3, 256, generator=torch.Generator().manual_seed(7))
+    mean = (head["mean"].relu(), f.sigmoid().mean(), torch.tensor(0.9))[int(flags[0])]
+    expected = (mean + noise * (head["log_variance"] / 2).exp()).mean().item()
+    assert method.draw_threshold(logits, head)["threshold"].item() == pytest.approx(expected, rel=1e-5)
+    assert abs(expected - 0.9) > 1e-3
+    layer = method.module.head["log_variance"]
+    assert all(p.requires_grad == (flags[1] == "0") for p in layer.parameters())
+    method.step(make_batches())
+    held = build(*LEARNT, *post)
+    held.begin_step(0, seed=7)
+    if flags == ("0", "0"):
+        assert held.draw_threshold(logits, head)["threshold"].item() == pytest.approx(0.9)
+
+
+def test_a_fresh_network_draws_a_threshold_near_0_as_published():
+    """Where nearly everything is foreground: the reason for holding it to its prior."""
+    for flags, low, high in ((("--threshold_draw", "published"), -0.2, 0.3), ((), 0.7, 0.7)):
+        method = build(*LEARNT, *flags)
+        assert low - 1e-6 <= method.step(make_batches())[0]["threshold"].item() <= high + 1e-6
 
 
 def test_before_the_warm_up_it_is_supervised_learning():
@@ -419,6 +492,7 @@ def test_the_threshold_is_computed_in_fp32_under_bf16():
         (("--prior_mu", "1.5", "--temperature", "0"), r"--prior_mu 1.5 \(0 to 1\), --temperature 0"),
         (("--threshold_value", "0.5", "--conf_lower", "0.7"), "above --conf_lower 0.7, below 1"),
         (("--straight_through",), "only with --threshold learnt"),
+        (("--threshold_draw", "published"), r"--threshold_draw published \(only with --threshold learnt"),
         ((*LEARNT, "--straight_through", "--post_mu", "2", "--post_sd", "2"), "--post_mu 0 or --post_sd 0"),
     ],
 )
