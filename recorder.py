@@ -11,7 +11,7 @@ from dataloader import read_card
 from evaluation import Evaluation, class_mean, nanmean, score_patients_of
 from methods import Method
 from metrics import DISTANCES, dice
-from run_data import AnySet, AnyStream
+from run_data import AnySet, AnyStream, label_uses
 from run_folder import CsvLog, RunFolder, describe_code, write_masks, write_volumes
 
 Trained = dict[str, np.ndarray]  # what training.train_epoch returns
@@ -166,6 +166,11 @@ class Recorder:
         supervision = sorted({bound.supervision for bound in bounds if bound is not None} - {"none"})
         if self.args.n_labelled and self.train:
             supervision.append(f"labels of {self.args.n_labelled}")
+        elif self.train and self.method.labelled and any(part.needs_target for part in self.method.loss.losses):
+            supervision.insert(0, self.method.supervision)  # beside what the sizes knew
+        used = label_uses(self.args)
+        for name, how in used.items():
+            print(f"Labels shaped the images of {name}: {how}.", flush=True)
         self.folder.write_json(
             "provenance.json",
             describe_code()
@@ -180,6 +185,7 @@ class Recorder:
                 "device": self.args.device,
                 "supervision": ", ".join(supervision) or self.method.supervision,
                 "oracle": any("oracle" in words for words in supervision),
+                "uses_labels": used,
                 "csv": self.csv_name,
                 "image_folder": reference.folders[0].folder,
                 "label_folder": self.val.folders[1].folder if self.scored else None,

@@ -168,6 +168,19 @@ def describe_preprocessing(args: Namespace) -> dict[str, Any]:
     }
 
 
+def label_uses(args: Namespace) -> dict[str, str]:
+    """Set -> in what way labels shaped its images (a crop round them, a scale by them), as the sets' cards tell.
+
+    Of every set that the run reads; one whose images no label has touched is left out.
+    """
+    streams = METHODS[args.method].streams_of(args) if args.mode == "learn" else ()
+    others = {"source": args.source_dataset, "unlabelled": args.unlabelled_dataset}
+    roots = [args.target_dataset, *(root for name, root in others.items() if root and name in streams)]
+    cards = {root: read_card(root) for root in dict.fromkeys(roots)}
+    told = {root: card["uses_labels"] for root, card in cards.items() if card.get("uses_labels")}
+    return {str(cards[root].get("name") or root.name): str(how) for root, how in told.items()}
+
+
 def describe_inputs(
     args: Namespace, streams: Mapping[str, AnyStream], val: Stream | WholeStream | None
 ) -> dict[str, str]:

@@ -69,6 +69,12 @@ class Run:
         return bool(self.provenance["dataset"].get("phantom"))
 
     @property
+    def label_uses(self) -> dict[str, str]:
+        """Set -> in what way labels shaped its images; a run of before knew it of its target set alone."""
+        how = self.provenance["dataset"].get("uses_labels")
+        return self.provenance.get("uses_labels", {self.set_name: how} if how else {})
+
+    @property
     def scored(self) -> bool:
         """Whether there was ground truth to compare with; a pre-training, which segments nothing yet, has no scores."""
         return bool(self.provenance.get("scored", not self.provenance.get("pretraining")))

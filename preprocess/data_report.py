@@ -95,6 +95,7 @@ def summarise(survey: Survey) -> dict[str, Any]:
     """The numbers of a set in plain types."""
     return {
         "phantom": survey.phantom,
+        "uses_labels": survey.card.get("uses_labels"),
         "images": survey.images,
         "labels": survey.labels or None,
         "n_class": survey.n_class,
@@ -143,6 +144,8 @@ def as_text(surveys: Sequence[Survey], problems: Sequence[Fault]) -> str:
     lines = [f"Data report: {listing([survey.root for survey in surveys])}"]
     if made_up := [survey.set_name for survey in surveys if survey.phantom]:
         lines += boxed([f"PHANTOM: made-up images in {listing(made_up)}; nothing here says anything about real ones."])
+    used = [(survey.set_name, survey.card["uses_labels"]) for survey in surveys if survey.card.get("uses_labels")]
+    lines += [f"LABELS SHAPED THE IMAGES of {name}: {how}." for name, how in used]
     groups = group(problems)
     lines += ["", f"PROBLEMS ({len(groups)})" if groups else ALL_IS_WELL]
     for number, (what, which) in enumerate(groups.items(), 1):

@@ -148,4 +148,6 @@ def describe(card: Mapping[str, Any]) -> str:
     if card["foreground_cut_away"]:
         lost = [f"{patient} {n}" for patient, n in card["foreground_cut_away"].items()]
         text += f"\nThe cut to size left voxels of a class outside, in {listing(lost, 40)}; a larger --size keeps them."
+    if card["uses_labels"]:
+        text += f"\nLabels shaped its images: {card['uses_labels']}."
     return text

@@ -425,7 +425,7 @@ def describe(card: Mapping[str, Any]) -> str:
     scale = card["scale"]
     scaled = f"; scale {scale['mean']:.6g} ± {scale['sd']:.6g}" if scale else ""
     classes = f"{card['n_class']} classes" if card["n_class"] else "no labels"
-    used = f"\nLabels shape what a network sees of it: {card['uses_labels']}." if card["uses_labels"] else ""
+    used = f"\nLabels shaped its images: {card['uses_labels']}." if card["uses_labels"] else ""
     return f"{card['name']}: {listing(counts)}; {classes}, {card['channels'][IMAGE]} channels{scaled}{used}"
 
 

@@ -6,6 +6,8 @@ from typing import Any
 
 from run_files import Run, unique
 
+SHAPED = "labels in preprocessing"
+
 
 def marks(run: Run, runs: Sequence[Run]) -> list[str]:
     """What a reader must know before comparing this run with the others."""
@@ -25,7 +27,8 @@ def no_learning(run: Run) -> bool:
 
 
 def supervision(run: Run) -> str:
-    return str(run.provenance.get("supervision", ""))
+    """What had to be known of the training images, and whether labels shaped any image that the run saw."""
+    return str(run.provenance.get("supervision", "")) + f", {SHAPED}" * bool(run.label_uses)
 
 
 def progress(run: Run, which: str) -> str:
@@ -53,7 +56,8 @@ def notes_of(runs: Sequence[Run]) -> list[str]:
         notes.append("ORACLE: the run was told what only target labels tell; it is a bound, no competitor.")
     if any(map(no_learning, runs)):
         notes.append("lr 0: the same run with learning rate 0; what it gains comes from batch-norm statistics alone.")
-    return notes
+    uses = dict.fromkeys(f"{name}: {how}" for run in runs for name, how in run.label_uses.items())
+    return notes + [f"{SHAPED[0].upper()}{SHAPED[1:]}, {use}." for use in uses]
 
 
 def facts(run: Run, which: str) -> dict[str, Any]:
@@ -65,6 +69,7 @@ def facts(run: Run, which: str) -> dict[str, Any]:
         "epoch": run.epoch(which),
         "epochs": len(run.metrics),
         "supervision": supervision(run),
+        "uses_labels": "; ".join(f"{name}: {how}" for name, how in run.label_uses.items()),
         **{key: int(bool(run.provenance.get(key))) for key in ("oracle", "debug")},
         "phantom": int(run.phantom),
         "seconds": float(run.metrics["seconds"].sum()) if "seconds" in run.metrics else math.nan,

@@ -3,10 +3,11 @@
 import math
 from collections.abc import Sequence
 
-from reports.facts import progress, supervision, warnings_of
+from reports.facts import notes_of, progress, supervision, warnings_of
 from reports.table import Report, number
 from run_files import Run
 
+NOTE = "Loss of the training; entropy of the validation, 1 where every class is equally likely; pixels of a class."
 COLUMNS = {"loss": "tra_loss_tot", "entropy": "val_entropy", "size": "val_size_mean"}
 
 
@@ -23,7 +24,7 @@ def make_unscored_report(runs: Sequence[Run]) -> Report:
         ["NO SCORES: there was no ground truth. Nothing here says how good a run is.", *warnings_of(runs)],
         ["run", "supervision", "epoch", *COLUMNS],
         [("Last epoch", rows)],
-        ["Loss of the training; entropy of the validation, 1 where every class is equally likely; pixels of a class."],
+        [NOTE, *notes_of(runs)],
         [fact | values for fact, values in zip(facts, last, strict=True)],
     )
 

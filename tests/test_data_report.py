@@ -52,6 +52,15 @@ def test_a_sound_set_has_no_problem_and_counts_what_lies_there(site):
     assert data_report.summarise_split(survey, "val")["pixels"][1] == true
 
 
+def test_labels_that_shaped_the_images_are_named(site, tmp_path):
+    card = {"name": "site", "uses_labels": "slices are cut round all that is labelled"}
+    (site / "dataset.json").write_text(json.dumps(card))
+    text = data_report.report([survey_set(site)], None, tmp_path / "out")
+    assert f"LABELS SHAPED THE IMAGES of {site.name}: {card['uses_labels']}." in text
+    numbers = json.loads((tmp_path / "out/numbers.json").read_text())
+    assert numbers["sets"][site.name]["uses_labels"] == card["uses_labels"]
+
+
 def test_every_planted_fault_is_found_and_named(site, tmp_path):
     other = write_site(tmp_path / "other", inside=150, outside=90, seed=2)
     save(site / "train/IMG/Case00_1.png", np.full((24, 20), 7))

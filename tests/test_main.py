@@ -144,6 +144,35 @@ def test_provenance_says_what_was_seen(runs):
     assert json.loads((runs / "noadap" / "provenance.json").read_text())["supervision"] == "none"
 
 
+def test_labels_that_shaped_the_images_are_said_at_once_and_noted(sites, tmp_path, capsys):
+    _, target, prior = sites
+    shutil.copytree(target, tmp_path / "cut")
+    told = {"name": "cut", "uses_labels": "slices are cut round all that is labelled"}
+    (tmp_path / "cut/dataset.json").write_text(json.dumps(told))
+    bounds = adapting(prior).replace("EntKLProp", "NaivePenalty").replace("'lamb_se': 1, 'lamb_consprior': 1", "")
+    losses = CROSS_ENTROPY[:-1] + ", " + bounds[1:]
+    program.main(flags(tmp_path / "cut", tmp_path / "run", losses, "--n_epoch", 1))
+    assert capsys.readouterr().out.startswith(f"Labels shaped the images of cut: {told['uses_labels']}.\n")
+    provenance = json.loads((tmp_path / "run/provenance.json").read_text())
+    assert provenance["uses_labels"] == {"cut": told["uses_labels"]}
+    assert provenance["supervision"] == "full, image-level tags"
+
+
+def test_labels_that_shaped_the_source_are_no_concern_of_a_run_without_it(runs, sites, tmp_path, capsys):
+    source, target, prior = sites
+    shutil.copytree(source, tmp_path / "cut")
+    (tmp_path / "cut/dataset.json").write_text(json.dumps({"uses_labels": "cut round the labels"}))
+    start = ("--model_weights", runs / "cesource" / "last.pkl", "--n_epoch", 1, "--source_dataset", tmp_path / "cut")
+    program.main(flags(target, tmp_path / "alone", adapting(prior), "--method", "sfda", *start))
+    assert "Labels shaped" not in capsys.readouterr().out
+    program.main(
+        flags(
+            target, tmp_path / "both", CROSS_ENTROPY, "--method", "adversarial", "--d_width", 4, "--d_stride", 1, *start
+        )
+    )
+    assert "Labels shaped the images of cut: cut round the labels." in capsys.readouterr().out
+
+
 def test_true_sizes_mark_the_run_oracle(runs, sites, tmp_path):
     start = ("--method", "sfda", "--model_weights", runs / "cesource" / "last.pkl", "--n_epoch", 1)
     program.main(flags(sites[1], tmp_path / "run", adapting(sites[2], "val_gt_size"), *start))

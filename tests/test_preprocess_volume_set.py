@@ -146,7 +146,7 @@ def test_the_scale_of_the_foreground_is_a_use_of_labels(tmp_path):
     source = archive(tmp_path / "V")
     card = make_volume_set(spec_of(source, tmp_path / "set", normalise="foreground"))
     assert card["uses_labels"] == "grey levels are scaled by those inside the labels of the training images"
-    assert f"Labels shape what a network sees of it: {card['uses_labels']}." in describe(card)
+    assert f"Labels shaped its images: {card['uses_labels']}." in describe(card)
     inside = np.concatenate(
         [voxels(source / f"imagesTr/BRATS_00{n}.nii.gz")[voxels(source / f"labelsTr/BRATS_00{n}.nii.gz") > 0].ravel()
          for n in range(2)]

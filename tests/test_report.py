@@ -212,6 +212,23 @@ def test_marks_in_every_format(runs, tmp_path, capsys):
     assert [lines["fs", "last", "mean"][key] for key in ("phantom", "oracle", "debug")] == ["0", "0", "1"]
 
 
+@pytest.mark.parametrize("where", ["provenance", "card of a run of before"])
+def test_labels_that_shaped_the_images_are_named_in_every_format(runs, tmp_path, capsys, where):
+    how = "slices are cut round all that is labelled"
+    told = f'"uses_labels": {{"site": "{how}"}}, ' if where == "provenance" else ""
+    card = "" if told else f', "uses_labels": "{how}"'
+    set_provenance(runs / "sfda", '"csv"', f'{told}"csv"')
+    set_provenance(runs / "sfda", '"phantom": null', f'"phantom": null{card}')
+    text, lines = report(runs, tmp_path, capsys)
+    assert "image-level tags, labels in preprocessing" in text
+    name = "site" if told else open_run(runs / "sfda").set_name
+    for suffix in ("txt", "md", "tex"):
+        written = (tmp_path / f"out/report.{suffix}").read_text()
+        assert f"Labels in preprocessing, {name}: {how}." in written.replace("\n  ", " ").replace("\\_", "_")
+    assert lines["sfda", "last", "mean"]["uses_labels"] == f"{name}: {how}"
+    assert lines["fs", "last", "mean"]["uses_labels"] == ""
+
+
 def test_clean_runs_carry_no_warning(runs, tmp_path, capsys):
     text, _ = report(runs, tmp_path, capsys)
     assert "***" not in text
