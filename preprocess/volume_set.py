@@ -319,8 +319,9 @@ def count_classes(spec: VolumeSpec, done: Sequence[Written]) -> int | None:
 
 
 def find_scale(spec: VolumeSpec, tasks: Sequence[Task], done: Sequence[Written]) -> dict[str, float] | None:
-    """Mean and standard deviation of the training images, channels pooled; of their foreground as Xu et al. (2022) do.
+    """Mean and standard deviation of the training images, all voxels and channels alike.
 
+    With --normalise foreground inside their labels, as Xu et al. (2022) do; their code lets each volume weigh alike.
     None with --normalise none. Raises UserError where there is no foreground, or no spread.
     """
     if spec.normalise == "none":
