@@ -17,11 +17,12 @@ import main as training
 from prediction.model import Model, Recipe
 from prediction.outputs import MADE_WITH
 from prediction.preparation import preparation
-from prediction.volumes import FILE_NAME, patterns
+from prediction.volumes import patterns
 from preprocess import size_priors
 from preprocess.pairing import Case
 from preprocess.reading import sha256
 from preprocess.slice_volumes import Blocks, SliceSpec, describe, slice_set
+from preprocess.volume_names import FILE_NAME
 from size_table import WITHOUT_TAGS
 from slice_files import read_card
 from utils import UserError, listing

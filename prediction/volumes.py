@@ -7,9 +7,9 @@ from pathlib import Path
 from preprocess.faults import VolumeFault, describe_faults
 from preprocess.pairing import Case, compile_pattern, pair
 from preprocess.reading import sha256
+from preprocess.volume_names import FILE_NAME
 from utils import UserError
 
-FILE_NAME = r"^(.+?)(?:\.nii|\.[^.]+)?(?:\.gz)?$"  # without its suffix
 NAMED = re.compile(r"([\w-]+)=(.+)", re.DOTALL)
 
 

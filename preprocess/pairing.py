@@ -3,11 +3,12 @@
 import fnmatch
 import glob
 import re
-from collections.abc import Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
 from preprocess.faults import Fault
+from preprocess.volume_names import FILE_NAME, header_of
 from utils import UserError
 
 
@@ -23,23 +24,35 @@ def find_files(pattern: str) -> list[Path]:
     """Files that match the pattern, sorted; folders (of DICOM series) if it ends in '/'. '|' parts several patterns.
 
     Capital and small letters are the same in a file's name (not in its folder's): archives mix `_segmentation` and
-    `_Segmentation`. `**` stands for any number of folders. Hidden files are left out, like the `._*` shadows that some
-    archives carry.
+    `_Segmentation`. `**` stands for any number of folders. A name that is there as it is written is no pattern: so
+    folders may have brackets in their names. Hidden files are left out, like the `._*` shadows that some archives
+    carry. Of a header and its voxels in two files, both of which match, the header is found: they are one volume.
     """
-    if "|" in pattern:
-        return sorted({path for each in pattern.split("|") for path in find_files(each)})
+    found = {path for each in pattern.split("|") for path in _matching(each)}
+    return sorted(path for path in found if (header := header_of(path)) == path or header not in found)
+
+
+def _matching(pattern: str) -> Iterator[Path]:
+    """What matches one pattern, in any order."""
     wanted = Path(pattern)
+    is_wanted = Path.is_dir if pattern.endswith("/") else Path.is_file
+    if is_wanted(wanted):
+        yield wanted
+        return
     name = wanted.name.lower()
-    folders = {Path(folder) for folder in glob.glob(str(wanted.parent), recursive=True)}  # noqa: PTH207  Path.glob takes no absolute pattern
-    return sorted(
-        path
-        for folder in folders
-        if folder.is_dir()
-        for path in folder.iterdir()
-        if fnmatch.fnmatchcase(path.name.lower(), name)
-        and not path.name.startswith(".")
-        and (path.is_dir() if pattern.endswith("/") else path.is_file())
-    )
+    for folder in map(Path, glob.glob(_without_literals(wanted.parent), recursive=True)):  # noqa: PTH207  Path.glob takes no absolute pattern
+        for path in folder.iterdir() if folder.is_dir() else ():
+            if fnmatch.fnmatchcase(path.name.lower(), name) and not path.name.startswith(".") and is_wanted(path):
+                yield path
+
+
+def _without_literals(folder: Path) -> str:
+    """A pattern of folders in which the folders that are there as they are written stand for themselves."""
+    there = next((each for each in (folder, *folder.parents) if each.is_dir()), Path())
+    return str(Path(glob.escape(str(there))) / folder.relative_to(there))
+
+
+BRACKETS = " (what stands in [ ] are letters to choose from, as in [0-9]; a [ in a name is written [[])"
 
 
 def read_id(path: Path, pattern: re.Pattern[str]) -> str | None:
@@ -64,6 +77,15 @@ def compile_pattern(flag: str, pattern: str) -> re.Pattern[str]:
     return compiled
 
 
+def _no_id(patient: re.Pattern[str]) -> str:
+    """That a name holds no id, in words."""
+    if patient.pattern == FILE_NAME:
+        return (
+            "a file's name is the patient's id, of letters, digits, . _ and - (or give --patient), which is not so in"
+        )
+    return f"--patient '{patient.pattern}' must find an id of letters, digits, . _ and -, but does not in"
+
+
 def pair(patterns: Mapping[str, str], patient: re.Pattern[str]) -> tuple[list[Case], list[Fault]]:
     """The patients of a set, sorted by name, and what is wrong with the files.
 
@@ -75,12 +97,11 @@ def pair(patterns: Mapping[str, str], patient: re.Pattern[str]) -> tuple[list[Ca
     for role, pattern in patterns.items():
         files = find_files(pattern)
         if not files:
-            faults.append(("no file matches", f"{role} '{pattern}'"))
+            faults.append((f"no file matches{BRACKETS if '[' in pattern else ''}", f"{role} '{pattern}'"))
         for path in files:
             name = read_id(path, patient)
             if not name or not re.fullmatch(r"[\w.-]+", name):
-                what = f"--patient '{patient.pattern}' must find an id of letters, digits, . _ and -, but does not in"
-                faults.append((what, str(path)))
+                faults.append((_no_id(patient), str(path)))
             elif role in found.setdefault(name, {}):
                 what = (
                     f"two files for {role} of one patient (narrow the pattern; or tell them apart by a --patient with "
@@ -96,4 +117,13 @@ def pair(patterns: Mapping[str, str], patient: re.Pattern[str]) -> tuple[list[Ca
             for role, pattern in patterns.items()
             if role not in case.paths
         ]
-    return cases, faults
+    return cases, faults + _alike(found)
+
+
+def _alike(names: Iterable[str]) -> list[Fault]:
+    """The patients whose names differ only in capitals: one person perhaps, whose files on some disks are one file."""
+    groups: dict[str, list[str]] = {}
+    for name in sorted(names):
+        groups.setdefault(name.casefold(), []).append(name)
+    what = "patients whose names differ only in capital letters (rename the files, or narrow the pattern)"
+    return [(what, " and ".join(group)) for group in groups.values() if len(group) > 1]

@@ -13,10 +13,11 @@ import numpy as np
 
 from nifti_headers import Header, header_at
 from preprocess.faults import VolumeFault
-from preprocess.formats import FORMATS, open_volume
+from preprocess.formats import files_of, format_of, nifti, open_volume
 from preprocess.formats.nifti import ERRORS
 from preprocess.formats.volume import Volume, refusing
 from preprocess.grids import Grid, place, turn
+from preprocess.volume_names import header_of
 
 KEPT = 0.9  # share of its foreground that a label keeps when it is placed on another grid
 
@@ -59,9 +60,9 @@ def read_header(path: Path) -> Header:
 
     Raises VolumeFault.
     """
-    if not path.is_dir() and path.suffix.lower() not in FORMATS:
+    if format_of(path) is nifti:
         with refusing(path, *ERRORS):
-            image = nib.load(path)
+            image = nib.load(header_of(path))
         if isinstance(image, nib.Nifti1Pair):  # or one of its subclasses: NIfTI-1 and 2, a file or two
             return image.header
     return header_at(open_volume(path).affine)
@@ -126,9 +127,7 @@ def _stacked(voxels: np.ndarray, axis: int, is_label: bool, path: Path) -> np.nd
 
 def sha256(path: Path) -> str:
     """Of a file; of a volume of several files, that of their digests and names. Raises VolumeFault."""
-    several = path.is_dir() or path.suffix.lower() in FORMATS
-    files = sorted(open_volume(path).files) if several else [path]
-    digests = []
+    files, digests = files_of(path), []
     for each in files:
         with each.open("rb") as file:
             digests.append(hashlib.file_digest(file, "sha256").hexdigest())

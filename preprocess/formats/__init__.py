@@ -1,21 +1,39 @@
 """The file formats of volumes, one a file; `open_volume` looks at a path and picks one."""
 
 from pathlib import Path
+from types import ModuleType
 
 import numpy as np
 
 from preprocess.faults import VolumeFault
 from preprocess.formats import dicom, meta_image, nifti, nrrd
 from preprocess.formats.volume import Volume
+from preprocess.volume_names import header_of, is_of_pair
 
 FORMATS = {suffix: kind for kind in (meta_image, nrrd) for suffix in kind.SUFFIXES}  # nibabel opens all others
 PACKED = 1100  # deflate makes nothing smaller than by this factor: a header that promises more has no voxels behind it
 
 
+def format_of(path: Path) -> ModuleType:
+    """The module of this folder that reads the file, or the folder of a series."""
+    return dicom if path.is_dir() else FORMATS.get(header_of(path).suffix.lower(), nifti)
+
+
+def files_of(path: Path) -> list[Path]:
+    """All files that a volume consists of, in the order of their names; a file of another kind alone.
+
+    Raises VolumeFault for a volume of several that cannot be opened.
+    """
+    is_several = path.is_dir() or is_of_pair(path) or path.suffix.lower() in FORMATS
+    return sorted(open_volume(path).files) if is_several else [path]
+
+
 def open_volume(path: Path) -> Volume:
-    """Reads the header. Raises VolumeFault if there is none, or one that promises more than its files can hold."""
-    kind = dicom if path.is_dir() else FORMATS.get(path.suffix.lower(), nifti)
-    volume = kind.open_volume(path)
+    """Reads the header, wherever it lies.
+
+    Raises VolumeFault if there is none, or one that promises more than its files can hold.
+    """
+    volume = format_of(path).open_volume(header_of(path))
     promised = int(np.prod(volume.shape, dtype=object)) * volume.dtype.itemsize
     there = sum(file.stat().st_size for file in volume.files)
     if not 0 <= promised <= there * PACKED:

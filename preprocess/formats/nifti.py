@@ -31,6 +31,7 @@ def open_volume(path: Path) -> Volume:
         affine = np.eye(4) if image.affine is None else np.array(image.affine, np.float64)
         affine[:3] *= _mm_of(image.header)
         shape, dtype = tuple(map(int, image.shape)), image.get_data_dtype()
+        files = _files_of(image, path)
     if min(shape, default=0) < 0:
         raise VolumeFault("cannot be read", f"{path} (axes of {shape} voxels)")
 
@@ -43,7 +44,16 @@ def open_volume(path: Path) -> Volume:
                 return np.asanyarray(type(image).from_bytes(content).dataobj)
             return np.asanyarray(image.dataobj)
 
-    return Volume(shape, affine, dtype, (path,), voxels)
+    return Volume(shape, affine, dtype, files, voxels)
+
+
+def _files_of(image: nib.spatialimages.SpatialImage, path: Path) -> tuple[Path, ...]:
+    """The files of a volume: of a pair the header and the voxels, the one that was named first.
+
+    A .mat, which SPM may lay beside an Analyze pair, holds the matrix and belongs to them where it is there.
+    """
+    named = (Path(holder.filename) for holder in image.file_map.values() if holder.filename)
+    return (path, *sorted(file for file in named if file != path and file.exists()))
 
 
 def _mm_of(header: nib.filebasedimages.FileBasedHeader) -> float:

@@ -1,0 +1,35 @@
+"""What the name of a volume's file says: its name without the ending, and the header that lies beside its voxels."""
+
+import re
+from pathlib import Path
+
+# Volumes of several files: the ending of the header -> what the files may end in that belong to it, voxels first.
+PAIRS = {
+    ".hdr": (".img", ".mat"),
+    ".hdr.gz": (".img.gz",),
+    ".head": (".brik", ".brik.gz"),
+    ".par": (".rec",),
+    ".mhd": (".raw", ".zraw", ".raw.gz"),
+    ".nhdr": (".raw", ".raw.gz"),
+}
+OF_PAIRS = {ending for header, voxels in PAIRS.items() for ending in (header, *voxels)}
+ENDINGS = {*OF_PAIRS, ".nii", ".nii.gz", ".mha", ".nrrd", ".mgh", ".mgh.gz", ".mgz", ".mnc", ".dcm"}
+# Its group is the name of a volume's file without the ending, in capital or in small letters: Case00 of Case00.NII.GZ.
+FILE_NAME = rf"(?i)^(.+?)(?:{'|'.join(map(re.escape, sorted(ENDINGS)))})?$"
+
+
+def is_of_pair(path: Path) -> bool:
+    """Whether a file of this name belongs to a volume of several files."""
+    return path.name.lower().endswith(tuple(OF_PAIRS))
+
+
+def header_of(path: Path) -> Path:
+    """The header beside which a file lies that belongs to it; every other file itself."""
+    for header, endings in PAIRS.items():
+        for ending in endings:
+            if path.name.lower().endswith(ending):
+                stem = path.name[: -len(ending)]
+                beside = (path.with_name(stem + each) for each in (header, header.upper()))
+                if found := next((file for file in beside if file.is_file()), None):
+                    return found
+    return path
