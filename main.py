@@ -7,7 +7,7 @@ It names no method, loss or data set: those come by name from METHODS, LOSSES, B
 
 import os
 from argparse import Namespace
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from contextlib import nullcontext
 from pathlib import Path
 from typing import Any
@@ -35,9 +35,10 @@ from losses import (
 )
 from methods import METHODS, Method
 from methods.base import allow_tf32
+from network_base import check_batch_norms
 from networks import build_network, network_class
 from recorder import Recorder
-from run_data import describe_inputs, open_data
+from run_data import AnyStream, describe_inputs, open_data
 from run_folder import RunFolder, load_blocks, load_weights
 from schedules import read_params
 from training import Training
@@ -116,6 +117,16 @@ def check_axes(args: Namespace) -> None:
         )
 
 
+def check_batches(method: Method, streams: Mapping[str, AnyStream]) -> None:
+    """Raises UserError where the smallest batch of an epoch is too small for the network."""
+    if not streams:
+        return
+    rows = {name: min(map(len, stream.sampler(torch.Generator()))) for name, stream in streams.items()}
+    method.set_modes()
+    shape = next(iter(streams.values())).slices.shape
+    check_batch_norms(method.module, (method.images_at_once(rows, method.args), *shape))
+
+
 # ----------------------------------------------------------------------------------------------------- main
 
 
@@ -143,6 +154,7 @@ def train(args: Namespace, loss: LossSum, bounds: Sequence[Any], team: Team) -> 
     streams, val = open_data(args, bounds, team)
     in_channels = (val or next(iter(streams.values()))).slices.shape[0]
     method = build_method(args, loss, in_channels, team=team)
+    check_batches(method, streams)
     inputs = describe_inputs(args, streams, val)
     if team.leads and (idle := team.idle(args.batch_size)):
         print(

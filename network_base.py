@@ -1,11 +1,15 @@
-"""What every segmentation network shares: the registry, the base class and the initial weights."""
+"""What every segmentation network shares: the registry, the base class, the initial weights, what batches it takes."""
 
 from collections.abc import Sequence
+from itertools import chain
 from pathlib import Path
 from typing import Any
 
+import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
+from torch.func import functional_call
+from torch.nn.modules.batchnorm import _BatchNorm
 
 from utils import Registry, UserError, listing
 
@@ -168,3 +172,53 @@ def initialise(module: nn.Module) -> None:
     xavier(module)
     if isinstance(module, nn.BatchNorm2d):
         nn.init.normal_(module.weight, 1.0, 0.02)
+
+
+# ---------------------------------------------------------------------------------------- batches that are too small
+
+
+def values_per_channel(module: nn.Module, shape: Sequence[int]) -> dict[str, int]:
+    """How many values of a channel each batch norm in training mode would average over, by its name.
+
+    The module is called on an image of this shape (B,C,…) that has no values, and computes none: no weight, running
+    statistic or mode changes. Empty for a module that cannot be called so, one that looks at values.
+    """
+    norms = {part: name for name, part in module.named_modules() if isinstance(part, _BatchNorm) and part.training}
+    counts: dict[str, int] = {}
+
+    def count(norm: nn.Module, inputs: tuple[Tensor, ...]) -> None:
+        values = inputs[0].numel() // inputs[0].shape[1]
+        counts[norms[norm]] = min(values, counts.get(norms[norm], values))
+
+    modes = [(part, part.training) for part in module.modules()]
+    hooks = [norm.register_forward_pre_hook(count) for norm in norms]
+    ghosts = {name: each.to("meta") for name, each in chain(module.named_parameters(), module.named_buffers())}
+    module.eval()  # or the norms themselves would refuse
+    try:
+        with torch.no_grad():
+            functional_call(module, ghosts, (torch.empty(*shape, device="meta"),))
+    except (NotImplementedError, RuntimeError):
+        return {}
+    finally:
+        for hook in hooks:
+            hook.remove()
+        for part, mode in modes:
+            part.training = mode
+    return counts
+
+
+def check_batch_norms(module: nn.Module, shape: Sequence[int]) -> None:
+    """Raises UserError if images of this shape (B,C,…) leave a batch norm in training mode one value a channel.
+
+    That one is its own mean, so nothing is left of it.
+    """
+    single = [name for name, count in values_per_channel(module, shape).items() if count == 1]
+    if not single:
+        return
+    count, size = shape[0], " x ".join(map(str, shape[2:]))
+    raise UserError(
+        f"{len(single)} batch norms of the network ({listing(single, 3)}) would average over one value: in a batch of "
+        f"{count} image of {size} pixels, which is there at least once an epoch, one pixel is left of it where they "
+        "stand. Take a --batch_size that leaves no single image at the end of the set, larger images, or a network "
+        "that halves them less often."
+    )

@@ -112,10 +112,19 @@ class Method:
 
     def begin_epoch(self, epoch: int, caution: float = 1.0) -> None:
         """Training mode, this epoch's weights of the losses, and its learning rate, times `caution`."""
-        self.module.train()
+        self.set_modes()
         self.loss.begin_epoch(epoch)
         self.caution = caution
         self._set_rates(epoch)
+
+    def set_modes(self) -> None:
+        """Training mode, but for what stands still."""
+        self.module.train()
+
+    @classmethod
+    def images_at_once(cls, rows: Mapping[str, int], args: Namespace) -> int:
+        """The fewest images of a forward pass in training, of so many rows of each stream."""
+        return min(rows.values())
 
     def begin_step(self, progress: float, seed: int = 0) -> None:
         """The rate of this step, if it changes by the step; `progress` counts epochs, the running one in part.

@@ -132,11 +132,15 @@ class Contrastive(Method):
         head = self.make_head(net.widths[self.blocks]).apply(initialise).to(self.args.device)
         return Embedder(net, self.blocks, self.team.synchronise(head))
 
-    def begin_epoch(self, epoch: int, caution: float = 1.0) -> None:
-        super().begin_epoch(epoch, caution)
+    def set_modes(self) -> None:
+        super().set_modes()
         self.net.eval()
         for part in self.learning(self.net):
             part.train()
+
+    @classmethod
+    def images_at_once(cls, rows: Mapping[str, int], args: Namespace) -> int:
+        return sum(VERSIONS[args.strategy]) * super().images_at_once(rows, args)
 
     def step(self, batches: Mapping[str, Batch]) -> tuple[dict[str, Tensor], None]:
         batch = batches["target"]

@@ -129,6 +129,10 @@ class PseudoLabel(Method):
         super().begin_step(progress, seed)
         self.progress = progress
 
+    @classmethod
+    def images_at_once(cls, rows: Mapping[str, int], args: Namespace) -> int:
+        return sum(rows.values())  # one pass sees those with labels and those without
+
     # -- a step -----------------------------------------------------------------------------------------------
 
     def step(self, batches: Mapping[str, Batch]) -> tuple[dict[str, Tensor], Tensor]:

@@ -70,11 +70,14 @@ class SFDA(Supervised):
         for parameter in chosen:
             parameter.requires_grad_(parameter not in frozen)
 
+    def set_modes(self) -> None:
+        super().set_modes()
+        for norm in self.norms if self.args.bn_stats == "freeze" else ():
+            norm.eval()
+
     def begin_epoch(self, epoch: int, caution: float = 1.0) -> None:
         super().begin_epoch(epoch, caution)
         for norm in self.norms:
-            if self.args.bn_stats == "freeze":
-                norm.eval()
-            elif self.args.bn_stats == "refresh":
+            if self.args.bn_stats == "refresh":
                 norm.momentum = None  # a plain average over the batches of this epoch
                 norm.reset_running_stats()

@@ -404,6 +404,15 @@ def test_a_prior_that_no_image_made_goes_with_any_augmentation(sites, tmp_path):
     program.main(flags(sites[1], tmp_path / "run", CROSS_ENTROPY, "--augment", "--check"))
 
 
+@pytest.mark.parametrize("size", [1, 5])
+def test_a_single_image_that_a_network_halves_to_one_pixel_is_refused(sites, tmp_path, size):
+    """24 x 20 pixels are padded to 32 x 32; 16 slices by 5 leave one for the last batch."""
+    more = ("--network", "PooledUNet:nG=2", "--batch_size", size, "--n_epoch", 1)
+    with pytest.raises(UserError, match=r"2 batch norms .* in a batch of 1 image of 24 x 20 pixels"):
+        program.main(flags(sites[1], tmp_path / "run", CROSS_ENTROPY, *more))
+    assert list(tmp_path.iterdir()) == []
+
+
 @pytest.mark.parametrize("name", BAD)
 def test_bad_input(sites, tmp_path, name):
     changed, message = BAD[name]

@@ -5,11 +5,13 @@ import copy
 import pytest
 import torch
 from conftest import CROSS_ENTROPY, FOLDERS
+from torch import nn
 
 from arguments import get_args
 from main import build_losses
 from methods import METHODS
 from methods.optimisers import learning_rate
+from network_base import values_per_channel
 from networks import build_network
 from run_data import open_data
 from utils import UserError, seed_everything
@@ -89,6 +91,27 @@ PRETRAINING = [("contrastive_global", CROSS_ENTROPY), ("contrastive_local", CROS
 
 def test_every_method_with_a_step_is_tried():
     assert {name for name, _ in LEARNING + PRETRAINING} == {name for name in METHODS if METHODS[name].streams}
+
+
+@pytest.mark.parametrize(("name", "losses"), LEARNING + PRETRAINING)
+def test_the_fewest_values_that_a_batch_norm_sees_are_foreseen(sites, name, losses):
+    """The last batch of an epoch is the smallest: 16 slices by 5."""
+    method, streams = make(sites, name, losses, *([] if name == "contrastive_global" else ["--batch_size", "5"]))
+    rows = {stream: min(map(len, found.sampler(torch.Generator()))) for stream, found in streams.items()}
+    method.set_modes()
+    shape = (method.images_at_once(rows, method.args), *streams["target"].slices.shape)
+    foreseen = values_per_channel(method.module, shape)
+    seen = {}
+
+    def count(norm, images):
+        values = images[0].numel() // images[0].shape[1]
+        seen[norm] = min(values, seen.get(norm, values))
+
+    norms = {part: part_name for part_name, part in method.module.named_modules() if isinstance(part, nn.BatchNorm2d)}
+    for norm in norms:
+        norm.register_forward_pre_hook(count)
+    train(method, streams)
+    assert foreseen == {norms[norm]: values for norm, values in seen.items() if norm.training}
 
 
 @pytest.mark.parametrize(("name", "losses"), LEARNING)

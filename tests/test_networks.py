@@ -1,6 +1,8 @@
 """The networks: every one that is registered, then what only one of them promises."""
 
+import copy
 import inspect
+import re
 from itertools import product
 
 import numpy as np
@@ -8,6 +10,7 @@ import pytest
 import torch
 from torch import nn
 
+from network_base import check_batch_norms
 from networks import NETWORKS, PooledUNet, ResidualUNet, UNet, UNet3D, build_network, unpool
 from utils import UserError
 
@@ -543,3 +546,37 @@ def test_a_process_without_an_image_still_gives_gradients():
     net = build_network("UNet3D:width=2,depth=1", 1, 2)
     net(torch.empty(0, 1, 8, 8, 8)).sum().backward()
     assert all(parameter.grad is not None for parameter in net.parameters())
+
+
+# ---------------------------------------------------------------------------------- batches that are too small
+
+
+def refuses(call, *args):
+    try:
+        call(*args)
+    except (UserError, ValueError) as error:
+        return re.search("one value|more than (one voxel|1 value)", str(error)) is not None
+    return False
+
+
+@every_network
+def test_a_batch_norm_over_one_value_is_foreseen(name):
+    """Just where torch, or the network itself, would refuse in the middle of an epoch; nothing of the network moves."""
+    net = small(name).train()
+    before = copy.deepcopy(net.state_dict())
+    for size, batch in product([(1, 1), (8, 8), (9, 8), (16, 16), (17, 16), (32, 32), (33, 20)], (1, 2)):
+        image = torch.zeros(batch, 1, *(() if net.axes == 2 else (4,)), *size)
+        foreseen = refuses(check_batch_norms, net, image.shape)
+        assert all(torch.equal(value, before[key]) for key, value in net.state_dict().items())
+        assert all(module.training for module in net.modules())
+        assert foreseen == refuses(net, image)
+        net.load_state_dict(before)
+
+
+def test_what_is_frozen_is_not_refused():
+    net = small("PooledUNet").train()
+    with pytest.raises(UserError, match=r"2 batch norms of the network \(encoder.5.0.1, .*1 image of 32 x 32 pixels"):
+        check_batch_norms(net, (1, 1, 32, 32))
+    for norm in norms(net):
+        norm.eval()
+    check_batch_norms(net, (1, 1, 32, 32))
