@@ -773,21 +773,27 @@ class NaivePenalty(_SizeLoss):
         'pixels'  mean_{b,k} d² / (W·H)          that of constrained domain adaptation (Bateson et al. 2021), whose
                                                  weight of 2.5 is made for it: W·H/(B·|idc|) times the default
     With fn 'norm_soft_size' s is the ratio times W·H. (There the published code compares ratios with pixels, and has
-    next to no gradient.) `curi` stands in published lines and changes nothing.
+    next to no gradient.) `curi`, without which there is no published line of the first, changes nothing; where neither
+    it nor `reduction` stands, the line may be one of the third, and the log says what it is taken for.
     """
 
     def __init__(
         self,
         *,
         idc: Sequence[int] = (1,),
-        reduction: Literal["sum", "mean", "pixels"] = "sum",
+        reduction: Literal["sum", "mean", "pixels"] | None = None,
         prop: str | bool | None = None,
         fn: str = "soft_size",
         power: float = 1.0,
-        curi: bool = True,
+        curi: bool | None = None,
     ) -> None:
         super().__init__(prop, fn, power)
-        self.idc, self.reduction = list(idc), reduction
+        self.idc, self.reduction = list(idc), reduction or "sum"
+        if reduction is None and curi is None:
+            self.note = (
+                "NaivePenalty adds up the squares over the batch, by (W*H)^2: 'reduction': 'sum'. A line of constrained"
+                " domain adaptation, as one of weight 2.5, means 'reduction': 'pixels', which is far stronger."
+            )
 
     def forward(self, logits: Tensor, target: Tensor | None, bounds: Tensor) -> Tensor:
         log_p = log_probabilities(logits)

@@ -190,6 +190,11 @@ def test_penalty_is_zero_inside_its_bounds_and_quadratic_outside(logits):
         assert loss(logits, None, below).item() == pytest.approx(cost)
 
 
+def test_a_penalty_that_may_be_of_either_published_code_says_what_it_is_taken_for():
+    assert "'reduction': 'pixels'" in LOSSES.build("NaivePenalty").note
+    assert LOSSES.build("NaivePenalty", reduction="sum").note == LOSSES.build("NaivePenalty", curi=True).note == ""
+
+
 def test_dice_by_hand():
     label = torch.tensor([[[0, 1], [1, 1]]])
     logits = 40.0 * one_hot(torch.tensor([[[0, 0], [1, 1]]]), 2, torch.float64)
@@ -552,7 +557,7 @@ def test_a_bad_line_is_refused(text, message):
         ("('CrossEntropy', {'ignore_index': None}, 1)", "'ignore_index' takes a whole number, not None"),
         ("('FocalLoss', {'gamma': 1e999}, 1)", "'gamma' takes a number, not inf"),
         ("('HausdorffLoss', {'inner': 2}, 1)", "'inner' takes True or False, not 2"),
-        ("('NaivePenalty', {'reduction': 'avg'}, 'B', {}, None, 1)", "takes 'sum' or 'mean' or 'pixels', not 'avg'"),
+        ("('NaivePenalty', {'reduction': 'avg'}, 'B', {}, None, 1)", "'sum' or 'mean' or 'pixels' or None, not 'avg'"),
         ("('NaivePenalty', {'fn': 'soft_size'}, 'B', {}, 'norm_soft_size', 1)", "has two size functions"),
         ("('DiceLoss', {3: 1}, 1)", "Cannot read the loss"),
         ("('DiceLoss', {}, True)", "the weight is a number"),
