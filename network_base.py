@@ -27,6 +27,7 @@ class Network(nn.Module):
     A subclass implements `features`. Its `coarser` are the channels of the maps before the classifier's that heads
     of their own can classify, the nearest first; `head_rate` is the learning-rate factor of such a head.
     A network with an encoder of its own has `n_blocks` decoder blocks; `widths` are the channels of `decode`'s maps.
+    `published` names the parts of a published network in the order in which it declares them (published_weights.py).
     """
 
     axes: int = 2
@@ -37,6 +38,7 @@ class Network(nn.Module):
     keeps_channels_last: bool = True  # whether its maps stay in that memory layout from the first layer to the last
     n_blocks: int = 0
     widths: tuple[int, ...] = ()
+    published: tuple[str, ...] = ()
     classifier: nn.Module
 
     def __init__(self, in_channels: int, n_class: int, **widths: int) -> None:
@@ -141,6 +143,10 @@ class Network(nn.Module):
     def parameter_groups(self) -> list[tuple[list[nn.Parameter], float]]:
         """The parameters that require a gradient, in groups, each with its learning-rate factor."""
         return [(trainable(self), 1.0)]
+
+    def from_published(self, state: dict[str, Tensor]) -> dict[str, Tensor]:
+        """Published weights that have this network's names already, as its layers take them."""
+        return state
 
     def load_backbone(self, path: Path) -> None:
         """Fills the pre-trained part from a state dict. Raises UserError where there is none or it does not fit."""

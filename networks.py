@@ -14,6 +14,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from deeplab import DeepLabV2, DeepLabVGG
+from enet import ENet, PublishedENet, unpool
 from network_base import NETWORKS, Network, initialise, xavier
 from utils import UserError, read_literal
 
@@ -26,6 +27,7 @@ __all__ = [
     "EncoderDecoder",
     "Network",
     "PooledUNet",
+    "PublishedENet",
     "ResidualUNet",
     "UNet",
     "UNet3D",
@@ -159,12 +161,14 @@ class UNet(EncoderDecoder):
     """The U-Net of the published source-free experiments (Bateson et al., MICCAI 2020, MedIA 2022).
 
     Strided convolutions in place of pooling, a residual bridge, nearest-neighbour upsampling; widths nG, 2nG,
-    4nG and 8nG. With nG=32, one channel and two classes it has 4,678,775 parameters.
+    4nG and 8nG. With nG=32, one channel and two classes it has 4,678,775 parameters. The published boundary loss has
+    the same network with nG=64: 18,702,551.
     """
 
     multiple = 8
     encoding = ("encoder", "bridge")
     decoding = ("up", "decoder")
+    published = ("encoder", "bridge", "up.0", "decoder.0", "up.1", "decoder.1", "up.2", "decoder.2", "classifier")
 
     def __init__(self, in_channels: int, n_class: int, *, nG: int = 32) -> None:
         super().__init__(in_channels, n_class, nG=nG)
@@ -332,11 +336,14 @@ class UNet3D(EncoderDecoder):
 
     A stem, `depth` strided levels that each double its `width`, trilinear upsampling, and one more block, `last`, on
     stem and decoder side by side. `binary` is the published network of one output and a sigmoid (see ForegroundLogit).
+    A block of the decoder sees the upsampled map first and the encoder's second, the published one the other way round:
+    `from_published` turns the weights.
     """
 
     axes = 3
     align_corners = True
     encoding = ("stem", "encoder")
+    published = ("stem", "decoder", "encoder", "last", "classifier")
     keeps_channels_last = False  # torch's instance norm gives its maps back channel by channel
 
     def __init__(
@@ -378,144 +385,15 @@ class UNet3D(EncoderDecoder):
             )
         return chain((self.stem, *self.encoder), image)
 
+    def from_published(self, state: dict[str, Tensor]) -> dict[str, Tensor]:
+        turned = dict(state)
+        for block, skip in enumerate(self.widths[1:-1]):
+            name = f"decoder.{block}.convs.0.0.weight"
+            turned[name] = torch.cat((state[name][:, skip:], state[name][:, :skip]), dim=1)
+        return turned
+
     def _ending(self, x: Tensor, finest: Tensor) -> list[Tensor]:
         return [self.last(torch.cat((finest, x), dim=1))]
-
-
-# ------------------------------------------------------------------------------------------------ ENet
-
-
-def _activation(width: int) -> nn.Sequential:
-    return nn.Sequential(nn.BatchNorm2d(width), nn.PReLU(width))
-
-
-class _Bottleneck(nn.Module):
-    """x + f(x), then PReLU; f = narrow to a quarter, `middle` (3x3 if None), widen, drop whole channels."""
-
-    def __init__(
-        self, n_in: int, n_out: int, dropout: float, *, step: int = 1, middle: nn.Module | None = None
-    ) -> None:
-        super().__init__()
-        inner = self.inner(n_out)
-        self.branch = nn.Sequential(
-            nn.Conv2d(n_in, inner, step, step, bias=False),
-            _activation(inner),
-            middle or nn.Conv2d(inner, inner, 3, padding=1, bias=False),
-            _activation(inner),
-            nn.Conv2d(inner, n_out, 1, bias=False),
-            nn.BatchNorm2d(n_out),
-            nn.Dropout2d(dropout),
-        )
-        self.act = nn.PReLU(n_out)
-
-    @staticmethod
-    def inner(n_out: int) -> int:
-        return max(1, n_out // 4)
-
-    def forward(self, x: Tensor) -> Tensor:
-        return self.act(x + self.branch(x))
-
-
-class _Down(_Bottleneck):
-    """Halves W and H: the main path is max-pooled and gets zero channels; hands on where its maxima were."""
-
-    def __init__(self, n_in: int, n_out: int, dropout: float) -> None:
-        super().__init__(n_in, n_out, dropout, step=2)
-        self.extra = n_out - n_in
-
-    def forward(self, x: Tensor) -> tuple[Tensor, Tensor]:
-        pooled, where = F.max_pool2d(x, 2, return_indices=True)
-        main = F.pad(pooled, (0, 0, 0, 0, 0, self.extra))
-        return self.act(main + self.branch(x)), where
-
-
-class _Up(_Bottleneck):
-    """Doubles W and H: the main path puts each value back where the maximum was, zeros elsewhere."""
-
-    def __init__(self, n_in: int, n_out: int, dropout: float) -> None:
-        inner = self.inner(n_out)
-        deconv = nn.ConvTranspose2d(inner, inner, 3, stride=2, padding=1, output_padding=1, bias=False)
-        super().__init__(n_in, n_out, dropout, middle=deconv)
-        self.main = nn.Sequential(nn.Conv2d(n_in, n_out, 1, bias=False), nn.BatchNorm2d(n_out))
-
-    def forward(self, x: Tensor, where: Tensor) -> Tensor:
-        return self.act(unpool(self.main(x), where) + self.branch(x))
-
-
-def unpool(x: Tensor, where: Tensor) -> Tensor:
-    """(B,C,W,H), places in the larger plane -> (B,C,2W,2H).
-
-    Torch's own max-unpooling raises under deterministic algorithms; a scatter to distinct places does not.
-    """
-    batch, channels, width, height = x.shape
-    plane = x.new_zeros(batch, channels, 4 * width * height)
-    return plane.scatter(2, where.flatten(2), x.flatten(2)).view(batch, channels, 2 * width, 2 * height)
-
-
-class _Initial(nn.Module):
-    """Halves W and H: strided convolution beside the max-pooled image.
-
-    Without room for the image's own channels (C >= width) the convolution is all there is.
-    """
-
-    def __init__(self, in_channels: int, width: int) -> None:
-        super().__init__()
-        self.with_image = in_channels < width
-        n_conv = width - in_channels if self.with_image else width
-        self.conv = nn.Conv2d(in_channels, n_conv, 3, stride=2, padding=1, bias=False)
-        self.act = _activation(width)
-
-    def forward(self, image: Tensor) -> Tensor:
-        x = self.conv(image)
-        return self.act(torch.cat((x, F.max_pool2d(image, 2)), dim=1) if self.with_image else x)
-
-
-@NETWORKS.register()
-class ENet(Network):
-    """ENet (Paszke, Chaurasia, Kim, Culurciello, 2016); `kernels` is the width at half resolution, 16 there.
-
-    PReLU has a slope per channel, as in the paper.
-    """
-
-    multiple = 8
-    keeps_channels_last = False  # the first layer joins maps to the pooled image, whose one channel has no layout
-
-    def __init__(self, in_channels: int, n_class: int, *, kernels: int = 16) -> None:
-        super().__init__(in_channels, n_class, kernels=kernels)
-        half, quarter, eighth = kernels, 4 * kernels, 8 * kernels
-        self.initial = _Initial(in_channels, half)
-        self.down1 = _Down(half, quarter, 0.01)
-        self.stage1 = nn.Sequential(*(_Bottleneck(quarter, quarter, 0.01) for _ in range(4)))
-        self.down2 = _Down(quarter, eighth, 0.1)
-        self.stage23 = nn.Sequential(*self._dilated_stage(eighth), *self._dilated_stage(eighth))
-        self.up4 = _Up(eighth, quarter, 0.1)
-        self.stage4 = nn.Sequential(*(_Bottleneck(quarter, quarter, 0.1) for _ in range(2)))
-        self.up5 = _Up(quarter, half, 0.1)
-        self.stage5 = _Bottleneck(half, half, 0.1)
-        self.classifier = nn.ConvTranspose2d(half, n_class, 2, stride=2)
-        self.apply(initialise)
-
-    @staticmethod
-    def _dilated_stage(width: int) -> list[nn.Module]:
-        """Bottlenecks 1 to 8 of the paper's stage 2: regular or 5x1 + 1x5, and dilated by 2, 4, 8, 16."""
-        inner = _Bottleneck.inner(width)
-        layers: list[nn.Module] = []
-        for dilation in (2, 4, 8, 16):
-            asymmetric = nn.Sequential(
-                nn.Conv2d(inner, inner, (5, 1), padding=(2, 0), bias=False),
-                nn.Conv2d(inner, inner, (1, 5), padding=(0, 2), bias=False),
-            )
-            dilated = nn.Conv2d(inner, inner, 3, padding=dilation, dilation=dilation, bias=False)
-            first = asymmetric if dilation in (4, 16) else None
-            layers += [_Bottleneck(width, width, 0.1, middle=middle) for middle in (first, dilated)]
-        return layers
-
-    def features(self, image: Tensor) -> list[Tensor]:
-        """The last map alone, (B,kernels,W'/2,H'/2) of the padded image."""
-        x, where_half = self.down1(self.initial(self.pad(image)))
-        x, where_quarter = self.down2(self.stage1(x))
-        x = self.stage4(self.up4(self.stage23(x), where_quarter))
-        return [self.stage5(self.up5(x, where_half))]
 
 
 # ------------------------------------------------------------------------------------------ smoke tests

@@ -10,6 +10,7 @@ import hashlib
 import io
 import json
 import os
+import pickle
 import platform
 import shutil
 import subprocess
@@ -24,9 +25,10 @@ from typing import Any
 import numpy as np
 import torch
 from PIL import Image
-from torch import nn
+from torch import Tensor, nn
 
 from nifti_headers import Header, header_at, pack
+from published_weights import adopt, is_state_dict
 from utils import UserError, atomic_write, listing
 
 # Arguments that may differ between a run and its continuation: they change where and how fast, or what is made of the
@@ -203,8 +205,11 @@ class CsvLog:
 # --------------------------------------------------------------------------------------------- checkpoints
 
 
-def load_checkpoint(path: Path) -> dict[str, Any]:
-    """Tensors and plain types; never runs code. Raises UserError for a missing, torn or foreign file."""
+def load_checkpoint(path: Path, bare: bool = False) -> dict[str, Any]:
+    """Tensors and plain types; never runs code. Raises UserError for a missing, torn or foreign file.
+
+    bare: a network's tensors alone will do; they come as the entry "bare" (published_weights.py)
+    """
     try:
         with zipfile.ZipFile(path) as whole:
             if damaged := whole.testzip():  # torch.load looks at no checksum
@@ -212,20 +217,38 @@ def load_checkpoint(path: Path) -> dict[str, Any]:
         state = torch.load(path, map_location="cpu", weights_only=True)
     except FileNotFoundError as error:
         raise UserError(f"The weights {path} do not exist. Train them first (make results/<set>/cesource).") from error
+    except pickle.UnpicklingError as error:
+        raise UserError(
+            f"{path} holds more than tensors and plain types, and to load that is to run code. Where it is a network "
+            "as the published codes save it, make a file of its tensors alone: published_weights.py says how."
+        ) from error
     except Exception as error:  # torch.load raises anything on a torn file
         raise UserError(f"{path} is no checkpoint of this program or is torn ({type(error).__name__}).") from error
+    if is_state_dict(state):
+        if bare:
+            return {"bare": state}
+        raise UserError(
+            f"{path} holds tensors alone, not how their network is called. Make a run of them: python main.py --method "
+            f"noadap --model_weights {path} --network …, whose last.pkl is what is wanted here."
+        )
     if not isinstance(state, dict) or "net" not in state:
         raise UserError(f"{path} holds no network of this program (no entry 'net').")
     return state
 
 
+def weights_for(net: nn.Module, path: Path) -> tuple[dict[str, Tensor], dict[str, Any]]:
+    """The network's state out of a file of weights, and the checkpoint that it lay in; tensors alone lie in none."""
+    state = load_checkpoint(path, bare=True)
+    return (adopt(net, state["bare"], path), {}) if "bare" in state else (state["net"], state)
+
+
 def load_weights(net: nn.Module, path: Path, args: Namespace, in_channels: int) -> None:
     """Fills the network from a checkpoint. Raises UserError naming both sides where they differ."""
-    state = load_checkpoint(path)
+    weights, state = weights_for(net, path)
     theirs = f"{state.get('network')} ({state.get('in_channels')} channels, {state.get('n_class')} classes)"
     ours = f"{args.network} ({in_channels} channels, {args.n_class} classes)"
     try:
-        net.load_state_dict(state["net"])
+        net.load_state_dict(weights)
     except RuntimeError as error:
         raise UserError(
             f"{path} holds weights of {theirs}, this run has {ours}; give the same --network and --n_class."
@@ -238,7 +261,7 @@ def load_blocks(net: nn.Module, path: Path, blocks: int, in_channels: int) -> di
     Returns the names of the modules that were "loaded" and "left" as they are. Raises UserError for a network without
     such parts, and for weights that do not fit, with every one of them.
     """
-    theirs, ours, prefixes = load_checkpoint(path)["net"], net.state_dict(), net.parts(blocks)
+    theirs, ours, prefixes = weights_for(net, path)[0], net.state_dict(), net.parts(blocks)
     wanted = [name for name in ours if name.startswith(prefixes)]
     wrong = [
         f"{name} ({'missing' if name not in theirs else 'shape ' + str(tuple(theirs[name].shape))})"

@@ -11,7 +11,7 @@ import torch
 from torch import nn
 
 from network_base import check_batch_norms
-from networks import NETWORKS, PooledUNet, ResidualUNet, UNet, UNet3D, build_network, unpool
+from networks import NETWORKS, PooledUNet, PublishedENet, ResidualUNet, UNet, UNet3D, build_network, unpool
 from utils import UserError
 
 SIZES = [(1, 1), (2, 9), (7, 1), (16, 32), (73, 47)]
@@ -88,7 +88,7 @@ def test_divisible_size_is_not_padded(name):
 @every_network
 def test_gradient_reaches_every_parameter(name):
     net = small(name, 3, 4)
-    net(image_for(net, 2, 3, 32, 48)).square().sum().backward()
+    net(image_for(net, 2, 3, 64, 80)).square().sum().backward()
     moving = {key: param for key, param in net.named_parameters() if param.requires_grad}
     assert [key for key, param in moving.items() if param.grad is None or not param.grad.any()] == []
 
@@ -203,7 +203,7 @@ def test_channels_last_and_autocast(name):
 def test_initial_weights(name):
     net = small(name)
     for module in [*convolutions(net), *norms(net)]:
-        assert module.bias is None or not module.bias.any()
+        assert module.bias is None or not module.bias.any() or name == "PublishedENet"  # whose are torch's draws
     assert all(0.8 < norm.weight.min() and norm.weight.max() < 1.2 for norm in norms(net))
 
 
@@ -364,6 +364,20 @@ def test_unet_is_the_published_one():
     slopes = [module.weight.numel() for module in net.modules() if isinstance(module, nn.PReLU)]
     # Two each in three encoder levels, three upsamplings and three decoder levels; three in the bridge.
     assert slopes == [1] * 21
+
+
+def test_the_published_boundary_loss_has_a_wider_unet():
+    assert count(UNet(1, 2, nG=64)) == 18_702_551
+    assert count(UNet(5, 2, nG=64)) == 18_704_855
+
+
+def test_published_enet_has_the_published_parameters():
+    net = PublishedENet(1, 4)
+    assert count(net) == 463_475
+    assert count(net.idle) == 5_194
+    assert count(PublishedENet(1, 2)) == 460_845
+    assert {module.weight.numel() for module in net.modules() if isinstance(module, nn.PReLU)} == {1}
+    assert net.classifier.bias.any()  # torch's draw stays
 
 
 def test_unet_parameters_follow_channels_and_classes():

@@ -1,0 +1,103 @@
+"""The published networks' weights in the networks of this program: both compute the same numbers."""
+
+import math
+from argparse import Namespace
+
+import pytest
+import torch
+from torch import nn
+
+from networks import build_network
+from run_folder import load_blocks, load_checkpoint, load_weights
+from utils import UserError
+
+
+def wave(number, kind, shape):
+    """Weights that depend on the place of their tensor in the published file, and stay tame through many layers."""
+    steps = torch.sin(torch.arange(math.prod(shape), dtype=torch.float64) * 0.7 + number).reshape(shape)
+    if kind == "running_var":
+        return 1 + steps / 2
+    if len(shape) > 1:
+        return steps * (2 / math.prod(shape[1:])) ** 0.5
+    return 0.1 * steps + (0.8 if kind == "weight" else 0)
+
+
+def picture(*shape):
+    return torch.cos(torch.arange(math.prod(shape), dtype=torch.float64) * 0.37).reshape(shape)
+
+
+def published_file(path, net, prefix=""):
+    """A state dict in the order, and with the last words of the names, of the published network."""
+    ours = net.state_dict()
+    ordered = [name for part in net.published for name in ours if name.startswith(f"{part}.")]
+    kinds = [(name.rpartition(".")[2], ours[name].shape) for name in ordered]
+    kinds = [(kind, shape) for kind, shape in kinds if kind != "num_batches_tracked"]
+    state = {f"{prefix}layer{n}.{kind}": wave(n, kind, shape) for n, (kind, shape) in enumerate(kinds)}
+    torch.save(state | ({"encoder.mu_layer.weight": torch.zeros(256, 4)} if prefix else {}), path)
+    return path
+
+
+# The logits of the published code (models of the repositories of Kervadec, commit 171c32d, and Xu, commit 96690d1) at
+# three pixels, filled by `wave`, for `picture`: of UNet(1, 3, nG=4), ENet(1, 4) and Unet3D(2, 2, 2, 1).
+@pytest.mark.parametrize(
+    ("network", "size", "classes", "prefix", "expected"),
+    [
+        ("UNet:nG=4", (2, 1, 16, 24), 3, "", [212.63541, -12812.927, 6401.9185]),
+        ("PublishedENet", (2, 1, 32, 48), 4, "", [0.18398227, 0.57647389, -0.90449196]),
+        ("UNet3D:width=2,depth=2,binary=True", (1, 2, 8, 12, 16), 2, "", [-0.11199329, -0.19551635, -0.069154836]),
+        (
+            "UNet3D:width=2,depth=2,binary=True",
+            (1, 2, 8, 12, 16),
+            2,
+            "segmentor.",
+            [-0.11199329, -0.19551635, -0.06915484],
+        ),
+    ],
+)
+def test_a_published_network_computes_what_it_computed(tmp_path, network, size, classes, prefix, expected):
+    net = build_network(network, size[1], classes).double().eval()
+    path = published_file(tmp_path / "weights.pt", net, prefix)
+    load_weights(net, path, Namespace(network=network, n_class=classes), size[1])
+    with torch.no_grad():
+        logits = net(picture(*size))[:, -1].flatten()
+    assert logits[[0, logits.numel() // 3, -1]].tolist() == pytest.approx(expected, rel=1e-4)
+
+
+def test_weights_of_other_layers_are_refused_with_the_first_that_differ(tmp_path):
+    path = published_file(tmp_path / "weights.pt", build_network("UNet:nG=8", 1, 2))
+    with pytest.raises(
+        UserError, match=r"layer0.weight \(8, 1, 3, 3\) in the place of encoder.0.0.0.weight \(4, 1, 3, 3\)"
+    ):
+        load_weights(build_network("UNet:nG=4", 1, 2), path, Namespace(network="UNet:nG=4", n_class=2), 1)
+    with pytest.raises(UserError, match="no published network is known.*UNet, PublishedENet and UNet3D"):
+        load_weights(build_network("Dimwit", 1, 2), path, Namespace(network="Dimwit", n_class=2), 1)
+
+
+def test_tensors_alone_of_a_network_of_this_program_are_taken(tmp_path):
+    net, other, wider = (build_network(name, 1, 2) for name in ("Dimwit:nG=4", "Dimwit:nG=4", "Dimwit:nG=8"))
+    torch.save(net.state_dict(), tmp_path / "weights.pt")
+    load_weights(other, tmp_path / "weights.pt", Namespace(network="Dimwit:nG=4", n_class=2), 1)
+    assert all(torch.equal(*pair) for pair in zip(net.parameters(), other.parameters(), strict=True))
+    with pytest.raises(UserError, match=r"body.0.weight \(4, 1, 3, 3\) in the place of body.0.weight \(8, 1, 3, 3\)"):
+        load_weights(wider, tmp_path / "weights.pt", Namespace(network="Dimwit:nG=8", n_class=2), 1)
+
+
+def test_blocks_are_taken_of_published_weights(tmp_path):
+    net = build_network("UNet:nG=4", 1, 2)
+    path = published_file(tmp_path / "weights.pt", net)
+    before = net.classifier.weight.clone()
+    assert load_blocks(net, path, 1, 1)["loaded"] == ["encoder", "bridge", "up.0", "decoder.0"]
+    torch.testing.assert_close(net.encoder[0][0][0].weight, wave(0, "weight", (4, 1, 3, 3)).float())
+    assert torch.equal(net.classifier.weight, before)
+
+
+def test_a_whole_network_is_not_run(tmp_path):
+    torch.save(nn.Conv2d(1, 1, 1), tmp_path / "best.pkl")
+    with pytest.raises(UserError, match="to load that is to run code.*make a file of its tensors alone"):
+        load_checkpoint(tmp_path / "best.pkl")
+
+
+def test_tensors_alone_are_no_run(tmp_path):
+    torch.save(nn.Conv2d(1, 1, 1).state_dict(), tmp_path / "weights.pt")
+    with pytest.raises(UserError, match="holds tensors alone.*--method noadap"):
+        load_checkpoint(tmp_path / "weights.pt")
