@@ -7,12 +7,15 @@ others), from the softmax of these logits.
 """
 
 # ruff: noqa: E501
+import re
+from pathlib import Path
+
 import numpy as np
 import pytest
 import torch
 
 from distance_maps import signed_distance_maps
-from losses import LossSum, build_loss, one_hot, parse_losses
+from losses import LOSSES, LossSum, build_loss, one_hot, parse_losses
 
 B, K, W, H = 3, 3, 8, 10
 ENTKL = "'ivd':True,'weights_se':[0.1,0.5,0.4],'idc_c':[1],'power':1"
@@ -215,6 +218,35 @@ def test_a_prior_that_adds_up_to_less_than_the_image_is_taken_of_its_own_sum():
     predicted = sizes / sizes.sum(1, keepdim=True)
     higher = (predicted * (SIZES > 0)).sum(1).mean().item() * np.log(1 / 0.9)
     assert value + higher == pytest.approx(7.617795, rel=1e-6)
+
+
+# -- the table of docs/parity.md ----------------------------------------------------------------------------------------
+
+ROOT = Path(__file__).parents[1]
+TABLE = (ROOT / "docs/parity.md").read_text(encoding="utf-8")
+
+
+def test_every_flag_of_the_table_is_one():
+    programs = "".join(path.read_text(encoding="utf-8") for path in ROOT.rglob("*.py") if "tests" not in path.parts)
+    flags = set(re.findall(r"`(--\w+)", TABLE))
+    assert flags
+    assert not [flag for flag in sorted(flags) if f'"{flag}"' not in programs]
+
+
+def test_every_parameter_of_the_table_is_one_of_its_loss():
+    """Rows of one loss follow each other; those that begin with a dash go with the one above."""
+    rows = [
+        row.split("|")[1:-1]
+        for row in TABLE.partition("## Losses")[2].partition("\n## ")[0].splitlines()
+        if "| " in row
+    ]
+    names, checked = [], 0
+    for loss, *_, switch in rows[2:]:
+        names = re.findall(r"`(\w+)`", loss) if not loss.strip().startswith("–") else names
+        for parameter in re.findall(r"`'(\w+)':", switch):
+            assert all(LOSSES.takes(name, parameter) for name in names), (loss, parameter)
+            checked += 1
+    assert checked > 3
 
 
 # -- closed forms, in float64 -----------------------------------------------------------------------------------------
