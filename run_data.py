@@ -27,7 +27,7 @@ from distributed import ALONE, Team
 from methods import METHODS
 from run_folder import sha256_of
 from sampling import FixedSteps, Shuffled
-from slice_files import parse_volume
+from slice_files import check_class_count, parse_volume
 from utils import UserError, derived_seed, listing
 from volume_set import CropStream, VolumeSet, WholeStream, open_volumes
 
@@ -69,15 +69,18 @@ def open_sets(args: Namespace, bounds: Sequence[Any]) -> dict[str, AnySet]:
     """ "val", unless the method is a pre-training, and the sets of the method's streams; bounds are laid on them."""
     method = METHODS[args.method]
     learns = args.mode == "learn"
+    streams = method.streams_of(args) if learns else ()
     sets = {}
     if method.segments:
+        roots = [args.target_dataset, *([args.source_dataset] if "source" in streams else [])]
+        check_class_count(roots, args.n_class)
         folders = parse_folders(args.target_folders, len(bounds))
         check_patients(
             args.target_dataset, folders[0].folder, args.grp_regex, parse_volume if args.crop else parse_name
         )
         split = "test" if args.ontest else "train" if args.ontrain else "val"
         sets["val"] = lay_bounds(open_split("val", split, args, len(bounds)), bounds, required=False)
-    for name in method.streams_of(args) if learns else ():
+    for name in streams:
         found = join([open_split(name, split, args, len(bounds)) for split in splits_of(name, args)])
         if args.n_labelled and name in method.labelled:
             found = found.keep(labelled_rows(found, args))

@@ -89,6 +89,16 @@ class Run:
         return int(self.provenance["n_epoch"])
 
     @property
+    def adapts_nothing(self) -> bool:
+        """Whether it is the network as it came, only evaluated."""
+        return self.provenance.get("method") == "noadap"
+
+    @property
+    def start(self) -> str:
+        """The file of weights that it starts from, empty for random ones."""
+        return self.params.get("model_weights", "")
+
+    @property
     def by_iou(self) -> bool:
         """Whether it is scored by the IoU of all images together, instead of patient by patient."""
         return self.provenance.get("scores") == "iou"
@@ -199,6 +209,20 @@ class Run:
         if not number:
             raise UserError(f"{path} should say 'epoch, 3D Dice'; it holds no number.")
         return int(number[0])
+
+    def only_class(self, which: str) -> int | None:
+        """The class that the network of this epoch gives to every pixel; None where it predicts several, as it should.
+
+        None, too, where nothing else is there to be predicted, or where no sizes were noted.
+        """
+        if not (self.folder / "val_sizes.npy").is_file():
+            return None
+        predicted = np.flatnonzero(self.array("val_sizes.npy")[self.epoch(which)].sum(0))
+        if len(predicted) != 1:
+            return None
+        known = (self.folder / "val_gt_sizes.npy").is_file()
+        true = np.flatnonzero(self.array("val_gt_sizes.npy").sum(0)) if known else []
+        return None if [*true] == [*predicted] else int(predicted[0])
 
     def array(self, name: str) -> np.ndarray:
         """One of the raw arrays, such as val_sizes.npy (epochs, slices, K)."""

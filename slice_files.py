@@ -11,7 +11,7 @@ import io
 import json
 import os
 import re
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
@@ -458,6 +458,21 @@ def read_card(root: Path) -> dict[str, Any]:
         return json.loads(path.read_text(encoding="utf-8"))
     except json.JSONDecodeError as error:
         raise UserError(f"{path} is not JSON: {error}. Slice the set again, or remove the file.") from error
+
+
+def check_class_count(roots: Iterable[Path], n_class: int) -> None:
+    """Raises UserError for the sets whose dataset.json states another number of classes; one that states none is fine.
+
+    A card of another tool may have anything, or nothing, under that name: what is no whole number is passed over.
+    """
+    stated = {root: read_card(root).get("n_class") for root in dict.fromkeys(roots)}
+    wrong = [f"{root / 'dataset.json'} says {k}" for root, k in stated.items() if type(k) is int and k != n_class]
+    if wrong:
+        raise UserError(
+            f"--n_class is {n_class}, background included, but {listing(wrong)}. Give the number of classes that the "
+            "set has. If the card is wrong, as after a change of the labels, or where a class is in none of them, "
+            f'slice the set again with --n_class {n_class}, or correct "n_class" in the file.'
+        )
 
 
 def check_ignored(ignore: int | None, n_class: int) -> None:

@@ -54,7 +54,7 @@ def place(number: int) -> float:
 def label_kind(points: Sequence[Repeated], runs: Sequence[Run]) -> str:
     """The kind of these experiments, with what a reader must know of them."""
     kind = points[0].experiment.kind
-    marks = dict.fromkeys(words for point in points for words in experiment_marks(point.experiment, runs))
+    marks = dict.fromkeys(words for point in points for words in experiment_marks(point, runs))
     return f"{kind} ({'; '.join(marks)})" if marks else kind
 
 

@@ -32,7 +32,10 @@ ALL_IS_WELL = "No problem found."
 
 def report(surveys: Sequence[Survey], prior: Path | None, out: Path) -> str:
     """Writes all of it into `out` and returns the text."""
-    problems = find_problems(surveys, prior)
+    there = prior if prior and prior.is_file() else None
+    problems = find_problems(surveys, there)
+    missing = f"the class-ratio prior {prior}: it is not there yet, the first adaptation makes it"
+    unchecked = [] if prior == there else [missing]
     out.mkdir(parents=True, exist_ok=True)
     with mpl.rc_context(STYLE):
         draw(surveys, out)
@@ -42,10 +45,11 @@ def report(surveys: Sequence[Survey], prior: Path | None, out: Path) -> str:
         table.writeheader()
         table.writerows(rows)
     with atomic_write(out / "numbers.json", "w") as file:
-        numbers = {"problems": group(problems), "sets": {survey.set_name: summarise(survey) for survey in surveys}}
+        sets = {survey.set_name: summarise(survey) for survey in surveys}
+        numbers = {"problems": group(problems), "not_checked": unchecked, "sets": sets}
         json.dump(numbers, file, indent=1)
         file.write("\n")
-    text = as_text(surveys, problems)
+    text = as_text(surveys, problems, unchecked)
     with atomic_write(out / "report.txt", "w") as file:
         file.write(text)
     return text
@@ -140,7 +144,8 @@ def levels(survey: Survey, folder: str) -> dict[str, Any]:
 # ------------------------------------------------------------------------------------------------ text
 
 
-def as_text(surveys: Sequence[Survey], problems: Sequence[Fault]) -> str:
+def as_text(surveys: Sequence[Survey], problems: Sequence[Fault], unchecked: Sequence[str] = ()) -> str:
+    """Problems first, then what could not be looked at, then the tables."""
     lines = [f"Data report: {listing([survey.root for survey in surveys])}"]
     if made_up := [survey.set_name for survey in surveys if survey.phantom]:
         lines += boxed([f"PHANTOM: made-up images in {listing(made_up)}; nothing here says anything about real ones."])
@@ -151,6 +156,7 @@ def as_text(surveys: Sequence[Survey], problems: Sequence[Fault]) -> str:
     for number, (what, which) in enumerate(groups.items(), 1):
         times = f" ({len(which)} times)" if len(which) > 1 else ""
         lines += [f"{number:3}. {what}{times}", f"     {listing(which, MOST_LISTED)}"]
+    lines += [f"Not checked: {what}." for what in unchecked]
     for heading, header, rows in (
         sets_table(surveys),
         census_table(surveys),

@@ -152,10 +152,7 @@ def _sites(surveys: Sequence[Survey]) -> Iterator[Fault]:
 
 
 def _prior(survey: Survey, path: Path) -> Iterator[Fault]:
-    """The csv of class-ratio priors: missing, without some slices, or far from the truth where that is known."""
-    if not path.is_file():
-        yield "no class-ratio prior yet, the first adaptation makes it", str(path)
-        return
+    """The csv of class-ratio priors: unreadable, without some slices, or far from the truth where that is known."""
     columns = {}
     for column in (WITH_TAGS, WITHOUT_TAGS, TRUE_SIZES):
         try:

@@ -24,7 +24,7 @@ from preprocess.new_set import refuse_overwriting
 from preprocess.size_estimates import PUBLISHED, estimate_sizes, in_words
 from preprocess.tags import read_tags
 from size_table import ORACLE, TRUE_SIZES, WITH_TAGS, WITHOUT_TAGS, SizeTable, read_size_table, write_size_table
-from slice_files import read_card
+from slice_files import check_class_count, read_card
 from utils import UserError, listing, run_program
 
 EPS = 1e-10  # in the logarithms, as in the losses
@@ -38,6 +38,7 @@ def make(args: argparse.Namespace) -> None:
     refuse_overwriting(args.out)
     if args.extent_mm is not None and args.constant_mm3 is None:
         raise UserError("--extent_mm says what a volume spans: it goes with --constant_mm3.")
+    check_class_count([args.data], args.n_class)
     slices = measure_slices(args.data, args.folder, None if args.unlabelled else args.n_class)
     estimate = estimate_sizes(args, slices)
     foreground = np.maximum(np.rint(estimate.pixels), 1)

@@ -9,6 +9,7 @@ from typing import Any
 import numpy as np
 
 from reports.facts import facts, marks, notes_of, progress, supervision, warnings_of
+from reports.harm import find_harm, harm_note, on_other_images
 from reports.table import BLOCKS, NOTHING, Report, number
 from run_files import Run, unique
 
@@ -21,6 +22,15 @@ class Entry:
     which: str
     rows: dict[int, dict[str, Any]]  # class -> its row of Run.classes
     gap: float = math.nan  # share of the gap closed
+    worse_than: str = ""  # the network as it came, where that scores higher
+
+    @property
+    def images(self) -> frozenset[str]:
+        return frozenset(self.run.names)
+
+    @property
+    def score(self) -> float:
+        return self.miou
 
     @property
     def miou(self) -> float:
@@ -59,12 +69,17 @@ def make_columns(entries: Sequence[Entry], runs: Sequence[Run]) -> dict[str, Cal
     }
     for k, name in short_names({k: row["name"] for entry in entries for k, row in entry.rows.items()}).items():
         columns[name] = lambda entry, k=k: per_cent(entry.rows[k]["iou"]) if k in entry.rows else NOTHING
-    columns["marks"] = lambda entry: ", ".join(marks(entry.run, runs))
+    columns["marks"] = lambda entry: ", ".join(entry_marks(entry, runs))
     shown = {
         "gap closed": any(math.isfinite(entry.gap) for entry in entries),
-        "marks": any(marks(run, runs) for run in runs),
+        "marks": any(entry_marks(entry, runs) for entry in entries),
     }
     return {name: fill for name, fill in columns.items() if shown.get(name, True)}
+
+
+def entry_marks(entry: Entry, runs: Sequence[Run]) -> list[str]:
+    harm = [f"worse than {entry.worse_than}"] if entry.worse_than else []
+    return marks(entry.run, entry.which, runs) + harm
 
 
 def short_names(names: Mapping[int, str]) -> dict[int, str]:
@@ -82,12 +97,12 @@ def make_notes(entries: Sequence[Entry], names: argparse.Namespace) -> list[str]
     ]
     if any(math.isfinite(entry.gap) for entry in entries):
         notes.append(f"Gap closed: (run - {names.lower}) / ({names.upper} - {names.lower}) of the mIoU.")
-    return notes
+    return notes + harm_note(entries, "IoU")
 
 
 def csv_lines(entry: Entry) -> list[dict[str, Any]]:
     """A line for the mean, one a class. Counts are pixels; IoU is a share, not in per cent."""
-    first = facts(entry.run, entry.which) | {"images": len(entry.run.names)}
+    first = facts(entry.run, entry.which) | {"worse_than": entry.worse_than, "images": len(entry.run.names)}
     mean = {"class": "mean", "name": "", "iou": entry.miou, "intersection": math.nan, "union": math.nan}
     lines = [first | row | {"gap_closed": math.nan} for row in (mean, *entry.rows.values())]
     lines[0]["gap_closed"] = entry.gap
@@ -99,12 +114,13 @@ def make_class_report(runs: Sequence[Run], names: argparse.Namespace) -> Report:
     blocks = {which: [read_entry(run, which) for run in runs] for which in BLOCKS}
     for block in blocks.values():
         close_gaps(block, names.lower, names.upper)
+        find_harm(block, names.lower)
     entries = [entry for block in blocks.values() for entry in block]
     columns = make_columns(entries, runs)
     apart = ["Not every run was evaluated on the same images; compare with care."]
     return Report(
         " / ".join(unique(runs, lambda run: run.set_name)),
-        warnings_of(runs) + apart * (len(unique(runs, lambda run: frozenset(run.names))) > 1),
+        warnings_of(runs) + apart * on_other_images(entries),
         list(columns),
         [(BLOCKS[which], [[fill(e) for fill in columns.values()] for e in block]) for which, block in blocks.items()],
         make_notes(entries, names) + notes_of(runs),

@@ -11,8 +11,19 @@ from dataclasses import dataclass
 from typing import Any
 
 from metrics import DISTANCES, summarise
-from reports.facts import notes_of, supervision, warnings_of
-from reports.patients import HD95, IOU, PENALISED, Entry, mean_sd, patient_facts, patient_marks, read_entry, score_cells
+from reports.facts import marks, notes_of, supervision, warnings_of
+from reports.harm import find_harm, harm_note, on_other_images
+from reports.patients import (
+    HD95,
+    IOU,
+    PENALISED,
+    Entry,
+    distance_marks,
+    mean_sd,
+    patient_facts,
+    read_entry,
+    score_cells,
+)
 from reports.table import BLOCKS, NOTHING, Report, number
 from run_files import Run, unique
 from utils import UserError, nearest
@@ -131,6 +142,14 @@ def compare(block: Sequence[Repeated], kind: str) -> None:
             each.better, each.worse = sum(value > 0 for value in apart), sum(value < 0 for value in apart)
 
 
+def find_harm_by_draw(block: Sequence[Repeated], lower: str) -> None:
+    """Fills `worse_than` of each run, compared within its draw; an experiment of one run is of every draw."""
+    for draw in dict.fromkeys(draw for each in block for draw in each.entries):
+        beside = {each.experiment.name: each.entries.get(draw) or each.entries.get("") for each in block}
+        start = beside.get(lower)
+        find_harm([entry for entry in beside.values() if entry], start.run.name if start else lower)
+
+
 def choose_kind(experiments: Sequence[Experiment], reference: str | None) -> str:
     """The kind of experiment that the others are compared with: the one asked for, else that of the first.
 
@@ -167,12 +186,12 @@ def make_columns(entries: Sequence[Repeated], runs: Sequence[Run]) -> dict[str, 
         "HD95 penalised": lambda entry: number(entry.mean["hd95"]["penalised_mean"], 2),
         "missed": lambda entry: str(entry.mean["dice"]["misses"]),
         "false": lambda entry: str(entry.mean["dice"]["false_structures"]),
-        "marks": lambda entry: "; ".join(experiment_marks(entry.experiment, runs)),
+        "marks": lambda entry: "; ".join(experiment_marks(entry, runs)),
     }
     shown = {
         "IoU": any("iou" in entry.mean for entry in entries),
         "HD95 penalised": has_failures(entries),
-        "marks": any(experiment_marks(entry.experiment, runs) for entry in entries),
+        "marks": any(experiment_marks(entry, runs) for entry in entries),
     }
     return {name: fill for name, fill in columns.items() if shown.get(name, True)}
 
@@ -181,9 +200,13 @@ def has_failures(entries: Iterable[Repeated]) -> bool:
     return any(entry.mean["dice"][failure] for entry in entries for failure in FAILURES)
 
 
-def experiment_marks(experiment: Experiment, runs: Sequence[Run]) -> list[str]:
-    """What a reader must know before comparing; one for all draws, unless they differ."""
-    return [words for words in unique([*experiment.runs.values()], lambda run: patient_marks(run, runs)) if words]
+def experiment_marks(each: Repeated, runs: Sequence[Run]) -> list[str]:
+    """What a reader must know before comparing; one for all draws, unless they differ; then in how many it is worse."""
+    entries = [*each.entries.values()]
+    told = [", ".join(marks(entry.run, entry.which, runs) + distance_marks(entry.run, runs)) for entry in entries]
+    worse = sum(bool(entry.worse_than) for entry in entries)
+    harm = [f"worse than the start in {worse} of {len(entries)} draws"] * (worse > 0)
+    return [words for words in dict.fromkeys(told) if words] + harm
 
 
 def make_warnings(block: Sequence[Repeated], runs: Sequence[Run]) -> list[str]:
@@ -192,7 +215,7 @@ def make_warnings(block: Sequence[Repeated], runs: Sequence[Run]) -> list[str]:
     patients = {each.experiment.name: {frozenset(entry.dice) for entry in each.entries.values()} for each in block}
     if mixed := [name for name, sets in patients.items() if len(sets) > 1]:
         warnings.append(f"The draws of {', '.join(mixed)} were not evaluated on the same patients; compare with care.")
-    elif len(set().union(*patients.values())) > 1:
+    elif on_other_images([entry for each in block for entry in each.entries.values()]):
         warnings.append("Not every experiment was evaluated on the same patients; compare with care.")
     return warnings
 
@@ -217,7 +240,7 @@ def make_notes(
             + f" {kind} came first; --reference names another."
             * (not names.reference)
         )
-    return notes
+    return notes + harm_note([run for each in entries for run in each.entries.values()], "Dice")
 
 
 def csv_lines(entry: Repeated) -> list[dict[str, Any]]:
@@ -244,6 +267,7 @@ def make_draw_report(runs: Sequence[Run], names: argparse.Namespace) -> Report:
     blocks = {which: [read_experiment(each, which, names.iou) for each in experiments] for which in BLOCKS}
     for block in blocks.values():
         compare(block, kind)
+        find_harm_by_draw(block, names.lower)
     entries = [entry for block in blocks.values() for entry in block]
     columns = make_columns(entries, runs)
     return Report(

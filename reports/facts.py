@@ -9,13 +9,15 @@ from run_files import Run, unique
 SHAPED = "labels in preprocessing"
 
 
-def marks(run: Run, runs: Sequence[Run]) -> list[str]:
-    """What a reader must know before comparing this run with the others."""
+def marks(run: Run, which: str, runs: Sequence[Run]) -> list[str]:
+    """What a reader must know before comparing this run, at this one of its epochs, with the others."""
     words = [word for key, word in (("debug", "DEBUG"), ("oracle", "ORACLE")) if run.provenance.get(key)]
     if run.phantom and not all(other.phantom for other in runs):
         words.append("PHANTOM")
     if no_learning(run):
         words.append("lr 0")
+    if run.only_class(which) is not None:
+        words.append("one class")
     if len(unique(runs, lambda each: each.set_name)) > 1:
         words.append(f"on {run.set_name}")
     return words
@@ -49,9 +51,14 @@ def warnings_of(runs: Sequence[Run]) -> list[str]:
     return warnings
 
 
-def notes_of(runs: Sequence[Run]) -> list[str]:
-    """What the marks mean."""
+def notes_of(runs: Sequence[Run], blocks: Sequence[str] = ("last", "best_3d")) -> list[str]:
+    """What the marks mean that runs carry in these of their epochs."""
     notes = []
+    only = {run.class_name(k): None for run in runs for k in map(run.only_class, blocks) if k is not None}
+    if only:
+        notes.append(
+            f"One class: the network gives every pixel of the validation images the same one ({', '.join(only)})."
+        )
     if any(run.provenance.get("oracle") for run in runs):
         notes.append("ORACLE: the run was told what only target labels tell; it is a bound, no competitor.")
     if any(map(no_learning, runs)):

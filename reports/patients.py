@@ -11,6 +11,7 @@ from scipy.stats import wilcoxon
 
 from metrics import DISTANCES, SCORES, average_classes, bootstrap_interval, summarise
 from reports.facts import facts, marks, notes_of, progress, supervision, warnings_of
+from reports.harm import find_harm, harm_note, on_other_images
 from reports.table import BLOCKS, NOTHING, Report, number
 from run_files import Run, unique
 from utils import UserError
@@ -41,6 +42,15 @@ class Entry:
     p: float = math.nan  # against the reference run
     wins: int = 0  # patients on which the reference run is better
     losses: int = 0
+    worse_than: str = ""  # the network as it came, where that scores higher
+
+    @property
+    def images(self) -> frozenset[str]:
+        return frozenset(self.dice)
+
+    @property
+    def score(self) -> float:
+        return self.mean["dice"]["mean"]
 
     @property
     def dice(self) -> dict[str, float]:
@@ -144,14 +154,14 @@ def make_columns(entries: Sequence[Entry], runs: Sequence[Run]) -> dict[str, Cal
         "n": lambda entry: str(len(entry.dice)),
         "missed": lambda entry: str(entry.mean["dice"]["misses"]),
         "false": lambda entry: str(entry.mean["dice"]["false_structures"]),
-        "marks": lambda entry: patient_marks(entry.run, runs),
+        "marks": lambda entry: ", ".join(patient_marks(entry, runs)),
     }
     shown = {
         "IoU": any("iou" in entry.mean for entry in entries),
         "95 % of the mean": any(math.isfinite(entry.interval["mean"][0]) for entry in entries),
         "gap closed": any(map(has_gap, entries)),
         "HD95 penalised": any(map(has_failures, entries)),
-        "marks": any(patient_marks(run, runs) for run in runs),
+        "marks": any(patient_marks(entry, runs) for entry in entries),
     }
     return {name: fill for name, fill in columns.items() if shown.get(name, True)}
 
@@ -164,10 +174,14 @@ def has_failures(entry: Entry) -> bool:
     return bool(entry.mean["dice"]["misses"] or entry.mean["dice"]["false_structures"])
 
 
-def patient_marks(run: Run, runs: Sequence[Run]) -> str:
-    distances = [f"distances in {run.unit}"] if len(unique(runs, lambda each: each.unit)) > 1 else []
-    distances += ["old ASSD"] * run.has_old_assd
-    return ", ".join(marks(run, runs) + distances)
+def patient_marks(entry: Entry, runs: Sequence[Run]) -> list[str]:
+    harm = [f"worse than {entry.worse_than}"] if entry.worse_than else []
+    return marks(entry.run, entry.which, runs) + harm + distance_marks(entry.run, runs)
+
+
+def distance_marks(run: Run, runs: Sequence[Run]) -> list[str]:
+    units = [f"distances in {run.unit}"] if len(unique(runs, lambda each: each.unit)) > 1 else []
+    return units + ["old ASSD"] * run.has_old_assd
 
 
 def nsd_tolerance(runs: Sequence[Run]) -> str:
@@ -179,7 +193,7 @@ def make_warnings(entries: Sequence[Entry], runs: Sequence[Run]) -> list[str]:
     warnings = warnings_of(runs)
     if any(len(entry.dice) == 1 for entry in entries):
         warnings.append("One patient: no spread, no interval, no test.")
-    if len(unique(entries, lambda entry: frozenset(entry.dice))) > 1:
+    if on_other_images(entries):
         warnings.append("Not every run was evaluated on the same patients; compare with care.")
     return warnings
 
@@ -213,7 +227,7 @@ def make_notes(entries: Sequence[Entry], runs: Sequence[Run], names: argparse.Na
             + f" {reference} is the first of the runs; --reference names another."
             * by_order
         )
-    return notes + notes_of(runs)
+    return notes + harm_note(entries, "Dice") + notes_of(runs)
 
 
 def worst(entry: Entry) -> str:
@@ -226,7 +240,7 @@ def patient_facts(entry: Entry) -> dict[str, Any]:
     """`epoch` counts from 0, as in the log; distances are in `distance_unit`."""
     run = entry.run
     more = {"distance_unit": run.unit, "nsd_tolerance": run.nsd_tolerance, "patients": len(entry.dice)}
-    return facts(run, entry.which) | more
+    return facts(run, entry.which) | {"worse_than": entry.worse_than} | more
 
 
 def score_cells(scores: Mapping[str, Mapping[str, float]]) -> dict[str, float]:
@@ -257,6 +271,7 @@ def make_patient_report(runs: Sequence[Run], names: argparse.Namespace) -> Repor
     reference = choose_reference(runs, names)
     for block in blocks.values():
         close_gaps(block, names.lower, names.upper)
+        find_harm(block, names.lower)
         compare(block, reference)
     entries = [entry for block in blocks.values() for entry in block]
     columns = make_columns(entries, runs)

@@ -3,7 +3,7 @@
 import math
 from collections.abc import Sequence
 
-from reports.facts import notes_of, progress, supervision, warnings_of
+from reports.facts import marks, notes_of, progress, supervision, warnings_of
 from reports.table import Report, number
 from run_files import Run
 
@@ -19,12 +19,14 @@ def make_unscored_report(runs: Sequence[Run]) -> Report:
         [run.name, supervision(run), progress(run, "last"), *(number(value, 4) for value in values.values())]
         for run, values in zip(runs, last, strict=True)
     ]
+    marked = [", ".join(marks(run, "last", runs)) for run in runs]
+    rows = [[*row, words] for row, words in zip(rows, marked, strict=True)] if any(marked) else rows
     return Report(
         f"{', '.join(dict.fromkeys(run.set_name for run in runs))}: no scores",
         ["NO SCORES: there was no ground truth. Nothing here says how good a run is.", *warnings_of(runs)],
-        ["run", "supervision", "epoch", *COLUMNS],
+        ["run", "supervision", "epoch", *COLUMNS, *(["marks"] if any(marked) else [])],
         [("Last epoch", rows)],
-        [NOTE, *notes_of(runs)],
+        [NOTE, *notes_of(runs, ["last"])],
         [fact | values for fact, values in zip(facts, last, strict=True)],
     )
 

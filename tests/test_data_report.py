@@ -131,10 +131,16 @@ def test_grey_levels_outside_0_to_1_unless_the_card_says_so(tmp_path):
     assert problems(tmp_path / "set") == {}
 
 
-def test_a_prior_that_is_missing_lacks_slices_or_is_far_off(site, tmp_path):
-    assert list(problems(site, prior=tmp_path / "none.csv")) == [
-        "no class-ratio prior yet, the first adaptation makes it"
-    ]
+def test_a_prior_that_is_not_there_yet_is_no_problem_but_not_checked(site, tmp_path):
+    text = report([survey_set(site)], tmp_path / "none.csv", tmp_path / "out")
+    assert f"No problem found.\nNot checked: the class-ratio prior {tmp_path / 'none.csv'}: it is not there yet" in text
+    numbers = json.loads((tmp_path / "out/numbers.json").read_text())
+    assert (numbers["problems"], len(numbers["not_checked"])) == ({}, 1)
+    there = write_prior(tmp_path / "there.csv", site, size=80)
+    assert "Not checked" not in report([survey_set(site)], there, tmp_path / "out")
+
+
+def test_a_prior_that_lacks_slices_or_is_far_off(site, tmp_path):
     good = write_prior(tmp_path / "good.csv", site, size=80)
     assert not [what for what in problems(site, prior=good) if "dumbpredwtags" in what]
     off = write_prior(tmp_path / "off.csv", site, size=350)

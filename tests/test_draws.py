@@ -232,3 +232,13 @@ def test_a_chart_needs_numbers_of_labelled_volumes(add, tmp_path):
     with pytest.raises(UserError, match="None of these experiments says how many .*: a, all_labels"):
         draw(tmp_path / "plot.png", [add("a_0", 0.5), add("all_labels", 0.5)])
     assert not (tmp_path / "plot.png").exists()
+
+
+def test_draws_that_are_worse_than_their_start_are_counted(add, tmp_path, capsys):
+    """Draw by draw: the third is better by less than the other two are worse."""
+    runs = [add(f"noadap_{draw}", value, method="noadap") for draw, value in enumerate((0.5, 0.6, 0.3))]
+    runs += [add(f"sfda_{draw}", value) for draw, value in enumerate((0.4, 0.5, 0.4))]
+    text, lines = report(runs, tmp_path, capsys)
+    assert text.count("worse than the start in 2 of 3 draws") == 2  # in the last and in the best epoch
+    assert "Worse than noadap_0 or noadap_1: the mean Dice is lower" in words(text)
+    assert lines["sfda", "last", "mean"]["worse_than"] == "noadap_0 / noadap_1 / "

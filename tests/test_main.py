@@ -20,6 +20,7 @@ import main as program
 from arguments import get_args
 from augmentation import Augmentation
 from run_folder import load_checkpoint
+from slice_files import check_class_count
 from utils import UserError
 
 EPOCHS = 6
@@ -427,6 +428,27 @@ def test_labels_beyond_n_class(sites, tmp_path):
     with pytest.raises(UserError, match="Case04_1"):
         program.main(flags(target, tmp_path / "run"))
     assert not (tmp_path / "run").exists()
+
+
+def test_a_class_count_that_contradicts_the_set_s_card(sites, tmp_path):
+    """Each set whose card says otherwise is named."""
+    roots = [shutil.copytree(site, tmp_path / name) for name, site in zip(("source", "target"), sites, strict=False)]
+    for root in roots:
+        (root / "dataset.json").write_text('{"n_class": 3}')
+    more = ("--method", "adversarial", "--source_dataset", roots[0])
+    with pytest.raises(
+        UserError, match=r"--n_class is 2, .*target/dataset\.json says 3, .*source/dataset\.json says 3"
+    ):
+        program.main(flags(roots[1], tmp_path / "run", CROSS_ENTROPY, *more))
+    assert not (tmp_path / "run").exists()
+    (roots[1] / "dataset.json").write_text('{"n_class": 2}')
+    program.main(flags(roots[1], tmp_path / "run", CROSS_ENTROPY, "--n_epoch", 1))  # the source is not read
+
+
+@pytest.mark.parametrize("foreign", ['"n_class": "3"', '"n_class": 3.0', '"n_class": null', '"n_class": true', ""])
+def test_the_card_of_another_tool_states_no_class_count(tmp_path, foreign):
+    (tmp_path / "dataset.json").write_text(f"{{{foreign}}}")
+    check_class_count([tmp_path], 2)
 
 
 def test_prior_of_another_number_of_classes(runs, sites, tmp_path):

@@ -2,6 +2,7 @@ import csv
 import re
 import shutil
 
+import numpy as np
 import pandas as pd
 import pytest
 from fake_runs import add_columns, make_run, make_set
@@ -348,7 +349,105 @@ def test_iou_stands_beside_dice_where_it_is_asked_for(runs, tmp_path, capsys):
     assert "iou_mean" not in lines["sfda", "last", "mean"]
 
 
+# -------------------------------------------------------------------------------------------------- harm
+
+
+def start_from(folder, weights, method="sfda"):
+    set_provenance(folder, '"method": "sfda"', f'"method": "{method}"')
+    with (folder / "params.txt").open("a") as file:
+        file.write(f"model_weights: {weights}\n")
+
+
+def marked(text, name):
+    """The rows of a run, last and best epoch, whose marks say that it is worse than another run."""
+    rows = [line for line in text.splitlines() if re.match(rf"{name} ", line)]
+    return [re.search(r"worse than \w+", row)[0] if "worse than" in row else "" for row in rows]
+
+
+def test_a_run_that_is_worse_than_no_adaptation_is_marked_in_every_format(runs, tmp_path, capsys):
+    rescore(runs / "noadap", simple(0.5, 0.6))
+    rescore(runs / "sfda", simple(0.4, 0.5), files=["last"])
+    rescore(runs / "sfda", simple(0.6, 0.7), files=["best_3d"])
+    rescore(runs / "fs", simple(0.8, 0.9))
+    text, lines = report(runs, tmp_path, capsys)
+    assert marked(text, "sfda") == ["worse than noadap", ""]
+    assert marked(text, "fs") == marked(text, "noadap") == ["", ""]
+    assert "Worse than noadap: the mean Dice is lower" in text
+    assert (lines["sfda", "last", "mean"]["worse_than"], lines["sfda", "best_3d", "mean"]["worse_than"]) == (
+        "noadap",
+        "",
+    )
+    for suffix in ("txt", "md", "tex"):
+        assert "Worse than noadap" in (tmp_path / f"out/report.{suffix}").read_text()
+
+
+@pytest.mark.parametrize(("lost", "mark"), [(0.0009, ""), (0.0011, "worse than noadap")])
+def test_rounding_is_no_harm(runs, tmp_path, capsys, lost, mark):
+    rescore(runs / "noadap", simple(0.5, 0.6))
+    rescore(runs / "sfda", simple(0.5 - lost, 0.6 - lost))
+    text, _ = report(runs, tmp_path, capsys, ["noadap", "sfda"])
+    assert marked(text, "sfda") == [mark, mark]
+
+
+def test_harm_is_looked_for_among_the_same_patients_of_the_same_set(runs, tmp_path, capsys):
+    rescore(runs / "noadap", simple(0.5, 0.6))
+    rescore(runs / "sfda", simple(0.1))
+    rescore(runs / "fs", simple(0.1, 0.2))
+    set_provenance(runs / "fs", '"name": "toy"', '"name": "another"')
+    text, _ = report(runs, tmp_path, capsys)
+    assert "worse than" not in text
+
+
+def test_a_run_is_compared_with_its_own_start(runs, tmp_path, capsys):
+    """Not with another network's: the one that was as good as the other at first did no harm."""
+    for name, values in (("noadap_other", (0.2, 0.2)), ("sfda_other", (0.3, 0.3)), ("worse_other", (0.1, 0.1))):
+        shutil.copytree(runs / "sfda", runs / name)
+        rescore(runs / name, simple(*values))
+        start_from(runs / name, "other/last.pkl", "noadap" if name.startswith("noadap") else "sfda")
+    rescore(runs / "noadap", simple(0.5, 0.6))
+    start_from(runs / "noadap", "cesource/last.pkl", "noadap")
+    text, _ = report(runs, tmp_path, capsys, ["noadap", "noadap_other", "sfda_other", "worse_other"])
+    assert marked(text, "sfda_other") == ["", ""]
+    assert marked(text, "worse_other") == ["worse than noadap_other"] * 2
+    assert marked(text, "noadap_other") == ["worse than noadap"] * 2  # it has no start of its own in the table
+
+
+def test_runs_on_two_sets_are_no_cause_for_a_banner(runs, tmp_path, capsys):
+    """The source network is evaluated on the source; only what differs within a set is warned of."""
+    rescore(runs / "sfda", simple(0.1, 0.2))
+    rescore(runs / "noadap", simple(0.1, 0.2))
+    rescore(runs / "fs", {"Q0": {1: 0.9, 2: 0.9}, "Q1": {1: 0.9, 2: 0.9}})
+    set_provenance(runs / "fs", '"name": "toy"', '"name": "source"')
+    text, _ = report(runs, tmp_path, capsys)
+    assert "***" not in text
+    assert "on source" in text
+    rescore(runs / "noadap", simple(0.1))
+    text, _ = report(runs, tmp_path, capsys)
+    assert "Not every run was evaluated on the same patients" in text
+
+
+def test_a_network_that_predicts_one_class_is_marked(runs, tmp_path, capsys):
+    sizes = np.load(runs / "sfda/val_sizes.npy")
+    sizes[-1] = [256, 0, 0]
+    np.save(runs / "sfda/val_sizes.npy", sizes)
+    (runs / "sfda/3dbestepoch.txt").write_text("0, 0.5\n")
+    text, _ = report(runs, tmp_path, capsys)
+    rows = [line for line in text.splitlines() if line.startswith("sfda ")]
+    assert ["one class" in row for row in rows] == [True, False]
+    assert "One class: the network gives every pixel of the validation images the same one (class 0)." in text
+    np.save(runs / "sfda/val_gt_sizes.npy", sizes[-1])
+    assert "one class" not in report(runs, tmp_path, capsys)[0].lower()
+
+
 # ------------------------------------------------------------------------------------------- scored by IoU
+
+
+def test_harm_in_iou(streets, tmp_path, capsys):
+    write_classes(streets / "adapt", "last", 19)
+    text, lines = report(streets, tmp_path, capsys, ["source", "adapt"], ["--lower", "source"])
+    assert marked(text, "adapt") == ["worse than source", ""]
+    assert lines["adapt", "last", "mean"]["worse_than"] == "source"
+    assert "Worse than source: the mean IoU is lower" in text
 
 
 @pytest.fixture

@@ -184,6 +184,12 @@ def test_same_bytes_again(target):
     assert make(target, "--constant", 15).read_bytes() == first
 
 
+def test_a_class_count_that_contradicts_the_set_s_card(target):
+    (target / "dataset.json").write_text('{"n_class": 3}')
+    with pytest.raises(UserError, match="--n_class is 2, .*says 3"):
+        make(target, "--constant", 15)
+
+
 def test_existing_csv_is_never_overwritten(target):
     out = target.parent / "sizes" / "set.csv"
     out.parent.mkdir()
