@@ -200,6 +200,19 @@ def _literal(node: ast.expr, text: str) -> Any:
     )
 
 
+# ----------------------------------------------------------------------------------------------- labels
+
+ROUNDING = 1e-3  # a label this near to a whole number is it: floats written under an int16 header are read as 3 ± 7e-10
+
+
+def whole(labels: np.ndarray) -> np.ndarray:
+    """The nearest whole numbers where all of the labels lie within ROUNDING of them, else the labels as they are."""
+    if labels.dtype.kind != "f":
+        return labels
+    nearest = np.rint(labels)
+    return nearest if (np.abs(labels - nearest) <= ROUNDING).all() else labels
+
+
 # ------------------------------------------------------------------------------------------------ files
 
 

@@ -23,7 +23,7 @@ from folder_lock import locked
 from nifti_headers import Header, from_text, to_text
 from slice_cache import SETTLED, narrowest
 from slice_files import FolderSpec, SliceFile, image_fault, label_fault, map_fault, values_fault
-from utils import UserError, atomic_write
+from utils import UserError, atomic_write, whole
 
 FORMAT = 3  # of the notes and of what is decoded; another number makes both anew
 READERS = 3  # volumes examined at a time, each of which takes a few times its size
@@ -204,11 +204,13 @@ class VolumeFolder:
         voxels, affine = read_volume(path)
         if self.holds_labels and voxels.ndim == 4 and len(voxels) == 1:
             voxels = voxels[0]
+        stored, voxels = voxels, whole(voxels) if self.holds_labels else voxels
         if fault := self._fault(voxels):
             raise UserError(f"{path} {fault}")
+        is_ready = path.suffix.lower() == ".npy" and (voxels is stored or np.array_equal(voxels, stored))
         if self.is_image and voxels.ndim == 3:
             voxels = voxels[None]
-        decoded = None if path.name.endswith(".npy") else f"{self.name}-{case}-{seen['digest'][:16]}.npy"
+        decoded = None if is_ready else f"{self.name}-{case}-{seen['digest'][:16]}.npy"
         if decoded and not keep:
             raise UserError(f"{path} has to be decoded, into {self.cache}, which cannot be written; take .npy volumes")
         if decoded:

@@ -8,7 +8,7 @@ import numpy as np
 
 from preprocess.faults import VolumeFault
 from preprocess.grey_levels import histogram
-from utils import UserError, listing
+from utils import ROUNDING, UserError, listing, whole
 
 MAX_LABEL_RANGE = 2**20  # a wider range of values is an image that was given as a label
 
@@ -54,15 +54,9 @@ def parse_label_map(text: str, others: int | None = None) -> LabelMap:
 def map_labels(stack: np.ndarray, mapping: LabelMap | None) -> tuple[np.ndarray, list[int]]:
     """Class numbers (uint8, same shape) and the labels that have no class.
 
-    Without a mapping the labels are the classes. Raises ValueError if the values are no labels: fractions, or a range
-    too wide.
+    Without a mapping the labels are the classes. Raises ValueError if the values are no labels, see `whole_labels`.
     """
-    if stack.dtype.kind == "f":
-        if any((plane != np.rint(plane)).any() for plane in stack):
-            raise ValueError("fractions")
-        stack = stack.astype(np.int64)
-    if int(stack.max()) - int(stack.min()) >= MAX_LABEL_RANGE:
-        raise ValueError(f"values from {stack.min()} to {stack.max()}")
+    stack = whole_labels(stack)
     mapping = mapping or LabelMap({value: value for value in range(256)})
     low, counts = histogram(stack)
     table, unknown = np.zeros(len(counts), np.uint8), []
@@ -75,6 +69,20 @@ def map_labels(stack: np.ndarray, mapping: LabelMap | None) -> tuple[np.ndarray,
     for plane, made in zip(stack, classes, strict=True):
         made[...] = table[plane.astype(np.int64) - low]
     return classes, unknown
+
+
+def whole_labels(stack: np.ndarray) -> np.ndarray:
+    """The labels as integers. Raises ValueError if they are none: fractions, or a range too wide; it shows values."""
+    low, high = float(stack.min()), float(stack.max())
+    if not high - low < MAX_LABEL_RANGE or max(-low, high) >= 2**62:
+        raise ValueError(f"values from {low:.6g} to {high:.6g}")
+    if stack.dtype.kind != "f":
+        return stack
+    for plane in stack:
+        if whole(plane) is plane:
+            odd = plane[np.abs(plane - np.rint(plane)) > ROUNDING]
+            raise ValueError(f"fractions, as {odd[0]:.6g}")
+    return np.rint(stack).astype(np.int64)
 
 
 def classes_of(stack: np.ndarray, mapping: LabelMap | None, path: Path) -> np.ndarray:

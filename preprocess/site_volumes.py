@@ -10,6 +10,7 @@ import numpy as np
 
 from preprocess.faults import Fault, VolumeFault
 from preprocess.grids import Grid
+from preprocess.labels import whole_labels
 from preprocess.pairing import Case, compile_pattern, pair
 from preprocess.reading import read_grid, read_stack
 from preprocess.workers import in_processes
@@ -94,10 +95,12 @@ def _read_case(case: Case, tolerance: float, channel: int | None) -> Found:
 
 def _count(path: Path, found: Found) -> None:
     """The census of one label volume. Raises VolumeFault for what holds no labels."""
-    values, counts = np.unique(read_stack(path, 0, is_label=True), return_counts=True)
-    found.is_float = values.dtype.kind == "f"
-    if (values != np.rint(values)).any():
-        raise VolumeFault("holds fractions, not labels (round it, or name the right file)", str(path))
+    stack = read_stack(path, 0, is_label=True)
+    found.is_float = stack.dtype.kind == "f"
+    try:
+        values, counts = np.unique(whole_labels(stack), return_counts=True)
+    except ValueError as error:
+        raise VolumeFault("holds no labels (round it, or name the right file)", f"{path} ({error})") from error
     if len(values) > MOST_LABELS:
         raise VolumeFault(
             f"holds more than {MOST_LABELS} different values, as an image does", f"{path} ({len(values)})"

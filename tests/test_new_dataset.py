@@ -141,7 +141,7 @@ def test_gaps_floats_and_labels_of_the_target_alone_are_told(place, capsys):
 
 def test_fractions_are_no_labels(place):
     write_volumes(place / "old", ["case1"], value=0.5, dtype=np.float32)
-    with pytest.raises(UserError, match="holds fractions.*case1_mask"):
+    with pytest.raises(UserError, match=r"holds no labels \(round it.*case1_mask.*fractions, as 0.5"):
         run()
     assert not Path("mine.make").exists()
 

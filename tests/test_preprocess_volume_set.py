@@ -259,7 +259,7 @@ def test_all_volumes_at_fault_are_listed_and_nothing_is_left(tmp_path):
         "BRATS_001.nii.gz (shape (6, 5, 4), not (5, 5, 4))",
         "BRATS_002.nii.gz (1 mm apart",
         "BRATS_003.nii.gz (7)",
-        "BRATS_004.nii.gz (fractions)",
+        "BRATS_004.nii.gz (fractions, as 0.5)",
         "BRATS_007.nii.gz (ImageFileError",
     )
 

@@ -543,7 +543,7 @@ def test_all_faults_come_in_one_error(tmp_path):
         r"NaN or infinite: [^;]*Case04.nii.gz \(2 of 120\)",
         r"is not 3D [^;]*Case05.nii.gz \(6, 5, 4, 2\)",
         r"cannot be read: [^;]*Case06.nii.gz \([^;]*Case07.nii.gz \(",
-        r"no whole-number labels: [^;]*Case07_segmentation.nii.gz \(fractions\)",
+        r"no whole-number labels: [^;]*Case07_segmentation.nii.gz \(fractions, as",
     ):
         error.match(part)
     assert "\n" not in str(error.value)
