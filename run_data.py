@@ -151,7 +151,14 @@ def check_channels(sets: Mapping[str, AnySet], wanted: int) -> None:
         )
 
 
-LONG = ("sources", "counts", "split", "foreground_cut_away")  # of a card: about its volumes one by one
+LONG = (
+    "sources",
+    "counts",
+    "split",
+    "foreground_cut_away",
+    "placed_labels",
+    "stored_as",
+)  # of a card: about its volumes one by one
 
 
 def describe_preprocessing(args: Namespace) -> dict[str, Any]:

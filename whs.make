@@ -52,18 +52,18 @@ LEARN      = --lr_decay 1
 ADAPT      = --l_rate 1e-6 --lr_decay 0.7 --weight_decay 1e-3
 ADVERSARY  = --l_rate 1e-4 --lr_rule poly
 LAMBDAS    = 1e-3 2e-4
-FEW_CROP   = --val 10 --spacing 1.5 1.5 --size 160 160
+FEW_CROP   = --orient LAS --val 10 --spacing 1.5 1.5 --size 160 160
 else
 NET        = UNet:nG=8
 BATCH      = 8
 N_VAL      = 3
-CROP       =
+CROP       = --orient LAS
 PRIOR_SIZE = --constant_mm2 1600 1300 1200 1000
 LEARN      = --n_epoch 40 --l_rate 3e-3 --lr_decay 0.5 --lr_decay_epoch 15
 ADAPT      = --n_epoch 20 --l_rate 2e-4 --lr_decay 0.7 --lr_decay_epoch 5
 ADVERSARY  = --n_epoch 20 --l_rate 5e-4 --lr_rule poly --d_width 16 --d_l_rate 1e-3
 LAMBDAS    = 1e-2 2e-3
-FEW_CROP   = --val 2
+FEW_CROP   = --orient LAS --val 2
 endif
 
 # -- losses -----------------------------------------------------------------------------------------------------------

@@ -22,9 +22,8 @@ from scipy.ndimage import affine_transform
 
 from preprocess.faults import Fault
 
-# Planes by name: the axis that is cut along once the axes run to the patient's left, back and head (as in DICOM).
-PLANES = {"sagittal": 0, "coronal": 1, "axial": 2}
-RADIOLOGICAL = "LPS"
+PLANES = {"sagittal": "LR", "coronal": "PA", "axial": "SI"}  # by name: where the axis across it runs
+RADIOLOGICAL = "LPS"  # to the patient's left, back and head, as in DICOM
 TOLERANCE = 0.1  # mm that two volumes of one patient may lie apart
 FINE = 0.5  # of a voxel, where that is less, unless a larger tolerance than the usual one is asked for
 
@@ -75,6 +74,11 @@ def turn(voxels: np.ndarray, now: str, wanted: str) -> np.ndarray:
 def is_direction(text: str) -> bool:
     """Whether it names three directions, one out of each of left or right, back or front, head or feet."""
     return sorted("LPS"["LRPASI".index(letter) // 2] if letter in "LRPASI" else "" for letter in text) == list("LPS")
+
+
+def axis_across(plane: str, directions: str) -> int:
+    """The axis that is cut along for this plane, of axes that run in these directions."""
+    return next(axis for axis, letter in enumerate(directions) if letter in PLANES[plane])
 
 
 def displaced(

@@ -50,7 +50,7 @@ def _grid_of(volume: Volume, path: Path, channel: int | None, directions: str | 
     turned = grid.turned(directions)
     if turned.directions() != directions:
         raise VolumeFault(
-            "lies too obliquely for its axes to have directions (leave --orient and --plane out)", str(path)
+            "lies too obliquely for its axes to have directions (--orient stored leaves them as they are)", str(path)
         )
     return turned
 
@@ -117,8 +117,10 @@ def _stacked(voxels: np.ndarray, axis: int, is_label: bool, path: Path) -> np.nd
     kind = voxels.dtype.newbyteorder("=") if keep else np.dtype(np.float32)
     stack = np.moveaxis(np.asarray(voxels), axis, 0)
     # planes that lie scattered over the volume are put together by one copy: one by one they would read it N times
-    in_one_piece = stack[:1].flags.forc and abs(stack.strides[0]) == max(map(abs, stack.strides))
-    stack = stack.astype(kind, order="K" if in_one_piece else "C", copy=False)
+    upright = stack[tuple(slice(None, None, -1 if step < 0 else 1) for step in stack.strides)]
+    in_one_piece = upright[:1].flags.forc and upright.strides[0] == max(upright.strides)
+    is_flipped = min(stack.strides) < 0  # what runs backwards through memory is slow to work on
+    stack = stack.astype(kind, order="K" if in_one_piece else "C", copy=is_flipped)
     if stack.dtype.kind == "f" and not (np.isfinite(stack.min()) and np.isfinite(stack.max())):
         bad = sum(int((~np.isfinite(plane)).sum()) for plane in stack)
         raise VolumeFault("has voxels that are NaN or infinite", f"{path} ({bad} of {stack.size})")

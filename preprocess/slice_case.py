@@ -23,6 +23,7 @@ from preprocess.labels import classes_of
 from preprocess.pairing import Case
 from preprocess.reading import read_grid, read_placed, read_stack, sha256
 from preprocess.slice_spec import SliceSpec
+from preprocess.trained_on import grey_levels
 
 
 @dataclass(frozen=True)
@@ -42,6 +43,7 @@ class Sliced:
     sources: list[dict[str, str]] = field(default_factory=list)  # of the first image first
     pixels: np.ndarray | None = None
     placed: str | None = None  # how far off its image the label volume lay, where it was placed on the image's grid
+    levels: dict[str, list[float]] = field(default_factory=dict)  # of each image, see trained_on
     cut_away: int = 0  # voxels of the classes from 1, once resampled, that the cut left outside
 
 
@@ -71,6 +73,7 @@ def _channels(
                 planes = _label_planes(_read_label(path, task.grid, spec, done), frame, path, spec, done)
             else:
                 stack = read_stack(path, spec.axis, channel=spec.channel or 0, directions=spec.orient)
+                done.levels[role] = grey_levels(stack)
                 planes = image_planes(stack, frame, path, spec)
         except VolumeFault as error:
             done.faults.append(error.fault)

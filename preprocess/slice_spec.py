@@ -10,7 +10,7 @@ from typing import Any
 
 from preprocess.frames import Frame
 from preprocess.grey_levels import Normalisation
-from preprocess.grids import TOLERANCE, Grid, is_direction
+from preprocess.grids import RADIOLOGICAL, TOLERANCE, Grid, is_direction
 from preprocess.labels import LabelMap, parse_label_map
 from utils import UserError, listing
 
@@ -32,6 +32,11 @@ class Blocks:
         return "val" if index // self.size % self.every == self.every - 1 else "train"
 
 
+def cut_round_labels(card: Mapping[str, Any]) -> bool:
+    """Whether a set's slices were cut round what is labelled, by its card (older ones: a use of labels)."""
+    return card.get("centre", "labels" if card.get("uses_labels") else "volume") == "labels"
+
+
 @dataclass(frozen=True)
 class SliceSpec:
     """Everything that decides what a set looks like; the fields are the flags of the command line (see its help).
@@ -47,7 +52,7 @@ class SliceSpec:
     distance_maps: str | None = None
     channel: int | None = None
     axis: int = 2
-    orient: str | None = None  # directions of the axes, as in LPS; None: as stored
+    orient: str | None = RADIOLOGICAL  # directions that the axes are turned to; None: as stored
     format: str = "png"
     bits: int = 8
     normalisation: Normalisation = field(default_factory=Normalisation)
@@ -79,12 +84,14 @@ class SliceSpec:
     def from_card(cls, card: Mapping[str, Any], **files: Any) -> "SliceSpec":
         """The settings that a set's dataset.json tells of, for other volumes; `files`: the fields it cannot tell of.
 
-        Raises UserError for a card that lacks any of them. One written before `cut` was told cuts to the set's size.
+        Of a set that was cut round its labels no size is told: other volumes have none, so their planes stay whole.
+        Raises UserError for a card that lacks any setting. One written before `cut` was told cuts to the set's size.
         """
         try:
             how, n4, resized = card["normalisation"], card["n4"], card["resized"] and not card["spacing"]
             usual = {"size": None if resized else card["size"], "resize": card["size"] if resized else None}
             cut = {name: n and tuple(n) for name, n in card.get("cut", {**usual, "spacing": card["spacing"]}).items()}
+            cut |= {"size": None} if cut_round_labels(card) else {}
             return cls(
                 normalisation=Normalisation.from_card(how),
                 n4=n4 is not None,
@@ -146,7 +153,7 @@ class SliceSpec:
             (self.axis in (0, 1, 2), f"--axis is 0, 1 or 2, got {self.axis}"),
             (
                 self.orient is None or is_direction(self.orient),
-                f"--orient says where the three axes run, as in LPS (left, back, head) or RAS, got {self.orient}",
+                f"--orient says where the three axes run, as in LPS (left, back, head), or stored; got {self.orient}",
             ),
             (self.format in FORMATS, f"--format is one of {listing(FORMATS)}, got {self.format}"),
             (self.bits == 8 or (self.bits, self.format) == (16, "png"), "--bits is 8, or 16 with --format png"),

@@ -11,9 +11,10 @@ from preprocess.bias_field import CONVERGENCE, ITERATIONS
 from preprocess.new_set import write_card
 from preprocess.slice_case import Sliced, Task
 from preprocess.slice_spec import SPLITS, SliceSpec
+from preprocess.trained_on import describe_geometry, describe_levels, describe_orders, stored_as
 from utils import atomic_write, listing
 
-TOOL = "preprocess.slice_volumes 1"  # raised when the same volumes and settings give other slices
+TOOL = "preprocess.slice_volumes 2"  # raised when the same volumes and settings give other slices
 COLUMNS = (
     *("slice", "split", "patient", "index", "axis", "width", "height", "offset_w", "offset_h"),
     *("spacing_w", "spacing_h", "spacing_slice", "shape0", "shape1", "shape2", "affine", "stored"),
@@ -52,9 +53,11 @@ def make_card(spec: SliceSpec, tasks: Sequence[Task], results: Sequence[Sliced])
         "distance_maps": spec.distance_maps,
         "axis": spec.axis,
         "orient": spec.orient,
+        **_trained_on(spec, tasks, results),
         "format": spec.format,
         "bits": spec.bits if spec.format == "png" else None,
         "size": spec.frame(tasks[0].grid).size,
+        "centre": spec.centre,
         "uses_labels": "slices are cut round all that is labelled" if spec.centre == "labels" else None,
         "resized": bool(spec.resize or spec.spacing),
         "spacing": spec.spacing,
@@ -75,6 +78,21 @@ def make_card(spec: SliceSpec, tasks: Sequence[Task], results: Sequence[Sliced])
         },
         "sources": [source for result in results for source in result.sources],
         "tool": TOOL,
+    }
+
+
+def _trained_on(spec: SliceSpec, tasks: Sequence[Task], results: Sequence[Sliced]) -> dict[str, Any]:
+    """What trained_on tells of the volumes with slices in train."""
+    pairs = list(zip(tasks, results, strict=True))
+    pairs = [(task, result) for task, result in pairs if "train" in task.splits] or pairs
+    grids = [task.grid for task, _ in pairs]
+    return {
+        "stored_as": stored_as({task.case.patient: task.grid for task in tasks}),
+        "geometry": describe_geometry(grids, map(spec.spacing_of, grids)),
+        "grey_levels": {
+            name: describe_levels([result.levels[role] for role in spec.folders()[name]] for _, result in pairs)
+            for name in spec.images
+        },
     }
 
 
@@ -150,4 +168,6 @@ def describe(card: Mapping[str, Any]) -> str:
         text += f"\nThe cut to size left voxels of a class outside, in {listing(lost, 40)}; a larger --size keeps them."
     if card["uses_labels"]:
         text += f"\nLabels shaped its images: {card['uses_labels']}."
+    if told := describe_orders(card.get("stored_as", {}), card.get("geometry", {}).get("directions")):
+        text += f"\n{told}"
     return text

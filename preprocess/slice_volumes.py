@@ -25,7 +25,7 @@ from tqdm import tqdm
 
 from preprocess.faults import Fault, VolumeFault
 from preprocess.grey_levels import Normalisation
-from preprocess.grids import PLANES, RADIOLOGICAL, TOLERANCE, Grid, displaced
+from preprocess.grids import PLANES, RADIOLOGICAL, TOLERANCE, Grid, axis_across, displaced, is_direction
 from preprocess.labels import map_labels
 from preprocess.new_set import refuse, refuse_existing, whole_folder
 from preprocess.pairing import Case, compile_pattern, pair
@@ -89,7 +89,9 @@ def _inspect(cases: Sequence[Case], spec: SliceSpec) -> tuple[list[Case], list[G
             reference = spec.label_folder if by_label else next(iter(own))
             held = {role: grid for role, grid in own.items() if role != spec.label_folder or not spec.place_labels}
             faults += displaced(case.paths, held or own, reference, spec.tolerance)
-            grid = own[reference]
+            grid = replace(
+                own[reference], stored=next(iter(own.values())).stored
+            )  # the order of the image, not its label
             if spec.centre == "labels" and spec.label_folder in own:
                 try:
                     grid = centred_on_labels(grid, case.paths[spec.label_folder], spec)
@@ -201,11 +203,14 @@ def _add_files(add: Callable[..., Any]) -> None:
 
 
 def _add_cutting(add: Callable[..., Any]) -> None:
-    add("--axis", type=int, default=2, help="voxel axis to cut along (default %(default)s)")
-    orient = "first turn the voxels so that their axes run in these directions, as in LPS: left, back, head"
-    add("--orient", metavar="CODES", help=f"{orient} (default: as stored)")
-    plane = f"the same as --orient {RADIOLOGICAL} and the --axis across this plane, however the volumes are stored"
+    orient = (
+        "first turn the voxels so that their axes run in these directions, as in LPS: left, back, head; or leave them "
+        "as stored"
+    )
+    add("--orient", metavar="{CODES,stored}", default=RADIOLOGICAL, help=f"{orient} (default %(default)s)")
+    plane = "cut these planes, however the volumes are stored (default axial; with --orient stored --axis 2)"
     add("--plane", choices=PLANES, help=plane)
+    add("--axis", type=int, metavar="N", help="cut along this axis instead, 0, 1 or 2 once they are turned")
     add("--format", choices=FORMATS, default="png", help="of the slices (default %(default)s)")
     add("--bits", type=int, choices=(8, 16), default=8, help="of png images (default %(default)s)")
     add("--size", type=int, nargs=2, metavar=("W", "H"), help="crop and pad round the centre to this size")
@@ -249,15 +254,25 @@ def _add_split(add: Callable[..., Any]) -> None:
     add("--group", metavar="REGEX", help=group)
 
 
+def _directions(orient: str, plane: str | None, axis: int | None) -> dict[str, Any]:
+    """`orient` and `axis` of the spec. Raises UserError for flags that contradict each other."""
+    if plane and axis is not None:
+        raise UserError(f"--plane {plane} and --axis {axis} both say along which axis to cut; give one of them.")
+    if plane and orient == "stored":
+        raise UserError(
+            f"--plane {plane} is found by the directions of the axes, which --orient stored leaves as they are in each "
+            "file; leave one of them out."
+        )
+    if axis is None:
+        axis = axis_across(plane or "axial", orient) if is_direction(orient) else 2
+    return {"orient": None if orient == "stored" else orient, "axis": axis}
+
+
 def read_spec(arguments: Sequence[str] | None = None) -> SliceSpec:
     """The settings on the command line. Raises UserError, or exits like argparse."""
     args = vars(_parser().parse_args(arguments))
     args.pop("debug")
-    plane = args.pop("plane")
-    if plane:
-        if args["orient"] or args["axis"] != 2:
-            raise UserError(f"--plane {plane} says both --orient and --axis; leave these out.")
-        args |= {"orient": RADIOLOGICAL, "axis": PLANES[plane]}
+    args |= _directions(args["orient"], args.pop("plane"), args["axis"])
     images: dict[str, list[str]] = {}
     for name, pattern in args.pop("image"):
         images.setdefault(name, []).append(pattern)

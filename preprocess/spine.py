@@ -34,7 +34,7 @@ MEMBERS = {  # modality -> image and label
     ),
 }
 VERTEBRA = "41-50:1"
-SAGITTAL = 2  # voxel axes run to posterior, inferior, right
+STORED, SAGITTAL = "PIR", 2  # where the voxel axes run: to posterior, inferior, right; and the one to cut along
 HOUNSFIELD = (-200.0, 1000.0)
 BLOCKS = Blocks(size=3, every=3)  # 4.5 mm a block; every third one validates
 INSTEAD = "`make -f prostate.make` needs no download: it runs on made-up volumes"
@@ -87,6 +87,7 @@ def spine_spec(dest: Path, modality: str, image: Path, label: Path) -> SliceSpec
         images={"IMG": glob.escape(str(image))},
         label=glob.escape(str(label)),
         patient=r"sub-(ct|mr)i?_.*label-(\d+)",  # ct22 and mr6
+        orient=STORED,
         axis=SAGITTAL,
         normalisation=Normalisation("percentile", clip=HOUNSFIELD if modality == "CT" else None),
         multiple=8,

@@ -19,6 +19,7 @@ from utils import UserError
 
 SHAPE = (8, 9, 5)
 LPS = np.diag([-1.0, -1.0, 2.0, 1.0])
+RAS = np.diag([1.0, 1.0, 2.0, 1.0])
 
 
 def volume(path, values=(0, 1), shape=SHAPE, affine=LPS, image=False):
@@ -282,8 +283,8 @@ def test_wmh(unpacked, prefix):
 def prostates(root):
     task = root / "Task05_Prostate"
     for number in (0, 4):
-        volume(task / f"imagesTr/prostate_{number:02d}.nii.gz", shape=(*SHAPE, 2), image=True)
-        volume(task / f"labelsTr/prostate_{number:02d}.nii.gz", (0, 1, 2))
+        volume(task / f"imagesTr/prostate_{number:02d}.nii.gz", shape=(*SHAPE, 2), affine=RAS, image=True)
+        volume(task / f"labelsTr/prostate_{number:02d}.nii.gz", (0, 1, 2), affine=RAS)
         (task / f"imagesTr/._prostate_{number:02d}.nii.gz").write_bytes(b"\0\5\26\7")
     contents = {"modality": {"0": "T2", "1": "ADC"}, "labels": {"0": "background", "1": "PZ", "2": "TZ"}}
     (task / "dataset.json").write_text(json.dumps(contents))

@@ -173,8 +173,8 @@ def test_directions():
     ("flags", "says"),
     [
         (["--orient", "LPX"], "as in LPS"),
-        (["--plane", "axial", "--axis", "1"], "leave these out"),
-        (["--plane", "axial", "--orient", "RAS"], "leave these out"),
+        (["--plane", "axial", "--axis", "1"], "give one of them"),
+        (["--plane", "axial", "--orient", "stored"], "leave one of them out"),
         (["--place_labels"], "give --label"),
     ],
 )
@@ -386,3 +386,6 @@ def test_a_spec_remembers_the_plane(tmp_path):
     spec = read_spec(flags)
     assert isinstance(spec, SliceSpec)
     assert (spec.orient, spec.axis) == ("LPS", 1)
+    assert read_spec(flags[:-2]).orient == "LPS"
+    assert [read_spec([*flags, "--orient", codes]).axis for codes in ("RAS", "SAL", "PIR")] == [1, 1, 0]
+    assert [(s.orient, s.axis) for s in (read_spec([*flags[:-2], "--orient", "stored"]),)] == [(None, 2)]

@@ -51,6 +51,7 @@ def spec_of(folder, dest, **changes):
         "patient": r"(Case\d+)",
         "normalisation": Normalisation("minmax"),
         "val_list": ("Case00",),
+        "orient": None,  # what is expected here follows from the order of the voxels in the file
     }
     return SliceSpec(dest=dest, **(settings | changes))
 

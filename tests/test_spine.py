@@ -21,10 +21,11 @@ from preprocess.reading import sha256
 from utils import UserError
 
 ROOT = Path(__file__).parent.parent
+PIR = np.array([[0, 0, 1.5, 0], [-1.5, 0, 0, 0], [0, -1.5, 0, 0], [0, 0, 0, 1]])  # to posterior, inferior, right
 
 
 def packed(voxels):
-    return gzip.compress(nib.Nifti1Image(voxels, np.diag([1.5, 1.5, 1.5, 1])).to_bytes(), mtime=0)
+    return gzip.compress(nib.Nifti1Image(voxels, PIR).to_bytes(), mtime=0)
 
 
 @pytest.fixture

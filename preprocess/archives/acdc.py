@@ -5,6 +5,8 @@
 Layout: training/patientNNN/patientNNN_frameFF.nii.gz and …_gt.nii.gz at end-diastole (ED) and end-systole (ES), whose
 frames stand in Info.cfg beside them; newer archives have database/training. Labels: 1 right ventricle, 2 myocardium,
 3 left ventricle. A set's patients are the frames, and both frames of a patient are in one split.
+Slices are cut as they were scanned (`--orient stored`): short-axis planes run obliquely through the body, and the plane
+of the body that is nearest to them differs from patient to patient.
 Oddities: end-diastole is frame 1 in all but one patient (090), so it is read off Info.cfg where one moment is wanted.
 """
 
@@ -33,7 +35,7 @@ def flags(args: argparse.Namespace) -> list[str]:
     image, label = ("|".join(scan + ending for scan in scans) for ending in (".nii.gz", "_gt.nii.gz"))
     files = ["--image", f"{args.image_folder}={image}", "--label", label, "--label_folder", args.label_folder]
     who = ["--patient", r"(patient\d+_frame\d+)", "--group", r"(patient\d+)"]
-    return [*files, *who, "--n_class", "4", "--modality", "MR"]
+    return [*files, *who, "--n_class", "4", "--modality", "MR", "--orient", "stored"]
 
 
 def find_frames(root: Path, moment: str) -> list[str]:

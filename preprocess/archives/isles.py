@@ -13,7 +13,7 @@ import argparse
 import sys
 from collections.abc import Callable
 
-from preprocess.archives.layout import first_there, slice_archive
+from preprocess.archives.layout import AXIAL, first_there, slice_archive
 from utils import run_program
 
 KINDS = ("CT", "CT_CBF", "CT_CBV", "CT_MTT", "CT_Tmax")
@@ -31,7 +31,7 @@ def flags(args: argparse.Namespace) -> list[str]:
         word for kind in KINDS for word in ("--image", f"{args.image_folder}={args.volumes}/{scans}.{kind}.*/*.nii")
     ]
     files += ["--label", f"{args.volumes}/{scans}.OT.*/*.nii", "--label_folder", args.label_folder]
-    return [*files, "--patient", r"/(case_\d+)/", "--modality", "CT perfusion", "--n_class", "2"]
+    return [*files, "--patient", r"/(case_\d+)/", "--modality", "CT perfusion", "--n_class", "2", *AXIAL]
 
 
 if __name__ == "__main__":

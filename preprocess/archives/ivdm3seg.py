@@ -10,7 +10,7 @@ validation. The archive does not say which belong together: neighbours are taken
 takes whole pairs. All labels of discs become 1. A label that does not
 lie on its image (that of scan 16, by up to 10.8 mm) is placed there by its geometry.
 Bateson et al. cut the scans into 256 slices of 36 x 256, as then each shows one disc at most (`--axis 1`); the slices
-as they were scanned are `--axis 0`.
+as they were scanned are `--axis 0`. The axes are those of the files (`--orient stored`), as published.
 """
 
 import argparse
@@ -36,7 +36,18 @@ def flags(args: argparse.Namespace) -> list[str]:
         files += ["--image", f"{name.capitalize()}={first_there(args.volumes, f'*_{name}.nii*', f'**/*_{name}.nii*')}"]
     labels = first_there(args.volumes, "*_Labels.nii*", "**/*_Labels.nii*")
     files += ["--label", labels, "--place_labels", "--patient", r"(\d+)_"]
-    return [*files, "--label_map", "0:0", "--others", "1", "--modality", "MR", *_split(labels, args.val)]
+    return [
+        *files,
+        "--label_map",
+        "0:0",
+        "--others",
+        "1",
+        "--modality",
+        "MR",
+        "--orient",
+        "stored",
+        *_split(labels, args.val),
+    ]
 
 
 def _split(labels: str, count: int | None) -> list[str]:

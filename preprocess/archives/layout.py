@@ -9,6 +9,8 @@ from preprocess.pairing import find_files
 from preprocess.slice_volumes import describe, read_spec, slice_set
 from utils import UserError, listing
 
+AXIAL = ("--orient", "LPS")  # axial slices alike however the volumes are stored; --plane or --axis behind it cut others
+
 
 def slice_archive(archive: ModuleType, argv: Sequence[str] | None = None) -> None:
     """The command line of an archive's script.

@@ -7,9 +7,10 @@ Labels: 205 myocardium, 420 left atrium, 500 left ventricle, 550 right atrium, 6
 aorta, 850 pulmonary artery. Of four structures (Bateson et al. 2022, after PnP-AdaNet) the classes are myocardium,
 left atrium, left ventricle, aorta; of seven (Chaitanya et al. 2020) they are counted in the order of the labels
 above.
-Oddities: a label 421 in one MR volume, which is 420. Volumes are stored in several orientations and sizes: the
-recipes for the real archive cut `--plane coronal`. The published crop is centred on the heart as the labels show it:
-`--centre labels`. Without it the crop is centred on the volume, which takes no label and is what predict.py can do.
+Oddities: a label 421 in one MR volume, which is 420. Volumes are stored in several orientations and sizes: the recipes
+for the real archive cut `--plane coronal`, those for the phantom turn it to the order that it is stored in. The
+published crop is centred on the heart as the labels show it: `--centre labels`. Without it the crop is centred on the
+volume, which takes no label and is what predict.py can do.
 """
 
 import argparse

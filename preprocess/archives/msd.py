@@ -5,6 +5,7 @@
 
 Layout: TaskNN_Name/dataset.json, imagesTr, labelsTr, imagesTs (without labels, left out). Several images of a patient
 are one 4D file; dataset.json names them ("modality") and the classes ("labels"), which are kept as they are numbered.
+The voxel axes of these archives run to the right, front and head, and so do those of the slices (`--orient RAS`).
 Oddities: ._* shadows that macOS left beside every file, which are never read.
 """
 
@@ -32,7 +33,7 @@ def flags(args: argparse.Namespace) -> list[str]:
         raise UserError(f"{folder / 'labelsTr'} holds no .nii.gz; unpack the whole archive of {args.task}.")
     stem = names[0].rpartition("_")[0]
     files = ["--image", f"IMG={folder}/imagesTr/{stem}_*.nii.gz", "--label", f"{folder}/labelsTr/{stem}_*.nii.gz"]
-    files += ["--patient", rf"{stem}_(\d+)", "--n_class", str(1 + max(map(int, card["labels"])))]
+    files += ["--patient", rf"{stem}_(\d+)", "--n_class", str(1 + max(map(int, card["labels"]))), "--orient", "RAS"]
     print(f"{args.task}: {', '.join(f'{number} {name}' for number, name in card['labels'].items())}")
     channels = [name for _, name in sorted(card["modality"].items(), key=lambda item: int(item[0]))]
     if args.image_channel is None and len(channels) == 1:

@@ -20,7 +20,7 @@ import sys
 from collections.abc import Callable
 from pathlib import Path
 
-from preprocess.archives.layout import slice_archive
+from preprocess.archives.layout import AXIAL, slice_archive
 from utils import UserError, listing, run_program
 
 COLLECTIONS = {"RUNMC": "Prostate3T-01", "BMC": "ProstateDx-01"}
@@ -47,7 +47,7 @@ def flags(args: argparse.Namespace) -> list[str]:
     label = "|".join(glob.escape(str(path)) for path in labels.values())
     files = ["--image", f"IMG={image}", "--label", label, "--patient", rf"/({name}-\d+)", "--place_labels"]
     zones = "0:0,1:1,2:2" if args.zones else "0:0,1-2:1"
-    return [*files, "--label_map", zones, "--modality", "MR", "--site", args.site]
+    return [*files, "--label_map", zones, "--modality", "MR", "--site", args.site, *AXIAL]
 
 
 def find_labels(root: Path, collection: str) -> dict[str, Path]:

@@ -13,7 +13,7 @@ import argparse
 import sys
 from collections.abc import Callable
 
-from preprocess.archives.layout import first_there, slice_archive
+from preprocess.archives.layout import AXIAL, first_there, slice_archive
 from utils import run_program
 
 
@@ -22,7 +22,7 @@ def add_flags(add: Callable[..., object]) -> None:
 
 
 def flags(args: argparse.Namespace) -> list[str]:
-    common = ["--patient", r"(Case\d+)", "--modality", "MR"]
+    common = ["--patient", r"(Case\d+)", "--modality", "MR", *AXIAL]
     if args.test_data:
         return [
             "--image",

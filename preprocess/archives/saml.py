@@ -13,7 +13,7 @@ import argparse
 import sys
 from collections.abc import Callable
 
-from preprocess.archives.layout import first_there, folder_there, slice_archive
+from preprocess.archives.layout import AXIAL, first_there, folder_there, slice_archive
 from utils import run_program
 
 SITES = ("RUNMC", "BMC", "I2CVB", "UCL", "BIDMC", "HK")
@@ -28,7 +28,7 @@ def flags(args: argparse.Namespace) -> list[str]:
     label = first_there(folder, "Case??_segmentation.nii.gz", "Case??_segmentation.nii")
     image = first_there(folder, "Case??.nii.gz", "Case??.nii")
     files = ["--image", f"IMG={image}", "--label", label, "--patient", r"(Case\d+)"]
-    return [*files, "--label_map", "1-2:1", "--modality", "MR", "--site", args.site]
+    return [*files, "--label_map", "1-2:1", "--modality", "MR", "--site", args.site, *AXIAL]
 
 
 if __name__ == "__main__":

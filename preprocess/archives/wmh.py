@@ -13,7 +13,7 @@ import argparse
 import sys
 from collections.abc import Callable
 
-from preprocess.archives.layout import first_there, slice_archive
+from preprocess.archives.layout import AXIAL, first_there, slice_archive
 from utils import run_program
 
 
@@ -28,7 +28,7 @@ def flags(args: argparse.Namespace) -> list[str]:
     for name in ("FLAIR", "T1"):
         files += ["--image", f"{args.image_folder}={label.replace('wmh.nii.gz', f'pre/{name}.nii.gz')}"]
     files += ["--label", label, "--label_folder", args.label_folder, "--patient", r"/(Utrecht|Singapore|GE3T)/(\d+)/"]
-    return [*files, "--label_map", "0:0,1:1,2:0", "--modality", "MR", "--n_class", "2"]
+    return [*files, "--label_map", "0:0,1:1,2:0", "--modality", "MR", "--n_class", "2", *AXIAL]
 
 
 if __name__ == "__main__":
