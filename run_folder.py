@@ -30,6 +30,7 @@ from torch import Tensor, nn
 from nifti_headers import Header, header_at, pack
 from published_weights import adopt, is_state_dict
 from utils import UserError, atomic_write, listing
+from weight_checks import check_weights, is_old, misfits, unwrapped
 
 # Arguments that may differ between a run and its continuation: they change where and how fast, or what is made of the
 # masks when all epochs are done, not what is learnt.
@@ -206,9 +207,11 @@ class CsvLog:
 
 
 def load_checkpoint(path: Path, bare: bool = False) -> dict[str, Any]:
-    """Tensors and plain types; never runs code. Raises UserError for a missing, torn or foreign file.
+    """Tensors and plain types; never runs code.
 
     bare: a network's tensors alone will do; they come as the entry "bare" (published_weights.py)
+
+    Raises UserError for a missing, torn or foreign file, and for weights that are not finite.
     """
     try:
         with zipfile.ZipFile(path) as whole:
@@ -223,36 +226,50 @@ def load_checkpoint(path: Path, bare: bool = False) -> dict[str, Any]:
             "as the published codes save it, make a file of its tensors alone: published_weights.py says how."
         ) from error
     except Exception as error:  # torch.load raises anything on a torn file
-        raise UserError(f"{path} is no checkpoint of this program or is torn ({type(error).__name__}).") from error
-    if is_state_dict(state):
-        if bare:
-            return {"bare": state}
+        raise _unreadable(path, error) from error
+    if is_state_dict(state) and not bare:
         raise UserError(
             f"{path} holds tensors alone, not how their network is called. Make a run of them: python main.py --method "
             f"noadap --model_weights {path} --network …, whose last.pkl is what is wanted here."
         )
-    if not isinstance(state, dict) or "net" not in state:
+    if is_state_dict(state):
+        state = {"bare": state}
+    if not isinstance(state, dict) or not state.keys() & {"net", "bare"}:
         raise UserError(f"{path} holds no network of this program (no entry 'net').")
+    check_weights(path, state["bare"] if "bare" in state else state["net"])
     return state
+
+
+def _unreadable(path: Path, error: Exception) -> UserError:
+    if path.is_file() and is_old(path):
+        return UserError(
+            f"{path} is in the format of torch before 1.6, which carries no checksum and is not read here. Save it "
+            "anew: python -c \"import torch; torch.save(torch.load('old.pkl', map_location='cpu', weights_only=True), "
+            "'new.pkl')\"."
+        )
+    return UserError(f"{path} is no checkpoint of this program or is torn ({type(error).__name__}).")
 
 
 def weights_for(net: nn.Module, path: Path) -> tuple[dict[str, Tensor], dict[str, Any]]:
     """The network's state out of a file of weights, and the checkpoint that it lay in; tensors alone lie in none."""
-    state = load_checkpoint(path, bare=True)
-    return (adopt(net, state["bare"], path), {}) if "bare" in state else (state["net"], state)
+    state, ours = load_checkpoint(path, bare=True), net.state_dict()
+    if "bare" in state:
+        return adopt(net, unwrapped(state["bare"], ours), path), {}
+    return unwrapped(state["net"], ours), state
 
 
 def load_weights(net: nn.Module, path: Path, args: Namespace, in_channels: int) -> None:
     """Fills the network from a checkpoint. Raises UserError naming both sides where they differ."""
-    weights, state = weights_for(net, path)
-    theirs = f"{state.get('network')} ({state.get('in_channels')} channels, {state.get('n_class')} classes)"
-    ours = f"{args.network} ({in_channels} channels, {args.n_class} classes)"
-    try:
-        net.load_state_dict(weights)
-    except RuntimeError as error:
+    (theirs, state), ours = weights_for(net, path), net.state_dict()
+    faults = {"do not fit": misfits(theirs, ours, ours), "are foreign": [name for name in theirs if name not in ours]}
+    if told := [f"{len(names)} {fault}, such as {listing(names, 3)}" for fault, names in faults.items() if names]:
+        held = f"{state.get('network')} ({state.get('in_channels')} channels, {state.get('n_class')} classes)"
+        wanted = f"{args.network} ({in_channels} channels, {args.n_class} classes)"
         raise UserError(
-            f"{path} holds weights of {theirs}, this run has {ours}; give the same --network and --n_class."
-        ) from error
+            f"{path} holds weights of {held}, this run has {wanted}; give the same --network and --n_class. Of the "
+            f"weights {'; '.join(told)}."
+        )
+    net.load_state_dict(theirs)
 
 
 def load_blocks(net: nn.Module, path: Path, blocks: int, in_channels: int) -> dict[str, list[str]]:
@@ -263,12 +280,7 @@ def load_blocks(net: nn.Module, path: Path, blocks: int, in_channels: int) -> di
     """
     theirs, ours, prefixes = weights_for(net, path)[0], net.state_dict(), net.parts(blocks)
     wanted = [name for name in ours if name.startswith(prefixes)]
-    wrong = [
-        f"{name} ({'missing' if name not in theirs else 'shape ' + str(tuple(theirs[name].shape))})"
-        for name in wanted
-        if name not in theirs or theirs[name].shape != ours[name].shape
-    ]
-    if wrong:
+    if wrong := misfits(theirs, ours, wanted):
         raise UserError(
             f"{path} does not fit the encoder and {blocks} decoder blocks of this network for images of {in_channels} "
             f"channels: {listing(wrong)}. Give the --network it was trained with."

@@ -27,6 +27,7 @@ from recorder import Recorder, Trained, epoch_line, is_due
 from run_data import AnyStream, WholeStream, describe_preprocessing
 from run_folder import RunFolder, describe_network, load_weights
 from utils import UserError, derived_seed, listing
+from weight_checks import not_finite
 
 CAUTION = 0.1  # factor on the learning rate after a collapse that was rolled back
 
@@ -189,6 +190,7 @@ class Training:
             if self.streams:
                 trained = train_epoch(self.method, self.streams, epoch, self.args, steps)
                 self._must_be_finite(trained["terms"], steps.rows, epoch)
+                self._must_stay_finite(epoch)
             found = self._evaluate(epoch)
         except Interrupted:
             commits.wait()
@@ -294,6 +296,14 @@ class Training:
             f"in {self.folder.path / 'nonfinite.pkl'}, and the checkpoint of the epoch before is whole. Look at these "
             "slices, or lower --l_rate."
         )
+
+    def _must_stay_finite(self, epoch: int) -> None:
+        """What the last update made no loss has seen yet."""
+        if bad := not_finite(self.method.net.state_dict()):
+            raise UserError(
+                f"The network is not finite after epoch {epoch}: {len(bad)} of its tensors hold NaN or infinity, such "
+                f"as {listing(bad, 3)}. It is not saved, and what was saved before is whole. Lower --l_rate."
+            )
 
     def _make_alarms(self) -> dict[str, CollapseAlarm]:
         """One for each mode of the network: batch normalisation may hold in the one and collapse in the other."""

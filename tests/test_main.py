@@ -476,6 +476,67 @@ def test_torn_weights(runs, sites, tmp_path, content):
         program.main(flags(sites[1], tmp_path / "run", CROSS_ENTROPY, "--model_weights", path))
 
 
+def renamed(prefix):
+    return lambda net: {f"{prefix}{name}": value for name, value in net.items()}
+
+
+def poisoned(net):
+    return net | {"classifier.bias": torch.tensor([0.0, torch.nan])}
+
+
+@pytest.mark.parametrize("wrapper", ["module.", "_orig_mod.", "module._orig_mod.", "_orig_mod.module."])
+def test_weights_of_a_wrapped_network_are_taken_out_of_their_wrapper(runs, sites, tmp_path, wrapper):
+    state = load_checkpoint(runs / "fs" / "last.pkl")
+    torch.save(state | {"net": renamed(wrapper)(state["net"])}, tmp_path / "wrapped.pkl")
+    start = ("--method", "noadap", "--model_weights", tmp_path / "wrapped.pkl")
+    program.main(flags(sites[1], tmp_path / "run", CROSS_ENTROPY, *start))
+    assert same(weights(tmp_path / "run"), state["net"])
+
+
+STRANGE = {  # weights, what is said of them
+    "nothing": (lambda net: None, "its entry 'net' is NoneType, where tensors by name"),
+    "a list": (lambda net: list(net.values()), "its entry 'net' is list"),
+    "NaN": (poisoned, r"1 of its \d+ tensors hold NaN or infinite weights: classifier.bias"),
+    "another prefix": (renamed("net."), r"do not fit, such as .*\(missing\).*are foreign, such as net\."),
+    "one missing": (
+        lambda net: {name: value for name, value in net.items() if name != "classifier.bias"},
+        r"Of the weights 1 do not fit, such as classifier.bias \(missing\)\.",
+    ),
+    "int8": (
+        lambda net: net | {"classifier.bias": net["classifier.bias"].to(torch.int8)},
+        r"classifier.bias \(integers, not real numbers\)",
+    ),
+    "complex": (
+        lambda net: net | {"classifier.bias": net["classifier.bias"].to(torch.complex64)},
+        r"classifier.bias \(complex numbers, not real numbers\)",
+    ),
+}
+
+
+@pytest.mark.parametrize("name", STRANGE)
+def test_strange_weights(runs, sites, tmp_path, name):
+    change, message = STRANGE[name]
+    state = load_checkpoint(runs / "fs" / "last.pkl")
+    torch.save(state | {"net": change(state["net"])}, tmp_path / "strange.pkl")
+    start = ("--method", "noadap", "--model_weights", tmp_path / "strange.pkl")
+    with pytest.raises(UserError, match=message):
+        program.main(flags(sites[1], tmp_path / "run", CROSS_ENTROPY, *start))
+    assert not (tmp_path / "run").exists()
+
+
+def test_weights_in_the_old_format_are_told_how_to_be_saved_anew(runs, sites, tmp_path):
+    torch.save(load_checkpoint(runs / "fs" / "last.pkl"), tmp_path / "old.pkl", _use_new_zipfile_serialization=False)
+    with pytest.raises(UserError, match=r"format of torch before 1\.6.*torch\.save\(torch\.load\('old\.pkl'"):
+        load_checkpoint(tmp_path / "old.pkl")
+
+
+def test_a_network_that_the_last_update_ruined_is_not_saved(sites, tmp_path):
+    """Its losses were finite."""
+    with pytest.raises(UserError, match="not finite after epoch 0: .* tensors hold NaN or infinity"):
+        program.main(flags(sites[1], tmp_path / "run", CROSS_ENTROPY, "--batch_size", 16, "--l_rate", 1e38))
+    assert not (tmp_path / "run" / "last.pkl").exists()
+
+
 def test_a_loss_that_is_not_finite_names_the_step(sites, tmp_path):
     with pytest.raises(UserError, match=r"not finite in epoch 0, step \d: .*tot.*slices Case"):
         program.main(flags(sites[1], tmp_path / "run", "[('CrossEntropy', {}, 1e39)]"))
