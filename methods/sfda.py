@@ -8,7 +8,7 @@ step with another loss and less to look at: its batches carry no ground truth, a
 The relatives are the same step with other switches:
     batch-norm refresh   --trainable none --bn_stats refresh        (Schneider et al. 2020)
     TENT                 SelfEntropy, --trainable bn                (Wang et al. 2021)
-    SHOT-IM              entropy + KL to a uniform prior, --trainable features   (Liang et al. 2020)
+    SHOT-IM              entropy + KL of the batch to a uniform prior, --trainable features   (Liang et al. 2020)
 """
 
 from argparse import Namespace, _ArgumentGroup
