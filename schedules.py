@@ -15,7 +15,7 @@ SCHEDULES = Registry("scheduler", typed=True)
 def read_params(text: str) -> dict[str, Any]:
     """The dict of `--scheduler_params`. Raises UserError for anything else."""
     params = read_literal(text)
-    if not isinstance(params, dict):
+    if not isinstance(params, dict) or not all(isinstance(name, str) for name in params):
         raise UserError(f"--scheduler_params expects a dict such as \"{{'to_steal': 0.01}}\", got {text!r}.")
     return params
 

@@ -49,6 +49,8 @@ def test_the_sum_of_losses_follows_its_schedule_and_says_its_weights():
         ("AddWeightLoss", [1, 1], {}, "to_add"),
         ("Steal", [1, 1], {}, "Did you mean 'StealWeight'"),
         ("StealWeight", [1, 1], {"steal": 1}, "Did you mean 'to_steal'"),
+        ("StealWeight", [1, 1], {"to_steal": None, "floor": "a"}, "'to_steal' takes a number, not None; 'floor' takes"),
+        ("AddWeightLoss", [1, 1], {"to_add": 0.01}, "'to_add' takes a list of numbers, not 0.01"),
     ],
 )
 def test_a_schedule_that_does_not_fit_is_refused(name, first, params, message):
@@ -58,5 +60,6 @@ def test_a_schedule_that_does_not_fit_is_refused(name, first, params, message):
 
 def test_params_are_a_dict():
     assert read_params("{'to_steal': 0.01}") == {"to_steal": 0.01}
-    with pytest.raises(UserError, match="expects a dict"):
-        read_params("[1]")
+    for text in ("[1]", "{1: 2}"):
+        with pytest.raises(UserError, match="expects a dict"):
+            read_params(text)
