@@ -26,7 +26,7 @@ include few_labels.mk
 G_RGX   = (patient\d+_frame\d+)_(\d+)
 B_DATA  = [('img', png_transform, False), ('gt', gt_transform, True)]
 COMMON  = --target_dataset $(DATA) --grp_regex '$(G_RGX)' --network $(NET) --n_class 4 --metric_axis 1 2 3 \
-          --batch_size 8 --n_epoch 100 $(LEARN) $(if $(PARITY),--schedule) --saveim 1 --csv metrics.csv
+          --batch_size 8 --n_epoch 100 --betas 0.9 0.99 $(LEARN) $(if $(PARITY),--schedule) --saveim 1 --csv metrics.csv
 CUT     = -m preprocess.archives.acdc --volumes $(VOLUMES)
 SLICE   = --normalise minmax --format png $(CROP)
 # pre-training and few labels: bias field taken out, slices resampled to one spacing. Both frames of a patient; as
@@ -36,7 +36,7 @@ FEW_FACTS = --folders "[('img', nii_transform, False), ('gt', nii_gt_transform, 
 
 # -- settings: as published, and what shows the point on the small phantom --------------------------------------------
 ifneq ($(PHANTOM),small)
-NET    = ENet
+NET    = $(if $(PARITY),PublishedENet,ENet)
 LEARN  = --l_rate 5e-4
 CROP   = --val 50 --resize 256 256
 FEW_CROP  = --val 50 --spacing 1.36719 1.36719 --size 192 192

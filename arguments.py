@@ -2,6 +2,8 @@
 
 import argparse
 import math
+import os
+import sys
 from argparse import Namespace
 from collections.abc import Sequence
 from pathlib import Path
@@ -12,8 +14,9 @@ import torch
 from augmentation import Augmentation
 from methods import METHODS
 from methods.base import AUTOCAST, PRECISIONS
-from methods.optimisers import check_rates
+from methods.optimisers import LR_RULES, check_rates
 from networks import network_class
+from published import CODES, defaults, put_in_our_words, read_foreign, what_differs
 from schedules import SCHEDULES
 from utils import UserError
 
@@ -58,6 +61,7 @@ def get_parser() -> Parser:  # noqa: PLR0915  a flat list of flags reads better 
     data.add_argument("--metric_axis", type=int, nargs="+", help="classes to average (default: all but background)")
     data.add_argument("--ignore", type=int, help="label whose pixels count nowhere (street scenes: 255)")
     data.add_argument("--modalities", type=int, default=0, help="channels of an image (default: as they are)")
+    data.add_argument("--use_spacing", **switch, help="dist_map_transform means dist_map_mm_transform")
     data.add_argument("--group", **switch, help="accepted: slices always belong to their patient")
     data.add_argument("--n_labelled", type=int, default=0, help="train on the labels of n volumes alone (0: of all)")
     data.add_argument("--draw", type=int, default=0, help="which n: the number of the draw")
@@ -94,7 +98,7 @@ def get_parser() -> Parser:  # noqa: PLR0915  a flat list of flags reads better 
     learn.add_argument("--backbone_weights", default="", help="pre-trained trunk of a network that has one: a file")
     learn.add_argument("--n_epoch", type=int, default=100)
     learn.add_argument("--l_rate", type=float, default=5e-4)
-    learn.add_argument("--lr_rule", choices=("step", "poly", "legacy"), default="step", help="how the rate falls")
+    learn.add_argument("--lr_rule", choices=LR_RULES, default="step", help="how the rate falls")
     learn.add_argument("--lr_decay", type=float, default=1.0, help="step: factor every --lr_decay_epoch epochs")
     learn.add_argument("--lr_decay_epoch", type=int, default=20)
     learn.add_argument("--poly_power", type=float, default=0.9, help="poly: exponent")
@@ -107,6 +111,12 @@ def get_parser() -> Parser:  # noqa: PLR0915  a flat list of flags reads better 
     learn.add_argument("--betas", type=float, nargs=2, default=(0.9, 0.999), help="of Adam and AdamW")
     learn.add_argument("--momentum", type=float, default=0.9, help="of SGD")
     learn.add_argument("--adamw", **switch, help="the same as --optimiser adamw")
+    learn.add_argument(
+        "--use_sgd", **switch, help="--optimiser sgd, and unless they are given --momentum 0.99 --weight_decay 5e-4"
+    )
+    learn.add_argument(
+        "--published", choices=CODES, help="what the line does not say is as in that code: see docs/parity.md"
+    )
     learn.add_argument(
         "--on_collapse",
         choices=("warn", "stop", "rollback"),
@@ -150,11 +160,17 @@ def get_parser() -> Parser:  # noqa: PLR0915  a flat list of flags reads better 
 
 def get_args(argv: Sequence[str] | None = None) -> Namespace:
     """Reads the flags twice: once for the method's name, then with that method's own flags."""
+    argv = sys.argv[1:] if argv is None else argv
     known, _ = get_parser().parse_known_args(argv)
     method = METHODS[known.method]
     parser = get_parser()
     method.add_arguments(parser.add_argument_group(f"--method {known.method}"))
-    args = parser.parse_args(argv)
+    parser.set_defaults(**defaults(known))
+    args, foreign = parser.parse_known_args(argv)
+    put_in_our_words(args)
+    said = read_foreign(foreign) + what_differs(argv, args)
+    if said and int(os.environ.get("RANK", 0)) == 0:  # of the processes of a team one speaks
+        print(*said, sep="\n", flush=True)
     learns = bool(method.streams) and args.mode == "learn"
     args.saveim = args.saveim or int(args.mode == "makeim")
     args.n_epoch = args.n_epoch if learns else 1

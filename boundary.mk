@@ -7,7 +7,7 @@ include rules.mk
 
 # PARITY=1 trains as published, faults included: distance maps whose zero is off the border, cut to whole numbers; a Dice and
 # a generalised Dice without a gradient on slices that lack a class; a Hausdorff loss of the distances inside of the shapes
-# alone; a learning rate that halves at every multiple of (best epoch + 20), epoch 0 first of all
+# alone; a learning rate that halves at every multiple of (best epoch + 20), epoch 0 first of all; the published ENet
 PARITY :=
 $(RUNS): $(DATA)
 

@@ -8,6 +8,7 @@ from torch import nn
 
 from utils import UserError
 
+LR_RULES = ("step", "late", "poly", "legacy")
 Groups = Sequence[tuple[Sequence[nn.Parameter], float]]  # parameters, and their factor on the learning rate
 
 
@@ -37,7 +38,8 @@ def learning_rate(progress: float, args: Namespace, initial: float) -> float:
     """The rate after `progress` epochs, by --lr_rule, after a linear warm-up over the first `n_warmup` epochs.
 
     step: times `lr_decay` every `lr_decay_epoch` epochs; `--flr`, or a decay of 0 as published lines write it, keeps
-    it fixed. poly: times (1 − progress / poly_epochs)^poly_power, step by step (Chen et al. 2018). legacy: fixed here;
+    it fixed. late: each time an epoch later, as published: the first slower one is number `lr_decay_epoch` + 1, counted
+    from 0. poly: times (1 − progress / poly_epochs)^poly_power, step by step (Chen et al. 2018). legacy: fixed here;
     Method.end_epoch halves it, as the published boundary loss does.
     """
     warmup = min(1.0, (int(progress) + 1) / (args.n_warmup + 1))
@@ -45,7 +47,8 @@ def learning_rate(progress: float, args: Namespace, initial: float) -> float:
         left = 1 - progress / (args.poly_epochs or args.n_epoch)
         return initial * warmup * max(left, 0.0) ** args.poly_power
     fixed = args.flr or args.lr_decay == 0 or args.lr_rule == "legacy"
-    return initial * warmup * (1.0 if fixed else args.lr_decay ** (int(progress) // args.lr_decay_epoch))
+    done = max(0, int(progress) - (args.lr_rule == "late"))
+    return initial * warmup * (1.0 if fixed else args.lr_decay ** (done // args.lr_decay_epoch))
 
 
 def check_rates(args: Namespace) -> None:
