@@ -25,6 +25,8 @@ FROM := $(if $(or $(filter 1,$(words $(DATA))),$(if $(filter command,$(origin PA
 $(if $(filter 1,$(words $(filter best last,$(FROM)))),,$(error FROM is best or last, not '$(FROM)'))
 CHOSEN := $(if $(filter last,$(FROM)),last.pkl,best_3d.pkl)
 M_WEIGHTS_ul := $(RD)/cesource/$(CHOSEN)
+# the learning rate falls an epoch later, as published
+LATE := $(if $(if $(filter command,$(origin PARITY)),$(PARITY)),--lr_rule late)
 ON_SOURCE := $(filter $(RD)/cesource $(RD)/cesource_% %_onsource,$(RUNS))
 $(ON_SOURCE) $(filter $(RD)/adapt%,$(RUNS)): $(firstword $(DATA))
 $(filter-out $(ON_SOURCE) $(addprefix $(RD)/,$(PRE) $(FEW)),$(RUNS)): $(lastword $(DATA)) $(PRIORS)

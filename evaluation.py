@@ -8,7 +8,6 @@ from typing import Any
 
 import numpy as np
 import torch
-import torch.nn.functional as F
 from torch import Tensor
 
 from dataloader import Stream
@@ -150,7 +149,7 @@ def evaluate(
     predictions, entropies = (Packed(), Packed()) if args.crop else (Held(), Held())
     for batch, truth in val.epoch(0):
         STOP.check()
-        log_p = log_probabilities(as_large_as(truth, method.predict(batch)))
+        log_p = log_probabilities(method.predict(batch, None if truth is None else truth.shape[1:]))
         if measurable:
             values = loss(log_p, batch.targets, batch.bounds)
             terms.append(torch.stack([values[name] for name in loss.columns]) * len(batch.rows))
@@ -179,13 +178,6 @@ def evaluate(
         entropies.whole() if keep_entropy else None,
         total / pixels,
     )
-
-
-def as_large_as(truth: Tensor | None, logits: Tensor) -> Tensor:
-    """The logits (B, K, w, h) at the size (B, W, H) of the truth, bilinear; those that have it come back themselves."""
-    if truth is None or logits.shape[-2:] == truth.shape[-2:]:
-        return logits
-    return F.interpolate(logits, truth.shape[-2:], mode="bilinear", align_corners=False)
 
 
 def nanmean(values: np.ndarray) -> float:

@@ -25,7 +25,7 @@ TT_DATA = [('Inn', png_transform, False), ('GT', gtpng_transform, False), ('GT',
 SOURCE  = --target_folders "$(S_DATA)" --val_target_folders "$(S_DATA)"
 COMMON  = --target_dataset data/ivd_transverse --target_folders "$(TT_DATA)" --val_target_folders "$(TT_DATA)" \
           --grp_regex '$(G_RGX)' --network $(NET) --n_class 2 --metric_axis 1 --batch_size $(BATCH) \
-          --n_epoch 150 --l_rate 5e-4 --lr_decay 0.9 --weight_decay 1e-4 --target_losses "$(L_OR)"
+          --n_epoch 150 --l_rate 5e-4 --lr_decay 0.9 $(LATE) --weight_decay 1e-4 --target_losses "$(L_OR)"
 # The scans are pairs of time points of one person: two pairs validate, so that no person is in both splits.
 CUT     = -m preprocess.archives.ivdm3seg --volumes $(VOLUMES)
 SLICE   = --images wat inn --normalise percentile --format png --val 4 $(CROP)

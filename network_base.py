@@ -54,9 +54,14 @@ class Network(nn.Module):
             raise UserError(f"{type(self).__name__} needs whole numbers; it cannot have {listing(wrong)}.")
         self.n_class = n_class
 
-    def forward(self, image: Tensor) -> Tensor:
-        """(B,C,W,H) -> (B,K,W,H)."""
-        return _crop(self.logits(self.pad(image)), image)
+    def forward(self, image: Tensor, size: Sequence[int] | None = None) -> Tensor:
+        """(B,C,W,H) -> (B,K,W,H), or of another `size`: upsampled to it from the classifier's own, once."""
+        padded = self.pad(image)
+        if size is None or tuple(size) == tuple(image.shape[2:]):
+            return _crop(self.logits(padded), image)
+        if padded is image:
+            return self._upsample(self.classifier(self.features(image)[-1]), size)
+        return self._upsample(_crop(self.logits(padded), image), size)
 
     def pad(self, image: Tensor) -> Tensor:
         """(B,C,W,H) -> (B,C,W',H'), the next multiples; an image that fits comes back itself."""

@@ -32,7 +32,7 @@ MAPS    = ('3d_distmap', raw_npy_transform, False)
 SOURCE  = --target_dataset data/prostate_source
 COMMON  = --target_dataset data/prostate_target --target_folders "$(TT_DATA)" --val_target_folders "$(TT_DATA)" \
           --grp_regex '$(G_RGX)' --network $(NET) --n_class 2 --metric_axis 1 --batch_size $(BATCH) \
-          --n_epoch 100 --l_rate 5e-4 --lr_decay 0.9 --weight_decay 1e-4 --target_losses "$(L_OR)"
+          --n_epoch 100 --l_rate 5e-4 --lr_decay 0.9 $(LATE) --weight_decay 1e-4 --target_losses "$(L_OR)"
 # another archive of the same patients: CUT = -m preprocess.archives.nci_isbi
 CUT     = -m preprocess.archives.saml --volumes $(VOLUMES)
 SLICE   = --normalise percentile --format nii --val $(N_VAL) $(CROP) --distance_maps 3d_distmap

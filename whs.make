@@ -29,7 +29,7 @@ MAPS    = ('GT', dist_map_transform, False)
 SOURCE  = --target_dataset data/mr
 COMMON  = --target_dataset data/ct --target_folders "$(TT_DATA)" --val_target_folders "$(TT_DATA)" \
           --grp_regex '$(G_RGX)' --network $(NET) --n_class 5 --metric_axis 1 2 3 4 --batch_size $(BATCH) \
-          --n_epoch 150 --l_rate 5e-4 --lr_decay 0.9 --weight_decay 1e-4 --target_losses "$(L_OR)"
+          --n_epoch 150 --l_rate 5e-4 --lr_decay 0.9 $(LATE) --weight_decay 1e-4 --target_losses "$(L_OR)"
 CUT     = -m preprocess.archives.mmwhs --volumes $(VOLUMES)
 SLICE   = --normalise percentile --format nii --val $(N_VAL) $(CROP)
 data/mr: private SLICE += --modality MR

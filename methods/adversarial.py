@@ -175,8 +175,8 @@ class Adversarial(Method):
             levels = self.model(self.laid_out(batch.image))
         return [self.team.gather(logits, len(batch.rows)) for logits in levels]
 
-    def predict(self, batch: Batch) -> Tensor:
-        return self.predict_levels(batch)[0] if self.net.training else super().predict(batch)
+    def predict(self, batch: Batch, size: Sequence[int] | None = None) -> Tensor:
+        return self.predict_levels(batch)[0] if self.net.training else super().predict(batch, size)
 
     def shown(self, logits: Tensor) -> Tensor:
         """(B,K,W,H) what a discriminator sees of a prediction, in fp32."""

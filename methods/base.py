@@ -147,16 +147,16 @@ class Method:
         """One update. Returns the detached terms, still on the device, and the first stream's logits (B,K,W,H)."""
         raise NotImplementedError
 
-    def predict(self, batch: Batch) -> Tensor:
-        """(B,K,W,H) logits of the whole batch, whoever holds its images."""
+    def predict(self, batch: Batch, size: Sequence[int] | None = None) -> Tensor:
+        """(B,K,W,H) logits of the whole batch, whoever holds its images; in evaluation of another `size`, if given."""
         with self.precision():
-            logits = self.model(self.laid_out(batch.image)) if self.net.training else self.infer(batch.image)
+            logits = self.model(self.laid_out(batch.image)) if self.net.training else self.infer(batch.image, size)
         return self.team.gather(logits, len(batch.rows))
 
-    def infer(self, image: Tensor) -> Tensor:
+    def infer(self, image: Tensor, size: Sequence[int] | None = None) -> Tensor:
         """(B,K,W,H) logits in evaluation mode; of a volume by windows of --crop, a training batch of them at a time."""
         if not self.args.crop:
-            return self.net(self.laid_out(image))
+            return self.net(self.laid_out(image), size)
         args = self.args
         return sliding_window(
             lambda part: self.net(self.laid_out(part)), image, args.crop, args.overlap, args.batch_size

@@ -162,8 +162,8 @@ class PseudoLabel(Method):
         parts = own.split([len(batch.image) for batch in batches])
         return [self.team.gather(part, len(batch.rows)) for part, batch in zip(parts, batches, strict=True)]
 
-    def predict(self, batch: Batch) -> Tensor:
-        return self.see([batch])[0][0] if self.net.training else super().predict(batch)
+    def predict(self, batch: Batch, size: Sequence[int] | None = None) -> Tensor:
+        return self.see([batch])[0][0] if self.net.training else super().predict(batch, size)
 
     def learn_pseudo(self, batch: Batch, logits: Sequence[Tensor], head: Mapping[str, Tensor]) -> dict[str, Tensor]:
         """The terms of the images without labels, whose logits are the last."""

@@ -85,6 +85,21 @@ def test_divisible_size_is_not_padded(name):
         assert torch.equal(net(image), net.logits(image))
 
 
+@pytest.mark.parametrize(
+    ("name", "params"), [*((name, {}) for name in NETWORKS), ("DeepLabV2", {"align_corners": True, "layout": "caffe"})]
+)
+def test_logits_of_another_size_are_upsampled_once(name, params):
+    net = small(name, 1, 3, **params)
+    image = noise(1, 1, *(net.multiple * times for times in (1, 2, 1)[: net.axes]))
+    size = [2 * length for length in image.shape[2:]]
+    with torch.no_grad():
+        coarse = net.classifier(net.features(image)[-1])
+        how = {"mode": "bilinear" if net.axes == 2 else "trilinear", "align_corners": net.align_corners}
+        torch.testing.assert_close(net(image, size), nn.functional.interpolate(coarse, size, **how))
+        assert torch.equal(net(image, image.shape[2:]), net(image))
+        assert net(image[..., 1:], size).shape == (1, 3, *size)  # with padding
+
+
 @every_network
 def test_gradient_reaches_every_parameter(name):
     net = small(name, 3, 4)

@@ -9,7 +9,7 @@ import torch
 from PIL import Image
 
 import main as program
-from evaluation import as_large_as, class_counts
+from evaluation import class_counts
 from utils import UserError
 
 K, IGNORE = 3, 255
@@ -121,12 +121,6 @@ def test_pixels_to_be_ignored_count_nowhere_but_in_what_depends_on_no_truth():
     assert of_truth.tolist() == [[1, 1, 1]]
     assert everywhere.tolist() == [[1, 1, 2]]
     assert torch.equal(class_counts(predicted, None, K)[3], everywhere.double())
-
-
-def test_logits_grow_to_the_truth_and_stay_where_they_fit():
-    logits = torch.randn(1, K, 4, 5)
-    assert as_large_as(torch.zeros(1, 4, 5), logits) is logits
-    assert as_large_as(torch.zeros(1, 8, 10), logits).shape == (1, K, 8, 10)
 
 
 def test_without_the_flag_the_ignored_label_is_refused(towns, tmp_path):
