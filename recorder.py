@@ -11,7 +11,7 @@ from dataloader import read_card
 from evaluation import Evaluation, class_mean, nanmean, score_patients_of
 from methods import Method
 from metrics import DISTANCES, dice
-from run_data import AnySet, AnyStream, label_uses
+from run_data import AnySet, AnyStream, grey_note, label_uses
 from run_folder import CsvLog, RunFolder, describe_code, write_masks, write_volumes
 
 Trained = dict[str, np.ndarray]  # what training.train_epoch returns
@@ -171,6 +171,8 @@ class Recorder:
         used = label_uses(self.args)
         for name, how in used.items():
             print(f"Labels shaped the images of {name}: {how}.", flush=True)
+        if note := grey_note(self.train or self.val):
+            print(note, flush=True)
         self.folder.write_json(
             "provenance.json",
             describe_code()

@@ -27,7 +27,7 @@ from distributed import ALONE, Team
 from methods import METHODS
 from run_folder import sha256_of
 from sampling import FixedSteps, Shuffled
-from slice_files import check_class_count, parse_volume
+from slice_files import TRANSFORMS, check_class_count, nii_transform, parse_volume
 from utils import UserError, derived_seed, listing
 from volume_set import CropStream, VolumeSet, WholeStream, open_volumes
 
@@ -176,6 +176,31 @@ def describe_preprocessing(args: Namespace) -> dict[str, Any]:
         "crop": args.crop and list(args.crop),
         "overlap": args.overlap,
     }
+
+
+ZSCORED = (-4.0, 4.5)  # grey levels that the published heart recipe brings to 0..1
+SAMPLED = 16  # slices that are looked at
+
+
+def grey_note(found: AnySet) -> str:
+    """What to say of slices that are read as stored and look as if they had mean 0 and sd 1; '' of all others.
+
+    The published transform of that name, nii_transform, takes such images to 0..1. A set whose card tells how its
+    grey levels were made is as it is on purpose.
+    """
+    image, card = found.folders[0], read_card(found.root)
+    if isinstance(found, VolumeSet) or TRANSFORMS[image.transform] is not nii_transform or "normalisation" in card:
+        return ""
+    rows = np.linspace(0, len(found) - 1, min(len(found), SAMPLED)).astype(int)
+    seen = np.stack([found.image(row) for row in rows])
+    low, high = float(seen.min()), float(seen.max())
+    if not ZSCORED[0] <= low < -0.5 < high <= ZSCORED[1]:
+        return ""
+    return (
+        f"{found.root / found.split / image.folder}: grey levels from {low:.2f} to {high:.2f}, as of images of mean 0 "
+        "and standard deviation 1, read as they are stored. The published nii_transform, of the heart, makes them "
+        "(x + 4) / 8.5: name nii_zscore_transform, or give --published sfda, for that."
+    )
 
 
 def label_uses(args: Namespace) -> dict[str, str]:

@@ -2,11 +2,14 @@
 
 import shlex
 
+import numpy as np
 import pytest
 
 import main as program
 from arguments import get_args
+from dataloader import open_slices, parse_folders
 from methods.optimisers import learning_rate
+from run_data import grey_note
 from utils import UserError
 
 PRIOR = (
@@ -195,3 +198,28 @@ def test_the_published_rate_falls_an_epoch_later():
     # As exp_lr_scheduler of the published code lays them, which is called after an epoch.
     assert rates["late"] == pytest.approx([1.0] * 21 + [0.9] * 20 + [0.81] * 2)
     assert rates["step"] == pytest.approx([1.0] * 20 + [0.9] * 20 + [0.81] * 3)
+
+
+def zscored(root, shift=0.0):
+    """A set of two slices of .npy, of mean `shift` and sd 1, without a card."""
+    rng = np.random.default_rng(0)
+    for folder, image in (("IMG", True), ("GT", False)):
+        (root / "train" / folder).mkdir(parents=True)
+        for n in range(2):
+            values = rng.normal(shift, 1, (8, 8)).clip(-4, 4.4) if image else np.eye(8, dtype=np.uint8)
+            np.save(root / "train" / folder / f"slice{n}_1.npy", values.astype(np.float32 if image else np.uint8))
+    return root
+
+
+def opened(root, transform):
+    folders = f"[('IMG', {transform}, False), ('GT', npy_gt_transform, False)]"
+    return open_slices(root, "train", parse_folders(folders, 1), 2, r"(slice\d+)_(\d+)")
+
+
+def test_zscored_slices_that_are_read_as_stored_are_told(tmp_path):
+    root = zscored(tmp_path / "ct")
+    assert "name nii_zscore_transform, or give --published sfda" in grey_note(opened(root, "nii_transform"))
+    assert grey_note(opened(root, "nii_zscore_transform")) == ""
+    (root / "dataset.json").write_text('{"normalisation": {"kind": "zscore"}}')
+    assert grey_note(opened(root, "nii_transform")) == ""
+    assert grey_note(opened(zscored(tmp_path / "far", shift=4.0), "nii_transform")) == ""
