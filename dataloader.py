@@ -172,7 +172,7 @@ def open_slices(
         in_plane = _in_plane(root, spec, spacing, found, read)
         planes[spec], digest = open_plane(found, spec, n_class, is_image, not limit, ignore, in_plane)
         digests.append(digest)
-    _check_shapes(root / split, folders[1:] if any_truth_size else folders, planes)
+    _check_shapes(root / split, folders[1:] or folders if any_truth_size else folders, planes)
     return SliceSet(
         root,
         split,

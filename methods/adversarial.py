@@ -236,6 +236,11 @@ def check_settings(args: Namespace) -> None:
     for name, low in {"iter_size": 1, "d_width": 1, "lambda_seg": 0, "lambda_ent": 0, "d_l_rate": 0}.items():
         if getattr(args, name) < low:
             raise UserError(f"--{name} is {getattr(args, name):g}; it must be at least {low}.")
+    if args.crop:
+        raise UserError(
+            f"--method {args.method} judges the maps of slices, and --crop makes a run of volumes; leave it out, "
+            "or take another method (sfda, self_training)."
+        )
     if min(args.lambda_adv) < 0:
         raise UserError(f"--lambda_adv has one weight a level, none of them below 0; got {args.lambda_adv}.")
 
