@@ -1,14 +1,19 @@
 """Command lines as the published makefiles print them: each is taken, or refused with what to write instead."""
 
+import argparse
+import re
 import shlex
+from pathlib import Path
 
 import numpy as np
 import pytest
 
 import main as program
-from arguments import get_args
+from arguments import get_args, get_parser
 from dataloader import open_slices, parse_folders
+from methods import METHODS
 from methods.optimisers import learning_rate
+from published import FOREIGN
 from run_data import grey_note
 from utils import UserError
 
@@ -223,3 +228,12 @@ def test_zscored_slices_that_are_read_as_stored_are_told(tmp_path):
     (root / "dataset.json").write_text('{"normalisation": {"kind": "zscore"}}')
     assert grey_note(opened(root, "nii_transform")) == ""
     assert grey_note(opened(zscored(tmp_path / "far", shift=4.0), "nii_transform")) == ""
+
+
+def test_the_table_of_differences_names_flags_that_there_are():
+    parser = argparse.ArgumentParser(conflict_handler="resolve", parents=[get_parser()], add_help=False)
+    for method in METHODS:
+        METHODS[method].add_arguments(parser)
+    table = (Path(__file__).parents[1] / "docs" / "parity.md").read_text(encoding="utf-8")
+    elsewhere = {"--normalise"}  # of preprocess.volume_set
+    assert set(re.findall(r"--[a-z]\w+", table)) <= {*parser._option_string_actions, *FOREIGN, *elsewhere}

@@ -5,8 +5,11 @@ from argparse import Namespace
 
 import pytest
 import torch
+from conftest import CROSS_ENTROPY
+from test_main import flags
 from torch import nn
 
+import main as program
 from networks import build_network
 from run_folder import load_blocks, load_checkpoint, load_weights
 from utils import UserError
@@ -101,3 +104,12 @@ def test_tensors_alone_are_no_run(tmp_path):
     torch.save(nn.Conv2d(1, 1, 1).state_dict(), tmp_path / "weights.pt")
     with pytest.raises(UserError, match="holds tensors alone.*--method noadap"):
         load_checkpoint(tmp_path / "weights.pt")
+
+
+def test_published_weights_are_scored_and_become_a_run(sites, tmp_path):
+    path = published_file(tmp_path / "weights.pt", build_network("UNet:nG=4", 1, 2))
+    argv = flags(sites[1], tmp_path / "run", CROSS_ENTROPY, "--network", "UNet:nG=4", "--method", "noadap")
+    program.main([*argv, "--model_weights", str(path)])
+    checkpoint = load_checkpoint(tmp_path / "run" / "last.pkl")
+    assert (checkpoint["network"], checkpoint["n_class"]) == ("UNet:nG=4", 2)
+    torch.testing.assert_close(checkpoint["net"]["encoder.0.0.0.weight"], wave(0, "weight", (4, 1, 3, 3)).float())
