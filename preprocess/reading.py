@@ -15,22 +15,26 @@ from nifti_headers import Header, header_at
 from preprocess.faults import VolumeFault
 from preprocess.formats import files_of, format_of, nifti, open_volume
 from preprocess.formats.nifti import ERRORS
-from preprocess.formats.volume import Volume, refusing
+from preprocess.formats.volume import Volume, not_3d, refusing
 from preprocess.grids import Grid, place, turn
 from preprocess.volume_names import header_of
 
 KEPT = 0.9  # share of its foreground that a label keeps when it is placed on another grid
 
 
-def read_grid(path: Path, channel: int | None = None, directions: str | None = None) -> Grid:
+def read_grid(
+    path: Path, channel: int | None = None, directions: str | None = None, is_label: bool = False
+) -> Grid:
     """The grid of a volume, or of this channel of a 4D one, from its header alone. Raises VolumeFault.
 
     directions: of the axes, as in 'LPS' (None: as stored)
     """
-    return _grid_of(open_volume(path), path, channel, directions)
+    return _grid_of(open_volume(path), path, channel, directions, is_label)
 
 
-def _grid_of(volume: Volume, path: Path, channel: int | None, directions: str | None) -> Grid:
+def _grid_of(
+    volume: Volume, path: Path, channel: int | None, directions: str | None, is_label: bool = False
+) -> Grid:
     shape = volume.shape
     while len(shape) > 3 and shape[-1] == 1:
         shape = shape[:-1]
@@ -39,8 +43,7 @@ def _grid_of(volume: Volume, path: Path, channel: int | None, directions: str | 
         if channel >= count:
             raise VolumeFault(f"has no channel {channel}, they count from 0 (change --channel)", f"{path} has {count}")
     if len(shape) != 3 or 0 in shape:
-        what = "is not 3D (pick one volume of a series of images with --channel N, or save it as a file of its own)"
-        raise VolumeFault(what, f"{path} {shape}")
+        raise not_3d(shape, path, is_label)
     lengths = np.linalg.norm(volume.affine[:3, :3], axis=0)  # the matrix of a microscope's volume is small all over
     if not (np.isfinite(volume.affine).all() and abs(np.linalg.det(volume.affine[:3, :3])) > 1e-9 * lengths.prod()):
         raise VolumeFault("has a matrix of voxels to mm that cannot be inverted", str(path))
@@ -100,7 +103,7 @@ def read_placed(path: Path, axis: int, wanted: Grid) -> tuple[np.ndarray, float]
     the foreground lies within the other grid.
     """
     volume = open_volume(path)
-    grid, labels = _grid_of(volume, path, None, None), _stacked(_voxels_of(volume, 0), 0, True, path)
+    grid, labels = _grid_of(volume, path, None, None, is_label=True), _stacked(_voxels_of(volume, 0), 0, True, path)
     placed = place(labels, grid, wanted)
     before, after = (
         np.count_nonzero(part) * abs(np.linalg.det(g.affine[:3, :3])) for part, g in ((labels, grid), (placed, wanted))

@@ -82,7 +82,7 @@ def _read_case(case: Case, tolerance: float, channel: int | None) -> Found:
     found, grids = Found(), {}
     for role, path in case.paths.items():
         try:
-            grids[role] = read_grid(path, channel if role == IMAGE else None)
+            grids[role] = read_grid(path, channel if role == IMAGE else None, is_label=role == LABEL)
             if role == LABEL:
                 _count(path, found)
         except VolumeFault as error:

@@ -86,7 +86,7 @@ def _channels(
 def _read_label(path: Path, grid: Grid, spec: SliceSpec, done: Sliced) -> np.ndarray:
     """The labels (N, W, H) on the grid of the image; placed there if that is asked for, and noted."""
     if spec.place_labels:
-        apart = deviation(grid, read_grid(path, directions=spec.orient), spec.tolerance)
+        apart = deviation(grid, read_grid(path, directions=spec.orient, is_label=True), spec.tolerance)
         if apart:
             stack, share = read_placed(path, spec.axis, grid)
             done.placed = f"{apart}; {share:.1%} of its labelled volume kept"

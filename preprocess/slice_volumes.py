@@ -81,7 +81,8 @@ def _inspect(cases: Sequence[Case], spec: SliceSpec) -> tuple[list[Case], list[G
         own: dict[str, Grid] = {}
         for role, path in case.paths.items():
             try:
-                own[role] = read_grid(path, None if role == spec.label_folder else spec.channel, spec.orient)
+                is_label = role == spec.label_folder
+                own[role] = read_grid(path, None if is_label else spec.channel, spec.orient, is_label)
             except VolumeFault as error:
                 faults.append(error.fault)
         if own:

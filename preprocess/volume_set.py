@@ -215,7 +215,10 @@ def write_case(task: Task, spec: VolumeSpec, folder: Path | None) -> Written:
 
 def _read_case(task: Task, spec: VolumeSpec, done: Written) -> tuple[np.ndarray | None, np.ndarray | None]:
     """The image (C, D, W, H), None for a patient at fault, and the class numbers (D, W, H), if they are to be known."""
-    grids = {role: done.attempt(read_grid, path, None if role == LABEL else 0) for role, path in task.paths.items()}
+    grids = {
+        role: done.attempt(read_grid, path, None if role == LABEL else 0, None, role == LABEL)
+        for role, path in task.paths.items()
+    }
     if not done.faults:
         done.faults += displaced(task.paths, grids, next(iter(grids)), spec.tolerance)
     if done.faults:

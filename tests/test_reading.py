@@ -7,6 +7,7 @@ import re
 import zlib
 
 import nibabel as nib
+import nrrd
 import numpy as np
 import pytest
 import SimpleITK as sitk
@@ -314,6 +315,39 @@ def test_one_file_with_many_frames_is_a_volume(tmp_path):
 
 
 # -- files ------------------------------------------------------------------------------------------------------------
+
+
+AXES_TOLD = {
+    "a picture": (SHAPE[:2], False, "is one picture and no volume .*third axis"),
+    "a picture as a label": (SHAPE[:2], True, "is one picture and no volume .*third axis"),
+    "a series": ((*SHAPE, 3), False, "several images .*--channel N"),
+    "one-hot labels": ((*SHAPE, 2), True, r"several masks or layers.*one number a voxel.*5 x 6 x 7 x 2\)"),
+    "no voxels": ((5, 0, 7), False, "has no voxels"),
+}
+
+
+@pytest.mark.parametrize("case", AXES_TOLD)
+@pytest.mark.parametrize("ending", [".nii", ".nii.gz", ".mha", ".nrrd"])
+def test_what_is_not_3d_gets_the_advice_that_mends_it(tmp_path, ending, case):
+    shape, is_label, says = AXES_TOLD[case]
+    path, voxels = tmp_path / f"a{ending}", np.zeros(shape, np.int16)
+    if ending.startswith(".nii"):
+        nib.save(nib.Nifti1Image(voxels, np.eye(4)), path)
+    elif ending == ".mha":
+        if len(shape) > 3:
+            pytest.skip("channels are another field there")
+        count = len(shape)
+        lines = {"NDims": count, "DimSize": " ".join(map(str, shape)), "ElementSpacing": "1 " * count}
+        lines |= {"TransformMatrix": " ".join(f"{x:g}" for x in np.eye(count).ravel()), "Offset": "0 " * count}
+        lines |= {"ElementType": "MET_SHORT", "ElementDataFile": "LOCAL"}
+        path.write_bytes("".join(f"{key} = {value}\n" for key, value in lines.items()).encode() + voxels.tobytes())
+    else:
+        layers = len(shape) > 3
+        header = {"space": "left-posterior-superior", "space origin": [0, 0, 0]}
+        header["space directions"] = np.vstack([np.full((int(layers), 3), np.nan), np.eye(3)])[: voxels.ndim]
+        nrrd.write(str(path), np.moveaxis(voxels, -1, 0) if layers else voxels, header)  # layers first, as Slicer has it
+    with pytest.raises(VolumeFault, match=says):
+        read_grid(path, is_label=is_label)
 
 
 def test_a_digest_covers_every_file_of_a_volume(tmp_path):

@@ -542,7 +542,7 @@ def test_all_faults_come_in_one_error(tmp_path):
         r"without IMG volume [^;]*: Case01",
         r"grid of its GT volume [^;]*Case02.nii.gz \(shape \(6, 5, 3\), not \(6, 5, 4\)\), [^;]*Case03.nii.gz \(0.4 mm",
         r"NaN or infinite: [^;]*Case04.nii.gz \(2 of 120\)",
-        r"is not 3D [^;]*Case05.nii.gz \(6, 5, 4, 2\)",
+        r"is not 3D [^;]*; or save[^;]*Case05.nii.gz \(6 x 5 x 4 x 2\)",
         r"cannot be read: [^;]*Case06.nii.gz \([^;]*Case07.nii.gz \(",
         r"no whole-number labels: [^;]*Case07_segmentation.nii.gz \(fractions, as",
     ):
@@ -580,7 +580,7 @@ def test_one_channel_of_a_series(tmp_path):
     settings["normalisation"] = Normalisation("none")
     assert slice_set(spec_of("", tmp_path / "set", **settings, channel=1))["channel"] == 1
     np.testing.assert_array_equal(np.load(tmp_path / "set/val/IMG/00_3.npy"), voxels[:, :, 3, 1])
-    with pytest.raises(UserError, match=r"is not 3D .*--channel N.*prostate_00.nii.gz \(6, 5, 4, 2\)"):
+    with pytest.raises(UserError, match=r"is not 3D .*--channel N.*prostate_00.nii.gz \(6 x 5 x 4 x 2\)"):
         slice_set(spec_of("", tmp_path / "all", **settings))
     with pytest.raises(UserError, match=r"has no channel 2.*prostate_00.nii.gz has 2"):
         slice_set(spec_of("", tmp_path / "third", **settings, channel=2))

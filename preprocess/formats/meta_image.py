@@ -12,7 +12,7 @@ from pathlib import Path
 import numpy as np
 
 from preprocess.faults import VolumeFault
-from preprocess.formats.volume import Volume, affine_of, beside, mm_of, refusing
+from preprocess.formats.volume import Volume, affine_of, beside, mm_of, not_3d, refusing
 
 SUFFIXES = (".mhd", ".mha")
 LONGEST = 2**16  # bytes of a header
@@ -29,8 +29,10 @@ def open_volume(path: Path) -> Volume:
         fields, end = _read_fields(path)
         count = int(fields["ndims"])
         shape = tuple(map(int, fields["dimsize"].split()))
-        if not (3 <= count == len(shape) <= 4 and min(shape) >= 0):
-            raise VolumeFault("is not 3D", f"{path} (NDims {count}, DimSize {fields['dimsize']})")
+        if count != len(shape):
+            raise ValueError(f"NDims is {count}, DimSize {fields['dimsize']}")
+        if not 3 <= count <= 4 or min(shape) < 0:
+            raise not_3d(shape, path)
         channels = int(fields.get("elementnumberofchannels", 1))
         dtype = _dtype(fields, path)
         affine = _affine(fields, count, path)

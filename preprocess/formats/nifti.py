@@ -12,7 +12,7 @@ import numpy as np
 from isal import isal_zlib
 
 from preprocess.faults import VolumeFault
-from preprocess.formats.volume import Volume, refusing
+from preprocess.formats.volume import Volume, not_3d, refusing
 
 ERRORS = (
     *(isal_zlib.error, zlib.error, nib.filebasedimages.ImageFileError, nib.spatialimages.HeaderDataError),
@@ -33,7 +33,7 @@ def open_volume(path: Path) -> Volume:
         shape, dtype = tuple(map(int, image.shape)), image.get_data_dtype()
         files = _files_of(image, path)
     if min(shape, default=0) < 0:
-        raise VolumeFault("cannot be read", f"{path} (axes of {shape} voxels)")
+        raise not_3d(shape, path)
 
     def voxels() -> np.ndarray:
         with refusing(path, *ERRORS), _mending_is_told(path):

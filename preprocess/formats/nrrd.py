@@ -9,7 +9,7 @@ import nrrd
 import numpy as np
 
 from preprocess.faults import VolumeFault
-from preprocess.formats.volume import Volume, affine_of, beside, mm_of, refusing
+from preprocess.formats.volume import Volume, affine_of, beside, mm_of, not_3d, refusing
 
 SUFFIXES = (".nrrd", ".nhdr")
 # to LPS
@@ -34,7 +34,7 @@ def open_volume(path: Path) -> Volume:
         named = header.get("data file", header.get("datafile"))
         source = beside(path, str(named)) if named else path
         if header["dimension"] != len(sizes) or not 3 <= len(sizes) <= 4 or min(sizes) < 0:
-            raise VolumeFault("is not 3D", f"{path} ({' x '.join(map(str, sizes))})")
+            raise not_3d(sizes, path)
         affine, spatial = _affine(header, len(sizes), path)
     order = [*spatial, *(axis for axis in range(len(sizes)) if axis not in spatial)]
 

@@ -56,6 +56,20 @@ def mm_of(unit: str, path: Path) -> float:
     return MM[unit.strip().lower()]
 
 
+def not_3d(shape: Sequence[int], path: Path, is_label: bool = False) -> VolumeFault:
+    """The fault of a volume whose axes are not three, with what mends it."""
+    shown = f"{path} ({' x '.join(map(str, shape))})"
+    if len(shape) < 3:
+        what = "is one picture and no volume (give it a third axis of one voxel, or lay it into a set as a slice)"
+    elif 0 in shape or min(shape) < 0:
+        what = "has no voxels"
+    elif is_label:
+        what = "holds several masks or layers, and a label map has one number a voxel (make one, by np.argmax)"
+    else:
+        what = "is not 3D but holds several images (pick one, --channel N of the slicer; or save it as its own file)"
+    return VolumeFault(what, shown)
+
+
 def affine_of(directions: np.ndarray, origin: np.ndarray, path: Path) -> np.ndarray:
     """(4, 4) RAS+ out of the steps (mm) along the axes, one a column, and the place of the first voxel, both in LPS."""
     lengths = np.linalg.norm(directions, axis=0)
