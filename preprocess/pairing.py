@@ -2,6 +2,7 @@
 
 import fnmatch
 import glob
+import os
 import re
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
@@ -62,6 +63,26 @@ def read_id(path: Path, pattern: re.Pattern[str]) -> str | None:
     """
     match = pattern.search(path.as_posix() if "/" in pattern.pattern else path.name)
     return "".join(group or "" for group in match.groups()) if match else None
+
+
+def read_patients(text: str) -> tuple[str, ...]:
+    """The patients in a list, or in a file of their names: parted by lines, blanks, commas, semicolons or quotes.
+
+    Raises UserError for a file that is not written in UTF-8; a byte-order mark is no part of a name.
+    """
+    if not set(text) & set(",;") and os.path.isfile(text):  # noqa: PTH113  false, not an error, for a long text
+        content = Path(text).read_bytes()
+        try:
+            if b"\0" in content:
+                raise UserError(f"{text} is written in UTF-16, as PowerShell's > does; save it as UTF-8.")
+            text = content.decode("utf-8-sig")
+        except UnicodeDecodeError as error:
+            byte = content[error.start]
+            raise UserError(
+                f"{text} is not written in UTF-8 but perhaps in Latin-1 (byte 0x{byte:02x} at {error.start}); save it "
+                "as UTF-8."
+            ) from error
+    return tuple(dict.fromkeys(name for name in re.split(r"[\s,;\"']+", text) if name))
 
 
 def compile_pattern(flag: str, pattern: str) -> re.Pattern[str]:

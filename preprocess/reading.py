@@ -22,9 +22,7 @@ from preprocess.volume_names import header_of
 KEPT = 0.9  # share of its foreground that a label keeps when it is placed on another grid
 
 
-def read_grid(
-    path: Path, channel: int | None = None, directions: str | None = None, is_label: bool = False
-) -> Grid:
+def read_grid(path: Path, channel: int | None = None, directions: str | None = None, is_label: bool = False) -> Grid:
     """The grid of a volume, or of this channel of a 4D one, from its header alone. Raises VolumeFault.
 
     directions: of the axes, as in 'LPS' (None: as stored)
@@ -32,9 +30,7 @@ def read_grid(
     return _grid_of(open_volume(path), path, channel, directions, is_label)
 
 
-def _grid_of(
-    volume: Volume, path: Path, channel: int | None, directions: str | None, is_label: bool = False
-) -> Grid:
+def _grid_of(volume: Volume, path: Path, channel: int | None, directions: str | None, is_label: bool = False) -> Grid:
     shape = volume.shape
     while len(shape) > 3 and shape[-1] == 1:
         shape = shape[:-1]

@@ -1,7 +1,7 @@
 """What a set tells of itself: dataset.json, how it was made, and manifest.csv, where each slice comes from."""
 
 import csv
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -153,19 +153,29 @@ def write_tables(
     write_card(folder, card)
 
 
+UNLABELLED = "The ground truth is 0 throughout: there is nothing to learn from it, or to score against."
+
+
+def is_unlabelled(counts: Iterable[Sequence[int] | None]) -> bool:
+    """Whether a set has ground truth and no class in it. `counts`: of each split where each class is found, or None."""
+    known = [count for count in counts if count is not None]
+    return bool(known) and not any(sum(count[1:]) for count in known)
+
+
 def describe(card: Mapping[str, Any]) -> str:
     """A line or two on a set for the screen: patients, slices and the census of the labels."""
     parts = []
     for split, count in card["counts"].items():
         part = f"{split} {count['slices']} slices of {count['patients']} patient{'s' * (count['patients'] != 1)}"
-        if count["slices_with_class"]:
-            census = [f"{n} with class {number}" for number, n in enumerate(count["slices_with_class"]) if number]
+        if census := [f"{n} with class {k}" for k, n in enumerate(count["slices_with_class"] or ()) if k]:
             part += f" ({listing(census)})"
         parts.append(part)
     text = f"{card['name']}: {'; '.join(parts)}; {card['size'][0]}x{card['size'][1]}"
     if card["foreground_cut_away"]:
         lost = [f"{patient} {n}" for patient, n in card["foreground_cut_away"].items()]
         text += f"\nThe cut to size left voxels of a class outside, in {listing(lost, 40)}; a larger --size keeps them."
+    if is_unlabelled(count["slices_with_class"] for count in card["counts"].values()):
+        text += f"\n{UNLABELLED}"
     if card["uses_labels"]:
         text += f"\nLabels shaped its images: {card['uses_labels']}."
     if told := describe_orders(card.get("stored_as", {}), card.get("geometry", {}).get("directions")):

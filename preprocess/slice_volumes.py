@@ -12,7 +12,6 @@ DEST appears when it is whole, or not at all. A folder that is given several ima
 
 import argparse
 import os
-import re
 from collections import Counter
 from collections.abc import Callable, Sequence
 from dataclasses import replace
@@ -28,7 +27,7 @@ from preprocess.grey_levels import Normalisation
 from preprocess.grids import PLANES, RADIOLOGICAL, TOLERANCE, Grid, axis_across, displaced, is_direction
 from preprocess.labels import map_labels
 from preprocess.new_set import refuse, refuse_existing, whole_folder
-from preprocess.pairing import Case, compile_pattern, pair
+from preprocess.pairing import Case, compile_pattern, pair, read_patients
 from preprocess.reading import read_grid, read_stack
 from preprocess.slice_case import Sliced, Task, slice_case
 from preprocess.slice_spec import FORMATS, Blocks, SliceSpec
@@ -143,14 +142,6 @@ def _gaps(tasks: Sequence[Task], results: Sequence[Sliced], spec: SliceSpec) -> 
 # ------------------------------------------------------------------------------------------------ command line
 
 
-def _names(text: str) -> tuple[str, ...]:
-    """Patients out of a comma list, or out of a file that has them in lines or between commas."""
-    path = Path(text)
-    if "," not in text and path.is_file():
-        text = path.read_text(encoding="utf-8")
-    return tuple(dict.fromkeys(name for name in re.split(r"[\s,]+", text) if name))
-
-
 def _class_or_none(text: str) -> int | None:
     return None if text == "error" else int(text)
 
@@ -248,8 +239,8 @@ def _add_grey_and_labels(add: Callable[..., Any]) -> None:
 def _add_split(add: Callable[..., Any]) -> None:
     for name in ("val", "test"):
         add(f"--{name}", type=int, default=0, metavar="N", help=f"number of patients in {name}, drawn with --seed")
-        names = f"patients in {name}: a,b,c, or a file with their names"
-        add(f"--{name}_list", type=_names, default=(), metavar="LIST", help=names)
+        names = f"patients in {name}: a,b,c, or a file with their names (UTF-8)"
+        add(f"--{name}_list", type=read_patients, default=(), metavar="LIST", help=names)
     add("--seed", type=int, default=0, help="of the draw (default %(default)s)")
     group = "patients stay in one split if its groups read the same in their image files (one person scanned twice)"
     add("--group", metavar="REGEX", help=group)

@@ -30,6 +30,7 @@ from preprocess.labels import LabelMap, classes_of, parse_label_map
 from preprocess.new_set import refuse, refuse_existing, whole_folder, write_card
 from preprocess.pairing import Case, compile_pattern, pair
 from preprocess.reading import read_grid, sha256
+from preprocess.slice_tables import UNLABELLED, is_unlabelled
 from preprocess.workers import in_processes
 from slice_files import read_card
 from utils import UserError, atomic_write, listing, run_program
@@ -429,7 +430,9 @@ def describe(card: Mapping[str, Any]) -> str:
     scale = card["scale"]
     scaled = f"; scale {scale['mean']:.6g} ± {scale['sd']:.6g}" if scale else ""
     classes = f"{card['n_class']} classes" if card["n_class"] else "no labels"
-    used = f"\nLabels shaped its images: {card['uses_labels']}." if card["uses_labels"] else ""
+    unlabelled = is_unlabelled(count["volumes_with_class"] for count in card["counts"].values())
+    used = f"\n{UNLABELLED}" if unlabelled else ""
+    used += f"\nLabels shaped its images: {card['uses_labels']}." if card["uses_labels"] else ""
     return f"{card['name']}: {listing(counts)}; {classes}, {card['channels'][IMAGE]} channels{scaled}{used}"
 
 

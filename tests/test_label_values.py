@@ -1,13 +1,16 @@
 """Labels that are whole but for rounding are those numbers, whoever reads them; what is refused shows a value."""
 
+from dataclasses import replace
+
 import nibabel as nib
 import numpy as np
 import pytest
 
 from preprocess.labels import whole_labels
 from preprocess.site_volumes import read_site
-from preprocess.slice_volumes import read_spec, slice_set
+from preprocess.slice_volumes import describe, read_spec, slice_set
 from preprocess.volume_set import VolumeSpec, make_volume_set
+from preprocess.volume_set import describe as describe_volumes
 from slice_files import FolderSpec
 from utils import UserError, whole
 from volume_set import open_volumes
@@ -94,3 +97,21 @@ def test_whole_numbers_and_what_is_near_them():
     for kept in (np.array([0.5, 1]), np.array([np.nan, 1]), np.array([1, 2], np.uint8)):
         assert whole(kept) is kept
     assert whole_labels(np.array([[[2.9995, 255.0]]])).tolist() == [[[3, 255]]]
+
+
+@pytest.mark.parametrize("n_class", [None, 3])
+def test_a_ground_truth_without_a_class_is_told(tmp_path, n_class):
+    write(tmp_path)
+    for number in range(2):
+        nib.save(nib.Nifti1Image(np.zeros_like(LABELS, np.uint8), np.eye(4)), tmp_path / f"p{number}_gt.nii.gz")
+    told = describe(slice_set(replace(slicing(tmp_path), n_class=n_class)))
+    assert "The ground truth is 0 throughout" in told
+    assert "()" not in told
+    volumes = replace(packing(tmp_path), dest=tmp_path / "volumes")
+    assert "The ground truth is 0 throughout" in describe_volumes(make_volume_set(volumes))
+
+
+def test_a_set_with_a_class_or_without_labels_says_nothing_of_it(tmp_path):
+    write(tmp_path)
+    assert "throughout" not in describe(slice_set(slicing(tmp_path)))
+    assert "throughout" not in describe(slice_set(replace(slicing(tmp_path), label=None, dest=tmp_path / "images")))

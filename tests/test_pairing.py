@@ -8,8 +8,9 @@ import pytest
 import SimpleITK as sitk
 
 from prediction.volumes import digest, find_cases
-from preprocess.pairing import find_files, pair
+from preprocess.pairing import find_files, pair, read_patients
 from preprocess.reading import read_grid, read_voxels, sha256
+from preprocess.slice_volumes import read_spec
 from preprocess.volume_names import FILE_NAME
 from utils import UserError
 
@@ -143,3 +144,38 @@ def test_a_large_pair_is_read_by_its_header(tmp_path):
     voxels.write_bytes(voxels.read_bytes()[:-2])
     with pytest.raises(Exception, match="cannot be read"):
         read_voxels(header)
+
+
+# -- lists of patients ----------------------------------------------------------------------------------------------
+
+LISTS = {
+    "lines": b"case00\ncase01\n",
+    "crlf": b"case00\r\ncase01\r\n",
+    "commas": b"case00,case01",
+    "semicolons": b"case00;case01;\n",
+    "quoted": b'"case00"\n"case01"\n',
+    "single quotes": b"'case00', 'case01'",
+    "mark": b"\xef\xbb\xbfcase00\r\ncase01",
+}
+
+
+@pytest.mark.parametrize("kind", LISTS)
+def test_a_list_of_patients_is_read_however_it_parts_them(tmp_path, kind):
+    (tmp_path / "val.txt").write_bytes(LISTS[kind])
+    assert read_patients(str(tmp_path / "val.txt")) == ("case00", "case01")
+    if kind not in ("mark", "lines"):
+        assert read_patients(LISTS[kind].decode()) == ("case00", "case01")
+
+
+@pytest.mark.parametrize(
+    ("encoding", "says"), [("utf-16", "UTF-16"), ("utf-16-be", "UTF-16"), ("latin-1", r"Latin-1 \(byte 0xe9 at 3\)")]
+)
+def test_another_encoding_is_named(tmp_path, encoding, says):
+    (tmp_path / "val.txt").write_bytes("casé00".encode(encoding))
+    with pytest.raises(UserError, match=f"val.txt is .*{says}.*save it as UTF-8"):
+        read_spec(["--dest", "x", "--image", "IMG=x", "--patient", "(x)", "--val_list", str(tmp_path / "val.txt")])
+
+
+def test_a_long_list_is_no_name_of_a_file():
+    names = tuple(f"case{number:04}" for number in range(2000))
+    assert read_patients(" ".join(names)) == names

@@ -345,7 +345,7 @@ def test_what_is_not_3d_gets_the_advice_that_mends_it(tmp_path, ending, case):
         layers = len(shape) > 3
         header = {"space": "left-posterior-superior", "space origin": [0, 0, 0]}
         header["space directions"] = np.vstack([np.full((int(layers), 3), np.nan), np.eye(3)])[: voxels.ndim]
-        nrrd.write(str(path), np.moveaxis(voxels, -1, 0) if layers else voxels, header)  # layers first, as Slicer has it
+        nrrd.write(str(path), np.moveaxis(voxels, -1, 0) if layers else voxels, header)  # as Slicer has it
     with pytest.raises(VolumeFault, match=says):
         read_grid(path, is_label=is_label)
 
