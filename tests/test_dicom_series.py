@@ -1,0 +1,205 @@
+"""A folder of DICOM files: what is torn is told and never left out, and no length in a file is taken at its word."""
+
+import locale
+import struct
+
+import numpy as np
+import pytest
+import SimpleITK as sitk
+from fuzz_volumes import mutated
+
+from preprocess.faults import VolumeFault
+from preprocess.formats.dicom_file import examine
+from preprocess.reading import read_grid, read_stack, read_voxels
+
+COUNT, STEP = 8, 3.0
+
+
+def write_series(folder, places=None, ending="dcm", series="1.2.3.4"):
+    """Slices of 6 x 7 pixels, all of the value of their number; `places`: of each along the axis, in mm."""
+    before = locale.setlocale(locale.LC_ALL)  # writing sets it to C
+    folder.mkdir(parents=True, exist_ok=True)
+    for k, place in enumerate(np.arange(COUNT) * STEP if places is None else places):
+        image = sitk.GetImageFromArray(np.full((1, 6, 7), k + 1, np.int16))
+        image.SetSpacing((0.5, 0.75, STEP))
+        tags = {"0008|0060": "MR", "0020|000e": series, "0020|000d": "1.2.3", "0008|0018": f"{series}.{k}"}
+        tags |= {"0020|0032": f"0\\0\\{place:.8g}", "0020|0037": "1\\0\\0\\0\\1\\0", "0020|0013": str(k)}
+        for tag, value in tags.items():
+            image.SetMetaData(tag, value)
+        writer = sitk.ImageFileWriter()
+        writer.KeepOriginalImageUIDOn()
+        writer.SetFileName(str(folder / f"{k:02}.dcm"))
+        writer.Execute(image)
+        if ending != "dcm":
+            (folder / f"{k:02}.dcm").rename(folder / f"IM{k:02}{ending}")
+    locale.setlocale(locale.LC_ALL, before)
+    return sorted(folder.iterdir())
+
+
+def cut(path, by):
+    path.write_bytes(path.read_bytes()[:by])
+
+
+@pytest.mark.parametrize("by", [-1, 0, 100, 350])
+@pytest.mark.parametrize("torn", [[0], [COUNT - 1], [4], [5, 6, 7], list(range(1, COUNT, 2))])
+def test_a_torn_slice_is_a_fault_wherever_it_lies(tmp_path, torn, by):
+    files = write_series(tmp_path)
+    for k in torn:
+        cut(files[k], by)
+    with pytest.raises(VolumeFault, match="are torn, or no slices") as error:
+        read_grid(tmp_path)
+    assert all(f"{k:02}.dcm" in error.value.fault[1] for k in torn)
+
+
+@pytest.mark.parametrize("ending", ["", ".1", ".IMA"])
+def test_a_torn_slice_is_known_by_its_name_too(tmp_path, ending):
+    files = write_series(tmp_path, ending=ending)
+    assert read_grid(tmp_path).shape == (7, 6, COUNT)
+    cut(files[-1], 0)
+    with pytest.raises(VolumeFault, match="it is no DICOM file"):
+        read_grid(tmp_path)
+
+
+def elements(*values, mark=True):
+    """A file of explicit elements: (group, element, kind, value)."""
+    out = b""
+    for group, element, kind, value in values:
+        out += struct.pack("<HH2sH", group, element, kind, len(value)) + value
+    return (bytes(128) + b"DICM") * mark + out
+
+
+def test_other_objects_beside_a_series_are_left_alone(tmp_path):
+    """A directory of the disk, contours in a series of their own, a licence."""
+    write_series(tmp_path)
+    (tmp_path / "DICOMDIR").write_bytes(elements((4, 0x1130, b"CS", b"DISK")))
+    (tmp_path / "RS.dcm").write_bytes(elements((0x20, 0xE, b"UI", b"9.9.9\0"), (0x3006, 2, b"SH", b"RT")))
+    (tmp_path / "LICENSE").write_text("do as you like")
+    (tmp_path / "._00.dcm").write_bytes(b"a shadow")
+    assert read_grid(tmp_path).shape == (7, 6, COUNT)
+    np.testing.assert_array_equal(read_stack(tmp_path, 2)[:, 0, 0], np.arange(COUNT) + 1)
+
+
+def test_a_file_of_the_series_without_its_image_is_told(tmp_path):
+    files = write_series(tmp_path)
+    content = files[3].read_bytes()
+    files[3].write_bytes(content[: content.index(b"\xe0\x7f\x10\x00")])
+    with pytest.raises(VolumeFault, match=r"03.dcm: it holds no image"):
+        read_grid(tmp_path)
+
+
+@pytest.mark.parametrize(
+    "places",
+    [
+        np.round(np.arange(40) * 0.625, 1),
+        3.0 * np.arange(20) + 0.05 * np.array([0, 1] * 10),
+        np.round(np.arange(30) * 0.7142857 - 11.3, 1),
+        np.arange(9) * 1.25,
+    ],
+)
+def test_places_rounded_to_a_tenth_of_a_mm_are_even(tmp_path, places):
+    write_series(tmp_path, places)
+    grid = read_grid(tmp_path)
+    assert grid.shape[2] == len(places)
+    assert grid.spacing()[2] == pytest.approx((places[-1] - places[0]) / (len(places) - 1))
+
+
+@pytest.mark.parametrize("step", [0.25, 0.625, 3.0])
+@pytest.mark.parametrize("lacking", [1, 2, 10, 18])
+def test_a_slice_that_lacks_is_told_all_the_same(tmp_path, step, lacking):
+    write_series(tmp_path, np.round(np.delete(np.arange(20), lacking) * step, 1))
+    with pytest.raises(VolumeFault, match="lacks slices"):
+        read_grid(tmp_path)
+
+
+# -- lengths that lead beyond the end -------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("at", ["Rows", "sequence", "pixels"])
+def test_a_length_beyond_the_end_is_told_before_it_is_asked_for(tmp_path, at):
+    files = write_series(tmp_path)
+    content = files[2].read_bytes()
+    if at == "Rows":  # implicit: two bytes of tag's group, two of its element, four of length
+        place = content.index(b"\x28\x00\x10\x00")
+        content = content[: place + 4] + struct.pack("<I", 0x7FFFFFF0) + content[place + 8 :]
+    elif at == "sequence":
+        item = struct.pack("<HHI", 0xFFFE, 0xE000, 0x7FFFFFF0)
+        where = content.index(b"\x20\x00\x0d\x00")
+        content = content[:where] + struct.pack("<HHI", 0x08, 0x1140, len(item)) + item + content[where:]
+    else:
+        place = content.index(b"\xe0\x7f\x10\x00")
+        content = content[: place + 4] + struct.pack("<I", 0xFFFFFFF0) + content[place + 8 :]
+    files[2].write_bytes(content)
+    with pytest.raises(VolumeFault, match=r"02.dcm: (element|an item).* states \d{10} bytes"):
+        read_grid(tmp_path)
+
+
+def test_more_pixels_than_are_stored_are_refused(tmp_path):
+    (only,) = write_series(tmp_path, [0])
+    content = only.read_bytes()
+    for tag in (b"\x28\x00\x10\x00", b"\x28\x00\x11\x00"):
+        place = content.index(tag) + 8
+        content = content[:place] + struct.pack("<H", 60000) + content[place + 2 :]
+    only.write_bytes(content)
+    with pytest.raises(VolumeFault, match="promises more voxels"):
+        read_grid(tmp_path)
+
+
+def explicit(syntax, sequence):
+    """A file that states the kind of each value; `sequence`: the bytes of one."""
+    start = elements((2, 0x10, b"UI", syntax), (0x20, 0xE, b"UI", b"1.2.3\0"))
+    return start + sequence + struct.pack("<HH2sHI", 0x7FE0, 0x10, b"OW", 0, 2) + b"\1\0"
+
+
+NESTED = struct.pack("<HH2sH", 8, 0x1155, b"UI", 4) + b"1.2\0"
+END = struct.pack("<HHIHHI", 0xFFFE, 0xE00D, 0, 0xFFFE, 0xE0DD, 0)
+OPEN = struct.pack("<HHI", 0xFFFE, 0xE000, 0xFFFFFFFF)
+SEQUENCES = {
+    "of known length": struct.pack("<HH2sHIHHI", 8, 0x1140, b"SQ", 0, 20, 0xFFFE, 0xE000, 12) + NESTED,
+    "closed by a mark": struct.pack("<HH2sHI", 8, 0x1140, b"SQ", 0, 0xFFFFFFFF) + OPEN + NESTED + END,
+    "of an unknown kind": struct.pack("<HH2sHI", 9, 0x1140, b"UN", 0, 0xFFFFFFFF)
+    + OPEN
+    + struct.pack("<HHI", 8, 0x1155, 4)
+    + b"1.2\0"
+    + END,
+    "empty": struct.pack("<HH2sHI", 8, 0x1140, b"SQ", 0, 0),
+}
+
+
+@pytest.mark.parametrize("kind", SEQUENCES)
+def test_sequences_are_walked(tmp_path, kind):
+    path = tmp_path / "a.dcm"
+    path.write_bytes(explicit(b"1.2.840.10008.1.2.1\0", SEQUENCES[kind]))
+    found = examine(path)
+    assert (found.series, found.pixels, found.native) == ("1.2.3", 2, True)
+    path.write_bytes(path.read_bytes() + bytes(6))  # padding
+    assert examine(path).pixels == 2
+
+
+def test_compressed_pixels_lie_in_fragments(tmp_path):
+    path = tmp_path / "a.dcm"
+    start = elements((2, 0x10, b"UI", b"1.2.840.10008.1.2.5\0"), (0x20, 0xE, b"UI", b"1.2.3\0"))
+    start += struct.pack("<HH2sHI", 0x7FE0, 0x10, b"OB", 0, 0xFFFFFFFF) + struct.pack("<HHI", 0xFFFE, 0xE000, 0)
+    fragment = struct.pack("<HHI", 0xFFFE, 0xE000, 4) + b"abcd"
+    path.write_bytes(start + fragment + struct.pack("<HHI", 0xFFFE, 0xE0DD, 0))
+    assert examine(path).pixels > 0
+    assert not examine(path).native
+    path.write_bytes(start + fragment[:-1])
+    with pytest.raises(ValueError, match="3 are left"):
+        examine(path)
+
+
+def test_mutated_series_are_read_whole_or_refused(tmp_path):
+    files = write_series(tmp_path, np.arange(3) * STEP)
+    contents, rng = [path.read_bytes() for path in files], np.random.default_rng(0)
+    found = {"read": 0, "refused": 0}
+    for number in range(150):
+        which = number % 3
+        files[which].write_bytes(mutated(contents[which], rng, len(contents[which])))
+        try:
+            grid, voxels = read_grid(tmp_path), read_voxels(tmp_path)
+            assert voxels.shape == grid.shape == (7, 6, 3)
+            found["read"] += 1
+        except VolumeFault:
+            found["refused"] += 1
+        files[which].write_bytes(contents[which])
+    assert min(found.values()) > 10
