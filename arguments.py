@@ -71,8 +71,8 @@ def get_parser() -> Parser:  # noqa: PLR0915  a flat list of flags reads better 
     )
     data.add_argument("--steps", type=int, default=0, help="of an epoch (default: once through the training set)")
     data.add_argument("--overlap", type=float, default=0.5, help="of the windows of this size that evaluation slides")
-    data.add_argument("--augment", **switch, help="random flips, rotations, contrast and gamma of the training slices")
-    data.add_argument("--augmentation", default="{}", help="their ranges: {'rotate': 180, 'scale': 0.2, 'elastic': 3}")
+    data.add_argument("--augment", **switch, help="small random rotations, contrast and gamma of training slices")
+    data.add_argument("--augmentation", default="{}", help="its ranges: {'flip': True, 'rotate': 180, 'elastic': 3}")
     data.add_argument("--in_memory", **switch, help="the same as --cache ram")
     data.add_argument(
         "--cache",

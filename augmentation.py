@@ -43,6 +43,10 @@ KINDS = ("rotate", "scale", "flip", "turn")  # of which `one_of` leaves one
 class Augmentation:
     """Ranges of the random transforms; a range of 0 is off. Raises UserError for what is out of range.
 
+    The defaults leave everything about where it was: a network may tell classes by their place, left from right or head
+    from tail, and could not learn them from images that are flipped or turned round. Where no class has such a place,
+    'flip' and large turns are for the user to name.
+
     flip: each spatial axis with probability 1/2
     rotate: degrees, uniform in ±rotate; rigid in pixels whatever the shape of the slice
     turn: degrees of which a random multiple is turned by, all of 0..360 equally likely; on top of `rotate`
@@ -73,8 +77,8 @@ class Augmentation:
         'elastic_share': 0.5, 'contrast': 0, 'gamma': 0, 'spread': 0.2, 'offset': 0.1, 'either': True}
     """
 
-    flip: bool = True
-    rotate: float = 45.0
+    flip: bool = False
+    rotate: float = 15.0
     turn: float = 0.0
     scale: float = 0.0
     one_of: bool = False
@@ -139,6 +143,12 @@ class Augmentation:
         """
         names = ("rotate", "scale", "crop", "shift", "elastic", *(["turn"] if self.turn % 180 else []))
         return [name for name in names if getattr(self, name)]
+
+    def reverses(self, n_axes: int) -> list[int]:
+        """The axes of an image, counted from the last, along which the order of things may turn round."""
+        flipped = [] if not self.flip else [-1] if self.one_of else list(range(-n_axes, 0))
+        turned = [-2, -1] if self.turn or self.rotate > 90 else []
+        return sorted({*flipped, *turned})
 
     def draw(self, count: int, shape: Sequence[int], generator: torch.Generator) -> "Draw":
         """One transform for each of `count` images, drawn from the generator and on its device.

@@ -6,6 +6,7 @@ It names no method, loss or data set: those come by name from METHODS, LOSSES, B
 """
 
 import os
+import sys
 from argparse import Namespace
 from collections.abc import Mapping, Sequence
 from contextlib import nullcontext
@@ -18,6 +19,7 @@ from torch import nn
 from arguments import get_args
 from augmentation import Augmentation
 from bounds import BOUNDS
+from class_places import warn_of_flips
 from compilation import try_to_compile
 from dataloader import parse_folders
 from distributed import ALONE, Team, join_team, leave_team
@@ -127,6 +129,14 @@ def check_batches(method: Method, streams: Mapping[str, AnyStream]) -> None:
     check_batch_norms(method.module, (method.images_at_once(rows, method.args), *shape))
 
 
+def warn_of_augmentation(streams: Mapping[str, AnyStream], args: Namespace, team: Team) -> None:
+    """Says what is turned round that the labels tell by its place, where a step may look at the labels."""
+    for name in METHODS[args.method].labelled if args.augment and team.leads else ():
+        if name in streams:
+            told = warn_of_flips(streams[name].slices, Augmentation.read(args.augmentation), args.n_class)
+            print(told, end="\n" * bool(told), file=sys.stderr, flush=True)
+
+
 # ----------------------------------------------------------------------------------------------------- main
 
 
@@ -155,6 +165,7 @@ def train(args: Namespace, loss: LossSum, bounds: Sequence[Any], team: Team) -> 
     in_channels = (val or next(iter(streams.values()))).slices.shape[0]
     method = build_method(args, loss, in_channels, team=team)
     check_batches(method, streams)
+    warn_of_augmentation(streams, args, team)
     inputs = describe_inputs(args, streams, val)
     if team.leads and (idle := team.idle(args.batch_size)):
         print(

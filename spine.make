@@ -39,8 +39,9 @@ FORE  = [1]
 ENTKL = 'EntKLProp', {'lamb_se':1, 'lamb_consprior':1, 'weights_se':$(NU), 'power':1}
 
 # -- runs -------------------------------------------------------------------------------------------------------------
-# the source network: cross-entropy on the labelled source
-$(RD)/cesource: private OPT = $(SOURCE) --model_weights="" $(LEARN) --augment
+# the source network: cross-entropy on the labelled source; bone is bone whichever way it is turned
+$(RD)/cesource: private OPT = $(SOURCE) --model_weights="" $(LEARN) --augment \
+   --augmentation "{'flip': True, 'rotate': 45}"
 # lower bound: the source network on the target as it is
 $(RD)/noadap: private OPT = $(WEIGHTS) --method noadap --saveim True --entmap
 # source-free adaptation: one prior size, switched by image-level tags

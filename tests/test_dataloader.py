@@ -156,7 +156,7 @@ def test_ready_made_maps_reach_their_loss(site):
     assert batch.targets[0].dtype == torch.float32
     bound = BOUNDS.build("TagBounds", 2, values={0: [1, 1], 1: [2, 2]})
     assert lay_bounds(slices, [bound]).bounds[0].shape == (8, 2, 2)  # from the metrics' ground truth
-    flipped = Stream(slices, 8, CPU, augmentation=Augmentation(rotate=0)).batch(torch.arange(8))
+    flipped = Stream(slices, 8, CPU, augmentation=Augmentation(flip=True, rotate=0)).batch(torch.arange(8))
     assert torch.equal(flipped[0].targets[0][:, 0], flipped[1] / 3.0)
 
 
