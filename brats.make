@@ -29,7 +29,7 @@ $(RUNS): $(DATA)
 # -- facts ------------------------------------------------------------------------------------------------------------
 TASK    = $(VOLUMES)/Task01_BrainTumour
 SLICE   = --image '$(TASK)/imagesTr/BRATS_*.nii.gz' --label '$(TASK)/labelsTr/BRATS_*.nii.gz' \
-          --unlabelled '$(TASK)/imagesTs/BRATS_*.nii.gz' --patient '(BRATS_\d+)' --axes 2 1 0 --label_map 1-3:1 \
+          --unlabelled '$(TASK)/imagesTs/BRATS_*.nii.gz' --patient '(BRATS_\d+)' --orient RAS --axes 2 1 0 --label_map 1-3:1 \
           --normalise foreground $(SPLIT)
 COMMON  = --target_dataset $(DATA) --target_folders "[('IMG', nii_transform, False), ('GT', nii_gt_transform, False)]" \
           --grp_regex '(BRATS_\d+)' --network $(NET) --n_class 2 --crop $(WINDOW) --overlap $(OVERLAP) --method pseudo_label \

@@ -48,11 +48,18 @@ def turned(header: Header, voxels: np.ndarray) -> Header:
     """
     codes = int(header["qform_code"]), int(header["sform_code"])
     if not any(codes):
-        return header_at(header.get_best_affine() @ voxels)
+        out = header_at(header.get_best_affine() @ voxels)
+        out["xyzt_units"] = header["xyzt_units"]
+        return out
     out, sform = header.copy(), header.get_sform() @ voxels
     out.set_qform(header.get_qform() @ voxels if codes[0] else unsheared(sform), codes[0])
     out.set_sform(sform, codes[1])
     return out
+
+
+def states_no_place(header: Header) -> bool:
+    """Whether a volume says nothing of where its axes run: every reader has a guess of its own."""
+    return not (header["qform_code"] or header["sform_code"])
 
 
 def to_text(header: Header) -> str:

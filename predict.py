@@ -10,6 +10,7 @@ the network to these volumes first, without any ground truth; --export writes it
 """
 
 import argparse
+import sys
 from collections.abc import Callable, Iterator, Sequence
 from functools import partial
 from pathlib import Path
@@ -30,7 +31,7 @@ from prediction.volumes import digest, find_cases, shown
 from preprocess.faults import Fault, VolumeFault, describe_faults
 from preprocess.pairing import Case
 from run_folder import sha256_of
-from utils import UserError, run_program
+from utils import UserError, listing, run_program
 
 MUCH = 1  # volumes that are read before they are asked for
 
@@ -62,6 +63,10 @@ def _add_input(add: Callable[..., Any]) -> None:
     add("--patient", metavar="REGEX", help=patient)
     like = "take the preprocessing of this set of slices or volumes, not that of the checkpoint"
     add("--like", type=Path, metavar="FOLDER", help=like)
+    orient = (
+        "directions of the axes that the network was trained in, where the checkpoint does not tell them; or stored"
+    )
+    add("--orient", metavar="{CODES,stored}", help=orient)
 
 
 def _add_output(add: Callable[..., Any]) -> None:
@@ -88,7 +93,8 @@ def _add_machine(add: Callable[..., Any]) -> None:
 
 def main(argv: Sequence[str] | None = None) -> None:
     args = get_args(argv)
-    how = {"precision": args.precision, "windows": args.batch_size, "flips": tuple(args.flip), "like": args.like}
+    how = {"precision": args.precision, "windows": args.batch_size, "flips": tuple(args.flip)}
+    how |= {"like": args.like, "orient": args.orient}
     load = partial(load_model, device=args.device, **how)
     model = load(args.weights)
     cases = find_cases(args.volumes, args.patient, model.recipe.channels) if args.volumes else []
@@ -123,15 +129,31 @@ def _predict_all(args: argparse.Namespace, model: Model, prepare: Preparation, c
     outputs.begin(_made_with(args, model), digests, args.overwrite)
     todo = [case for case in cases if args.overwrite or not outputs.is_done(case.patient)]
     faults: list[Fault] = []
+    unlike: list[Fault] = []
     for case, prepared in tqdm(_read_all(prepare, todo), "predicting", len(todo), unit="volume", disable=None):
         if isinstance(prepared, VolumeFault):
             faults.append(prepared.fault)
         else:
             outputs.write(case.patient, predict(model, prepared, wanted))
+            unlike += prepared.unlike
+    _warn(model, unlike)
     table = outputs.write_sizes({case.patient: shown(case) for case in cases})
     print(f"{args.out}: {len(todo) - len(faults)} predicted, {len(cases) - len(todo)} were there; {table}")
     if faults:
         raise UserError(f"{len(faults)} of {len(cases)} volumes were not predicted: {describe_faults(faults)}")
+
+
+def _warn(model: Model, unlike: Sequence[Fault]) -> None:
+    """A line for each kind of what is worth a look before the masks are believed."""
+    if tile := model.recipe.tile:
+        print(
+            f"The network was trained on slices of {tile[0]}x{tile[1]} cut round the labels, which new volumes do not "
+            "have: it was given all of each plane, in windows of that size. Look for structures far from the organ.",
+            file=sys.stderr,
+        )
+    for what in dict.fromkeys(what for what, _ in unlike):
+        which = listing(whose for each, whose in unlike if each == what)
+        print(f"Unlike what the network was trained on, {what}: {which}.", file=sys.stderr)
 
 
 def _read_all(prepare: Preparation, cases: Sequence[Case]) -> Iterator[tuple[Case, Prepared | VolumeFault]]:
@@ -158,6 +180,7 @@ def _made_with(args: argparse.Namespace, model: Model) -> dict[str, Any]:
         "card": recipe.card,
         "image": [recipe.image.folder, recipe.image.transform],
         "crop": recipe.crop,
+        "directions": recipe.directions,
         **flags,
     }
 

@@ -85,6 +85,13 @@ def _check(args: argparse.Namespace, model: Model) -> None:
             "preprocess.volume_set (--image alone, and --scale_of the network's own set), adapt with main.py --method "
             "sfda, then predict with its weights."
         )
+    if model.recipe.tile:
+        raise UserError(
+            "--adapt cuts slices to the size that the network was trained on, and its training set was cut round the "
+            "labels (--centre labels), which these volumes do not have: in a cut round their middle an organ may be "
+            "lost. Slice them with python -m preprocess.slice_volumes at a --size that holds the organ, adapt with "
+            "main.py --method sfda, then predict with its weights."
+        )
     given = [name for name in ("prior_mm2", "prior_mm3", "sizes") if getattr(args, name) is not None]
     if len(given) != 1 or (args.sizes is None) != (args.prior_column is None):
         raise UserError(

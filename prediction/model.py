@@ -15,6 +15,8 @@ from dataloader import parse_image_folder, read_card
 from losses import log_probabilities
 from methods.base import AUTOCAST, allow_tf32
 from networks import build_network
+from prediction.orientation import directions_of
+from preprocess.slice_spec import cut_round_labels
 from run_folder import load_checkpoint, load_weights
 from slice_files import FolderSpec
 from sliding_window import sliding_window
@@ -30,12 +32,20 @@ class Recipe:
     card     dataset.json of the set that the network was evaluated on
     image    folder and transform of its images
     crop     (D, W, H) of the windows of a volumetric network, else None; `overlap` of them
+    directions  that the axes of a volume are turned to, as in LPS; None: it is taken as it is stored
     """
 
     card: Mapping[str, Any]
     image: FolderSpec
     crop: tuple[int, int, int] | None
     overlap: float
+    directions: str | None
+
+    @property
+    def tile(self) -> tuple[int, int] | None:
+        """(W, H) of the windows of a network that saw planes cut round their labels: other planes are given whole."""
+        size = self.card.get("cut", self.card).get("size")
+        return tuple(size) if self.crop is None and size and cut_round_labels(self.card) else None
 
     @property
     def channels(self) -> int | None:
@@ -74,9 +84,10 @@ class Model:
     def _forward(self, image: Tensor) -> Tensor:
         dtype, recipe = AUTOCAST.get(self.precision), self.recipe
         with torch.autocast(self.device.type, dtype) if dtype else nullcontext():
-            if recipe.crop is None:
+            window = recipe.crop or recipe.tile
+            if window is None:
                 return log_probabilities(self.net(image))
-            return log_probabilities(sliding_window(self.net, image, recipe.crop, recipe.overlap, self.windows))
+            return log_probabilities(sliding_window(self.net, image, window, recipe.overlap, self.windows))
 
 
 def load_model(
@@ -87,11 +98,13 @@ def load_model(
     windows: int = 1,
     flips: tuple[str, ...] = (),
     like: Path | None = None,
+    orient: str | None = None,
 ) -> Model:
     """The network of a checkpoint of main.py.
 
     precision: auto, fp32, tf32, bf16 or fp16; by default that of the run, where the device has it
     like: a set's folder, whose card is taken instead of the checkpoint's
+    orient: directions of its axes, or 'stored', where neither card tells them
 
     Raises UserError for a file that is no such checkpoint, and for one that does not tell how images were made.
     """
@@ -100,7 +113,7 @@ def load_model(
         raise UserError(
             f"{weights} does not tell its {', '.join(lost)}: it was not written by main.py of this program."
         )
-    recipe = read_recipe(state, weights, like)
+    recipe = read_recipe(state, weights, like, orient)
     net = build_network(state["network"], state["in_channels"], state["n_class"])
     load_weights(net, weights, Namespace(network=state["network"], n_class=state["n_class"]), state["in_channels"])
     precision = precision or state.get("identity", {}).get("precision", "fp32")
@@ -118,7 +131,7 @@ def load_model(
     )
 
 
-def read_recipe(state: Mapping[str, Any], weights: Path, like: Path | None) -> Recipe:
+def read_recipe(state: Mapping[str, Any], weights: Path, like: Path | None, orient: str | None = None) -> Recipe:
     """What a checkpoint, or the card of the set `like`, tells of images. Raises UserError if neither does."""
     told, identity = state.get("preprocessing", {}), state.get("identity", {})
     card = read_card(like) if like else told.get("card", {})
@@ -136,4 +149,6 @@ def read_recipe(state: Mapping[str, Any], weights: Path, like: Path | None) -> R
         )
     image = FolderSpec(*folders) if isinstance(folders, list) else parse_image_folder(folders)
     overlap = told.get("overlap", identity.get("overlap", 0.5))
-    return Recipe(card, image, crop and tuple(crop), overlap)
+    home = like or (Path(identity["target_dataset"]) if identity.get("target_dataset") else None)
+    directions = directions_of(card, f"The card of {like or weights}", home, orient)
+    return Recipe(card, image, crop and tuple(crop), overlap, directions)

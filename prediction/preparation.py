@@ -5,7 +5,8 @@ between them and the network.
 """
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from operator import le
 from pathlib import Path
 from typing import Protocol
 
@@ -13,16 +14,18 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from nifti_headers import Header
+from nifti_headers import Header, states_no_place
+from prediction.familiar import unlike_training
 from prediction.model import Recipe
-from preprocess.faults import VolumeFault
+from preprocess.faults import Fault, VolumeFault
 from preprocess.frames import Frame
 from preprocess.grids import TOLERANCE, Grid, displaced, turn
 from preprocess.pairing import Case
 from preprocess.reading import read_grid, read_header, read_stack
 from preprocess.slice_case import as_stored, image_planes
 from preprocess.slice_spec import SliceSpec
-from preprocess.volume_set import gather_image
+from preprocess.trained_on import grey_levels
+from preprocess.volume_set import gather_image, reordered
 from slice_cache import divisor_of
 
 
@@ -32,11 +35,13 @@ class Prepared(Protocol):
     grid    of the volumes, as they are stored
     header  where they lie, as the first of them states it
     stored  (N, C, W, H), or (1, C, D, W, H), perhaps still whole grey levels
+    unlike  what of them is far from what the network was trained on: what, and whose
     """
 
     grid: Grid
     header: Header
     stored: np.ndarray
+    unlike: list[Fault]
 
     def decode(self, stored: Tensor) -> Tensor:
         """A part of `stored`, on the device -> float32 input."""
@@ -57,10 +62,11 @@ def preparation(recipe: Recipe, dest: Path) -> "SlicePreparation | VolumePrepara
     if recipe.crop is not None:
         scale = recipe.card["scale"] or {"mean": 0.0, "sd": 1.0}
         kept = tuple(recipe.card.get("kept_channels", ()))
-        return VolumePreparation(tuple(recipe.card["axes"]), kept, float(scale["mean"]), float(scale["sd"]))
+        return VolumePreparation(recipe, tuple(recipe.card["axes"]), kept, float(scale["mean"]), float(scale["sd"]))
     count = recipe.channels or 1
     globs = {recipe.image.folder: ("",) * count if count > 1 else ""}
-    return SlicePreparation(recipe, SliceSpec.from_card(recipe.card, dest=dest, images=globs, patient="(.)", val=1))
+    spec = SliceSpec.from_card(recipe.card, dest=dest, images=globs, patient="(.)", val=1)
+    return SlicePreparation(recipe, replace(spec, orient=recipe.directions))
 
 
 # ------------------------------------------------------------------------------------------------------ slices
@@ -76,6 +82,7 @@ class PreparedSlices:
     grid: Grid
     header: Header
     stored: np.ndarray
+    unlike: list[Fault]
     axis: int
     frame: Frame
     directions: str | None
@@ -99,18 +106,30 @@ class SlicePreparation:
     spec: SliceSpec
 
     def read(self, case: Case) -> PreparedSlices:
-        grid = common_grid(case.paths, self.spec.channel)
-        frame = self.spec.frame(grid.turned(self.spec.orient) if self.spec.orient else grid)
-        channels = [
-            [as_stored(plane, self.spec) for plane in self._planes(path, frame)] for path in case.paths.values()
-        ]
+        spec, header = self.spec, first_header(case)
+        grid, turned = common_grid(case.paths, spec.channel, spec.orient)
+        frame = self._frame(turned)
+        channels, levels = zip(*[self._planes(path, frame) for path in case.paths.values()], strict=True)
         transform = self.recipe.image.apply
         slices = [transform(np.stack(planes), n_class=1) for planes in zip(*channels, strict=True)]
-        return PreparedSlices(grid, first_header(case), np.stack(slices), self.spec.axis, frame, self.spec.orient)
+        unlike = unlike_training(
+            self.recipe.card, self.recipe.image.folder, case.patient, spec.spacing_of(turned), levels
+        )
+        unlike += unplaced(case.patient, header, grid) if spec.orient else []
+        return PreparedSlices(grid, header, np.stack(slices), unlike, spec.axis, frame, spec.orient)
 
-    def _planes(self, path: Path, frame: Frame) -> list[np.ndarray]:
+    def _frame(self, grid: Grid) -> Frame:
+        """As the spec has it; a whole plane holds a window of the network's at least."""
+        frame, tile = self.spec.frame(grid), self.recipe.tile
+        if not tile or all(map(le, tile, frame.size)):
+            return frame
+        return Frame.centred(frame.shape, frame.scaled, tuple(map(max, tile, frame.size)), self.spec.multiple)
+
+    def _planes(self, path: Path, frame: Frame) -> tuple[list[np.ndarray], list[float]]:
+        """The planes as their files would hold them; the grey levels of the volume, see trained_on."""
         stack = read_stack(path, self.spec.axis, channel=self.spec.channel or 0, directions=self.spec.orient)
-        return list(image_planes(stack, frame, path, self.spec))
+        levels = grey_levels(stack)
+        return [as_stored(plane, self.spec) for plane in image_planes(stack, frame, path, self.spec)], levels
 
 
 # ----------------------------------------------------------------------------------------------------- volumes
@@ -118,11 +137,13 @@ class SlicePreparation:
 
 @dataclass(frozen=True)
 class PreparedVolume:
-    """A whole volume, its axes in the network's order."""
+    """A whole volume, turned to these directions (None: as stored), its axes then in the network's order."""
 
     grid: Grid
     header: Header
     stored: np.ndarray
+    unlike: list[Fault]
+    directions: str | None
     axes: tuple[int, int, int]
     mean: float
     sd: float
@@ -132,32 +153,51 @@ class PreparedVolume:
         return values if (self.mean, self.sd) == (0, 1) else values.sub_(self.mean).div_(self.sd)
 
     def put_back(self, maps: np.ndarray) -> np.ndarray:
-        return maps[0].transpose(np.argsort(self.axes))
+        volume = maps[0].transpose(np.argsort(self.axes))
+        return turn(volume, self.directions, self.grid.directions()) if self.directions else volume
 
 
 @dataclass(frozen=True)
 class VolumePreparation:
     """As preprocess.volume_set makes volumes, and as a volumetric run reads them."""
 
+    recipe: Recipe
     axes: tuple[int, int, int]
     kept: tuple[int, ...]
     mean: float
     sd: float
 
     def read(self, case: Case) -> PreparedVolume:
-        grid = common_grid(case.paths, 0)
-        image = gather_image(list(case.paths.values()), self.axes, self.kept)
+        directions, header = self.recipe.directions, first_header(case)
+        grid, turned = common_grid(case.paths, 0, directions)
+        image = gather_image(list(case.paths.values()), self.axes, self.kept, directions)
+        spacing, levels = reordered(turned, self.axes).spacing(), [grey_levels(channel) for channel in image]
+        unlike = unlike_training(self.recipe.card, self.recipe.image.folder, case.patient, spacing, levels)
+        unlike += unplaced(case.patient, header, grid) if directions else []
         stored = np.ascontiguousarray(image[None], np.float32)
-        return PreparedVolume(grid, first_header(case), stored, self.axes, self.mean, self.sd)
+        return PreparedVolume(grid, header, stored, unlike, directions, self.axes, self.mean, self.sd)
 
 
-def common_grid(paths: Mapping[str, Path], channel: int | None) -> Grid:
-    """The grid that the volumes of a patient lie on. Raises VolumeFault where they do not lie on one."""
-    grids = {role: read_grid(path, channel) for role, path in paths.items()}
+def common_grid(paths: Mapping[str, Path], channel: int | None, directions: str | None) -> tuple[Grid, Grid]:
+    """The grid of a patient's first volume, as it is stored and turned to the directions (None: not turned).
+
+    Raises VolumeFault where the others, turned likewise, do not lie on it.
+    """
+    grids = {role: read_grid(path, channel, directions) for role, path in paths.items()}
     first = next(iter(grids))
     for what, which in displaced(paths, grids, first, TOLERANCE):
         raise VolumeFault(what, which)
-    return grids[first]
+    return read_grid(paths[first], channel), grids[first]
+
+
+def unplaced(patient: str, header: Header, grid: Grid) -> list[Fault]:
+    """A word on a volume whose directions are a guess."""
+    if not states_no_place(header):
+        return []
+    what = (
+        "no directions in the header (qform and sform have code 0): taken as nibabel takes them, and wrong if they run"
+    )
+    return [(f"{what} otherwise", f"{patient} ({grid.directions()})")]
 
 
 def first_header(case: Case) -> Header:

@@ -22,6 +22,7 @@ from plots.data import class_ratios, plot_levels, plot_montage, plot_ratios
 from preprocess.faults import Fault
 from preprocess.set_problems import find_problems
 from preprocess.set_survey import Survey, survey_set
+from preprocess.trained_on import describe_orders
 from reports.table import NOTHING, aligned, boxed
 from utils import UserError, atomic_write, listing, run_program
 
@@ -151,6 +152,10 @@ def as_text(surveys: Sequence[Survey], problems: Sequence[Fault], unchecked: Seq
         lines += boxed([f"PHANTOM: made-up images in {listing(made_up)}; nothing here says anything about real ones."])
     used = [(survey.set_name, survey.card["uses_labels"]) for survey in surveys if survey.card.get("uses_labels")]
     lines += [f"LABELS SHAPED THE IMAGES of {name}: {how}." for name, how in used]
+    turned = [
+        (survey.set_name, describe_orders(survey.orders, survey.directions)) for survey in surveys if survey.directions
+    ]
+    lines += [f"{name}: {told}" for name, told in turned if told]
     groups = group(problems)
     lines += ["", f"PROBLEMS ({len(groups)})" if groups else ALL_IS_WELL]
     for number, (what, which) in enumerate(groups.items(), 1):

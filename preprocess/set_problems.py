@@ -10,6 +10,7 @@ import numpy as np
 from preprocess.faults import Fault
 from preprocess.set_survey import Survey
 from preprocess.size_priors import compare
+from preprocess.trained_on import list_orders
 from size_table import TRUE_SIZES, WITH_TAGS, WITHOUT_TAGS, SizeTable, read_size_table
 from utils import UserError, listing
 
@@ -27,7 +28,7 @@ def find_problems(surveys: Sequence[Survey], prior: Path | None) -> list[Fault]:
     found = [fault for survey in surveys for fault in _faults_of_set(survey)]
     found += _duplicates(surveys)
     for survey in surveys:
-        found += [*_classes(survey), *_spacings(survey), *_levels(survey)]
+        found += [*_classes(survey), *_orders(survey), *_spacings(survey), *_levels(survey)]
     found += _sites(surveys)
     return found + (list(_prior(surveys[-1], prior)) if prior else [])
 
@@ -107,6 +108,15 @@ def _classes(survey: Survey) -> Iterator[Fault]:
             yield f"{survey.set_name}: most {survey.unit} are empty, without any class", f"{split} ({empty:.0%})"
 
 
+def _orders(survey: Survey) -> Iterator[Fault]:
+    """Volumes that were cut as they are stored, and are stored in several orders of voxels."""
+    if len(survey.orders) > 1 and not survey.directions:
+        what = (
+            "slices are turned or mirrored against each other: volumes in several orders of voxels were cut as stored"
+        )
+        yield f"{survey.set_name}: {what} (cut them anew with --plane axial)", list_orders(survey.orders)
+
+
 def _spacings(survey: Survey) -> Iterator[Fault]:
     for axis, words in enumerate(("from slice to slice", "along W", "along H")):
         lengths = {patient: mm[axis] for patient, mm in sorted((survey.spacing or {}).items())}
@@ -142,6 +152,10 @@ def _sites(surveys: Sequence[Survey]) -> Iterator[Fault]:
             channels = [{i.channels for item in each.items for i in item.images.values()} for each in (first, second)]
             if channels[0] != channels[1]:
                 yield "other number of channels", f"{names} ({sorted(channels[0])} and {sorted(channels[1])})"
+        ways = [(each.directions, each.card.get("axis")) for each in (first, second)]
+        if all(directions for directions, _ in ways) and ways[0] != ways[1]:
+            shown = " and ".join(f"{directions}, along axis {axis}" for directions, axis in ways)
+            yield "slices cut in other directions at two sites", f"{names} ({shown})"
         if not (first.spacing and second.spacing):
             continue
         middle = [np.median(list(each.spacing.values()), axis=0) for each in (first, second)]

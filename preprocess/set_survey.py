@@ -17,6 +17,7 @@ import numpy as np
 from tqdm import tqdm
 
 from preprocess.faults import Fault
+from preprocess.trained_on import read_orders
 from slice_cache import divisor_of
 from slice_files import (
     SPLITS,
@@ -83,6 +84,8 @@ class Survey:
 
     images, labels   the folders of images; that of the ground truth, '' where there is none
     spacing          patient -> mm from slice to slice, along W and along H; None where no manifest tells
+    orders           order of voxels in the file -> the patients whose volumes are stored in it, by the manifest
+    directions       of the axes that all volumes were cut in; None where they differ, or nothing tells
     """
 
     root: Path
@@ -92,6 +95,8 @@ class Survey:
     items: list[Item]
     spacing: dict[str, tuple[float, float, float]] | None
     faults: list[Fault]
+    orders: dict[str, list[str]] = field(default_factory=dict)
+    directions: str | None = None
 
     @property
     def set_name(self) -> str:
@@ -215,7 +220,7 @@ def survey_set(root: Path, images: Sequence[str] = (), labels: str = "", regex: 
         spacing = read_spacing(root, [i.name for i in items], [i.patient for i in items])
     except (UserError, KeyError, ValueError) as error:
         spacing, faults = None, [*faults, ("manifest.csv cannot be used", str(error))]
-    return Survey(root, card, images, labels, items, spacing, faults)
+    return Survey(root, card, images, labels, items, spacing, faults, *read_orders(root))
 
 
 def _list_items(place: Path, folders: Sequence[str], regex: str, volumetric: bool) -> Iterator[Item]:

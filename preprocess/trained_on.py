@@ -7,11 +7,14 @@
 Spacing and percentiles are [lowest, median, highest] over the training patients.
 """
 
+import csv
 from collections.abc import Iterable, Mapping, Sequence
+from pathlib import Path
 from typing import Any
 
 import numpy as np
 
+from preprocess.frames import read_manifest
 from preprocess.grids import Grid
 from utils import listing
 
@@ -61,6 +64,23 @@ def _spread(values: Iterable[float]) -> list[float]:
     return [float(f"{value:.6g}") for value in (min(found), float(np.median(found)), max(found))]
 
 
+def read_orders(root: Path) -> tuple[dict[str, list[str]], str | None]:
+    """Of a set, by its manifest.csv: as `stored_as` has it, and the directions that all its volumes were cut in.
+
+    None for the latter where they differ; nothing where there is no manifest that tells.
+    """
+    found, cut = {}, {}
+    try:
+        for row in read_manifest(root / "manifest.csv"):
+            grid = Grid((1, 1, 1), np.array(row["affine"].split(), np.float64).reshape(4, 4), row.get("stored") or None)
+            patient = row.get("patient") or row["name"]
+            found[patient], cut[patient] = grid, grid.directions()
+    except (OSError, KeyError, ValueError, TypeError, AttributeError, csv.Error, np.linalg.LinAlgError):
+        return {}, None
+    directions = set(cut.values())
+    return stored_as(found), directions.pop() if len(directions) == 1 else None
+
+
 def describe_orders(orders: Mapping[str, Sequence[str]], directions: str | None) -> str:
     """A line on volumes that are stored in several orders of voxels, '' where it is one.
 
@@ -68,8 +88,7 @@ def describe_orders(orders: Mapping[str, Sequence[str]], directions: str | None)
     """
     if len(orders) < 2:
         return ""
-    (usual, most), *others = orders.items()
-    shown = ", ".join(f"{order}: {listing(which, 5)}" for order, which in others)
+    shown = list_orders(orders)
     if directions:
         became = f"all were turned to {directions} before they were cut"
     else:
@@ -77,4 +96,11 @@ def describe_orders(orders: Mapping[str, Sequence[str]], directions: str | None)
             "they were cut as they are stored, and slices are turned or mirrored against each other; leave --orient "
             "stored out, or give --plane axial"
         )
-    return f"The volumes are stored in several orders of voxels, {len(most)} in {usual}; {shown}: {became}."
+    return f"The volumes are stored in several orders of voxels, {shown}: {became}."
+
+
+def list_orders(orders: Mapping[str, Sequence[str]]) -> str:
+    """How many are in the most usual order, and who is in another."""
+    (usual, most), *others = orders.items()
+    shown = ", ".join(f"{order}: {listing(which, 5)}" for order, which in others)
+    return f"{len(most)} in {usual}; {shown}"

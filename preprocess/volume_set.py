@@ -24,23 +24,26 @@ from typing import Any, ClassVar, TypeVar
 import numpy as np
 from tqdm import tqdm
 
+from nifti_headers import Header, turned
 from preprocess.faults import Fault, VolumeFault
-from preprocess.grids import TOLERANCE, Grid, displaced
+from preprocess.grids import RADIOLOGICAL, TOLERANCE, Grid, displaced, is_direction, turn
 from preprocess.labels import LabelMap, classes_of, parse_label_map
 from preprocess.new_set import refuse, refuse_existing, whole_folder, write_card
 from preprocess.pairing import Case, compile_pattern, pair
-from preprocess.reading import read_grid, sha256
+from preprocess.reading import read_grid, read_header, sha256
 from preprocess.slice_tables import UNLABELLED, is_unlabelled
+from preprocess.trained_on import describe_geometry, describe_levels, describe_orders, grey_levels, stored_as
 from preprocess.workers import in_processes
 from slice_files import read_card
 from utils import UserError, atomic_write, listing, run_program
 from volume_files import compact, read_volume
 
-TOOL = "preprocess.volume_set 2"  # raised when the same volumes and settings give other files
+TOOL = "preprocess.volume_set 3"  # raised when the same volumes and settings give other files
 SPLITS = ("train", "val", "unlabelled")
 IMAGE, LABEL = "IMG", "GT"
 Result = TypeVar("Result")
-COLUMNS = ("name", "split", "spacing_slice", "spacing_w", "spacing_h", "affine", "source", "sha256")
+COLUMNS = ("name", "split", "spacing_slice", "spacing_w", "spacing_h", "affine", "qform", "codes", "stored")
+COLUMNS = (*COLUMNS, "source", "sha256")  # affine and qform, and the codes of qform and sform: see nifti_headers
 
 
 @dataclass(frozen=True)
@@ -55,7 +58,8 @@ class VolumeSpec:
     label: str | None  # None: no ground truth
     patient: str
     unlabelled: tuple[str, ...] = ()
-    axes: tuple[int, int, int] = (0, 1, 2)
+    orient: str | None = RADIOLOGICAL  # directions that the axes are turned to; None: as stored
+    axes: tuple[int, int, int] = (0, 1, 2)  # of them
     channels: tuple[int, ...] = ()  # all of them
     label_map: str | None = None
     others: int | None = None  # an error
@@ -74,6 +78,10 @@ class VolumeSpec:
 
     def __post_init__(self) -> None:
         checks = [
+            (
+                self.orient is None or is_direction(self.orient),
+                f"--orient says where the three axes run, as in LPS (left, back, head), or stored; got {self.orient}",
+            ),
             (sorted(self.axes) == [0, 1, 2], f"--axes names each of 0 1 2 once, got {listing(self.axes)}"),
             (min(self.channels, default=0) >= 0, f"--channels count from 0, got {listing(self.channels)}"),
             (self.others is None or self.label_map, "--others goes with --label_map"),
@@ -116,6 +124,8 @@ class Written:
 
     faults: list[Fault] = field(default_factory=list)
     grid: Grid | None = None  # of what is written
+    header: Header | None = None  # the same, in both its forms
+    levels: list[list[float]] = field(default_factory=list)  # of each channel, see trained_on
     channels: int = 0
     voxels: np.ndarray | None = None  # (256,) of each class
     moments: np.ndarray | None = None  # number, sum, sum of squares of the grey levels that the scale is of, float64
@@ -199,6 +209,7 @@ def write_case(task: Task, spec: VolumeSpec, folder: Path | None) -> Written:
     if image is None:
         return done
     done.channels = len(image)
+    done.levels = [grey_levels(channel) for channel in image]
     if classes is not None:
         done.voxels = np.bincount(classes.ravel(), minlength=256)
     if task.split == "train" and not spec.scale_of:
@@ -216,17 +227,20 @@ def write_case(task: Task, spec: VolumeSpec, folder: Path | None) -> Written:
 
 def _read_case(task: Task, spec: VolumeSpec, done: Written) -> tuple[np.ndarray | None, np.ndarray | None]:
     """The image (C, D, W, H), None for a patient at fault, and the class numbers (D, W, H), if they are to be known."""
+    channels = {role: None if role == LABEL else 0 for role in task.paths}
     grids = {
-        role: done.attempt(read_grid, path, None if role == LABEL else 0, None, role == LABEL)
+        role: done.attempt(read_grid, path, channels[role], spec.orient, role == LABEL)
         for role, path in task.paths.items()
     }
     if not done.faults:
         done.faults += displaced(task.paths, grids, next(iter(grids)), spec.tolerance)
     if done.faults:
         return None, None
-    done.grid = reordered(next(iter(grids.values())), spec.axes)
+    first = next(iter(grids))
+    done.grid = reordered(grids[first], spec.axes)
+    done.header = done.attempt(header_of, task.paths[first], channels[first], done.grid)
     paths = [path for role, path in task.paths.items() if role != LABEL]
-    image = done.attempt(gather_image, paths, spec.axes, spec.channels) if paths else None
+    image = done.attempt(gather_image, paths, spec.axes, spec.channels, spec.orient) if paths else None
     classes = done.attempt(read_classes, task.paths[LABEL], spec) if LABEL in task.paths else None
     if done.faults or image is None:  # no image without a fault: one that was found before
         return None, None
@@ -259,7 +273,13 @@ MOMENTS: Mapping[str, Callable[[np.ndarray, np.ndarray | None], np.ndarray | Non
 
 def reordered(grid: Grid, axes: Sequence[int]) -> Grid:
     """The same voxels with these of their axes as D, W and H."""
-    return Grid(tuple(grid.shape[axis] for axis in axes), grid.affine[:, [*axes, 3]])
+    return Grid(tuple(grid.shape[axis] for axis in axes), grid.affine[:, [*axes, 3]], grid.stored)
+
+
+def header_of(path: Path, channel: int | None, grid: Grid) -> Header:
+    """Where the file says that its voxels lie, for them on this grid, which has the same in another order."""
+    stored = read_grid(path, channel)
+    return turned(read_header(path), np.rint(np.linalg.inv(stored.affine) @ grid.affine))
 
 
 def read_voxels(path: Path) -> np.ndarray:
@@ -270,17 +290,29 @@ def read_voxels(path: Path) -> np.ndarray:
         raise VolumeFault("files that cannot be used", str(error)) from error
 
 
-def read_image(path: Path) -> np.ndarray:
-    """(C, D, W, H) with its axes as stored. Raises VolumeFault, also for NaN and infinity."""
-    image = read_voxels(path)
+def turned_voxels(path: Path, channel: int | None, directions: str | None) -> np.ndarray:
+    """(X, Y, Z) or (C, X, Y, Z) with the axes in these directions, None: as stored. Raises VolumeFault."""
+    voxels = read_voxels(path)
+    if not directions:
+        return voxels
+    spatial = np.moveaxis(voxels, 0, -1) if voxels.ndim == 4 else voxels
+    spatial = turn(spatial, read_grid(path, channel).directions(), directions)
+    return np.moveaxis(spatial, -1, 0) if voxels.ndim == 4 else spatial
+
+
+def read_image(path: Path, directions: str | None = None) -> np.ndarray:
+    """(C, X, Y, Z) with its axes in these directions. Raises VolumeFault, also for NaN and infinity."""
+    image = turned_voxels(path, 0, directions)
     if image.dtype.kind == "f" and (bad := int((~np.isfinite(image)).sum())):
         raise VolumeFault("has voxels that are NaN or infinite", f"{path} ({bad} of {image.size})")
     return image[None] if image.ndim == 3 else image
 
 
-def gather_image(paths: Sequence[Path], axes: Sequence[int], channels: Sequence[int]) -> np.ndarray:
+def gather_image(
+    paths: Sequence[Path], axes: Sequence[int], channels: Sequence[int], directions: str | None = None
+) -> np.ndarray:
     """(C, D, W, H) of one patient's files, all their channels or those chosen. Raises VolumeFault."""
-    image = np.concatenate([read_image(path) for path in paths])
+    image = np.concatenate([read_image(path, directions) for path in paths])
     if channels and max(channels) >= len(image):
         what = f"has no channel {max(channels)}, they count from 0 (change --channels)"
         raise VolumeFault(what, f"{listing(paths)} has {len(image)}")
@@ -289,8 +321,8 @@ def gather_image(paths: Sequence[Path], axes: Sequence[int], channels: Sequence[
 
 
 def read_classes(path: Path, spec: VolumeSpec) -> np.ndarray:
-    """(D, W, H) uint8 class numbers, axes as stored. Raises VolumeFault."""
-    label = read_voxels(path)
+    """(X, Y, Z) uint8 class numbers, the axes turned. Raises VolumeFault."""
+    label = turned_voxels(path, None, spec.orient)
     return classes_of(label.reshape(label.shape[-3:]), spec.mapping(), path)
 
 
@@ -392,7 +424,9 @@ def make_card(
         "images": [IMAGE],
         "channels": {IMAGE: done[0].channels},
         "labels": LABEL if spec.label else None,
+        "orient": spec.orient,
         "axes": list(spec.axes),
+        **_trained_on(tasks, done),
         "kept_channels": list(spec.channels),
         "format": "npy",
         "size": list(*shapes) if len(shapes) == 1 else None,
@@ -402,6 +436,17 @@ def make_card(
         "counts": {split: _count(split, tasks, done, n_class) for split in members},
         "sources": [source for each in done for source in each.sources],
         "tool": TOOL,
+    }
+
+
+def _trained_on(tasks: Sequence[Task], done: Sequence[Written]) -> dict[str, Any]:
+    """What trained_on tells of the volumes in train."""
+    trained = [each for task, each in zip(tasks, done, strict=True) if task.split == "train"]
+    grids = [each.grid for each in trained]
+    return {
+        "stored_as": stored_as({t.case.patient: each.grid for t, each in zip(tasks, done, strict=True)}),
+        "geometry": describe_geometry(grids, [grid.spacing() for grid in grids]),
+        "grey_levels": {IMAGE: describe_levels(each.levels for each in trained)},
     }
 
 
@@ -418,10 +463,15 @@ def _write_manifest(folder: Path, tasks: Sequence[Task], done: Sequence[Written]
         table = csv.writer(file, lineterminator="\n")
         table.writerow(COLUMNS)
         for task, each in zip(tasks, done, strict=True):
-            affine = " ".join(repr(float(number)) for number in each.grid.affine.ravel())
+            mm = each.grid.spacing()[0] / np.linalg.norm(each.header.get_best_affine()[:3, 0])  # its unit of length
+            qform = np.diag([mm, mm, mm, 1]) @ each.header.get_qform()
+            places = (" ".join(repr(float(n)) for n in matrix.ravel()) for matrix in (each.grid.affine, qform))
+            codes = f"{each.header['qform_code']} {each.header['sform_code']}"
             images = [source for source in each.sources if source["role"] != LABEL]
             source = (";".join(image[key] for image in images) for key in ("path", "sha256"))
-            table.writerow([task.case.patient, task.split, *each.grid.spacing(), affine, *source])
+            table.writerow(
+                [task.case.patient, task.split, *each.grid.spacing(), *places, codes, each.grid.stored, *source]
+            )
 
 
 def describe(card: Mapping[str, Any]) -> str:
@@ -433,7 +483,9 @@ def describe(card: Mapping[str, Any]) -> str:
     unlabelled = is_unlabelled(count["volumes_with_class"] for count in card["counts"].values())
     used = f"\n{UNLABELLED}" if unlabelled else ""
     used += f"\nLabels shaped its images: {card['uses_labels']}." if card["uses_labels"] else ""
-    return f"{card['name']}: {listing(counts)}; {classes}, {card['channels'][IMAGE]} channels{scaled}{used}"
+    text = f"{card['name']}: {listing(counts)}; {classes}, {card['channels'][IMAGE]} channels{scaled}{used}"
+    told = describe_orders(card.get("stored_as", {}), card.get("geometry", {}).get("directions"))
+    return f"{text}\n{told}" if told else text
 
 
 # ------------------------------------------------------------------------------------------------ command line
@@ -458,7 +510,9 @@ def read_spec(arguments: Sequence[str] | None = None) -> VolumeSpec:
     add("--tolerance", type=float, default=TOLERANCE, metavar="MM", help=tolerance)
     written = parser.add_argument_group("what is written")
     add = written.add_argument
-    add("--axes", type=int, nargs=3, default=(0, 1, 2), metavar=("D", "W", "H"), help="stored axes that become D, W, H")
+    orient = "first turn the voxels so that their axes run in these directions, or leave them as stored"
+    add("--orient", metavar="{CODES,stored}", default=RADIOLOGICAL, help=f"{orient} (default %(default)s)")
+    add("--axes", type=int, nargs=3, default=(0, 1, 2), metavar=("D", "W", "H"), help="of them: what become D, W, H")
     add("--channels", type=int, nargs="+", default=(), metavar="C", help="those to keep (default: all)")
     add("--label_map", metavar="MAP", help="label:class pairs, as 1-3:1; without it labels must be 0..K-1")
     add("--others", type=int, metavar="CLASS", help="of labels that --label_map leaves out; without it an error")
@@ -482,6 +536,7 @@ def read_spec(arguments: Sequence[str] | None = None) -> VolumeSpec:
     add("--debug", action="store_true", help="show the traceback of an error")
     args = vars(parser.parse_args(arguments))
     args.pop("debug")
+    args["orient"] = None if args["orient"] == "stored" else args["orient"]
     return VolumeSpec(**{name: tuple(value) if isinstance(value, list) else value for name, value in args.items()})
 
 

@@ -49,6 +49,7 @@ def spec_of(folder, dest, **changes):
         "patient": r"(BRATS_\d+)",
         "label_map": "1-3:1",
         "train": 2,
+        "orient": None,  # what is expected here follows from the order of the voxels in the file
     }
     return VolumeSpec(dest, **(settings | changes))
 

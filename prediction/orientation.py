@@ -1,0 +1,75 @@
+"""The directions in which the axes of a network's volumes ran: new ones are turned to them before it sees them.
+
+Told by the card; by an older one, which knows no `geometry`, only where its volumes were turned. Else it is looked for
+in the manifest of the set that the network was trained on, where that is still there. Nothing is guessed.
+"""
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from preprocess.frames import read_manifest
+from preprocess.grids import Grid, is_direction
+from run_data import LONG
+from slice_files import read_card
+from utils import UserError, listing
+
+STORED = "stored"
+
+
+def directions_of(card: Mapping[str, Any], where: str, home: Path | None, asked: str | None) -> str | None:
+    """As in 'LPS'; None: volumes are taken as they are stored, which must be asked for.
+
+    where: what the card is of, in words; home: folder of the set, if it is known
+    asked: directions or 'stored', by the user, where the card does not tell
+    Raises UserError where nothing tells, or the user says otherwise than the card.
+    """
+    if asked and asked != STORED and not is_direction(asked):
+        raise UserError(
+            f"--orient says where the three axes run, as in LPS (left, back, head), or stored; got {asked}."
+        )
+    told = card.get("orient")
+    if asked == STORED and not told:
+        return None
+    told = told or stated(card) or (found_in(card, home) if "geometry" not in card else None)
+    if told and asked not in (None, told):
+        raise UserError(f"--orient {asked}: {where} says that the volumes' axes ran to {told}; leave --orient out.")
+    if told or asked:
+        return told or asked
+    stored = card.get("geometry", {}).get("stored")
+    said = f"they were stored in several, {listing(f'{n} {order}' for order, n in stored.items())}" if stored else ""
+    raise UserError(
+        f"{where} does not tell in which directions the axes of the network's volumes ran ({said or 'an older version'}"
+        "), and in other ones its masks are wrong. Give --orient, as in --orient LPS (axes to the patient's left, back "
+        "and head; nibabel.aff2axcodes names those of a volume), or --orient stored, to take these volumes as they lie "
+        "in their files, or a network that was trained on a set cut anew."
+    )
+
+
+def stated(card: Mapping[str, Any]) -> str | None:
+    """What the card's geometry tells; of a set of volumes before their axes became D, W and H."""
+    found = card.get("geometry", {}).get("directions")
+    return found and in_file_order(found, card.get("axes", (0, 1, 2)))
+
+
+def in_file_order(directions: str, axes: tuple[int, int, int]) -> str:
+    """Of axes reordered as `axes`: the directions in their old order."""
+    return "".join(directions[axis] for axis in np.argsort(axes))
+
+
+def found_in(card: Mapping[str, Any], home: Path | None) -> str | None:
+    """By the manifest of the set, if it is the one that the card is of, and all its volumes run alike."""
+    if home is None or not (home / "manifest.csv").is_file():
+        return None
+    theirs = read_card(home)
+    if any(theirs.get(name) != value for name, value in card.items() if name not in LONG):
+        return None
+    try:
+        affines = {row["affine"] for row in read_manifest(home / "manifest.csv")}
+        matrices = [np.array(text.split(), np.float64).reshape(4, 4) for text in affines]
+    except (KeyError, ValueError):
+        return None
+    found = {Grid((1, 1, 1), matrix).directions() for matrix in matrices}
+    return in_file_order(found.pop(), card.get("axes", (0, 1, 2))) if len(found) == 1 else None
