@@ -204,6 +204,10 @@ def test_parity_trains_on_published_maps_with_the_published_rule(name):
     assert "--schedule " in parity
     assert "dist_map_legacy" in parity
     assert "'HausdorffDTLoss', {'inner': True," in parity
+    assert f"--network {'PublishedENet' if name == 'acdc.make' else 'UNet:nG=64'} " in parity
+    assert all(
+        "--betas 0.9 0.99 " in line for line in plain.splitlines() if "main.py" in line and "PooledUNet" not in line
+    )
     assert "--schedule " not in plain
     few = [line for line in plain.splitlines() if "PooledUNet" in line]  # as published with or without PARITY
     assert not [line for line in plain.splitlines() if line not in few and ("legacy" in line or "inner" in line)]
