@@ -39,6 +39,7 @@ from methods import METHODS, Method
 from methods.base import allow_tf32
 from network_base import check_batch_norms
 from networks import build_network, network_class
+from published import as_published
 from recorder import Recorder
 from run_data import AnyStream, describe_inputs, open_data
 from run_folder import RunFolder, load_blocks, load_weights
@@ -52,6 +53,7 @@ from utils import UserError, listing, run_program, seed_everything
 def build_losses(args: Namespace) -> tuple[LossSum, list[Any]]:
     """The weighted sum of the listed losses, and the bound of each, or None; a pre-training has a loss of its own."""
     specs = parse_losses(args.target_losses) if METHODS[args.method].segments else []
+    specs = [as_published(spec, args.published) for spec in specs]
     bounds = [spec.bounds and BOUNDS.build(spec.bounds, args.n_class, **spec.bounds_params) for spec in specs]
     losses, params = [build_loss(spec) for spec in specs], read_params(args.scheduler_params)
     check_classes(losses, args.n_class)

@@ -1,16 +1,17 @@
 """Command lines of the published codes, whose words are not all ours: docs/parity.md has the table.
 
 A flag that only they have is put into our words, or changed nothing there and is let pass, or is refused with what to
-write. `--published` gives what a line leaves unsaid the values of that code, and its networks and transforms the
-meaning that their names have there: `sfda` is the code of Bateson et al. 2022, `boundary` that of Kervadec et al. 2021.
+write. `--published` gives what a line leaves unsaid the values of that code, and its networks, transforms and losses
+the meaning that their names have there: `sfda` is the code of Bateson et al. 2022, `boundary` of Kervadec et al. 2021.
 """
 
 import re
 from argparse import Namespace
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
+from losses import LossSpec
 from utils import UserError
 
 CODES = ("sfda", "boundary")
@@ -25,6 +26,8 @@ TRANSFORMS = {
     "sfda": {"nii_transform": "nii_zscore_transform"},
     "boundary": {"dist_map_transform": "dist_map_legacy_transform"},
 }
+LEGACY = {name: {"legacy": True} for name in ("DiceLoss", "GeneralizedDice", "BCEGDice")}
+LOSSES = {"sfda": LEGACY | {"KLPropInv": {"direction": "predicted"}}, "boundary": LEGACY}
 IN_MM = {  # --use_spacing
     "dist_map_transform": "dist_map_mm_transform",
     "dist_map_legacy_transform": "dist_map_legacy_mm_transform",
@@ -106,6 +109,11 @@ def put_in_our_words(args: Namespace) -> None:
         args.weight_decay = ADAMW_DECAY
 
 
+def as_published(spec: LossSpec, code: str | None) -> LossSpec:
+    """The loss with the parameters that it has in the code of --published, where it says nothing else itself."""
+    return replace(spec, params=LOSSES.get(code, {}).get(spec.name, {}) | spec.params)
+
+
 def _renamed(text: str | None, names: dict[str, str]) -> str | None:
     return text and re.sub(r"\w+", lambda word: names.get(word[0], word[0]), text)
 
@@ -114,11 +122,13 @@ def what_differs(argv: Sequence[str], args: Namespace) -> list[str]:
     """Of a line that names its set as the published boundary loss does, what it leaves unsaid and means there."""
     if args.published or not any(word.partition("=")[0] == "--dataset" for word in argv):
         return []
+    dice, losses = "a Dice without a gradient on images that lack a class", args.target_losses or ""
+    maps = "distance maps in whole numbers, half a pixel off the border"
     theirs = {
         "--betas 0.9 0.99": args.optimiser == "adam" and tuple(args.betas) != (0.9, 0.99),
         f"--network {NETWORKS['boundary'].get(args.network)}": args.network in NETWORKS["boundary"],
-        "distance maps in whole numbers, half a pixel off the border": "dist_map_transform" in args.target_folders
-        or "dist_map_mm_transform" in args.target_folders,
+        dice: any(name in losses for name in LEGACY) and "legacy" not in losses,
+        maps: any(name in args.target_folders for name in ("dist_map_transform", "dist_map_mm_transform")),
     }
     meant = [what for what, differs in theirs.items() if differs]
     if not meant:

@@ -11,9 +11,10 @@ import pytest
 import main as program
 from arguments import get_args, get_parser
 from dataloader import open_slices, parse_folders
+from losses import LossSpec
 from methods import METHODS
 from methods.optimisers import learning_rate
-from published import FOREIGN
+from published import FOREIGN, as_published
 from run_data import grey_note
 from utils import UserError
 
@@ -159,12 +160,27 @@ def test_what_a_line_leaves_unsaid_is_as_in_the_published_code():
     assert (args.batch_size, args.n_epoch, tuple(args.betas), args.network) == (4, 100, (0.9, 0.999), "UNet")
 
 
+def test_losses_are_those_of_the_published_code():
+    def built(line, *more):
+        loss, _ = program.build_losses(read(line, *more))
+        return loss.losses[0]
+
+    assert built("isles gdl", "--published", "boundary").legacy
+    assert not built("isles gdl").legacy
+    legacy = as_published(LossSpec("DiceLoss", {"legacy": False}), "boundary")
+    assert legacy.params == {"legacy": False}
+    assert as_published(LossSpec("KLPropInv"), "sfda").params == {"direction": "predicted"}
+    assert as_published(LossSpec("KLPropInv"), None).params == {}
+
+
 def test_a_line_of_the_boundary_loss_says_what_is_other_there(capsys):
     read("isles gdl")
     said = capsys.readouterr().out
-    assert "--betas 0.9 0.99; --network UNet:nG=64. Here it does not: add --published boundary" in said
+    assert "--betas 0.9 0.99; --network UNet:nG=64; a Dice without a gradient on images that lack a class. Here" in said
+    assert "add --published boundary for that" in said
     read("acdc boundary")
-    assert "--network PublishedENet; distance maps in whole numbers" in capsys.readouterr().out
+    said = capsys.readouterr().out
+    assert "--betas 0.9 0.99; --network PublishedENet; distance maps in whole numbers, half a pixel off" in said
     read("isles gdl", "--published", "boundary")
     read("prostate cesource")
     assert capsys.readouterr().out == ""
