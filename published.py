@@ -21,9 +21,12 @@ DEFAULTS: dict[str, dict[str, Any]] = {
 }
 SGD = {"optimiser": "sgd", "momentum": 0.99, "weight_decay": 5e-4}  # what --use_sgd is there
 ADAMW_DECAY = 0.01  # torch's own, since the published AdamW is not given --weight_decay
-NETWORKS = {"boundary": {"UNet": "UNet:nG=64", "ENet": "PublishedENet"}}
+NETWORKS = {
+    "sfda": {"ENet": "PublishedENet"},
+    "boundary": {"UNet": "UNet:nG=64", "ENet": "PublishedENet"},
+}
 TRANSFORMS = {
-    "sfda": {"nii_transform": "nii_zscore_transform"},
+    "sfda": {"nii_transform": "nii_zscore_transform", "npy_transform": "imnpy_transform"},
     "boundary": {"dist_map_transform": "dist_map_legacy_transform"},
 }
 LEGACY = {name: {"legacy": True} for name in ("DiceLoss", "GeneralizedDice", "BCEGDice")}

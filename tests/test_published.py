@@ -152,6 +152,7 @@ def test_what_a_line_leaves_unsaid_is_as_in_the_published_code():
     assert (args.batch_size, args.n_epoch, args.lr_decay, args.weight_decay) == (1, 200, 0.7, 1e-5)
     assert (args.betas, args.lr_rule, args.network) == ((0.9, 0.999), "late", "UNet")
     assert args.target_folders == NII.format("").replace("nii_transform", "nii_zscore_transform")
+    assert get_args([*shared, "--published", "sfda", "--network", "ENet"]).network == "PublishedENet"
     assert get_args([*shared, "--published", "sfda", "--adamw", "--weight_decay", "1"]).weight_decay == 0.01
     args = get_args([*shared, "--published", "boundary"])
     assert (args.batch_size, args.n_epoch, tuple(args.betas), args.network) == (1, 200, (0.9, 0.99), "UNet:nG=64")
