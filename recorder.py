@@ -1,5 +1,6 @@
 """What a run writes down: the csv log, raw arrays per slice, masks, scores per patient, provenance."""
 
+import sys
 from argparse import Namespace
 from collections.abc import Mapping, Sequence
 from typing import Any
@@ -12,7 +13,7 @@ from evaluation import Evaluation, class_mean, nanmean, score_patients_of
 from methods import Method
 from metrics import DISTANCES, dice
 from run_data import AnySet, AnyStream, grey_note, label_uses
-from run_folder import CsvLog, RunFolder, describe_code, write_masks, write_volumes
+from run_folder import CsvLog, RunFolder, describe_code, earlier_code, write_masks, write_volumes
 
 Trained = dict[str, np.ndarray]  # what training.train_epoch returns
 COUNTED = 64  # slices whose classes are counted at a time; volumes, one by one
@@ -173,10 +174,12 @@ class Recorder:
             print(f"Labels shaped the images of {name}: {how}.", flush=True)
         if note := grey_note(self.train or self.val):
             print(note, flush=True)
+        code = describe_code()
         self.folder.write_json(
             "provenance.json",
-            describe_code()
+            code
             | {
+                "earlier": self._tell_earlier(code),
                 "dataset": {"path": str(self.args.target_dataset), "phantom": None} | card,
                 "inputs": inputs,
                 "method": self.args.method,
@@ -203,6 +206,19 @@ class Recorder:
         )
         if self.val:
             self._describe_val()
+
+    def _tell_earlier(self, code: Mapping[str, Any]) -> list[dict[str, Any]]:
+        """Other code that made the epochs that are done, if any did; said aloud when it is new."""
+        before = self.folder.read_json("provenance.json") if self.folder.resumes else {}
+        earlier = earlier_code(before, code, self.folder.done)
+        if len(earlier) > len(before.get("earlier", [])):
+            print(
+                f"{self.folder.path} was begun with other code (commit {before.get('commit')}, now {code['commit']}; "
+                "either may hold uncommitted changes): its epochs may not belong together. provenance.json keeps both.",
+                file=sys.stderr,
+                flush=True,
+            )
+        return earlier
 
     def _describe_val(self) -> None:
         """Names, true sizes and prior sizes of what is evaluated."""

@@ -90,6 +90,11 @@ class RunFolder:
             )
 
     @property
+    def resumes(self) -> bool:
+        """Whether steps are done already."""
+        return self.checkpoint is not None or self.paused is not None
+
+    @property
     def done(self) -> int:
         """How many epochs are done."""
         return 0 if self.checkpoint is None else self.checkpoint["epoch"] + 1
@@ -105,6 +110,14 @@ class RunFolder:
     def write_text(self, name: str, lines: Iterable[str]) -> None:
         with atomic_write(self.path / name, "w") as file:
             file.writelines(f"{line}\n" for line in lines)
+
+    def read_json(self, name: str) -> dict[str, Any]:
+        """What `write_json` wrote; empty where there is none, or it is torn."""
+        try:
+            value = json.loads((self.path / name).read_text(encoding="utf-8"))
+        except (OSError, ValueError):
+            return {}
+        return value if isinstance(value, dict) else {}
 
     def write_json(self, name: str, value: Any) -> None:
         self.write_text(name, [json.dumps(value, indent=1, default=str)])
@@ -346,6 +359,7 @@ def describe_code() -> dict[str, Any]:
     return {
         "commit": _git("rev-parse", "HEAD"),
         "diff": _git("diff", "HEAD"),
+        "code": describe_sources(),
         "versions": {"python": platform.python_version(), "torch": torch.__version__, "numpy": np.__version__},
         "platform": platform.platform(),
         "command": [sys.executable, *sys.argv],
@@ -353,11 +367,34 @@ def describe_code() -> dict[str, Any]:
     }
 
 
+ROOT = Path(__file__).parent
+
+
+def describe_sources() -> str:
+    """SHA-256 over the modules of this program that are loaded, tests left out; whether they are committed or not."""
+    files = {Path(module.__file__) for module in list(sys.modules.values()) if getattr(module, "__file__", None)}
+    own = sorted(path.relative_to(ROOT) for path in files if path.suffix == ".py" and path.is_relative_to(ROOT))
+    code = [path for path in own if not {"tests", "site-packages"} & set(path.parts)]
+    return hashlib.sha256("".join(f"{path} {sha256_of(ROOT / path)}\n" for path in code).encode()).hexdigest()
+
+
+def earlier_code(before: Mapping[str, Any], now: Mapping[str, Any], done: int) -> list[dict[str, Any]]:
+    """What epochs were made with that are done already and were made by other code than this, the first of them first.
+
+    before: the provenance of the run so far, with an "earlier" of its own
+    now: of `describe_code`
+    done: epochs
+    """
+    earlier = list(before.get("earlier", []))
+    mark = "code" if "code" in before else "commit"  # which older versions have alone
+    if before and before.get(mark) != now[mark]:
+        earlier.append({name: before.get(name) for name in now} | {"until_epoch": done})
+    return earlier
+
+
 def _git(*words: str) -> str | None:
     try:
-        done = subprocess.run(
-            ["git", *words], capture_output=True, text=True, check=True, cwd=Path(__file__).parent, timeout=60
-        )
+        done = subprocess.run(["git", *words], capture_output=True, text=True, check=True, cwd=ROOT, timeout=60)
     except (OSError, subprocess.SubprocessError):
         return None  # a copy without its repository still trains
     return done.stdout.strip()

@@ -1,5 +1,6 @@
 """Whatever stops a run, at whatever moment: started again, it ends with the same bits as one never stopped."""
 
+import json
 import multiprocessing
 import resource
 import shutil
@@ -8,6 +9,7 @@ import subprocess
 import sys
 from functools import partial
 from pathlib import Path
+from types import SimpleNamespace
 
 import numpy as np
 import pandas as pd
@@ -18,6 +20,7 @@ from PIL import Image
 
 import main as program
 import plot
+import run_folder
 import training
 from methods import METHODS
 from methods.supervised import Supervised
@@ -313,6 +316,51 @@ def test_without_a_cache_the_run_is_the_same(site, whole, tmp_path, capsys):
             cache.unlink()
     assert capsys.readouterr().err.count("its slices are held in memory") == 4  # images and labels, train and val
     assert differences(whole, tmp_path / "run") == []
+
+
+# -- other code ---------------------------------------------------------------------------------------------------
+
+
+def provenance(run):
+    return json.loads((run / "provenance.json").read_text())
+
+
+def test_other_code_is_told_and_both_are_kept(site, whole, run, monkeypatch, capsys):
+    begun = provenance(run)
+    monkeypatch.setattr(run_folder, "describe_sources", lambda: "other")
+    with monkeypatch.context() as patch:  # stopped again, before the next epoch is done
+        patch.setattr(Supervised, "step", before_call(1, Supervised.step, ask_to_stop))
+        stop(arguments(site, run))
+    assert "was begun with other code" in capsys.readouterr().err
+    program.main(arguments(site, run))
+    assert "other code" not in capsys.readouterr().err
+    found = provenance(run)
+    assert found["code"] == "other"
+    assert [(part["code"], part["commit"], part["until_epoch"]) for part in found["earlier"]] == [
+        (begun["code"], begun["commit"], 2)
+    ]
+    assert differences(whole, run) == []
+
+
+def test_the_same_code_is_not_told(site, run, capsys):
+    program.main(arguments(site, run))
+    assert "other code" not in capsys.readouterr().err
+    assert provenance(run)["earlier"] == []
+
+
+def test_code_is_known_by_the_modules_that_are_loaded(monkeypatch, tmp_path):
+    before = run_folder.describe_sources()
+    assert run_folder.describe_sources() == before
+    for path in (tmp_path / "losses.py", tmp_path / "site-packages" / "other.py"):
+        path.parent.mkdir(exist_ok=True)
+        path.write_text("first")
+        monkeypatch.setitem(sys.modules, path.stem, SimpleNamespace(__file__=str(path)))
+    monkeypatch.setattr(run_folder, "ROOT", tmp_path)
+    first = run_folder.describe_sources()
+    (tmp_path / "site-packages" / "other.py").write_text("second")
+    assert run_folder.describe_sources() == first != before
+    (tmp_path / "losses.py").write_text("second")
+    assert run_folder.describe_sources() != first
 
 
 # -- a loss that is not finite --------------------------------------------------------------------------------------
