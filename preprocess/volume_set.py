@@ -393,8 +393,8 @@ def uses_labels(spec: VolumeSpec, given: Mapping[str, Any] | None, done: Sequenc
     if spec.normalise == "foreground":
         return "grey levels are scaled by those inside the labels of the training images"
     if given and given.get("uses_labels"):
-        seen = {source["sha256"] for source in given["sources"]}
-        if any(source["sha256"] in seen for each in done for source in each.sources):
+        seen = {source["sha256"] for source in given["sources"] if source["role"] != LABEL}
+        if any(source["sha256"] in seen for each in done for source in each.sources if source["role"] != LABEL):
             return f"scaled as {given['name']}, which holds some of the same volumes: {given['uses_labels']}"
     return None
 
