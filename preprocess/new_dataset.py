@@ -14,6 +14,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from preprocess.faults import describe_faults
+from preprocess.grids import PLANES
 from preprocess.new_makefile import Wishes, makefile_text
 from preprocess.set_plan import Plan, make_plan
 from preprocess.site_volumes import Offence, Site, read_site
@@ -103,14 +104,12 @@ def new_dataset(args: argparse.Namespace) -> None:
     print(text)
     write(folder / "volumes.txt", text + "\n")
     check_sites(sites, makefile, folder)
-    plan = make_plan(sites, args.axis, args.group, args.val)
+    plan = make_plan(sites, args.plane, args.group, args.val)
     check_sizes(args, plan.n_class)
     print("\n" + describe_plan(plan))
     write(folder / "volumes.txt", f"{text}\n\n{describe_plan(plan)}\n")
     sizes = {name: tuple(getattr(args, name) or ()) for name in ("organ_mm2", "organ_mm3")}
-    kept = {
-        name: getattr(args, name) for name in ("name", "patient", "axis", "channel", "tolerance", "modality", "tags")
-    }
+    kept = {name: getattr(args, name) for name in ("name", "patient", "channel", "tolerance", "modality", "tags")}
     write(makefile, makefile_text(sites, plan, Wishes(**kept, **sizes, phantom=find_phantom(sites))))
     print(
         f"\n{makefile} is written: read it, and edit it. Then\n\n    make -f {makefile} data-report"
@@ -144,7 +143,10 @@ def parse_args(argv: Sequence[str] | None = None) -> argparse.Namespace:
     add("--patient", required=True, metavar="REGEX", help="its group is the patient, in a file's name: (case\\d+)")
     add("--group", metavar="REGEX", help="its group is the person, where one was scanned twice")
     add("--val", type=int, metavar="N", help="patients of each site who validate (default: a fifth)")
-    add("--axis", type=int, choices=(0, 1, 2), default=2, help="slices are cut along it (default %(default)s)")
+    plane = (
+        "slices are cut in it, however the volumes are stored (default: the one that they were scanned in, or axial)"
+    )
+    add("--plane", choices=PLANES, help=plane)
     add("--channel", type=int, metavar="N", help="of 4D images, counted from 0")
     add("--tolerance", type=float, default=0.1, metavar="MM", help="that a label may be off (default %(default)s)")
     add("--modality", default="", help="of the images, for the record")

@@ -15,7 +15,6 @@ class Wishes:
 
     name: str
     patient: str
-    axis: int
     channel: int | None
     tolerance: float
     modality: str
@@ -143,7 +142,7 @@ def makefile_text(sites: tuple[Site, Site], plan: Plan, wishes: Wishes) -> str:
 
 def _cut(plan: Plan, wishes: Wishes) -> str:
     """The slicer's flags that both sites share."""
-    flags = [f"--axis {wishes.axis}", f"--size {plan.size[0]} {plan.size[1]}"]
+    flags = [f"--plane {plan.plane}", f"--size {plan.size[0]} {plan.size[1]}"]
     flags += ["--spacing {:g} {:g}".format(*plan.spacing)] if plan.spacing else []
     flags += [f"--label_map {plan.label_map}"] if plan.label_map else []
     flags += [f"--others {plan.others}"] if plan.others is not None else []

@@ -8,6 +8,7 @@ from pathlib import Path
 
 import numpy as np
 
+from preprocess.grids import PLANES, RADIOLOGICAL, axis_across
 from preprocess.pairing import Case, read_id
 from preprocess.site_volumes import IMAGE, Site, unlike_spacing
 from preprocess.slice_spec import SliceSpec
@@ -15,6 +16,7 @@ from preprocess.slice_split import split_patients
 from utils import UserError, listing
 
 VAL_SHARE = 0.2
+THICK = 1.5  # times the pixels: slices that are so far apart were scanned as slices
 UNLIKE = 1.2  # times as large: in-plane spacings that differ by more are made one
 MULTIPLE = 16  # pixels: what a U-Net of four levels halves without a remainder
 SMALL, FINE = 64, 8  # below so many pixels, a multiple of this
@@ -31,16 +33,19 @@ class Plan:
     n_class: int
     val: tuple[int, int]
     group: str | None
+    plane: str
     spacing: tuple[float, float] | None
     size: tuple[int, int]
     reasons: tuple[str, ...]
 
 
-def make_plan(sites: tuple[Site, Site], axis: int, group: str | None, val: int | None) -> Plan:
+def make_plan(sites: tuple[Site, Site], plane: str | None, group: str | None, val: int | None) -> Plan:
     """A proposal for source and target. Raises UserError where there can be none."""
     label_map, others, n_class, about_labels = propose_classes(sites)
     group, about_group = (group, [f"--group {group}, as given"]) if group else propose_group(sites)
     numbers = tuple(propose_val(site, group, val) for site in sites)
+    plane, about_plane = (plane, f"--plane {plane}, as given") if plane else propose_plane(sites)
+    axis = axis_across(plane, RADIOLOGICAL)
     spacing, about_spacing = propose_spacing(sites, axis)
     size, about_size = propose_size(sites, axis, spacing)
     about_split = f"--val {numbers[0]} of {len(sites[0].cases)} source patients, {numbers[1]} of {len(sites[1].cases)}"
@@ -48,11 +53,12 @@ def make_plan(sites: tuple[Site, Site], axis: int, group: str | None, val: int |
         *about_labels,
         f"{about_split} target patients",
         *about_group,
+        about_plane,
         about_spacing,
         about_size,
         *compare_orientations(sites),
     )
-    return Plan(label_map, others, n_class, numbers, group, spacing, size, reasons)
+    return Plan(label_map, others, n_class, numbers, group, plane, spacing, size, reasons)
 
 
 def propose_classes(sites: tuple[Site, Site]) -> tuple[str | None, int | None, int, list[str]]:
@@ -147,12 +153,28 @@ def _split_spec(val: int) -> SliceSpec:
 
 
 def compare_orientations(sites: Sequence[Site]) -> list[str]:
-    """A word where volumes lie differently in their files: their slices would be mirrored or turned."""
-    codes = Counter(grid.directions() for site in sites for grid in site.grids)
+    """A word where volumes lie differently in their files: as they are stored, slices would be mirrored or turned."""
+    codes = Counter(grid.stored for site in sites for grid in site.grids)
     if len(codes) == 1:
         return []
     shown = listing(f"{number} {code}" for code, number in codes.most_common())
-    return [f"voxel axes point differently, {shown}: slices are not turned; reorient the volumes first, unless meant"]
+    return [f"voxel axes point differently, {shown}: all are turned to {RADIOLOGICAL} before they are cut"]
+
+
+def propose_plane(sites: Sequence[Site]) -> tuple[str, str]:
+    """The plane that the volumes were scanned in, if they are thick slices and all of one plane; else axial."""
+    scanned = set()
+    for grid in (grid for site in sites for grid in site.grids):
+        spacing = grid.spacing()
+        (plane,) = (name for name in PLANES if axis_across(name, RADIOLOGICAL) == int(np.argmax(spacing)))
+        scanned.add(plane if max(spacing) > THICK * sorted(spacing)[1] else None)
+    if len(scanned) == 1 and (plane := scanned.pop()):
+        return (
+            plane,
+            f"--plane {plane}: the volumes are stacks of {plane} slices, each {THICK:g} times as thick or more",
+        )
+    why = "the volumes were scanned in several planes" if len(scanned) > 1 else "the volumes have no thick slices"
+    return "axial", f"--plane axial: {why}"
 
 
 def propose_spacing(sites: Sequence[Site], axis: int) -> tuple[tuple[float, float] | None, str]:
@@ -166,7 +188,7 @@ def propose_spacing(sites: Sequence[Site], axis: int) -> tuple[tuple[float, floa
 
 def propose_size(sites: Sequence[Site], axis: int, spacing: tuple[float, float] | None) -> tuple[tuple[int, int], str]:
     """The smallest multiple that holds every plane, resampled."""
-    spec = SliceSpec(dest=Path(), images={IMAGE: ""}, patient="", val=1, axis=axis, spacing=spacing)
+    spec = SliceSpec(dest=Path(), images={IMAGE: ""}, patient="", val=1, axis=axis, spacing=spacing)  # of turned grids
     planes = [spec.frame(grid).scaled for site in sites for grid in site.grids]
     largest = np.max(planes, axis=0)
     step = FINE if largest.max() < SMALL else MULTIPLE

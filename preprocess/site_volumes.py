@@ -9,7 +9,7 @@ from pathlib import Path
 import numpy as np
 
 from preprocess.faults import Fault, VolumeFault
-from preprocess.grids import Grid
+from preprocess.grids import RADIOLOGICAL, Grid
 from preprocess.labels import whole_labels
 from preprocess.pairing import Case, compile_pattern, pair
 from preprocess.reading import read_grid, read_stack
@@ -48,7 +48,7 @@ class Site:
     image: str
     label: str | None
     cases: list[Case]
-    grids: list[Grid]
+    grids: list[Grid]  # their axes to the left, back and head, however they are stored
     volumes: Counter[int]
     voxels: Counter[int]
     floats: int  # label volumes of floating-point numbers
@@ -82,7 +82,7 @@ def _read_case(case: Case, tolerance: float, channel: int | None) -> Found:
     found, grids = Found(), {}
     for role, path in case.paths.items():
         try:
-            grids[role] = read_grid(path, channel if role == IMAGE else None, is_label=role == LABEL)
+            grids[role] = read_grid(path, channel if role == IMAGE else None, RADIOLOGICAL, is_label=role == LABEL)
             if role == LABEL:
                 _count(path, found)
         except VolumeFault as error:

@@ -89,9 +89,8 @@ def _inspect(cases: Sequence[Case], spec: SliceSpec) -> tuple[list[Case], list[G
             reference = spec.label_folder if by_label else next(iter(own))
             held = {role: grid for role, grid in own.items() if role != spec.label_folder or not spec.place_labels}
             faults += displaced(case.paths, held or own, reference, spec.tolerance)
-            grid = replace(
-                own[reference], stored=next(iter(own.values())).stored
-            )  # the order of the image, not its label
+            image = next(iter(own.values()))  # in whose order of voxels slices go back, not in its label's
+            grid = replace(own[reference], stored=image.stored)
             if spec.centre == "labels" and spec.label_folder in own:
                 try:
                     grid = centred_on_labels(grid, case.paths[spec.label_folder], spec)

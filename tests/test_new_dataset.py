@@ -12,7 +12,7 @@ from check_makefiles import check
 from conftest import disc_slice
 
 from preprocess import new_dataset as program
-from preprocess.reading import Grid
+from preprocess.grids import Grid, turn
 from preprocess.site_volumes import compare_grids
 from utils import UserError
 
@@ -171,7 +171,32 @@ def test_volumes_that_lie_differently_are_told(place, capsys):
         voxels = np.asarray(nib.load(path).dataobj)
         nib.Nifti1Image(voxels, np.diag([-1, 1, 3, 1])).to_filename(path)
     run()
-    assert "voxel axes point differently, 7 RAS, 1 LAS" in capsys.readouterr().out
+    assert "voxel axes point differently, 7 RAS, 1 LAS: all are turned to LPS" in capsys.readouterr().out
+
+
+def store_anew(folder, codes, lengths):
+    """The same volumes of a folder, their axes to the right, front and head, in another order of voxels."""
+    for path in folder.glob("*.nii.gz"):
+        grid = Grid(nib.load(path).shape, np.diag([*lengths, 1.0]))
+        voxels = turn(np.asarray(nib.load(path).dataobj), "RAS", codes)
+        nib.Nifti1Image(np.ascontiguousarray(voxels), grid.turned(codes).affine).to_filename(path)
+
+
+@pytest.mark.parametrize(
+    ("lengths", "flags", "plane", "size"),
+    [
+        ((1, 1, 3), (), "axial", "24 24"),
+        ((3, 1, 1), (), "sagittal", "24 8"),
+        ((1, 1, 1), (), "axial", "24 24"),
+        ((1, 1, 3), ("--plane", "coronal"), "coronal", "24 8"),
+    ],
+)
+def test_a_plane_is_proposed_by_its_name_whatever_the_order_of_voxels(place, lengths, flags, plane, size):
+    for site, codes in (("old", "RAS"), ("new", "PSR")):
+        store_anew(place / site, codes, lengths)
+    text = run(*flags)
+    assert f"--plane {plane} --size {size}" in text
+    assert "--axis" not in text.replace("--metric_axis", "")
 
 
 def test_nothing_is_overwritten(place):
