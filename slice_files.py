@@ -23,7 +23,7 @@ import pandas as pd
 from PIL import Image, UnidentifiedImageError
 
 from distance_maps import signed_distance_maps
-from utils import Registry, UserError, listing, read_literal
+from utils import Registry, UserError, listing, load_npy, read_literal
 
 TRANSFORMS = Registry("transform")
 SPLITS = ("train", "val", "test")
@@ -220,7 +220,7 @@ def read_slice(path: Path) -> np.ndarray:
     content = path.read_bytes()
     try:
         if path.name.endswith(".npy"):
-            array = np.load(io.BytesIO(content), allow_pickle=False)
+            array = load_npy(io.BytesIO(content))
         elif path.name.endswith(".png"):
             with Image.open(io.BytesIO(content)) as image:
                 array = np.asarray(image)

@@ -9,6 +9,7 @@ import os
 import random
 import re
 import sys
+import threading
 import types
 import typing
 from collections import abc
@@ -235,6 +236,19 @@ def atomic_write(path: str | Path, mode: str = "wb") -> Iterator[IO[Any]]:
         part.unlink(missing_ok=True)
         raise
     sync_folder(path.parent)
+
+
+ONE_AT_A_TIME = threading.Lock()
+
+
+def load_npy(file: str | Path | IO[bytes], **how: Any) -> np.ndarray:
+    """The array of a .npy, never a pickle; `how` as np.load takes it, and what it raises.
+
+    One thread at a time: `ast` reads the header, and before Python 3.11.8 all threads share its count of how deep it
+    is, so that two of them at once end now and then in a SystemError.
+    """
+    with ONE_AT_A_TIME:
+        return np.load(file, allow_pickle=False, **how)
 
 
 # ------------------------------------------------------------------------------------------- randomness

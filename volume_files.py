@@ -23,7 +23,7 @@ from folder_lock import locked
 from nifti_headers import Header, from_text, to_text
 from slice_cache import SETTLED, narrowest
 from slice_files import FolderSpec, SliceFile, image_fault, label_fault, map_fault, values_fault
-from utils import UserError, atomic_write, whole
+from utils import UserError, atomic_write, load_npy, whole
 
 FORMAT = 3  # of the notes and of what is decoded; another number makes both anew
 READERS = 3  # volumes examined at a time, each of which takes a few times its size
@@ -47,7 +47,7 @@ class Volume:
 
     def map(self) -> np.memmap:
         """The voxels, on the disk until they are looked at."""
-        return np.load(self.path, mmap_mode="r", allow_pickle=False).reshape(self.shape)
+        return load_npy(self.path, mmap_mode="r").reshape(self.shape)
 
 
 def read_volume(path: Path) -> tuple[np.ndarray, np.ndarray | None]:
@@ -63,7 +63,7 @@ def read_volume(path: Path) -> tuple[np.ndarray, np.ndarray | None]:
 def _read_array(path: Path) -> tuple[np.ndarray, None]:
     """The voxels of a .npy, which says nothing of mm."""
     try:
-        voxels = np.load(path, mmap_mode="r", allow_pickle=False)
+        voxels = load_npy(path, mmap_mode="r")
     except (OSError, EOFError, ValueError, MemoryError) as error:
         raise UserError(f"{path} cannot be read ({type(error).__name__}: {error})") from error
     if voxels.dtype.kind not in "biuf":

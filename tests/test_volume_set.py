@@ -3,7 +3,9 @@
 import errno
 import json
 import os
+import time
 import tracemalloc
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import nibabel as nib
@@ -16,8 +18,9 @@ from bounds import BOUNDS
 from dataloader import join, lay_bounds
 from distributed import Team
 from sampling import FixedSteps, Shuffled
-from slice_files import FolderSpec, check_patients, parse_volume
+from slice_files import FolderSpec, check_patients, parse_volume, read_slice
 from utils import UserError
+from volume_files import read_volume
 from volume_set import CropStream, WholeStream, open_volumes
 
 CPU = torch.device("cpu")
@@ -452,3 +455,26 @@ def test_volumes_are_mapped_and_let_go(tmp_path):
     assert peak < 2 * np.prod(size)
     if (maps := Path("/proc/self/maps")).exists():
         assert str(tmp_path) not in maps.read_text()
+
+
+def test_threads_read_headers_one_at_a_time(tmp_path, monkeypatch):
+    """Python before 3.11.8 loses count of how deep it is in a literal, of which a .npy's header is one."""
+    np.save(tmp_path / "v.npy", np.arange(16.0).reshape(4, 4))
+    load, inside, most = np.load, [], []
+
+    def watched(*args, **how):
+        inside.append(1)
+        most.append(len(inside))
+        time.sleep(0.005)  # lets the other threads come
+        found = load(*args, **how)
+        inside.pop()
+        return found
+
+    def read(_):
+        volume, _ = read_volume(tmp_path / "v.npy")
+        return np.shape(volume), read_slice(tmp_path / "v.npy").shape
+
+    monkeypatch.setattr(np, "load", watched)
+    with ThreadPoolExecutor(4) as pool:
+        assert set(pool.map(read, range(8))) == {((4, 4), (4, 4))}
+    assert (len(most), max(most)) == (16, 1)
