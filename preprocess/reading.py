@@ -12,11 +12,11 @@ import nibabel as nib
 import numpy as np
 
 from nifti_headers import Header, header_at
-from preprocess.faults import VolumeFault
+from preprocess.faults import Fault, VolumeFault
 from preprocess.formats import files_of, format_of, nifti, open_volume
 from preprocess.formats.nifti import ERRORS
 from preprocess.formats.volume import Volume, not_3d, refusing
-from preprocess.grids import Grid, place, turn
+from preprocess.grids import RADIOLOGICAL, Grid, place, turn
 from preprocess.volume_names import header_of
 
 KEPT = 0.9  # share of its foreground that a label keeps when it is placed on another grid
@@ -65,6 +65,26 @@ def read_header(path: Path) -> Header:
         if isinstance(image, nib.Nifti1Pair):  # or one of its subclasses: NIfTI-1 and 2, a file or two
             return image.header
     return header_at(open_volume(path).affine)
+
+
+def two_places(image: Path, label: Path, channel: int | None, tolerance: float) -> Fault | None:
+    """The fault of an image whose sform and qform are two places, where its label lies on the qform.
+
+    So it is after a registration that changed the sform alone, when the label was drawn in a viewer that reads the
+    qform: voxel by voxel it fits, and by the sform, which counts here, it lies aside. Raises VolumeFault.
+    """
+    header = read_header(image)
+    if not (header["qform_code"] and header["sform_code"]):
+        return None
+    grid, drawn = read_grid(image, channel, RADIOLOGICAL), read_grid(label, None, RADIOLOGICAL, is_label=True)
+    stored = read_grid(image, channel)
+    mm = stored.spacing()[0] / np.linalg.norm(header.get_sform()[:3, 0])  # its unit of length
+    second = Grid(stored.shape, np.diag([mm, mm, mm, 1]) @ header.get_qform()).turned(RADIOLOGICAL)
+    allowed, apart = grid.allows(tolerance), grid.distance(second)
+    if apart <= allowed or drawn.shape != second.shape or second.distance(drawn) > allowed:
+        return None
+    what = "states two places, sform and qform, and its label lies on the qform (write one of the two into both)"
+    return what, f"{image} ({apart:.3g} mm apart)"
 
 
 def read_voxels(path: Path, channel: int = 0) -> np.ndarray:

@@ -28,7 +28,7 @@ from preprocess.grids import PLANES, RADIOLOGICAL, TOLERANCE, Grid, axis_across,
 from preprocess.labels import map_labels
 from preprocess.new_set import refuse, refuse_existing, whole_folder
 from preprocess.pairing import Case, compile_pattern, pair, read_patients
-from preprocess.reading import read_grid, read_stack
+from preprocess.reading import read_grid, read_stack, two_places
 from preprocess.slice_case import Sliced, Task, slice_case
 from preprocess.slice_spec import FORMATS, Blocks, SliceSpec
 from preprocess.slice_split import assign_splits, slice_splits
@@ -88,9 +88,10 @@ def _inspect(cases: Sequence[Case], spec: SliceSpec) -> tuple[list[Case], list[G
             by_label = spec.label_folder in own and not spec.place_labels
             reference = spec.label_folder if by_label else next(iter(own))
             held = {role: grid for role, grid in own.items() if role != spec.label_folder or not spec.place_labels}
-            faults += displaced(case.paths, held or own, reference, spec.tolerance)
-            image = next(iter(own.values()))  # in whose order of voxels slices go back, not in its label's
-            grid = replace(own[reference], stored=image.stored)
+            image = next(iter(own))
+            aside = _two_places(case, image, spec) if spec.label_folder in own and image != spec.label_folder else None
+            faults += [aside] if aside else displaced(case.paths, held or own, reference, spec.tolerance)
+            grid = replace(own[reference], stored=own[image].stored)  # slices go back in the order of its voxels
             if spec.centre == "labels" and spec.label_folder in own:
                 try:
                     grid = centred_on_labels(grid, case.paths[spec.label_folder], spec)
@@ -103,6 +104,14 @@ def _inspect(cases: Sequence[Case], spec: SliceSpec) -> tuple[list[Case], list[G
     what = f"slices of another size than the usual {usual} (give --size W H or --resize W H)"
     faults += [(what, f"{case.patient} {size}") for case, size in zip(readable, sizes, strict=True) if size != usual]
     return readable, grids, faults
+
+
+def _two_places(case: Case, image: str, spec: SliceSpec) -> Fault | None:
+    """Where the label lies on the other place that its image states."""
+    try:
+        return two_places(case.paths[image], case.paths[spec.label_folder], spec.channel, spec.tolerance)
+    except VolumeFault as error:
+        return error.fault
 
 
 def centred_on_labels(grid: Grid, path: Path, spec: SliceSpec) -> Grid:

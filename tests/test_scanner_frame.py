@@ -348,3 +348,26 @@ def test_flags_of_a_set_of_volumes():
     assert read_volume_spec([*words, "--orient", "stored"]).orient is None
     with pytest.raises(UserError, match="as in LPS"):
         read_volume_spec([*words, "--orient", "up"])
+
+
+def make_volumes(folder, dest):
+    return make_volume_set(VolumeSpec(dest, (f"{folder}/*_img.nii.gz",), f"{folder}/*_gt.nii.gz", r"(p\d)", jobs=1))
+
+
+def cut_labelled(folder, dest, *flags):
+    return cut(folder, dest, "--label", f"{folder}/*_gt.nii.gz", *flags)
+
+
+def cut_placed(folder, dest):
+    return cut_labelled(folder, dest, "--place_labels")
+
+
+@pytest.mark.parametrize("make", [cut_labelled, cut_placed, make_volumes])
+def test_a_label_on_the_other_place_of_its_image_is_refused_with_the_reason(tmp_path, make):
+    """A registration moved the sform; the label was drawn in a viewer that reads the qform."""
+    folder = cohort(tmp_path / "volumes", labels=True)
+    for number, codes in enumerate(("PIR", "LAS", "RSA")):
+        store(folder, codes, ".nii.gz", "two places", seed=number).rename(folder / f"p{number}_img.nii.gz")
+    with pytest.raises(UserError, match=r"two places, sform and qform.*p0_img.nii.gz \(6.71 mm apart\)"):
+        make(folder, tmp_path / "set")
+    cut(folder, tmp_path / "images")
