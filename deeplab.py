@@ -1,5 +1,6 @@
 """DeepLab networks on trunks that others trained on ImageNet (see `backbones.py`)."""
 
+import re
 from pathlib import Path
 from typing import Any
 
@@ -58,6 +59,7 @@ class DeepLabV2(Pretrained):
 
     coarser = (1024,)
     head_rate = 10.0
+    published = ("trunk", "classifier")
 
     def __init__(
         self,
@@ -79,6 +81,10 @@ class DeepLabV2(Pretrained):
     def features(self, image: Tensor) -> list[Tensor]:
         """layer3 (B,1024,w,h) and layer4 (B,2048,w,h), w and h about an eighth of W and H."""
         return self.trunk(self.normalise(image))
+
+    def lacks_published(self, name: str) -> bool:
+        branch = re.search(r"\blayer6\.conv2d_list\.(\d+)", name)
+        return "layer5." in name or (branch is not None and int(branch[1]) >= self.aspp_branches)
 
     def _head(self, n_in: int) -> nn.Module:
         return ASPP(n_in, self.n_class, self.aspp_branches)

@@ -149,6 +149,10 @@ class Network(nn.Module):
         """The parameters that require a gradient, in groups, each with its learning-rate factor."""
         return [(trainable(self), 1.0)]
 
+    def lacks_published(self, name: str) -> bool:
+        """Whether an entry of the published state dict is of a layer that this network does not have."""
+        return False
+
     def from_published(self, state: dict[str, Tensor]) -> dict[str, Tensor]:
         """Published weights that have this network's names already, as its layers take them."""
         return state

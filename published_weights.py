@@ -6,7 +6,9 @@ repository, or wherever their modules can be imported, this makes a file of plai
     python -c "import torch; torch.save(torch.load('best.pkl', weights_only=False).state_dict(), 'weights.pt')"
 
 `--model_weights weights.pt` takes that file, with `--network UNet` (Bateson et al.), `UNet:nG=64` and `PublishedENet`
-(Kervadec et al.), `UNet3D:binary=True,width=…,depth=…` (Xu et al.), and computes what the published network does.
+(Kervadec et al.), `UNet3D:binary=True,width=…,depth=…` (Xu et al.), and computes what the published network does. The
+files of Tsai et al. are state dicts as they come, of `DeepLabV2:aspp_branches=2,layout=caffe,align_corners=True,
+normalise=caffe`; of their coarser head, and of the branches that their network does not sum, nothing is taken.
 """
 
 from collections.abc import Mapping, Sequence
@@ -40,9 +42,9 @@ def adopt(net: Network, state: Mapping[str, Tensor], path: Path) -> dict[str, Te
     if not is_own and not net.published:
         raise UserError(
             f"{path} holds tensors alone, by other names than those of {type(net).__name__}, of which no published "
-            "network is known. UNet, PublishedENet and UNet3D are published."
+            "network is known. UNet, PublishedENet, UNet3D and DeepLabV2 are published."
         )
-    theirs = {name: value for name, value in _segmenter(state).items() if not name.endswith(COUNTER)}
+    theirs = _taken(net, state)
     wanted = [name for name in ours if not name.endswith(COUNTER)]
     pairs = [(name, name) for name in wanted] if is_own else list(zip_longest(_published_order(net, wanted), theirs))
     wrong = [
@@ -60,10 +62,11 @@ def adopt(net: Network, state: Mapping[str, Tensor], path: Path) -> dict[str, Te
     return ours | (found if is_own else net.from_published(found))
 
 
-def _segmenter(state: Mapping[str, Tensor]) -> dict[str, Tensor]:
-    """Without what learns a threshold beside the published 3D network."""
+def _taken(net: Network, state: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    """Without what learns a threshold beside the published 3D network, and what else this network does not have."""
     prefix = "segmentor."
-    return {name.removeprefix(prefix): state[name] for name in state if name.startswith(prefix)} or dict(state)
+    inner = {name.removeprefix(prefix): state[name] for name in state if name.startswith(prefix)} or state
+    return {name: value for name, value in inner.items() if not (name.endswith(COUNTER) or net.lacks_published(name))}
 
 
 def _published_order(net: Network, names: Sequence[str]) -> list[str]:

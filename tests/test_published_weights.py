@@ -14,6 +14,8 @@ from networks import build_network
 from run_folder import load_blocks, load_checkpoint, load_weights
 from utils import UserError
 
+DEEPLAB = "DeepLabV2:depth=50,aspp_branches=2,layout=caffe,align_corners=True,normalise=none"
+
 
 def wave(number, kind, shape):
     """Weights that depend on the place of their tensor in the published file, and stay tame through many layers."""
@@ -66,13 +68,31 @@ def test_a_published_network_computes_what_it_computed(tmp_path, network, size, 
     assert logits[[0, logits.numel() // 3, -1]].tolist() == pytest.approx(expected, rel=1e-4)
 
 
+def test_deeplab_takes_what_it_has_of_the_published_files(tmp_path):
+    net = build_network(DEEPLAB, 3, 3).eval()
+    trunk = [(name.rpartition(".")[2], value.shape) for name, value in net.trunk.state_dict().items()]
+    trunk = [(kind, shape) for kind, shape in trunk if kind != "num_batches_tracked"]
+    state = {f"Scale.part{n}.{kind}": wave(n, kind, shape) for n, (kind, shape) in enumerate(trunk)}
+    for layer, width in (("layer5", 1024), ("layer6", 2048)):  # the coarser head, and the four branches of the finer
+        for branch in range(4):
+            for kind, shape in (("weight", (3, width, 3, 3)), ("bias", (3,))):
+                state[f"Scale.{layer}.conv2d_list.{branch}.{kind}"] = wave(len(state), kind, shape)
+    torch.save(state, tmp_path / "GTA2Cityscapes.pth")
+    load_weights(net, tmp_path / "GTA2Cityscapes.pth", Namespace(network=DEEPLAB, n_class=3), 3)
+    with torch.no_grad():
+        logits = net(picture(1, 3, 33, 49).float())[:, -1].flatten()
+    # ResNetMulti with the blocks of a ResNet-50 (Tsai et al., commit fca9ff0), upsampled with its corners aligned
+    published = [761386240.0, 958940480.0, 371039040.0]
+    assert logits[[0, logits.numel() // 3, -1]].tolist() == pytest.approx(published, rel=1e-4)
+
+
 def test_weights_of_other_layers_are_refused_with_the_first_that_differ(tmp_path):
     path = published_file(tmp_path / "weights.pt", build_network("UNet:nG=8", 1, 2))
     with pytest.raises(
         UserError, match=r"layer0.weight \(8, 1, 3, 3\) in the place of encoder.0.0.0.weight \(4, 1, 3, 3\)"
     ):
         load_weights(build_network("UNet:nG=4", 1, 2), path, Namespace(network="UNet:nG=4", n_class=2), 1)
-    with pytest.raises(UserError, match="no published network is known.*UNet, PublishedENet and UNet3D"):
+    with pytest.raises(UserError, match="no published network is known.*PublishedENet, UNet3D and DeepLabV2"):
         load_weights(build_network("Dimwit", 1, 2), path, Namespace(network="Dimwit", n_class=2), 1)
 
 
