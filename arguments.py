@@ -121,7 +121,8 @@ def get_parser() -> Parser:  # noqa: PLR0915  a flat list of flags reads better 
         "--on_collapse",
         choices=("warn", "stop", "rollback"),
         default="warn",
-        help="a class vanishes or floods in an adaptation: say so, stop, or go back an epoch and on more slowly",
+        help="an adaptation loses touch with its source network, or a class vanishes or floods: say so, stop, or go "
+        "back an epoch and on more slowly",
     )
 
     record = parser.add_argument_group("recording")

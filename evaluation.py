@@ -2,7 +2,7 @@
 
 import zlib
 from argparse import Namespace
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -101,6 +101,10 @@ class Evaluation:
         """Over the classes `axis` that the set holds; NaN if it holds none."""
         return nanmean(self.iou()[list(axis)])
 
+    def score(self, args: Namespace) -> float:
+        """The one that a run is judged by: mean Dice of the volumes, or mean IoU of pictures; NaN without truth."""
+        return self.mean_iou(args.metric_axis) if args.scores == "iou" else self.mean_dice_3d(args.metric_axis)
+
     def mean_dice_3d(self, axis: Sequence[int]) -> float:
         """Over the patients, of each the mean over the classes `axis`; NaN if there is nothing to average."""
         return nanmean(class_mean(self.dice_3d(), axis))
@@ -132,12 +136,19 @@ def class_counts(predicted: Tensor, true: Tensor | None, n_class: int) -> Tensor
 
 @torch.inference_mode()
 def evaluate(
-    method: Method, val: Stream | WholeStream, args: Namespace, keep_masks: bool = True, keep_entropy: bool = False
+    method: Method,
+    val: Stream | WholeStream,
+    args: Namespace,
+    keep_masks: bool = True,
+    keep_entropy: bool = False,
+    look: Callable[[int, Tensor], None] | None = None,
 ) -> Evaluation:
     """One pass in evaluation mode; that of slices is left on the device until it is over.
 
     The loss is computed where every bound it needs is there. Several processes share out the forward passes, and each
     holds the whole result; of volumes, which come one by one, the first has all the work.
+
+    look: is shown each batch's number and class numbers (B, W, H), any axes
     """
     method.net.eval()
     slices, loss = val.slices, method.loss
@@ -147,13 +158,15 @@ def evaluate(
     )
     terms, counts, spread = [], [], []
     predictions, entropies = (Packed(), Packed()) if args.crop else (Held(), Held())
-    for batch, truth in val.epoch(0):
+    for number, (batch, truth) in enumerate(val.epoch(0)):
         STOP.check()
         log_p = log_probabilities(method.predict(batch, None if truth is None else truth.shape[1:]))
         if measurable:
             values = loss(log_p, batch.targets, batch.bounds)
             terms.append(torch.stack([values[name] for name in loss.columns]) * len(batch.rows))
         label = most_probable(log_p)
+        if look:
+            look(number, label)
         counts.append(class_counts(label, truth, args.n_class))
         if keep_masks:
             predictions.add(label.to(torch.uint8))

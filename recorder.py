@@ -14,6 +14,8 @@ from methods import Method
 from metrics import DISTANCES, dice
 from run_data import AnySet, AnyStream, grey_note, label_uses
 from run_folder import CsvLog, RunFolder, describe_code, earlier_code, write_masks, write_volumes
+from watching import COLUMNS as WATCHED
+from watching import adapts_blindly
 
 Trained = dict[str, np.ndarray]  # what training.train_epoch returns
 COUNTED = 64  # slices whose classes are counted at a time; volumes, one by one
@@ -59,18 +61,20 @@ class Recorder:
 
     def _columns(self) -> list[str]:
         columns = ["epoch", *(f"tra_loss_{name}" for name in self.method.columns)]
+        watched = self.train is not None and adapts_blindly(self.method, self.args)
+        settings = [*self.method.settings(), *(WATCHED if watched else ())]
         if self.val is None:
-            return [*columns, *self.method.settings(), "seconds"]
+            return [*columns, *settings, "seconds"]
         columns += [f"val_loss_{name}" for name in self.method.loss.columns]
         if not self.scored:
             columns += ["tra_dice"] * (self.train is not None and self.train.has_truth)
             columns += ["val_entropy", "val_size_mean", *(f"val_size_{k}" for k in range(1, self.args.n_class))]
-            return [*columns, *self.method.settings(), "seconds"]
+            return [*columns, *settings, "seconds"]
         columns += ["tra_dice", "val_dice", "val_dice_3d", "val_dice_3d_sd", "val_size_mean", "val_gt_size_mean"]
         columns += [f"val_dice_3d_{k}" for k in range(1, self.args.n_class)]
         columns += [f"val_{name}_{self.unit}_{k}" for name in self._distances() for k in range(1, self.args.n_class)]
         columns += ["val_miou", *(f"val_iou_{k}" for k in self.args.metric_axis)] if self.args.scores == "iou" else []
-        return [*columns, *self.method.settings(), "seconds"]
+        return [*columns, *settings, "seconds"]
 
     def _distances(self) -> list[str]:
         return [name for name, every in self._every().items() if every]

@@ -210,6 +210,11 @@ class Run:
             raise UserError(f"{path} should say 'epoch, 3D Dice'; it holds no number.")
         return int(number[0])
 
+    def is_alarming(self, which: str) -> bool:
+        """Whether the collapse alarm of an adaptation rang in this epoch."""
+        table = self.metrics
+        return "alarms" in table and bool((table.loc[table["epoch"] == self.epoch(which), "alarms"] > 0).any())
+
     def only_class(self, which: str) -> int | None:
         """The class that the network of this epoch gives to every pixel; None where it predicts several, as it should.
 

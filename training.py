@@ -10,6 +10,7 @@ import time
 from argparse import Namespace
 from collections.abc import Callable, Iterator, Mapping
 from concurrent.futures import Future, ThreadPoolExecutor
+from contextlib import suppress
 from types import TracebackType
 from typing import Any
 
@@ -18,7 +19,6 @@ import torch
 from torch import Tensor
 from tqdm import tqdm
 
-from collapse import CollapseAlarm, prior_share
 from dataloader import Batch, Stream
 from evaluation import Evaluation, class_counts, evaluate, most_probable
 from interrupt import STOP, Interrupted
@@ -27,8 +27,10 @@ from recorder import Recorder, Trained, epoch_line, is_due
 from run_data import AnyStream, WholeStream, describe_preprocessing
 from run_folder import RunFolder, describe_network, load_weights
 from utils import UserError, derived_seed, listing
+from watching import Watch
 from weight_checks import not_finite
 
+ROUNDING = 1e-3  # of a Dice or an IoU
 CAUTION = 0.1  # factor on the learning rate after a collapse that was rolled back
 
 
@@ -152,16 +154,23 @@ class Training:
         self.args, self.leads = args, record is not None
         self.in_channels = (val or next(iter(streams.values()))).slices.shape[0]
         self.preprocessing = describe_preprocessing(args)
-        self.best: dict[str, Any] = {"epoch": -1, "dice": -1.0}
+        self.best: dict[str, Any] = {"epoch": -1, "dice": -1.0, "start": None}  # start: the score before the first step
         self.found: Evaluation | None = None  # of a network that does not learn, which is always the same
-        self.alarms = self._make_alarms()
+        self.watch = Watch(method, streams, val, args)
         self.caution = 1.0  # factor on the learning rate, smaller after each roll-back
+        if folder.done < args.n_epoch:
+            self._meet_source()
         if folder.checkpoint:
             self._restore(folder.checkpoint)
             self.best, self.caution = folder.checkpoint["best"], folder.checkpoint["caution"]
-            for name, state in folder.checkpoint["alarms"].items():
-                self.alarms[name].load_state_dict(state)
+            self.watch.load_state_dict(folder.checkpoint["alarms"])
         self.sound = self._state() if args.on_collapse == "rollback" else None
+
+    def _meet_source(self) -> None:
+        """Shows the alarms the network as --model_weights filled it: before anything is restored."""
+        with suppress(Interrupted):  # the first step is told the same, and notes how far the run came
+            source = self.watch.meet_source()
+            self.best["start"] = source.score(self.args) if source and self.val.slices.has_truth else None
 
     def run(self) -> None:
         """Raises UserError where a loss is not finite or the run collapses, Interrupted if it was asked to stop."""
@@ -173,13 +182,14 @@ class Training:
         with Commits() as commits:
             for epoch in range(done, self.args.n_epoch):
                 self._epoch(epoch, commits)
-        if self.val:
-            self._score("last", keep_entropy=bool(self.args.entmap))
+        end = self._score("last", keep_entropy=bool(self.args.entmap)) if self.val else None
         if self.best["epoch"] >= 0:
             load_weights(self.method.net, self.folder.path / "best_3d.pkl", self.args, self.in_channels)
             self._score("best_3d")
         if self.leads:
             self.folder.end()
+            self._say(self.watch.sum_up())
+            self._tell_harm(end)
 
     def _epoch(self, epoch: int, commits: Commits) -> None:
         begin, trained, found = time.perf_counter(), None, None
@@ -196,13 +206,16 @@ class Training:
             commits.wait()
             self._pause(epoch, steps)
             raise
-        if trained and self._watch(trained, found, epoch):
+        if trained and self._is_rolled_back(trained, epoch):
             found = self._evaluate(epoch)
+            self.watch.look_again()
+        if found and self.leads:
+            self._say(self.watch.one_class.listen(found.everywhere.sum(0), epoch))
         is_best = found is not None and self._is_best(found, epoch)
         self.method.end_epoch(epoch, self.best["epoch"])
         if self.leads:
             state = self._state() | {"epoch": epoch, "best": self.best, "caution": self.caution}
-            state["alarms"] = {name: alarm.state_dict() for name, alarm in self.alarms.items()}
+            state["alarms"], settings = self.watch.state_dict(), settings | self.watch.cells(epoch)
             seconds = time.perf_counter() - begin
             commits.submit(self._commit, epoch, trained, found, settings, seconds, state, is_best)
 
@@ -211,7 +224,8 @@ class Training:
         if not self.val or not is_due(epoch, self.args.eval_every, self.args.n_epoch):
             return None
         if self.streams:
-            return evaluate(self.method, self.val, self.args, self.leads and self.record.keeps_masks(epoch))
+            keep_masks = self.leads and self.record.keeps_masks(epoch)
+            return evaluate(self.method, self.val, self.args, keep_masks, look=self.watch.look)
         self.found = evaluate(self.method, self.val, self.args, self.leads, bool(self.args.entmap))
         return self.found
 
@@ -235,11 +249,10 @@ class Training:
         """Whether it has the highest score so far; without ground truth none has."""
         if not self.val.slices.has_truth:
             return False
-        axis, by_iou = self.args.metric_axis, self.args.scores == "iou"
-        score = float(np.nan_to_num(found.mean_iou(axis) if by_iou else found.mean_dice_3d(axis), nan=-1.0))
+        score = float(np.nan_to_num(found.score(self.args), nan=-1.0))
         if 0 <= self.best["epoch"] and score <= self.best["dice"]:
             return False
-        self.best = {"epoch": epoch, "dice": score}
+        self.best = self.best | {"epoch": epoch, "dice": score}  # another dict: the last one is being written
         return True
 
     def _commit(
@@ -260,10 +273,11 @@ class Training:
         self.folder.save_last(state)
         print(epoch_line(row, state["best"], self.args), flush=True)
 
-    def _score(self, which: str, keep_entropy: bool = False) -> None:
+    def _score(self, which: str, keep_entropy: bool = False) -> Evaluation:
         found = self.found or evaluate(self.method, self.val, self.args, self.leads, keep_entropy)
         if self.leads:
             self.record.finish(which, found)
+        return found
 
     # -- the state of a run ---------------------------------------------------------------------------------
 
@@ -291,7 +305,7 @@ class Training:
             kept = {"image": batch.image, "targets": batch.targets, "bounds": batch.bounds}
             self.folder.save_tensors("nonfinite.pkl", on_cpu(kept) | {"names": names, "terms": values})
         raise UserError(
-            f"The loss is not finite in epoch {epoch}, step {step}: "
+            f"The loss is not finite in epoch {epoch + 1}, step {step + 1}: "
             f"{listing(f'{name} {value:g}' for name, value in values.items())}; slices {listing(names)}. The batch is "
             f"in {self.folder.path / 'nonfinite.pkl'}, and the checkpoint of the epoch before is whole. Look at these "
             "slices, or lower --l_rate."
@@ -301,46 +315,51 @@ class Training:
         """What the last update made no loss has seen yet."""
         if bad := not_finite(self.method.net.state_dict()):
             raise UserError(
-                f"The network is not finite after epoch {epoch}: {len(bad)} of its tensors hold NaN or infinity, such "
-                f"as {listing(bad, 3)}. It is not saved, and what was saved before is whole. Lower --l_rate."
+                f"The network is not finite after epoch {epoch + 1}: {len(bad)} of its tensors hold NaN or infinity, "
+                f"such as {listing(bad, 3)}. It is not saved, and what was saved before is whole. Lower --l_rate."
             )
 
-    def _make_alarms(self) -> dict[str, CollapseAlarm]:
-        """One for each mode of the network: batch normalisation may hold in the one and collapse in the other."""
-        first = next(iter(self.streams.values()), None)
-        compares = [part.compares_ratios for part in self.method.loss.losses]
-        prior = first and prior_share(first.slices.bounds, compares)
-        return {"training": CollapseAlarm(prior), "validation": CollapseAlarm(prior)}
+    def _is_rolled_back(self, trained: Trained, epoch: int) -> bool:
+        """Says what is alarming in an adaptation without ground truth; does what --on_collapse wants.
 
-    def _watch(self, trained: Trained, found: Evaluation | None, epoch: int) -> bool:
-        """Says of an adaptation without ground truth that a class vanishes or floods; does what --on_collapse wants.
-
-        Returns whether the weights were rolled back, and `found` is no longer what they give.
+        Returns whether the weights were rolled back, and the validation is no longer what they give.
         """
-        if "target" in self.method.labelled or not self.args.model_weights or not self.method.segments:
-            return False
-        ends = trained["sizes"].cumsum()[:-1]
-        predicted = {"training": np.array([step.sum(0) for step in np.split(trained["counts"][3], ends)])}
-        if found:
-            predicted["validation"] = found.everywhere.sum(0, keepdims=True)
-        told = [f"{words} ({name})" for name, counts in predicted.items() for words in self.alarms[name].listen(counts)]
+        told = self.watch.listen(trained, epoch)
+        is_news = self.watch.is_news(told)
         if not told:
             self.sound = self._state() if self.sound else None
             return False
-        what = f"Collapse in epoch {epoch}: {'; '.join(told)}."
+        what = f"Alarm in epoch {epoch + 1}: {'; '.join(told)}."
         if self.args.on_collapse == "stop":
+            saved = "the checkpoint of the epoch before is whole" if epoch else "nothing was saved of the first epoch"
             raise UserError(
-                f"{what} --on_collapse stop: the checkpoint of the epoch before is whole. Lower --l_rate, weigh the "
-                "prior more (lamb_consprior), or look at the prior."
+                f"{what} --on_collapse stop: {saved}. Lower --l_rate, weigh the prior more (lamb_consprior), or look "
+                "at the prior."
             )
         back = self.args.on_collapse == "rollback"
         if back:
             self._restore(self.sound)
             self.caution *= CAUTION
             what += f" Back to the epoch before, and on with {self.caution:g} times the learning rate."
-        if self.leads:
-            print(what, file=sys.stderr, flush=True)
+        if back or is_news:
+            self._say(what)
         return back
+
+    def _say(self, words: str) -> None:
+        """On the screen, once for all processes; nothing if there is nothing to say."""
+        if words and self.leads:
+            print(words, file=sys.stderr, flush=True)
+
+    def _tell_harm(self, end: Evaluation | None) -> None:
+        """Says of an adaptation that it ended below the network it started from, where ground truth tells."""
+        start, score = self.best.get("start"), float("nan") if end is None else end.score(self.args)
+        if start is not None and start - score > ROUNDING:
+            kind = "mIoU" if self.args.scores == "iou" else "Dice 3D"
+            print(
+                f"This adaptation did harm: {kind} {score:.3f} at the end, {start:.3f} with the network that it "
+                "started from, on the same validation images.",
+                flush=True,
+            )
 
 
 def on_cpu(state: Any) -> Any:

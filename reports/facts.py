@@ -16,6 +16,8 @@ def marks(run: Run, which: str, runs: Sequence[Run]) -> list[str]:
         words.append("PHANTOM")
     if no_learning(run):
         words.append("lr 0")
+    if run.is_alarming(which):
+        words.append("alarm")
     if run.only_class(which) is not None:
         words.append("one class")
     if len(unique(runs, lambda each: each.set_name)) > 1:
@@ -54,6 +56,11 @@ def warnings_of(runs: Sequence[Run]) -> list[str]:
 def notes_of(runs: Sequence[Run], blocks: Sequence[str] = ("last", "best_3d")) -> list[str]:
     """What the marks mean that runs carry in these of their epochs."""
     notes = []
+    if any(run.is_alarming(which) for run in runs for which in blocks):
+        notes.append(
+            "Alarm: told without labels that the predictions of that epoch agree with the source network's little more "
+            "than by chance (val_source_agreement in the log), or that a class vanishes or floods."
+        )
     only = {run.class_name(k): None for run in runs for k in map(run.only_class, blocks) if k is not None}
     if only:
         notes.append(

@@ -1,4 +1,4 @@
-"""The alarm of a class that vanishes or floods: by hand, and in adaptations that do and do not collapse."""
+"""The alarms of a run: by hand, and in adaptations that do and do not do harm."""
 
 import re
 
@@ -10,8 +10,9 @@ from conftest import write_prior, write_site
 from PIL import Image
 
 import main as program
+import report
 import training
-from collapse import CollapseAlarm, prior_share
+from collapse import CollapseAlarm, OneClass, SourceMaps, estranged, kappa, prior_share
 from methods.supervised import Supervised
 from run_folder import load_checkpoint
 from tests.chaos import ASKED, arguments, ask_to_stop, before_call, differences
@@ -25,73 +26,70 @@ def steps(*shares, pixels=10_000):
     return np.array([[pixels * (1 - share), pixels * share] for share in shares])
 
 
-def listened(prior, *epochs):
-    """What is said after the last of these epochs; nothing was said before."""
+def listened(prior, source, *shares):
+    """What is said of an epoch with these shares of the organ, step by step."""
     alarm = CollapseAlarm(None if prior is None else np.array([1 - prior, prior]))
-    *before, last = [alarm.listen(steps(*epoch)) for epoch in epochs]
-    assert not any(before)
-    return last
+    alarm.begin(steps(source)[0])
+    return alarm.listen(steps(*shares))
 
 
 def test_a_class_that_vanishes_is_said_with_its_shares():
-    background, organ = listened(0.15, [0.2] * 4, [0.2, 0.2, 0.0, 0.0])
-    assert organ == "class 1 vanishes: 0 % of the pixels, at the start 20 %, its prior is 15 %"
-    assert background == "class 0 floods: 100 % of the pixels, at the start 80 %, its prior is 85 %"
+    background, organ = listened(0.15, 0.2, 0.2, 0.2, 0.0, 0.0)
+    assert organ == "class 1 vanishes: 0 % of the pixels, 20 % with the source network, its prior is 15 %"
+    assert background == "class 0 floods: 100 % of the pixels, 80 % with the source network, its prior is 85 %"
 
 
 def test_a_class_that_floods_takes_the_background_s_place():
-    background, organ = listened(0.15, [0.2] * 4, [0.9, 0.9, 0.99, 0.99])
-    assert organ == "class 1 floods: 99 % of the pixels, at the start 20 %, its prior is 15 %"
+    background, organ = listened(0.15, 0.2, 0.9, 0.9, 0.99, 0.99)
+    assert organ == "class 1 floods: 99 % of the pixels, 20 % with the source network, its prior is 15 %"
     assert background.startswith("class 0 vanishes: 1 %")
 
 
 def test_a_small_organ_under_a_flooding_background_is_far_off_in_odds():
     """The background gains 1.9 points alone, from 98 % to 99.9 %."""
-    assert len(listened(0.02, [0.02] * 2, [0.001] * 2)) == 2
+    assert len(listened(0.02, 0.02, 0.001, 0.001)) == 2
 
 
-@pytest.mark.parametrize(("share", "number"), [(0.0243, 2), (0.0245, 0), (0.714, 0), (0.715, 2)])
-def test_far_is_ten_times_the_odds(share, number):
-    """From 1/4: a tenth is 1/40, a share of 1/41 = 0.0244, and ten times is 10/4, a share of 10/14 = 0.7143."""
-    assert len(listened(None, [0.2] * 4, [share] * 4)) == number
+FAR = [(None, 0.0243, 2), (None, 0.0245, 0), (None, 0.714, 0), (None, 0.715, 2)]
+FAR += [(0.2, 0.0475, 2), (0.2, 0.0477, 0), (0.2, 0.5555, 0), (0.2, 0.5557, 2)]
 
 
-def test_without_a_prior_the_start_decides():
-    assert listened(None, [0.2] * 4, [0.0] * 4)[1] == "class 1 vanishes: 0 % of the pixels, at the start 20 %"
-    assert listened(None, [0.2] * 4, [0.05] * 4) == []
+@pytest.mark.parametrize(("prior", "share", "number"), FAR)
+def test_far_is_ten_times_the_odds_of_the_source_network_or_five_times_those_of_both(prior, share, number):
+    """From 1/4: a tenth is 1/40, a share of 1/41 = 0.0244, ten times is 10/4, a share of 10/14 = 0.7143; a fifth is
+    1/20, a share of 1/21 = 0.0476, and five times is 5/4, a share of 5/9 = 0.5556.
+    """
+    assert len(listened(prior, 0.2, share)) == number
 
 
-def test_far_from_the_start_but_on_its_prior_is_what_adaptation_is_for():
-    assert listened(0.2, [0.0] * 4, [0.2] * 4) == []
-    assert listened(0.2, [0.99] * 4, [0.2] * 4) == []
+def test_without_a_prior_the_source_network_decides():
+    assert listened(None, 0.2, 0.0)[1] == "class 1 vanishes: 0 % of the pixels, 20 % with the source network"
+    assert listened(None, 0.2, 0.05) == []
 
 
-def test_far_from_the_prior_but_as_at_the_start_is_no_collapse():
-    assert listened(0.2, [0.001] * 4, [0.001] * 4) == []
+def test_far_from_the_source_network_but_on_its_prior_is_what_adaptation_is_for():
+    assert listened(0.2, 0.0, 0.2) == []
+    assert listened(0.2, 0.99, 0.2) == []
+
+
+def test_far_from_the_prior_but_as_the_source_network_is_no_collapse():
+    assert listened(0.2, 0.001, 0.001) == []
 
 
 def test_from_nothing_past_its_prior_is_a_flood():
-    assert listened(0.02, [0.0] * 4, [0.5] * 4)[1].startswith("class 1 floods: 50 %")
+    assert listened(0.02, 0.0, 0.5)[1].startswith("class 1 floods: 50 %")
 
 
 def test_one_class_of_three():
     alarm = CollapseAlarm(np.array([0.8, 0.1, 0.1]))
+    alarm.begin(np.array([80, 10, 10]))
     assert alarm.listen(np.array([[80, 10, 10]] * 4)) == []
     assert [words[:16] for words in alarm.listen(np.array([[85, 15, 0]] * 4))] == ["class 2 vanishes"]
 
 
-def test_the_start_is_the_first_quarter_and_what_follows_the_second_half():
-    assert "0 % of the pixels, at the start 30 %" in listened(None, [0.2, 0.4, 0.9, 0.9, 0.0, 0.0, 0.0, 0.0])[1]
-    assert listened(None, [0.2, 0.0, 0.0, 0.0, 0.2, 0.2, 0.2, 0.2]) == []
-    assert listened(None, [0.2]) == []  # an epoch of one step is its own start
-
-
-def test_what_the_alarm_knows_survives_a_checkpoint(tmp_path):
-    alarm, again = CollapseAlarm(None), CollapseAlarm(None)
-    alarm.listen(steps(0.2))
-    torch.save(alarm.state_dict(), tmp_path / "alarm.pkl")
-    again.load_state_dict(torch.load(tmp_path / "alarm.pkl", weights_only=True))
-    assert again.listen(steps(0.0)) == alarm.listen(steps(0.0)) != []
+def test_what_an_epoch_led_to_is_its_second_half():
+    assert "0 % of the pixels" in listened(None, 0.3, 0.2, 0.4, 0.9, 0.9, 0.0, 0.0, 0.0, 0.0)[1]
+    assert listened(None, 0.2, 0.0, 0.0, 0.0, 0.0, 0.2, 0.2, 0.2, 0.2) == []
 
 
 def test_prior_share_is_the_mean_ratio_over_the_slices():
@@ -103,6 +101,71 @@ def test_prior_share_is_the_mean_ratio_over_the_slices():
 def test_prior_share_of_losses_that_compare_no_ratios():
     bounds = np.ones((2, 2, 2))
     assert prior_share([bounds, None], [False, True]) is None
+
+
+@pytest.mark.parametrize(
+    ("pairs", "value"),
+    [
+        ([[20, 5], [10, 15]], 0.4),  # observed 0.7, by chance 0.5 * 0.6 + 0.5 * 0.4
+        ([[8, 0], [0, 2]], 1.0),
+        ([[0, 8], [2, 0]], (0 - 0.32) / 0.68),
+        ([[64, 16], [16, 4]], 0.0),
+        ([[10, 0], [0, 0]], 1.0),
+        ([[0, 10], [0, 0]], 0.0),
+    ],
+)
+def test_kappa_by_hand(pairs, value):
+    assert kappa(np.array(pairs)) == pytest.approx(value, abs=1e-12)
+
+
+def test_little_agreement_is_said_and_an_unknown_one_is_not():
+    assert "kappa 0.19" in estranged(0.19)[0]
+    assert estranged(0.2) == estranged(float("nan")) == []
+
+
+@pytest.mark.parametrize("shape", [(3, 10, 12), (2, 1000, 700), (2, 80, 90, 100)])
+def test_maps_are_compared_pixel_by_pixel_and_thinned_where_they_are_large(shape):
+    generator = torch.Generator().manual_seed(0)
+    source, now = (torch.randint(0, 3, shape, generator=generator) for _ in range(2))
+    maps = SourceMaps(3)
+    for number, labels in enumerate(source.split(2)):
+        maps.keep(number, labels)
+    assert maps.take() is None
+    for number, labels in enumerate(now.split(2)):
+        maps.compare(number, labels)
+    pairs = maps.take()
+    step = {3: 1, 4: 2}[len(shape)] if shape != (2, 1000, 700) else 2
+    kept = (slice(None), *[slice(None, None, step)] * (len(shape) - 1))
+    expected = [[((source[kept] == a) & (now[kept] == b)).sum().item() for b in range(3)] for a in range(3)]
+    assert pairs.tolist() == expected
+    assert pairs.sum() <= len(source) * 2**18
+    assert maps.take() is None
+
+
+# -- one class alone ----------------------------------------------------------------------------------------------
+
+
+def told(shown, n_epoch):
+    """The epochs, from 0, after which something is said; shown: the number of classes predicted in each."""
+    watch = OneClass(n_epoch)
+    said = [watch.listen(np.array([9, *([1] if number > 1 else [0])]), epoch) for epoch, number in enumerate(shown)]
+    return [epoch for epoch, words in enumerate(said) if words]
+
+
+def test_one_class_is_told_once_when_it_lasts():
+    assert told([1] * 20, 20) == [4]
+    assert told([1] * 60, 60) == [14]  # a quarter of a long run
+    assert told([1, 1, 1, 1, 2, 1, 1, 1, 2, 2], 10) == []
+    assert told([2, 2, 2, 1], 4) == [3]  # at the end it is told however long it has lasted
+
+
+def test_one_class_says_which_and_for_how_long():
+    watch = OneClass(20)
+    assert [watch.listen(np.array([0, 9]), epoch) for epoch in range(4)] == [""] * 4
+    assert watch.listen(np.array([0, 9]), 4).startswith("For 5 epochs the network has given every pixel of the")
+    again = OneClass(20)
+    again.load_state_dict(watch.state_dict())
+    assert again.listen(np.array([0, 9]), 5) == ""
 
 
 # -- end to end ---------------------------------------------------------------------------------------------------
@@ -142,22 +205,27 @@ def test_a_healthy_adaptation_raises_no_alarm(adapt, tmp_path, capsys):
     bounds = {"sizefile": str(adapt.prior), "predcol": "dumbpredwtags", "margin": 0, "dir": "high"}
     losses = f"[('EntKLProp', {{}}, 'PredictionBounds', {bounds}, 'soft_size', 1)]"
     program.main(adapt(tmp_path / "run", losses, "--n_epoch", 6))
-    assert "Collapse" not in capsys.readouterr().err
+    assert capsys.readouterr().err == ""
     assert log(tmp_path / "run").val_dice_3d.iloc[-1] > 0.8
+    assert log(tmp_path / "run").alarms.tolist() == [0] * 6
+    assert log(tmp_path / "run").val_source_agreement.between(0.2, 1).all()
 
 
 def test_warn_says_so_and_goes_on(adapt, tmp_path, capsys):
     program.main([*collapsing(adapt, tmp_path / "run", "warn"), "--n_epoch", "3"])
-    said = capsys.readouterr().err
-    assert re.search("Collapse in epoch 2: class 0 (floods: .* class 1 vanishes|vanishes: .* class 1 floods): ", said)
+    scored, said = capsys.readouterr()
+    assert re.search("Alarm in epoch 3: class 0 (floods: .* class 1 vanishes|vanishes: .* class 1 floods): ", said)
+    assert "agree with the source network's little more than by chance (kappa 0.00; " in said
+    assert "The alarm rang in 1 of 3 epochs, the last among them." in said
+    assert re.search(r"This adaptation did harm: Dice 3D 0\.\d+ at the end, 0\.9\d+ with the network that it", scored)
     assert log(tmp_path / "run").epoch.tolist() == [0, 1, 2]
     assert log(tmp_path / "run").val_dice_3d.iloc[-1] < 0.3  # that of an organ nowhere, or everywhere
+    assert log(tmp_path / "run").alarms.tolist() == [0, 0, 1]
+    assert log(tmp_path / "run").val_source_agreement.iloc[0] > 0.2 > log(tmp_path / "run").val_source_agreement.iloc[2]
 
 
 def test_stop_keeps_the_checkpoint_of_the_epoch_before(adapt, tmp_path):
-    with pytest.raises(
-        UserError, match="Collapse in epoch 2: .*--on_collapse stop: the checkpoint of the epoch before"
-    ):
+    with pytest.raises(UserError, match="Alarm in epoch 3: .*--on_collapse stop: the checkpoint of the epoch before"):
         program.main(collapsing(adapt, tmp_path / "run", "stop"))
     assert load_checkpoint(tmp_path / "run" / "last.pkl")["epoch"] == 1
     assert log(tmp_path / "run").epoch.tolist() == [0, 1]
@@ -212,7 +280,7 @@ def test_validation_is_watched_too(adapt, tmp_path, capsys):
     rates = ("--l_rate", 1e-4, "--lr_decay", 2000, "--lr_decay_epoch", 2, "--n_epoch", 3)
     program.main(adapt(tmp_path / "run", ENTROPY, *rates))
     said = capsys.readouterr().err
-    assert re.search(r"Collapse in epoch 2: class \d (floods|vanishes): .*\(validation\)\.", said)
+    assert re.search(r"Alarm in epoch 3: class \d (floods|vanishes): .*\(validation\)\.", said)
     assert "(training)" not in said
 
 
@@ -230,3 +298,45 @@ def test_the_alarm_hears_the_pixels_that_the_truth_ignores(adapt, tmp_path):
         program.main(argv)
         heard.append(load_checkpoint(tmp_path / f"run_{name}" / "last.pkl")["alarms"])
     assert heard[0] == heard[1]
+
+
+def test_an_alarm_that_goes_on_is_told_once_and_marked_in_the_report(adapt, tmp_path, capsys):
+    """A rate that is too high in the first epoch, and next to nothing in the two that follow."""
+    run, rates = tmp_path / "run", ("--l_rate", 0.3, "--lr_decay", 1e-9, "--lr_decay_epoch", 1)
+    argv = [*adapt(run, ENTROPY, "--bn_stats", "freeze", *rates), "--n_epoch", "3"]
+    program.main(argv)
+    said = capsys.readouterr().err
+    assert said.count("Alarm in epoch") == 1
+    assert "Alarm in epoch 1: " in said
+    assert "The alarm rang in 3 of 3 epochs" in said
+    assert "For 3 epochs the network has given every pixel of the validation images class" in said
+    report.main(["--runs", str(run)])
+    text = capsys.readouterr().out
+    assert re.search(r"^run +none .* 3/3 .*alarm, one class$", text, re.M)
+    assert "Alarm: told without labels" in text
+    program.main(argv)  # every epoch is done: the end is told again
+    assert "The alarm rang in 3 of 3 epochs" in capsys.readouterr().err
+
+
+def test_without_ground_truth_alarms_are_the_same(adapt, tmp_path, capsys):
+    """The images alone, as predict.py --adapt sees them."""
+    argv = [*collapsing(adapt, tmp_path / "run", "warn"), "--n_epoch", "3"]
+    program.main(argv)
+    said = capsys.readouterr().err
+    argv[argv.index("--workdir") + 1] = str(tmp_path / "blind")
+    program.main([*argv, "--target_folders", "[('IMG', png_transform, False)]"])
+    assert capsys.readouterr().err == said
+    logs = log(tmp_path / "run"), log(tmp_path / "blind")
+    for column in ("alarms", "val_source_agreement"):
+        assert logs[0][column].tolist() == logs[1][column].tolist()
+
+
+def test_a_supervised_run_that_predicts_background_alone_says_so_once(tmp_path, capsys):
+    """Its training labels were wiped. It has no source network, so nothing else is alarming."""
+    site = write_site(tmp_path / "site", 200, 60, seed=1)
+    for path in site.glob("train/GT/*.png"):
+        Image.fromarray(np.zeros((24, 20), np.uint8)).save(path)
+    program.main(arguments(site, tmp_path / "run", "--n_epoch", 8, "--augment", 0, "--saveim", 0, "--do_hd", 0))
+    said = capsys.readouterr().err
+    assert re.fullmatch(r"For \d epochs the network has given every pixel of the validation images class 0, .*\n", said)
+    assert "alarms" not in log(tmp_path / "run")

@@ -532,13 +532,13 @@ def test_weights_in_the_old_format_are_told_how_to_be_saved_anew(runs, sites, tm
 
 def test_a_network_that_the_last_update_ruined_is_not_saved(sites, tmp_path):
     """Its losses were finite."""
-    with pytest.raises(UserError, match="not finite after epoch 0: .* tensors hold NaN or infinity"):
+    with pytest.raises(UserError, match="not finite after epoch 1: .* tensors hold NaN or infinity"):
         program.main(flags(sites[1], tmp_path / "run", CROSS_ENTROPY, "--batch_size", 16, "--l_rate", 1e38))
     assert not (tmp_path / "run" / "last.pkl").exists()
 
 
 def test_a_loss_that_is_not_finite_names_the_step(sites, tmp_path):
-    with pytest.raises(UserError, match=r"not finite in epoch 0, step \d: .*tot.*slices Case"):
+    with pytest.raises(UserError, match=r"not finite in epoch 1, step \d: .*tot.*slices Case"):
         program.main(flags(sites[1], tmp_path / "run", "[('CrossEntropy', {}, 1e39)]"))
     assert not (tmp_path / "run" / "last.pkl").exists()
 

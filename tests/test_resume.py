@@ -378,7 +378,7 @@ def test_the_batch_of_a_loss_that_is_not_finite_is_kept(site, tmp_path, monkeypa
 
     with monkeypatch.context() as patch:
         patch.setattr(Supervised, "step", poisoned)
-        with pytest.raises(UserError, match="not finite in epoch 1, step 2: tot nan, EntKLProp_entropy nan"):
+        with pytest.raises(UserError, match="not finite in epoch 2, step 3: tot nan, EntKLProp_entropy nan"):
             program.main(argv)
     kept, batch = torch.load(tmp_path / "run" / "nonfinite.pkl", weights_only=True), seen[STEPS + 2]
     assert torch.equal(kept["image"], batch.image)
