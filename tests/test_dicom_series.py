@@ -203,3 +203,12 @@ def test_mutated_series_are_read_whole_or_refused(tmp_path):
             found["refused"] += 1
         files[which].write_bytes(contents[which])
     assert min(found.values()) > 10
+
+
+def test_a_kind_of_value_that_is_none_is_told(tmp_path):
+    """What reads it as a long one takes the bytes behind it for a length."""
+    files = write_series(tmp_path, [0, 3])
+    content = files[0].read_bytes()
+    files[0].write_bytes(content.replace(b"\x02\x00\x16\x00AE", b"\x02\x00\x16\x00OE"))
+    with pytest.raises(VolumeFault, match="00.dcm: element 0002,0016 does not say what kind"):
+        read_grid(tmp_path)

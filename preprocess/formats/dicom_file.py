@@ -15,6 +15,8 @@ from pathlib import Path
 
 MARK = 128, b"DICM"
 OLD = b"\x02\x00", b"\x08\x00"  # the groups that a file without the mark begins with
+SHORT = {b"AE", b"AS", b"AT", b"CS", b"DA", b"DS", b"DT", b"FD", b"FL", b"IS", b"LO", b"LT", b"PN", b"SH", b"SL", b"SS"}
+SHORT |= {b"ST", b"TM", b"UI", b"UL", b"US"}  # kinds of values, of 16-bit lengths
 LONG = {b"OB", b"OD", b"OF", b"OL", b"OV", b"OW", b"SQ", b"SV", b"UC", b"UN", b"UR", b"UT", b"UV"}  # 32-bit lengths
 UNDEFINED = 0xFFFFFFFF
 ITEM, END_OF_ITEM, END_OF_SEQUENCE = (0xFFFE, 0xE000), (0xFFFE, 0xE00D), (0xFFFE, 0xE0DD)
@@ -121,7 +123,7 @@ class _Walk:
         kind = self.content[at + 4 : at + 6]
         if tag[0] == 0xFFFE or not self.explicit:
             return tag, None, struct.unpack_from(f"{self.order}I", self.content, at + 4)[0], at + 8
-        if not (kind.isalpha() and kind.isupper()):
+        if kind not in SHORT | LONG:
             raise ValueError(f"element {tag[0]:04x},{tag[1]:04x} does not say what kind of value it has")
         if kind not in LONG:
             return tag, kind, struct.unpack_from(f"{self.order}H", self.content, at + 6)[0], at + 8
