@@ -174,6 +174,8 @@ def describe(card: Mapping[str, Any]) -> str:
     if card["foreground_cut_away"]:
         lost = [f"{patient} {n}" for patient, n in card["foreground_cut_away"].items()]
         text += f"\nThe cut to size left voxels of a class outside, in {listing(lost, 40)}; a larger --size keeps them."
+    if placed := [f"{patient} ({how})" for patient, how in card.get("placed_labels", {}).items()]:
+        text += f"\nLabels were placed on the grids of their images: {listing(placed, 4)}."
     if is_unlabelled(count["slices_with_class"] for count in card["counts"].values()):
         text += f"\n{UNLABELLED}"
     if card["uses_labels"]:

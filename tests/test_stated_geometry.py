@@ -8,7 +8,7 @@ import SimpleITK as sitk
 from preprocess.faults import VolumeFault
 from preprocess.frames import read_manifest
 from preprocess.reading import read_grid
-from preprocess.slice_volumes import read_spec, slice_set
+from preprocess.slice_volumes import describe, read_spec, slice_set
 from utils import UserError
 from volume_files import read_volume
 
@@ -100,3 +100,12 @@ def test_fine_volumes_are_not_within_the_usual_tolerance_of_each_other(tmp_path)
         write(tmp_path / f"p{number}_gt.nii", label, tiny + np.array([[0, 0, 0, 1e-3 * number]] + [[0] * 4] * 3), "um")
     with pytest.raises(UserError, match=r"1 fault: does not lie on the grid.*p1_img.nii \(0.001 mm apart, 0.00025"):
         slice_set(slicing(tmp_path))
+
+
+def test_labels_that_are_placed_are_told_on_the_screen(tmp_path):
+    for number in range(2):
+        voxels, label = disc(number)
+        write(tmp_path / f"p{number}_img.nii", voxels, MM)
+        write(tmp_path / f"p{number}_gt.nii", label[1:], MM @ np.array([[1, 0, 0, 1], *np.eye(4)[1:]]))
+    told = describe(slice_set(slicing(tmp_path, "--place_labels")))
+    assert "Labels were placed on the grids of their images: p0 (shape (5, 5, 4)" in told
