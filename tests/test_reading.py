@@ -423,3 +423,15 @@ def test_a_spec_remembers_the_plane(tmp_path):
     assert read_spec(flags[:-2]).orient == "LPS"
     assert [read_spec([*flags, "--orient", codes]).axis for codes in ("RAS", "SAL", "PIR")] == [1, 1, 0]
     assert [(s.orient, s.axis) for s in (read_spec([*flags[:-2], "--orient", "stored"]),)] == [(None, 2)]
+
+
+@pytest.mark.parametrize("first", range(12, 60, 8))
+def test_a_gzip_damaged_near_its_beginning_is_a_fault_of_the_file(tmp_path, first):
+    """Where the header is looked for: zlib's own error, before any voxel is read."""
+    path = tmp_path / "a.nii.gz"
+    nib.save(nib.Nifti1Image(np.random.default_rng(0).integers(0, 999, (24, 20, 6)).astype(np.int16), np.eye(4)), path)
+    content = bytearray(path.read_bytes())
+    content[first : first + 10] = bytes(byte ^ 255 for byte in content[first : first + 10])
+    path.write_bytes(content)
+    with pytest.raises(VolumeFault, match=r"a\.nii\.gz"):
+        read_stack(path, 0)
