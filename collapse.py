@@ -21,6 +21,7 @@ from torch import Tensor
 
 AGREEMENT = 0.2  # kappa of the predictions and the source network's, below which they have little in common
 FAR, FAR_ALONE = np.log(5), np.log(10)  # times the odds of source network and prior; of the source network alone
+DOUBTFUL = 2  # times the share of a class, by which prior and source network may lie apart
 LEAST = 1e-4  # of the pixels: what counts as none at all
 KEPT = 2**18  # pixels of an image, or voxels of a volume, that are compared at most
 
@@ -42,6 +43,28 @@ class CollapseAlarm:
     def begin(self, counts: np.ndarray) -> None:
         """counts: (K,) pixels that the source network gives each class."""
         self.source = _shares(counts[None])
+
+    def doubt(self) -> str:
+        """One sentence where prior and source network give a class shares that lie far apart; else nothing.
+
+        Which of them is wrong no label tells. A uniform prior is no statement about the images, and is not doubted.
+        """
+        if self.prior is None or np.ptp(self.prior) < LEAST:
+            return ""
+        pairs = np.stack([self.prior, self.source]).clip(LEAST)
+        apart = pairs.max(0) / pairs.min(0)
+        far = [k for k in range(1, len(apart)) if apart[k] > DOUBTFUL]
+        if not far:
+            return ""
+        told = [
+            f"class {k} {100 * self.prior[k]:.3g} % of the pixels by the prior, {100 * self.source[k]:.3g} % by the "
+            "source network"
+            for k in far
+        ]
+        return (
+            f"Prior and source network do not go together on these images: {'; '.join(told)}. One of them is wrong for "
+            "this set: look at the masks of the source network (--method noadap), and at how the prior was made."
+        )
 
     def listen(self, counts: np.ndarray) -> list[str]:
         """What is alarming in an epoch's predictions, one sentence a class; [] if nothing is.

@@ -171,6 +171,7 @@ class Training:
         with suppress(Interrupted):  # the first step is told the same, and notes how far the run came
             source = self.watch.meet_source()
             self.best["start"] = source.score(self.args) if source and self.val.slices.has_truth else None
+            self._say(self.watch.training.doubt() if source and not self.folder.resumes else "")
 
     def run(self) -> None:
         """Raises UserError where a loss is not finite or the run collapses, Interrupted if it was asked to stop."""

@@ -87,6 +87,34 @@ def test_one_class_of_three():
     assert [words[:16] for words in alarm.listen(np.array([[85, 15, 0]] * 4))] == ["class 2 vanishes"]
 
 
+def doubted(prior, source):
+    alarm = CollapseAlarm(None if prior is None else np.array(prior))
+    alarm.begin(np.array(source))
+    return alarm.doubt()
+
+
+def test_a_prior_and_a_source_network_far_apart_are_told_with_both_shares():
+    told = doubted([0.7, 0.3, 0], [88, 12, 0])
+    assert "class 1 30 % of the pixels by the prior, 12 % by the source network. One of them is wrong" in told
+    assert "class 2" not in told
+    assert "class 2 4 % of the pixels by the prior, 0 % by the source network" in doubted(
+        [0.84, 0.12, 0.04], [90, 10, 0]
+    )
+
+
+@pytest.mark.parametrize(
+    ("prior", "source"),
+    [
+        ([0.8, 0.2], [90, 10]),  # twice, and no more
+        ([0.9, 0.1], [80, 20]),
+        ([0.5, 0.5], [99, 1]),  # uniform: no statement on the images
+        (None, [99, 1]),
+    ],
+)
+def test_what_is_not_doubted(prior, source):
+    assert doubted(prior, source) == ""
+
+
 def test_what_an_epoch_led_to_is_its_second_half():
     assert "0 % of the pixels" in listened(None, 0.3, 0.2, 0.4, 0.9, 0.9, 0.0, 0.0, 0.0, 0.0)[1]
     assert listened(None, 0.2, 0.0, 0.0, 0.0, 0.0, 0.2, 0.2, 0.2, 0.2) == []
@@ -209,6 +237,16 @@ def test_a_healthy_adaptation_raises_no_alarm(adapt, tmp_path, capsys):
     assert log(tmp_path / "run").val_dice_3d.iloc[-1] > 0.8
     assert log(tmp_path / "run").alarms.tolist() == [0] * 6
     assert log(tmp_path / "run").val_source_agreement.between(0.2, 1).all()
+
+
+def test_a_prior_that_the_source_network_does_not_see_is_doubted_before_the_first_step(adapt, tmp_path, capsys):
+    bounds = {"values": [240, 250]}
+    losses = f"[('EntKLProp', {{}}, 'ConstantBounds', {bounds}, 'soft_size', 1)]"
+    program.main(adapt(tmp_path / "run", losses, "--n_epoch", 1, "--l_rate", 0))
+    said = capsys.readouterr().err
+    assert re.search(r"class 1 51 % of the pixels by the prior, 1\d\.\d % by the source network", said)
+    program.main(adapt(tmp_path / "run", losses, "--n_epoch", 1, "--l_rate", 0))  # every epoch is done
+    assert "by the prior" not in capsys.readouterr().err
 
 
 def test_warn_says_so_and_goes_on(adapt, tmp_path, capsys):
