@@ -65,7 +65,9 @@ RUNS = {
     "moved images": f"--augment --augmentation {MOVED} --in_memory --ontest --weight_decay 0.01 --optimiser adamw",
     "loss weights that move": "--scheduler StealWeight --scheduler_params \"{'to_steal': 0.1}\" --adamw --flr "
     "--eval_every 2 --debug",
-    "other machine": "--precision bf16 --channels_last --deterministic --steps 3",
+    "other machine": "--lr_rule late --precision bf16 --channels_last --deterministic --steps 3",
+    "as one published code": "--published sfda --use_spacing",
+    "as the other": "--published boundary --use_sgd",
     "masks alone": "--mode makeim --saveim 1",
     "volumes": "--crop 8 9 8 --overlap 0.25 --network UNet3D:width=2,depth=1 --steps 2",
 }
@@ -138,6 +140,7 @@ def tried(method: str) -> list[str]:
     return list(dict.fromkeys([*RUNS.values(), *OWN.get(method, ()), *refused]))
 
 
+RULES = next(action.choices for action in get_parser()._actions if action.dest == "lr_rule")
 TRIED = [(method, words) for method in BLIND for words in tried(method)]
 NAMES = {words: name for name, words in RUNS.items()}
 
@@ -356,7 +359,7 @@ def test_every_method_without_the_target_s_labels_is_tried_with_each_of_its_augm
 
 
 @pytest.mark.parametrize("method", [name for name in BLIND if METHODS[name].streams])
-@pytest.mark.parametrize("rule", ["step", "poly", "legacy"])
+@pytest.mark.parametrize("rule", RULES)
 def test_what_was_the_best_epoch_moves_no_rate(sites, method, rule):
     """Sixty epochs without a step: the best epoch, which labels tell, was always the first, or always the last."""
     try:

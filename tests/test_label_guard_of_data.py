@@ -41,8 +41,8 @@ SLICING = [
 IMAGES_3D = "--image VOLUMES/img/*.nii.gz"
 STACKING = [
     f"{IMAGES_3D} --train 2",
-    f"{IMAGES_3D} --train 2 --val 1 --seed 1 --axes 2 1 0 --label_map 0:0,1:1 --others 0 --normalise none --site x "
-    "--modality y --phantom z --jobs 1 --tolerance 0.2",
+    f"{IMAGES_3D} --train 2 --val 1 --seed 1 --orient RAS --axes 2 1 0 --label_map 0:0,1:1 --others 0 --normalise none "
+    "--site x --modality y --phantom z --jobs 1 --tolerance 0.2",
     f"{IMAGES_3D} --train 2 --scale_of SOURCE",
     "--image VOLUMES/four/*.nii.gz --train 2 --channels 1 --unlabelled VOLUMES/more/*.nii.gz",
     f"{IMAGES_3D} --train 2 --normalise foreground",
@@ -64,8 +64,9 @@ SIZES = [
 ]
 LOOKING = [
     "",
-    "--val 1 --axis 1 --tolerance 0.2 --modality x --organ_mm2 30 --jobs 1",
-    "--organ_mm3 300 --tags TAGS --group ([A-Z][a-z]+.) --axis 0",
+    "--plane axial",
+    "--val 1 --plane coronal --tolerance 0.2 --modality x --organ_mm2 30 --jobs 1",
+    "--organ_mm3 300 --tags TAGS --group ([A-Z][a-z]+.) --plane sagittal",
 ]
 EXEMPT = {  # flag, or flag and value -> why no run tries it
     "--help": "prints and ends",
@@ -245,11 +246,11 @@ def test_a_proposal_is_the_same_whatever_the_labels_say(volumes, source, tmp_pat
         proposals[variant] = lines
     labelled = [proposals[variant] for variant in VARIANTS[:3]]
     assert labelled[0] == labelled[1] == labelled[2]
-    cut = ("SLICE ", "BATCH ", "ADAPT ", "G_RGX ", "          --axis")
+    cut = ("SLICE ", "BATCH ", "ADAPT ", "G_RGX ")
     for beginning in cut:
         found = [[line for line in proposals[v] if line.startswith(beginning)] for v in ("as they are", "absent")]
         assert found[0] == found[1]
-    assert any("--axis" in line for line in proposals["absent"])
+    assert any("--plane" in line for line in proposals["absent"] if line.startswith("SLICE "))
 
 
 # ------------------------------------------------------------------------------------- nothing is left out
