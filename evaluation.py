@@ -16,6 +16,7 @@ from losses import log_probabilities
 from methods import Method
 from metrics import SCORES, Outcome, dice, score_patients
 from run_data import AnySet, WholeStream
+from stacks import numbers_of, placeless, stack, without_distances
 
 
 class Packed(Sequence[np.ndarray]):
@@ -222,10 +223,15 @@ class Volumes(Mapping[str, tuple[np.ndarray, np.ndarray, tuple[float, float, flo
 
     def __getitem__(self, patient: str) -> tuple[np.ndarray, np.ndarray, tuple[float, float, float]]:
         rows = self.rows[patient]
-        stacks = stacked([self.found.prediction[row] for row in rows]), stacked(self.slices.labels(rows))
+        predicted = [self.found.prediction[row] for row in rows]
+        stacks = [self._stack(maps, rows) for maps in (predicted, self.slices.labels(rows))]
         if self.ignore is not None:
             stacks = [np.where(stacks[1] == self.ignore, 0, stack) for stack in stacks]
         return *stacks, (1.0, 1.0, 1.0) if self.slices.spacing is None else self.slices.spacing[patient]
+
+    def _stack(self, maps: Sequence[np.ndarray], rows: Sequence[int]) -> np.ndarray:
+        """(D, W, H) of slices (W, H) at their numbers, or of one volume (D, W, H)."""
+        return np.concatenate(maps) if maps[0].ndim == 3 else stack(maps, [self.slices.numbers[row] for row in rows])
 
     def __iter__(self) -> Iterator[str]:
         return iter(self.rows)
@@ -234,14 +240,10 @@ class Volumes(Mapping[str, tuple[np.ndarray, np.ndarray, tuple[float, float, flo
         return len(self.rows)
 
 
-def stacked(maps: Sequence[np.ndarray]) -> np.ndarray:
-    """(D, W, H) of slices (W, H) in their order, or of one volume (D, W, H)."""
-    return np.stack(maps) if maps[0].ndim == 2 else np.concatenate(maps)
-
-
 def score_volumes(found: Evaluation, slices: AnySet, args: Namespace) -> list[dict[str, Any]]:
-    """Overlap, surface distances and volume of each patient's stack of slices."""
-    return score_patients(Volumes(found, slices, args.ignore), args.n_class, args.nsd_tolerance, args.jobs)
+    """Overlap, surface distances and volume of each patient's stack of slices; distances where slices have a place."""
+    rows = score_patients(Volumes(found, slices, args.ignore), args.n_class, args.nsd_tolerance, args.jobs)
+    return without_distances(rows, placeless(numbers_of(slices.patients, slices.numbers)))
 
 
 def score_pictures(found: Evaluation) -> list[dict[str, Any]]:

@@ -23,12 +23,13 @@ import numpy as np
 
 from dataloader import SliceSet
 from metrics import SCORES, average_classes, score_patients, summarise
-from preprocess.frames import grid_of, read_manifest, restack
+from preprocess.frames import grid_of, restack
 from preprocess.labels import LabelMap, map_labels
 from preprocess.reading import read_placed, read_stack, sha256
 from run_files import NATIVE, SCORED, Run, open_run
-from slice_files import read_card
-from utils import UserError, atomic_write, listing, run_program
+from set_tables import read_card, read_rows
+from stacks import about_placeless, placeless, stack, without_distances
+from utils import UserError, atomic_write, listing, run_program, tell_once
 
 Rows = list[dict[str, Any]]  # of metrics.score_patients: one a patient and class
 
@@ -38,12 +39,14 @@ class Reference:
     """What the masks of one patient are scored against.
 
     rows     of the patient's slices in the set
+    numbers  of these slices in the volume
     true     (N, W, H) class numbers
     spacing  from slice to slice, along W and along H
     origins  the rows of manifest.csv by which the masks get onto the grid of `true`; none if they are on it
     """
 
     rows: list[int]
+    numbers: list[int]
     true: np.ndarray
     spacing: tuple[float, float, float]
     origins: list[dict[str, str]] = field(default_factory=list)
@@ -52,15 +55,14 @@ class Reference:
         """The masks (N, w, h) on the grid of `true`."""
         if not self.origins:
             return masks
-        numbers = [int(row["index"]) for row in self.origins]
-        return restack(dict(zip(numbers, masks, strict=True)), self.origins)[numbers]
+        return restack(dict(zip(self.numbers, masks, strict=True)), self.origins)[self.numbers]
 
 
 def sliced_references(slices: SliceSet) -> dict[str, Reference]:
     """Patient -> the ground truth as the set holds it."""
-    unknown = (1.0, 1.0, 1.0)
+    spacing = slices.spacing or dict.fromkeys(slices.patients, (1.0, 1.0, 1.0))
     return {
-        patient: Reference(rows, slices.labels(rows), unknown if slices.spacing is None else slices.spacing[patient])
+        patient: Reference(rows, [slices.numbers[row] for row in rows], slices.labels(rows), spacing[patient])
         for patient, rows in group_rows(slices.patients).items()
     }
 
@@ -71,7 +73,7 @@ def native_references(slices: SliceSet) -> dict[str, Reference]:
     Raises UserError if the set does not tell where they are, or if they are not there any more.
     """
     root, card = slices.root, read_card(slices.root)
-    manifest = {row.get("slice"): row for row in read_manifest(root / "manifest.csv")} if slices.spacing else {}
+    manifest = {row["name"]: row for row in read_rows(root)} if slices.spacing else {}
     origins = [manifest.get(name, {}) for name in slices.names]
     labels = {each["patient"]: each for each in card.get("sources", ()) if each["role"] == card["labels"]}
     if not all("affine" in row and row["patient"] in labels for row in origins):
@@ -109,7 +111,8 @@ def native_reference(
         stack = read_stack(path, axis, is_label=True, directions=directions)
     classes, _ = map_labels(stack, mapping)
     along = (spacing[axis], *spacing[:axis], *spacing[axis + 1 :])
-    return Reference(rows, classes[[int(row["index"]) for row in origins]], along, origins)
+    numbers = [int(row["index"]) for row in origins]
+    return Reference(rows, numbers, classes[numbers], along, origins)
 
 
 def group_rows(patients: Sequence[str]) -> dict[str, list[int]]:
@@ -129,8 +132,10 @@ def score_epoch(run: Run, slices: SliceSet, references: Mapping[str, Reference],
     for patient, reference in references.items():
         predicted = np.stack([run.prediction(folder, slices, row) for row in reference.rows])
         counted = run.counted(reference.true)
-        volumes[patient] = (reference.on_grid(predicted) * counted, reference.true * counted, reference.spacing)
-    return score_patients(volumes, run.n_class, run.nsd_tolerance, jobs)
+        planes = (reference.on_grid(predicted), reference.true)
+        volumes[patient] = (*(stack(each * counted, reference.numbers) for each in planes), reference.spacing)
+    rows = score_patients(volumes, run.n_class, run.nsd_tolerance, jobs)
+    return without_distances(rows, placeless({name: each.numbers for name, each in references.items()}))
 
 
 def make_array(epochs: Mapping[int, Rows], score: str, run: Run) -> np.ndarray:
@@ -189,6 +194,7 @@ def main(argv: Sequence[str] | None = None) -> None:
             f"{slices.root} has them in {unit}: this is not the set of that run; name it with --data."
         )
     references = native_references(slices) if args.native else sliced_references(slices)
+    tell_once(about_placeless({name: each.numbers for name, each in references.items()}))
     epochs = {epoch: score_epoch(run, slices, references, folder, args.jobs) for epoch, folder in folders.items()}
     out.parent.mkdir(parents=True, exist_ok=True)
     with atomic_write(out) as file:
