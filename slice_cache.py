@@ -3,10 +3,12 @@
     <split>/.cache/<folder>-<transform>.json         what the folder's listing looked like, and which content that was
     <split>/.cache/<folder>-<transform>-<hash>.npy   the slices of that content, in the order of their names
 
-The hash is taken over the content of the files, and over the spacing where the transform needs it, so a cache can be
-old but never wrong: when the listing (names, sizes, times, spacing) is not the one noted, the files are read and
-hashed again, and decoded again if they differ. The folder lies below the split, not beside it, since make looks at
-the time stamp of the set's own folder. Where it cannot be written, the slices are held in memory instead.
+The hash is taken over the content of the files, the code that makes an array of them (that of the transform, with the
+versions of the libraries), and the spacing where the transform needs it. So a cache can be old but never wrong: when
+the listing (names, sizes, times, inodes, spacing) is not the one noted, the files are read and hashed again, and
+decoded again if they or the code differ. Nor is it torn: an array that is not what was written is made anew. The folder
+lies below the split, not beside it, since make looks at the time stamp of the set's own folder. Where it cannot be
+written, the slices are held in memory instead.
 """
 
 import hashlib
@@ -18,6 +20,7 @@ import time
 from collections.abc import Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
+from functools import cached_property
 from pathlib import Path
 from typing import IO, Any
 
@@ -25,11 +28,15 @@ import numpy as np
 import torch
 from torch import Tensor
 
+import cached_file
+import slice_files
+from code_identity import code_hash
+from folder_listing import SliceFile
 from folder_lock import locked
-from slice_files import FolderSpec, SliceFile, load_slice
+from slice_files import TRANSFORMS, FolderSpec, load_slice
 from utils import UserError, atomic_write, listing
 
-FORMAT = 2  # of the files below, and what the transforms make; another number makes every cache anew
+FORMAT = 3  # of the files below; another number makes every cache anew
 CHUNK = 64  # slices decoded, written and copied at a time: what bounds the memory
 SETTLED = 2_000_000_000  # ns: a file that changed later than this before it was read may change again unseen
 
@@ -123,7 +130,7 @@ def open_plane(
     if keep:
         try:
             signature = folder.signature()
-            note = _noted(folder, signature) or _make(folder, signature)
+            note = _as_noted(folder, signature) or _make(folder, signature)
             return _map(folder.cache / note["file"], note["divisor"]), note["digest"]
         except OSError as error:
             print(f"{folder.cache} cannot be used ({error.strerror}); its slices are held in memory.", file=sys.stderr)
@@ -133,31 +140,42 @@ def open_plane(
     return Plane([torch.from_numpy(np.load(memory))], divisor), folder.digest()
 
 
-def _noted(folder: "Folder", signature: str | None = None, digest: str | None = None) -> dict[str, Any] | None:
-    """The cache's note, if there is a cache of this signature, or of this digest, with classes that fit."""
+def _note(folder: "Folder") -> dict[str, Any]:
+    """The cache's note, if there is one of this code with classes that fit; else empty."""
     try:
         note = json.loads((folder.cache / f"{folder.name}.json").read_text(encoding="utf-8"))
-        same = (note["settled"] and note["signature"] == signature) or note["digest"] == digest
+        if note["format"] != FORMAT or note["code"] != folder.code:
+            return {}
         fits = folder.is_image or all(value < folder.n_class or value == folder.ignore for value in note["values"])
-        return note if note["format"] == FORMAT and same and fits and (folder.cache / note["file"]).exists() else None
-    except (OSError, ValueError, KeyError, TypeError):
-        return None
+        return note if fits and {"settled", "signature", "digest", "file", "divisor", "array"} <= note.keys() else {}
+    except (OSError, ValueError, KeyError, TypeError, AttributeError):
+        return {}
+
+
+def _as_noted(folder: "Folder", signature: str) -> dict[str, Any]:
+    """The note, if nothing points to a change, of the files or of the cache; else empty."""
+    note = _note(folder)
+    same = note and note["settled"] and note["signature"] == signature
+    return note if same and cached_file.is_as_written(folder.cache / note["file"], note["array"]) else {}
 
 
 def _make(folder: "Folder", signature: str) -> dict[str, Any]:
     """The cache made, or found to be right after a second look; one process at a time."""
     folder.cache.mkdir(exist_ok=True)
     with locked(folder.cache, wait=True):
-        if note := _noted(folder, signature):
+        if note := _as_noted(folder, signature):
             return note  # made by another process meanwhile
         settled, digest = folder.settled(), folder.digest()
-        note = _noted(folder, digest=digest) or {"format": FORMAT, "digest": digest}
-        if "file" not in note:
-            note["file"] = f"{folder.name}-{digest[:16]}.npy"
+        note = _note(folder)
+        same = note and note["digest"] == digest
+        if not same or not cached_file.is_whole(folder.cache / note["file"], note["array"]):
+            made_of = hashlib.sha256((digest + folder.code).encode()).hexdigest()[:16]
+            note = {"format": FORMAT, "digest": digest, "code": folder.code, "file": f"{folder.name}-{made_of}.npy"}
             with atomic_write(folder.cache / note["file"]) as file:
                 note["divisor"], note["values"] = folder.write(file)
+        note |= {"signature": signature, "settled": settled, "array": cached_file.describe(folder.cache / note["file"])}
         with atomic_write(folder.cache / f"{folder.name}.json", "w") as file:
-            json.dump(note | {"signature": signature, "settled": settled}, file, indent=1)
+            json.dump(note, file, indent=1)
         for old in folder.cache.glob(f"{folder.name}-{'[0-9a-f]' * 16}.npy"):
             if old.name != note["file"]:
                 old.unlink()  # who has it mapped keeps it
@@ -206,13 +224,23 @@ class Folder:
         kind = "" if self.is_image else "-labels"
         return f"{self.spec.folder}-{self.spec.transform}{classes}{kind}".replace("/", "_")
 
+    @cached_property
+    def code(self) -> str:
+        """SHA-256 of what reads and turns the files."""
+        return code_hash([slice_files.load_slice, TRANSFORMS[self.spec.transform]])
+
     def signature(self) -> str:
-        seen = [(file.path.rsplit("/", 1)[-1], file.size, file.modified, self.spacing.get(file)) for file in self.files]
-        return hashlib.sha256("\n".join(map(str, seen)).encode()).hexdigest()
+        """SHA-256 of all that a listing tells of the files."""
+        seen = [
+            f"{file.path.rsplit('/', 1)[-1]} {file.size} {file.modified} {file.changed} {file.inode} "
+            f"{self.spacing.get(file)}"
+            for file in self.files
+        ]
+        return hashlib.sha256("\n".join(seen).encode()).hexdigest()
 
     def settled(self) -> bool:
         """Whether every file is old enough that a change from now on changes its time."""
-        return max(file.modified for file in self.files) < time.time_ns() - SETTLED
+        return max(max(file.modified, file.changed) for file in self.files) < time.time_ns() - SETTLED
 
     def digest(self) -> str:
         """SHA-256 over names, content (read anew) and spacing."""

@@ -3,8 +3,9 @@
     <split>/.cache/<folder>-<kind>.json                  SHA-256, shape and labels of each file
     <split>/.cache/<folder>-<kind>-<case>-<hash>.npy     a NIfTI, decoded in the smallest type that loses nothing
 
-As with slices (slice_cache.py) a note may be old but is never wrong: a file whose size or time is not the one noted is
-read and hashed again, and decoded again if it differs. Where the cache cannot be written, a .npy is checked each time.
+As with slices (slice_cache.py) a note may be old but is never wrong: a file whose size, times or inode are not those
+noted is read and hashed again, and decoded again if it differs, or if what was decoded is not as it was written. Where
+the cache cannot be written, a .npy is checked each time.
 """
 
 import hashlib
@@ -14,15 +15,19 @@ import time
 from collections.abc import Mapping
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
+from functools import cache
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
+import cached_file
+from code_identity import code_hash
+from folder_listing import SliceFile
 from folder_lock import locked
 from nifti_headers import Header, from_text, to_text
 from slice_cache import SETTLED, narrowest
-from slice_files import FolderSpec, SliceFile, image_fault, label_fault, map_fault, values_fault
+from slice_files import FolderSpec, image_fault, label_fault, map_fault, values_fault
 from utils import UserError, atomic_write, load_npy, whole
 
 FORMAT = 3  # of the notes and of what is decoded; another number makes both anew
@@ -133,7 +138,7 @@ class VolumeFolder:
                 with locked(self.cache, wait=True):
                     notes, faults = self._examine(self._notes())
                     with atomic_write(self.cache / f"{self.name}.json", "w") as file:
-                        json.dump({"format": FORMAT, "volumes": notes}, file, indent=1)
+                        json.dump({"format": FORMAT, "code": _code(), "volumes": notes}, file, indent=1)
             except OSError as error:
                 print(f"{self.cache} cannot be used ({error.strerror}); nothing is noted there.", file=sys.stderr)
                 notes, faults = self._examine(self._notes(), keep=False)
@@ -155,7 +160,7 @@ class VolumeFolder:
         """What was found in the folder's files, by case."""
         try:
             noted = json.loads((self.cache / f"{self.name}.json").read_text(encoding="utf-8"))
-            return noted["volumes"] if noted["format"] == FORMAT else {}
+            return noted["volumes"] if (noted["format"], noted["code"]) == (FORMAT, _code()) else {}
         except (OSError, ValueError, KeyError, TypeError):
             return {}
 
@@ -171,7 +176,7 @@ class VolumeFolder:
         ]
 
     def _is_complete(self, note: Note) -> bool:
-        return note["decoded"] is None or (self.cache / note["decoded"]).exists()
+        return note["decoded"] is None or cached_file.is_as_written(self.cache / note["decoded"], note["array"])
 
     # -- examining ----------------------------------------------------------------------------------------
 
@@ -197,7 +202,7 @@ class VolumeFolder:
         old: an earlier note of the case, perhaps of the same content
         """
         file = self.files[case]
-        path, is_settled = Path(file.path), file.modified < time.time_ns() - SETTLED
+        path, is_settled = Path(file.path), max(file.modified, file.changed) < time.time_ns() - SETTLED
         seen = {"file": _state(file), "settled": is_settled, "digest": _digest(path)}
         if old and (old["file"][0], old["digest"]) == (path.name, seen["digest"]) and self._is_complete(old):
             return old | seen
@@ -220,6 +225,7 @@ class VolumeFolder:
             (self.cache / old["decoded"]).unlink(missing_ok=True)
         return seen | {
             "decoded": decoded,
+            "array": decoded and cached_file.describe(self.cache / decoded),
             "shape": list(voxels.shape),
             "labels": np.unique(voxels).astype(int).tolist() if self.holds_labels else [],
             "affine": None if affine is None else affine.tolist(),
@@ -243,5 +249,11 @@ def _digest(path: Path) -> str:
 
 
 def _state(file: SliceFile) -> list[str | int]:
-    """Name, size and time: what the listing tells of a file's content."""
-    return [Path(file.path).name, file.size, file.modified]
+    """Name, size, times and inode: what the listing tells of a file's content."""
+    return [Path(file.path).name, file.size, file.modified, file.changed, file.inode]
+
+
+@cache
+def _code() -> str:
+    """SHA-256 of what decodes a volume."""
+    return code_hash([read_volume, compact, whole, VolumeFolder._note])

@@ -11,7 +11,7 @@ from pathlib import Path
 import numpy as np
 import torch
 
-from benchmarks.sets import FOLDERS, REGEX, NaiveSet, age, draw_slice, save_slice, slice_name, write_set
+from benchmarks.sets import FOLDERS, REGEX, NaiveSet, draw_slice, save_slice, settle, slice_name, write_set
 from benchmarks.table import Row, better, in_turns, seconds
 from dataloader import SliceSet, Stream, open_slices, parse_folders, place
 
@@ -69,7 +69,7 @@ def opening(root: Path, count: int) -> Iterator[Row]:
         for number in range(count):
             os.link(path / "first.png", path / f"{slice_name(number)}.png")
         (path / "first.png").unlink()
-    age(root)
+    settle()
     first, again = (seconds(lambda: open_set(root, "png")) for _ in range(2))
     yield Row("items", f"opening {count:,} slices", "the first time", again, first, "s", first / again)
 

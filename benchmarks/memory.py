@@ -16,7 +16,7 @@ import numpy as np
 import torch
 
 from benchmarks.items import BATCH, one_epoch, open_set
-from benchmarks.sets import age, draw_slice, save_slice, slice_name
+from benchmarks.sets import draw_slice, save_slice, settle, slice_name
 from benchmarks.table import Row, peak_memory
 from dataloader import Stream
 
@@ -34,7 +34,7 @@ def link_set(root: Path, count: int, size: int) -> None:
             for number in range(start, min(start + LINKS, count)):
                 os.link(path / "first.png", path / f"{slice_name(number)}.png")
             (path / "first.png").unlink()
-    age(root)
+    settle()
 
 
 def go_through(root: Path) -> float:

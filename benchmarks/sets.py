@@ -1,7 +1,6 @@
 """Slice sets on the disk, and how the published code reads one item of them: what items and training measure by."""
 
 import ast
-import os
 import time
 from collections.abc import Sequence
 from pathlib import Path
@@ -14,6 +13,7 @@ from PIL import Image
 from torch import Tensor
 
 from benchmarks.losses import encode
+from slice_cache import SETTLED
 
 REGEX = r"(Case\d+)_(\d+)"
 SLICES = 24  # a patient
@@ -51,7 +51,7 @@ def write_set(root: Path, count: int, size: int, suffix: str = "png") -> list[st
             save_slice(root / "val" / "IMG" / f"{name.replace('Case', 'Case9')}.{suffix}", image)
             save_slice(root / "val" / "GT" / f"{name.replace('Case', 'Case9')}.{suffix}", mask)
     (root / "prior.csv").write_text("\n".join(rows) + "\n")
-    age(root)
+    settle()
     return names
 
 
@@ -63,11 +63,9 @@ def save_slice(path: Path, array: np.ndarray) -> None:
         nib.save(nib.Nifti1Image(stored, np.eye(4)), path)
 
 
-def age(root: Path) -> None:
-    """Files an hour old: those of the last seconds are not yet trusted by a cache."""
-    hour_ago = time.time() - 3600
-    for path in root.rglob("*.*"):
-        os.utime(path, (hour_ago, hour_ago))
+def settle() -> None:
+    """Waits until a cache trusts the files: those that changed in the last seconds may change again unseen."""
+    time.sleep(SETTLED / 1e9 + 0.1)
 
 
 class NaiveSet:

@@ -1,5 +1,6 @@
 """A folder's slices as one array: nothing lost, nothing stale, decoded once, however many there are."""
 
+import importlib.util
 import json
 import os
 import subprocess
@@ -15,10 +16,11 @@ from conftest import FOLDERS, write_site
 from PIL import Image
 
 import slice_cache
+from code_identity import code_hash, source_hash
 from dataloader import Stream, join, open_slices, place
 from distance_maps import signed_distance_maps
 from slice_cache import Plane, narrowest, open_plane
-from slice_files import FolderSpec, list_slices, parse_folders
+from slice_files import TRANSFORMS, FolderSpec, list_slices, parse_folders
 from utils import UserError
 
 REGEX = r"(Case\d+)_(\d+)"
@@ -106,8 +108,7 @@ def test_distance_maps_are_made_once_and_kept(tmp_path, monkeypatch):
     expected = [signed_distance_maps(label.numpy().astype(np.uint8), 2) for label in truth]
     assert np.array_equal(batch.targets[0], np.stack(expected))
     age(site)
-    open_slices(site, "train", folders, 2, REGEX)
-    monkeypatch.setattr("slice_files.signed_distance_maps", None)
+    monkeypatch.setattr(slice_cache, "load_slice", None)
     assert len(open_slices(site, "train", folders, 2, REGEX)) == len(slices)
 
 
@@ -165,14 +166,82 @@ def test_what_was_decoded_is_not_decoded_again(tmp_path, decoded):
 
 
 def test_a_change_is_seen(tmp_path, decoded):
+    """Also that of files put in the place of others of the same size and time, as copies and archives do."""
     opened(write(tmp_path, [GREY, GREY]))
-    changed = opened(write(tmp_path, [GREY, GREY + 1]))  # the same sizes and the same times, another content
-    assert not torch.equal(changed[1, 0], torch.from_numpy(GREY + 1))  # what a listing cannot show
-    path = Path(write(tmp_path, [GREY, GREY + 1])[1].path)
+    changed = opened(write(tmp_path, [GREY, GREY + 1]))
+    assert torch.equal(changed[1, 0], torch.from_numpy(GREY + 1))
+    path = Path(write(tmp_path, [GREY, GREY + 2])[1].path)
     os.utime(path, (1e9, 1e9 + 5))
     files = [file for _, file in sorted(list_slices(path.parent).items())]
-    assert torch.equal(opened(files)[1, 0], torch.from_numpy(GREY + 1))
+    assert torch.equal(opened(files)[1, 0], torch.from_numpy(GREY + 2))
     assert len(list((tmp_path / "train/.cache").glob("*.npy"))) == 1  # the old content is gone
+
+
+def test_files_that_keep_their_times_are_told_apart_by_what_nobody_can_set(tmp_path, monkeypatch):
+    monkeypatch.setattr(slice_cache, "SETTLED", 0)  # their state alone is what tells
+    files = write(tmp_path, [GREY])
+    opened(files)
+    other = write(tmp_path / "other", [GREY + 1])
+    os.replace(other[0].path, files[0].path)  # noqa: PTH105
+    again = list(list_slices(tmp_path / "train/IMG").values())
+    assert (again[0].size, again[0].modified) == (files[0].size, files[0].modified)
+    assert torch.equal(opened(again)[0, 0], torch.from_numpy(GREY + 1))
+
+
+HELPER = "def scaled(x, by=SCALE): return x * by"
+TRANSFORM = "def own_transform(raw): return scaled(raw).astype('float32') + OFFSET"
+CHANGES = {
+    "its body": ({}, TRANSFORM.replace("+ OFFSET", "- OFFSET"), HELPER),
+    "a constant": ({"OFFSET": 2.0}, TRANSFORM, HELPER),
+    "a default of what it calls": ({"SCALE": 3}, TRANSFORM, HELPER),
+    "the body of what it calls": ({}, TRANSFORM, HELPER.replace("x * by", "x / by")),
+}
+
+
+def own_transform(constants=(), transform=TRANSFORM, helper=HELPER):
+    """A transform of a user's module, as it is when the module is loaded."""
+    module = {"SCALE": 2, "OFFSET": 1.0, "__name__": "users_module"} | dict(constants)
+    exec(helper + "\n" + transform, module)  # noqa: S102
+    return module["own_transform"]
+
+
+@pytest.mark.parametrize("change", CHANGES)
+def test_another_code_of_a_transform_is_another_array(tmp_path, monkeypatch, change, decoded):
+    files, spec = write(tmp_path, [GREY]), FolderSpec("IMG", "own_transform")
+    monkeypatch.setitem(TRANSFORMS._entries, "own_transform", own_transform())
+    assert torch.equal(opened(files, spec)[0, 0], torch.from_numpy(GREY * 2 + 1))
+    monkeypatch.setitem(TRANSFORMS._entries, "own_transform", own_transform())  # loaded again, the same
+    opened(files, spec)
+    assert len(decoded) == 1
+    changed = own_transform(*CHANGES[change])
+    monkeypatch.setitem(TRANSFORMS._entries, "own_transform", changed)
+    assert torch.equal(opened(files, spec)[0, 0], torch.from_numpy(changed(GREY)))
+    assert source_hash([changed]) != source_hash([own_transform()])
+
+
+def test_another_version_of_a_library_is_another_array(tmp_path, monkeypatch, decoded):
+    files = write(tmp_path, [GREY])
+    opened(files)
+    monkeypatch.setattr(np, "__version__", "0.1")
+    opened(files)
+    assert len(decoded) == 2
+
+
+def test_words_and_comments_are_no_code(tmp_path):
+    def load(name, text):
+        path = tmp_path / f"{name}.py"
+        path.write_text(text)
+        spec = importlib.util.spec_from_file_location(name, path)
+        module = importlib.util.module_from_spec(spec)
+        spec.loader.exec_module(module)
+        return module.turn
+
+    plain = load("plain", "def turn(raw):\n    if raw is None:\n        raise ValueError('a')\n    return raw * 2\n")
+    words = "def turn(raw):\n    'Twice.'\n\n    if raw is None:  # never\n        raise ValueError('b')\n"
+    told = load("told", words + "    return raw * 2\n")
+    other = load("other", "def turn(raw):\n    if raw is None:\n        raise ValueError('a')\n    return raw * 3\n")
+    assert source_hash([plain]) == source_hash([told]) != source_hash([other])
+    assert len({code_hash([each]) for each in (plain, other)}) == 2
 
 
 def test_a_new_file_is_not_trusted_by_its_time(tmp_path):
@@ -244,17 +313,44 @@ def test_the_set_s_own_time_stamp_stays(tmp_path):
     assert site.stat().st_mtime == 1e9
 
 
-@pytest.mark.parametrize("damage", ["note", "array"])
-def test_a_damaged_cache_is_made_again(tmp_path, damage):
+def replace_in(path, content):
+    """Other bytes in the place of a file's, under the same times."""
+    seen = path.stat()
+    path.write_bytes(content)
+    os.utime(path, ns=(seen.st_atime_ns, seen.st_mtime_ns))
+
+
+DAMAGE = {
+    "no note": lambda note, array: note.write_text("{"),
+    "a note that is a list": lambda note, array: note.write_text("[]"),
+    "no array": lambda note, array: array.unlink(),
+    "an array that is empty": lambda note, array: array.write_bytes(b""),
+    "an array that is cut": lambda note, array: array.write_bytes(array.read_bytes()[:-8]),
+    "other bytes in the array": lambda note, array: replace_in(array, array.read_bytes()[:-4] + b"\0\1\2\3"),
+}
+
+
+@pytest.mark.parametrize("damage", DAMAGE)
+def test_a_damaged_cache_is_made_again(tmp_path, damage, monkeypatch, decoded):
+    monkeypatch.setattr(slice_cache, "SETTLED", 0)
     files = write(tmp_path, [GREY])
     opened(files)
     cache = tmp_path / "train" / ".cache"
-    if damage == "note":
-        next(cache.glob("*.json")).write_text("{")
-    else:
-        next(cache.glob("*.npy")).unlink()
-    assert np.array_equal(opened(files)[0, 0], GREY)
+    DAMAGE[damage](next(cache.glob("*.json")), next(cache.glob("*.npy")))
+    for _ in range(2):
+        assert np.array_equal(opened(files)[0, 0], GREY)
+    assert len(decoded) == 2  # once more, and not again
     assert json.loads(next(cache.glob("*.json")).read_text())["settled"]
+
+
+def test_a_copied_cache_is_compared_whole_and_kept(tmp_path, monkeypatch, decoded):
+    monkeypatch.setattr(slice_cache, "SETTLED", 0)
+    files = write(tmp_path, [GREY, GREY + 0.5])
+    opened(files)
+    array = next((tmp_path / "train/.cache").glob("*.npy"))
+    os.utime(array, (2e9, 2e9))
+    assert opened(files).shape[0] == 2
+    assert len(decoded) == 2
 
 
 def test_where_nothing_can_be_written_slices_are_held_in_memory(tmp_path, capsys, monkeypatch):
