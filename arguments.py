@@ -222,7 +222,7 @@ def get_args(argv: Sequence[str] | None = None) -> Namespace:
 
 # The range of a number, both ends in it; 0 and no end where nothing else is said.
 LEAST = dict.fromkeys(("n_epoch", "batch_size", "lr_decay_epoch", "eval_every", "workers", "jobs"), 1) | {"n_class": 2}
-MOST = {"n_class": 256, "seed": 2**64 - 1}  # what the labels of a slice, and a generator, can hold
+MOST = {"n_class": 255, "seed": 2**64 - 1}  # labels are bytes, of which losses leave 255 out; what a generator can hold
 ANY = (*LEAST, "n_warmup", "modalities", "n_labelled", "draw", "seed", "steps")
 ANY += ("l_rate", "lr_decay", "poly_power", "weight_decay", "momentum", "nsd_tolerance")
 

@@ -19,15 +19,16 @@ import torch
 from torch import Tensor
 
 from augmentation import Augmentation
+from decoding import read_slice
 from distributed import ALONE, Team
+from folder_listing import SUFFIXES, SliceFile, stem
 from sampling import InOrder, Sampler, Shuffled
+from set_tables import read_card, spacing_of_patients
 from slice_cache import Plane, open_plane
 from slice_files import (
     SPLITS,
-    SUFFIXES,
     TRANSFORMS,
     FolderSpec,
-    SliceFile,
     SliceName,
     check_ignored,
     check_patients,
@@ -35,11 +36,7 @@ from slice_files import (
     parse_folders,
     parse_image_folder,
     parse_name,
-    read_card,
     read_names,
-    read_slice,
-    read_spacing,
-    stem,
 )
 from utils import UserError, derived_seed, listing
 
@@ -83,6 +80,7 @@ class SliceSet:
     split: str
     names: list[str]
     patients: list[str]
+    numbers: list[int]  # of each slice in its patient's volume
     planes: dict[FolderSpec, Plane]
     order: Tensor  # n int64: the row of each slice in the planes
     folders: list[FolderSpec]  # the image, the metrics' ground truth, one per loss; the image alone without labels
@@ -124,6 +122,7 @@ class SliceSet:
             self,
             names=[self.names[row] for row in rows],
             patients=[self.patients[row] for row in rows],
+            numbers=[self.numbers[row] for row in rows],
             order=self.order[rows],
             bounds=[None if bound is None else bound[rows] for bound in self.bounds],
         )
@@ -165,7 +164,7 @@ def open_slices(
         files, order = {folder: [paths[i] for i in chosen] for folder, paths in files.items()}, list(range(limit))
     patients = [read[i].patient for i in order]
     ordered = [names[i] for i in order]
-    spacing = read_spacing(root, ordered, patients)
+    spacing = spacing_of_patients(root, ordered, patients)
     planes, digests = {}, []
     for spec in dict.fromkeys(folders):
         is_image, found = spec == folders[0], files[spec.folder]
@@ -178,6 +177,7 @@ def open_slices(
         split,
         ordered,
         patients,
+        [read[i].index for i in order],
         planes,
         torch.tensor(order),
         list(folders),
@@ -232,6 +232,7 @@ def join(sets: Sequence[SliceSet]) -> SliceSet:
             split=f"{first.split}+{other.split}",
             names=first.names + other.names,
             patients=first.patients + other.patients,
+            numbers=first.numbers + other.numbers,
             planes={spec: plane + other.planes[spec] for spec, plane in first.planes.items()},
             order=order,
             spacing=None if first.spacing is None else first.spacing | (other.spacing or {}),

@@ -12,7 +12,7 @@ import numpy as np
 from PIL import Image, UnidentifiedImageError
 
 from folder_listing import SUFFIXES
-from utils import UserError
+from utils import ONE_AT_A_TIME, UserError, load_npy
 
 DEFLATED = 1032  # times as large as its file can content be that was compressed by zlib, at most
 SLACK = 2**16  # bytes behind the voxels that a header tells of, at most
@@ -77,11 +77,12 @@ def _read_npy(content: bytes) -> np.ndarray:
     version = np.lib.format.read_magic(file)
     if version in ((1, 0), (2, 0)):  # others are of arrays of records
         read = np.lib.format.read_array_header_1_0 if version == (1, 0) else np.lib.format.read_array_header_2_0
-        shape, _, dtype = read(file)
+        with ONE_AT_A_TIME:
+            shape, _, dtype = read(file)
         must_be_numbers(dtype)
         if math.prod(shape) * dtype.itemsize > len(content) - file.tell():
             raise Refused(f"promises {' x '.join(map(str, shape))} numbers, more than its {len(content):,} bytes hold")
-    return np.load(io.BytesIO(content), allow_pickle=False)
+    return load_npy(io.BytesIO(content))
 
 
 def _read_png(content: bytes, is_image: bool) -> np.ndarray:

@@ -10,6 +10,7 @@ import numpy as np
 import torch
 
 from augmentation import Augmentation
+from code_identity import source_hash
 from dataloader import (
     SliceSet,
     Stream,
@@ -28,7 +29,8 @@ from methods import METHODS
 from run_folder import sha256_of
 from sampling import FixedSteps, Shuffled
 from slice_files import TRANSFORMS, check_class_count, nii_transform, parse_volume
-from utils import UserError, derived_seed, listing
+from stacks import about_placeless, numbers_of
+from utils import UserError, derived_seed, listing, tell_once
 from volume_set import CropStream, VolumeSet, WholeStream, open_volumes
 
 DEBUG_SLICES, DEBUG_VOLUMES = 10, 6  # that --debug keeps of a set; the latter where batches are drawn volume by volume
@@ -80,6 +82,8 @@ def open_sets(args: Namespace, bounds: Sequence[Any]) -> dict[str, AnySet]:
         )
         split = "test" if args.ontest else "train" if args.ontrain else "val"
         sets["val"] = lay_bounds(open_split("val", split, args, len(bounds)), bounds, required=False)
+        if args.scores == "volume" and sets["val"].has_truth:
+            tell_once(about_placeless(numbers_of(sets["val"].patients, sets["val"].numbers)))
     for name in streams:
         found = join([open_split(name, split, args, len(bounds)) for split in splits_of(name, args)])
         if args.n_labelled and name in method.labelled:
@@ -219,9 +223,12 @@ def label_uses(args: Namespace) -> dict[str, str]:
 def describe_inputs(
     args: Namespace, streams: Mapping[str, AnyStream], val: Stream | WholeStream | None
 ) -> dict[str, str]:
-    """SHA-256 of everything that the run reads: what makes it this run and no other."""
+    """SHA-256 of everything that the run reads, and of what turns it: what makes it this run and no other."""
     inputs = {"val": val.slices.digest} if val else {}
     inputs |= {name: stream.slices.digest for name, stream in streams.items()}
+    read = [*streams.values(), *([val] if val else [])]
+    for name in sorted({spec.transform for stream in read for spec in stream.slices.folders}):
+        inputs[f"code of {name}"] = source_hash([TRANSFORMS[name]])
     for name, stream in streams.items():
         laid = b"".join(bound.tobytes() for bound in stream.slices.bounds if bound is not None)
         inputs |= {f"bounds of {name}": hashlib.sha256(laid).hexdigest()} if laid else {}

@@ -5,30 +5,30 @@ are (W, H) or (C, W, H), ground truth is (W, H) and holds the class numbers 0..K
 (spacing) and `dataset.json` (modality, phantom, …) may lie beside the splits.
 """
 
-import gzip
 import inspect
-import io
-import json
 import os
 import re
 from collections.abc import Callable, Iterable, Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
 from typing import Any
 
-import nibabel as nib
 import numpy as np
-import pandas as pd
-from PIL import Image, UnidentifiedImageError
 
+from decoding import read_slice
 from distance_maps import signed_distance_maps
-from utils import Registry, UserError, listing, load_npy, read_literal
+from folder_listing import SUFFIXES, Listing, SliceFile, is_slice, look, refuse_twins, stem, tell_foreign
+from folder_listing import list_slices as list_slices
+from set_tables import read_card
+from utils import ROUNDING, Registry, UserError, listing, read_literal, whole
 
 TRANSFORMS = Registry("transform")
 SPLITS = ("train", "val", "test")
-SUFFIXES = (".nii.gz", ".nii", ".png", ".npy")
 PUBLISHED_CROP = 384  # nii_transform2 keeps the first 384 rows and columns: the published prostate slices are 385
+EXACT = 2**24  # up to here float32 holds every whole number
+MOST_CLASSES = 256  # labels are bytes
 LAYOUTS = {2: "W, H", 3: "D, W, H"}  # by the number of spatial axes
 MOST_CHANNELS = 8  # a last axis of at most so many pixels, and longer ones before it, is that of the channels
 
@@ -41,7 +41,9 @@ MOST_CHANNELS = 8  # a last axis of at most so many pixels, and longer ones befo
 
 @TRANSFORMS.register("npy_transform", "tensor_transform", "torch.tensor")
 def nii_transform(raw: np.ndarray) -> np.ndarray:
-    """Image as stored, float."""
+    """Image as stored, float. Raises UserError for numbers that float32 cannot tell apart."""
+    if fault := wide_fault(raw):
+        raise UserError(fault)
     return raw.astype(np.float32, copy=False)
 
 
@@ -68,12 +70,18 @@ def nii_transform2(raw: np.ndarray) -> np.ndarray:
 
 @TRANSFORMS.register("imnpy_transform")
 def png_transform(raw: np.ndarray) -> np.ndarray:
-    """Image divided by the largest value of its depth; the integers stay integers until they are batched."""
+    """Image divided by the largest value of its depth; the integers stay integers until they are batched.
+
+    Raises UserError for anything but grey levels of 8 or 16 bits, of which no largest value is known.
+    """
     if raw.dtype == np.bool_:
         return raw.astype(np.uint8) * 255
-    if raw.dtype.kind == "f":
-        return (raw / 65535).astype(np.float32)
-    return raw if raw.dtype == np.uint8 else raw.astype(np.uint16)
+    if raw.dtype.kind == "u" and raw.dtype.itemsize <= 2:
+        return raw
+    raise UserError(
+        f"holds {raw.dtype} values from {raw.min():.6g} to {raw.max():.6g}, and png_transform is for grey levels of "
+        "unsigned 8 or 16 bits; name nii_transform or npy_transform"
+    )
 
 
 @TRANSFORMS.register("gtpng_transform", "gt_transform", "npy_gt_transform", "gtnpy_transform")
@@ -207,41 +215,6 @@ def _read_folder(item: Any) -> FolderSpec:
 # ---------------------------------------------------------------------------------------------- reading files
 
 
-def stem(name: str) -> str:
-    """The slice's name without its suffix, `.nii.gz` counted as one."""
-    return next((name[: -len(suffix)] for suffix in SUFFIXES if name.endswith(suffix)), name)
-
-
-def read_slice(path: Path) -> np.ndarray:
-    """The array in a slice file, singleton axes dropped: (W, H), or (C, W, H) for several channels.
-
-    Raises UserError for a suffix that is not known and for a file that cannot be read.
-    """
-    content = path.read_bytes()
-    try:
-        if path.name.endswith(".npy"):
-            array = load_npy(io.BytesIO(content))
-        elif path.name.endswith(".png"):
-            with Image.open(io.BytesIO(content)) as image:
-                array = np.asarray(image)
-            array = np.moveaxis(array, -1, 0) if array.ndim == 3 else array
-        elif path.name.endswith((".nii", ".nii.gz")):
-            content = gzip.decompress(content) if path.name.endswith(".gz") else content
-            array = np.asanyarray(nib.Nifti1Image.from_bytes(content).dataobj)
-        else:
-            raise UserError(f"{path}: slices are {', '.join(SUFFIXES)}.")
-    except (
-        OSError,
-        ValueError,
-        EOFError,
-        SyntaxError,
-        UnidentifiedImageError,
-        nib.filebasedimages.ImageFileError,
-    ) as e:
-        raise UserError(f"{path} cannot be read ({type(e).__name__}: {e}); make it again from its volume.") from e
-    return array.squeeze() if array.ndim > 2 else array
-
-
 @dataclass(frozen=True, slots=True)
 class SliceName:
     """Whose slice it is, and where in the volume."""
@@ -250,18 +223,24 @@ class SliceName:
     index: int
 
 
+class NoNumberError(ValueError):
+    """The expression matches, and what it takes for the slice's number is none; the message is that."""
+
+
 def parse_name(name: str, regex: str) -> SliceName | None:
     """Patient and slice number of a slice's name; None where the expression does not match.
 
     The patient is the first group, or the whole match where there is none; the slice number is the second group,
     or the last number of the name. Without groups, a separated number that ends both match and name is the slice's
     and no part of the patient: `Case\\d+_\\d+`, `(Case\\d+)_(\\d+)` and `Case\\d+` all read Case00_12 as patient
-    Case00, slice 12.
+    Case00, slice 12. Raises NoNumberError.
     """
     match = re.search(regex, name)
-    if not match:
+    if not match or (match.re.groups and match[1] is None):
         return None
     if match.re.groups >= 2:
+        if not re.fullmatch(r"[+-]?\d+", match[2] or ""):
+            raise NoNumberError("nothing" if match[2] is None else f"'{match[2]}'")
         return SliceName(match[1], int(match[2]))
     numbers = re.findall(r"\d+", name)
     index = int(numbers[-1]) if numbers else 0
@@ -273,27 +252,16 @@ def parse_name(name: str, regex: str) -> SliceName | None:
 def parse_volume(name: str, regex: str) -> SliceName | None:
     """The same of a volume's name: the patient is the first group, or the whole name where there is none."""
     match = re.search(regex, name)
-    return match and SliceName(match[1] if match.re.groups else name, 0)
+    patient = match and (match[1] if match.re.groups else name)
+    return None if patient is None else SliceName(patient, 0)
 
 
-@dataclass(frozen=True, slots=True)
-class SliceFile:
-    """One file of a folder, as the folder's listing tells."""
-
-    path: str
-    size: int  # bytes
-    modified: int  # ns
-
-
-def list_slices(folder: Path) -> dict[str, SliceFile]:
-    """The slices of a folder by name, without their suffix; one look at the disk a file."""
-    found = {}
-    with os.scandir(folder) as entries:
-        for entry in entries:
-            if entry.name.endswith(SUFFIXES) and entry.name[0] != ".":
-                state = entry.stat()
-                found[stem(entry.name)] = SliceFile(entry.path, state.st_size, state.st_mtime_ns)
-    return found
+def check_regex(regex: str) -> None:
+    """Raises UserError for what is no regular expression."""
+    try:
+        re.compile(regex)
+    except re.error as error:
+        raise UserError(f"--grp_regex '{regex}' is not a regular expression: {error}.") from error
 
 
 def pair_files(folder: Path, subfolders: Sequence[str]) -> tuple[list[str], dict[str, list[SliceFile]]]:
@@ -301,7 +269,7 @@ def pair_files(folder: Path, subfolders: Sequence[str]) -> tuple[list[str], dict
 
     Raises UserError for a missing folder or partner, and for a split without slices.
     """
-    found: dict[str, dict[str, SliceFile]] = {}
+    found: dict[str, Listing] = {}
     for name in subfolders:
         path = folder / name
         if not path.is_dir():
@@ -315,29 +283,46 @@ def pair_files(folder: Path, subfolders: Sequence[str]) -> tuple[list[str], dict
                 "<set>/<split>/<folder>/<case>.npy or .nii.gz. A set without ground truth is named by its images "
                 "alone: --target_folders \"[('IMG', png_transform, False)]\"."
             )
-        found[name] = list_slices(path)
-    names = sorted(set().union(*found.values()))
+        found[name] = look(path)
+    refuse_twins(found.values())
+    names = sorted(set().union(*(each.files for each in found.values())))
+    others = "".join(f" {each.about_foreign}." for each in found.values() if each.foreign)
     if not names:
         raise UserError(
             f"{folder} holds nothing to read ({', '.join(SUFFIXES)}) in {listing(subfolders)}: the split is empty."
+            + others
         )
-    lost = [f"{folder / sub / name}" for name in names for sub, files in found.items() if name not in files]
+    lost = [f"{folder / sub / name}" for name in names for sub, each in found.items() if name not in each.files]
     if lost:
         raise UserError(
             f"{len(lost)} files have no partner of the same name in another folder of {folder}; "
-            f"missing: {listing(lost)}."
+            f"missing: {listing(lost)}.{others}"
         )
-    return names, {sub: [files[name] for name in names] for sub, files in found.items()}
+    for each in found.values():
+        tell_foreign(each)
+    return names, {sub: [each.files[name] for name in names] for sub, each in found.items()}
 
 
 def read_names(
     folder: Path, names: Sequence[str], regex: str, parse: Callable[[str, str], SliceName | None] = parse_name
 ) -> list[SliceName]:
-    """Patient and number of every slice. Raises UserError that lists the names the expression does not match."""
-    try:
-        read = [parse(name, regex) for name in names]
-    except re.error as error:
-        raise UserError(f"--grp_regex '{regex}' is not a regular expression: {error}.") from error
+    """Patient and number of every slice.
+
+    Raises UserError that lists the names that the expression does not match, or in which it finds no number.
+    """
+    check_regex(regex)
+    read, odd = [], []
+    for name in names:
+        try:
+            read.append(parse(name, regex))
+        except NoNumberError as error:
+            odd.append(f"{name} ({error})")
+    if odd:
+        raise UserError(
+            f"The second group of --grp_regex '{regex}' is the slice number, and in {len(odd)} of the {len(names)} "
+            f"names in {folder} it reads no number: {listing(odd)}. Put the brackets round the digits alone, or leave "
+            "the second group out: the number is then the last one of the name."
+        )
     lost = [name for name, parsed in zip(names, read, strict=True) if parsed is None]
     if lost:
         raise UserError(
@@ -362,7 +347,7 @@ def load_slice(
     spacing: (W, H) mm, for a transform in mm
     """
     try:
-        raw = read_slice(path)
+        raw = read_slice(path, is_image)
     except UserError as error:
         return None, str(error)
     if is_image:
@@ -371,7 +356,7 @@ def load_slice(
         fault = map_fault(raw, n_class)
     else:
         fault = label_fault(raw, n_class, None if spec.is_map else ignore)
-        raw = raw if fault else raw.astype(np.uint8)
+        raw = raw if fault else whole(raw).astype(np.uint8)
     if fault:
         return None, f"{path} {fault}"
     try:
@@ -390,8 +375,25 @@ def image_fault(image: np.ndarray, axes: int = 2) -> str:
             f"has shape {image.shape}, with its channels last; write them first, (C, {layout}): "
             "np.moveaxis(image, -1, 0)"
         )
+    if not image.size:
+        return f"has shape {image.shape}, without a pixel"
     bad = int((~np.isfinite(image)).sum()) if image.dtype.kind == "f" else 0
-    return f"has {bad} pixels that are NaN or infinite" if bad else ""
+    return f"has {bad} pixels that are NaN or infinite" if bad else wide_fault(image)
+
+
+def wide_fault(image: np.ndarray) -> str:
+    """The same of numbers that float32, which networks compute in, cannot hold, and whole ones it cannot tell apart."""
+    if not image.size or image.dtype.kind not in "iuf" or image.dtype.itemsize <= (4 if image.dtype.kind == "f" else 2):
+        return ""
+    low, high = image.min(), image.max()
+    if -EXACT <= low and high <= EXACT:
+        return ""
+    words = f"holds grey levels from {low:.10g} to {high:.10g}"
+    if max(abs(float(low)), abs(float(high))) > float(np.finfo(np.float32).max):
+        return f"{words}, beyond what 32 bits hold; divide them first"
+    if image.dtype.kind == "f" and (image != np.rint(image)).any():
+        return ""  # rounded to 7 digits, as any image is
+    return f"{words}, whole numbers of which 32 bits tell only each second or fewer apart; subtract or divide first"
 
 
 def map_fault(maps: np.ndarray, n_class: int, axes: int = 2) -> str:
@@ -414,7 +416,12 @@ def values_fault(values: np.ndarray, n_class: int, ignore: int | None = None) ->
     if values.dtype.kind == "f" and not np.isfinite(values).all():
         return "has labels that are NaN or infinite"
     known = {*range(n_class), ignore}
-    outside = [f"{value:g}" for value in values.tolist() if value not in known]
+    nearest = np.rint(values) if values.dtype.kind == "f" else values
+    outside = [
+        f"{value:.7g}"
+        for value, number in zip(values.tolist(), nearest.tolist(), strict=True)
+        if number not in known or abs(value - number) > ROUNDING
+    ]
     if not outside:
         return ""
     fix = (
@@ -423,41 +430,6 @@ def values_fault(values: np.ndarray, n_class: int, ignore: int | None = None) ->
         else ""
     )
     return f"holds the labels {listing(outside)}, outside 0..{n_class - 1} (--n_class {n_class}).{fix}"
-
-
-def read_spacing(
-    root: Path, names: Sequence[str], patients: Sequence[str]
-) -> dict[str, tuple[float, float, float]] | None:
-    """Voxel spacing in mm per patient from manifest.csv, or None where there is no manifest."""
-    path = root / "manifest.csv"
-    if not path.is_file():
-        return None
-    table = pd.read_csv(path, dtype={"slice": str, "name": str})
-    manifest = table.set_index("slice" if "slice" in table else "name")  # of slices, or of volumes
-    lost = [name for name in names if name not in manifest.index]
-    if lost:
-        raise UserError(
-            f"{path} has no row for {len(lost)} slices: {listing(lost)}. Remove it, or slice the set again."
-        )
-    columns = ["spacing_slice", "spacing_w", "spacing_h"]
-    first = {patient: name for name, patient in zip(reversed(names), reversed(patients), strict=True)}
-    spacing = {patient: tuple(float(v) for v in manifest.loc[name, columns]) for patient, name in first.items()}
-    if wrong := [patient for patient, lengths in spacing.items() if not all(0 < mm < np.inf for mm in lengths)]:
-        raise UserError(
-            f"{path} has no spacing above 0 for {listing(sorted(wrong))}. Remove it, or slice the set again."
-        )
-    return spacing
-
-
-def read_card(root: Path) -> dict[str, Any]:
-    """The set's dataset.json, empty where there is none."""
-    path = root / "dataset.json"
-    if not path.is_file():
-        return {}
-    try:
-        return json.loads(path.read_text(encoding="utf-8"))
-    except json.JSONDecodeError as error:
-        raise UserError(f"{path} is not JSON: {error}. Slice the set again, or remove the file.") from error
 
 
 def check_class_count(roots: Iterable[Path], n_class: int) -> None:
@@ -476,7 +448,11 @@ def check_class_count(roots: Iterable[Path], n_class: int) -> None:
 
 
 def check_ignored(ignore: int | None, n_class: int) -> None:
-    """Raises UserError for a label to be ignored that is a class, or that uint8 cannot hold."""
+    """Raises UserError for more classes than bytes tell apart, and for a label to be ignored that is one of them."""
+    if n_class > MOST_CLASSES:
+        raise UserError(
+            f"--n_class {n_class}: labels are kept as bytes, which tell {MOST_CLASSES} classes apart and no more."
+        )
     if ignore is not None and not n_class <= ignore <= np.iinfo(np.uint8).max:
         raise UserError(
             f"--ignore {ignore}: expected a label that is no class, {n_class}..255, as in street scenes 255."
@@ -489,13 +465,14 @@ def check_patients(
     """Raises UserError if one patient's slices lie in two splits (dataset.json may declare that they do)."""
     if read_card(root).get("split_unit", "patient") != "patient":
         return
+    check_regex(regex)
     home: dict[str, set[str]] = {}
     for split in SPLITS:
         names = os.listdir(root / split / folder) if (root / split / folder).is_dir() else []  # noqa: PTH208  quick
-        for name in names:
-            parsed = parse(stem(name), regex) if name.endswith(SUFFIXES) else None
-            if parsed:
-                home.setdefault(parsed.patient, set()).add(split)
+        for name in filter(is_slice, names):
+            with suppress(NoNumberError):  # told by read_names, of all names at once
+                if parsed := parse(stem(name), regex):
+                    home.setdefault(parsed.patient, set()).add(split)
     shared = [f"{patient} ({' and '.join(sorted(splits))})" for patient, splits in home.items() if len(splits) > 1]
     if shared:
         raise UserError(

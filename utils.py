@@ -15,6 +15,7 @@ import typing
 from collections import abc
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
+from functools import cache
 from pathlib import Path
 from typing import IO, Any, get_args, get_origin
 
@@ -269,6 +270,13 @@ def derived_seed(*parts: int) -> int:
 
 
 # ---------------------------------------------------------------------------------------------- programs
+
+
+@cache
+def tell_once(text: str) -> None:
+    """A line on the screen, the first time that a process has it to say, or none; of several processes one speaks."""
+    if text and os.environ.get("RANK", "0") == "0":
+        print(text, file=sys.stderr)
 
 
 def run_program(main: Callable[[], None]) -> None:

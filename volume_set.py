@@ -7,7 +7,6 @@ Where the set's dataset.json says {"scale": {"mean": m, "sd": s}}, the network s
 No volume stays in memory: each is a .npy (volume_files.py) that is mapped for as long as a crop is read.
 """
 
-import csv
 import hashlib
 import json
 from collections import Counter
@@ -23,6 +22,7 @@ from torch import Tensor
 
 from dataloader import AHEAD, Batch, SliceSet, Stored, Stream, ahead
 from nifti_headers import Header, header_at
+from set_tables import read_card, read_rows, spacing_of_patients
 from slice_files import (
     TRANSFORMS,
     FolderSpec,
@@ -32,9 +32,7 @@ from slice_files import (
     pair_files,
     parse_volume,
     raw_npy_transform,
-    read_card,
     read_names,
-    read_spacing,
 )
 from utils import UserError, derived_seed, listing
 from volume_files import Size, Volume, VolumeFolder
@@ -178,11 +176,12 @@ def open_volumes(
         split,
         names,
         patients,
+        [0] * len(names),
         planes,
         torch.arange(len(names)),
         list(folders),
         [None] * max(len(folders) - 2, 0),
-        read_spacing(root, names, patients) or _spacing(opened[image], patients),
+        spacing_of_patients(root, names, patients) or _spacing(opened[image], patients),
         hashlib.sha256("".join([*names, *digests, json.dumps(scale)]).encode()).hexdigest(),
         ignore,
         crop=tuple(crop),
@@ -233,15 +232,11 @@ def _read_scale(root: Path) -> dict[str, float]:
 
 def _read_headers(root: Path) -> dict[str, Header]:
     """Where each volume lies by manifest.csv; empty where there is none. One written before forms were has affines."""
-    path = root / "manifest.csv"
-    if not path.is_file():
-        return {}
-    with path.open(encoding="utf-8", newline="") as file:
-        rows = [row for row in csv.DictReader(file) if row.get("affine")]
     try:
-        return {row["name"]: _header_of(row) for row in rows}
-    except (KeyError, ValueError) as error:
-        raise UserError(f"{path}: expected a name and 16 numbers of an affine in each row ({error!r}).") from error
+        return {row["name"]: _header_of(row) for row in read_rows(root) if row.get("affine")}
+    except ValueError as error:
+        path = root / "manifest.csv"
+        raise UserError(f"{path}: expected 16 numbers of an affine in each row ({error!r}).") from error
 
 
 def _header_of(row: Mapping[str, str]) -> Header:

@@ -20,7 +20,7 @@ COLUMNS, ROWS = 6, 3
 
 
 def plot_levels(surveys: Sequence[Survey], out: Path) -> None:
-    """One line a site and image folder: which grey levels its images have, as the network sees them."""
+    """One line a site and image folder: which grey levels its images have, as they are stored."""
     found = {
         f"{survey.set_name}, {folder}" if len(survey.images) > 1 else survey.set_name: np.concatenate(
             [item.images[folder].sample for item in survey.items if folder in item.images] or [np.zeros(0)]
@@ -28,7 +28,7 @@ def plot_levels(surveys: Sequence[Survey], out: Path) -> None:
         for survey in surveys
         for folder in survey.images
     }
-    figure, body = make_canvas(surveys, "grey levels as the network sees them", 7.5, 4)
+    figure, body = make_canvas(surveys, "grey levels as stored (png: of the largest of their depth)", 7.5, 4)
     ax, every = body.subplots(), np.concatenate(list(found.values()))
     if not len(every):
         say(ax, "no image can be read")

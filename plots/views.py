@@ -1,6 +1,5 @@
 """Which slices are shown, and how: the part that matters, upright, its grey levels or colours spread."""
 
-import csv
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -13,6 +12,7 @@ from PIL import Image
 from dataloader import SliceSet
 from plots.patients import patient_scores
 from run_files import Run
+from set_tables import read_rows
 
 
 def choose_slices(slices: SliceSet, run: Run, which: str, number: int) -> dict[int, str]:
@@ -96,11 +96,7 @@ def upright(codes: str) -> tuple[bool, tuple[bool, bool]]:
 
 def axis_codes(root: Path, name: str) -> str:
     """Where the slice's W and H axes point, such as 'PI'; '' where the set's manifest.csv does not tell."""
-    path = root / "manifest.csv"
-    if not path.is_file():
-        return ""
-    with path.open(encoding="utf-8", newline="") as file:
-        row = next((row for row in csv.DictReader(file) if row.get("slice") == name), {})
+    row = next((row for row in read_rows(root) if row["name"] == name), {})
     if not row.get("affine") or not row.get("axis"):
         return ""
     affine = np.array([float(number) for number in row["affine"].split()]).reshape(4, 4)

@@ -20,8 +20,8 @@ import numpy as np
 from plots.canvas import STYLE
 from plots.data import class_ratios, plot_levels, plot_montage, plot_ratios
 from preprocess.faults import Fault
-from preprocess.set_problems import find_problems
-from preprocess.set_survey import Survey, survey_set
+from preprocess.set_problems import find_problems, find_unchecked
+from preprocess.set_survey import AS_READ, Survey, survey_set
 from preprocess.trained_on import describe_orders
 from reports.table import NOTHING, aligned, boxed
 from utils import UserError, atomic_write, listing, run_program
@@ -29,14 +29,12 @@ from utils import UserError, atomic_write, listing, run_program
 QUANTILES = (0, 10, 50, 90, 100)
 MOST_LISTED = 8  # offenders of a problem in the text; the json has them all
 ALL_IS_WELL = "No problem found."
+CHECKED_IS_WELL = "Nothing is wrong with what was checked."
 
 
 def report(surveys: Sequence[Survey], prior: Path | None, out: Path) -> str:
     """Writes all of it into `out` and returns the text."""
-    there = prior if prior and prior.is_file() else None
-    problems = find_problems(surveys, there)
-    missing = f"the class-ratio prior {prior}: it is not there yet, the first adaptation makes it"
-    unchecked = [] if prior == there else [missing]
+    problems, unchecked = find_problems(surveys, prior), find_unchecked(surveys, prior)
     out.mkdir(parents=True, exist_ok=True)
     with mpl.rc_context(STYLE):
         draw(surveys, out)
@@ -145,7 +143,7 @@ def levels(survey: Survey, folder: str) -> dict[str, Any]:
 # ------------------------------------------------------------------------------------------------ text
 
 
-def as_text(surveys: Sequence[Survey], problems: Sequence[Fault], unchecked: Sequence[str] = ()) -> str:
+def as_text(surveys: Sequence[Survey], problems: Sequence[Fault], unchecked: Sequence[str]) -> str:
     """Problems first, then what could not be looked at, then the tables."""
     lines = [f"Data report: {listing([survey.root for survey in surveys])}"]
     if made_up := [survey.set_name for survey in surveys if survey.phantom]:
@@ -157,7 +155,7 @@ def as_text(surveys: Sequence[Survey], problems: Sequence[Fault], unchecked: Seq
     ]
     lines += [f"{name}: {told}" for name, told in turned if told]
     groups = group(problems)
-    lines += ["", f"PROBLEMS ({len(groups)})" if groups else ALL_IS_WELL]
+    lines += ["", f"PROBLEMS ({len(groups)})" if groups else CHECKED_IS_WELL if unchecked else ALL_IS_WELL]
     for number, (what, which) in enumerate(groups.items(), 1):
         times = f" ({len(which)} times)" if len(which) > 1 else ""
         lines += [f"{number:3}. {what}{times}", f"     {listing(which, MOST_LISTED)}"]
@@ -233,7 +231,7 @@ def level_table(surveys: Sequence[Survey]) -> Table:
                 channels = str(found["channels"])
                 rows.append([survey.set_name, folder, channels, *(f"{value:.3g}" for value in values)])
     header = ["set", "folder", "channels", "least", "1%", "median", "99%", "most", "mean"]
-    return "Grey levels as the network sees them (first channel; percentiles of a sample)", header, rows
+    return f"Grey levels {AS_READ} (first channel; percentiles of a sample)", header, rows
 
 
 # ------------------------------------------------------------------------------------------------ command line

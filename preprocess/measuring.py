@@ -1,6 +1,5 @@
 """The slices of a set measured: their area, the pixels of each class in them, the size of a pixel."""
 
-import csv
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
@@ -9,10 +8,11 @@ from pathlib import Path
 import numpy as np
 from tqdm import tqdm
 
-from slice_files import SPLITS, SUFFIXES, read_card, read_slice, stem
-from utils import UserError, listing
-
-SPACINGS = ("spacing_slice", "spacing_w", "spacing_h")
+from decoding import read_slice
+from folder_listing import SUFFIXES, look, refuse_twins, stem, tell_foreign
+from set_tables import SPACINGS, read_card, spacing_of_names
+from slice_files import SPLITS, label_fault
+from utils import UserError, listing, whole
 
 
 @dataclass(frozen=True)
@@ -46,12 +46,9 @@ def measure_slices(root: Path, folder: str, n_class: int | None, splits: Sequenc
 
     def measure(path: Path) -> tuple[int, np.ndarray | None] | str:
         try:
-            pixels = read_slice(path)
-            return int(np.prod(pixels.shape[-axes:])), None if n_class is None else _count(pixels, n_class, axes)
+            return _measure(path, n_class, axes)
         except UserError as error:
             return str(error)
-        except ValueError as error:
-            return f"{path} {error}"
 
     with ThreadPoolExecutor() as pool:
         found = list(tqdm(pool.map(measure, paths), "sizes", len(paths), disable=None, unit="slice"))
@@ -59,9 +56,12 @@ def measure_slices(root: Path, folder: str, n_class: int | None, splits: Sequenc
     if faults:
         raise UserError(f"{root}: {len(faults)} faulty files in {folder}: {listing(faults, 8)}")
     names = [stem(path.name) for path in paths]
+    columns = SPACINGS if axes == 3 else SPACINGS[1:]
+    told = spacing_of_names(root, names, columns)
+    spacing = None if told is None else np.array([told[name] for name in names])
     area = np.array([pixels for pixels, _ in found])
     counts = None if n_class is None else np.stack([sizes for _, sizes in found])
-    return Slices(root, names, area, counts, read_spacing(root, names, axes), axes)
+    return Slices(root, names, area, counts, spacing, axes)
 
 
 def find_slices(root: Path, folder: str, splits: Sequence[str]) -> list[Path]:
@@ -72,12 +72,16 @@ def find_slices(root: Path, folder: str, splits: Sequence[str]) -> list[Path]:
             f"Every split needs its {folder} folder; there is no {listing(lost)}. Mend --data or --folder; where the "
             "set has no labels, give its images: --folder IMG --unlabelled."
         )
-    paths = [path for place in folders if place.is_dir() for path in sorted(place.iterdir())]
-    paths = [path for path in paths if path.name.endswith(SUFFIXES) and not path.name.startswith(".")]
+    found = [look(place) for place in folders if place.is_dir()]
+    refuse_twins(found)
+    for each in found:
+        tell_foreign(each)
+    paths = [Path(path) for each in found for path in sorted(file.path for file in each.files.values())]
     if not paths:
         raise UserError(
             f"There is no slice ({', '.join(SUFFIXES)}) in {listing(folders)}. Mend --data and --folder; where the "
             "set has no labels, give its images: --folder IMG --unlabelled."
+            + "".join(f" {each.about_foreign}." for each in found if each.foreign)
         )
     home: dict[str, list[Path]] = {}
     for path in paths:
@@ -88,34 +92,19 @@ def find_slices(root: Path, folder: str, splits: Sequence[str]) -> list[Path]:
     return paths
 
 
-def _count(label: np.ndarray, n_class: int, axes: int = 2) -> np.ndarray:
-    """(W,H) or (D,W,H) class numbers -> (K,) pixels. Raises ValueError in words that follow the file's name."""
-    if label.ndim != axes:
-        raise ValueError(f"has shape {label.shape}, not the {'(D, W, H)' if axes == 3 else '(W, H)'} of a label map")
-    values, counts = np.unique(label, return_counts=True)
-    outside = [f"{value:g}" for value in values if value not in range(n_class)]
-    if outside:
-        raise ValueError(f"holds the labels {listing(outside)}, outside 0..{n_class - 1} (--n_class {n_class})")
-    sizes = np.zeros(n_class, np.int64)
-    sizes[values.astype(np.int64)] = counts
-    return sizes
+def _measure(path: Path, n_class: int | None, axes: int) -> tuple[int, np.ndarray | None]:
+    """Pixels of a slice, or voxels of a volume, and (K,) those of each class. Raises UserError."""
+    pixels = _read_voxels(path) if axes == 3 else read_slice(path, is_image=n_class is None)
+    if n_class is None:
+        return int(np.prod(pixels.shape[-axes:])), None
+    if fault := label_fault(pixels, n_class, axes=axes):
+        raise UserError(f"{path} {fault}")
+    return pixels.size, np.bincount(whole(pixels).astype(np.int64).ravel(), minlength=n_class)
 
 
-def read_spacing(root: Path, names: Sequence[str], axes: int = 2) -> np.ndarray | None:
-    """(N, axes) mm from manifest.csv: spacing_w, spacing_h, and of volumes spacing_slice; None where there is none."""
-    path = root / "manifest.csv"
-    if not path.is_file():
-        return None
-    with path.open(encoding="utf-8-sig", newline="") as file:
-        try:
-            name, columns = ("name", SPACINGS) if axes == 3 else ("slice", SPACINGS[1:])
-            rows = {stem(row[name]): [float(row[column]) for column in columns] for row in csv.DictReader(file)}
-        except (KeyError, TypeError, ValueError) as error:
-            raise UserError(f"{path}: expected numbers in {' and '.join(columns)} ({error!r}).") from error
-    lost = [name for name in names if name not in rows or not all(0 < mm < np.inf for mm in rows[name])]
-    if lost:
-        raise UserError(
-            f"{path} has no row with a spacing above 0 for {len(lost)} of {len(names)} slices: {listing(lost)}. "
-            "Remove it, or slice the set again."
-        )
-    return np.array([rows[name] for name in names])
+def _read_voxels(path: Path) -> np.ndarray:
+    """(D, W, H) or (C, D, W, H) of a volume. Raises UserError."""
+    from volume_files import read_volume  # here, as it brings torch, which slices do without
+
+    voxels = read_volume(path)[0]
+    return voxels[0] if voxels.ndim == 4 and len(voxels) == 1 else voxels

@@ -7,6 +7,7 @@ from pathlib import Path
 
 import numpy as np
 
+import stacks
 from preprocess.faults import Fault
 from preprocess.set_survey import Survey
 from preprocess.size_priors import compare
@@ -30,13 +31,14 @@ def find_problems(surveys: Sequence[Survey], prior: Path | None) -> list[Fault]:
     for survey in surveys:
         found += [*_classes(survey), *_orders(survey), *_spacings(survey), *_levels(survey)]
     found += _sites(surveys)
-    return found + (list(_prior(surveys[-1], prior)) if prior else [])
+    return found + (list(_prior(surveys[-1], prior)) if prior and prior.is_file() else [])
 
 
 def _faults_of_set(survey: Survey) -> Iterator[Fault]:
     """Unreadable, without a partner, flat, of several sizes; a patient in two splits."""
     yield from ((f"{survey.set_name}: {what}", which) for what, which in survey.faults)
     yield from _patients(survey)
+    yield from _places(survey)
     for item in survey.items:
         for image in item.images.values():
             if image.low == image.high:
@@ -55,13 +57,39 @@ def _patients(survey: Survey) -> Iterator[Fault]:
     for item in survey.items:
         homes[item.patient].add(item.split)
     for patient, splits in homes.items():
-        if len(splits) > 1 and survey.card.get("split_unit", "patient") == "patient":
+        if len(splits) > 1 and _is_split_by_patients(survey):
             yield f"{name}: patient in more than one split", f"{patient} ({' and '.join(sorted(splits))})"
     for split in ("train", "val"):
         if not survey.of(split):
             yield f"{name}: no {survey.unit} in this split", split
     if 0 < len({item.patient for item in survey.of("val")}) < FEW:
         yield f"{name}: validates on one patient, whose score is no measure of accuracy", survey.of("val")[0].patient
+
+
+def _places(survey: Survey) -> Iterator[Fault]:
+    """Slices of a volume that lack between others, and those of one number."""
+    if survey.volumetric or survey.is_of_pictures or not _is_split_by_patients(survey):
+        return
+    numbers: dict[tuple[str, str], list[int]] = defaultdict(list)
+    for item in survey.items:
+        if item.number is not None:
+            numbers[item.patient, item.split].append(item.number)
+    for (patient, split), found in numbers.items():
+        if same := stacks.doubled(found):
+            yield f"{survey.set_name}: slices of one patient and number", f"{split}/{patient} ({listing(same, 5)})"
+        elif not stacks.are_places(found):
+            yield (
+                f"{survey.set_name}: numbers far apart, which tell no places",
+                f"{split}/{patient} ({listing(found, 5)})",
+            )
+        elif lost := stacks.gaps(found):
+            what = f"{survey.set_name}: slices lack between others (distances keep the gap)"
+            yield what, f"{split}/{patient} ({listing(lost, 5)})"
+
+
+def _is_split_by_patients(survey: Survey) -> bool:
+    """Whether a patient's slices should be in one split, all of them."""
+    return survey.card.get("split_unit", "patient") == "patient"
 
 
 def _unusual(survey: Survey, what: str, found: Sequence[tuple[str, object]]) -> Iterator[Fault]:
@@ -128,9 +156,7 @@ def _spacings(survey: Survey) -> Iterator[Fault]:
 
 def _levels(survey: Survey) -> Iterator[Fault]:
     """Grey levels outside 0..1, unless the card says that they are meant to."""
-    how = survey.card.get("normalisation") or {}
-    how = how if isinstance(how, dict) else {"kind": how}
-    if survey.volumetric or how.get("kind") in OPEN_RANGES or how.get("no_clip"):
+    if _is_open_range(survey):
         return
     for folder in survey.images:
         images = [item.images[folder] for item in survey.items if folder in item.images]
@@ -139,6 +165,40 @@ def _levels(survey: Survey) -> Iterator[Fault]:
             low, high = min(image.low for image in outside), max(image.high for image in outside)
             shown = f"{len(outside)} of {len(images)} in {folder} ({low:.4g} to {high:.4g})"
             yield f"{survey.set_name}: grey levels outside 0..1", shown
+
+
+def _is_open_range(survey: Survey) -> bool:
+    """Whether grey levels are not meant to lie in 0..1."""
+    how = survey.card.get("normalisation") or {}
+    how = how if isinstance(how, dict) else {"kind": how}
+    return bool(survey.volumetric or how.get("kind") in OPEN_RANGES or how.get("no_clip"))
+
+
+def find_unchecked(surveys: Sequence[Survey], prior: Path | None) -> list[str]:
+    """What was not looked for, as the data do not tell enough for it: a line each."""
+    found = [f"{survey.set_name}: {line}" for survey in surveys for line in _unchecked_of_set(survey)]
+    if len(surveys) < 2:
+        found.append("another site: one set was named")
+    if prior is None:
+        found.append("the class-ratio prior: none was named (--sizes)")
+    elif not prior.is_file():
+        found.append(f"the class-ratio prior {prior}: it is not there yet, the first adaptation makes it")
+    return found
+
+
+def _unchecked_of_set(survey: Survey) -> Iterator[str]:
+    if not survey.labels:
+        yield "ground truth, class ratios, empty slices: there is no folder of labels"
+    elif survey.card.get("n_class") is None:
+        yield "labels against a number of classes: no dataset.json tells it (0 to the largest label were taken for it)"
+    if not survey.spacing and not survey.is_of_pictures:
+        yield "spacing: no manifest.csv tells it"
+    if not _is_split_by_patients(survey):
+        yield f"patients in several splits, gaps between slices: it is split by {survey.card['split_unit']}"
+    elif not survey.volumetric and not survey.is_of_pictures and any(item.number is None for item in survey.items):
+        yield "gaps between slices: not every name ends in a number (--grp_regex)"
+    if _is_open_range(survey):
+        yield "the range of grey levels: they are not meant to lie in 0..1"
 
 
 def _sites(surveys: Sequence[Survey]) -> Iterator[Fault]:

@@ -6,7 +6,7 @@ wrong with a file is noted beside its measures; set_problems.py says what is wro
 
 import hashlib
 import re
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 from functools import cached_property
@@ -16,22 +16,24 @@ from typing import Any
 import numpy as np
 from tqdm import tqdm
 
+from decoding import read_slice
+from folder_listing import Listing, look
 from preprocess.faults import Fault
 from preprocess.trained_on import read_orders
+from set_tables import read_card, spacing_of_patients
 from slice_cache import divisor_of
 from slice_files import (
     SPLITS,
-    SUFFIXES,
+    NoNumberError,
     SliceName,
+    check_regex,
+    image_fault,
     parse_name,
     parse_volume,
     png_transform,
-    read_card,
-    read_slice,
-    read_spacing,
-    stem,
+    values_fault,
 )
-from utils import UserError, listing
+from utils import UserError, listing, whole
 from volume_files import read_volume
 
 EVERY = (*SPLITS, "unlabelled")
@@ -40,11 +42,12 @@ NAME = r"(.+)_(\d+)"  # patient and number of a slice, where nobody says otherwi
 NO_IMAGE = re.compile(r"dist|ent_map", re.IGNORECASE)  # folders of maps
 LABELS = re.compile(r"gt|label|mask|seg", re.IGNORECASE)  # how folders of ground truth begin
 MOST_VALUES = 256
+AS_READ = "as stored, of png as shares of the largest of their depth"
 
 
 @dataclass(frozen=True)
 class Image:
-    """One image file. `size`: (W, H) or (D, W, H); the grey levels as the network sees them, first channel alone."""
+    """One image file. `size`: (W, H) or (D, W, H); the grey levels of the first channel alone (see read_image)."""
 
     folder: str
     size: tuple[int, ...]
@@ -64,6 +67,8 @@ class Item:
     split: str
     name: str
     patient: str
+    number: int | None  # in its volume; None where the name tells none
+    paths: dict[str, Path]  # by folder
     images: dict[str, Image] = field(default_factory=dict)
     pixels: np.ndarray | None = None
     label_size: tuple[int, ...] = ()
@@ -111,6 +116,11 @@ class Survey:
         return bool(self.card.get("volumetric"))
 
     @property
+    def is_of_pictures(self) -> bool:
+        """Whether its slices are pictures, which lie in no volume."""
+        return bool(self.card.get("truth_size"))
+
+    @property
     def unit(self) -> str:
         return "volumes" if self.volumetric else "slices"
 
@@ -149,7 +159,7 @@ class Survey:
     def image(self, row: int) -> np.ndarray:
         """(C, W, H) of a row, of a volume the plane that shows most of its foreground."""
         item = self.items[row]
-        image = read_image(self._path(item, next(iter(item.images))), self.volumetric)
+        image = read_image(item.paths[next(iter(item.images))], self.volumetric)
         return image[:, self._plane(row)] if self.volumetric else image
 
     def truth(self, row: int) -> np.ndarray:
@@ -157,39 +167,41 @@ class Survey:
         item = self.items[row]
         if item.pixels is None:
             return np.zeros(item.size[-2:], np.uint8)
-        label = read_label(self._path(item, self.labels), self.volumetric)
+        label = read_label(item.paths[self.labels], self.volumetric)
         return label[self._plane(row)] if self.volumetric else label
 
     def _plane(self, row: int) -> int:
         item = self.items[row]
         if item.pixels is None:
             return item.size[0] // 2
-        return int((read_label(self._path(item, self.labels), True) > 0).sum(axis=(1, 2)).argmax())
-
-    def _path(self, item: Item, folder: str) -> Path:
-        return _find(self.root / item.split / folder, item)
+        return int((read_label(item.paths[self.labels], True) > 0).sum(axis=(1, 2)).argmax())
 
 
 def read_image(path: Path, volumetric: bool) -> np.ndarray:
-    """(C, W, H) or (C, D, W, H) as the network sees it, but for the scale of a set of volumes. Raises UserError."""
-    if volumetric:
-        voxels = np.asarray(read_volume(path)[0], np.float32)
-        return voxels if voxels.ndim == 4 else voxels[None]
-    raw = read_slice(path)
-    if path.suffix == ".png":
+    """(C, W, H) or (C, D, W, H) grey levels: of a png as shares of the largest of its depth, of others as stored.
+
+    Raises UserError for a file that no training would read.
+    """
+    raw = np.asarray(read_volume(path)[0]) if volumetric else read_slice(path)
+    if fault := image_fault(raw, 2 + volumetric):
+        raise UserError(f"{path} {fault}")
+    if path.suffix.lower() == ".png":
         raw = png_transform(raw)
         raw = raw / np.float32(divisor_of(raw))
-    if raw.ndim not in (2, 3):
-        raise UserError(f"{path} has shape {raw.shape}; images are (W, H) or (C, W, H)")
-    return raw.astype(np.float32) if raw.ndim == 3 else raw.astype(np.float32)[None]
+    image = raw.astype(np.float32)
+    return image if image.ndim == 3 + volumetric else image[None]
 
 
 def read_label(path: Path, volumetric: bool) -> np.ndarray:
-    """(W, H) or (D, W, H) labels as stored. Raises UserError."""
-    label = np.asarray(read_volume(path)[0]).squeeze() if volumetric else read_slice(path)
+    """(W, H) or (D, W, H) class numbers, uint8. Raises UserError for what holds none, of at most 256 classes."""
+    label = np.asarray(read_volume(path)[0]) if volumetric else read_slice(path, is_image=False)
+    if label.ndim == 4 and len(label) == 1:
+        label = label[0]
     if label.ndim != 2 + volumetric:
         raise UserError(f"{path} has shape {label.shape}; ground truth is one label a pixel")
-    return label
+    if fault := values_fault(np.unique(label), MOST_VALUES):
+        raise UserError(f"{path} {fault.split(', outside')[0]}: ground truth holds class numbers")
+    return whole(label).astype(np.uint8)
 
 
 def survey_set(root: Path, images: Sequence[str] = (), labels: str = "", regex: str = "") -> Survey:
@@ -211,65 +223,79 @@ def survey_set(root: Path, images: Sequence[str] = (), labels: str = "", regex: 
             f"{listing(present) or 'none'} with the folders {listing(folders) or 'none'}. Mend --data or --images."
         )
     volumetric, any_size = bool(card.get("volumetric")), bool(card.get("truth_size"))
-    items = [item for split in present for item in _list_items(root / split, [*images, labels], regex, volumetric)]
+    check_regex(regex)
+    found = {split: _look(root / split, [*images, labels]) for split in present}
+    items = [item for split in present for item in _list_items(split, found[split], regex, volumetric)]
     with ThreadPoolExecutor(2) as pool:
         work = pool.map(lambda item: _measure(root, item, images, labels, volumetric, any_size), items)
         items = list(tqdm(work, f"reading {root.name}", len(items), unit="slice", disable=None))
-    faults: list[Fault] = [fault for item in items for fault in item.faults]
+    faults = [fault for listings in found.values() for each in listings.values() for fault in _faults_of(each)]
+    faults += [fault for item in items for fault in item.faults]
     try:
-        spacing = read_spacing(root, [i.name for i in items], [i.patient for i in items])
-    except (UserError, KeyError, ValueError) as error:
+        spacing = spacing_of_patients(root, [i.name for i in items], [i.patient for i in items])
+    except UserError as error:
         spacing, faults = None, [*faults, ("manifest.csv cannot be used", str(error))]
     return Survey(root, card, images, labels, items, spacing, faults, *read_orders(root))
 
 
-def _list_items(place: Path, folders: Sequence[str], regex: str, volumetric: bool) -> Iterator[Item]:
+def _look(place: Path, folders: Sequence[str]) -> dict[str, Listing]:
+    """What lies in these folders of a split, as far as they are there."""
+    return {name: look(place / name) for name in folders if name and (place / name).is_dir()}
+
+
+def _faults_of(found: Listing) -> Iterator[Fault]:
+    """Files that training refuses, or never reads."""
+    yield from (
+        ("a slice twice, under two suffixes, which training refuses", f"{found.folder}: {t}") for t in found.twins
+    )
+    yield from (("an image file that is not read", f"{found.folder / name}") for name in found.foreign)
+
+
+def _list_items(split: str, found: Mapping[str, Listing], regex: str, volumetric: bool) -> Iterator[Item]:
     """The slices of a split, those that lack a file in one of the folders included."""
-    names = {
-        stem(path.name)
-        for folder in folders
-        if folder and (place / folder).is_dir()
-        for path in (place / folder).iterdir()
-        if path.name.endswith(SUFFIXES) and not path.name.startswith(".")
-    }
-    parse = parse_volume if volumetric else parse_name
-    guess = r".+" if volumetric else NAME
-    read = {name: parse(name, regex) if regex else parse(name, guess) or SliceName(name, 0) for name in names}
-    for name in sorted(names, key=lambda n: (read[n].patient, read[n].index, n) if read[n] else (n, 0, n)):
-        item = Item(place.name, name, read[name].patient if read[name] else name)
-        if read[name] is None:
-            item.faults.append((f"name that --grp_regex '{regex}' does not match", item.key))
-        yield item
+    items = []
+    for name in set().union(*(each.files for each in found.values())):
+        paths = {folder: Path(each.files[name].path) for folder, each in found.items() if name in each.files}
+        read, fault = _read_name(name, regex, volumetric)
+        items.append(Item(split, name, read.patient if read else name, read and read.index, paths))
+        items[-1].faults += [(fault, items[-1].key)] if fault else []
+    yield from sorted(items, key=lambda item: (item.patient, item.number or 0, item.name))
+
+
+def _read_name(name: str, regex: str, volumetric: bool) -> tuple[SliceName | None, str]:
+    """Patient and number by the name, and what is wrong; without an expression, what can be guessed."""
+    if volumetric:
+        read = parse_volume(name, regex or r".+")
+    elif not regex:
+        return parse_name(name, NAME), ""
+    else:
+        try:
+            read = parse_name(name, regex)
+        except NoNumberError:
+            return None, f"name in which the second group of --grp_regex '{regex}' is no number"
+    return read, "" if read else f"name that --grp_regex '{regex}' does not match"
 
 
 def _measure(root: Path, item: Item, images: Sequence[str], labels: str, volumetric: bool, any_size: bool) -> Item:
     """The item with all measures of its files. `any_size`: labels may be larger than their images, by the card."""
     for folder in images:
-        if path := _find(root / item.split / folder, item):
+        if path := item.paths.get(folder):
             try:
                 item.images[folder] = _measure_image(read_image(path, volumetric), folder)
-            except (UserError, OSError, ValueError) as error:
+            except UserError as error:
                 item.faults.append(("cannot be read or used", str(error)))
         elif (root / item.split / folder).is_dir():
             item.faults.append((f"no image in {folder}", item.key))
-    place = root / item.split / labels
-    path = _find(place, item) if labels else None
+    path = item.paths.get(labels)
     if path:
         _measure_label(path, item, volumetric, any_size)
     elif labels and item.split != "unlabelled":
-        item.faults.append(
-            (f"no label in {labels}" if place.is_dir() else f"no folder {labels} in the split", item.key)
-        )
+        is_there = (root / item.split / labels).is_dir()
+        item.faults.append((f"no label in {labels}" if is_there else f"no folder {labels} in the split", item.key))
     return item
 
 
-def _find(place: Path, item: Item) -> Path | None:
-    return next((place / (item.name + s) for s in SUFFIXES if (place / (item.name + s)).is_file()), None)
-
-
 def _measure_image(image: np.ndarray, folder: str) -> Image:
-    if not np.isfinite(image).all():
-        raise UserError(f"{folder} holds {int((~np.isfinite(image)).sum())} pixels that are NaN or infinite")
     first = image[0].ravel()
     digest = hashlib.sha256(np.ascontiguousarray(image)).hexdigest()
     sample = first[np.linspace(0, first.size - 1, min(SAMPLE, first.size)).astype(int)]
@@ -280,15 +306,10 @@ def _measure_image(image: np.ndarray, folder: str) -> Image:
 def _measure_label(path: Path, item: Item, volumetric: bool, any_size: bool) -> None:
     try:
         label = read_label(path, volumetric)
-    except (UserError, OSError) as error:
+    except UserError as error:
         item.faults.append(("cannot be read or used", str(error)))
         return
-    values, counts = np.unique(label, return_counts=True)
-    if not (np.isin(values, np.arange(MOST_VALUES))).all():
-        odd = [f"{value:g}" for value in values if value not in range(MOST_VALUES)]
-        item.faults.append(("label that is no class number", f"{item.key} ({listing(odd, 5)})"))
-        return
     item.pixels, item.label_size = np.zeros(MOST_VALUES, np.int64), label.shape
-    item.pixels[values.astype(int)] = counts
+    item.pixels[...] = np.bincount(label.ravel(), minlength=MOST_VALUES)
     if item.images and item.size != label.shape and not any_size:
         item.faults.append(("label of another size than its image", f"{item.key} ({label.shape}, not {item.size})"))

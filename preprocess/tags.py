@@ -23,10 +23,12 @@ from pathlib import Path
 import numpy as np
 from PIL import Image
 
+from decoding import read_slice
+from folder_listing import stem
 from preprocess.measuring import find_slices, measure_slices
 from preprocess.new_set import refuse_overwriting
 from size_table import ID_COLUMN, read_size_table
-from slice_files import SPLITS, read_slice, stem
+from slice_files import SPLITS, image_fault
 from utils import UserError, atomic_write, listing, run_program
 
 YES, NO = ("x", "1", "1.0", "yes", "true"), ("", "0", "0.0", "no", "false")
@@ -129,10 +131,15 @@ def page(args: argparse.Namespace) -> None:
     """Writes the html page. Raises UserError if it is there already, and for a slice that cannot be read."""
     refuse_overwriting(args.out)
     found = patients(args.data, args.folder)
-    slices = [
-        {"patient": name, "slices": [stem(path.name) for path in paths], "images": thumbnails(paths)}
-        for name, paths in found.items()
-    ]
+    slices, faults = [], []
+    for name, paths in found.items():
+        images, more = read_images(paths)
+        faults += more
+        if not faults:
+            names = [stem(path.name) for path in paths]
+            slices.append({"patient": name, "slices": names, "images": thumbnails(images)})
+    if faults:
+        raise UserError(f"{args.data}: {len(faults)} faulty files in {args.folder}: {listing(faults, 8)}")
     facts = {"set": args.data.name, "classes": args.classes, "patients": slices}
     content = json.dumps(facts).replace("</", "<\\/")
     text = (
@@ -144,10 +151,24 @@ def page(args: argparse.Namespace) -> None:
     print(f"{args.out}: {count} slices of {len(found)} patients; open it in a browser, and save the csv from there.")
 
 
-def thumbnails(paths: Sequence[Path]) -> list[str]:
+def read_images(paths: Sequence[Path]) -> tuple[list[np.ndarray], list[str]]:
+    """(W, H) or (C, W, H) each, and the faults of those that cannot be used."""
+    images, faults = [], []
+    for path in paths:
+        try:
+            image = read_slice(path)
+        except UserError as error:
+            faults.append(str(error))
+            continue
+        fault = image_fault(image)
+        faults += [f"{path} {fault}"] if fault else []
+        images.append(image)
+    return images, faults
+
+
+def thumbnails(images: Sequence[np.ndarray]) -> list[str]:
     """The slices of a patient as data addresses of png, from black to white between the same two grey levels."""
-    stacks = [read_slice(path) for path in paths]
-    planes = [(stack if stack.ndim == 2 else stack[0]).astype(np.float32) for stack in stacks]
+    planes = [(image if image.ndim == 2 else image[0]).astype(np.float32) for image in images]
     low, high = np.percentile(np.concatenate([plane.ravel() for plane in planes]), (0.5, 99.5))
     return [_address(np.clip((plane - low) / max(high - low, 1e-6), 0, 1)) for plane in planes]
 

@@ -121,7 +121,7 @@ def test_grey_levels_outside_0_to_1_unless_the_card_says_so(tmp_path):
     rng = np.random.default_rng(0)
     for split in ("train", "val"):
         for index in range(4):
-            path = tmp_path / "set" / split / "IMG" / f"{split}{index % 2}_{index}.npy"
+            path = tmp_path / "set" / split / "IMG" / f"{split}{index % 2}_{index // 2}.npy"
             path.parent.mkdir(parents=True, exist_ok=True)
             np.save(path, rng.normal(0, 2, (2, 16, 16)).astype(np.float32))
     found = problems(tmp_path / "set")
@@ -133,11 +133,12 @@ def test_grey_levels_outside_0_to_1_unless_the_card_says_so(tmp_path):
 
 def test_a_prior_that_is_not_there_yet_is_no_problem_but_not_checked(site, tmp_path):
     text = report([survey_set(site)], tmp_path / "none.csv", tmp_path / "out")
-    assert f"No problem found.\nNot checked: the class-ratio prior {tmp_path / 'none.csv'}: it is not there yet" in text
+    assert "Nothing is wrong with what was checked.\nNot checked: " in text
+    assert f"Not checked: the class-ratio prior {tmp_path / 'none.csv'}: it is not there yet" in text
     numbers = json.loads((tmp_path / "out/numbers.json").read_text())
-    assert (numbers["problems"], len(numbers["not_checked"])) == ({}, 1)
+    assert (numbers["problems"], "none.csv" in numbers["not_checked"][-1]) == ({}, True)
     there = write_prior(tmp_path / "there.csv", site, size=80)
-    assert "Not checked" not in report([survey_set(site)], there, tmp_path / "out")
+    assert "Not checked: the class-ratio prior" not in report([survey_set(site)], there, tmp_path / "out")
 
 
 def test_a_prior_that_lacks_slices_or_is_far_off(site, tmp_path):
@@ -188,7 +189,9 @@ def test_no_ground_truth_no_card_no_manifest_several_folders(tmp_path):
     survey = survey_set(tmp_path / "set")
     assert (survey.images, survey.labels, survey.n_class) == (["Inn", "Wat"], "", 0)
     text = report([survey], None, tmp_path / "out")
-    assert "No problem found." in text
+    assert "Nothing is wrong with what was checked." in text
+    assert [words in text for words in ("checked: set: ground truth", "checked: set: spacing")] == [True, True]
+    assert text.count("\nNot checked: ") == 4
     assert not (tmp_path / "out/ratios.png").exists()
     assert (tmp_path / "out/montage_set.png").stat().st_size > 1000
 
@@ -243,3 +246,38 @@ def test_every_makefile_has_the_goal(makefile):
     done = subprocess.run(words, cwd=ROOT, capture_output=True, text=True, check=True)
     assert not done.stderr
     assert "-m preprocess.data_report --data data/" in done.stdout
+
+
+def test_no_problem_is_said_where_every_check_ran_and_nowhere_else(site, tmp_path):
+    other = write_site(tmp_path / "other", inside=150, outside=90, seed=2)
+    names = [path.stem for path in other.glob("*/IMG/*")]
+    prior = tmp_path / "good.csv"
+    prior.write_text("val_ids,dumbprednotags\n" + "".join(f'{name},"[400, 80]"\n' for name in names))
+    for root in (site, other):
+        (root / "dataset.json").write_text(json.dumps({"split_unit": "patient", "n_class": 2}))
+        manifest(root, lambda _: 1.0)
+
+    def told(*roots, prior=prior):
+        return report([survey_set(root) for root in roots], prior, tmp_path / "out")
+
+    assert "No problem found." in told(site, other)
+    assert "Not checked" not in told(site, other)
+    assert "another site: one set was named" in told(other)
+    assert "prior: none was named" in told(site, other, prior=None)
+    (other / "manifest.csv").unlink()
+    assert "other: spacing: no manifest.csv tells it" in told(site, other)
+    (site / "dataset.json").unlink()
+    assert "site: labels against a number of classes" in told(site, other)
+    assert "No problem found." not in told(site, other)
+
+
+def test_gaps_and_slices_of_one_number_are_named(site):
+    for folder in ("IMG", "GT"):
+        (site / "train" / folder / "Case01_1.png").unlink()
+        (site / "train" / folder / "Case02_1.png").rename(site / "train" / folder / "Case02_03.png")
+    assert problems(site) == {
+        "site: slices lack between others (distances keep the gap)": ["train/Case01 (1)"],
+        "site: slices of one patient and number": ["train/Case02 (3)"],
+    }
+    (site / "dataset.json").write_text(json.dumps({"split_unit": "slice blocks"}))
+    assert problems(site) == {}

@@ -189,7 +189,7 @@ def test_maps_in_mm_need_a_manifest(site):
         "slice,spacing_w,spacing_h,spacing_slice\n"
         + "".join(f"{path.stem},0,1,1\n" for path in site.glob("*/IMG/*.png"))
     )
-    with pytest.raises(UserError, match="no spacing above 0 for Case00, Case01"):
+    with pytest.raises(UserError, match=r"no row with a spacing above 0 for 8 of 8 slices.*Case00_0 \(1, 0, 1\)"):
         open_train(site, folders)
 
 
@@ -436,10 +436,6 @@ def test_join_keeps_every_slice(site):
     both = join([train, val])
     assert both.names == train.names + val.names
     assert np.array_equal(both.labels(range(len(train), len(both))), val.labels(range(len(val))))
-
-
-def test_png_transform_of_a_float_is_not_cut_to_whole_numbers():
-    assert np.allclose(TRANSFORMS["png_transform"](np.array([[0.5, 65535.0]])), [[0.5 / 65535, 1.0]], atol=1e-12)
 
 
 def test_zscored_slices_are_brought_to_0_to_1(tmp_path):

@@ -140,7 +140,8 @@ def test_provenance_says_what_was_seen(runs):
     card = json.loads((runs / "sfda" / "provenance.json").read_text())
     assert card["supervision"] == "image-level tags"
     assert not card["oracle"]
-    assert set(card["inputs"]) == {"val", "target", "bounds of target", "model_weights"}
+    codes = {"code of png_transform", "code of gt_transform"}
+    assert set(card["inputs"]) == {"val", "target", "bounds of target", "model_weights"} | codes
     assert json.loads((runs / "fs" / "provenance.json").read_text())["supervision"] == "full"
     assert json.loads((runs / "noadap" / "provenance.json").read_text())["supervision"] == "none"
 
@@ -335,7 +336,7 @@ BAD = {
     "regex": (("--grp_regex", "(Patient)"), "does not match"),
     "class": (("--metric_axis", "2"), "--n_class is 2"),
     "epochs": (("--n_epoch", "0"), "at least 1"),
-    "classes that uint8 cannot hold": (("--n_class", "300"), "at least 2 and at most 256"),
+    "classes that uint8 cannot hold": (("--n_class", "300"), "at least 2 and at most 255"),
     "rate": (("--l_rate", "nan"), "--l_rate is nan; it must be a finite number"),
     "rate below 0": (("--l_rate", "-1"), "--l_rate is -1.0; it must be at least 0"),
     "weight decay": (("--weight_decay", "-1"), "--weight_decay is -1.0; it must be at least 0"),

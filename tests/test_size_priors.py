@@ -242,11 +242,11 @@ def test_split_without_labels(target):
 
 def test_manifest_faults(target):
     write_manifest(target, {"P0_0": (1, 1), "P0_1": (0, 1), "P1_0": (1, 1)})
-    with pytest.raises(UserError, match="above 0 for 2 of 4 slices: P0_1, P1_1"):
+    with pytest.raises(UserError, match=r"above 0 for 2 of 4 slices.*P0_1 \(0, 1\), P1_1 \(no row\)"):
         make(target, "--constant", 15)
-    (target / "manifest.csv").write_text("slice,spacing\nP0_0,1\n")
-    with pytest.raises(UserError, match="expected numbers in spacing_w and spacing_h"):
-        make(target, "--constant", 15)
+    (target / "manifest.csv").write_text("slice,spacing\nP0_0,1\n")  # of somebody else
+    with pytest.raises(UserError, match="need the pixel spacing"):
+        make(target, "--constant_mm2", 15)
 
 
 def test_source_without_the_class(target, source):
