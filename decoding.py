@@ -3,6 +3,7 @@ and whatever is wrong with a file is one sentence that names it."""
 
 import gzip
 import io
+import logging
 import math
 import struct
 from pathlib import Path
@@ -17,6 +18,9 @@ from utils import ONE_AT_A_TIME, UserError, load_npy
 DEFLATED = 1032  # times as large as its file can content be that was compressed by zlib, at most
 SLACK = 2**16  # bytes behind the voxels that a header tells of, at most
 NIFTI1, NIFTI2 = 348, 540  # bytes of a header
+QUIET = logging.getLogger("slices.headers")  # what nibabel says beside what it raises
+QUIET.addHandler(logging.NullHandler())
+QUIET.propagate = False
 OTHER_KINDS = {
     "c": "complex values",
     "V": "records, such as colours of three numbers each",
@@ -45,7 +49,7 @@ def read_slice(path: Path, is_image: bool = True) -> np.ndarray:
         elif name.endswith(".png"):
             array = _read_png(path.read_bytes(), is_image)
         elif name.endswith((".nii", ".nii.gz")):
-            array, _ = decode_nifti(path)
+            array = _read_nifti(path)
         else:
             raise Refused(f"is no slice; those are {', '.join(SUFFIXES)}")
         must_be_numbers(array.dtype)
@@ -140,42 +144,36 @@ def _opaque(picture: Image.Image) -> Image.Image:
 # ------------------------------------------------------------------------------------------------- NIfTI
 
 
-def decode_nifti(path: Path) -> tuple[np.ndarray, np.ndarray]:
-    """The array of a .nii or .nii.gz as it is stored, mapped where it can be, and its (4, 4) affine.
-
-    Raises Refused for a header that claims more than the file can hold, and what nibabel and zlib raise.
-    """
+def _read_nifti(path: Path) -> np.ndarray:
+    """The array of a .nii or .nii.gz as its header scales it, mapped where it can be."""
     if not path.name.lower().endswith(".gz"):
         with path.open("rb") as file:
-            head = file.read(NIFTI2)
-            kind, end = _layout(head)
+            header, end = _header(file.read(NIFTI2))
             _check_end(end, path.stat().st_size, 1)
-            file.seek(0)
-            image = kind.from_stream(file)
-            return np.asanyarray(image.dataobj), image.affine
+            return np.asanyarray(nib.arrayproxy.ArrayProxy(file, header))
     content = path.read_bytes()
     with gzip.open(io.BytesIO(content)) as file:
         head = file.read(NIFTI2)
-        kind, end = _layout(head)
+        header, end = _header(head)
         _check_end(end, len(content), DEFLATED)
         whole = head + file.read(max(end - len(head), 0))
         behind = file.read(SLACK + 1)  # up to the end of the stream, where its checksum is compared
     if len(behind) > SLACK:
         raise Refused("goes on far behind the voxels that its header tells of")
-    image = kind.from_bytes(whole)
-    return np.asanyarray(image.dataobj), image.affine
+    return np.asanyarray(nib.arrayproxy.ArrayProxy(io.BytesIO(whole), header))
 
 
-def _layout(head: bytes) -> tuple[type[nib.Nifti1Image], int]:
-    """The kind of a NIfTI, and the byte behind its last voxel, by its header."""
+def _header(head: bytes) -> tuple[nib.Nifti1Header, int]:
+    """A NIfTI's header out of its first bytes, and the byte behind its last voxel."""
     second = NIFTI2 in (int.from_bytes(head[:4], "little"), int.from_bytes(head[:4], "big"))
-    kind, length = (nib.Nifti2Image, NIFTI2) if second else (nib.Nifti1Image, NIFTI1)
+    kind, length = (nib.Nifti2Header, NIFTI2) if second else (nib.Nifti1Header, NIFTI1)
     if len(head) < length:
         raise Refused(f"cannot be read (its header ends after {len(head)} bytes); make it again from its volume")
-    header = kind.header_class(head[:length])
+    header = kind(head[:length], check=False)
+    header.check_fix(QUIET)
     dtype = header.get_data_dtype()
     must_be_numbers(dtype)
-    return kind, int(header.get_data_offset()) + math.prod(map(int, header.get_data_shape())) * dtype.itemsize
+    return header, int(header.get_data_offset()) + math.prod(map(int, header.get_data_shape())) * dtype.itemsize
 
 
 def _check_end(end: int, size: int, ratio: int) -> None:

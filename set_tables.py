@@ -8,7 +8,7 @@ import codecs
 import csv
 import io
 import json
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -62,17 +62,23 @@ def read_card(root: Path) -> dict[str, Any]:
         card = json.loads(read_text(path))
     except (ValueError, RecursionError) as error:
         raise UserError(f"{path} is not JSON: {error}. Make the set again, or remove the file.") from error
-    if not isinstance(card, dict) or not any(key in card for key in OWN):
-        tell_once(f"{path} is of another program (none of its keys is {', '.join(OWN)}); it is left aside.")
+    if not isinstance(card, dict) or not any(key in card and _fits(card, key) for key in OWN):
+        tell_once(f"{path} is of another program (it has none of {', '.join(OWN)}); it is left aside.")
         return {}
     wrong = [
         f"{key} is {_short(card[key])}, expected {words}"
-        for key, (kinds, words) in KINDS.items()
-        if key in card and not isinstance(card[key], kinds)
+        for key, (_, words) in KINDS.items()
+        if key in card and not _fits(card, key)
     ]
     if wrong:
         raise UserError(f"{path} tells what cannot be: {'; '.join(wrong)}. Make the set again, or mend the file.")
     return card
+
+
+def _fits(card: Mapping[str, Any], key: str) -> bool:
+    """Whether a key has a value of the kind that it has in our cards."""
+    kinds, _ = KINDS.get(key, ((object,), ""))
+    return isinstance(card[key], kinds) and not (kinds == KINDS["n_class"][0] and isinstance(card[key], bool))
 
 
 def _short(value: Any) -> str:
