@@ -257,7 +257,12 @@ def test_the_faster_of_two_trial_steps_is_kept(sites, monkeypatch, capsys, faste
 def test_the_training_dice_is_that_of_the_turned_image(sites):
     """The metrics' ground truth follows the augmentation: on this site an organ is told by its grey level."""
     _, streams, _ = build(
-        sites[1], CROSS_ENTROPY, "--cpu", "--augment", "--augmentation", "{'gamma': 0, 'contrast': 0}"
+        sites[1],
+        CROSS_ENTROPY,
+        "--cpu",
+        "--augment",
+        "--augmentation",
+        "{'gamma': 0, 'contrast': 0, 'flip': True, 'rotate': 45}",
     )
     upright = streams["target"].slices
     for batch, truth in streams["target"].epoch(0):
