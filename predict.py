@@ -153,7 +153,7 @@ def _warn(model: Model, unlike: Sequence[Fault]) -> None:
         )
     for what in dict.fromkeys(what for what, _ in unlike):
         which = listing(whose for each, whose in unlike if each == what)
-        print(f"Unlike what the network was trained on, {what}: {which}.", file=sys.stderr)
+        print(f"Note: {what}: {which}.", file=sys.stderr)
 
 
 def _read_all(prepare: Preparation, cases: Sequence[Case]) -> Iterator[tuple[Case, Prepared | VolumeFault]]:

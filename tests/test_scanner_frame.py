@@ -281,13 +281,13 @@ def test_what_is_unlike_the_training_is_told_in_a_line_each(tmp_path, network, c
     folder.mkdir()
     alike = nib.load(store(folder, "SAL", ".nii.gz", seed=5))
     run(weights, f"{folder}/*", tmp_path / "alike")
-    assert capsys.readouterr().err.count("Unlike") == 0
+    assert capsys.readouterr().err.count("Note: ") == 0
     nib.save(nib.Nifti1Image(np.asarray(alike.dataobj), alike.affine @ np.diag([1, 2, 1, 1])), folder / "wide.nii.gz")
     nib.save(nib.Nifti1Image(np.asarray(alike.dataobj) * 30.0, alike.affine), folder / "loud.nii.gz")
     run(weights, f"{folder}/*", tmp_path / "out")
-    told = [line for line in capsys.readouterr().err.splitlines() if "Unlike" in line]
+    told = [line for line in capsys.readouterr().err.splitlines() if "Note: " in line]
     assert len(told) == 2
-    assert [line.split(": ")[1].split()[0] for line in told] == ["loud", "wide"]
+    assert [line.split(": ")[2].split()[0] for line in told] == ["loud", "wide"]
     assert "trained on 1.1 to 1.1" in told[1]
 
 
