@@ -3,7 +3,8 @@
     python predict.py --weights results/prostate/sfda/last.pkl --volumes 'new/*.nii.gz' --out predictions
 
 Writes OUT/<patient>.nii.gz, OUT/volumes.csv (how large each class is), and what else is asked for. How an image is
-made of a volume stands in the checkpoint: it is done as it was for the training. What is there already is skipped.
+made of a volume stands in the checkpoint: it is done as it was for the training, in the same directions whatever the
+order of the voxels in the file. What is there already is skipped.
 
 Images of several channels are found by one --volumes each, in the order in which the set was sliced. --adapt adapts
 the network to these volumes first, without any ground truth; --export writes it as ONNX.
