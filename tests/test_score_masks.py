@@ -160,7 +160,7 @@ def sliced_run(root, split, box=BOX, **frame):
         for name, content in (("", np.arange(960, dtype=np.int16).reshape(voxels.shape)), ("_gt", voxels)):
             path = root / f"volumes/Case0{i}{name}.nii.gz"
             path.parent.mkdir(parents=True, exist_ok=True)
-            nib.save(nib.Nifti1Image(content, np.diag([0.5, 0.75, 3, 1])), path)
+            nib.save(nib.Nifti1Image(content, np.diag([-0.5, -0.75, 3, 1])), path)  # LPS, as it is cut
     files = {"images": {"IMG": f"{root}/volumes/Case0?.nii.gz"}, "label": f"{root}/volumes/*_gt.nii.gz"}
     slice_set(SliceSpec(root / "data", patient=r"(Case\d+)", label_map="7:1", **files, **split, **frame))
     return make_run(root / "run", root / "data", quality=1.0, n_epoch=1)
