@@ -131,6 +131,7 @@ def make(root: Path, case: Case) -> None:
         str(volumes / "labelsTr/*.nii.gz"),
         PATIENT,
         (str(volumes / "imagesTs/*.nii.gz"),),
+        orient=None,  # as the volumes that it is compared with are read
         axes=AXES,
         label_map="1-3:1",
         train=case.train,
