@@ -160,10 +160,10 @@ def spare(method: Method, row: int) -> None:
     """
     rows, forward, infer = itertools.count(), method.net.forward, method.infer
 
-    def infer_few(image: Tensor) -> Tensor:
+    def infer_few(image: Tensor, size: Sequence[int] | None = None) -> Tensor:
         left = iter(range(WINDOWS if next(rows) == row else 0))
         method.net.forward = lambda part: part[:, :2] if next(left, None) is None else forward(part)
-        return infer(image)
+        return infer(image, size)
 
     method.infer = infer_few
 
