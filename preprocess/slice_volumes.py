@@ -85,13 +85,11 @@ def _inspect(cases: Sequence[Case], spec: SliceSpec) -> tuple[list[Case], list[G
             except VolumeFault as error:
                 faults.append(error.fault)
         if own:
-            by_label = spec.label_folder in own and not spec.place_labels
-            reference = spec.label_folder if by_label else next(iter(own))
+            image = next(iter(own))  # what the label states of place moves nothing: it is only held against the image
             held = {role: grid for role, grid in own.items() if role != spec.label_folder or not spec.place_labels}
-            image = next(iter(own))
             aside = _two_places(case, image, spec) if spec.label_folder in own and image != spec.label_folder else None
-            faults += [aside] if aside else displaced(case.paths, held or own, reference, spec.tolerance)
-            grid = replace(own[reference], stored=own[image].stored)  # slices go back in the order of its voxels
+            faults += [aside] if aside else displaced(case.paths, held or own, image, spec.tolerance)
+            grid = own[image]
             if spec.centre == "labels" and spec.label_folder in own:
                 try:
                     grid = centred_on_labels(grid, case.paths[spec.label_folder], spec)

@@ -226,7 +226,7 @@ def test_a_channel_that_is_missing_or_lies_elsewhere(tmp_path):
     with pytest.raises(UserError) as error:
         slice_set(spec_of("", tmp_path / "set", **settings, format="npy"))
     error.match(r"without in_npy\[1\] volume \(no file of '[^']*_a.nii'\): 00;")
-    error.match(r"grid of its GT volume [^;]*01_b.nii \(shape")
+    error.match(r"grid of its in_npy\[0\] volume [^;]*01_a.nii \(shape[^;]*01_lesion.nii \(shape")
     error.match(r"no spread of grey levels: [^;]*02_a.nii")
     assert_nothing_left(tmp_path / "set")
 
@@ -540,7 +540,8 @@ def test_all_faults_come_in_one_error(tmp_path):
     for part in (
         rf"without GT volume \(no file of '{source}/Case\?\?_segmentation.nii.gz'\): Case00",
         r"without IMG volume [^;]*: Case01",
-        r"grid of its GT volume [^;]*Case02.nii.gz \(shape \(6, 5, 3\), not \(6, 5, 4\)\), [^;]*Case03.nii.gz \(0.4 mm",
+        r"grid of its IMG volume [^;]*Case02_segmentation.nii.gz \(shape \(6, 5, 4\), not \(6, 5, 3\)\), ",
+        r"grid of its IMG volume [^;]*Case03_segmentation.nii.gz \(0.4 mm",
         r"NaN or infinite: [^;]*Case04.nii.gz \(2 of 120\)",
         r"is not 3D [^;]*; or save[^;]*Case05.nii.gz \(6 x 5 x 4 x 2\)",
         r"cannot be read: [^;]*Case06.nii.gz \([^;]*Case07.nii.gz \(",
@@ -609,7 +610,7 @@ def test_rounded_matrices_pass_and_the_tolerance_can_be_raised(tmp_path):
     rounded[1, 1] += 0.02  # 4 steps along that axis: 0.08 mm
     save(source / "Case00.nii.gz", np.arange(120, dtype=np.int16).reshape(6, 5, 4), rounded)
     slice_set(spec_of(source, tmp_path / "set"))
-    with pytest.raises(UserError, match=r"Case00.nii.gz \(0.08 mm apart, 0.05 allowed\)"):
+    with pytest.raises(UserError, match=r"Case00_segmentation.nii.gz \(0.08 mm apart, 0.05 allowed\)"):
         slice_set(spec_of(source, tmp_path / "strict", tolerance=0.05))
 
 

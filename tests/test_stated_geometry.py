@@ -98,7 +98,7 @@ def test_fine_volumes_are_not_within_the_usual_tolerance_of_each_other(tmp_path)
         image, label = disc(number)
         write(tmp_path / f"p{number}_img.nii", image, tiny, "um")
         write(tmp_path / f"p{number}_gt.nii", label, tiny + np.array([[0, 0, 0, 1e-3 * number]] + [[0] * 4] * 3), "um")
-    with pytest.raises(UserError, match=r"1 fault: does not lie on the grid.*p1_img.nii \(0.001 mm apart, 0.00025"):
+    with pytest.raises(UserError, match=r"1 fault: does not lie on the grid.*p1_gt.nii \(0.001 mm apart, 0.00025"):
         slice_set(slicing(tmp_path))
 
 
