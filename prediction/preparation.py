@@ -185,7 +185,7 @@ def common_grid(paths: Mapping[str, Path], channel: int | None, directions: str 
     """
     grids = {role: read_grid(path, channel, directions) for role, path in paths.items()}
     first = next(iter(grids))
-    for what, which in displaced(paths, grids, first, TOLERANCE):
+    for what, which in displaced(paths, grids, first, TOLERANCE, "resample one of them"):
         raise VolumeFault(what, which)
     return read_grid(paths[first], channel), grids[first]
 

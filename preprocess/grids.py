@@ -82,11 +82,15 @@ def axis_across(plane: str, directions: str) -> int:
 
 
 def displaced(
-    paths: Mapping[str, Path], grids: Mapping[str, Grid], reference: str, tolerance: float
+    paths: Mapping[str, Path],
+    grids: Mapping[str, Grid],
+    reference: str,
+    tolerance: float,
+    remedy: str = "resample one of them, or raise --tolerance",
 ) -> Iterator[Fault]:
     """The volumes of a patient that do not lie on the grid of the `reference`, one of them; `tolerance` in mm."""
     wanted = grids[reference]
-    what = f"does not lie on the grid of its {reference} volume (resample one of them, or raise --tolerance)"
+    what = f"does not lie on the grid of its {reference} volume ({remedy})"
     for role, grid in grids.items():
         if (apart := deviation(wanted, grid, tolerance)) is not None:
             yield what, f"{paths[role]} ({apart})"

@@ -98,6 +98,13 @@ def compile_pattern(flag: str, pattern: str) -> re.Pattern[str]:
     return compiled
 
 
+def _hint(pattern: str) -> str:
+    """Why a pattern may match nothing."""
+    if any(map(os.path.isdir, glob.glob(pattern, recursive=True))):  # noqa: PTH207  as above
+        return " but a folder does (that of a DICOM series is written with a / at the end)"
+    return BRACKETS if "[" in pattern else ""
+
+
 def _no_id(patient: re.Pattern[str]) -> str:
     """That a name holds no id, in words."""
     if patient.pattern == FILE_NAME:
@@ -118,7 +125,7 @@ def pair(patterns: Mapping[str, str], patient: re.Pattern[str]) -> tuple[list[Ca
     for role, pattern in patterns.items():
         files = find_files(pattern)
         if not files:
-            faults.append((f"no file matches{BRACKETS if '[' in pattern else ''}", f"{role} '{pattern}'"))
+            faults.append((f"no file matches{_hint(pattern)}", f"{role} '{pattern}'"))
         for path in files:
             name = read_id(path, patient)
             if not name or not re.fullmatch(r"[\w.-]+", name):

@@ -11,12 +11,12 @@ from pathlib import Path
 import nibabel as nib
 import numpy as np
 
-from nifti_headers import Header, header_at
+from nifti_headers import Header, header_at, states_no_place
 from preprocess.faults import Fault, VolumeFault
 from preprocess.formats import files_of, format_of, nifti, open_volume
 from preprocess.formats.nifti import ERRORS
 from preprocess.formats.volume import Volume, not_3d, refusing
-from preprocess.grids import RADIOLOGICAL, Grid, place, turn
+from preprocess.grids import RADIOLOGICAL, Grid, deviation, place, turn
 from preprocess.volume_names import header_of
 
 KEPT = 0.9  # share of its foreground that a label keeps when it is placed on another grid
@@ -64,22 +64,52 @@ def read_header(path: Path) -> Header:
             image = nib.load(header_of(path))
         if isinstance(image, nib.Nifti1Pair):  # or one of its subclasses: NIfTI-1 and 2, a file or two
             return image.header
+        if isinstance(image, nib.AnalyzeImage):  # which states no place, unless SPM laid a .mat beside it
+            header = nib.Nifti1Header.from_header(image.header)
+            if np.allclose(header.get_best_affine(), image.affine):
+                return header
     return header_at(open_volume(path).affine)
 
 
-def two_places(image: Path, label: Path, channel: int | None, tolerance: float) -> Fault | None:
+def unsure_place(
+    image: Path, label: Path, channel: int | None, tolerance: float, directions: str | None = RADIOLOGICAL
+) -> Fault | None:
+    """What is unsure of the places of an image and its label, which lie apart: one states none, or the image two.
+
+    By its header a label must not be resampled then: it may fit voxel by voxel, and would be put aside.
+
+    directions: in which their axes are compared (None: as stored)
+    Raises VolumeFault.
+    """
+    grid, drawn = read_grid(image, channel, directions), read_grid(label, None, directions, is_label=True)
+    apart = deviation(grid, drawn, tolerance)
+    if apart is None:
+        return None
+    if nowhere := [path for path in (image, label) if states_no_place(read_header(path))]:
+        what = (
+            "states no place (its qform and sform have code 0), and where nibabel guesses it image and label do not "
+            "lie on one grid (make sure which voxel belongs to which, and write the header of the other file into it)"
+        )
+        return what, f"{nowhere[-1]} ({apart})"
+    return _on_the_qform(image, grid, drawn, channel, tolerance, directions)
+
+
+def _on_the_qform(
+    image: Path, grid: Grid, drawn: Grid, channel: int | None, tolerance: float, directions: str | None
+) -> Fault | None:
     """The fault of an image whose sform and qform are two places, where its label lies on the qform.
 
     So it is after a registration that changed the sform alone, when the label was drawn in a viewer that reads the
-    qform: voxel by voxel it fits, and by the sform, which counts here, it lies aside. Raises VolumeFault.
+    qform: voxel by voxel it fits, and by the sform, which counts here, it lies aside.
+
+    grid, drawn: of the image and the label, their axes in these directions
     """
-    header = read_header(image)
+    header, stored = read_header(image), read_grid(image, channel)
     if not (header["qform_code"] and header["sform_code"]):
         return None
-    grid, drawn = read_grid(image, channel, RADIOLOGICAL), read_grid(label, None, RADIOLOGICAL, is_label=True)
-    stored = read_grid(image, channel)
     mm = stored.spacing()[0] / np.linalg.norm(header.get_sform()[:3, 0])  # its unit of length
-    second = Grid(stored.shape, np.diag([mm, mm, mm, 1]) @ header.get_qform()).turned(RADIOLOGICAL)
+    second = Grid(stored.shape, np.diag([mm, mm, mm, 1]) @ header.get_qform())
+    second = second.turned(directions) if directions else second
     allowed, apart = grid.allows(tolerance), grid.distance(second)
     if apart <= allowed or drawn.shape != second.shape or second.distance(drawn) > allowed:
         return None

@@ -78,7 +78,9 @@ def propose_classes(sites: tuple[Site, Site]) -> tuple[str | None, int | None, i
         reasons.append(f"--label_map {label_map}: {kind}, {listing(labels)}, become classes 0..{len(labels) - 1}")
     for site in sites:
         if site.floats:
-            reasons.append(f"{site.floats} {site.name} labels are stored as fractions but are whole numbers: as well")
+            reasons.append(
+                f"{site.floats} {site.name} labels are whole numbers stored as fractions, which does no harm"
+            )
     extra = sorted(set(target.voxels) - set(labels))
     if extra:
         label_map = label_map or ",".join(f"{label}:{label}" for label in labels)

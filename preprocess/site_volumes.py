@@ -12,7 +12,7 @@ from preprocess.faults import Fault, VolumeFault
 from preprocess.grids import RADIOLOGICAL, Grid
 from preprocess.labels import whole_labels
 from preprocess.pairing import Case, compile_pattern, pair
-from preprocess.reading import read_grid, read_stack, two_places
+from preprocess.reading import read_grid, read_stack, unsure_place
 from preprocess.workers import in_processes
 
 IMAGE, LABEL = "IMG", "GT"
@@ -88,7 +88,7 @@ def _read_case(case: Case, tolerance: float, channel: int | None) -> Found:
         except VolumeFault as error:
             found.faults.append(error.fault)
     found.grid = grids.get(IMAGE)
-    if len(grids) == 2 and (aside := two_places(case.paths[IMAGE], case.paths[LABEL], channel, tolerance)):
+    if len(grids) == 2 and (aside := unsure_place(case.paths[IMAGE], case.paths[LABEL], channel, tolerance)):
         found.faults.append(aside)
     elif len(grids) == 2:
         found.offences = compare_grids(grids[IMAGE], grids[LABEL], str(case.paths[LABEL]), tolerance)

@@ -28,7 +28,7 @@ from preprocess.grids import PLANES, RADIOLOGICAL, TOLERANCE, Grid, axis_across,
 from preprocess.labels import map_labels
 from preprocess.new_set import refuse, refuse_existing, whole_folder
 from preprocess.pairing import Case, compile_pattern, pair, read_patients
-from preprocess.reading import read_grid, read_stack, two_places
+from preprocess.reading import read_grid, read_stack, unsure_place
 from preprocess.slice_case import Sliced, Task, slice_case
 from preprocess.slice_spec import FORMATS, Blocks, SliceSpec
 from preprocess.slice_split import assign_splits, slice_splits
@@ -87,7 +87,9 @@ def _inspect(cases: Sequence[Case], spec: SliceSpec) -> tuple[list[Case], list[G
         if own:
             image = next(iter(own))  # what the label states of place moves nothing: it is only held against the image
             held = {role: grid for role, grid in own.items() if role != spec.label_folder or not spec.place_labels}
-            aside = _two_places(case, image, spec) if spec.label_folder in own and image != spec.label_folder else None
+            aside = (
+                _unsure_place(case, image, spec) if spec.label_folder in own and image != spec.label_folder else None
+            )
             faults += [aside] if aside else displaced(case.paths, held or own, image, spec.tolerance)
             grid = own[image]
             if spec.centre == "labels" and spec.label_folder in own:
@@ -104,10 +106,10 @@ def _inspect(cases: Sequence[Case], spec: SliceSpec) -> tuple[list[Case], list[G
     return readable, grids, faults
 
 
-def _two_places(case: Case, image: str, spec: SliceSpec) -> Fault | None:
-    """Where the label lies on the other place that its image states."""
+def _unsure_place(case: Case, image: str, spec: SliceSpec) -> Fault | None:
+    """Why image and label lie apart, where their headers leave it open."""
     try:
-        return two_places(case.paths[image], case.paths[spec.label_folder], spec.channel, spec.tolerance)
+        return unsure_place(case.paths[image], case.paths[spec.label_folder], spec.channel, spec.tolerance, spec.orient)
     except VolumeFault as error:
         return error.fault
 

@@ -30,7 +30,7 @@ from preprocess.grids import RADIOLOGICAL, TOLERANCE, Grid, displaced, is_direct
 from preprocess.labels import LabelMap, classes_of, parse_label_map
 from preprocess.new_set import refuse, refuse_existing, whole_folder, write_card
 from preprocess.pairing import Case, compile_pattern, pair
-from preprocess.reading import read_grid, read_header, sha256, two_places
+from preprocess.reading import read_grid, read_header, sha256, unsure_place
 from preprocess.slice_tables import UNLABELLED, is_unlabelled
 from preprocess.trained_on import describe_geometry, describe_levels, describe_orders, grey_levels, stored_as
 from preprocess.workers import in_processes
@@ -234,7 +234,9 @@ def _read_case(task: Task, spec: VolumeSpec, done: Written) -> tuple[np.ndarray 
     }
     if not done.faults:
         image = next(iter(grids))
-        aside = LABEL in grids and done.attempt(two_places, task.paths[image], task.paths[LABEL], 0, spec.tolerance)
+        aside = LABEL in grids and done.attempt(
+            unsure_place, task.paths[image], task.paths[LABEL], 0, spec.tolerance, spec.orient
+        )
         done.faults += [aside] if aside else displaced(task.paths, grids, image, spec.tolerance)
     if done.faults:
         return None, None

@@ -133,7 +133,7 @@ def test_gaps_floats_and_labels_of_the_target_alone_are_told(place, capsys):
     text = run()
     told = capsys.readouterr().out
     assert "--label_map 0:0,3:1,7:2 --others 0" in text
-    assert "2 source labels are stored as fractions" in told
+    assert "2 source labels are whole numbers stored as fractions" in told
     assert "target labels 9 are in no source volume" in told
     assert "label 7 is in no target volume" in told
     assert "--n_class 3 --metric_axis 1 2" in " ".join(text.replace("\\", " ").split())

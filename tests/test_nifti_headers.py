@@ -9,7 +9,7 @@ import SimpleITK as sitk
 from test_reading import ORIENTATIONS, SHAPE, oblique, write, write_series
 
 from dataloader import parse_folders
-from nifti_headers import from_text, header_at, pack, to_text, turned, unsheared
+from nifti_headers import from_text, header_at, pack, states_no_place, to_text, turned, unsheared
 from preprocess.reading import read_grid, read_header
 from run_folder import write_volumes
 from volume_set import open_volumes
@@ -90,6 +90,18 @@ def test_a_mask_lies_on_an_image_of_another_format(tmp_path, ending):
         mask.write_bytes(pack(np.ones(SHAPE, np.uint8), read_header(image)))
         assert_on_one_grid(mask, image)
         np.testing.assert_allclose(nib.load(mask).affine, read_grid(image).affine, atol=2e-5)
+
+
+@pytest.mark.parametrize("kind", [nib.AnalyzeImage, nib.Spm99AnalyzeImage])
+def test_a_mask_of_analyze_states_no_more_place_than_its_image(tmp_path, kind):
+    """Each reader has its guess of where that lies; only SPM's .mat beside it, which nibabel writes, is a statement."""
+    nib.save(kind(np.zeros((6, 5, 4), np.int16), np.diag([-1, 2, 3, 1])), tmp_path / "a.hdr")
+    (tmp_path / "a.mat").unlink(missing_ok=True)
+    header = read_header(tmp_path / "a.hdr")
+    assert states_no_place(header)
+    (tmp_path / "mask.nii.gz").write_bytes(pack(np.zeros((6, 5, 4), np.uint8), header))
+    assert_on_one_grid(tmp_path / "mask.nii.gz", tmp_path / "a.hdr")
+    np.testing.assert_allclose(nib.load(tmp_path / "mask.nii.gz").affine, nib.load(tmp_path / "a.hdr").affine)
 
 
 def test_of_a_sheared_grid_the_qform_keeps_the_planes():

@@ -49,6 +49,15 @@ def test_brackets_that_match_nothing_are_explained(tmp_path):
     assert pair({"IMG": f"{tmp_path}/none*.nii"}, CASE)[1][0][0] == "no file matches"
 
 
+def test_a_folder_without_its_slash_is_told(tmp_path):
+    touch(tmp_path, "case1/0.dcm")
+    _, faults = pair({"IMG": f"{tmp_path}/case*"}, CASE)
+    assert [what for what, _ in faults] == [
+        "no file matches but a folder does (that of a DICOM series is written with a / at the end)"
+    ]
+    assert pair({"IMG": f"{tmp_path}/case*/"}, CASE)[1] == []
+
+
 @pytest.mark.parametrize(
     ("name", "patient"),
     [

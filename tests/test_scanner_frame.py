@@ -371,3 +371,26 @@ def test_a_label_on_the_other_place_of_its_image_is_refused_with_the_reason(tmp_
     with pytest.raises(UserError, match=r"two places, sform and qform.*p0_img.nii.gz \(6.71 mm apart\)"):
         make(folder, tmp_path / "set")
     cut(folder, tmp_path / "images")
+
+
+@pytest.mark.parametrize("make", [cut_labelled, cut_placed, make_volumes])
+@pytest.mark.parametrize("which", ["img", "gt"])
+def test_where_one_of_image_and_label_states_no_place_nothing_is_moved_by_a_guess(tmp_path, make, which):
+    folder = cohort(tmp_path / "volumes", labels=True)
+    for path in folder.glob(f"*_{which}.nii.gz"):
+        image = nib.load(path)
+        put(path, np.asanyarray(image.dataobj), image.affine, "no codes")
+    with pytest.raises(UserError, match=rf"states no place .*write the header of the other.*p0_{which}.nii.gz \("):
+        make(folder, tmp_path / "set")
+
+
+def test_a_label_of_a_volume_too_oblique_for_directions_is_cut_as_it_is_stored(tmp_path):
+    """Each of its axes runs as much to the left as to the back and to the head."""
+    folder = cohort(tmp_path / "volumes", labels=True)
+    affine = np.eye(4)
+    affine[:3, :3] = [[1, 1, 1], [1, -1, 1], [1, 1, -1]]
+    for path in folder.iterdir():
+        put(path, np.zeros((4, 4, 4), np.int16) + np.arange(4, dtype=np.int16) % 2, affine, "both")
+    with pytest.raises(UserError, match="--orient stored leaves them as they are"):
+        cut_labelled(folder, tmp_path / "set")
+    cut_labelled(folder, tmp_path / "set", "--orient", "stored")

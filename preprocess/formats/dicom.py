@@ -72,7 +72,8 @@ def _only_series(folder: Path) -> list[DicomFile]:
         what = "has files that are torn, or no slices of its series (copy it again, or take them out of the folder)"
         raise VolumeFault(what, f"{folder} ({listing(torn, 5)})")
     if len(series) != 1:
-        what = "holds several DICOM series (give each a folder of its own)" if series else "holds no DICOM series"
+        what = "holds no DICOM series (name the folder that its files lie in)"
+        what = "holds several DICOM series (give each a folder of its own)" if series else what
         raise VolumeFault(what, f"{folder} ({len(series)})" if series else str(folder))
     return images
 
@@ -121,13 +122,14 @@ def _in_place(origins: Sequence[np.ndarray], direction: Sequence[float], folder:
     gaps = np.diff(along[order])
     usual = float(np.median(gaps))
     if usual <= 0 or gaps.min() < 0.5 * usual:
-        raise VolumeFault("has several slices in one place", f"{folder} ({len(origins)} files)")
+        what = "has several slices in one place (give each echo, time or b-value a folder of its own)"
+        raise VolumeFault(what, f"{folder} ({len(origins)} files)")
     allowed = max(EVEN * usual, min(ROUNDED, APART * usual))
     numbers = np.arange(len(along))
     line = np.polyval(np.polyfit(numbers, along[order], 1), numbers)
     odd = [f"{gap:.3g}" for gap in gaps if abs(gap - usual) > EVEN * usual]
     if odd and np.abs(along[order] - line).max() > allowed:
-        what = "lacks slices: the steps between those that are there differ"
+        what = "lacks slices: the steps between those that are there differ (copy the series again)"
         raise VolumeFault(what, f"{folder} ({', '.join(odd[:5])} mm, mostly {usual:.3g})")
     places = np.stack(origins)[order] - origins[order[0]]
     step = places[-1] / (len(places) - 1)  # not along the normal where the gantry was tilted

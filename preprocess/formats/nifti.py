@@ -24,6 +24,8 @@ PLACE = ("pixdim", "form_code")  # words of nibabel's where it mends a header's 
 
 def open_volume(path: Path) -> Volume:
     """Raises VolumeFault, also for a header whose geometry nibabel would have to mend."""
+    if path.suffix.lower() == ".dcm":
+        raise VolumeFault("is a file of DICOM (name its folder, with a / at the end: a series is a volume)", str(path))
     with refusing(path, *ERRORS), _mending_is_told(path):
         image = nib.load(path)
         if not isinstance(image, nib.spatialimages.SpatialImage):
