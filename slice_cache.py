@@ -227,7 +227,7 @@ class Folder:
     @cached_property
     def code(self) -> str:
         """SHA-256 of what reads and turns the files."""
-        return code_hash([slice_files.load_slice, TRANSFORMS[self.spec.transform]])
+        return code_hash([slice_files.load_slice, FolderSpec.apply, TRANSFORMS[self.spec.transform]])
 
     def signature(self) -> str:
         """SHA-256 of all that a listing tells of the files."""

@@ -255,5 +255,9 @@ def _state(file: SliceFile) -> list[str | int]:
 
 @cache
 def _code() -> str:
-    """SHA-256 of what decodes a volume."""
-    return code_hash([read_volume, compact, whole, VolumeFolder._note])
+    """SHA-256 of what decodes a volume, and reads where it lies."""
+    # here, as above; and named one by one, since what a function imports as it runs is not followed into
+    from preprocess.formats import nifti
+    from preprocess.reading import read_header
+
+    return code_hash([read_volume, nifti.open_volume, read_header, compact, whole, VolumeFolder._note])

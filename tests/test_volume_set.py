@@ -17,6 +17,7 @@ import volume_files
 from bounds import BOUNDS
 from dataloader import join, lay_bounds
 from distributed import Team
+from preprocess.formats import nifti
 from sampling import FixedSteps, Shuffled
 from slice_files import FolderSpec, check_patients, parse_volume, read_slice
 from utils import UserError
@@ -248,6 +249,16 @@ def test_a_volume_is_decoded_once_and_again_when_it_changes(tmp_path, monkeypatc
     assert again.digest != first.digest
     assert np.array_equal(again.image(1), image)
     assert len(list(tmp_path.glob("train/.cache/IMG-*.npy"))) == 3
+
+
+@pytest.mark.parametrize("what", ["decompress", "_files_of", "_mm_of"])
+def test_the_notes_know_the_code_that_reads_niftis(monkeypatch, what):
+    describe = volume_files._code.__wrapped__
+    before = describe()
+    assert describe() == before
+    kept = getattr(nifti, what)
+    monkeypatch.setattr(nifti, what, lambda *args: kept(*args))
+    assert describe() != before
 
 
 def test_a_file_too_young_to_be_trusted_is_looked_at_again(tmp_path):
