@@ -10,10 +10,10 @@ from typing import Any
 
 import numpy as np
 
-from preprocess.frames import read_manifest
-from preprocess.grids import Grid, is_direction
+from preprocess.grids import is_direction
+from preprocess.trained_on import read_orders
 from run_data import LONG
-from slice_files import read_card
+from set_tables import read_card
 from utils import UserError, listing
 
 STORED = "stored"
@@ -61,15 +61,8 @@ def in_file_order(directions: str, axes: tuple[int, int, int]) -> str:
 
 def found_in(card: Mapping[str, Any], home: Path | None) -> str | None:
     """By the manifest of the set, if it is the one that the card is of, and all its volumes run alike."""
-    if home is None or not (home / "manifest.csv").is_file():
+    theirs = read_card(home) if home else None
+    if theirs is None or any(theirs.get(name) != value for name, value in card.items() if name not in LONG):
         return None
-    theirs = read_card(home)
-    if any(theirs.get(name) != value for name, value in card.items() if name not in LONG):
-        return None
-    try:
-        affines = {row["affine"] for row in read_manifest(home / "manifest.csv")}
-        matrices = [np.array(text.split(), np.float64).reshape(4, 4) for text in affines]
-    except (KeyError, ValueError):
-        return None
-    found = {Grid((1, 1, 1), matrix).directions() for matrix in matrices}
-    return in_file_order(found.pop(), card.get("axes", (0, 1, 2))) if len(found) == 1 else None
+    _, found = read_orders(home)
+    return found and in_file_order(found, card.get("axes", (0, 1, 2)))

@@ -1,9 +1,7 @@
 """Planes cut to the size of slices, and slices put back where they came from."""
 
-import csv
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from pathlib import Path
 
 import nibabel as nib
 import numpy as np
@@ -113,12 +111,6 @@ def plane_affine(affine: np.ndarray, axis: int, index: int, frame: Frame) -> np.
     out = affine[:, [w, h, axis, 3]] * [*frame.step, 1, 1]
     out[:3, 3] = nib.affines.apply_affine(affine, corner)
     return out
-
-
-def read_manifest(path: Path) -> list[dict[str, str]]:
-    """The rows of a manifest.csv."""
-    with path.open(encoding="utf-8", newline="") as file:
-        return list(csv.DictReader(file))
 
 
 def restore(slices: Mapping[int, np.ndarray], rows: Sequence[Mapping[str, str]]) -> tuple[np.ndarray, np.ndarray]:

@@ -7,15 +7,14 @@
 Spacing and percentiles are [lowest, median, highest] over the training patients.
 """
 
-import csv
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
-from preprocess.frames import read_manifest
 from preprocess.grids import Grid
+from set_tables import read_rows
 from utils import listing
 
 PERCENTILES = (1, 50, 99)
@@ -71,11 +70,11 @@ def read_orders(root: Path) -> tuple[dict[str, list[str]], str | None]:
     """
     found, cut = {}, {}
     try:
-        for row in read_manifest(root / "manifest.csv"):
+        for row in read_rows(root):
             grid = Grid((1, 1, 1), np.array(row["affine"].split(), np.float64).reshape(4, 4), row.get("stored") or None)
             patient = row.get("patient") or row["name"]
             found[patient], cut[patient] = grid, grid.directions()
-    except (OSError, KeyError, ValueError, TypeError, AttributeError, csv.Error, np.linalg.LinAlgError):
+    except (KeyError, ValueError, np.linalg.LinAlgError):
         return {}, None
     directions = set(cut.values())
     return stored_as(found), directions.pop() if len(directions) == 1 else None

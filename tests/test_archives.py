@@ -11,9 +11,10 @@ from test_reading import read_png, write
 
 from preprocess.archives import acdc, isles, ivdm3seg, layout, mmwhs, msd, nci_isbi, promise12, saml, wmh
 from preprocess.archives.layout import slice_archive
-from preprocess.frames import read_manifest, restore
+from preprocess.frames import restore
 from preprocess.pairing import find_files
 from preprocess.unpack import Lineage, unpack
+from set_tables import read_rows
 from slice_files import read_card, read_slice
 from utils import UserError
 
@@ -77,7 +78,7 @@ def test_saml_whatever_its_capitals(unpacked):
     dest, card = run(saml, unpacked(fill), "--site", "BMC")
     assert patients(card) == ["Case00", "Case05"]
     assert (card["n_class"], card["site"], card["label_map"]) == (2, "BMC", {"1": 1, "2": 1})
-    assert read_png(dest, read_manifest(dest / "manifest.csv")[0], "GT").max() == 1
+    assert read_png(dest, read_rows(dest)[0], "GT").max() == 1
 
 
 def test_saml_below_a_folder_and_a_site_that_is_not_there(unpacked):
@@ -121,7 +122,7 @@ def test_nci_isbi_places_corrected_labels_on_series(unpacked):
     assert set(card["placed_labels"]) == {"ProstateDx-01-0055", "ProstateDx-01-0082"}
     used = {each["patient"]: each["path"] for each in card["sources"] if each["role"] == "GT"}
     assert used["ProstateDx-01-0006"].endswith("_corrected_label.nrrd")
-    rows = [row for row in read_manifest(dest / "manifest.csv") if row["patient"] == "ProstateDx-01-0055"]
+    rows = [row for row in read_rows(dest) if row["patient"] == "ProstateDx-01-0055"]
     assert [read_png(dest, row, "GT").any() for row in rows] == [False, False, True, True, True]
 
 
@@ -150,7 +151,7 @@ def test_mmwhs(unpacked, folders):
     dest, card = run(mmwhs, volumes, "--modality", "CT", "--plane", "coronal")
     assert (patients(card), card["n_class"], card["axis"], card["orient"]) == (["1001", "1002"], 5, 1, "LPS")
     assert card["counts"]["train"]["slices_with_class"][1:] != [0] * 4
-    shown = {int(k) for row in read_manifest(dest / "manifest.csv") for k in np.unique(read_png(dest, row, "GT"))}
+    shown = {int(k) for row in read_rows(dest) for k in np.unique(read_png(dest, row, "GT"))}
     assert shown == {0, 1, 2, 3, 4}
     assert "850:7" in " ".join(mmwhs.flags(SimpleNamespace(volumes=volumes, modality="MR", structures=7)))
 
@@ -169,7 +170,7 @@ def test_mmwhs_cut_round_the_heart(unpacked):
     dest, card = run(mmwhs, unpacked(fill), *words)
     assert "labelled" in card["uses_labels"]
     rows = {}
-    for row in read_manifest(dest / "manifest.csv"):
+    for row in read_rows(dest):
         rows.setdefault(row["patient"], []).append(row)
     for own in rows.values():
         masks = {int(row["index"]): read_png(dest, row, "GT") for row in own}
@@ -251,9 +252,7 @@ def test_isles_channels_in_their_order(unpacked):
 
     dest, card = run(isles, unpacked(fill), "--format", "npy", "--normalise", "none")
     assert (card["channels"], patients(card)) == ({"in_npy": 5}, ["case_1", "case_2"])
-    row = next(
-        row for row in read_manifest(dest / "manifest.csv") if row["patient"] == "case_1" and row["index"] == "2"
-    )
+    row = next(row for row in read_rows(dest) if row["patient"] == "case_1" and row["index"] == "2")
     pixels = read_slice(dest / row["split"] / "in_npy" / f"{row['slice']}.npy")
     for channel, path in zip(pixels, row["source"].split(";"), strict=True):
         np.testing.assert_array_equal(channel, np.asarray(nib.load(path).dataobj)[..., 2])
@@ -297,7 +296,7 @@ def test_msd_channels_by_name(unpacked, capsys):
     )
     assert "1 PZ, 2 TZ" in capsys.readouterr().out
     assert (patients(card), card["channel"], card["n_class"]) == (["00", "04"], 1, 3)
-    row = read_manifest(dest / "manifest.csv")[0]
+    row = read_rows(dest)[0]
     pixels = read_slice(dest / row["split"] / "IMG" / f"{row['slice']}.npy")
     np.testing.assert_array_equal(pixels, np.asarray(nib.load(row["source"]).dataobj)[..., 0, 1])
 

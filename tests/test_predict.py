@@ -15,11 +15,12 @@ import predict
 import report
 from prediction import inference
 from prediction.model import load_model
-from preprocess.frames import read_manifest, restore
+from preprocess.frames import restore
 from preprocess.grids import turn
 from preprocess.reading import read_grid
 from preprocess.slice_volumes import read_spec, slice_set
 from preprocess.volume_set import main as make_volumes
+from set_tables import read_rows
 from utils import UserError
 
 TURNS = ("LPS", "RAS", "SAR", "PIR", "IRA", "LSA")
@@ -66,7 +67,7 @@ def run(weights, *flags):
 
 def evaluated(work, patient):
     """The masks of the last epoch's evaluation, put back where their slices came from."""
-    rows = [row for row in read_manifest(work / "set/manifest.csv") if row["patient"] == patient]
+    rows = [row for row in read_rows(work / "set") if row["patient"] == patient]
     masks = {int(row["index"]): read_png(work / "run" / "last_epoch", row, "") for row in rows}
     return restore(masks, rows)
 

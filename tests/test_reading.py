@@ -15,11 +15,12 @@ from fuzz_volumes import FORMATS, fuzz, write_seed
 from PIL import Image
 
 from preprocess.faults import VolumeFault
-from preprocess.frames import read_manifest, restore
+from preprocess.frames import restore
 from preprocess.grids import Grid, is_direction, place, turn
 from preprocess.reading import read_grid, read_placed, read_stack, read_voxels, sha256
 from preprocess.slice_spec import SliceSpec
 from preprocess.slice_volumes import read_spec, slice_set
+from set_tables import read_rows
 from utils import UserError
 
 SHAPE = (5, 6, 7)
@@ -138,7 +139,7 @@ def test_what_is_cut_goes_back_voxel_for_voxel(tmp_path, ending, plane):
     flags += ["--label", f"{tmp_path}/*_gt{ending}{slash}", "--patient", r"(p\d+)", "--plane", plane, "--jobs", "1"]
     slice_set(read_spec(list(map(str, flags))))
     rows = {}
-    for row in read_manifest(tmp_path / "set/manifest.csv"):
+    for row in read_rows(tmp_path / "set"):
         rows.setdefault(row["patient"], []).append(row)
     assert set(rows) == set(truth)
     for patient, path in truth.items():

@@ -15,12 +15,13 @@ from PIL import Image
 from distance_maps import signed_distance_maps
 from preprocess import slice_case
 from preprocess.bias_field import correct_bias
-from preprocess.frames import Frame, read_manifest, restore
+from preprocess.frames import Frame, restore
 from preprocess.grey_levels import Normalisation, percentiles
 from preprocess.labels import LabelMap, map_labels, parse_label_map
 from preprocess.reading import read_grid, read_stack
 from preprocess.slice_split import split_patients
 from preprocess.slice_volumes import Blocks, SliceSpec, describe, read_spec, slice_set
+from set_tables import read_rows
 from utils import UserError
 
 ROOT = Path(__file__).parent.parent
@@ -131,7 +132,7 @@ def test_manifest(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     cohort(Path("volumes"), n=2)
     slice_set(spec_of("volumes", Path("set"), axis=0, size=(3, 8)))
-    rows = read_manifest(Path("set/manifest.csv"))
+    rows = read_rows(Path("set"))
     assert [row["slice"] for row in rows] == [f"Case0{p}_{i}" for p in range(2) for i in range(6)]
     row = rows[7]
     expected = {"slice": "Case01_1", "split": "train", "patient": "Case01", "index": "1", "axis": "0"}
@@ -140,7 +141,7 @@ def test_manifest(tmp_path, monkeypatch):
     expected |= {"shape0": "6", "shape1": "5", "shape2": "4", "source": "volumes/Case01.nii.gz"}
     expected |= {"affine": "0.5 0.0 0.0 0.0 0.0 0.75 0.0 0.0 0.0 0.0 3.0 0.0 0.0 0.0 0.0 1.0"}
     expected |= {"stored": "", "sha256": hashlib.sha256(Path("volumes/Case01.nii.gz").read_bytes()).hexdigest()}
-    assert row == expected
+    assert row == expected | {"name": "Case01_1"}
 
 
 def test_dataset_json(tmp_path):
@@ -198,10 +199,10 @@ def test_images_of_one_name_become_channels(tmp_path, form):
     assert (image.dtype, label.dtype, label.shape) == (np.float32, np.uint8, (6, 5))
     assert card["channels"] == {"in_npy": 2}
     assert [source["role"] for source in card["sources"]] == ["in_npy[0]", "in_npy[1]", "gt_npy"] * 2
-    row = read_manifest(tmp_path / "set/manifest.csv")[0]
+    row = read_rows(tmp_path / "set")[0]
     assert [Path(path).name for path in row["source"].split(";")] == ["00_b.nii", "00_a.nii"]
     assert len(row["sha256"].split(";")) == 2
-    volume, _ = restore({2: label}, read_manifest(tmp_path / "set/manifest.csv")[6:7])
+    volume, _ = restore({2: label}, read_rows(tmp_path / "set")[6:7])
     np.testing.assert_array_equal(volume[:, :, 2], label)
 
 
@@ -263,7 +264,7 @@ def test_resampled_slices_show_the_same_place(tmp_path, frame, size, world):
     expected = nib.affines.apply_affine(image.affine, pixels)[..., world]
     inside = np.s_[2:-2, 2:-2]  # what lies nearer to the margin has no neighbour to be interpolated with
     np.testing.assert_allclose(image.get_fdata()[inside], expected[inside], atol=1e-4)
-    row = read_manifest(tmp_path / "set/manifest.csv")[2]
+    row = read_rows(tmp_path / "set")[2]
     lengths = np.linalg.norm(image.affine[:3, :3], axis=0)
     np.testing.assert_allclose([float(row[f"spacing_{a}"]) for a in ("w", "h", "slice")], lengths, rtol=1e-6)
     assert (row["width"], row["height"]) == (str(size[0]), str(size[1]))
@@ -288,7 +289,7 @@ def test_resampled_labels_come_back(tmp_path, axis, frame, size):
     split = {"val_list": (), "split_by_blocks": Blocks(2, 2)}
     card = slice_set(spec_of(source, tmp_path / "set", axis=axis, **frame, **split))
     assert (card["size"], card["resized"], card["foreground_cut_away"]) == (size, True, {})
-    rows = read_manifest(tmp_path / "set/manifest.csv")
+    rows = read_rows(tmp_path / "set")
     slices = {int(row["index"]): read(tmp_path / f"set/{row['split']}/GT/{row['slice']}.png") for row in rows}
     volume, affine = restore(slices, rows)
     original = nib.load(source / "Case00_segmentation.nii.gz")
@@ -307,7 +308,7 @@ def test_volumes_of_any_spacing_come_to_one(tmp_path):
     card = slice_set(spec_of(tmp_path / "volumes", tmp_path / "set", **spacing, size=(24, 24)))
     assert [read(path).sum() for path in (tmp_path / "set").rglob("GT/*")] == [48] * 4
     assert (card["spacing"], card["size"], card["foreground_cut_away"]) == ((1.0, 1.0), (24, 24), {})
-    assert {row["spacing_w"] for row in read_manifest(tmp_path / "set/manifest.csv")} == {"1.0"}
+    assert {row["spacing_w"] for row in read_rows(tmp_path / "set")} == {"1.0"}
     card = slice_set(spec_of(tmp_path / "volumes", tmp_path / "cut", **spacing, size=(4, 24)))
     assert card["foreground_cut_away"] == {"Case00": 2 * 8 * 4, "Case01": 2 * 8 * 2}  # 8..12 and 6..10 mm are kept
     with pytest.raises(UserError, match=r"another size than the usual \(20, 24\) \(give --size .*: Case01 \(16, 20\)"):
@@ -819,7 +820,7 @@ FLIPPED = np.array([[-0.6, 0, 0, 90], [0, 0, -3.3, 45], [0, 0.6, 0, -12], [0, 0,
 def test_round_trip(tmp_path, axis, frame, affine):
     source = cohort(tmp_path / "volumes", n=1, shape=(9, 11, 7), affine=affine, values=(0, 1, 2))
     slice_set(spec_of(source, tmp_path / "set", axis=axis, val_list=(), split_by_blocks=Blocks(2, 2), **frame))
-    rows = read_manifest(tmp_path / "set/manifest.csv")
+    rows = read_rows(tmp_path / "set")
     slices = {int(row["index"]): read(tmp_path / f"set/{row['split']}/GT/{row['slice']}.png") for row in rows}
     volume, back = restore(slices, rows)
     original = nib.load(source / "Case00_segmentation.nii.gz")
@@ -839,7 +840,7 @@ def test_round_trip(tmp_path, axis, frame, affine):
 def test_restore_takes_a_part_and_refuses_a_muddle(tmp_path):
     source = cohort(tmp_path / "volumes", n=2)
     slice_set(spec_of(source, tmp_path / "set"))
-    rows = [row for row in read_manifest(tmp_path / "set/manifest.csv") if row["patient"] == "Case00"]
+    rows = [row for row in read_rows(tmp_path / "set") if row["patient"] == "Case00"]
     ones = np.ones((6, 5), np.uint8)
     volume, _ = restore({2: ones}, rows[2:3])
     assert volume.sum(axis=(0, 1)).tolist() == [0, 0, 30, 0]
@@ -848,7 +849,7 @@ def test_restore_takes_a_part_and_refuses_a_muddle(tmp_path):
     with pytest.raises(UserError, match=r"Case00_0 was cut to \(6, 5\), but \(5, 6\) came"):
         restore({0: ones.T}, rows[:1])
     with pytest.raises(UserError, match="one patient's volume, got .*Case00.nii.gz, .*Case01.nii.gz"):
-        restore({}, read_manifest(tmp_path / "set/manifest.csv"))
+        restore({}, read_rows(tmp_path / "set"))
 
 
 # ------------------------------------------------------------------------------------------------- command line

@@ -16,8 +16,9 @@ import pytest
 from PIL import Image
 
 from preprocess import spine
-from preprocess.frames import read_manifest, restore
+from preprocess.frames import restore
 from preprocess.reading import sha256
+from set_tables import read_rows
 from utils import UserError
 
 ROOT = Path(__file__).parent.parent
@@ -160,7 +161,7 @@ def test_the_real_volumes(tmp_path, monkeypatch):
         card = json.loads((tmp_path / name / "dataset.json").read_text())
         assert card["counts"]["train"]["slices"] + card["counts"]["val"]["slices"] == slices
         assert min(count["slices_with_class"][1] for count in card["counts"].values()) > 10
-        rows = read_manifest(tmp_path / name / "manifest.csv")
+        rows = read_rows(tmp_path / name)
         files = {int(row["index"]): tmp_path / name / row["split"] / f"GT/{row['slice']}.png" for row in rows}
         volume, affine = restore({index: np.asarray(Image.open(path)) for index, path in files.items()}, rows)
         original = nib.load(next(downloads.glob(f"sub-{name}*subreg*")))

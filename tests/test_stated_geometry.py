@@ -6,9 +6,9 @@ import pytest
 import SimpleITK as sitk
 
 from preprocess.faults import VolumeFault
-from preprocess.frames import read_manifest
 from preprocess.reading import read_grid
 from preprocess.slice_volumes import describe, read_spec, slice_set
+from set_tables import read_rows
 from utils import UserError
 from volume_files import read_volume
 
@@ -87,7 +87,7 @@ def test_the_manifest_is_in_mm_and_volumes_of_a_microscope_are_read(tmp_path):
         write(tmp_path / f"p{number}_img.nii", image, tiny, "um")
         write(tmp_path / f"p{number}_gt.nii", label, tiny)
     slice_set(slicing(tmp_path))
-    row = read_manifest(tmp_path / "set/manifest.csv")[0]
+    row = read_rows(tmp_path / "set")[0]
     assert [float(row[f"spacing_{axis}"]) for axis in ("w", "h", "slice")] == pytest.approx([5e-5, 7.5e-5, 3e-4])
 
 
