@@ -17,9 +17,9 @@ import numpy as np
 import pytest
 
 from preprocess import unpack as module
-from preprocess.frames import read_manifest
 from preprocess.slice_volumes import read_spec, slice_set
 from preprocess.unpack import Lineage, check_archives, md5, read_lineage, unpack
+from set_tables import read_rows
 from slice_files import parse_name, read_slice
 from utils import UserError
 
@@ -316,9 +316,14 @@ def test_acdc(tmp_path, top):
     image, label = (stacked(tmp_path, name, "patient002_frame10") for name in ("img", "gt"))
     assert (image.dtype, image.shape, label.shape) == (np.uint8, (3, 16, 16), (3, 16, 16))
     assert set(np.unique(label)) == {0, 1, 2, 3}
-    row = next(row for row in read_manifest(tmp_path / "set/manifest.csv") if row["patient"] == "patient002_frame10")
+    row = next(row for row in read_rows(tmp_path / "set") if row["patient"] == "patient002_frame10")
     assert (float(row["spacing_w"]), float(row["spacing_h"])) == (1.5 * 14 / 16, 1.5 * 10 / 16)
     assert parse_name(row["slice"], r"(patient\d+_frame\d+)_(\d+)").patient == "patient002_frame10"
+
+
+def to_lps(voxels):
+    """Axial planes to the left and back, of a volume stored to the right and front."""
+    return np.moveaxis(voxels, 2, 0)[:, ::-1, ::-1]
 
 
 @pytest.mark.parametrize("top", ["", "ISLES2018_Training/"])
@@ -330,10 +335,10 @@ def test_isles(tmp_path, top):
     assert (image.dtype, image.shape, label.dtype, maps.shape) == (np.float32, (2, 5, 8, 8), np.uint8, (2, 2, 8, 8))
     of_case = {name.split(".")[-3]: voxels for name, (voxels, _) in volumes.items() if "case_3" in name}
     for channel, modality in enumerate(("CT", "CT_CBF", "CT_CBV", "CT_MTT", "CT_Tmax")):
-        voxels = np.moveaxis(of_case[modality], 2, 0)
+        voxels = to_lps(of_case[modality])
         span = voxels.max() - voxels.min()
         np.testing.assert_allclose(image[:, channel], (voxels - voxels.min()) / span, atol=1e-6)
-    np.testing.assert_array_equal(label, np.moveaxis(of_case["OT"], 2, 0))
+    np.testing.assert_array_equal(label, to_lps(of_case["OT"]))
     assert (maps[:, 1][label == 0] > 0).all()
 
 
