@@ -151,8 +151,11 @@ def labels_of(truth: np.ndarray, variant: str, ignores: bool, rng: np.random.Gen
     """The label map of a variant, None where there is none; `ignores`: some of its pixels are to be ignored."""
     if variant == "absent":
         return None
-    if variant == "at random":
-        return rng.choice([0, 1, IGNORED] if ignores else [0, 1], truth.shape).astype(np.uint8)
+    if (
+        variant == "at random"
+    ):  # a slice of these may be empty, nearly empty or nearly full: what samples by class sees it
+        label = rng.random(truth.shape) < rng.choice([0, 0.2, 0.8])
+        return np.where(ignores & (rng.random(truth.shape) < 0.3), IGNORED, label).astype(np.uint8)
     label = truth * (variant == "as they are")
     if ignores and variant == "as they are":
         label[: len(label) // 2] = IGNORED
