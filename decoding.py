@@ -117,11 +117,12 @@ def _check_png(content: bytes) -> tuple[int, bool]:
 
 def _pixels(picture: Image.Image, is_image: bool) -> np.ndarray:
     """(rows, columns) or (rows, columns, C); of an image a palette becomes what it stands for, opacity goes."""
-    if picture.mode == "P" and not is_image:
+    is_palette = picture.mode == "P"
+    if is_palette and not is_image:
         return np.asarray(picture)
     if picture.has_transparency_data:
         picture = _opaque(picture)
-    if picture.mode == "P":
+    if is_palette:
         colours = np.asarray(picture.convert("RGB"))
         return colours[..., 0] if (colours == colours[..., :1]).all() else colours
     if picture.mode.startswith("I"):
@@ -133,11 +134,12 @@ def _pixels(picture: Image.Image, is_image: bool) -> np.ndarray:
 
 def _opaque(picture: Image.Image) -> Image.Image:
     """The picture without its opacity, which says nothing where it is full. Raises Refused where it is not."""
-    clear = int((np.asarray(picture.convert("RGBA"))[..., 3] < 255).sum())
+    whole = picture.convert("RGBA")
+    clear = int((np.asarray(whole)[..., 3] < 255).sum())
     if clear:
         raise Refused(f"is transparent in {clear} of its pixels; lay it on a background, and write it without alpha")
-    if picture.mode in ("LA", "RGBA", "PA"):
-        return picture.convert({"LA": "L", "RGBA": "RGB", "PA": "RGB"}[picture.mode])
+    if picture.mode in ("LA", "RGBA", "PA", "P"):
+        return picture.convert("L") if picture.mode == "LA" else whole.convert("RGB")
     return picture
 
 

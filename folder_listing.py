@@ -67,15 +67,22 @@ def look(folder: Path) -> Listing:
     with os.scandir(folder) as entries:
         for entry in entries:
             if is_slice(entry.name):
-                seen = entry.stat()
-                file = SliceFile(entry.path, seen.st_size, seen.st_mtime_ns, seen.st_ctime_ns, seen.st_ino)
-                found.setdefault(stem(entry.name), []).append(file)
+                found.setdefault(stem(entry.name), []).append(_as_listed(entry))
             elif entry.name.lower().endswith(FOREIGN) and entry.name[0] != ".":
                 foreign.append(entry.name)
     several = {name: sorted(files, key=lambda file: file.path) for name, files in found.items() if len(files) > 1}
     twins = [" and ".join(Path(file.path).name for file in several[name]) for name in sorted(several)]
     files = {name: several[name][0] if name in several else files[0] for name, files in found.items()}
     return Listing(folder, files, twins, sorted(foreign))
+
+
+def _as_listed(entry: os.DirEntry) -> SliceFile:
+    """The file; a link to nothing is one too: who reads it tells of it, with all else that is broken."""
+    try:
+        seen = entry.stat()
+    except OSError:
+        seen = entry.stat(follow_symlinks=False)
+    return SliceFile(entry.path, seen.st_size, seen.st_mtime_ns, seen.st_ctime_ns, seen.st_ino)
 
 
 def list_slices(folder: Path) -> dict[str, SliceFile]:

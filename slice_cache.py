@@ -34,7 +34,7 @@ from code_identity import code_hash
 from folder_listing import SliceFile
 from folder_lock import locked
 from slice_files import TRANSFORMS, FolderSpec, load_slice
-from utils import UserError, atomic_write, listing
+from utils import UserError, about_faulty, atomic_write
 
 FORMAT = 3  # of the files below; another number makes every cache anew
 CHUNK = 64  # slices decoded, written and copied at a time: what bounds the memory
@@ -133,7 +133,10 @@ def open_plane(
             note = _as_noted(folder, signature) or _make(folder, signature)
             return _map(folder.cache / note["file"], note["divisor"]), note["digest"]
         except OSError as error:
-            print(f"{folder.cache} cannot be used ({error.strerror}); its slices are held in memory.", file=sys.stderr)
+            if error.filename not in {file.path for file in files}:  # else decoding tells, below
+                print(
+                    f"{folder.cache} cannot be used ({error.strerror}); its slices are held in memory.", file=sys.stderr
+                )
     memory = io.BytesIO()
     divisor, _ = folder.write(memory)
     memory.seek(0)
@@ -299,7 +302,7 @@ class Folder:
                     yield arrays
         if faults:
             where = Path(self.files[0].path).parents[1]
-            raise UserError(f"{where}: {len(faults)} faulty files: " + listing(faults, 8).replace(", /", "; /"))
+            raise UserError(f"{where}: {about_faulty(faults)}")
 
     def _load(self, file: SliceFile) -> tuple[np.ndarray | None, str]:
         spacing = self.spacing.get(file)
@@ -314,6 +317,8 @@ def _digest(file: SliceFile) -> bytes:
 
 def _unlike(file: SliceFile, array: np.ndarray, first: np.ndarray) -> str:
     """What sets the slice apart from the first of the folder; '' if nothing does."""
+    if array.shape[-2:] == first.shape[-2:] and array.shape != first.shape:
+        return f"{file.path} has {len(array)} channels, not {len(first)}; write all with one number of channels"
     if array.shape != first.shape:
         sizes = [
             str(tuple(size for size in shape if size > 1 or len(shape) < 3)) for shape in (array.shape, first.shape)

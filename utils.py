@@ -13,7 +13,7 @@ import threading
 import types
 import typing
 from collections import abc
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from functools import cache
 from pathlib import Path
@@ -30,6 +30,13 @@ def listing(names: Iterable[Any], limit: int = 12) -> str:
     names = [str(name) for name in names]
     shown = ", ".join(names[:limit])
     return shown if len(names) <= limit else f"{shown}, … ({len(names) - limit} more)"
+
+
+def about_faulty(faults: Sequence[str], kind: str = "file", limit: int = 8) -> str:
+    """How many there are, and what is wrong with each: clauses that begin with the file's name."""
+    shown = "; ".join(fault.removesuffix(".") for fault in faults[:limit])
+    more = f"; … ({len(faults) - limit} more)" if len(faults) > limit else ""
+    return f"{len(faults)} faulty {kind}{'s' * (len(faults) > 1)}: {shown}{more}."
 
 
 def nearest(name: str, known: Iterable[str]) -> str:

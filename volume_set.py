@@ -34,7 +34,7 @@ from slice_files import (
     raw_npy_transform,
     read_names,
 )
-from utils import UserError, derived_seed, listing
+from utils import UserError, about_faulty, derived_seed, listing
 from volume_files import Size, Volume, VolumeFolder
 
 Box = tuple[Size, Size]  # first voxel and size of a part of a volume; it may reach over the far ends
@@ -165,7 +165,7 @@ def open_volumes(
         faults += more
     faults += _misfits(place, opened, image)
     if faults := list(dict.fromkeys(faults)):  # two losses may read one folder
-        raise UserError(f"{place}: {len(faults)} faulty volumes: {'; '.join(faults)}")
+        raise UserError(f"{place}: {about_faulty(faults, 'volume', len(faults))}")
     scale, headers = _read_scale(root), _read_headers(root)
     opened[image] = {name: replace(v, header=headers.get(name, v.header)) for name, v in opened[image].items()}
     planes = {spec: VolumePlane(list(found.values()), *_reading(spec, image, ignore)) for spec, found in opened.items()}

@@ -12,7 +12,7 @@ from decoding import read_slice
 from folder_listing import SUFFIXES, look, refuse_twins, stem, tell_foreign
 from set_tables import SPACINGS, read_card, spacing_of_names
 from slice_files import SPLITS, label_fault
-from utils import UserError, listing, whole
+from utils import UserError, about_faulty, listing, whole
 
 
 @dataclass(frozen=True)
@@ -54,7 +54,7 @@ def measure_slices(root: Path, folder: str, n_class: int | None, splits: Sequenc
         found = list(tqdm(pool.map(measure, paths), "sizes", len(paths), disable=None, unit="slice"))
     faults = [fault for fault in found if isinstance(fault, str)]
     if faults:
-        raise UserError(f"{root}: {len(faults)} faulty files in {folder}: {listing(faults, 8)}")
+        raise UserError(f"{root}, {folder}: {about_faulty(faults)}")
     names = [stem(path.name) for path in paths]
     columns = SPACINGS if axes == 3 else SPACINGS[1:]
     told = spacing_of_names(root, names, columns)

@@ -29,7 +29,7 @@ from preprocess.measuring import find_slices, measure_slices
 from preprocess.new_set import refuse_overwriting
 from size_table import ID_COLUMN, read_size_table
 from slice_files import SPLITS, image_fault
-from utils import UserError, atomic_write, listing, run_program
+from utils import UserError, about_faulty, atomic_write, listing, run_program
 
 YES, NO = ("x", "1", "1.0", "yes", "true"), ("", "0", "0.0", "no", "false")
 THUMB = 160  # pixels of a slice on the page, at most
@@ -139,7 +139,7 @@ def page(args: argparse.Namespace) -> None:
             names = [stem(path.name) for path in paths]
             slices.append({"patient": name, "slices": names, "images": thumbnails(images)})
     if faults:
-        raise UserError(f"{args.data}: {len(faults)} faulty files in {args.folder}: {listing(faults, 8)}")
+        raise UserError(f"{args.data}, {args.folder}: {about_faulty(faults)}")
     facts = {"set": args.data.name, "classes": args.classes, "patients": slices}
     content = json.dumps(facts).replace("</", "<\\/")
     text = (

@@ -211,7 +211,7 @@ def test_a_damaged_archive_is_refused(tmp_path):
     store(tmp_path, suffix="nii.gz")
     path = tmp_path / "train/IMG/BRATS_001.nii.gz"
     path.write_bytes(path.read_bytes()[:-9])
-    with pytest.raises(UserError, match="1 faulty volumes: .*BRATS_001.nii.gz cannot be read"):
+    with pytest.raises(UserError, match="1 faulty volume: .*BRATS_001.nii.gz cannot be read"):
         opened(tmp_path)
 
 

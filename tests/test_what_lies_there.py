@@ -216,6 +216,16 @@ def test_pictures_of_every_kind_become_grey_levels(tmp_path):
     assert np.abs(np.asarray(palette.convert("L")).astype(int) - GREY).max() < 4
 
 
+@pytest.mark.filterwarnings("error")
+def test_a_palette_with_an_opacity_for_each_colour_is_read_where_all_that_is_used_are_opaque(tmp_path):
+    picture = Image.fromarray(GREY // 6).convert("P")  # colours 0 to 31, grey
+    picture.putpalette([level for colour in range(256) for level in [colour] * 3])
+    picture.save(tmp_path / "a.png", transparency=bytes([255] * 40 + [0] * 100))
+    assert np.array_equal(load_slice(tmp_path / "a.png", PNG, 2, True)[0], GREY // 6)
+    picture.save(tmp_path / "a.png", transparency=bytes([255] * 20 + [0] * 100))
+    assert "is transparent in" in load_slice(tmp_path / "a.png", PNG, 2, True)[1]
+
+
 @pytest.mark.parametrize("mode", ["LA", "RGBA"])
 def test_transparent_pictures_are_refused(tmp_path, mode):
     picture = Image.fromarray(GREY).convert(mode)
@@ -358,6 +368,27 @@ def test_every_reader_lists_every_broken_file(site):
     assert len(read_images(find_slices(site, "IMG", ("train",)))[1]) == 3
     problems = [which for what, which in find_problems([survey_set(site)], None) if "cannot be read" in what]
     assert len(problems) == 3
+
+
+def test_links_to_nothing_are_listed_by_every_reader(site, capsys):
+    for number in (1, 2):
+        place = site / f"train/IMG/Case00_{number}.png"
+        place.unlink()
+        place.symlink_to(site / "gone.png" if number == 1 else place)
+    with pytest.raises(UserError, match=r"2 faulty files: .*Case00_1.png cannot be read.*; .*Case00_2.png cannot"):
+        open_split(site)
+    with pytest.raises(UserError, match="2 faulty files"):
+        measure_slices(site, "IMG", None)
+    assert "cannot be used" not in capsys.readouterr().err
+    problems = [which for what, which in find_problems([survey_set(site)], None) if "cannot be read" in what]
+    assert len(problems) == 2
+
+
+def test_one_file_of_other_channels_is_told_as_that(site):
+    path = site / "train/IMG/Case00_1.png"
+    Image.open(path).convert("RGB").save(path)
+    with pytest.raises(UserError, match=r"1 faulty file: .*Case00_1.png has 3 channels, not 1; write all with one"):
+        open_split(site)
 
 
 def test_a_header_that_promises_too_much_costs_no_memory(tmp_path):
