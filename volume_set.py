@@ -21,7 +21,7 @@ import torch
 from torch import Tensor
 
 from dataloader import AHEAD, Batch, SliceSet, Stored, Stream, ahead
-from nifti_headers import Header, header_at
+from nifti_headers import Header, header_at, states_no_place
 from set_tables import read_card, read_rows, spacing_of_patients
 from slice_files import (
     TRANSFORMS,
@@ -34,7 +34,7 @@ from slice_files import (
     raw_npy_transform,
     read_names,
 )
-from utils import UserError, about_faulty, derived_seed, listing
+from utils import UserError, about_faulty, derived_seed, listing, tell_once
 from volume_files import Size, Volume, VolumeFolder
 
 Box = tuple[Size, Size]  # first voxel and size of a part of a volume; it may reach over the far ends
@@ -166,6 +166,8 @@ def open_volumes(
     faults += _misfits(place, opened, image)
     if faults := list(dict.fromkeys(faults)):  # two losses may read one folder
         raise UserError(f"{place}: {about_faulty(faults, 'volume', len(faults))}")
+    if any(volume.affine is not None for volume in opened[image].values()):
+        tell_once(_about_orders(place / image.folder, opened[image]))
     scale, headers = _read_scale(root), _read_headers(root)
     opened[image] = {name: replace(v, header=headers.get(name, v.header)) for name, v in opened[image].items()}
     planes = {spec: VolumePlane(list(found.values()), *_reading(spec, image, ignore)) for spec, found in opened.items()}
@@ -212,8 +214,44 @@ def _misfits(place: Path, opened: Mapping[FolderSpec, Mapping[str, Volume]], ima
             yield f"{place / image.folder / name} has {volume.shape[0]} channels, most have {usual[0][0]}"
     for spec, volumes in opened.items():
         for name, volume in volumes.items():
-            if name in images and volume.size != images[name].size:
+            if name not in images or volume is images[name]:
+                continue
+            if volume.size != images[name].size:
                 yield f"{place / spec.folder / name} has size {volume.size}, its image {images[name].size}"
+            elif aside := _aside(images[name], volume):
+                yield (
+                    f"{place / spec.folder / name} does not lie on the grid of its image ({aside}): if its voxels "
+                    "belong to those of the image, write the image's header into it; else make the set with python -m "
+                    "preprocess.volume_set --place_labels"
+                )
+
+
+def _aside(image: Volume, other: Volume) -> str | None:
+    """How another volume of a case lies aside of the image; None where it does not, or either tells no place."""
+    if any(each.header is None or states_no_place(each.header) for each in (image, other)):
+        return None
+    from preprocess.grids import TOLERANCE, Grid, deviation  # here, as .npy, which tell no place, do without scipy
+
+    return deviation(Grid(image.size, image.affine), Grid(other.size, other.affine), TOLERANCE)
+
+
+def _about_orders(place: Path, images: Mapping[str, Volume]) -> str:
+    """A line on volumes that are stored in several orders of voxels; '' where it is one, or none is told."""
+    from preprocess.grids import Grid  # here, as above
+    from preprocess.trained_on import list_orders, stored_as
+
+    told = {
+        name: Grid(volume.size, volume.affine)
+        for name, volume in images.items()
+        if volume.header is not None and not states_no_place(volume.header)
+    }
+    orders = stored_as(told)
+    if len(orders) < 2:
+        return ""
+    return (
+        f"The volumes in {place} are stored in several orders of voxels, {list_orders(orders)}, and are read as they "
+        "are stored: turned or mirrored against each other. python -m preprocess.volume_set turns all alike."
+    )
 
 
 def _read_scale(root: Path) -> dict[str, float]:

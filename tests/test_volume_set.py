@@ -104,6 +104,29 @@ def test_a_nifti_tells_spacing_and_place_and_the_manifest_knows_better(tmp_path)
     assert (bare.spacing, bare.headers) == (None, None)
 
 
+def test_a_label_that_lies_aside_of_its_image_is_refused(tmp_path, capsys):
+    store(tmp_path, suffix="nii")
+    path = tmp_path / "train/GT/BRATS_001.nii"
+    label, mirror = nib.load(path), np.diag([-1.0, 1, 1, 1])
+    nib.save(nib.Nifti1Image(np.asanyarray(label.dataobj), AFFINE @ mirror), path)
+    with pytest.raises(UserError, match=r"1 faulty volume: .*BRATS_001 does not lie on the grid of its image \(.* mm"):
+        opened(tmp_path)
+    silent = nib.Nifti1Image(np.asanyarray(label.dataobj), None)  # tells no place: it goes by its voxels
+    nib.save(silent, path)
+    assert opened(tmp_path).names
+    assert "several orders" not in capsys.readouterr().err
+
+
+def test_volumes_stored_in_several_orders_are_told(tmp_path, capsys):
+    store(tmp_path, suffix="nii")
+    for folder in ("IMG", "GT"):
+        path = tmp_path / f"train/{folder}/BRATS_001.nii"
+        voxels = np.asanyarray(nib.load(path).dataobj)
+        nib.save(nib.Nifti1Image(voxels, AFFINE @ np.diag([-1.0, 1, 1, 1])), path)
+    opened(tmp_path)
+    assert "several orders of voxels, 2 in PRS; ARS: BRATS_001, and are read as" in capsys.readouterr().err
+
+
 def test_the_card_scales_images(tmp_path):
     store(tmp_path)
     plain = opened(tmp_path)
