@@ -18,7 +18,7 @@ from PIL import Image, UnidentifiedImageError
 
 from dataloader import SliceSet, open_slices, parse_folders
 from metrics import DISTANCES, SCORES
-from utils import UserError, nearest, read_literal
+from utils import UserError, listing, nearest, read_literal
 
 PATIENT_FILES = {"last": "patients_last.csv", "best_3d": "patients_best_3d.csv"}
 CLASS_FILES = {"last": "classes_last.csv", "best_3d": "classes_best_3d.csv"}
@@ -345,8 +345,11 @@ class Run:
         )
         seen = set(self.names)
         rows = [row for row, name in enumerate(slices.names) if name in seen]
-        if not rows:
-            raise UserError(f"{root / split} holds none of the slices in {self.folder / 'val_names.txt'}.")
+        if lost := sorted(seen - set(slices.names)):
+            raise UserError(
+                f"{root / split} lacks {len(lost)} of the {len(seen)} slices that {self.folder} was evaluated on (its "
+                f"val_names.txt): {listing(lost)}. Put them back, or name the set of that run with --data."
+            )
         return slices.keep(rows)
 
     def _must_be_slices(self) -> None:

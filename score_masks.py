@@ -115,6 +115,24 @@ def native_reference(
     return Reference(rows, numbers, classes[numbers], along, origins)
 
 
+def about_truth(run: Run, slices: SliceSet) -> str:
+    """A line on ground truth that is not what it was when the run was made, by its sizes; '' where it is."""
+    if not (run.folder / "val_gt_sizes.npy").is_file():
+        return ""
+    noted = dict(zip(run.names, run.array("val_gt_sizes.npy"), strict=True))
+    other = [
+        name
+        for row, name in enumerate(slices.names)
+        if (np.bincount(slices.truth(row).ravel(), minlength=run.n_class)[: run.n_class] != noted[name]).any()
+    ]
+    if not other:
+        return ""
+    return (
+        f"The ground truth of {len(other)} of {len(slices.names)} slices in {slices.root} is not what it was when "
+        f"{run.folder} was made ({listing(other, 4)}): these scores are by the one that lies there now."
+    )
+
+
 def group_rows(patients: Sequence[str]) -> dict[str, list[int]]:
     """Patient -> the rows that are of it."""
     groups: dict[str, list[int]] = {}
@@ -194,6 +212,7 @@ def main(argv: Sequence[str] | None = None) -> None:
             f"{slices.root} has them in {unit}: this is not the set of that run; name it with --data."
         )
     references = native_references(slices) if args.native else sliced_references(slices)
+    tell_once(about_truth(run, slices))
     tell_once(about_placeless({name: each.numbers for name, each in references.items()}))
     epochs = {epoch: score_epoch(run, slices, references, folder, args.jobs) for epoch, folder in folders.items()}
     out.parent.mkdir(parents=True, exist_ok=True)

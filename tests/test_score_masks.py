@@ -203,6 +203,20 @@ def test_only_the_slices_that_were_evaluated_count(tmp_path):
         np.testing.assert_array_equal(np.load(run / f"val_3d_native_{name}.npy"), plain)
 
 
+def test_a_set_that_changed_since_the_run_is_told_or_refused(made, run, tmp_path, capsys):
+    data = shutil.copytree(made / "data/toy", tmp_path / "data")
+    score(run, "dice", "--data", data)
+    assert "not what it was" not in capsys.readouterr().err
+    path = next((data / "val/GT").glob("*01_02.*"))
+    save_png(path, np.array(Image.open(path)) * 0)
+    score(run, "dice", "--data", data)
+    assert f"ground truth of 1 of 12 slices in {data} is not what it was" in capsys.readouterr().err
+    for each in data.glob(f"val/*/{path.name}"):
+        each.unlink()
+    with pytest.raises(UserError, match=f"lacks 1 of the 12 slices.*: {path.stem}"):
+        score(run, "dice", "--data", data)
+
+
 def test_label_volumes_that_are_not_to_be_had(tmp_path, run):
     with pytest.raises(UserError, match="do not tell: slice it with python -m preprocess.slice_volumes"):
         main(["--run", str(run), "--score", "dice", "--native"])
