@@ -163,6 +163,14 @@ def spacing_of_patients(
     spacing = spacing_of_names(root, names)
     if spacing is None:
         return None
+    found: dict[str, set[tuple[float, ...]]] = {}
+    for name, patient in zip(names, patients, strict=True):
+        found.setdefault(patient, set()).add(tuple(round(mm, 3) for mm in spacing[name]))
+    if several := [patient for patient, told in found.items() if len(told) > 1]:
+        tell_once(
+            f"{root / 'manifest.csv'} tells several spacings for slices of one patient ({listing(several, 4)}); that "
+            "of the first slice counts. Two volumes of one name? See --grp_regex."
+        )
     return {patient: spacing[name] for name, patient in zip(reversed(names), reversed(patients), strict=True)}
 
 

@@ -21,7 +21,7 @@ from preprocess.measuring import find_slices, measure_slices
 from preprocess.set_problems import find_problems
 from preprocess.set_survey import survey_set
 from preprocess.tags import read_images
-from set_tables import read_card, read_rows, spacing_of_names
+from set_tables import read_card, read_rows, spacing_of_names, spacing_of_patients
 from slice_files import FolderSpec, list_slices, load_slice
 from utils import UserError
 from volume_set import open_volumes
@@ -490,3 +490,13 @@ def test_no_bytes_of_a_manifest_are_a_traceback(site, content):
     assert isinstance(read_rows(site), list)
     survey_set(site)
     open_split(site)
+
+
+def test_several_spacings_of_one_patient_are_told(tmp_path, capsys):
+    rows = [f"Case0_{number},{3 + (number == 2)},1,1\n" for number in range(3)]
+    (tmp_path / "manifest.csv").write_text("slice,spacing_slice,spacing_w,spacing_h\n" + "".join(rows))
+    names = [f"Case0_{number}" for number in range(3)]
+    assert spacing_of_patients(tmp_path, names, ["Case0"] * 3) == {"Case0": (3, 1, 1)}
+    assert "several spacings for slices of one patient (Case0)" in capsys.readouterr().err
+    spacing_of_patients(tmp_path, names, ["Case0", "Case0", "Case1"])
+    assert capsys.readouterr().err == ""
