@@ -28,7 +28,7 @@ from prediction.inference import Wanted, predict
 from prediction.model import FLIPS, Model, load_model
 from prediction.outputs import Outputs, labels_of
 from prediction.preparation import Preparation, Prepared, preparation
-from prediction.volumes import digest, find_cases, shown
+from prediction.volumes import digest, find_cases, refuse_as_output, shown
 from preprocess.faults import Fault, VolumeFault, describe_faults
 from preprocess.pairing import Case
 from run_folder import sha256_of
@@ -99,6 +99,8 @@ def main(argv: Sequence[str] | None = None) -> None:
     load = partial(load_model, device=args.device, **how)
     model = load(args.weights)
     cases = find_cases(args.volumes, args.patient, model.recipe.channels) if args.volumes else []
+    if cases:
+        refuse_as_output(cases, args.out)
     if args.adapt:
         args.weights = adapt(args, model, cases)
         model = load(args.weights)

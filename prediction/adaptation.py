@@ -17,10 +17,9 @@ import main as training
 from prediction.model import Model, Recipe
 from prediction.outputs import MADE_WITH
 from prediction.preparation import preparation
-from prediction.volumes import patterns
+from prediction.volumes import digest, patterns
 from preprocess import size_priors
 from preprocess.pairing import Case
-from preprocess.reading import sha256
 from preprocess.slice_volumes import Blocks, SliceSpec, describe, slice_set
 from preprocess.volume_names import FILE_NAME
 from size_table import WITHOUT_TAGS
@@ -52,6 +51,11 @@ def adapt(args: argparse.Namespace, model: Model, cases: Sequence[Case]) -> Path
         )
     place.mkdir(parents=True, exist_ok=True)
     card = _slice(place / "set", args, model.recipe, cases)
+    if "val" not in card["counts"]:
+        raise UserError(
+            "--adapt learns from some slices and watches itself on others, and there is but one slice, of "
+            f"{listing(case.patient for case in cases)}. Give it more --volumes, or predict without --adapt."
+        )
     sizes, column = _prior(place, args, model)
     told = {"sizefile": str(sizes), "predcol": column, "margin": 0, "dir": "high", "mode": "percentage"}
     shares = [ENTROPY_SHARE, *[(1 - ENTROPY_SHARE) / (model.n_class - 1)] * (model.n_class - 1)]
@@ -103,9 +107,9 @@ def _check(args: argparse.Namespace, model: Model) -> None:
 
 def _slice(dest: Path, args: argparse.Namespace, recipe: Recipe, cases: Sequence[Case]) -> Mapping[str, Any]:
     """The card of the set of slices, made unless it is there. Raises UserError for one that is of other volumes."""
-    files = {(path.resolve(), sha256(path)) for case in cases for path in case.paths.values()}
     if dest.exists():
         card = read_card(dest)
+        files = {(path.resolve(), digest(path)) for case in cases for path in case.paths.values()}
         if {(Path(source["path"]).resolve(), source["sha256"]) for source in card["sources"]} != files:
             raise UserError(
                 f"{dest} was sliced from other volumes than these; remove {dest.parent} (rm -r), or name another --out."

@@ -16,6 +16,7 @@ from preprocess.reading import read_grid, read_voxels
 from utils import UserError, atomic_write, listing
 
 SUFFIX = ".nii.gz"
+MAPS = ("probabilities", "entropy")  # folders beside the label maps
 MADE_WITH = "predict.json"
 SIZES = "volumes.csv"
 UNCOMPARED = {"weights", "volumes"}  # a path may be spelt in several ways; its digest tells
@@ -32,7 +33,7 @@ class Outputs:
 
     def paths(self, patient: str) -> dict[str, Path]:
         """The files that are wanted of a patient, the label map last: what is there first is not all."""
-        kinds = {"probabilities": self.wanted.probabilities, "entropy": self.wanted.entropy}
+        kinds = dict(zip(MAPS, (self.wanted.probabilities, self.wanted.entropy), strict=True))
         found = {kind: self.folder / kind / f"{patient}{SUFFIX}" for kind, is_wanted in kinds.items() if is_wanted}
         return found | {"classes": self.folder / f"{patient}{SUFFIX}"}
 
@@ -47,6 +48,12 @@ class Outputs:
         """
         path = self.folder / MADE_WITH
         made_with = json.loads(json.dumps(made_with))
+        masks = [self.paths(name)["classes"] for name in volumes]
+        if foreign := [mask.name for mask in masks if mask.exists() and not (path.exists() or overwrite)]:
+            raise UserError(
+                f"{self.folder} holds files that have the names of masks, and predict.py did not make them (it lacks "
+                f"{MADE_WITH}): {listing(foreign)}. Name another --out, or give --overwrite."
+            )
         old = json.loads(path.read_text(encoding="utf-8")) if path.exists() else {}
         known = old.get("volumes", {})
         if path.exists() and not overwrite:

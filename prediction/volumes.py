@@ -4,11 +4,12 @@ import re
 from collections.abc import Sequence
 from pathlib import Path
 
+from prediction.outputs import MAPS, SUFFIX
 from preprocess.faults import VolumeFault, describe_faults
 from preprocess.pairing import Case, compile_pattern, pair
 from preprocess.reading import sha256
 from preprocess.volume_names import FILE_NAME
-from utils import UserError
+from utils import UserError, listing
 
 NAMED = re.compile(r"([\w-]+)=(.+)", re.DOTALL)
 
@@ -34,6 +35,17 @@ def find_cases(volumes: Sequence[str], patient: str | None, channels: int | None
     if faults:
         raise UserError(f"Nothing was predicted: {describe_faults(faults)}")
     return [Case(case.patient, {role: case.paths[role] for role in roles}) for case in cases]
+
+
+def refuse_as_output(cases: Sequence[Case], folder: Path) -> None:
+    """Raises UserError where a patient's mask, or its maps, would take the place of a volume."""
+    volumes = {path.resolve(): path for case in cases for path in case.paths.values()}
+    masks = (folder / kind / f"{case.patient}{SUFFIX}" for case in cases for kind in ("", *MAPS))
+    if lost := [str(volumes[mask.resolve()]) for mask in masks if mask.resolve() in volumes]:
+        raise UserError(
+            f"--out {folder} is where volumes lie, and what is predicted would overwrite them: {listing(lost)}. Name "
+            "another folder."
+        )
 
 
 def patterns(volumes: Sequence[str]) -> dict[str, str]:

@@ -198,6 +198,30 @@ def test_a_volume_that_fails_stops_no_other_and_a_rerun_skips_what_is_done(train
     assert (tmp_path / "out/p0.nii.gz").stat().st_mtime_ns != stamp
 
 
+@pytest.mark.parametrize("flags", [(), ("--overwrite",), ("--adapt", "--prior_mm2", 40)])
+def test_volumes_are_not_overwritten_by_their_masks(trained, tmp_path, flags):
+    folder, weights = trained
+    volume = tmp_path / "p1.nii.gz"
+    volume.write_bytes((folder / "p1_i0.nii.gz").read_bytes())
+    (tmp_path / "link").symlink_to(tmp_path)
+    with pytest.raises(UserError, match=r"is where volumes lie.*p1.nii.gz. Name another folder"):
+        run(weights, "--volumes", volume, "--out", tmp_path / "link", *flags)
+    assert volume.read_bytes() == (folder / "p1_i0.nii.gz").read_bytes()
+    assert {path.name for path in tmp_path.iterdir()} == {"p1.nii.gz", "link"}
+
+
+def test_masks_of_another_origin_are_not_taken_for_predictions(trained, tmp_path):
+    folder, weights = trained
+    truth = (folder / "p1_gt.nii.gz").read_bytes()
+    (tmp_path / "p1.nii.gz").write_bytes(truth)
+    words = ("--volumes", folder / "p1_i0.nii.gz", "--out", tmp_path)
+    with pytest.raises(UserError, match=r"predict.py did not make them .*: p1.nii.gz"):
+        run(weights, *words)
+    assert {path.name: path.read_bytes() for path in tmp_path.iterdir()} == {"p1.nii.gz": truth}
+    run(weights, *words, "--overwrite")
+    assert (tmp_path / "p1.nii.gz").read_bytes() != truth
+
+
 def test_a_checkpoint_that_does_not_tell_its_preprocessing(trained, tmp_path):
     folder, weights = trained
     state = torch.load(weights, weights_only=True)
@@ -253,6 +277,19 @@ def test_adapted_without_ground_truth(trained, tmp_path):
     assert len(list((tmp_path / "out").glob("p*.nii.gz"))) == 6
     with pytest.raises(UserError, match="one of them; got none"):
         run(weights, *words[:2], "--out", tmp_path / "other", "--adapt")
+
+
+def test_what_there_is_to_adapt_to_is_told_when_it_is_not_enough(trained, tmp_path):
+    folder, weights = trained
+    image = nib.load(folder / "p0_i0.nii.gz")
+    nib.save(image.slicer[:, :, 4:5], tmp_path / "p0.nii.gz")
+    (tmp_path / "p1").mkdir()
+    words = ["--out", tmp_path / "out", "--adapt", "--prior_mm2", 40]
+    for _ in range(2):
+        with pytest.raises(UserError, match=r"but one slice, of p0. Give it more --volumes"):
+            run(weights, "--volumes", tmp_path / "p0.nii.gz", *words)
+    with pytest.raises(UserError, match="holds no DICOM series"):
+        run(weights, "--volumes", f"{tmp_path}/p1/", "--out", tmp_path / "other", *words[2:])
 
 
 def test_exported_it_gives_the_same(trained, tmp_path, capsys):
