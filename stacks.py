@@ -1,5 +1,6 @@
 """Slices put together to the volume that they are from: each plane lies at its number, so a gap stays a gap."""
 
+from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
@@ -44,7 +45,7 @@ def gaps(numbers: Sequence[int]) -> list[int]:
 
 def doubled(numbers: Sequence[int]) -> list[int]:
     """The numbers that several slices have."""
-    return sorted({number for number in numbers if numbers.count(number) > 1})
+    return sorted(number for number, times in Counter(numbers).items() if times > 1)
 
 
 def placeless(patients: Mapping[str, Sequence[int]]) -> list[str]:
