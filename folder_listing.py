@@ -85,22 +85,16 @@ def _as_listed(entry: os.DirEntry) -> SliceFile:
     return SliceFile(entry.path, seen.st_size, seen.st_mtime_ns, seen.st_ctime_ns, seen.st_ino)
 
 
-def list_slices(folder: Path) -> dict[str, SliceFile]:
-    """The slices, or volumes, of a folder by name, without their suffix. Raises UserError for two files of one name."""
-    found = look(folder)
-    refuse_twins([found])
-    tell_foreign(found)
-    return found.files
-
-
-def refuse_twins(listings: Iterable[Listing]) -> None:
-    """Raises UserError that lists the names that a folder holds several times."""
+def look_into(folders: Iterable[Path]) -> list[Listing]:
+    """Of each folder. Raises UserError that lists the names that a folder holds several times."""
+    listings = [look(folder) for folder in folders]
     twins = [f"{found.folder}: {listing(found.twins)}" for found in listings if found.twins]
     if twins:
         raise UserError(
             f"Slices that are there twice, under two suffixes, and nothing tells which is meant: {'; '.join(twins)}. "
             "Move one of each out of the folder."
         )
+    return listings
 
 
 def tell_foreign(found: Listing) -> None:

@@ -19,8 +19,7 @@ import numpy as np
 
 from decoding import read_slice
 from distance_maps import signed_distance_maps
-from folder_listing import SUFFIXES, Listing, SliceFile, is_slice, look, refuse_twins, stem, tell_foreign
-from folder_listing import list_slices as list_slices
+from folder_listing import SUFFIXES, SliceFile, is_slice, look_into, stem, tell_foreign
 from set_tables import read_card
 from utils import ROUNDING, Registry, UserError, listing, read_literal, whole
 
@@ -269,7 +268,6 @@ def pair_files(folder: Path, subfolders: Sequence[str]) -> tuple[list[str], dict
 
     Raises UserError for a missing folder or partner, and for a split without slices.
     """
-    found: dict[str, Listing] = {}
     for name in subfolders:
         path = folder / name
         if not path.is_dir():
@@ -283,8 +281,7 @@ def pair_files(folder: Path, subfolders: Sequence[str]) -> tuple[list[str], dict
                 "<set>/<split>/<folder>/<case>.npy or .nii.gz. A set without ground truth is named by its images "
                 "alone: --target_folders \"[('IMG', png_transform, False)]\"."
             )
-        found[name] = look(path)
-    refuse_twins(found.values())
+    found = dict(zip(subfolders, look_into(folder / name for name in subfolders), strict=True))
     names = sorted(set().union(*(each.files for each in found.values())))
     others = "".join(f" {each.about_foreign}." for each in found.values() if each.foreign)
     if not names:

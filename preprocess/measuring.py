@@ -9,7 +9,7 @@ import numpy as np
 from tqdm import tqdm
 
 from decoding import read_slice
-from folder_listing import SUFFIXES, look, refuse_twins, stem, tell_foreign
+from folder_listing import SUFFIXES, look_into, stem, tell_foreign
 from set_tables import SPACINGS, read_card, spacing_of_names
 from slice_files import SPLITS, label_fault
 from utils import UserError, about_faulty, listing, whole
@@ -72,8 +72,7 @@ def find_slices(root: Path, folder: str, splits: Sequence[str]) -> list[Path]:
             f"Every split needs its {folder} folder; there is no {listing(lost)}. Mend --data or --folder; where the "
             "set has no labels, give its images: --folder IMG --unlabelled."
         )
-    found = [look(place) for place in folders if place.is_dir()]
-    refuse_twins(found)
+    found = look_into(place for place in folders if place.is_dir())
     for each in found:
         tell_foreign(each)
     paths = [Path(path) for each in found for path in sorted(file.path for file in each.files.values())]

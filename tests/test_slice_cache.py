@@ -19,8 +19,9 @@ import slice_cache
 from code_identity import code_hash, source_hash
 from dataloader import Stream, join, open_slices, place
 from distance_maps import signed_distance_maps
+from folder_listing import look
 from slice_cache import Plane, narrowest, open_plane
-from slice_files import TRANSFORMS, FolderSpec, list_slices, parse_folders
+from slice_files import TRANSFORMS, FolderSpec, parse_folders
 from utils import UserError
 
 REGEX = r"(Case\d+)_(\d+)"
@@ -36,7 +37,7 @@ def write(root, arrays, suffix="npy"):
         path = folder / f"Case00_{number}.{suffix}"
         np.save(path, array) if suffix == "npy" else Image.fromarray(array).save(path)
         os.utime(path, (1e9, 1e9))
-    return [file for _, file in sorted(list_slices(folder).items())]
+    return [file for _, file in sorted(look(folder).files.items())]
 
 
 def opened(files, spec=NPY, **more):
@@ -172,7 +173,7 @@ def test_a_change_is_seen(tmp_path, decoded):
     assert torch.equal(changed[1, 0], torch.from_numpy(GREY + 1))
     path = Path(write(tmp_path, [GREY, GREY + 2])[1].path)
     os.utime(path, (1e9, 1e9 + 5))
-    files = [file for _, file in sorted(list_slices(path.parent).items())]
+    files = [file for _, file in sorted(look(path.parent).files.items())]
     assert torch.equal(opened(files)[1, 0], torch.from_numpy(GREY + 2))
     assert len(list((tmp_path / "train/.cache").glob("*.npy"))) == 1  # the old content is gone
 
@@ -183,7 +184,7 @@ def test_files_that_keep_their_times_are_told_apart_by_what_nobody_can_set(tmp_p
     opened(files)
     other = write(tmp_path / "other", [GREY + 1])
     os.replace(other[0].path, files[0].path)  # noqa: PTH105
-    again = list(list_slices(tmp_path / "train/IMG").values())
+    again = list(look(tmp_path / "train/IMG").files.values())
     assert (again[0].size, again[0].modified) == (files[0].size, files[0].modified)
     assert torch.equal(opened(again)[0, 0], torch.from_numpy(GREY + 1))
 
@@ -251,7 +252,7 @@ def test_a_new_file_is_not_trusted_by_its_time(tmp_path):
     for content in (GREY, GREY + 1):
         write(tmp_path, [GREY, content])
         os.utime(files[1].path, (now, now))
-        fresh = [file for _, file in sorted(list_slices(Path(files[0].path).parent).items())]
+        fresh = [file for _, file in sorted(look(Path(files[0].path).parent).files.items())]
         found = opened(fresh)
     assert torch.equal(found[1, 0], torch.from_numpy(GREY + 1))
 
@@ -259,7 +260,7 @@ def test_a_new_file_is_not_trusted_by_its_time(tmp_path):
 def test_touched_files_are_the_same_content(tmp_path):
     _, before = open_plane(write(tmp_path, [GREY]), NPY, 2, is_image=True)
     os.utime(tmp_path / "train/IMG/Case00_0.npy", (2e9, 1e9))
-    files = list(list_slices(tmp_path / "train" / "IMG").values())
+    files = list(look(tmp_path / "train" / "IMG").files.values())
     _, after = open_plane(files, NPY, 2, is_image=True)
     assert before == after
 

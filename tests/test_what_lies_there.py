@@ -16,13 +16,13 @@ from PIL import Image
 
 from dataloader import check_patients, open_slices, parse_folders
 from decoding import read_slice
-from folder_listing import stem
+from folder_listing import look_into, stem
 from preprocess.measuring import find_slices, measure_slices
 from preprocess.set_problems import find_problems
 from preprocess.set_survey import survey_set
 from preprocess.tags import read_images
 from set_tables import read_card, read_rows, spacing_of_names, spacing_of_patients
-from slice_files import FolderSpec, list_slices, load_slice
+from slice_files import FolderSpec, load_slice
 from utils import UserError
 from volume_set import open_volumes
 
@@ -82,7 +82,7 @@ def test_twins_are_refused_and_all_of_them_are_listed(site, kind):
     with pytest.raises(UserError, match=f"GT: .*{name}.*IMG: .*{name}"):
         open_split(site)
     with pytest.raises(UserError, match="there twice"):
-        list_slices(site / "train/IMG")
+        look_into([site / "train/IMG"])
     assert any("a slice twice" in what for what, _ in find_problems([survey_set(site)], None))
 
 
