@@ -16,6 +16,7 @@ import numpy as np
 Header = nib.Nifti1Header  # or its subclass of NIfTI-2
 KEPT = ("qform_code", "sform_code", "quatern_b", "quatern_c", "quatern_d", "qoffset_x", "qoffset_y", "qoffset_z")
 KEPT = (*KEPT, "srow_x", "srow_y", "srow_z", "xyzt_units", "pixdim")
+MM = {1: 1e3, 2: 1.0, 3: 1e-3}  # xyzt_units, its lowest three bits: metre, mm, micron; no other number says a unit
 
 
 def header_at(affine: np.ndarray, qform: np.ndarray | None = None, codes: tuple[int, int] = (1, 1)) -> Header:
@@ -55,6 +56,17 @@ def turned(header: Header, voxels: np.ndarray) -> Header:
     out.set_qform(header.get_qform() @ voxels if codes[0] else unsheared(sform), codes[0])
     out.set_sform(sform, codes[1])
     return out
+
+
+def mm_of(header: Header) -> float:
+    """How many mm one unit of the header's matrices is; 1 where it does not say."""
+    return MM.get(int(header["xyzt_units"]) & 7, 1.0)
+
+
+def qform_in_mm(header: Header) -> np.ndarray:
+    """The (4, 4) matrix of the header's qform, from voxel numbers to mm."""
+    mm = mm_of(header)
+    return np.diag([mm, mm, mm, 1]) @ header.get_qform()
 
 
 def states_no_place(header: Header) -> bool:

@@ -11,7 +11,7 @@ from pathlib import Path
 import nibabel as nib
 import numpy as np
 
-from nifti_headers import Header, header_at, states_no_place
+from nifti_headers import Header, header_at, qform_in_mm, states_no_place
 from preprocess.faults import Fault, VolumeFault
 from preprocess.formats import files_of, format_of, nifti, open_volume
 from preprocess.formats.nifti import ERRORS
@@ -107,8 +107,7 @@ def _on_the_qform(
     header, stored = read_header(image), read_grid(image, channel)
     if not (header["qform_code"] and header["sform_code"]):
         return None
-    mm = stored.spacing()[0] / np.linalg.norm(header.get_sform()[:3, 0])  # its unit of length
-    second = Grid(stored.shape, np.diag([mm, mm, mm, 1]) @ header.get_qform())
+    second = Grid(stored.shape, qform_in_mm(header))
     second = second.turned(directions) if directions else second
     allowed, apart = grid.allows(tolerance), grid.distance(second)
     if apart <= allowed or drawn.shape != second.shape or second.distance(drawn) > allowed:

@@ -24,7 +24,7 @@ from typing import Any, ClassVar, TypeVar
 import numpy as np
 from tqdm import tqdm
 
-from nifti_headers import Header, turned
+from nifti_headers import Header, qform_in_mm, turned
 from preprocess.faults import Fault, VolumeFault
 from preprocess.grids import RADIOLOGICAL, TOLERANCE, Grid, displaced, is_direction, turn
 from preprocess.labels import LabelMap, classes_of, parse_label_map
@@ -242,7 +242,7 @@ def _read_case(task: Task, spec: VolumeSpec, done: Written) -> tuple[np.ndarray 
         return None, None
     first = next(iter(grids))
     done.grid = reordered(grids[first], spec.axes)
-    done.header = done.attempt(header_of, task.paths[first], channels[first], done.grid)
+    done.header = done.attempt(turned_header, task.paths[first], channels[first], done.grid)
     paths = [path for role, path in task.paths.items() if role != LABEL]
     image = done.attempt(gather_image, paths, spec.axes, spec.channels, spec.orient) if paths else None
     classes = done.attempt(read_classes, task.paths[LABEL], spec) if LABEL in task.paths else None
@@ -280,7 +280,7 @@ def reordered(grid: Grid, axes: Sequence[int]) -> Grid:
     return Grid(tuple(grid.shape[axis] for axis in axes), grid.affine[:, [*axes, 3]], grid.stored)
 
 
-def header_of(path: Path, channel: int | None, grid: Grid) -> Header:
+def turned_header(path: Path, channel: int | None, grid: Grid) -> Header:
     """Where the file says that its voxels lie, for them on this grid, which has the same in another order."""
     stored = read_grid(path, channel)
     return turned(read_header(path), np.rint(np.linalg.inv(stored.affine) @ grid.affine))
@@ -467,9 +467,8 @@ def _write_manifest(folder: Path, tasks: Sequence[Task], done: Sequence[Written]
         table = csv.writer(file, lineterminator="\n")
         table.writerow(COLUMNS)
         for task, each in zip(tasks, done, strict=True):
-            mm = each.grid.spacing()[0] / np.linalg.norm(each.header.get_best_affine()[:3, 0])  # its unit of length
-            qform = np.diag([mm, mm, mm, 1]) @ each.header.get_qform()
-            places = (" ".join(repr(float(n)) for n in matrix.ravel()) for matrix in (each.grid.affine, qform))
+            matrices = each.grid.affine, qform_in_mm(each.header)
+            places = (" ".join(repr(float(n)) for n in matrix.ravel()) for matrix in matrices)
             codes = f"{each.header['qform_code']} {each.header['sform_code']}"
             images = [source for source in each.sources if source["role"] != LABEL]
             source = (";".join(image[key] for image in images) for key in ("path", "sha256"))

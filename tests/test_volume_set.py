@@ -274,7 +274,7 @@ def test_a_volume_is_decoded_once_and_again_when_it_changes(tmp_path, monkeypatc
     assert len(list(tmp_path.glob("train/.cache/IMG-*.npy"))) == 3
 
 
-@pytest.mark.parametrize("what", ["decompress", "_files_of", "_mm_of"])
+@pytest.mark.parametrize("what", ["decompress", "_files_of", "mm_of"])
 def test_the_notes_know_the_code_that_reads_niftis(monkeypatch, what):
     describe = volume_files._code.__wrapped__
     before = describe()

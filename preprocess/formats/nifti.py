@@ -11,6 +11,7 @@ import nibabel as nib
 import numpy as np
 from isal import isal_zlib
 
+from nifti_headers import Header, mm_of
 from preprocess.faults import VolumeFault
 from preprocess.formats.volume import Volume, not_3d, refusing
 
@@ -18,7 +19,6 @@ ERRORS = (
     *(isal_zlib.error, zlib.error, nib.filebasedimages.ImageFileError, nib.spatialimages.HeaderDataError),
     nib.wrapstruct.WrapStructError,
 )
-MM = {1: 1e3, 2: 1.0, 3: 1e-3}  # xyzt_units, its lowest three bits: metre, mm, micron; no other number says a unit
 PLACE = ("pixdim", "form_code")  # words of nibabel's where it mends a header's geometry, which is then a guess
 
 
@@ -31,7 +31,7 @@ def open_volume(path: Path) -> Volume:
         if not isinstance(image, nib.spatialimages.SpatialImage):
             raise VolumeFault("is no volume", str(path))
         affine = np.eye(4) if image.affine is None else np.array(image.affine, np.float64)
-        affine[:3] *= _mm_of(image.header)
+        affine[:3] *= mm_of(image.header) if isinstance(image.header, Header) else 1
         shape, dtype = tuple(map(int, image.shape)), image.get_data_dtype()
         files = _files_of(image, path)
     if min(shape, default=0) < 0:
@@ -56,11 +56,6 @@ def _files_of(image: nib.spatialimages.SpatialImage, path: Path) -> tuple[Path, 
     """
     named = (Path(holder.filename) for holder in image.file_map.values() if holder.filename)
     return (path, *sorted(file for file in named if file != path and file.exists()))
-
-
-def _mm_of(header: nib.filebasedimages.FileBasedHeader) -> float:
-    """How many mm one unit of a header's matrix is; 1 where it does not say."""
-    return MM.get(int(header["xyzt_units"]) & 7, 1.0) if isinstance(header, nib.Nifti1Header) else 1.0
 
 
 class _Told(logging.Filter):
