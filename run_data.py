@@ -162,6 +162,7 @@ LONG = (
     "foreground_cut_away",
     "placed_labels",
     "stored_as",
+    "guessed_directions",
 )  # of a card: about its volumes one by one
 
 

@@ -6,7 +6,7 @@ from pathlib import Path
 
 from prediction.outputs import MAPS, SUFFIX
 from preprocess.faults import VolumeFault, describe_faults
-from preprocess.pairing import Case, compile_pattern, pair
+from preprocess.pairing import Case, compile_pattern, find_files, pair
 from preprocess.reading import sha256
 from preprocess.volume_names import FILE_NAME
 from utils import UserError, listing
@@ -52,7 +52,7 @@ def patterns(volumes: Sequence[str]) -> dict[str, str]:
     """Name of the channel -> its glob."""
     roles: dict[str, str] = {}
     for number, text in enumerate(volumes):
-        named = NAMED.fullmatch(text)
+        named = None if find_files(text) else NAMED.fullmatch(text)  # folders may have a = in their names
         name = named[1] if named else f"--volumes[{number}]" if len(volumes) > 1 else "--volumes"
         if name in roles:
             raise UserError(f"--volumes names '{name}' twice; each channel has a name of its own, or none.")

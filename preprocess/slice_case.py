@@ -14,6 +14,7 @@ import numpy as np
 from isal import isal_zlib
 
 from distance_maps import signed_distance_maps
+from nifti_headers import states_no_place
 from preprocess.bias_field import correct_bias
 from preprocess.faults import Fault, VolumeFault
 from preprocess.frames import Frame, plane_affine
@@ -21,7 +22,7 @@ from preprocess.grey_levels import count_values
 from preprocess.grids import Grid, deviation
 from preprocess.labels import classes_of
 from preprocess.pairing import Case
-from preprocess.reading import read_grid, read_placed, read_stack, sha256
+from preprocess.reading import read_grid, read_header, read_placed, read_stack, sha256
 from preprocess.slice_spec import SliceSpec
 from preprocess.trained_on import grey_levels
 
@@ -44,6 +45,7 @@ class Sliced:
     pixels: np.ndarray | None = None
     placed: str | None = None  # how far off its image the label volume lay, where it was placed on the image's grid
     levels: dict[str, list[float]] = field(default_factory=dict)  # of each image, see trained_on
+    guessed: bool = False  # whether the header of the first image leaves open where its axes run
     cut_away: int = 0  # voxels of the classes from 1, once resampled, that the cut left outside
 
 
@@ -74,6 +76,7 @@ def _channels(
             else:
                 stack = read_stack(path, spec.axis, channel=spec.channel or 0, directions=spec.orient)
                 done.levels[role] = grey_levels(stack)
+                done.guessed |= len(done.levels) == 1 and states_no_place(read_header(path))
                 planes = image_planes(stack, frame, path, spec)
         except VolumeFault as error:
             done.faults.append(error.fault)

@@ -11,7 +11,7 @@ from preprocess.bias_field import CONVERGENCE, ITERATIONS
 from preprocess.new_set import write_card
 from preprocess.slice_case import Sliced, Task
 from preprocess.slice_spec import SPLITS, SliceSpec
-from preprocess.trained_on import describe_geometry, describe_levels, describe_orders, stored_as
+from preprocess.trained_on import describe_geometry, describe_guessed, describe_levels, describe_orders, stored_as
 from utils import atomic_write, listing
 
 TOOL = "preprocess.slice_volumes 2"  # raised when the same volumes and settings give other slices
@@ -88,6 +88,9 @@ def _trained_on(spec: SliceSpec, tasks: Sequence[Task], results: Sequence[Sliced
     grids = [task.grid for task, _ in pairs]
     return {
         "stored_as": stored_as({task.case.patient: task.grid for task in tasks}),
+        "guessed_directions": [
+            task.case.patient for task, result in zip(tasks, results, strict=True) if result.guessed
+        ],
         "geometry": describe_geometry(grids, map(spec.spacing_of, grids)),
         "grey_levels": {
             name: describe_levels([result.levels[role] for role in spec.folders()[name]] for _, result in pairs)
@@ -182,4 +185,6 @@ def describe(card: Mapping[str, Any]) -> str:
         text += f"\nLabels shaped its images: {card['uses_labels']}."
     if told := describe_orders(card.get("stored_as", {}), card.get("geometry", {}).get("directions")):
         text += f"\n{told}"
+    if guessed := describe_guessed(card.get("guessed_directions", ())):
+        text += f"\n{guessed}"
     return text

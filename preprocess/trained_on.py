@@ -98,6 +98,16 @@ def describe_orders(orders: Mapping[str, Sequence[str]], directions: str | None)
     return f"The volumes are stored in several orders of voxels, {shown}: {became}."
 
 
+def describe_guessed(patients: Sequence[str]) -> str:
+    """A line on volumes whose headers do not say where their axes run, '' if there are none."""
+    if not patients:
+        return ""
+    return (
+        "No directions in the headers (qform and sform have code 0): taken as nibabel takes them, and wrong if they "
+        f"run otherwise: {listing(patients, 5)}."
+    )
+
+
 def list_orders(orders: Mapping[str, Sequence[str]]) -> str:
     """How many are in the most usual order, and who is in another."""
     (usual, most), *others = orders.items()

@@ -24,7 +24,7 @@ from typing import Any, ClassVar, TypeVar
 import numpy as np
 from tqdm import tqdm
 
-from nifti_headers import Header, qform_in_mm, turned
+from nifti_headers import Header, qform_in_mm, states_no_place, turned
 from preprocess.faults import Fault, VolumeFault
 from preprocess.grids import RADIOLOGICAL, TOLERANCE, Grid, displaced, is_direction, turn
 from preprocess.labels import LabelMap, classes_of, parse_label_map
@@ -32,7 +32,14 @@ from preprocess.new_set import refuse, refuse_existing, whole_folder, write_card
 from preprocess.pairing import Case, compile_pattern, pair
 from preprocess.reading import read_grid, read_header, sha256, unsure_place
 from preprocess.slice_tables import UNLABELLED, is_unlabelled
-from preprocess.trained_on import describe_geometry, describe_levels, describe_orders, grey_levels, stored_as
+from preprocess.trained_on import (
+    describe_geometry,
+    describe_guessed,
+    describe_levels,
+    describe_orders,
+    grey_levels,
+    stored_as,
+)
 from preprocess.workers import in_processes
 from slice_files import read_card
 from utils import UserError, atomic_write, listing, run_program
@@ -125,6 +132,7 @@ class Written:
     faults: list[Fault] = field(default_factory=list)
     grid: Grid | None = None  # of what is written
     header: Header | None = None  # the same, in both its forms
+    guessed: bool = False  # whether the first image's own header leaves open where its axes run
     levels: list[list[float]] = field(default_factory=list)  # of each channel, see trained_on
     channels: int = 0
     voxels: np.ndarray | None = None  # (256,) of each class
@@ -242,6 +250,7 @@ def _read_case(task: Task, spec: VolumeSpec, done: Written) -> tuple[np.ndarray 
         return None, None
     first = next(iter(grids))
     done.grid = reordered(grids[first], spec.axes)
+    done.guessed = bool(done.attempt(lambda path: states_no_place(read_header(path)), task.paths[first]))
     done.header = done.attempt(turned_header, task.paths[first], channels[first], done.grid)
     paths = [path for role, path in task.paths.items() if role != LABEL]
     image = done.attempt(gather_image, paths, spec.axes, spec.channels, spec.orient) if paths else None
@@ -449,6 +458,7 @@ def _trained_on(tasks: Sequence[Task], done: Sequence[Written]) -> dict[str, Any
     grids = [each.grid for each in trained]
     return {
         "stored_as": stored_as({t.case.patient: each.grid for t, each in zip(tasks, done, strict=True)}),
+        "guessed_directions": [t.case.patient for t, each in zip(tasks, done, strict=True) if each.guessed],
         "geometry": describe_geometry(grids, [grid.spacing() for grid in grids]),
         "grey_levels": {IMAGE: describe_levels(each.levels for each in trained)},
     }
@@ -488,7 +498,7 @@ def describe(card: Mapping[str, Any]) -> str:
     used += f"\nLabels shaped its images: {card['uses_labels']}." if card["uses_labels"] else ""
     text = f"{card['name']}: {listing(counts)}; {classes}, {card['channels'][IMAGE]} channels{scaled}{used}"
     told = describe_orders(card.get("stored_as", {}), card.get("geometry", {}).get("directions"))
-    return f"{text}\n{told}" if told else text
+    return "\n".join(filter(None, (text, told, describe_guessed(card.get("guessed_directions", ())))))
 
 
 # ------------------------------------------------------------------------------------------------ command line

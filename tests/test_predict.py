@@ -210,6 +210,16 @@ def test_volumes_are_not_overwritten_by_their_masks(trained, tmp_path, flags):
     assert {path.name for path in tmp_path.iterdir()} == {"p1.nii.gz", "link"}
 
 
+def test_a_folder_with_an_equals_sign_is_no_name(trained, tmp_path, monkeypatch):
+    folder, weights = trained
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "fold=1").mkdir()
+    (tmp_path / "fold=1/p1.nii.gz").write_bytes((folder / "p1_i0.nii.gz").read_bytes())
+    for name, volumes in (("a", "fold=1/*.nii.gz"), ("b", "IMG=fold=1/*.nii.gz")):
+        run(weights, "--volumes", volumes, "--out", name)
+        assert (tmp_path / name / "p1.nii.gz").is_file()
+
+
 def test_masks_of_another_origin_are_not_taken_for_predictions(trained, tmp_path):
     folder, weights = trained
     truth = (folder / "p1_gt.nii.gz").read_bytes()

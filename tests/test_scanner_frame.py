@@ -23,6 +23,7 @@ from preprocess.grids import Grid, turn
 from preprocess.reading import read_voxels
 from preprocess.slice_volumes import describe, read_spec, slice_set
 from preprocess.volume_set import VolumeSpec, make_volume_set
+from preprocess.volume_set import describe as describe_volumes
 from preprocess.volume_set import read_spec as read_volume_spec
 from utils import UserError
 
@@ -251,6 +252,15 @@ def test_a_volume_without_directions_is_told(tmp_path, network, capsys):
     assert_on_one_grid(next((tmp_path / "out").glob("LAS*.nii.gz")), image)
 
 
+@pytest.mark.parametrize("make", [lambda *where: describe(cut(*where)), lambda *where: describe_volumes(stack(*where))])
+def test_a_set_of_volumes_without_directions_says_so(tmp_path, make):
+    folder = cohort(tmp_path / "volumes")
+    assert "No directions" not in make(folder, tmp_path / "set")
+    store(folder, "LAS", ".nii.gz", "no codes", seed=1).rename(folder / "p1_img.nii.gz")
+    assert "No directions in the headers (qform and sform have code 0)" in (told := make(folder, tmp_path / "other"))
+    assert told.endswith(": p1.")
+
+
 # -- cut round the labels ---------------------------------------------------------------------------------------------
 
 
@@ -348,6 +358,10 @@ def test_flags_of_a_set_of_volumes():
     assert read_volume_spec([*words, "--orient", "stored"]).orient is None
     with pytest.raises(UserError, match="as in LPS"):
         read_volume_spec([*words, "--orient", "up"])
+
+
+def stack(folder, dest):
+    return make_volume_set(VolumeSpec(dest, (f"{folder}/*_img.nii.gz",), None, r"(p\d)", jobs=1))
 
 
 def make_volumes(folder, dest):
