@@ -83,10 +83,15 @@ class RunFolder:
         named = {*begun, *self.identity} - {*ELSEWHERE}
         other = [key for key in sorted(named) if begun.get(key) != self.identity.get(key)]
         if other:
-            changes = [f"{key}: {begun.get(key)!r} -> {self.identity.get(key)!r}" for key in other]
+            changes = [
+                _changed_inputs(begun.get(key) or {}, self.identity[key])
+                if key == "inputs"
+                else f"{key}: {begun.get(key)!r} -> {self.identity.get(key)!r}"
+                for key in other
+            ]
             raise UserError(
-                f"{self.path} holds an unfinished run with other arguments or inputs ({listing(changes, 4)}). "
-                f"Finish it with the old ones, or remove it (rm -r {self.path}) to start anew."
+                f"{self.path} holds a run with other arguments or inputs ({listing(changes, 4)}). Go on with the old "
+                f"ones, or remove it (rm -r {self.path}) to start anew."
             )
 
     @property
@@ -153,6 +158,11 @@ class RunFolder:
         """The run is whole: what only a resume needed goes."""
         for name in ("previous.pkl", "paused.pkl", "paused.pkl.part"):
             (self.path / name).unlink(missing_ok=True)
+
+
+def _changed_inputs(begun: Mapping[str, str], now: Mapping[str, str]) -> str:
+    """Which inputs are not what they were; their hashes would tell nobody anything."""
+    return f"content of: {listing(name for name in sorted({*begun, *now}) if begun.get(name) != now.get(name))}"
 
 
 class EpochArray:

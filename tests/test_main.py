@@ -283,7 +283,7 @@ def test_other_data_under_the_same_name_is_another_run(sites, tmp_path):
     target = shutil.copytree(sites[1], tmp_path / "target")
     program.main(flags(target, tmp_path / "run", CROSS_ENTROPY, "--n_epoch", 1))
     Image.fromarray(np.zeros((24, 20), np.uint8)).save(target / "train" / "IMG" / "Case00_1.png")
-    with pytest.raises(UserError, match="inputs"):
+    with pytest.raises(UserError, match=r"inputs \(content of: target\)"):
         program.main(flags(target, tmp_path / "run", CROSS_ENTROPY, "--n_epoch", 1, "--resume"))
 
 
