@@ -180,6 +180,11 @@ def parse_folders(text: str, n_loss: int) -> list[FolderSpec]:
     if len(items) == 1:
         return [parse_image_folder(text)]
     folders = [_read_folder(item) for item in items]
+    if folders[0].folder == folders[1].folder:
+        raise UserError(
+            f"Image and ground truth are both read from {folders[0].folder}, so that the network would be shown what "
+            f"it is to find: the first folder is the images, the second the ground truth; got {text!r}."
+        )
     if any(spec.is_map for spec in folders[:2]):
         raise UserError(
             f"The first two folders, image and ground truth of the metrics, are no distance maps; got {text!r}. A map "

@@ -350,6 +350,7 @@ def test_a_patient_in_two_splits(site):
         ("[('IMG', torch.tensr, False), ('GT', gt_transform, False)]", "Did you mean 'torch.tensor'"),
         ("[('IMG', png_transform, False), ('GT', dist_map_transform, False)]", "first two folders.*no distance maps"),
         (FOLDERS.replace("]", ", ('A', gt_transform, False)]"), "4 folders for 1 losses"),
+        ("[('GT', png_transform, False), ('GT', gt_transform, False)]", "both read from GT, so that the network"),
     ],
 )
 def test_a_bad_folder_line_is_refused(text, message):
