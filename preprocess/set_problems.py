@@ -21,6 +21,11 @@ PRIOR_OFF = 2.0  # times the truth, or its inverse, from which a prior is far of
 SLACK = 1e-3  # that grey levels may leave 0..1 by
 FEW = 2  # patients in val
 
+WHITE = 255
+WHITE_MEANS = (
+    "no class: of a 0/255 mask write 1 for 255; where it marks pixels without a class, train with --ignore 255"
+)
+
 OPEN_RANGES = ("zscore", "none")
 
 
@@ -119,10 +124,13 @@ def _classes(survey: Survey) -> Iterator[Fault]:
     """Labels beyond the classes; a class that a split lacks; splits that are mostly empty."""
     if not survey.labels:
         return
-    known = {*range(survey.n_class), survey.card.get("ignore")}
+    ignored = survey.card.get("ignore")
+    known = {*range(survey.n_class), ignored}
     for item in survey.items:
         odd = [] if item.pixels is None else [k for k in np.flatnonzero(item.pixels).tolist() if k not in known]
-        if odd:
+        if odd == [WHITE]:
+            yield f"{survey.set_name}: label 255, {WHITE_MEANS}", item.key
+        elif odd:
             yield f"{survey.set_name}: labels outside 0..{survey.n_class - 1}", f"{item.key} ({listing(odd, 5)})"
     for split in survey.splits:
         counts = survey.counted(split)
@@ -131,7 +139,11 @@ def _classes(survey: Survey) -> Iterator[Fault]:
         for k in range(1, survey.n_class):
             if not counts[:, k].any():
                 yield f"{survey.set_name}: class absent from {split}", survey.class_name(k)
-        empty = float((counts[:, 1:].sum(1) == 0).mean())
+        labelled = [item.pixels for item in survey.of(split) if item.pixels is not None]
+        foreground = [
+            k for k in range(1, len(labelled[0])) if k != ignored
+        ]  # beyond the classes too: it is no emptiness
+        empty = float(np.mean([not pixels[foreground].any() for pixels in labelled]))
         if empty > EMPTY_SHARE:
             yield f"{survey.set_name}: most {survey.unit} are empty, without any class", f"{split} ({empty:.0%})"
 

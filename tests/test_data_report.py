@@ -52,6 +52,16 @@ def test_a_sound_set_has_no_problem_and_counts_what_lies_there(site):
     assert data_report.summarise_split(survey, "val")["pixels"][1] == true
 
 
+def test_white_masks_are_named_as_that_and_not_as_empty(site):
+    for path in site.glob("*/GT/*.png"):
+        save(path, np.asarray(Image.open(path)) * 255)
+    found = problems(site)
+    (white,) = (what for what in found if "255" in what)
+    assert white.startswith("site: label 255, no class: of a 0/255 mask write 1 for 255")
+    assert len(found[white]) == 18
+    assert not any("empty" in what for what in found)
+
+
 def test_labels_that_shaped_the_images_are_named(site, tmp_path):
     card = {"name": "site", "uses_labels": "slices are cut round all that is labelled"}
     (site / "dataset.json").write_text(json.dumps(card))
