@@ -57,7 +57,8 @@ class Recorder:
 
     @property
     def csv_name(self) -> str:
-        return self.args.csv or f"{(self.val or self.train).folders[0].folder}_target_metrics.csv"
+        folder = (self.val or self.train).folders[0].folder.replace("/", "_")  # it may lie in another
+        return self.args.csv or f"{folder}_target_metrics.csv"
 
     def _columns(self) -> list[str]:
         columns = ["epoch", *(f"tra_loss_{name}" for name in self.method.columns)]

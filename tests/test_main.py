@@ -279,6 +279,16 @@ def test_what_only_scores_does_not_make_another_run(runs, sites, tmp_path):
     assert any((run / "ent_map").iterdir())
 
 
+def test_images_may_lie_in_a_folder_of_a_folder(sites, tmp_path):
+    target = shutil.copytree(sites[1], tmp_path / "target")
+    for split in ("train", "val"):
+        (target / split / "scans").mkdir()
+        (target / split / "IMG").rename(target / split / "scans/IMG")
+    folders = FOLDERS.replace("'IMG'", "'scans/IMG'")
+    program.main(flags(target, tmp_path / "run", CROSS_ENTROPY, "--n_epoch", 1, "--target_folders", folders))
+    assert (tmp_path / "run/scans_IMG_target_metrics.csv").is_file()
+
+
 def test_other_data_under_the_same_name_is_another_run(sites, tmp_path):
     target = shutil.copytree(sites[1], tmp_path / "target")
     program.main(flags(target, tmp_path / "run", CROSS_ENTROPY, "--n_epoch", 1))
