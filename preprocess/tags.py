@@ -27,6 +27,7 @@ from decoding import read_slice
 from folder_listing import stem
 from preprocess.measuring import find_slices, measure_slices
 from preprocess.new_set import refuse_overwriting
+from set_tables import read_text
 from size_table import ID_COLUMN, read_size_table
 from slice_files import SPLITS, image_fault
 from utils import UserError, about_faulty, atomic_write, listing, run_program
@@ -42,8 +43,9 @@ def read_tags(path: Path, names: Sequence[str], n_class: int) -> np.ndarray:
     """(N, K-1) bool: whether slice n shows class k+1.
 
     The csv has val_ids, and "tags" with lists such as [1, 0], background first, or one column for each class but the
-    background. Raises UserError that lists every slice without a row, every cell that is neither yes nor no, and every
-    patient of whom no slice is marked at all in a template (write a 0 into one row where that is meant).
+    background. Raises UserError that lists every slice without a row, or with two that differ, every cell that is
+    neither yes nor no, and every patient of whom no slice is marked at all in a template (write a 0 into one row where
+    that is meant).
     """
     rows = _read_rows(path)
     if rows and "tags" in rows[0]:
@@ -56,15 +58,24 @@ def read_tags(path: Path, names: Sequence[str], n_class: int) -> np.ndarray:
             f"{path}: expected a column {ID_COLUMN} and one for each of the {n_class - 1} classes but the background "
             f"(or one of lists, 'tags'); it has {listing(rows[0]) if rows else 'no rows'}."
         )
-    cells = {stem(row[ID_COLUMN]): [str(row[name] or "").strip().lower() for name in columns] for row in rows}
+    cells: dict[str, list[str]] = {}
+    doubled = set()
+    for row in rows:
+        name, marks = stem(row[ID_COLUMN]), [str(row[column] or "").strip().lower() for column in columns]
+        if cells.setdefault(name, marks) != marks:
+            doubled.add(name)
+    if doubled:
+        raise UserError(
+            f"{path} has rows that contradict each other, of {listing(sorted(doubled), 20)}; keep one each."
+        )
     _must_be_complete(path, cells, names, columns)
     return np.array([[cell in YES for cell in cells[stem(name)]] for name in names])
 
 
 def _read_rows(path: Path) -> list[dict[str, str]]:
     try:
-        text = path.read_text(encoding="utf-8-sig")
-    except (OSError, UnicodeDecodeError) as error:
+        text = read_text(path)
+    except OSError as error:
         raise UserError(f"{path} cannot be read as a csv of tags ({error}).") from error
     lines = [line for line in text.splitlines() if line.strip() and not line.startswith("#")]
     separator = max(";,\t", key=lines[0].count) if lines else ","
@@ -95,13 +106,13 @@ def _must_be_complete(path: Path, cells: dict[str, list[str]], names: Sequence[s
 
 
 def patient_of(name: str) -> str:
-    """The name of a slice without its number."""
-    return re.sub(r"_\d+$", "", name)
+    """The name of a slice without its number, which _ or - sets apart."""
+    return re.sub(r"[_-]\d+$", "", name)
 
 
 def number_of(name: str) -> int:
     """The number at the end of a slice's name, -1 without one."""
-    match = re.search(r"_(\d+)$", name)
+    match = re.search(r"[_-](\d+)$", name)
     return int(match[1]) if match else -1
 
 

@@ -84,6 +84,18 @@ def test_what_is_not_whole_is_told(tmp_path, lines, says):
         read_tags(tmp_path / "tags.csv", ["P_0", "P_1"], 2)
 
 
+def test_rows_that_contradict_each_other_are_refused(tmp_path):
+    (tmp_path / "tags.csv").write_text("val_ids,a\nP_0,x\nP_1,\nP_0,\nP_1.png,\n")
+    with pytest.raises(UserError, match="contradict each other, of P_0; keep one"):
+        read_tags(tmp_path / "tags.csv", ["P_0", "P_1"], 2)
+
+
+def test_slices_numbered_behind_a_hyphen_are_of_one_patient_in_a_table_in_utf_16(tmp_path):
+    (tmp_path / "tags.csv").write_bytes("val_ids\ta\nP-10\t\nP-9\tx\n".encode("utf-16"))
+    assert read_tags(tmp_path / "tags.csv", ["P-9", "P-10"], 2)[:, 0].tolist() == [True, False]
+    assert [tags.number_of(name) for name in ("P-9", "P_10", "P")] == [9, 10, -1]
+
+
 def test_a_zero_says_that_a_patient_shows_nothing(tmp_path):
     (tmp_path / "tags.csv").write_text("val_ids,a\nP_0,0\nP_1,\n")
     assert not read_tags(tmp_path / "tags.csv", ["P_0", "P_1"], 2).any()
