@@ -21,12 +21,13 @@ PLOTS ?= $(addprefix $(RD)/,val_dice_3d.png boxes.png panel.png sizes.png losses
 include rules.mk
 
 # -- what a run depends on: the slices it reads, its prior, and the file of weights it starts from -----------------------
-FROM := $(if $(or $(filter 1,$(words $(DATA))),$(if $(filter command,$(origin PARITY)),$(PARITY))),last,best)
+AS_PUBLISHED := $(if $(filter command,$(origin PARITY)),$(PARITY))
+FROM := $(if $(or $(filter 1,$(words $(DATA))),$(AS_PUBLISHED)),last,best)
 $(if $(filter 1,$(words $(filter best last,$(FROM)))),,$(error FROM is best or last, not '$(FROM)'))
 CHOSEN := $(if $(filter last,$(FROM)),last.pkl,best_3d.pkl)
 M_WEIGHTS_ul := $(RD)/cesource/$(CHOSEN)
 # the learning rate falls an epoch later, as published
-LATE := $(if $(if $(filter command,$(origin PARITY)),$(PARITY)),--lr_rule late)
+LATE := $(if $(AS_PUBLISHED),--lr_rule late)
 ON_SOURCE := $(filter $(RD)/cesource $(RD)/cesource_% %_onsource,$(RUNS))
 $(ON_SOURCE) $(filter $(RD)/adapt%,$(RUNS)): $(firstword $(DATA))
 $(filter-out $(ON_SOURCE) $(addprefix $(RD)/,$(PRE) $(FEW)),$(RUNS)): $(lastword $(DATA)) $(PRIORS)
