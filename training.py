@@ -23,6 +23,7 @@ from dataloader import Batch, Stream
 from evaluation import Evaluation, class_counts, evaluate, most_probable
 from interrupt import STOP, Interrupted
 from methods import Method
+from metrics import SHOWN
 from recorder import Recorder, Trained, epoch_line, is_due
 from run_data import AnyStream, WholeStream, describe_preprocessing
 from run_folder import RunFolder, describe_network, load_weights
@@ -30,7 +31,6 @@ from utils import UserError, derived_seed, listing
 from watching import Watch
 from weight_checks import not_finite
 
-ROUNDING = 1e-3  # of a Dice or an IoU
 CAUTION = 0.1  # factor on the learning rate after a collapse that was rolled back
 
 
@@ -354,7 +354,7 @@ class Training:
     def _tell_harm(self, end: Evaluation | None) -> None:
         """Says of an adaptation that it ended below the network it started from, where ground truth tells."""
         start, score = self.best.get("start"), float("nan") if end is None else end.score(self.args)
-        if start is not None and start - score > ROUNDING:
+        if start is not None and start - score > SHOWN:
             kind = "mIoU" if self.args.scores == "iou" else "Dice 3D"
             print(
                 f"This adaptation did harm: {kind} {score:.3f} at the end, {start:.3f} with the network that it "

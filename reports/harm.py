@@ -3,9 +3,8 @@
 from collections.abc import Sequence
 from typing import Protocol, TypeVar
 
+from metrics import SHOWN
 from run_files import Run
-
-ROUNDING = 1e-3  # of a Dice or an IoU: the last digit that a table shows
 
 
 class Scored(Protocol):
@@ -30,7 +29,7 @@ def find_harm(block: Sequence[Entry], lower: str) -> None:
     """Fills `worse_than` of each entry that scores lower than its start on the same images of the same set."""
     for entry in block:
         start = start_of(entry, block, lower)
-        if start and start.score - entry.score > ROUNDING:
+        if start and start.score - entry.score > SHOWN:
             entry.worse_than = start.run.name
 
 
@@ -49,7 +48,7 @@ def harm_note(block: Sequence[Entry], score: str) -> list[str]:
         return []
     return [
         f"Worse than {' or '.join(names)}: the mean {score} is lower than that of the run named, on the same images, "
-        f"by more than {ROUNDING:g}. An adaptation so marked did harm: the network was better as it came."
+        f"by more than {SHOWN:g}. An adaptation so marked did harm: the network was better as it came."
     ]
 
 
