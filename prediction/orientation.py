@@ -10,7 +10,7 @@ from typing import Any
 
 import numpy as np
 
-from preprocess.grids import is_direction
+from preprocess.grids import ORIENT_RULE, is_direction
 from preprocess.trained_on import read_orders
 from run_data import LONG
 from set_tables import read_card
@@ -27,9 +27,7 @@ def directions_of(card: Mapping[str, Any], where: str, home: Path | None, asked:
     Raises UserError where nothing tells, or the user says otherwise than the card.
     """
     if asked and asked != STORED and not is_direction(asked):
-        raise UserError(
-            f"--orient says where the three axes run, as in LPS (left, back, head), or stored; got {asked}."
-        )
+        raise UserError(f"{ORIENT_RULE}; got {asked}.")
     told = card.get("orient")
     if asked == STORED and not told:
         return None

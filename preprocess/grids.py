@@ -24,6 +24,7 @@ from preprocess.faults import Fault
 
 PLANES = {"sagittal": "LR", "coronal": "PA", "axial": "SI"}  # by name: where the axis across it runs
 RADIOLOGICAL = "LPS"  # to the patient's left, back and head, as in DICOM
+ORIENT_RULE = "--orient says where the three axes run, as in LPS (left, back, head), or stored"
 TOLERANCE = 0.1  # mm that two volumes of one patient may lie apart
 FINE = 0.5  # of a voxel, where that is less, unless a larger tolerance than the usual one is asked for
 

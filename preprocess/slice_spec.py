@@ -10,7 +10,7 @@ from typing import Any
 
 from preprocess.frames import Frame
 from preprocess.grey_levels import Normalisation
-from preprocess.grids import RADIOLOGICAL, TOLERANCE, Grid, is_direction
+from preprocess.grids import ORIENT_RULE, RADIOLOGICAL, TOLERANCE, Grid, is_direction
 from preprocess.labels import LabelMap, parse_label_map
 from utils import UserError, listing
 
@@ -153,7 +153,7 @@ class SliceSpec:
             (self.axis in (0, 1, 2), f"--axis is 0, 1 or 2, got {self.axis}"),
             (
                 self.orient is None or is_direction(self.orient),
-                f"--orient says where the three axes run, as in LPS (left, back, head), or stored; got {self.orient}",
+                f"{ORIENT_RULE}; got {self.orient}",
             ),
             (self.format in FORMATS, f"--format is one of {listing(FORMATS)}, got {self.format}"),
             (self.bits == 8 or (self.bits, self.format) == (16, "png"), "--bits is 8, or 16 with --format png"),

@@ -26,7 +26,7 @@ from tqdm import tqdm
 
 from nifti_headers import Header, qform_in_mm, states_no_place, turned
 from preprocess.faults import Fault, VolumeFault
-from preprocess.grids import RADIOLOGICAL, TOLERANCE, Grid, displaced, is_direction, turn
+from preprocess.grids import ORIENT_RULE, RADIOLOGICAL, TOLERANCE, Grid, displaced, is_direction, turn
 from preprocess.labels import LabelMap, classes_of, parse_label_map
 from preprocess.new_set import refuse, refuse_existing, whole_folder, write_card
 from preprocess.pairing import Case, compile_pattern, pair
@@ -87,7 +87,7 @@ class VolumeSpec:
         checks = [
             (
                 self.orient is None or is_direction(self.orient),
-                f"--orient says where the three axes run, as in LPS (left, back, head), or stored; got {self.orient}",
+                f"{ORIENT_RULE}; got {self.orient}",
             ),
             (sorted(self.axes) == [0, 1, 2], f"--axes names each of 0 1 2 once, got {listing(self.axes)}"),
             (min(self.channels, default=0) >= 0, f"--channels count from 0, got {listing(self.channels)}"),
