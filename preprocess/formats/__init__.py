@@ -7,11 +7,10 @@ import numpy as np
 
 from preprocess.faults import VolumeFault
 from preprocess.formats import dicom, meta_image, nifti, nrrd
-from preprocess.formats.volume import Volume
+from preprocess.formats.volume import PACKED, Volume
 from preprocess.volume_names import header_of, is_of_pair
 
 FORMATS = {suffix: kind for kind in (meta_image, nrrd) for suffix in kind.SUFFIXES}  # nibabel opens all others
-PACKED = 1100  # deflate makes nothing smaller than by this factor: a header that promises more has no voxels behind it
 
 
 def format_of(path: Path) -> ModuleType:

@@ -13,6 +13,8 @@ from collections.abc import Iterator
 from dataclasses import dataclass, replace
 from pathlib import Path
 
+from preprocess.formats.volume import PACKED
+
 MARK = 128, b"DICM"
 OLD = b"\x02\x00", b"\x08\x00"  # the groups that a file without the mark begins with
 SHORT = {b"AE", b"AS", b"AT", b"CS", b"DA", b"DS", b"DT", b"FD", b"FL", b"IS", b"LO", b"LT", b"PN", b"SH", b"SL", b"SS"}
@@ -23,7 +25,6 @@ ITEM, END_OF_ITEM, END_OF_SEQUENCE = (0xFFFE, 0xE000), (0xFFFE, 0xE00D), (0xFFFE
 SYNTAX, SERIES, PIXELS = (0x0002, 0x0010), (0x0020, 0x000E), (0x7FE0, 0x0010)
 IMPLICIT, BIG_ENDIAN, DEFLATED = "1.2.840.10008.1.2", "1.2.840.10008.1.2.2", "1.2.840.10008.1.2.1.99"
 NATIVE = {IMPLICIT, "1.2.840.10008.1.2.1", BIG_ENDIAN, DEFLATED}  # voxels as they are, not compressed
-PACKED = 1100  # deflate makes nothing smaller than by this factor
 DEEPEST = 32  # sequences in sequences
 
 Tag = tuple[int, int]

@@ -9,6 +9,7 @@ import numpy as np
 
 from preprocess.faults import VolumeFault
 
+PACKED = 1100  # deflate makes nothing smaller than by this factor: what promises more has no bytes behind it
 LPS_TO_RAS = np.diag([-1.0, -1.0, 1.0, 1.0])
 # A unit of length, as headers write it in small letters -> mm. A header that names none has always meant mm.
 MM = {
