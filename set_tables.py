@@ -77,8 +77,8 @@ def read_card(root: Path) -> dict[str, Any]:
 
 def _fits(card: Mapping[str, Any], key: str) -> bool:
     """Whether a key has a value of the kind that it has in our cards."""
-    kinds, _ = KINDS.get(key, ((object,), ""))
-    return isinstance(card[key], kinds) and not (kinds == KINDS["n_class"][0] and isinstance(card[key], bool))
+    kinds, _ = KINDS.get(key, ((), ""))
+    return not kinds or (isinstance(card[key], kinds) and not isinstance(card[key], bool))
 
 
 def _short(value: Any) -> str:

@@ -435,12 +435,9 @@ def values_fault(values: np.ndarray, n_class: int, ignore: int | None = None) ->
 
 
 def check_class_count(roots: Iterable[Path], n_class: int) -> None:
-    """Raises UserError for the sets whose dataset.json states another number of classes; one that states none is fine.
-
-    A card of another tool may have anything, or nothing, under that name: what is no whole number is passed over.
-    """
+    """Raises UserError for the sets whose dataset.json states another number of classes; it may state none."""
     stated = {root: read_card(root).get("n_class") for root in dict.fromkeys(roots)}
-    wrong = [f"{root / 'dataset.json'} says {k}" for root, k in stated.items() if type(k) is int and k != n_class]
+    wrong = [f"{root / 'dataset.json'} says {k}" for root, k in stated.items() if k not in (None, n_class)]
     if wrong:
         raise UserError(
             f"--n_class is {n_class}, background included, but {listing(wrong)}. Give the number of classes that the "
