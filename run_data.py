@@ -155,15 +155,8 @@ def check_channels(sets: Mapping[str, AnySet], wanted: int) -> None:
         )
 
 
-LONG = (
-    "sources",
-    "counts",
-    "split",
-    "foreground_cut_away",
-    "placed_labels",
-    "stored_as",
-    "guessed_directions",
-)  # of a card: about its volumes one by one
+# Of a card: what it tells of its volumes one by one.
+LONG = ("sources", "counts", "split", "foreground_cut_away", "placed_labels", "stored_as", "guessed_directions")
 
 
 def describe_preprocessing(args: Namespace) -> dict[str, Any]:

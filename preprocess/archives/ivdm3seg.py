@@ -36,18 +36,8 @@ def flags(args: argparse.Namespace) -> list[str]:
         files += ["--image", f"{name.capitalize()}={first_there(args.volumes, f'*_{name}.nii*', f'**/*_{name}.nii*')}"]
     labels = first_there(args.volumes, "*_Labels.nii*", "**/*_Labels.nii*")
     files += ["--label", labels, "--place_labels", "--patient", r"(\d+)_"]
-    return [
-        *files,
-        "--label_map",
-        "0:0",
-        "--others",
-        "1",
-        "--modality",
-        "MR",
-        "--orient",
-        "stored",
-        *_split(labels, args.val),
-    ]
+    kept = ["--label_map", "0:0", "--others", "1", "--modality", "MR", "--orient", "stored"]
+    return [*files, *kept, *_split(labels, args.val)]
 
 
 def _split(labels: str, count: int | None) -> list[str]:
