@@ -88,6 +88,8 @@ def _read_stated(path: Path) -> tuple[np.ndarray, np.ndarray]:
     except VolumeFault as error:
         what, which = error.fault
         raise UserError(f"{path} {what}{which.removeprefix(str(path))}") from error
+    while voxels.ndim > 4 and voxels.shape[-1] == 1:  # as some writers add
+        voxels = voxels[..., 0]
     return voxels if voxels.ndim < 4 else np.moveaxis(voxels, -1, 0), volume.affine
 
 

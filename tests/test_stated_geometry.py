@@ -66,6 +66,14 @@ def test_a_header_without_a_unit_means_mm(tmp_path):
     np.testing.assert_allclose(read_grid(tmp_path / "a.nii").affine, MM)
 
 
+def test_further_axes_of_one_voxel_are_none(tmp_path):
+    voxels = disc()[0]
+    for axes in range(1, 4):
+        nib.save(nib.Nifti1Image(voxels.reshape(*SHAPE, *[1] * axes), MM), tmp_path / "a.nii")
+        np.testing.assert_array_equal(read_volume(tmp_path / "a.nii")[0], voxels[None])
+        assert read_grid(tmp_path / "a.nii").shape == SHAPE
+
+
 @pytest.mark.parametrize("ending", ["nrrd", "mha"])
 def test_a_unit_that_is_none_is_refused(tmp_path, ending):
     path = write(tmp_path / f"a.{ending}", disc()[0], MM)
