@@ -237,15 +237,15 @@ def parse_name(name: str, regex: str) -> SliceName | None:
     The patient is the first group, or the whole match where there is none; the slice number is the second group,
     or the last number of the name. Without groups, a separated number that ends both match and name is the slice's
     and no part of the patient: `Case\\d+_\\d+`, `(Case\\d+)_(\\d+)` and `Case\\d+` all read Case00_12 as patient
-    Case00, slice 12. Raises NoNumberError.
+    Case00, slice 12. A number of several parts, as 000001_000019 of a street scene, is one. Raises NoNumberError.
     """
     match = re.search(regex, name)
     if not match or (match.re.groups and match[1] is None):
         return None
     if match.re.groups >= 2:
-        if not re.fullmatch(r"[+-]?\d+", match[2] or ""):
+        if not re.fullmatch(r"[+-]?\d+(_\d+)*", match[2] or ""):
             raise NoNumberError("nothing" if match[2] is None else f"'{match[2]}'")
-        return SliceName(match[1], int(match[2]))
+        return SliceName(match[1], int(match[2].replace("_", "")))
     numbers = re.findall(r"\d+", name)
     index = int(numbers[-1]) if numbers else 0
     if match.re.groups:

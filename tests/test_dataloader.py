@@ -46,6 +46,7 @@ def open_train(root, folders=FOLDERS, n_class=2, regex=REGEX, **more):
     [
         (r"Case\d+_\d+", "Case00_12", "Case00", 12),
         (r"(Case\d+)_(\d+)", "Case00_12", "Case00", 12),
+        (r"([a-z-]+)_(\d+_\d+)", "bad-honnef_000001_000019", "bad-honnef", 1000019),
         (r"(Case\d+)_\d+", "Case00_12", "Case00", 12),
         (r"Case\d+", "Case00_12", "Case00", 12),
         (r"Subj_\d+", "Subj_3_7", "Subj_3", 7),
