@@ -55,9 +55,19 @@ def read_slice(path: Path, is_image: bool = True) -> np.ndarray:
         must_be_numbers(array.dtype)
     except Refused as error:
         raise UserError(f"{path} {error}") from error
+    except OSError as error:
+        raise UserError(f"{path} {_why_not(path, error)}") from error
     except Exception as error:  # decoders raise anything over broken bytes
         raise UserError(f"{path} cannot be read ({in_words(error)}); make it again from its volume.") from error
     return array.squeeze() if array.ndim > 2 else array
+
+
+def _why_not(path: Path, error: OSError) -> str:
+    """Decoders raise an OSError over broken bytes too, and then without a number of the system."""
+    if error.errno is None:
+        return f"cannot be read ({in_words(error)}); make it again from its volume."
+    link = f"; it is a link to {path.readlink()}" if path.is_symlink() else ""
+    return f"cannot be read ({error.strerror}){link}"
 
 
 def in_words(error: Exception) -> str:

@@ -15,7 +15,6 @@ import hashlib
 import io
 import json
 import mmap
-import sys
 import time
 from collections.abc import Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
@@ -34,7 +33,7 @@ from code_identity import code_hash
 from folder_listing import SliceFile
 from folder_lock import locked
 from slice_files import TRANSFORMS, FolderSpec, load_slice
-from utils import UserError, about_faulty, atomic_write
+from utils import UserError, about_faulty, atomic_write, tell_once
 
 FORMAT = 3  # of the files below; another number makes every cache anew
 CHUNK = 64  # slices decoded, written and copied at a time: what bounds the memory
@@ -134,9 +133,7 @@ def open_plane(
             return _map(folder.cache / note["file"], note["divisor"]), note["digest"]
         except OSError as error:
             if error.filename not in {file.path for file in files}:  # else decoding tells, below
-                print(
-                    f"{folder.cache} cannot be used ({error.strerror}); its slices are held in memory.", file=sys.stderr
-                )
+                tell_once(f"{folder.cache} cannot be used ({error.strerror}); its slices are held in memory.")
     memory = io.BytesIO()
     divisor, _ = folder.write(memory)
     memory.seek(0)
