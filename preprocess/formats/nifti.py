@@ -82,7 +82,9 @@ def _mending_is_told(path: Path) -> Iterator[None]:
     finally:
         _Told.heard.words = None
     if wrong := [said for said in words if any(part in said for part in PLACE)]:
-        raise VolumeFault("has a header whose geometry is broken", f"{path} ({wrong[0]})")
+        raise VolumeFault(
+            "has a header whose geometry is broken (write its spacing and place anew)", f"{path} ({wrong[0]})"
+        )
 
 
 def decompress(packed: bytes, size: int) -> bytes:
