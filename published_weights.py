@@ -23,15 +23,6 @@ from utils import UserError, listing
 COUNTER = ".num_batches_tracked"  # of batch norms, which weights of long ago lack
 
 
-def is_state_dict(content: object) -> bool:
-    """Whether it is names and tensors alone, as `net.state_dict()` gives them."""
-    return (
-        isinstance(content, Mapping)
-        and len(content) > 0
-        and all(isinstance(name, str) and isinstance(value, Tensor) for name, value in content.items())
-    )
-
-
 def adopt(net: Network, state: Mapping[str, Tensor], path: Path) -> dict[str, Tensor]:
     """The state of this network out of a state dict of its own, or of the published network that it is.
 

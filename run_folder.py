@@ -28,9 +28,9 @@ from PIL import Image
 from torch import Tensor, nn
 
 from nifti_headers import Header, header_at, pack
-from published_weights import adopt, is_state_dict
+from published_weights import adopt
 from utils import UserError, atomic_write, listing
-from weight_checks import check_weights, is_old, misfits, unwrapped
+from weight_checks import check_weights, is_old, is_state_dict, misfits, unwrapped
 
 # Arguments that may differ between a run and its continuation: they change where and how fast, or what is made of the
 # masks when all epochs are done, not what is learnt.
@@ -250,12 +250,13 @@ def load_checkpoint(path: Path, bare: bool = False) -> dict[str, Any]:
         ) from error
     except Exception as error:  # torch.load raises anything on a torn file
         raise _unreadable(path, error) from error
-    if is_state_dict(state) and not bare:
+    is_bare = is_state_dict(state) and len(state) > 0
+    if is_bare and not bare:
         raise UserError(
             f"{path} holds tensors alone, not how their network is called. Make a run of them: python main.py --method "
             f"noadap --model_weights {path} --network …, whose last.pkl is what is wanted here."
         )
-    if is_state_dict(state):
+    if is_bare:
         state = {"bare": state}
     if not isinstance(state, dict) or not state.keys() & {"net", "bare"}:
         raise UserError(f"{path} holds no network of this program (no entry 'net').")

@@ -20,11 +20,16 @@ def is_old(path: Path) -> bool:
         return OLD_FORMAT in file.read(2 * len(OLD_FORMAT))
 
 
+def is_state_dict(content: object) -> bool:
+    """Whether it is names and tensors alone, as `net.state_dict()` gives them."""
+    return isinstance(content, Mapping) and all(
+        isinstance(name, str) and isinstance(value, Tensor) for name, value in content.items()
+    )
+
+
 def check_weights(path: Path, weights: Any) -> None:
     """Raises UserError unless these, out of the file, are finite tensors by name."""
-    if not isinstance(weights, Mapping) or not all(
-        isinstance(name, str) and isinstance(value, Tensor) for name, value in weights.items()
-    ):
+    if not is_state_dict(weights):
         raise UserError(
             f"{path}: its entry 'net' is {type(weights).__name__}, where tensors by name were expected, as "
             "net.state_dict() gives them."
