@@ -7,6 +7,7 @@ cannot be must be refused. A new flag is tried because it exists: see test_every
 
 import contextlib
 import io
+import itertools
 import json
 import re
 import shlex
@@ -24,6 +25,7 @@ from PIL import Image
 import main as program
 from arguments import get_args, get_parser
 from augmentation import LARGEST
+from evaluation import Evaluation
 from methods import METHODS
 from run_folder import load_checkpoint
 from tests.chaos import _bits as bits
@@ -380,6 +382,18 @@ def test_what_was_the_best_epoch_moves_no_rate(sites, method, rule):
             rates[-1].append(learner.settings())
             learner.end_epoch(epoch, epoch * last_is_best)
     assert rates[0] == rates[1]
+
+
+def test_what_the_scores_say_moves_no_long_run(sites, tmp_path, monkeypatch):
+    """Thirty epochs whose score only rises, or only falls: what waits for it, such as an early stop, would show."""
+    learnt = []
+    for name, sign in (("rising", 1), ("falling", -1)):
+        told = itertools.count()
+        monkeypatch.setattr(Evaluation, "score", lambda *_, sign=sign, told=told: 0.5 + sign * next(told) / 1000)
+        program.main(sites.argv("sfda", "--steps 1 --n_epoch 30", "as they are", tmp_path / name))
+        state = load_checkpoint(tmp_path / name / "last.pkl")
+        learnt.append(bits({key: state[key] for key in ("epoch", "net", "method")}))
+    assert learnt[0] == learnt[1]
 
 
 def test_the_variants_have_other_labels_and_the_scores_see_them(sites, tmp_path):
