@@ -314,7 +314,7 @@ def test_without_a_cache_the_run_is_the_same(site, whole, tmp_path, capsys):
     finally:
         for cache in caches:
             cache.unlink()
-    assert capsys.readouterr().err.count("its slices are held in memory") == 4  # images and labels, train and val
+    assert capsys.readouterr().err.count("its slices are held in memory") == 2  # told once a split, train and val
     assert differences(whole, tmp_path / "run") == []
 
 
