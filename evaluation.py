@@ -80,9 +80,11 @@ class Evaluation:
 
     def per_patient(self) -> tuple[list[str], np.ndarray]:
         """Patients in the order of their first slice, and (3, P, K) their intersections, predictions and truths."""
-        patients = list(dict.fromkeys(self.patients))
-        member = np.array([[p == patient for p in self.patients] for patient in patients])  # p s
-        return patients, np.stack([member @ counts for counts in (self.intersection, self.predicted, self.true)])
+        places = {patient: place for place, patient in enumerate(dict.fromkeys(self.patients))}
+        counts = np.stack([self.intersection, self.predicted, self.true])
+        sums = np.zeros((3, len(places), counts.shape[-1]), counts.dtype)
+        np.add.at(sums, (slice(None), [places[patient] for patient in self.patients]), counts)
+        return list(places), sums
 
     def dice_3d(self) -> np.ndarray:
         """(P, K) Dice of each patient's volume, patients in the order of their first slice."""

@@ -18,7 +18,7 @@ from PIL import Image, UnidentifiedImageError
 
 from dataloader import SliceSet, open_slices, parse_folders
 from metrics import DISTANCES, SCORES
-from utils import UserError, listing, nearest, read_literal
+from utils import UserError, doubled, listing, nearest, read_literal
 
 PATIENT_FILES = {"last": "patients_last.csv", "best_3d": "patients_best_3d.csv"}
 CLASS_FILES = {"last": "classes_last.csv", "best_3d": "classes_best_3d.csv"}
@@ -401,10 +401,8 @@ def open_runs(folders: Sequence[str | Path]) -> list[Run]:
             faults.append(str(error))
     if faults:
         raise UserError(" ".join(faults))
-    names = [run.name for run in runs]
-    doubled = sorted({name for name in names if names.count(name) > 1})
-    if doubled:
-        raise UserError(f"Runs are told apart by their folder's name; given twice: {', '.join(doubled)}.")
+    if twice := doubled(run.name for run in runs):
+        raise UserError(f"Runs are told apart by their folder's name; given twice: {', '.join(twice)}.")
     return runs
 
 

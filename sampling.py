@@ -41,10 +41,11 @@ class FixedSteps:
         self.sampler, self.batch_size, self.steps = sampler, batch_size, steps
 
     def __call__(self, generator: torch.Generator) -> list[Tensor]:
-        rows = torch.empty(0, dtype=torch.int64)
-        while len(rows) < self.steps * self.batch_size:
-            rows = torch.cat([rows, *self.sampler(generator)])
-        return list(rows.split(self.batch_size))[: self.steps]
+        drawn, lacking = [], self.steps * self.batch_size
+        while lacking > 0:
+            drawn += (epoch := self.sampler(generator))
+            lacking -= sum(map(len, epoch))
+        return list(torch.cat(drawn).split(self.batch_size))[: self.steps]
 
     def __len__(self) -> int:
         return self.steps

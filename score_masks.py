@@ -158,11 +158,12 @@ def score_epoch(run: Run, slices: SliceSet, references: Mapping[str, Reference],
 
 def make_array(epochs: Mapping[int, Rows], score: str, run: Run) -> np.ndarray:
     """(epochs, patients, K) float32, the patients in the order of their first slice."""
-    patients = list(dict.fromkeys(row["patient"] for rows in epochs.values() for row in rows))
+    patients = dict.fromkeys(row["patient"] for rows in epochs.values() for row in rows)
+    places = {patient: place for place, patient in enumerate(patients)}
     array = np.full((run.n_epoch, len(patients), run.n_class), np.nan, np.float32)
     for epoch, rows in epochs.items():
         for row in rows:
-            array[epoch, patients.index(row["patient"]), row["class"]] = row[score]
+            array[epoch, places[row["patient"]], row["class"]] = row[score]
     return array
 
 

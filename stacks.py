@@ -1,12 +1,11 @@
 """Slices put together to the volume that they are from: each plane lies at its number, so a gap stays a gap."""
 
-from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
 import numpy as np
 
-from utils import listing
+from utils import doubled, listing
 
 EMPTY = 16  # empty planes for each slice, at most: beyond that the numbers of a patient are none of planes
 COUNTED = ("patient", "class", "outcome", "dice", "volume_error", "predicted", "true")  # scores that need no distance
@@ -41,11 +40,6 @@ def numbers_of(patients: Sequence[str], numbers: Sequence[int]) -> dict[str, lis
 def gaps(numbers: Sequence[int]) -> list[int]:
     """The numbers that lack between the first and the last."""
     return sorted(set(range(min(numbers), max(numbers) + 1)) - set(numbers))
-
-
-def doubled(numbers: Sequence[int]) -> list[int]:
-    """The numbers that several slices have."""
-    return sorted(number for number, times in Counter(numbers).items() if times > 1)
 
 
 def placeless(patients: Mapping[str, Sequence[int]]) -> list[str]:

@@ -12,7 +12,7 @@ import sys
 import threading
 import types
 import typing
-from collections import abc
+from collections import Counter, abc
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from functools import cache
@@ -30,6 +30,11 @@ def listing(names: Iterable[Any], limit: int = 12) -> str:
     names = [str(name) for name in names]
     shown = ", ".join(names[:limit])
     return shown if len(names) <= limit else f"{shown}, … ({len(names) - limit} more)"
+
+
+def doubled(items: Iterable[Any]) -> list[Any]:
+    """What is there several times, in order."""
+    return sorted(item for item, times in Counter(items).items() if times > 1)
 
 
 def about_faulty(faults: Sequence[str], kind: str = "file", limit: int = 8) -> str:

@@ -34,7 +34,7 @@ from slice_files import (
     raw_npy_transform,
     read_names,
 )
-from utils import UserError, about_faulty, derived_seed, listing, tell_once
+from utils import UserError, about_faulty, derived_seed, doubled, listing, tell_once
 from volume_files import Size, Volume, VolumeFolder
 
 Box = tuple[Size, Size]  # first voxel and size of a part of a volume; it may reach over the far ends
@@ -148,7 +148,7 @@ def open_volumes(
     image, place = folders[0], root / split
     names, files = pair_files(place, sorted({spec.folder for spec in folders}))
     patients = [read.patient for read in read_names(place, names, regex, parse_volume)]
-    if twice := sorted(patient for patient, count in Counter(patients).items() if count > 1):
+    if twice := doubled(patients):
         raise UserError(
             f"{place} holds several volumes of {listing(twice)}, and scores are by patient, one volume each: let the "
             f"first group of --grp_regex '{regex}' tell the volumes apart."

@@ -8,7 +8,7 @@ import numpy as np
 from skimage.transform import resize
 
 from preprocess.grids import Grid, turn
-from utils import UserError, listing
+from utils import UserError, doubled, listing
 
 
 @dataclass(frozen=True)
@@ -133,7 +133,7 @@ def restack(slices: Mapping[int, np.ndarray], rows: Sequence[Mapping[str, str]])
             f"Expected rows of one patient's volume, got {listing(sorted({row['source'] for row in rows})) or 'none'}."
         )
     numbers = [int(row["index"]) for row in rows]
-    odd = sorted(set(numbers) ^ set(slices)) or [n for n in set(numbers) if numbers.count(n) > 1]
+    odd = sorted(set(numbers) ^ set(slices)) or doubled(numbers)
     if odd:
         raise UserError(
             f"Slices and rows of {rows[0]['patient']} do not pair up one to one; slices at fault: {listing(odd)}."

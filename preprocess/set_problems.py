@@ -13,7 +13,7 @@ from preprocess.set_survey import Survey
 from preprocess.size_priors import compare
 from preprocess.trained_on import list_orders
 from size_table import TRUE_SIZES, WITH_TAGS, WITHOUT_TAGS, SizeTable, read_size_table
-from utils import UserError, listing
+from utils import UserError, doubled, listing
 
 EMPTY_SHARE = 0.75  # of a split's slices without foreground, from which that is worth a word
 UNLIKE = 1.2  # times as large: spacings of a set, or sites, that differ by more
@@ -80,7 +80,7 @@ def _places(survey: Survey) -> Iterator[Fault]:
         if item.number is not None:
             numbers[item.patient, item.split].append(item.number)
     for (patient, split), found in numbers.items():
-        if same := stacks.doubled(found):
+        if same := doubled(found):
             yield f"{survey.set_name}: slices of one patient and number", f"{split}/{patient} ({listing(same, 5)})"
         elif not stacks.are_places(found):
             yield (

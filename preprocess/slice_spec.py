@@ -2,7 +2,6 @@
 
 import math
 import re
-from collections import Counter
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -12,7 +11,7 @@ from preprocess.frames import Frame
 from preprocess.grey_levels import Normalisation
 from preprocess.grids import ORIENT_RULE, RADIOLOGICAL, TOLERANCE, Grid, is_direction
 from preprocess.labels import LabelMap, parse_label_map
-from utils import UserError, listing
+from utils import UserError, doubled, listing
 
 FORMATS = ("png", "nii", "nii.gz", "npy")
 SPLITS = ("train", "val", "test")
@@ -120,7 +119,7 @@ class SliceSpec:
     def _checks_of_folders(self) -> list[tuple[bool, str]]:
         """(whether it is right, what to say if not)."""
         names = [*self.images, self.label_folder, *([self.distance_maps] if self.distance_maps else [])]
-        twice = [name for name, number in Counter(names).items() if number > 1]
+        twice = doubled(names)
         layered = [name for name, globs in self.images.items() if not isinstance(globs, str)]
         return [
             (

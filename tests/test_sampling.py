@@ -37,6 +37,14 @@ def test_fixed_steps_begin_anew():
     assert sorted(rows[:5]) == sorted(rows[5:10]) == list(range(5))
 
 
+def test_fixed_steps_put_the_rows_together_once(monkeypatch):
+    """Not once for each time that the set was gone through: a set of two, and a thousand steps."""
+    copied, cat = [], torch.cat
+    monkeypatch.setattr(torch, "cat", lambda parts: copied.append(sum(map(len, parts))) or cat(parts))
+    assert len(draw(FixedSteps(Shuffled(2, 4), 4, 1000))) == 1000
+    assert sum(copied) == 4000
+
+
 def test_a_batch_may_be_larger_than_the_set():
     (rows,) = draw(FixedSteps(Shuffled(3, 8), 8, 1))
     assert sorted(Counter(rows.tolist()).values()) == [2, 3, 3]

@@ -78,3 +78,34 @@ def test_saved_masks_are_scored_at_their_numbers_too(tmp_path):
     assert list(references) == ["case04", "case05"]
     assert all(each.numbers == [0, 1, 2, 6] for each in references.values())
     assert slices.keep([3, 2]).numbers == [6, 2]
+
+
+class Compared(str):
+    """A name that counts how often it is compared with another."""
+
+    times = 0
+
+    def __eq__(self, other):
+        Compared.times += 1
+        return str.__eq__(self, other)
+
+    __hash__ = str.__hash__
+
+
+def test_sums_of_patients_take_as_many_looks_as_there_are_slices():
+    """Each slice is its own patient where nothing tells whose it is: a comparison of each with each takes seconds."""
+    names = [Compared(f"p{number % 300}") for number in range(600)]
+    counts = [np.random.default_rng(seed).integers(0, 9, (600, 2)).astype(float) for seed in range(3)]
+    found = Evaluation(names, names, {}, *counts, counts[1], None, None)
+    patients, sums = found.per_patient()
+    assert patients == [f"p{number}" for number in range(300)]
+    assert np.array_equal(sums, [each[:300] + each[300:] for each in counts])
+    Compared.times = 0
+    found.dice_3d()
+    assert Compared.times < 10 * len(names)
+
+
+def test_a_patient_without_truth_leaves_the_sums_of_the_others():
+    counts = np.array([[5.0, 1.0], [np.nan, np.nan], [4.0, 2.0]])
+    found = Evaluation(["a", "b", "c"], ["a", "b", "a"], {}, counts, counts, counts, counts, None, None)
+    assert np.array_equal(found.per_patient()[1][0], [[9, 3], [np.nan, np.nan]], equal_nan=True)

@@ -24,7 +24,7 @@ from preprocess.faults import Fault
 from preprocess.new_set import refuse, refuse_existing, whole_folder, write_card
 from preprocess.pairing import find_files
 from preprocess.slice_case import save_nifti
-from utils import run_program
+from utils import doubled, run_program
 
 SHIFT, WIDTH = 4.0, 8.5
 MIDDLE = 1  # of the three neighbours
@@ -64,7 +64,7 @@ def make_set(splits: dict[str, Sequence[Path]], dest: Path) -> dict[str, int]:
     refuse_existing(dest, "--dest")
     faults: list[Fault] = [("no file matches", f"--{split}") for split, paths in splits.items() if not paths]
     names = [path.stem for paths in splits.values() for path in paths]
-    faults += [("name of several files", name) for name in sorted({name for name in names if names.count(name) > 1})]
+    faults += [("name of several files", name) for name in doubled(names)]
     size = None
     with whole_folder(dest) as made:
         for split, paths in splits.items():
