@@ -5,6 +5,8 @@
 It names no method, loss or data set: those come by name from METHODS, LOSSES, BOUNDS, NETWORKS and TRANSFORMS.
 """
 
+import ctrl_c  # noqa: F401  first: from here on Ctrl-C is one line
+
 import os
 import sys
 from argparse import Namespace

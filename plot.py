@@ -5,6 +5,8 @@
 Everything is drawn from the run folders alone, except `panel` and `gif`, which also need the images.
 """
 
+import ctrl_c  # noqa: F401  first: from here on Ctrl-C is one line
+
 import argparse
 from collections.abc import Callable, Sequence
 from pathlib import Path

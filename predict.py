@@ -10,6 +10,8 @@ Images of several channels are found by one --volumes each, in the order in whic
 the network to these volumes first, without any ground truth; --export writes it as ONNX.
 """
 
+import ctrl_c  # noqa: F401  first: from here on Ctrl-C is one line
+
 import argparse
 import sys
 from collections.abc import Callable, Iterator, Sequence

@@ -9,6 +9,8 @@ writes results/spine/report.{txt,csv,md,tex}. It reads the run folders and nothi
 has a line for random_2 and one for contrast_2 instead: mean ± sd over the draws that their runs' names end in.
 """
 
+import ctrl_c  # noqa: F401  first: from here on Ctrl-C is one line
+
 import argparse
 from collections.abc import Sequence
 from pathlib import Path

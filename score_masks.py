@@ -10,6 +10,8 @@ With --native the masks are put back on the grids of the volumes that the slices
 the label volumes: val_3d_native_hd95.npy and .csv.
 """
 
+import ctrl_c  # noqa: F401  first: from here on Ctrl-C is one line
+
 import argparse
 import csv
 import io

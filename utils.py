@@ -1,5 +1,7 @@
 """What every module needs: errors a user can mend, registries, the OPT-string reader, safe file writing."""
 
+import ctrl_c
+
 import ast
 import builtins
 import difflib
@@ -292,7 +294,7 @@ def tell_once(text: str) -> None:
 
 
 def run_program(main: Callable[[], None]) -> None:
-    """Runs a command-line program: a UserError or a failed write becomes one paragraph and exit code 2.
+    """Runs a command-line program: a UserError or a failed write becomes one paragraph and exit code 2, Ctrl-C a line.
 
     `--debug` on the command line lets the traceback through. A letter that the screen cannot show becomes a question
     mark, and no error.
@@ -302,6 +304,9 @@ def run_program(main: Callable[[], None]) -> None:
             stream.reconfigure(errors="replace")
     try:
         main()
+    except KeyboardInterrupt:
+        ctrl_c.tell()
+        raise SystemExit(ctrl_c.ASKED) from None
     except (UserError, OSError) as error:
         if "--debug" in sys.argv:
             raise

@@ -9,6 +9,8 @@ threads, everything else one.
 For training on a GPU the defaults are batches of 24 at 384x384 in bf16, compiled; on a CPU 8 at 256x256 in fp32.
 """
 
+import ctrl_c  # noqa: F401  first: from here on Ctrl-C is one line
+
 import argparse
 import importlib
 import time

@@ -6,6 +6,8 @@ Writes report.txt (problems first), numbers.json, slices.csv (one row a slice), 
 of each set into the folder. The sets need neither manifest.csv nor dataset.json nor ground truth.
 """
 
+import ctrl_c  # noqa: F401  first: from here on Ctrl-C is one line
+
 import argparse
 import csv
 import json

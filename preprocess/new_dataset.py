@@ -7,6 +7,8 @@ Writes mine.make, to be edited, and results/mine/volumes.txt, what was found. Ta
 are, give scores and bounds; the prior sizes come from the user or from the source's labels, never from them.
 """
 
+import ctrl_c  # noqa: F401  first: from here on Ctrl-C is one line
+
 import argparse
 import json
 import re

@@ -10,6 +10,8 @@ them; the background is the rest of the slice (Bateson et al. 2020 and 2022). Of
 preprocess.volume_set, all of this is by volume and in voxels. sizes/README.md lists the columns.
 """
 
+import ctrl_c  # noqa: F401  first: from here on Ctrl-C is one line
+
 import argparse
 import shlex
 import sys

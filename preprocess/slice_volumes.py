@@ -10,6 +10,8 @@ comes from, so that a prediction can go back, see frames.restore) and DEST/datas
 DEST appears when it is whole, or not at all. A folder that is given several images has them as channels (C, W, H).
 """
 
+import ctrl_c  # noqa: F401  first: from here on Ctrl-C is one line
+
 import argparse
 import os
 from collections import Counter

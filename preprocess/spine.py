@@ -7,6 +7,8 @@ it. One patient a modality, so the split is by blocks of neighbouring slices: it
 accuracy.
 """
 
+import ctrl_c  # noqa: F401  first: from here on Ctrl-C is one line
+
 import argparse
 import glob
 import subprocess

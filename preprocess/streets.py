@@ -13,6 +13,8 @@ Sizes are width and height, as papers give them; the arrays in the files have th
 The names are NNNNN, which `--grp_regex '(\\d+)'` reads, or <city>_<sequence>_<frame>: `([a-z-]+)_(\\d+_\\d+)`.
 """
 
+import ctrl_c  # noqa: F401  first: from here on Ctrl-C is one line
+
 import argparse
 import hashlib
 import os

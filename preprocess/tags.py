@@ -10,6 +10,8 @@ a class: x or 1 where the slice shows it, nothing or 0 where it does not. `pytho
 reads both. Nothing of this looks at ground truth, but `check`.
 """
 
+import ctrl_c  # noqa: F401  first: from here on Ctrl-C is one line
+
 import argparse
 import base64
 import csv

@@ -8,6 +8,8 @@ by member, so that memory stays flat. DEST appears when it is whole, or not at a
 archives.json.
 """
 
+import ctrl_c  # noqa: F401  first: from here on Ctrl-C is one line
+
 import argparse
 import errno
 import fnmatch

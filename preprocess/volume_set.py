@@ -10,6 +10,8 @@ ground truth (D, W, H) uint8; DEST/manifest.csv, where the voxels lie, and DEST/
 by what `scale` its images are to be standardised as they are read. DEST appears when it is whole, or not at all.
 """
 
+import ctrl_c  # noqa: F401  first: from here on Ctrl-C is one line
+
 import argparse
 import csv
 import hashlib

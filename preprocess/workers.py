@@ -1,6 +1,7 @@
 """Work shared out to processes."""
 
 import multiprocessing
+import signal
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ProcessPoolExecutor
 from concurrent.futures.process import BrokenProcessPool
@@ -19,7 +20,9 @@ def in_processes(work: Callable[[Task], Result], tasks: Sequence[Task], jobs: in
         yield from map(work, tasks)
         return
     method = "forkserver" if "forkserver" in multiprocessing.get_all_start_methods() else "spawn"
-    pool = ProcessPoolExecutor(jobs, multiprocessing.get_context(method))
+    # Ctrl-C, which a terminal sends to all of them, ends the workers at once, and this process alone tells of it
+    at_once = {"initializer": signal.signal, "initargs": (signal.SIGINT, signal.SIG_DFL)}
+    pool = ProcessPoolExecutor(jobs, multiprocessing.get_context(method), **at_once)
     try:
         yield from pool.map(work, tasks)
     except BrokenProcessPool as error:

@@ -10,6 +10,8 @@ of the body that is nearest to them differs from patient to patient.
 Oddities: end-diastole is frame 1 in all but one patient (090), so it is read off Info.cfg where one moment is wanted.
 """
 
+import ctrl_c  # noqa: F401  first: from here on Ctrl-C is one line
+
 import argparse
 import glob
 import re

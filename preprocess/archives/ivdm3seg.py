@@ -13,6 +13,8 @@ Bateson et al. cut the scans into 256 slices of 36 x 256, as then each shows one
 as they were scanned are `--axis 0`. The axes are those of the files (`--orient stored`), as published.
 """
 
+import ctrl_c  # noqa: F401  first: from here on Ctrl-C is one line
+
 import argparse
 import re
 import sys

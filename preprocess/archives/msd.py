@@ -9,6 +9,8 @@ The voxel axes of these archives run to the right, front and head, and so do tho
 Oddities: ._* shadows that macOS left beside every file, which are never read.
 """
 
+import ctrl_c  # noqa: F401  first: from here on Ctrl-C is one line
+
 import argparse
 import json
 import sys

@@ -13,6 +13,8 @@ patient with several series is told. These are the patients of RUNMC and BMC in 
 other numbers.
 """
 
+import ctrl_c  # noqa: F401  first: from here on Ctrl-C is one line
+
 import argparse
 import glob
 import re

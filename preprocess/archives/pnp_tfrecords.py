@@ -11,6 +11,8 @@ and train and val are the archive's own. Only the slice in the middle is taken, 
 called <file>_1, as in the csv. Grey levels become (x + 4) / 8.5, cut to 0..1, as published. No spacing is known.
 """
 
+import ctrl_c  # noqa: F401  first: from here on Ctrl-C is one line
+
 import argparse
 import math
 from collections.abc import Sequence

@@ -9,6 +9,8 @@ Oddities: four centres under running numbers, which the archive does not tell ap
 of SAML too (saml.py).
 """
 
+import ctrl_c  # noqa: F401  first: from here on Ctrl-C is one line
+
 import argparse
 import sys
 from collections.abc import Callable

@@ -3,6 +3,8 @@
 Makes up a cohort and writes it in the layout of the data set's official archive.
 """
 
+import ctrl_c  # noqa: F401  first: from here on Ctrl-C is one line
+
 import argparse
 import json
 import os
