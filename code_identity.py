@@ -1,7 +1,8 @@
-"""What a function does, as a number: it changes when its code does, or that of what it calls, and with its libraries.
+"""What a function does, as a number: it changes when its code does, or that of what it calls.
 
 A function is followed through the global names, closures and defaults that its code uses: to other functions, classes
-and constants, in whatever module, up to installed libraries, of which the version counts.
+and constants, in whatever module, up to installed libraries. Of those the version counts for the code as it was
+compiled, and nothing for its source.
 """
 
 import ast
@@ -15,6 +16,7 @@ import sys
 import sysconfig
 import textwrap
 from collections.abc import Callable, Iterable, Iterator
+from dataclasses import dataclass
 from pathlib import Path
 from types import CodeType, FunctionType, ModuleType
 from typing import Any
@@ -25,22 +27,36 @@ LIBRARIES = tuple({sysconfig.get_path(name) for name in ("stdlib", "platstdlib",
 
 
 def code_hash(roots: Iterable[Any]) -> str:
-    """SHA-256 of the code that these functions run, as it was compiled: what an array that they made depends on."""
-    return _hash(roots, _compiled)
+    """SHA-256 of the code that these functions run, as it was compiled, and of the versions of their libraries.
+
+    What an array that they made depends on.
+    """
+    return _hash(roots, _Way(_compiled, versions=True))
 
 
 def source_hash(roots: Iterable[Any]) -> str:
-    """SHA-256 of their source without comments, docstrings and words of errors: the same for another Python."""
-    return _hash(roots, _source)
+    """SHA-256 of their source without comments, docstrings and words of errors: the same for another Python, or numpy."""
+    return _hash(roots, _Way(_source, versions=False))
 
 
-def _hash(roots: Iterable[Any], text: Callable[[FunctionType], str]) -> str:
+@dataclass(frozen=True)
+class _Way:
+    """What is said of a function of ours, and whether the versions of libraries count."""
+
+    text: Callable[[FunctionType], str]
+    versions: bool
+
+    def version(self, module: str) -> str:
+        return str(getattr(sys.modules.get(module.split(".")[0]), "__version__", "")) if self.versions else ""
+
+
+def _hash(roots: Iterable[Any], way: _Way) -> str:
     seen: dict[int, Any] = {}
-    parts = [part for root in roots for part in _reached("", root, text, seen)]
+    parts = [part for root in roots for part in _reached("", root, way, seen)]
     return hashlib.sha256("\n".join(parts).encode()).hexdigest()
 
 
-def _reached(name: str, value: Any, text: Callable[[FunctionType], str], seen: dict[int, Any]) -> Iterator[str]:
+def _reached(name: str, value: Any, way: _Way, seen: dict[int, Any]) -> Iterator[str]:
     """A line for each thing that this value is made of or uses, each once."""
     value = inspect.unwrap(value) if callable(value) else value
     if isinstance(value, bool | int | float | complex | str | bytes | None):
@@ -49,24 +65,24 @@ def _reached(name: str, value: Any, text: Callable[[FunctionType], str], seen: d
     if id(value) in seen:
         return
     seen[id(value)] = value  # held, as a number is given anew once its object is gone
-    if said := _said_of(name, value, text):
+    if said := _said_of(name, value, way):
         yield said
-    for each, item in _inside(name, value):
+    for each, item in _inside(name, value, way):
         if not each.startswith("__") or isinstance(item, FunctionType):
-            yield from _reached(each, item, text, seen)
+            yield from _reached(each, item, way, seen)
 
 
-def _said_of(name: str, value: Any, text: Callable[[FunctionType], str]) -> str:
+def _said_of(name: str, value: Any, way: _Way) -> str:
     """The line of the value itself; '' for one that is no more than what is in it."""
     match value:
         case list() | tuple() | dict() | staticmethod() | classmethod() | property():
             return ""
         case ModuleType():
-            return f"{name} = module {value.__name__} {_version(value.__name__)}"
+            return f"{name} = module {value.__name__} {way.version(value.__name__)}"
         case FunctionType() | type() if _is_installed(value):
-            return f"{name} = {value.__module__}.{value.__qualname__} {_version(value.__module__)}"
+            return f"{name} = {value.__module__}.{value.__qualname__} {way.version(value.__module__)}"
         case FunctionType():
-            return f"{name} = {text(value)}"
+            return f"{name} = {way.text(value)}"
         case set() | frozenset():
             return f"{name} = {sorted(map(repr, value))}"
         case np.ndarray():
@@ -76,11 +92,11 @@ def _said_of(name: str, value: Any, text: Callable[[FunctionType], str]) -> str:
     return f"{name} = a {type(value).__qualname__} {getattr(value, '__qualname__', '')}"
 
 
-def _inside(name: str, value: Any) -> Iterable[tuple[str, Any]]:
+def _inside(name: str, value: Any, way: _Way) -> Iterable[tuple[str, Any]]:
     """What the value uses, or is made of."""
     match value:
         case FunctionType() if not _is_installed(value):
-            return _used(value)
+            return _used(value, way)
         case type() if not _is_installed(value):
             return [*vars(value).items(), *((base.__name__, base) for base in value.__bases__)]
         case staticmethod() | classmethod():
@@ -96,7 +112,7 @@ def _inside(name: str, value: Any) -> Iterable[tuple[str, Any]]:
     return ()
 
 
-def _used(function: FunctionType) -> Iterator[tuple[str, Any]]:
+def _used(function: FunctionType, way: _Way) -> Iterator[tuple[str, Any]]:
     """What a function's code names: globals, attributes of modules of ours, closures, defaults."""
     names = dict.fromkeys(_names(function.__code__))
     for name in names:
@@ -110,7 +126,7 @@ def _used(function: FunctionType) -> Iterator[tuple[str, Any]]:
             yield name, cell.cell_contents
         except ValueError:  # empty: a function that is defined later
             continue
-    yield "imports", [_module_file(name) for name in _imports(function.__code__)]
+    yield "imports", [_module_file(name, way) for name in _imports(function.__code__)]
     yield "defaults", function.__defaults__
     yield from (function.__kwdefaults__ or {}).items()
 
@@ -130,7 +146,7 @@ def _imports(code: CodeType) -> Iterator[str]:
             yield from _imports(constant)
 
 
-def _module_file(name: str) -> str:
+def _module_file(name: str, way: _Way) -> str:
     """What tells one state of a module from another, without importing it: its text, or of a library size and time."""
     try:
         place = Path(getattr(importlib.util.find_spec(name), "origin", None) or "")
@@ -138,7 +154,7 @@ def _module_file(name: str) -> str:
     except (ImportError, ValueError, OSError):
         return name
     if _is_library(str(place)):
-        return f"{name} {seen.st_size} {seen.st_mtime_ns}"
+        return f"{name} {seen.st_size} {seen.st_mtime_ns}" if way.versions else name
     return f"{name} {hashlib.sha256(place.read_bytes()).hexdigest()}"
 
 
@@ -183,7 +199,3 @@ def _is_installed(value: Any) -> bool:
 
 def _is_library(place: str) -> bool:
     return place.startswith(LIBRARIES) or not {"site-packages", "dist-packages"}.isdisjoint(Path(place).parts)
-
-
-def _version(module: str) -> str:
-    return str(getattr(sys.modules.get(module.split(".")[0]), "__version__", ""))

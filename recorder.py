@@ -13,7 +13,7 @@ from evaluation import Evaluation, class_mean, nanmean, score_patients_of
 from methods import Method
 from metrics import DISTANCES, dice
 from run_data import AnySet, AnyStream, grey_note, label_uses
-from run_folder import CsvLog, RunFolder, describe_code, earlier_code, write_masks, write_volumes
+from run_folder import CsvLog, RunFolder, describe_code, earlier_code, other_versions, write_masks, write_volumes
 from watching import COLUMNS as WATCHED
 from watching import adapts_blindly
 
@@ -213,16 +213,19 @@ class Recorder:
             self._describe_val()
 
     def _tell_earlier(self, code: Mapping[str, Any]) -> list[dict[str, Any]]:
-        """Other code that made the epochs that are done, if any did; said aloud when it is new."""
+        """Other code or libraries that made the epochs that are done, if any did; said aloud when that is new."""
         before = self.folder.read_json("provenance.json") if self.folder.resumes else {}
         earlier = earlier_code(before, code, self.folder.done)
         if len(earlier) > len(before.get("earlier", [])):
-            print(
-                f"{self.folder.path} was begun with other code (commit {before.get('commit')}, now {code['commit']}; "
-                "either may hold uncommitted changes): its epochs may not belong together. provenance.json keeps both.",
-                file=sys.stderr,
-                flush=True,
+            versions = other_versions(before, code)
+            what = (
+                f"with other libraries ({', '.join(versions)}): the bits of its numbers may differ from those of a run "
+                "that was never stopped"
+                if versions
+                else f"with other code (commit {before.get('commit')}, now {code['commit']}; either may hold uncommitted "
+                "changes): its epochs may not belong together"
             )
+            print(f"{self.folder.path} was begun {what}. provenance.json keeps both.", file=sys.stderr, flush=True)
         return earlier
 
     def _describe_val(self) -> None:

@@ -23,6 +23,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import scipy
 import torch
 from PIL import Image
 from torch import Tensor, nn
@@ -365,13 +366,16 @@ def write_volumes(
 # ----------------------------------------------------------------------------------------------- provenance
 
 
+LIBRARIES = (torch, np, scipy)  # that compute what is learnt
+
+
 def describe_code() -> dict[str, Any]:
     """Commit, uncommitted diff, versions and machine."""
     return {
         "commit": _git("rev-parse", "HEAD"),
         "diff": _git("diff", "HEAD"),
         "code": describe_sources(),
-        "versions": {"python": platform.python_version(), "torch": torch.__version__, "numpy": np.__version__},
+        "versions": {"python": platform.python_version()} | {each.__name__: each.__version__ for each in LIBRARIES},
         "platform": platform.platform(),
         "command": [sys.executable, *sys.argv],
         "threads": torch.get_num_threads(),
@@ -390,7 +394,7 @@ def describe_sources() -> str:
 
 
 def earlier_code(before: Mapping[str, Any], now: Mapping[str, Any], done: int) -> list[dict[str, Any]]:
-    """What epochs were made with that are done already and were made by other code than this, the first of them first.
+    """What epochs were made with that are done already, if that was other code or libraries, the first of them first.
 
     before: the provenance of the run so far, with an "earlier" of its own
     now: of `describe_code`
@@ -398,9 +402,15 @@ def earlier_code(before: Mapping[str, Any], now: Mapping[str, Any], done: int) -
     """
     earlier = list(before.get("earlier", []))
     mark = "code" if "code" in before else "commit"  # which older versions have alone
-    if before and before.get(mark) != now[mark]:
+    if before and (before.get(mark) != now[mark] or other_versions(before, now)):
         earlier.append({name: before.get(name) for name in now} | {"until_epoch": done})
     return earlier
+
+
+def other_versions(before: Mapping[str, Any], now: Mapping[str, Any]) -> list[str]:
+    """Which libraries are others than before, with both versions; those of which an older run noted nothing left out."""
+    noted = before.get("versions") or {}
+    return [f"{name} {noted[name]} -> {new}" for name, new in now["versions"].items() if noted.get(name, new) != new]
 
 
 def _git(*words: str) -> str | None:

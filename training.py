@@ -90,7 +90,7 @@ def train_epoch(
     beside = {name: endless(streams[name], epoch, start) for name in others}
     bar = tqdm(
         streams[first].epoch(epoch, start),
-        f"epoch {epoch}",
+        f"epoch {epoch + 1}",
         len(streams[first]),
         leave=False,
         disable=None,
@@ -339,6 +339,7 @@ class Training:
             )
         back = self.args.on_collapse == "rollback"
         if back:
+            self.watch.forget(epoch)
             self._restore(self.sound)
             self.caution *= CAUTION
             what += f" Back to the epoch before, and on with {self.caution:g} times the learning rate."
@@ -356,10 +357,9 @@ class Training:
         start, score = self.best.get("start"), float("nan") if end is None else end.score(self.args)
         if start is not None and start - score > SHOWN:
             kind = "mIoU" if self.args.scores == "iou" else "Dice 3D"
-            print(
+            self._say(
                 f"This adaptation did harm: {kind} {score:.3f} at the end, {start:.3f} with the network that it "
-                "started from, on the same validation images.",
-                flush=True,
+                "started from, on the same validation images."
             )
 
 

@@ -83,6 +83,10 @@ class Watch:
         self.agreement = np.nan if pairs is None else kappa(pairs)
         return pairs
 
+    def forget(self, epoch: int) -> None:
+        """The network that was alarming in this epoch is given up: the log's row is that of the one before."""
+        self.rung.remove(epoch + 1)
+
     def look_again(self) -> None:
         """After a validation of a network that was rolled back."""
         self._compare()

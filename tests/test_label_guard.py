@@ -259,12 +259,9 @@ def made(argv: list[str], run: Path) -> dict[str, Any]:
             found["ends with"] = str(error)
         finally:
             torch.use_deterministic_algorithms(False)
-    lines = [
-        line
-        for line in out.getvalue().splitlines()
-        if not re.match(r"epoch |    val_|train |val |This adaptation did harm", line)
-    ]
-    found |= {"said": lines, "alarms": err.getvalue()}
+    lines = [line for line in out.getvalue().splitlines() if not re.match(r"epoch |    val_|train |val ", line)]
+    alarms = [line for line in err.getvalue().splitlines() if not line.startswith("This adaptation did harm")]
+    found |= {"said": lines, "alarms": "\n".join(alarms)}
     scores = SCORE_COLUMNS + OF_KNOWN_PIXELS * ("--ignore" in argv) + ON_LABELS * any(LOSS in word for word in argv)
     for path in sorted(run.rglob("*")):
         name = path.relative_to(run).as_posix()

@@ -342,6 +342,16 @@ def test_other_code_is_told_and_both_are_kept(site, whole, run, monkeypatch, cap
     assert differences(whole, run) == []
 
 
+def test_other_libraries_are_told_in_a_line_and_the_run_goes_on(site, whole, run, monkeypatch, capsys):
+    monkeypatch.setattr(np, "__version__", "9.9")
+    program.main(arguments(site, run))
+    told = [line for line in capsys.readouterr().err.splitlines() if "was begun with other libraries" in line]
+    assert len(told) == 1
+    assert f"(numpy {provenance(whole)['versions']['numpy']} -> 9.9): the bits of its numbers may differ" in told[0]
+    assert provenance(run)["earlier"][0]["versions"] == provenance(whole)["versions"]
+    assert differences(whole, run) == []
+
+
 def test_the_same_code_is_not_told(site, run, capsys):
     program.main(arguments(site, run))
     assert "other code" not in capsys.readouterr().err
