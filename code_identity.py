@@ -35,7 +35,7 @@ def code_hash(roots: Iterable[Any]) -> str:
 
 
 def source_hash(roots: Iterable[Any]) -> str:
-    """SHA-256 of their source without comments, docstrings and words of errors: the same for another Python, or numpy."""
+    """SHA-256 of their source without comments, docstrings and words of errors: the same for other libraries."""
     return _hash(roots, _Way(_source, versions=False))
 
 

@@ -218,13 +218,11 @@ class Recorder:
         earlier = earlier_code(before, code, self.folder.done)
         if len(earlier) > len(before.get("earlier", [])):
             versions = other_versions(before, code)
-            what = (
-                f"with other libraries ({', '.join(versions)}): the bits of its numbers may differ from those of a run "
-                "that was never stopped"
-                if versions
-                else f"with other code (commit {before.get('commit')}, now {code['commit']}; either may hold uncommitted "
-                "changes): its epochs may not belong together"
-            )
+            if versions:
+                what = f"with other libraries ({', '.join(versions)}): its numbers may differ in their last bits"
+            else:
+                commits = f"commit {before.get('commit')}, now {code['commit']}; either may hold uncommitted changes"
+                what = f"with other code ({commits}): its epochs may not belong together"
             print(f"{self.folder.path} was begun {what}. provenance.json keeps both.", file=sys.stderr, flush=True)
         return earlier
 

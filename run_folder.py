@@ -408,7 +408,7 @@ def earlier_code(before: Mapping[str, Any], now: Mapping[str, Any], done: int) -
 
 
 def other_versions(before: Mapping[str, Any], now: Mapping[str, Any]) -> list[str]:
-    """Which libraries are others than before, with both versions; those of which an older run noted nothing left out."""
+    """Which libraries are others than before, with both versions; as far as an older run noted them."""
     noted = before.get("versions") or {}
     return [f"{name} {noted[name]} -> {new}" for name, new in now["versions"].items() if noted.get(name, new) != new]
 
