@@ -18,9 +18,12 @@ from pathlib import Path
 from preprocess.faults import describe_faults
 from preprocess.grids import PLANES
 from preprocess.new_makefile import Wishes, makefile_text
+from preprocess.phantom import CARD, SIZES
 from preprocess.set_plan import Plan, make_plan
 from preprocess.site_volumes import Offence, Site, read_site
+from quoting import visible
 from reports.table import NOTHING, aligned
+from set_tables import read_text
 from utils import UserError, atomic_write, listing, run_program
 
 
@@ -68,13 +71,30 @@ def check_sites(sites: Sequence[Site], makefile: Path, folder: Path) -> None:
 
 
 def find_phantom(sites: Sequence[Site]) -> str | None:
-    """small or full where a phantom's card lies beside the volumes or above them, for no picture may hide it."""
+    """small or full where a phantom's card lies beside the volumes or above them, for no picture may hide it.
+
+    Raises UserError for a card that says neither.
+    """
     folders = {
         folder for site in sites for case in site.cases for path in case.paths.values() for folder in path.parents
     }
-    cards = [folder / "phantom.json" for folder in sorted(folders)]
-    found = (json.loads(card.read_text(encoding="utf-8")).get("phantom") for card in cards if card.is_file())
-    return next(found, None)
+    cards = [card for folder in sorted(folders) if (card := folder / CARD).is_file()]
+    return next(map(read_phantom, cards), None)
+
+
+def read_phantom(card: Path) -> str:
+    """The size of the phantom whose card this is. Raises UserError: it may be anybody's file."""
+    try:
+        told = json.loads(read_text(card))
+    except (ValueError, RecursionError) as error:
+        told = f"no JSON, {error}"
+    size = told.get("phantom") if isinstance(told, dict) else told
+    if size not in SIZES:
+        raise UserError(
+            f'{card} should say whether these volumes are made up: preprocess.phantom writes "phantom": '
+            f"{' or '.join(SIZES)} in it; there is {visible(repr(size))[:60]}. Is it of another program? Move it away."
+        )
+    return size
 
 
 def check_sizes(args: argparse.Namespace, n_class: int) -> None:

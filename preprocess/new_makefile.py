@@ -5,8 +5,8 @@ from string import Template
 
 from preprocess.set_plan import Plan
 from preprocess.site_volumes import IMAGE, LABEL, Site
+from quoting import for_comment, for_recipe
 from size_table import WITH_TAGS, WITHOUT_TAGS
-from utils import UserError
 
 
 @dataclass(frozen=True)
@@ -54,11 +54,11 @@ COMMON  = --target_dataset data/${name}_target --target_folders "$$(TT_DATA)" --
           --grp_regex '$$(G_RGX)' --network $$(NET) --n_class $n_class \\
           --metric_axis $foreground --batch_size $$(BATCH) --weight_decay 1e-4 --target_losses "$$(L_OR)"
 # how slices are cut: delete data/${name}_source and data/${name}_target after a change
-SLICE   = --patient '$patient' --n_class $n_class --normalise percentile --format nii \
+SLICE   = $patient --n_class $n_class --normalise percentile --format nii \
           $cut
-data/${name}_source: private SLICE += --site source --val $val_source --image IMG='$source' \\
-   --label '$source_label'
-data/${name}_target: private SLICE += --site target --val $val_target --image IMG='$target'$target_label
+data/${name}_source: private SLICE += --site source --val $val_source --image IMG=$source \\
+   $source_label
+data/${name}_target: private SLICE += --site target --val $val_target --image IMG=$target$target_label
 # how large each class is in a slice: $prior_words
 PRIOR   = --n_class $n_class $prior
 $prior_needs
@@ -99,7 +99,7 @@ $(RD)/cesourceim: private OPT = $(WEIGHTS) --mode makeim --entmap
 
 
 def makefile_text(sites: tuple[Site, Site], plan: Plan, wishes: Wishes) -> str:
-    """The makefile. Raises UserError for a pattern that no makefile can hold."""
+    """The makefile. Raises UserError for a word that no command can be given."""
     source, target = sites
     labelled = target.label is not None
     column = WITH_TAGS if labelled or wishes.tags else WITHOUT_TAGS
@@ -111,7 +111,7 @@ def makefile_text(sites: tuple[Site, Site], plan: Plan, wishes: Wishes) -> str:
         source_n=len(source.cases),
         target_n=len(target.cases),
         blind="" if labelled else ", whose truth nobody knows",
-        reasons="\n".join(f"#   - {_in_comment(reason)}" for reason in plan.reasons),
+        reasons="\n".join(f"#   - {for_comment(reason)}" for reason in plan.reasons),
         runs="cesource noadap sfda_lr0 sfda SFDA_TrueSize fs" if labelled else "cesource noadap sfda_lr0 sfda",
         ablations="entropy klprop sfda_notags sfda_mean adaent cda tent bnrefresh shot" if labelled else "",
         scratch="cesource fs" if labelled else "cesource",
@@ -119,14 +119,14 @@ def makefile_text(sites: tuple[Site, Site], plan: Plan, wishes: Wishes) -> str:
         target_data="$(S_DATA)" if labelled else "[('IMG', nii_transform, False)]",
         n_class=plan.n_class,
         foreground=" ".join(map(str, numbers[1:])),
-        patient=_quoted(wishes.patient),
+        patient=_flag("--patient", wishes.patient),
         cut=_cut(plan, wishes),
         val_source=plan.val[0],
         val_target=plan.val[1],
-        source=_quoted(source.image),
-        source_label=_quoted(str(source.label)),
-        target=_quoted(target.image),
-        target_label=f" \\\n   --label '{_quoted(target.label)}'" if target.label else "",
+        source=for_recipe(source.image),
+        source_label=_flag("--label", str(source.label)),
+        target=for_recipe(target.image),
+        target_label=" \\\n   " + _flag("--label", target.label) if target.label else "",
         prior=prior,
         prior_words=words,
         prior_needs=needs,
@@ -146,10 +146,10 @@ def _cut(plan: Plan, wishes: Wishes) -> str:
     flags += ["--spacing {:g} {:g}".format(*plan.spacing)] if plan.spacing else []
     flags += [f"--label_map {plan.label_map}"] if plan.label_map else []
     flags += [f"--others {plan.others}"] if plan.others is not None else []
-    flags += [f"--group '{_quoted(plan.group)}'"] if plan.group else []
+    flags += [_flag("--group", plan.group)] if plan.group else []
     flags += [f"--channel {wishes.channel}"] if wishes.channel is not None else []
     flags += [f"--phantom {wishes.phantom}"] if wishes.phantom else []
-    flags += [f"--modality '{_quoted(wishes.modality)}'"] if wishes.modality else []
+    flags += [_flag("--modality", wishes.modality)] if wishes.modality else []
     return " ".join([*flags, f"--tolerance {wishes.tolerance:g}"])
 
 
@@ -166,20 +166,13 @@ def _prior(wishes: Wishes, labelled: bool) -> tuple[str, str, str]:
         needs = f"sizes/{wishes.name}.csv: | data/{wishes.name}_source\n"
     if not labelled:
         flags += f" --folder {IMAGE} --unlabelled"
-    return flags + (f" --tags '{_quoted(wishes.tags)}'" if wishes.tags else ""), words, needs
+    return flags + (f" {_flag('--tags', wishes.tags)}" if wishes.tags else ""), words, needs
 
 
 def _numbers(values: tuple[float, ...]) -> str:
     return " ".join(f"{value:g}" for value in values)
 
 
-def _quoted(text: str) -> str:
-    """Text for single quotes in a recipe. Raises UserError where it cannot stand there."""
-    if "'" in text or "\n" in text:
-        raise UserError(f"A makefile cannot hold {text!r}: take patterns without single quotes and line breaks.")
-    return text.replace("$", "$$").replace("#", "\\#")
-
-
-def _in_comment(text: str) -> str:
-    """Text that stays in its comment line."""
-    return text.replace("\n", " ").rstrip("\\")
+def _flag(name: str, text: str) -> str:
+    """A flag and its word; the word may begin as a flag does."""
+    return f"{name}{'=' if text.startswith('-') else ' '}{for_recipe(text)}"

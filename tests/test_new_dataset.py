@@ -1,8 +1,12 @@
 """Volumes of two sites become a makefile: what is found, what is proposed, what is refused, and that it runs."""
 
 import json
+import os
 import subprocess
 import sys
+from collections import Counter
+from dataclasses import replace
+from itertools import groupby
 from pathlib import Path
 
 import nibabel as nib
@@ -10,10 +14,15 @@ import numpy as np
 import pytest
 from check_makefiles import check
 from conftest import disc_slice
+from nasty import NASTY
 
 from preprocess import new_dataset as program
+from preprocess import size_priors
 from preprocess.grids import Grid, turn
-from preprocess.site_volumes import compare_grids
+from preprocess.new_makefile import Wishes, makefile_text
+from preprocess.set_plan import Plan
+from preprocess.site_volumes import Site, compare_grids, read_site
+from preprocess.slice_volumes import read_spec
 from utils import UserError
 
 ROOT = Path(__file__).parent.parent
@@ -217,7 +226,6 @@ def test_nothing_is_overwritten(place):
         (("--organ_mm2", "5", "6"), "one number above 0 for each class"),
         (("--group", "(nobody)"), "does not match the image file"),
         (("--patient", "(t2|mask)"), "two files for"),
-        (("--modality", "it's"), "without single quotes"),
     ],
 )
 def test_what_cannot_be_is_told(place, flags, words):
@@ -236,3 +244,49 @@ def test_one_patient_is_too_few(place):
 def test_a_phantom_stays_marked(place):
     (place / "old/phantom.json").write_text(json.dumps({"phantom": "small"}))
     assert "--phantom small" in run()
+
+
+@pytest.mark.parametrize(
+    "told",
+    ['{"phantom": "small\\n$(shell touch PWNED)"}', '{"phantom": "small; touch PWNED"}', "[1]", "{", "{}", "\xff"],
+)
+def test_a_card_beside_the_volumes_that_says_something_else_reaches_no_makefile(place, told):
+    (place / "old/phantom.json").write_text(told, encoding="latin-1")
+    with pytest.raises(UserError, match=r'phantom.json should say .* "phantom": small or full in it') as error:
+        run()
+    assert "\n" not in str(error.value)
+    assert not Path("mine.make").exists()
+
+
+def arguments_of(words):
+    """What each command of these recipes is given: printf stands for python, and tells its words."""
+    done = subprocess.run(["make", "-s", *words, r"CC=printf '%s\0'"], capture_output=True)
+    assert (done.returncode, done.stderr) == (0, b"")
+    return [os.fsdecode(word) for word in done.stdout.split(b"\0")[:-1]]
+
+
+def test_words_of_any_letters_arrive_at_the_commands_of_the_makefile_as_they_were_typed(place):
+    (case, *_) = read_site("source", "old/*_t2.nii.gz", None, r"(case\d+)", 0.1).cases
+    plan = Plan(None, None, 2, (1, 1), "", "axial", None, (24, 20), ())
+    names = [text for text in NASTY if "\0" not in text]
+    given = [names[n : n + 8] for n in range(0, len(names), 8)]
+    for number, row in enumerate(given):
+        row += ["x"] * (8 - len(row))
+        sites = [
+            Site(name, *row[at : at + 2], [case], [], Counter(), Counter(), 0, [], [])
+            for name, at in (("s", 0), ("t", 2))
+        ]
+        told = replace(plan, group=row[4], reasons=tuple(row))
+        wishes = Wishes(f"n{number}", row[5], None, 0.1, row[6], (5,), (), row[7], None)
+        Path(f"n{number}.make").write_text(makefile_text(sites, told, wishes), encoding="utf-8")
+    for number, row in enumerate(given):
+        name = f"n{number}"
+        goals = [f"data/{name}_source", f"data/{name}_target", f"sizes/{name}.csv"]
+        found = arguments_of(["-f", f"{name}.make", *goals])
+        parts = [list(part) for is_one, part in groupby(found, lambda word: word == "once") if not is_one]
+        for part, image, label in zip(parts[1:3], row[0:3:2], row[1:4:2], strict=True):
+            spec = read_spec(part[part.index("preprocess.slice_volumes") + 1 : part.index("folder_lock.py")])
+            assert (spec.images, spec.label) == ({"IMG": image}, label)
+            assert (spec.group, spec.patient, spec.modality) == tuple(row[4:7])
+        assert size_priors.parse_args(parts[3][parts[3].index("make") :]).tags == Path(row[7])
+    assert not list(place.glob("**/PWNED*"))

@@ -15,15 +15,13 @@ from pathlib import Path
 
 from tqdm import tqdm
 
+from preprocess.phantom import CARD, SIZES
 from preprocess.phantom.archive import write_scan
 from preprocess.phantom.cohorts import COHORTS, DECATHLON
 from preprocess.phantom.decathlon import write_contents
 from preprocess.phantom.streets import make_streets
 from preprocess.workers import in_processes
 from utils import UserError, run_program
-
-CARD = "phantom.json"
-SIZES = ("small", "full")
 
 
 def make_cohort(kind: str, dest: Path, size: str = "small", seed: int = 0, jobs: int = 1) -> int:

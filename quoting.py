@@ -1,0 +1,151 @@
+"""How words that came as data are written, so that no format takes them for its own language.
+
+Names of files, folders, classes and sets, and what files beside the data say, may hold anything. Whoever writes them
+passes them through the function of the format; whoever opens the file finds them again as words.
+"""
+
+import html
+import json
+import os
+import re
+import shlex
+from pathlib import Path
+from typing import Any, TextIO
+
+from errors import UserError
+
+# -------------------------------------------------------------------------------------------- screen, plain text
+
+# what moves the cursor, ends a line or turns the direction of writing; a byte of a name that is no UTF-8
+INVISIBLE = re.compile(
+    "[\x00-\x1f\x7f-\x9f\xad\u061c\u180e\u200b\u200e\u200f\u2028-\u202e\u2060-\u2064\u2066-\u206f"
+    "\ufeff\ufff9-\ufffb\ud800-\udfff\U000e0000-\U000e007f]"
+)
+
+
+def visible(text: object, keep: str = "") -> str:
+    r"""The text on one line, every letter of it to be seen: a line break becomes \n, what turns the writing \u202e.
+
+    `keep`: those that stay as they are.
+    """
+    return INVISIBLE.sub(lambda match: match[0] if match[0] in keep else _escaped(match[0]), str(text))
+
+
+def _escaped(letter: str) -> str:
+    return letter.encode("unicode_escape").decode("ascii")
+
+
+class VisibleStream:
+    """A text stream to a terminal that no word steers: line breaks and tabs pass, the rest is made visible."""
+
+    def __init__(self, stream: TextIO) -> None:
+        self._stream = stream
+
+    def write(self, text: str) -> int:
+        return self._stream.write(visible(text, keep="\n\t"))
+
+    def writelines(self, lines: list[str]) -> None:
+        for line in lines:
+            self.write(line)
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self._stream, name)
+
+
+# -------------------------------------------------------------------------------------------------- shell, make
+
+# letters that stand for themselves between single quotes of a shell, and in the value of a variable of make but for $
+PLAIN = re.compile(r"[\w .,:=+*?@%^/(){}\[\]|<>!~&\\$-]*")
+BARE = re.compile(rb"[\w .,:=+*?@%^/(){}\[\]|<>!~&-]")
+
+
+def for_shell(word: str | Path) -> str:
+    """One word of a command for bash, for a person to copy; a path is never taken for a flag."""
+    text = str(word)
+    if isinstance(word, Path) and text.startswith("-"):
+        text = f"./{text}"
+    return _ansi_c(text) if INVISIBLE.search(text) else shlex.quote(text)
+
+
+def for_recipe(text: str) -> str:
+    """One word of a command of bash in the value of a variable of make, or in a recipe, which make expands once.
+
+    Raises UserError for what no command can be given.
+    """
+    quoted = f"'{text}'" if PLAIN.fullmatch(text) else _ansi_c(text)
+    return quoted.replace("$", "$$")
+
+
+def _ansi_c(text: str) -> str:
+    """bash's $'…', in which any byte can be written by its number."""
+    if "\0" in text:
+        raise UserError(f"No command can be given {text!r}: it holds a letter of number 0.")
+    letters = (bytes([byte]) for byte in os.fsencode(text))
+    return "$'" + "".join(c.decode() if BARE.fullmatch(c) else f"\\x{c[0]:02x}" for c in letters) + "'"
+
+
+def for_comment(text: object) -> str:
+    """What stands behind the # of a makefile or a csv, or the % of LaTeX: one line, and the next is none of it."""
+    return visible(text).rstrip("\\")
+
+
+# ------------------------------------------------------------------------------------------------------- LaTeX
+
+LATEX = {c: f"\\{c}" for c in "&%$#_{}"} | {"\\": r"\textbackslash{}", "~": r"\textasciitilde{}"}
+LATEX |= {"^": r"\textasciicircum{}", "±": r"$\pm$", "–": "--", "|": r"\textbar{}", "<": r"$<$", ">": r"$>$"}
+
+
+def for_latex(text: object) -> str:
+    r"""Words of a paragraph or a cell; none begins as the option of the \\ or \item before it."""
+    words = "".join(LATEX.get(letter, letter) for letter in visible(text))
+    return "{}" * words.startswith(("[", "*")) + words
+
+
+# ------------------------------------------------------------------------------------------------ Markdown, HTML
+
+MARKDOWN = {"&": "&amp;", "<": "&lt;", ">": "&gt;", "\\": "&#92;"} | {c: f"\\{c}" for c in "`*[]#$~|"}
+EMPHASIS = re.compile(r"(?<![^\W_])_|_(?![^\W_])")  # an underscore within a word means itself
+LISTED = re.compile(r"^([-+=]|\d+(?=[.)]))(?=[-+=.)\s]|$)")  # how a list or a rule begins
+
+
+def for_markdown(text: object) -> str:
+    r"""Words of a heading, a line or a cell. A backslash is an entity, as \| is told in two ways by tables."""
+    words = "".join(MARKDOWN.get(letter, letter) for letter in visible(text))
+    words = EMPHASIS.sub(r"\\_", words)
+    return LISTED.sub(lambda match: f"&#{ord(match[0][0])};{match[0][1:]}", words)
+
+
+def for_html(text: object) -> str:
+    """Words of an element, or of an attribute in quotes."""
+    return html.escape(visible(text))
+
+
+def for_script(value: Any) -> str:
+    """A value as an expression of a script in an HTML page: nothing in it begins or ends an element."""
+    escapes = {ord(letter): f"\\u{ord(letter):04x}" for letter in "<>&"}
+    return json.dumps(value).translate(escapes)
+
+
+# --------------------------------------------------------------------------------------------------------- csv
+
+FORMULA = re.compile(r"'*[=+\-@\t\r\n＝＋－＠]")  # what a spreadsheet calculates, in wide letters too
+
+
+def for_cell(value: Any) -> Any:
+    """A cell of a csv file: words that a spreadsheet would take for a formula begin with ', numbers are as they are."""
+    if isinstance(value, str) and FORMULA.match(value) and not _is_number(value):
+        return f"'{value}"
+    return value
+
+
+def from_cell(text: str) -> str:
+    """The words of a cell that `for_cell` wrote."""
+    return text[1:] if text.startswith("'") and FORMULA.match(text) else text
+
+
+def _is_number(text: str) -> bool:
+    try:
+        float(text)
+    except ValueError:
+        return False
+    return True
