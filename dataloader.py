@@ -23,7 +23,7 @@ from decoding import read_slice
 from distributed import ALONE, Team
 from folder_listing import SUFFIXES, SliceFile, stem
 from sampling import InOrder, Sampler, Shuffled
-from set_tables import read_card, spacing_of_patients
+from set_tables import contradicted, read_card, read_rows, spacing_of_patients
 from slice_cache import Plane, open_plane
 from slice_files import (
     SPLITS,
@@ -88,6 +88,7 @@ class SliceSet:
     spacing: dict[str, tuple[float, float, float]] | None  # patient -> (between slices, W, H) in mm
     digest: str  # sha256 over every file read
     ignore: int | None = None  # what the ground truth holds where a pixel has no class
+    contradicted: frozenset[str] = frozenset()  # patients of whose slices manifest.csv tells other places than numbers
 
     def __len__(self) -> int:
         return len(self.names)
@@ -164,7 +165,8 @@ def open_slices(
         files, order = {folder: [paths[i] for i in chosen] for folder, paths in files.items()}, list(range(limit))
     patients = [read[i].patient for i in order]
     ordered = [names[i] for i in order]
-    spacing = spacing_of_patients(root, ordered, patients)
+    numbers, rows = [read[i].index for i in order], read_rows(root)
+    spacing = spacing_of_patients(root, ordered, patients, rows)
     planes, digests = {}, []
     for spec in dict.fromkeys(folders):
         is_image, found = spec == folders[0], files[spec.folder]
@@ -177,7 +179,7 @@ def open_slices(
         split,
         ordered,
         patients,
-        [read[i].index for i in order],
+        numbers,
         planes,
         torch.tensor(order),
         list(folders),
@@ -185,6 +187,7 @@ def open_slices(
         spacing,
         hashlib.sha256("".join([*ordered, *digests]).encode()).hexdigest(),
         ignore,
+        frozenset(contradicted(rows, ordered, patients, numbers, spacing)),
     )
 
 
@@ -236,6 +239,7 @@ def join(sets: Sequence[SliceSet]) -> SliceSet:
             planes={spec: plane + other.planes[spec] for spec, plane in first.planes.items()},
             order=order,
             spacing=None if first.spacing is None else first.spacing | (other.spacing or {}),
+            contradicted=first.contradicted | other.contradicted,
             digest=hashlib.sha256((first.digest + other.digest).encode()).hexdigest(),
         )
     return first

@@ -245,7 +245,8 @@ class Volumes(Mapping[str, tuple[np.ndarray, np.ndarray, tuple[float, float, flo
 def score_volumes(found: Evaluation, slices: AnySet, args: Namespace) -> list[dict[str, Any]]:
     """Overlap, surface distances and volume of each patient's stack of slices; distances where slices have a place."""
     rows = score_patients(Volumes(found, slices, args.ignore), args.n_class, args.nsd_tolerance, args.jobs)
-    return without_distances(rows, placeless(numbers_of(slices.patients, slices.numbers)))
+    lost = placeless(numbers_of(slices.patients, slices.numbers))
+    return without_distances(rows, {*lost, *slices.contradicted})
 
 
 def score_pictures(found: Evaluation) -> list[dict[str, Any]]:

@@ -28,8 +28,9 @@ from distributed import ALONE, Team
 from methods import METHODS
 from run_folder import sha256_of
 from sampling import FixedSteps, Shuffled
+from set_tables import is_split_by_patients
 from slice_files import TRANSFORMS, check_class_count, nii_transform, parse_volume
-from stacks import about_placeless, numbers_of
+from stacks import about_places, numbers_of
 from utils import UserError, derived_seed, listing, tell_once
 from volume_set import CropStream, VolumeSet, WholeStream, open_volumes
 
@@ -83,7 +84,7 @@ def open_sets(args: Namespace, bounds: Sequence[Any]) -> dict[str, AnySet]:
         split = "test" if args.ontest else "train" if args.ontrain else "val"
         sets["val"] = lay_bounds(open_split("val", split, args, len(bounds)), bounds, required=False)
         if args.scores == "volume" and sets["val"].has_truth:
-            tell_once(about_placeless(numbers_of(sets["val"].patients, sets["val"].numbers)))
+            tell_places(sets["val"], args.debug)
     for name in streams:
         found = join([open_split(name, split, args, len(bounds)) for split in splits_of(name, args)])
         if args.n_labelled and name in method.labelled:
@@ -92,6 +93,13 @@ def open_sets(args: Namespace, bounds: Sequence[Any]) -> dict[str, AnySet]:
             found = found.keep(rows_of(found, sorted(set(found.patients))[:DEBUG_VOLUMES]))
         sets[name] = lay_bounds(found, bounds) if bounds and name != "unlabelled" else found
     return sets
+
+
+def tell_places(found: AnySet, debug: bool) -> None:
+    """What is to be known of distances between these slices; gaps are none where but a few were read (`debug`)."""
+    whole = not debug and is_split_by_patients(read_card(found.root))
+    for line in about_places(numbers_of(found.patients, found.numbers), found.contradicted, whole):
+        tell_once(line)
 
 
 def splits_of(name: str, args: Namespace) -> list[str]:

@@ -29,8 +29,8 @@ from preprocess.frames import grid_of, restack
 from preprocess.labels import LabelMap, map_labels
 from preprocess.reading import read_placed, read_stack, sha256
 from run_files import NATIVE, SCORED, Run, open_run
-from set_tables import read_card, read_rows
-from stacks import about_placeless, placeless, stack, without_distances
+from set_tables import is_split_by_patients, read_card, read_rows
+from stacks import about_places, placeless, stack, without_distances
 from utils import UserError, atomic_write, listing, run_program, tell_once
 
 Rows = list[dict[str, Any]]  # of metrics.score_patients: one a patient and class
@@ -216,8 +216,14 @@ def main(argv: Sequence[str] | None = None) -> None:
         )
     references = native_references(slices) if args.native else sliced_references(slices)
     tell_once(about_truth(run, slices))
-    tell_once(about_placeless({name: each.numbers for name, each in references.items()}))
-    epochs = {epoch: score_epoch(run, slices, references, folder, args.jobs) for epoch, folder in folders.items()}
+    contradicted = () if args.native else slices.contradicted  # native planes have places of their own
+    whole = is_split_by_patients(read_card(slices.root))
+    for line in about_places({name: each.numbers for name, each in references.items()}, contradicted, whole):
+        tell_once(line)
+    epochs = {
+        epoch: without_distances(score_epoch(run, slices, references, folder, args.jobs), contradicted)
+        for epoch, folder in folders.items()
+    }
     out.parent.mkdir(parents=True, exist_ok=True)
     with atomic_write(out) as file:
         np.save(file, make_array(epochs, args.score, run))

@@ -8,17 +8,26 @@ import codecs
 import csv
 import io
 import json
-from collections.abc import Mapping, Sequence
+import re
+from collections.abc import Callable, Mapping, Sequence
+from itertools import zip_longest
 from pathlib import Path
 from typing import Any
+
+import numpy as np
 
 from folder_listing import stem
 from utils import UserError, listing, tell_once
 
 OWN = (  # keys of a card, one of which nobody else's dataset.json has
-    *("split_unit", "normalisation", "label_map", "n_class", "class_names", "volumetric", "scale", "phantom"),
+    *("split_unit", "normalisation", "label_map", "n_class", "class_names", "volumetric"),
     *("truth_size", "uses_labels"),
 )
+SHARED: dict[str, Callable[[Any], bool]] = {  # keys that others may use too: alone they count with our values only
+    "scale": lambda told: isinstance(told, dict) and {"mean", "sd"} <= told.keys(),
+    "phantom": lambda told: told in (True, "small", "full"),
+}
+FOREIGN = ("numTraining", "file_ending", "channel_names", "training", "tensorImageSize")  # nnU-Net's, the Decathlon's
 KINDS: dict[str, tuple[tuple[type, ...], str]] = {  # key -> what its value must be
     "split_unit": ((str,), "a word"),
     "n_class": ((int, type(None)), "a number"),
@@ -30,7 +39,10 @@ KINDS: dict[str, tuple[tuple[type, ...], str]] = {  # key -> what its value must
     "sources": ((list, dict), "a list of files"),
     "counts": ((dict,), "a table of splits"),
     "channels": ((dict,), "a table of folders"),
+    "scale": ((dict, type(None)), "a mean and an sd"),
 }
+Rows = Sequence[dict[str, str]]
+PLACE_OFF = 0.5  # of the spacing between slices, by which a slice may lie off the place that its number gives it
 SPACINGS = ("spacing_slice", "spacing_w", "spacing_h")
 MARKS = {codecs.BOM_UTF8: "utf-8-sig", codecs.BOM_UTF16_LE: "utf-16", codecs.BOM_UTF16_BE: "utf-16"}
 
@@ -62,7 +74,7 @@ def read_card(root: Path) -> dict[str, Any]:
         card = json.loads(read_text(path))
     except (ValueError, RecursionError) as error:
         raise UserError(f"{path} is not JSON: {error}. Make the set again, or remove the file.") from error
-    if not isinstance(card, dict) or not any(key in card and _fits(card, key) for key in OWN):
+    if not isinstance(card, dict) or not _is_ours(card):
         tell_once(f"{path} is of another program (it has none of {', '.join(OWN)}); it is left aside.")
         return {}
     wrong = [
@@ -73,6 +85,14 @@ def read_card(root: Path) -> dict[str, Any]:
     if wrong:
         raise UserError(f"{path} tells what cannot be: {'; '.join(wrong)}. Make the set again, or mend the file.")
     return card
+
+
+def _is_ours(card: Mapping[str, Any]) -> bool:
+    """Whether a card is one of this program's, or was written for it by hand."""
+    if any(key in card and _fits(card, key) for key in OWN):
+        return True
+    is_told = any(key in card and is_own(card[key]) for key, is_own in SHARED.items())
+    return is_told and not any(key in card for key in FOREIGN)
 
 
 def _fits(card: Mapping[str, Any], key: str) -> bool:
@@ -86,46 +106,55 @@ def _short(value: Any) -> str:
     return text if len(text) < 60 else f"{text[:57]}…"
 
 
+def is_split_by_patients(card: Mapping[str, Any]) -> bool:
+    """Whether all of a patient's slices should lie in one split."""
+    return card.get("split_unit", "patient") == "patient"
+
+
 # ------------------------------------------------------------------------------------------------- manifest.csv
 
 
 def read_rows(root: Path) -> list[dict[str, str]]:
     """The rows of the set's manifest.csv, the name of the slice or volume without suffix under "name".
 
-    Semicolons or tabs may stand for commas, as a spreadsheet writes them; then a decimal comma becomes a point. Empty
-    where there is no manifest, or one of somebody else.
+    Semicolons or tabs may stand for commas, as a spreadsheet writes them, with a line that says so before the columns;
+    then a decimal comma becomes a point. Columns may be in capitals. Empty where there is no manifest, or one of
+    somebody else.
     """
     path = root / "manifest.csv"
     if not path.is_file():
         return []
-    text = read_text(path)
-    first = text.splitlines()[0] if text.strip() else ""
-    separator = max(",;\t", key=first.count)
+    lines = io.StringIO(read_text(path), newline="").readlines()
+    told = re.match(r'"?sep=(.)', lines[0].lower()) if lines else None  # as Excel writes it
+    lines = lines[1:] if told else lines
+    separator = told[1] if told else max(",;\t", key=lines[0].count) if lines else ","
     try:
-        rows = list(csv.DictReader(io.StringIO(text, newline=""), delimiter=separator))
-    except csv.Error:
-        rows = []
-    columns = [name.strip() for name in next(csv.reader([first], delimiter=separator), [])]
+        head, *cells = csv.reader(lines, delimiter=separator)
+    except (csv.Error, ValueError):
+        head, cells = [], []
+    columns = [name.strip().lower() for name in head]
     key = next((name for name in ("slice", "name") if name in columns), "")
     if not key or not {"spacing_w", "affine"} & set(columns):
         shown = f"its columns are {listing(columns)}" if columns else "it is empty"
         tell_once(f"{path} is of another program ({shown}, not slice, {', '.join(SPACINGS)}); it is left aside.")
         return []
-    clean = [{(name or "").strip(): str(cell or "").strip() for name, cell in row.items()} for row in rows]
+    rows = [dict(zip_longest(columns, map(str.strip, row[: len(columns)]), fillvalue="")) for row in cells if row]
     if separator != ",":
-        clean = [row | {name: row[name].replace(",", ".") for name in SPACINGS if name in row} for row in clean]
-    return [row | {"name": stem(row[key])} for row in clean]
+        rows = [row | {name: row[name].replace(",", ".") for name in SPACINGS if name in row} for row in rows]
+    return [row | {"name": stem(row[key])} for row in rows]
 
 
 def spacing_of_names(
-    root: Path, names: Sequence[str], columns: Sequence[str] = SPACINGS
+    root: Path, names: Sequence[str], columns: Sequence[str] = SPACINGS, rows: Rows | None = None
 ) -> dict[str, tuple[float, ...]] | None:
     """mm in these columns of manifest.csv for each of the names; None where no manifest tells.
+
+    rows: of the manifest, where they were read before
 
     Raises UserError that lists what is wrong with it: names without a row, or with two that differ, no numbers, lengths
     of 0 or less.
     """
-    rows, path = read_rows(root), root / "manifest.csv"
+    rows, path = read_rows(root) if rows is None else rows, root / "manifest.csv"
     if not rows:
         return None
     if lost := [column for column in columns if column not in rows[0]]:
@@ -137,7 +166,8 @@ def spacing_of_names(
         seen = tuple(row[column] for column in columns)
         if row["name"] in wanted and cells.setdefault(row["name"], seen) != seen:
             doubled.add(row["name"])
-    spacing = {name: tuple(map(_length, told)) for name, told in cells.items()}
+    lengths = {told: tuple(map(_length, told)) for told in set(cells.values())}
+    spacing = {name: lengths[told] for name, told in cells.items()}
     odd = [
         f"{name} ({', '.join(cells[name]) if name in cells else 'no row'})"
         for name in dict.fromkeys(names)
@@ -154,24 +184,71 @@ def spacing_of_names(
 
 
 def spacing_of_patients(
-    root: Path, names: Sequence[str], patients: Sequence[str]
+    root: Path, names: Sequence[str], patients: Sequence[str], rows: Rows | None = None
 ) -> dict[str, tuple[float, float, float]] | None:
     """mm between slices, along W and along H of each patient, by the row of the first slice; None without a manifest.
 
     Raises UserError as `spacing_of_names` does.
     """
-    spacing = spacing_of_names(root, names)
+    spacing = spacing_of_names(root, names, rows=rows)
     if spacing is None:
         return None
     found: dict[str, set[tuple[float, ...]]] = {}
     for name, patient in zip(names, patients, strict=True):
-        found.setdefault(patient, set()).add(tuple(round(mm, 3) for mm in spacing[name]))
-    if several := [patient for patient, told in found.items() if len(told) > 1]:
+        found.setdefault(patient, set()).add(spacing[name])
+    if several := [patient for patient, told in found.items() if len({tuple(np.round(mm, 3)) for mm in told}) > 1]:
         tell_once(
             f"{root / 'manifest.csv'} tells several spacings for slices of one patient ({listing(several, 4)}); that "
             "of the first slice counts. Two volumes of one name? See --grp_regex."
         )
     return {patient: spacing[name] for name, patient in zip(reversed(names), reversed(patients), strict=True)}
+
+
+def contradicted(
+    rows: Rows,
+    names: Sequence[str],
+    patients: Sequence[str],
+    numbers: Sequence[int],
+    spacing: Mapping[str, Sequence[float]] | None,
+) -> list[str]:
+    """The patients of whose slices the rows of a manifest tell other places than the slices' numbers do.
+
+    spacing: patient -> mm between slices, …
+    """
+    told = {row["name"]: row for row in rows}
+    slices: dict[str, list[tuple[int, dict[str, str]]]] = {}
+    for name, patient, number in zip(names, patients, numbers, strict=True):
+        slices.setdefault(patient, []).append((number, told.get(name, {})))
+    return [
+        patient
+        for patient, each in slices.items()
+        if len({index - number for number, index in _indices(each)}) > 1
+        or (spacing and _lie_elsewhere(each, spacing[patient][0]))
+    ]
+
+
+def _indices(slices: Sequence[tuple[int, Mapping[str, str]]]) -> list[tuple[int, int]]:
+    """Number and index of each slice whose row tells one."""
+    return [(number, int(row["index"])) for number, row in slices if row.get("index", "").isdecimal()]
+
+
+def _lie_elsewhere(slices: Sequence[tuple[int, Mapping[str, str]]], spacing: float) -> bool:
+    """Whether slices with affines of their own lie farther apart, or nearer, than their numbers times the spacing."""
+    if len({row.get("affine", "") for _, row in slices}) == 1:
+        return False  # all have that of their volume
+    try:
+        origins = np.array([affine_of(row)[:3, 3] for _, row in slices])
+    except (KeyError, ValueError):
+        return False
+    numbers = np.array([number for number, _ in slices])
+    apart = np.linalg.norm(origins - origins[0], axis=1)
+    wanted = np.abs(numbers - numbers[0]) * spacing
+    return bool((np.abs(apart - wanted) > PLACE_OFF * spacing).any())
+
+
+def affine_of(row: Mapping[str, str], column: str = "affine") -> np.ndarray:
+    """(4, 4) matrix that a row tells. Raises ValueError for anything but 16 numbers, KeyError for no cell."""
+    return np.array(row[column].split(), np.float64).reshape(4, 4)
 
 
 def _length(text: str) -> float | None:

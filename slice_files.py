@@ -20,7 +20,7 @@ import numpy as np
 from decoding import read_slice
 from distance_maps import signed_distance_maps
 from folder_listing import SUFFIXES, SliceFile, is_slice, look_into, stem, tell_foreign
-from set_tables import read_card
+from set_tables import is_split_by_patients, read_card
 from utils import ROUNDING, Registry, UserError, listing, read_literal, whole
 
 TRANSFORMS = Registry("transform")
@@ -462,7 +462,7 @@ def check_patients(
     root: Path, folder: str, regex: str, parse: Callable[[str, str], SliceName | None] = parse_name
 ) -> None:
     """Raises UserError if one patient's slices lie in two splits (dataset.json may declare that they do)."""
-    if read_card(root).get("split_unit", "patient") != "patient":
+    if not is_split_by_patients(read_card(root)):
         return
     check_regex(regex)
     home: dict[str, set[str]] = {}

@@ -1,11 +1,13 @@
 """Slices put together to the volume that they are from: each plane lies at its number, so a gap stays a gap."""
 
+from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
+from itertools import pairwise
 from typing import Any
 
 import numpy as np
 
-from utils import doubled, listing
+from utils import counted, doubled, listing
 
 EMPTY = 16  # empty planes for each slice, at most: beyond that the numbers of a patient are none of planes
 COUNTED = ("patient", "class", "outcome", "dice", "volume_error", "predicted", "true")  # scores that need no distance
@@ -42,21 +44,67 @@ def gaps(numbers: Sequence[int]) -> list[int]:
     return sorted(set(range(min(numbers), max(numbers) + 1)) - set(numbers))
 
 
+def constant_step(numbers: Sequence[int]) -> int:
+    """By how much three numbers or more go up, each time as much; 1 where they do not."""
+    steps = {later - earlier for earlier, later in pairwise(sorted(numbers))}
+    return steps.pop() if len(numbers) > 2 and len(steps) == 1 else 1
+
+
 def placeless(patients: Mapping[str, Sequence[int]]) -> list[str]:
     """The patients whose slices have numbers that are no places."""
     return [patient for patient, numbers in patients.items() if not are_places(numbers)]
 
 
-def about_placeless(patients: Mapping[str, Sequence[int]]) -> str:
-    """One line on them; '' if there are none."""
-    lost = placeless(patients)
-    if not lost:
-        return ""
-    shown = [f"{patient} ({listing(doubled(patients[patient]) or patients[patient], 4)})" for patient in lost]
-    return (
-        f"The slices of {len(lost)} of {len(patients)} patients have no numbers of planes, each once and close "
-        f"together (see --grp_regex), so no distance is measured there: {listing(shown, 6)}."
-    )
+def about_places(
+    patients: Mapping[str, Sequence[int]], contradicted: Iterable[str] = (), whole: bool = True
+) -> list[str]:
+    """A line each on what is to be known of distances between these slices, by the numbers of each patient's.
+
+    contradicted: patients of whose slices manifest.csv tells other places
+    whole: whether all slices of a volume should be there, so that a gap is worth a word
+    """
+    lost, denied, everyone = placeless(patients), sorted(contradicted), counted(len(patients), "patient")
+    lines = []
+    if lost:
+        shown = [f"{patient} ({listing(doubled(patients[patient]) or patients[patient], 4)})" for patient in lost]
+        lines.append(
+            f"The slices of {len(lost)} of {everyone} have no numbers of planes, each once and close together (see "
+            f"--grp_regex), so no distance is measured there: {listing(shown, 6)}."
+        )
+    if denied:
+        lines.append(
+            f"The slices of {len(denied)} of {everyone} have numbers that are not their places by manifest.csv (index, "
+            f"affine), so no distance is measured there: {listing(denied, 6)}. Name them by their index (see "
+            "--grp_regex), or mend the table."
+        )
+    placed = {patient: each for patient, each in patients.items() if patient not in {*lost, *denied}}
+    return lines + (about_gaps(placed) if whole else [])
+
+
+def about_gaps(patients: Mapping[str, Sequence[int]]) -> list[str]:
+    """A line on slices that lack between others, and one on numbers that go up by a constant step."""
+    steps = {patient: step for patient, each in patients.items() if (step := constant_step(each)) > 1}
+    gapped = {patient: lost for patient, each in patients.items() if patient not in steps and (lost := gaps(each))}
+    lines, everyone = [], counted(len(patients), "patient")
+    if steps:
+        shown = [f"{patient} (by {step})" for patient, step in steps.items()]
+        lines.append(
+            f"The slices of {len(steps)} of {everyone} are numbered in steps, {listing(shown, 6)}: each lies at its "
+            "number, neighbours as many slice spacings apart. Where the spacing is that from one stored slice to the "
+            "next, distances across slices come out as many times too large: number them 0, 1, 2, …"
+        )
+    if gapped:
+        shown = [f"{patient} ({len(lost)}, {_longest(lost)} in a row)" for patient, lost in gapped.items()]
+        lines.append(
+            f"Slices lack between others in {len(gapped)} of {everyone}, {listing(shown, 6)}: each slice lies at "
+            "its number, and distances keep the gaps."
+        )
+    return lines
+
+
+def _longest(numbers: Sequence[int]) -> int:
+    """The length of the longest run of ascending numbers without a gap."""
+    return max(Counter(number - place for place, number in enumerate(numbers)).values())
 
 
 def without_distances(rows: Iterable[Mapping[str, Any]], patients: Iterable[str]) -> list[dict[str, Any]]:

@@ -39,11 +39,16 @@ def doubled(items: Iterable[Any]) -> list[Any]:
     return sorted(item for item, times in Counter(items).items() if times > 1)
 
 
+def counted(number: int, noun: str) -> str:
+    """'1 patient', '2 patients': the noun in the singular, with a plural in s."""
+    return f"{number} {noun}{'s' * (number != 1)}"
+
+
 def about_faulty(faults: Sequence[str], kind: str = "file", limit: int = 8) -> str:
     """How many there are, and what is wrong with each: clauses that begin with the file's name."""
     shown = "; ".join(fault.removesuffix(".") for fault in faults[:limit])
     more = f"; … ({len(faults) - limit} more)" if len(faults) > limit else ""
-    return f"{len(faults)} faulty {kind}{'s' * (len(faults) > 1)}: {shown}{more}."
+    return f"{counted(len(faults), f'faulty {kind}')}: {shown}{more}."
 
 
 def nearest(name: str, known: Iterable[str]) -> str:

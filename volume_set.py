@@ -22,7 +22,7 @@ from torch import Tensor
 
 from dataloader import AHEAD, Batch, SliceSet, Stored, Stream, ahead
 from nifti_headers import Header, header_at, states_no_place
-from set_tables import read_card, read_rows, spacing_of_patients
+from set_tables import affine_of, read_card, read_rows, spacing_of_patients
 from slice_files import (
     TRANSFORMS,
     FolderSpec,
@@ -279,9 +279,8 @@ def _read_headers(root: Path) -> dict[str, Header]:
 
 def _header_of(row: Mapping[str, str]) -> Header:
     """Of a row's affine, and of its qform and the codes of qform and sform, where it has them."""
-    affine, qform = (np.array((row.get(name) or "").split(), np.float64) for name in ("affine", "qform"))
     codes = tuple(map(int, (row.get("codes") or "1 1").split()))
-    return header_at(affine.reshape(4, 4), qform.reshape(4, 4) if len(qform) else None, codes)
+    return header_at(affine_of(row), affine_of(row, "qform") if row.get("qform") else None, codes)
 
 
 def _spacing(images: Mapping[str, Volume], patients: Sequence[str]) -> dict[str, tuple[float, float, float]] | None:

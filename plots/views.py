@@ -12,7 +12,7 @@ from PIL import Image
 from dataloader import SliceSet
 from plots.patients import patient_scores
 from run_files import Run
-from set_tables import read_rows
+from set_tables import affine_of, read_rows
 
 
 def choose_slices(slices: SliceSet, run: Run, which: str, number: int) -> dict[int, str]:
@@ -99,8 +99,7 @@ def axis_codes(root: Path, name: str) -> str:
     row = next((row for row in read_rows(root) if row["name"] == name), {})
     if not row.get("affine") or not row.get("axis"):
         return ""
-    affine = np.array([float(number) for number in row["affine"].split()]).reshape(4, 4)
-    return "".join(code for axis, code in enumerate(nib.aff2axcodes(affine)) if axis != int(row["axis"]))
+    return "".join(code for axis, code in enumerate(nib.aff2axcodes(affine_of(row))) if axis != int(row["axis"]))
 
 
 def window(masks: Sequence[np.ndarray]) -> tuple[slice, slice]:

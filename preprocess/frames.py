@@ -8,6 +8,7 @@ import numpy as np
 from skimage.transform import resize
 
 from preprocess.grids import Grid, turn
+from set_tables import affine_of
 from utils import UserError, doubled, listing
 
 
@@ -153,8 +154,7 @@ def restack(slices: Mapping[int, np.ndarray], rows: Sequence[Mapping[str, str]])
 
 def grid_of(row: Mapping[str, str]) -> Grid:
     """The grid of the volume that a row of manifest.csv tells of."""
-    affine = np.array([float(number) for number in row["affine"].split()]).reshape(4, 4)
-    return Grid(tuple(int(row[f"shape{axis}"]) for axis in range(3)), affine, row.get("stored") or None)
+    return Grid(tuple(int(row[f"shape{axis}"]) for axis in range(3)), affine_of(row), row.get("stored") or None)
 
 
 def _frame_of(row: Mapping[str, str], grid: Grid) -> Frame:

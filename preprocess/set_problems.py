@@ -12,6 +12,7 @@ from preprocess.faults import Fault
 from preprocess.set_survey import Survey
 from preprocess.size_priors import compare
 from preprocess.trained_on import list_orders
+from set_tables import is_split_by_patients
 from size_table import TRUE_SIZES, WITH_TAGS, WITHOUT_TAGS, SizeTable, read_size_table
 from utils import UserError, doubled, listing
 
@@ -62,7 +63,7 @@ def _patients(survey: Survey) -> Iterator[Fault]:
     for item in survey.items:
         homes[item.patient].add(item.split)
     for patient, splits in homes.items():
-        if len(splits) > 1 and _is_split_by_patients(survey):
+        if len(splits) > 1 and is_split_by_patients(survey.card):
             yield f"{name}: patient in more than one split", f"{patient} ({' and '.join(sorted(splits))})"
     for split in ("train", "val"):
         if not survey.of(split):
@@ -73,7 +74,7 @@ def _patients(survey: Survey) -> Iterator[Fault]:
 
 def _places(survey: Survey) -> Iterator[Fault]:
     """Slices of a volume that lack between others, and those of one number."""
-    if survey.volumetric or survey.is_of_pictures or not _is_split_by_patients(survey):
+    if survey.volumetric or survey.is_of_pictures or not is_split_by_patients(survey.card):
         return
     numbers: dict[tuple[str, str], list[int]] = defaultdict(list)
     for item in survey.items:
@@ -87,14 +88,12 @@ def _places(survey: Survey) -> Iterator[Fault]:
                 f"{survey.set_name}: numbers far apart, which tell no places",
                 f"{split}/{patient} ({listing(found, 5)})",
             )
+        elif (step := stacks.constant_step(found)) > 1:
+            what = f"{survey.set_name}: slices numbered in steps (neighbours count as so many slice spacings apart)"
+            yield what, f"{split}/{patient} (by {step})"
         elif lost := stacks.gaps(found):
             what = f"{survey.set_name}: slices lack between others (distances keep the gap)"
             yield what, f"{split}/{patient} ({listing(lost, 5)})"
-
-
-def _is_split_by_patients(survey: Survey) -> bool:
-    """Whether a patient's slices should be in one split, all of them."""
-    return survey.card.get("split_unit", "patient") == "patient"
 
 
 def _unusual(survey: Survey, what: str, found: Sequence[tuple[str, object]]) -> Iterator[Fault]:
@@ -205,7 +204,7 @@ def _unchecked_of_set(survey: Survey) -> Iterator[str]:
         yield "labels against a number of classes: no dataset.json tells it (0 to the largest label were taken for it)"
     if not survey.spacing and not survey.is_of_pictures:
         yield "spacing: no manifest.csv tells it"
-    if not _is_split_by_patients(survey):
+    if not is_split_by_patients(survey.card):
         yield f"patients in several splits, gaps between slices: it is split by {survey.card['split_unit']}"
     elif not survey.volumetric and not survey.is_of_pictures and any(item.number is None for item in survey.items):
         yield "gaps between slices: not every name ends in a number (--grp_regex)"

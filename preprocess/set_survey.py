@@ -20,7 +20,7 @@ from decoding import read_slice
 from folder_listing import Listing, look
 from preprocess.faults import Fault
 from preprocess.trained_on import read_orders
-from set_tables import read_card, spacing_of_patients
+from set_tables import contradicted, read_card, read_rows, spacing_of_patients
 from slice_cache import divisor_of
 from slice_files import (
     SPLITS,
@@ -235,7 +235,19 @@ def survey_set(root: Path, images: Sequence[str] = (), labels: str = "", regex: 
         spacing = spacing_of_patients(root, [i.name for i in items], [i.patient for i in items])
     except UserError as error:
         spacing, faults = None, [*faults, ("manifest.csv cannot be used", str(error))]
+    if not (volumetric or any_size):
+        faults += _contradictions(root, items, spacing)
     return Survey(root, card, images, labels, items, spacing, faults, *read_orders(root))
+
+
+def _contradictions(
+    root: Path, items: Sequence[Item], spacing: Mapping[str, Sequence[float]] | None
+) -> Iterator[Fault]:
+    """Patients of whose slices manifest.csv tells other places than their names do."""
+    numbered = [item for item in items if item.number is not None]
+    columns = ([getattr(item, name) for item in numbered] for name in ("name", "patient", "number"))
+    for patient in contradicted(read_rows(root), *columns, spacing):
+        yield "numbers of slices that are not their places by manifest.csv (no distance is measured there)", patient
 
 
 def _look(place: Path, folders: Sequence[str]) -> dict[str, Listing]:

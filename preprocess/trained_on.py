@@ -14,7 +14,7 @@ from typing import Any
 import numpy as np
 
 from preprocess.grids import Grid
-from set_tables import read_rows
+from set_tables import affine_of, read_rows
 from utils import listing
 
 PERCENTILES = (1, 50, 99)
@@ -71,7 +71,7 @@ def read_orders(root: Path) -> tuple[dict[str, list[str]], str | None]:
     found, cut = {}, {}
     try:
         for row in read_rows(root):
-            grid = Grid((1, 1, 1), np.array(row["affine"].split(), np.float64).reshape(4, 4), row.get("stored") or None)
+            grid = Grid((1, 1, 1), affine_of(row), row.get("stored") or None)
             patient = row.get("patient") or row["name"]
             found[patient], cut[patient] = grid, grid.directions()
     except (KeyError, ValueError, np.linalg.LinAlgError):

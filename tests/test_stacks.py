@@ -9,8 +9,11 @@ from PIL import Image
 
 from dataloader import open_slices, parse_folders
 from evaluation import Evaluation, score_patients_of
+from preprocess.set_survey import survey_set
+from run_data import tell_places
 from score_masks import sliced_references
-from stacks import are_places, gaps, stack
+from stacks import about_places, are_places, gaps, stack
+from utils import tell_once
 
 REGEX = r"(case\d+)_(\d+)"
 SPACING = 3.0
@@ -109,3 +112,62 @@ def test_a_patient_without_truth_leaves_the_sums_of_the_others():
     counts = np.array([[5.0, 1.0], [np.nan, np.nan], [4.0, 2.0]])
     found = Evaluation(["a", "b", "c"], ["a", "b", "a"], {}, counts, counts, counts, counts, None, None)
     assert np.array_equal(found.per_patient()[1][0], [[9, 3], [np.nan, np.nan]], equal_nan=True)
+
+
+# ------------------------------------------------------------------------------------- what is told of places
+
+
+def test_numbers_in_steps_and_gaps_are_told():
+    stepped, gapped = {"a": [100, 110, 120], "b": [0, 1, 2]}, {"a": [0, 1, 5, 6, 8], "b": [3, 4]}
+    [line] = about_places(stepped)
+    assert "1 of 2 patients are numbered in steps, a (by 10)" in line
+    [line] = about_places(gapped)
+    assert "Slices lack between others in 1 of 2 patients, a (4, 3 in a row)" in line
+    assert about_places(gapped, whole=False) == []
+    assert about_places({"a": [4, 5, 6], "b": [2]}) == []
+    [line] = about_places({"a": [0, 10, 20]}, contradicted=["a"])
+    assert "1 of 1 patient have numbers that are not their places" in line
+
+
+def write_manifest(root, index=lambda n: n, origin=lambda n: 0.0):
+    rows = ["slice,index,affine,spacing_slice,spacing_w,spacing_h"]
+    for path in sorted((root / "val" / "IMG").iterdir()):
+        number = int(path.stem.split("_")[1])
+        affine = f"1 0 0 0 0 1 0 0 0 0 3 {origin(number)} 0 0 0 1"
+        rows.append(f"{path.stem},{index(number)},{affine},{SPACING},1,1")
+    (root / "manifest.csv").write_text("\n".join(rows) + "\n")
+    return open_slices(root, "val", parse_folders(FOLDERS, 1), 2, REGEX)
+
+
+@pytest.mark.parametrize(
+    ("places", "is_denied"),
+    [
+        ({}, False),
+        ({"index": lambda n: n - 2}, False),  # counted from another slice on
+        ({"origin": lambda n: 7 + SPACING * n}, False),
+        ({"origin": lambda n: 7 - SPACING * n}, False),
+        ({"index": lambda n: n // 2}, True),
+        ({"origin": lambda n: SPACING * n / 2}, True),
+    ],
+)
+def test_the_manifest_may_deny_the_places_that_the_numbers_tell(tmp_path, places, is_denied):
+    make_set(tmp_path, (2, 4, 6))
+    slices = write_manifest(tmp_path, **places)
+    assert slices.contradicted == ({"case04", "case05"} if is_denied else set())
+    for row in scores(slices):
+        assert np.isnan(row["hd95"]) == is_denied
+        assert row["hd95"] == 12 or is_denied
+    survey = survey_set(tmp_path, regex=REGEX)
+    assert any("not their places by manifest.csv" in what for what, _ in survey.faults) == is_denied
+
+
+def test_a_run_says_once_that_slices_are_numbered_in_steps(tmp_path, capsys):
+    slices = make_set(tmp_path, (2, 12, 22))
+    tell_once.cache_clear()
+    for _ in range(2):
+        tell_places(slices, debug=False)
+    assert capsys.readouterr().err.count("2 of 2 patients are numbered in steps, case04 (by 10), case05 (by 10)") == 1
+    tell_places(slices, debug=True)  # of which few slices are read
+    (tmp_path / "dataset.json").write_text('{"split_unit": "slice blocks"}')  # whose gaps are on purpose
+    tell_places(slices, debug=False)
+    assert not capsys.readouterr().err

@@ -429,7 +429,20 @@ DECATHLON = {
 }
 
 
-@pytest.mark.parametrize("card", [NNUNET, DECATHLON, ["a", "list"], "text", 5])
+SCANNED = {"name": "QA", "phantom": "ACR"}  # an object of that name, in a scanner
+OTHERS = [
+    NNUNET,
+    NNUNET | {"phantom": True},
+    SCANNED,
+    {"name": "QA", "scale": 0.5},
+    DECATHLON,
+    ["a", "list"],
+    "text",
+    5,
+]
+
+
+@pytest.mark.parametrize("card", OTHERS)
 def test_a_card_of_another_program_is_as_none(site, card, capsys):
     own = (site / "dataset.json").read_text()
     before = survey_set(site)
@@ -462,6 +475,8 @@ MANIFESTS = {
     "with suffixes": ("\n".join([HEAD, *(row.replace(",3", ".png,3") for row in ROWS)]), KNOWN),
     "a row twice": ("\n".join([HEAD, *ROWS, ROWS[0]]), KNOWN),
     "semicolons, decimal commas": ("\r\n".join([HEAD, *ROWS]).replace(",", ";").replace(".", ","), KNOWN),
+    "capitals": ("\n".join([HEAD.upper(), *ROWS]), KNOWN),
+    "Excel says its separator": ("\r\n".join(["sep=;", *(row.replace(",", ";") for row in [HEAD, *ROWS])]), KNOWN),
     "blanks": ("\n".join([HEAD, *ROWS]).replace(",", " , "), KNOWN),
     "other columns": ("file,patient\nCase00_0.png,Case00\n", None),
     "empty": ("", None),
