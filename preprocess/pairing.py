@@ -40,17 +40,26 @@ def _matching(pattern: str) -> Iterator[Path]:
     if is_wanted(wanted):
         yield wanted
         return
-    name = wanted.name.lower()
-    for folder in map(Path, glob.glob(_without_literals(wanted.parent), recursive=True)):  # noqa: PTH207  Path.glob takes no absolute pattern
-        for path in folder.iterdir() if folder.is_dir() else ():
-            if fnmatch.fnmatchcase(path.name.lower(), name) and not path.name.startswith(".") and is_wanted(path):
+    for folder in _folders(wanted.parent):
+        name = glob.escape(wanted.name) if is_wanted(folder / wanted.name) else wanted.name
+        for path in folder.iterdir():
+            if _matches(path.name, name) and not path.name.startswith(".") and is_wanted(path):
                 yield path
 
 
-def _without_literals(folder: Path) -> str:
-    """A pattern of folders in which the folders that are there as they are written stand for themselves."""
-    there = next((each for each in (folder, *folder.parents) if each.is_dir()), Path())
-    return str(Path(glob.escape(str(there))) / folder.relative_to(there))
+def _matches(name: str, pattern: str) -> bool:
+    return fnmatch.fnmatchcase(name.lower(), pattern.lower())
+
+
+def _folders(pattern: Path) -> Iterator[Path]:
+    """The folders that match; of each part of the pattern, in each of them, the one that is there as it is written."""
+    if pattern.is_dir():
+        yield pattern
+    elif pattern.name:
+        for parent in _folders(pattern.parent):
+            name = glob.escape(pattern.name) if (parent / pattern.name).is_dir() else pattern.name
+            found = glob.glob(f"{glob.escape(str(parent))}/{name}", recursive=True)  # noqa: PTH207  Path.glob takes no absolute pattern
+            yield from (path for path in map(Path, found) if path.is_dir())
 
 
 BRACKETS = " (what stands in [ ] are letters to choose from, as in [0-9]; a [ in a name is written [[])"

@@ -32,12 +32,15 @@ def test_a_folder_with_brackets_in_its_name_is_that_folder(tmp_path):
     assert names_of(tmp_path / "site [a]/sub[1]/case?.nii") == ["case1.nii", "case2.nii"]
     assert names_of(tmp_path / "site [a]/**/case[0-9].nii") == ["case1.nii", "case2.nii"]
     assert names_of(tmp_path / "site [[]a]/*/*.nii") == ["case1.nii", "case2.nii"]
+    assert names_of(tmp_path / "*/sub[1]/*.nii") == ["case1.nii", "case2.nii"]  # behind a wildcard, too
+    assert names_of(tmp_path / "none[a]/sub[1]/*.nii") == []
 
 
 def test_a_file_with_brackets_in_its_name_is_that_file(tmp_path):
-    touch(tmp_path, "scan[1].nii", "scan1.nii", "scan2.nii")
+    touch(tmp_path, "scan[1].nii", "scan1.nii", "scan2.nii", "site/scan[1].nii", "site/scan1.nii")
     assert names_of(tmp_path / "scan[1].nii") == ["scan[1].nii"]
     assert names_of(tmp_path / "scan[12].nii") == ["scan1.nii", "scan2.nii"]
+    assert names_of(tmp_path / "s*" / "scan[1].nii") == ["scan[1].nii"]
 
 
 def test_brackets_that_match_nothing_are_explained(tmp_path):
