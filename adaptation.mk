@@ -7,6 +7,8 @@
 # That is the default with PARITY=1, and where source and target are one set of the same patients: there the labels that
 # would choose are those that the target is scored with.
 
+include venv.mk
+
 # -- phrases of OPT lines ---------------------------------------------------------------------------------------------
 # what a loss may know of the sizes: a column of a csv, exactly or within a margin
 prior_from   = 'PredictionBounds', {'margin':0,'dir':'high','mode':'percentage','predcol':'$(2)','sizefile':'$(1)'}

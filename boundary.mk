@@ -1,5 +1,6 @@
 # The rules of the makefiles of the boundary loss: every run trains from random weights on one set.
 # Where a scheduler moves the weights of the losses, MOVING := weights.png draws them too.
+include venv.mk
 PLOTS = $(addprefix $(RD)/,val_dice.png val_3d_dsc.png val_3d_hd95.png tra_loss.png $(MOVING) \
           val_3d_dsc_boxplot.png val_3d_hd95_boxplot.png val_3d_dsc_hist.png)
 MOVING ?=

@@ -16,10 +16,13 @@ MAKEFLAGS += --warn-undefined-variables --no-builtin-rules
 .SUFFIXES:
 .PHONY: all ablations baselines inference few_labels runs plot report data-report pack help clean-tmp
 
+ifeq ($(filter venv.mk,$(MAKEFILE_LIST)),)  # adaptation.mk and boundary.mk have read it
 include venv.mk
+endif
 
 # A target is a folder as often as a file: `make -t` would put an empty file in its place.
-ifneq ($(findstring t,$(filter-out -%,$(firstword $(MAKEFLAGS)))),)
+LETTERS := $(filter-out -%,$(firstword $(MAKEFLAGS)))
+ifneq ($(findstring t,$(LETTERS)),)
 $(error make -t makes empty files where folders of slices and runs belong; leave it out (-o FILE says that one is up to date))
 endif
 

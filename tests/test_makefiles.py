@@ -78,20 +78,28 @@ def test_cflags_and_cc_reach_the_command():
     assert f"{sys.executable} -O main.py" in dry_run("prostate.make", "CFLAGS=-O")[0]
 
 
-def test_the_environment_changes_no_command(monkeypatch):
-    monkeypatch.setenv("CC", "gcc")
-    monkeypatch.setenv("CFLAGS", "-O2")
-    monkeypatch.setenv("DEBUG", "yes")
-    monkeypatch.setenv("NET", "foo")
-    monkeypatch.setenv("LAUNCH", "srun")
-    monkeypatch.setenv("NPROC", "4")
-    done = subprocess.run(["make", "-n", "-f", "ivd.make"], cwd=ROOT, capture_output=True, text=True, check=True)
-    assert "gcc" not in done.stdout
-    assert "-O2" not in done.stdout
-    assert "yes" not in done.stdout
-    assert "foo" not in done.stdout
-    assert "srun" not in done.stdout
-    assert "torch.distributed" not in done.stdout
+def variables():
+    """Every name that a makefile sets or reads, but for make's own."""
+    texts = "\n".join((ROOT / name).read_text() for name in (*MAKEFILES, *(path.name for path in ROOT.glob("*.mk"))))
+    names = {*re.findall(r"^(?:override )?(\w+) *[:?+]?=", texts, re.M), *re.findall(r"\$\((\w+)[):]", texts)}
+    return sorted(name for name in names if not name.startswith("MAKE"))
+
+
+@pytest.mark.parametrize("makefile", MAKEFILES)
+def test_the_environment_changes_no_command(makefile, monkeypatch, tmp_path):
+    plain = dry_run(makefile)
+    assert {"LINEAGE", "PLOTS", "LOCAL", "CC", "CFLAGS", "SEED", "RD", "M_WEIGHTS_ul"} < set(variables())
+    for name in variables():
+        monkeypatch.setenv(name, f"foreign$(shell touch {tmp_path}/run); touch {tmp_path}/run")
+    assert dry_run(makefile) == plain
+    assert not (tmp_path / "run").exists()
+
+
+def test_what_python_is_called_is_not_told_to_what_it_starts(tmp_path):
+    toy(tmp_path, "import os, sys\nfrom pathlib import Path\n" + WROTE_CC)
+    done = make(tmp_path, "-f", "toy.make", "CFLAGS=-O", "results/toy/cesource")
+    assert done.returncode == 0, done.stderr
+    assert (tmp_path / "results/toy/cesource/CC").read_text() == "None None"
 
 
 @pytest.mark.parametrize("makefile", MAKEFILES)
@@ -124,6 +132,13 @@ def test_every_process_of_a_training_is_launched_with_flags_and_threads(tmp_path
     assert done.returncode == 0, done.stderr
     run = tmp_path / "results" / "toy" / "cesource"
     assert {path.name: path.read_text() for path in run.iterdir()} == {"0": "2 1 yes 1", "1": "2 1 yes 1"}
+
+
+WROTE_CC = """
+folder = Path(sys.argv[sys.argv.index("--workdir") + 1])
+folder.mkdir()
+(folder / "CC").write_text(f"{os.environ.get('CC')} {os.environ.get('CFLAGS')}")
+"""
 
 
 def toy(folder, main, goals="PLOTS :=\nREPORT := results/toy/report.txt\n"):
