@@ -32,8 +32,15 @@ EPC :=
 NET := UNet
 SEED := 0
 RD := results/$(SET)
-ifneq ($(words $(RD)),1)
-$(error RD names one folder without blanks, as results/$(SET)-seed1; it is '$(RD)')
+override RD := $(RD:/=)
+# what make, a shell or a pattern takes for something else than a letter
+SPECIAL := ' " ` \ | & ; < > ( ) [ ] { } $$ \# % * ? ! ~ = :
+special_in = $(strip $(foreach each,$(SPECIAL),$(findstring $(each),$(1))))
+ifneq ($(words $(filter-out -%,$(RD)))$(call special_in,$(RD)),1)
+$(error RD names one folder, as results/$(SET)-seed1, without blanks, - in front and $(SPECIAL); it is '$(RD)')
+endif
+ifneq ($(words $(SEED))$(call special_in,$(SEED)),1)
+$(error SEED is a whole number; it is '$(SEED)')
 endif
 SIZE := $(if $(wildcard /dev/nvidia0),full,small)
 # threads of a training: one is fastest for a network of a few thousand pixels; empty is as many as there are cores
@@ -94,6 +101,7 @@ FEW  := $(strip $(foreach n,$(LABELLED),$(foreach kind,$(KINDS),$(foreach d,$(DR
           $(if $(LABELLED),all_labels))
 RUNS := $(addprefix $(RD)/,$(TRN) $(ABL) $(BAS) $(INF) $(PRE) $(FEW))
 MAIN := $(addprefix $(RD)/,$(or $(strip $(TRN)),$(FEW)))
+$(if $(call special_in,$(RUNS) $(DATA)),$(error Names of runs and of data hold no $(SPECIAL); they are: $(RUNS) $(DATA)))
 REPORT ?= $(RD)/report.txt
 REPORT_WITH ?=
 
@@ -151,20 +159,32 @@ $(RD)/ablations.txt: $(addsuffix /last.pkl,$(addprefix $(RD)/,$(TRN) $(ABL)))
 $(RD)/baselines.txt: $(addsuffix /last.pkl,$(addprefix $(RD)/,$(TRN) $(BAS)))
 	$(RENEW) $(CC) report.py --runs $(addprefix $(RD)/,$(TRN) $(BAS)) --out $(basename $@)
 
-# the folder's name with _ for all that make, a shell or another file system may stumble over
-REPO := $(shell printf %s "$${PWD##*/}" | LC_ALL=C tr -c 'A-Za-z0-9._-' _)
+# what names hold beside letters of a computer, _ in its place; at most 40 letters of each
+plain = $(shell printf '%.40s' "$(1)" | LC_ALL=C tr -c 'A-Za-z0-9._-' _)
+REPO := $(call plain,$$(basename -- "$$PWD"))
 DATE := $(shell date +%y%m%d)
-HOST := $(shell hostname 2>/dev/null || uname -n)
+HOST := $(call plain,$$(hostname 2>/dev/null || uname -n))
 HASH := $(shell git rev-parse --short HEAD 2>/dev/null || echo nogit)
-PACK := archives/$(REPO)-$(DATE)-$(HASH)-$(HOST)-$(SET).tar.gz
+# the folder of the runs, with a checksum where its name was not plain, or was cut; and the seed, if it is not 0
+FOLDER := $(subst /,_,$(RD:results/%=%))
+FOLDER := $(call plain,$(FOLDER))$(if $(filter-out $(call plain,$(FOLDER)),$(FOLDER)),-$(firstword $(shell printf %s '$(FOLDER)' | cksum)))
+ARCHIVE := archives/$(REPO)-$(DATE)-$(HASH)-$(HOST)-$(FOLDER)$(patsubst %,-SEED=%,$(filter-out 0,$(SEED)))
+# An archive is never overwritten: the next one of the day, of other runs, has a number.
+PACK := $(lastword $(ARCHIVE).tar.gz $(sort $(wildcard $(ARCHIVE)-NO=??.tar.gz)))
 
 pack: report plot $(PACK)                                       ## runs, plots, report and prior in one read-only archive
+# Whatever is finished in RD, but for the masks of single epochs.
 $(PACK): $(DONE) $(REPORT) $(PLOTS)
 	mkdir -p $(@D)
-	part=$$(mktemp $@.part.XXXX); \
-	tar cf - --exclude=iter* $(MAIN) $(wildcard $(addprefix $(RD)/,$(PRE) $(FEW))) $(RD)/*.* $(PRIORS) $(SET).make *.mk | \
+	part=$$(mktemp $(ARCHIVE).part.XXXX); \
+	find $(RD) -mindepth 1 -maxdepth 1 ! -name '.*' ! -name '*.part' \( ! -name '*_tmp' $(patsubst %,-o -path %,$(filter %_tmp,$(RUNS))) \) \
+	   -print0 | sort -z | tar cf - --anchored --no-wildcards-match-slash $(MASKS:%=--exclude='$(RD)/*/%/val') --null -T - -- $(PRIORS) $(MAKEFILES_READ) | \
 	   $$(command -v pigz || echo gzip) > $$part; \
-	chmod a=r $$part; mv -f $$part $@
+	chmod a=r $$part; \
+	for number in '' -NO={02..99}; do [ -e $(ARCHIVE)$$number.tar.gz ] || break; done; \
+	mv -n $$part $(ARCHIVE)$$number.tar.gz
+MASKS := iter[0-9][0-9][0-9] iter[0-9][0-9][0-9][0-9]
+MAKEFILES_READ := $(sort $(wildcard $(MAKEFILE_LIST) *.mk))
 
 # -- help -----------------------------------------------------------------------------------------------------------
 clean-tmp:                                                      ## remove unfinished runs

@@ -163,7 +163,7 @@ folder.mkdir()
 """
 
 
-@pytest.mark.parametrize("name", ["my project/p q", "x(y)&z", "it's $HOME"])
+@pytest.mark.parametrize("name", ["my project/p q", "x(y)&z [1] é", "it's $HOME"])
 def test_the_archive_of_a_checkout_of_any_name_is_one_file(tmp_path, name):
     toy(tmp_path / name, WEIGHTS)
     done = make(tmp_path / name, "-f", "toy.make")
@@ -172,10 +172,65 @@ def test_the_archive_of_a_checkout_of_any_name_is_one_file(tmp_path, name):
     words = re.fullmatch(r"[\w.]+-\d{6}-nogit-[\w.-]*\w-toy\.tar\.gz", archive.name)
     assert words, archive.name
     assert not list(tmp_path.rglob("*.part*"))
-    assert "results/toy/cesource/last.pkl" in subprocess.check_output(["tar", "tzf", archive], text=True).split()
+    assert "results/toy/cesource/last.pkl" in packed(archive)
 
 
-@pytest.mark.parametrize(("word", "told"), [("-t", "make -t makes empty files"), ("RD=a b", "RD names one folder")])
+def packed(archive):
+    return subprocess.check_output(["tar", "tzf", archive], text=True).splitlines()
+
+
+def test_no_archive_takes_the_place_of_another(tmp_path):
+    """Another folder, another seed, the same runs made anew on the same day: four archives, the first as it was."""
+    toy(tmp_path, WEIGHTS, "PLOTS :=\n")
+    archives = {}
+    for words in ((), ("RD=results/toy-1/",), ("SEED=1", "RD=results/toy"), ()):
+        (tmp_path / "results/toy/cesource/last.pkl").exists() and (tmp_path / "results/toy/cesource/last.pkl").touch()
+        done = make(tmp_path, "-f", "toy.make", *words)
+        assert done.returncode == 0, done.stderr
+        before, archives = archives, {path.name: path.stat() for path in (tmp_path / "archives").iterdir()}
+        (new,) = archives.keys() - before
+        folder = "toy-1" if "-1/" in str(words) else "toy"
+        assert f"results/{folder}/cesource/last.pkl" in packed(tmp_path / "archives" / new)
+        assert all(archives[name].st_ino == before[name].st_ino for name in before)
+    assert not any(each.st_mode & 0o222 for each in archives.values())
+    again = make(tmp_path, "-f", "toy.make")
+    assert "Nothing to be done" in again.stdout
+    assert len(list((tmp_path / "archives").iterdir())) == len(archives) == 4
+
+
+def test_whatever_is_finished_is_in_the_archive_whatever_its_name(tmp_path):
+    runs = ["iter000", "ent_map", "-x", "y_tmp", "z" * 200]
+    goals = f"TRN := {' '.join(runs)}\nABL := other\nPLOTS := results/iterations/data-report/a\n"
+    toy(tmp_path, WEIGHTS + "(folder / 'iter000/val').mkdir(parents=True)\n(folder / 'iter of mine').mkdir()\n", goals)
+    (tmp_path / "results/iterations/data-report").mkdir(parents=True)
+    (tmp_path / "results/iterations/data-report/a").touch()
+    (tmp_path / "results/iterations/my notes").touch()
+    (tmp_path / "results/iterations/other_tmp").mkdir()
+    done = make(tmp_path, "-f", "toy.make", "RD=results/iterations")
+    assert done.returncode == 0, done.stderr
+    (archive,) = (tmp_path / "archives").iterdir()
+    names = packed(archive)
+    inside = [f"{run}/{name}" for run in runs for name in ("last.pkl", "iter of mine/")]
+    wanted = [*inside, "data-report/a", "my notes", "report.txt"]
+    assert {*(f"results/iterations/{name}" for name in wanted), "toy.make", "rules.mk"} < set(names)
+    assert not [name for name in names if "other_tmp" in name or "iter000/val" in name]
+
+
+def test_the_archive_of_long_names_has_a_name_that_fits(tmp_path):
+    checkout = tmp_path / ("-" + "c" * 200)
+    toy(checkout, WEIGHTS, "PLOTS :=\n")
+    folders = ["r" * 200, "r" * 199 + "s", "é"]
+    for folder in folders:
+        done = make(checkout, "-f", "toy.make", f"RD=results/{folder}")
+        assert done.returncode == 0, done.stderr
+    assert len(list((checkout / "archives").iterdir())) == len(folders)
+
+
+REFUSED = [("-t", "make -t makes empty files"), ("SEED=1 2", "SEED is a whole number"), ("TRN=a&b", "Names of runs")]
+FOLDERS = ("results/a b", "results/a'b", "results/$$HOME", "results/a&b", "results/a(b", "results/a[1]", "-x", "")
+
+
+@pytest.mark.parametrize(("word", "told"), [*REFUSED, *((f"RD={folder}", "RD names one folder") for folder in FOLDERS)])
 def test_make_refuses_what_would_leave_rubbish(tmp_path, word, told):
     toy(tmp_path, WEIGHTS)
     before = sorted(tmp_path.rglob("*"))
@@ -350,8 +405,7 @@ def test_smoke_of_the_whole_chain(checkout):
     assert "PHANTOM" in (run / "report.txt").read_text()
     (archive,) = (checkout / "archives").glob("*-ivd.tar.gz")
     assert not archive.stat().st_mode & 0o222
-    listing = subprocess.run(["tar", "tzf", archive], capture_output=True, text=True, check=True).stdout
-    assert {"results/ivd/sfda/last.pkl", "results/ivd/report.txt", "sizes/ivd.csv"} <= set(listing.split())
+    assert {"results/ivd/sfda/last.pkl", "results/ivd/report.txt", "sizes/ivd.csv"} <= set(packed(archive))
     assert not list(run.glob("*_tmp"))
 
     again = make(checkout, *words)
