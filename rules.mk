@@ -116,7 +116,23 @@ report: $(REPORT)                                               ## the table of 
 
 # A run is made in <run>_tmp and moved into place (by RENEW) when it is whole; started again after a kill, it goes on.
 $(RUNS): | $(VENV)
-	$(if $(THREADS),OMP_NUM_THREADS=$(THREADS)) $(RENEW) $(TRAIN) $(COMMON) --seed $(SEED) --jobs $(JOBS) --workdir $@_tmp --resume $(OPT) $(TYPED)
+	$(if $(call is_kept,$@),@echo '$@ is there and is kept.',$(train))
+train = $(if $(THREADS),OMP_NUM_THREADS=$(THREADS)) $(RENEW) $(TRAIN) $(COMMON) --seed $(SEED) --jobs $(JOBS) --workdir $@_tmp --resume $(OPT) $(TYPED)
+
+# `make -B results/<set>/<run>` makes what is named anew, and keeps the runs that it is made of; -B of all makes all anew.
+NAMED := $(if $(findstring B,$(LETTERS)),$(if $(filter-out $(RD)/%,$(MAKECMDGOALS)),,$(MAKECMDGOALS)))
+is_kept = $(and $(NAMED),$(filter-out $(NAMED),$(1)),$(wildcard $(1)/last.pkl))
+
+# Make looks at times alone: a finished run that is asked for with another seed, network or number of epochs is kept, and told.
+ASKED := $(if $(filter command line,$(origin SEED)),seed $(SEED)) $(if $(DEBUG),debug 1,debug 0) \
+  $(if $(filter command line,$(origin NET)),$(if $(filter-out Dimwit,$(NET)),network $(NET))) $(if $(EPC),n_epoch $(EPC))
+FINISHED := $(wildcard $(addsuffix /params.txt,$(or $(filter $(RUNS),$(MAKECMDGOALS)),$(MAIN))))
+ifeq ($(findstring B,$(LETTERS))$(filter help clean-tmp data-report,$(MAKECMDGOALS)),)
+OTHER := $(if $(FINISHED),$(shell awk -F': ' 'BEGIN { split("$(ASKED)", asked, " "); for (i = 1; i in asked; i += 2) \
+  value[asked[i]] = asked[i + 1] } $$1 in value && $$2 != value[$$1] && !($$1 == "n_epoch" && $$2 == 1) \
+  { sub("/params.txt", "", FILENAME); print FILENAME " (" $$1 " " $$2 ")" }' $(FINISHED)))
+$(if $(OTHER),$(info Finished with other arguments than these, and kept: $(OTHER). Name another RD, or make a run anew: -B.))
+endif
 
 # The weights are made by their run: order-only, so that a plot dropped into the folder retrains nothing.
 $(addsuffix /last.pkl,$(RUNS)): %/last.pkl: | % ;

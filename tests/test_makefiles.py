@@ -241,6 +241,38 @@ def test_make_refuses_what_would_leave_rubbish(tmp_path, word, told):
     assert sorted(tmp_path.rglob("*")) == before
 
 
+CHAIN = "TRN := cesource sfda fs\nall:\nresults/toy/sfda results/toy/fs: results/toy/cesource/last.pkl\n"
+
+
+def test_b_of_a_run_makes_that_run_alone_anew(tmp_path):
+    """Not the network that it starts from, and nothing of what hangs on that becomes stale."""
+    toy(tmp_path, WEIGHTS, "PLOTS :=\n" + CHAIN)
+    assert make(tmp_path, "-f", "toy.make", "runs").returncode == 0
+    made = {run: (tmp_path / "results/toy" / run).stat().st_ino for run in ("cesource", "sfda", "fs")}
+    again = make(tmp_path, "-f", "toy.make", "results/toy/sfda", "-B")
+    assert again.returncode == 0, again.stderr
+    now = {run: (tmp_path / "results/toy" / run).stat().st_ino for run in made}
+    assert [run for run in made if made[run] != now[run]] == ["sfda"]
+    assert "main.py" not in make(tmp_path, "-f", "toy.make", "runs", "-n").stdout
+    all_anew = make(tmp_path, "-f", "toy.make", "runs", "-n", "-B").stdout
+    assert all_anew.count("main.py") == 3
+
+
+ASKED = [("SEED=1", "seed 0"), ("NET=ENet", "network UNet:nG=8"), ("EPC=9", "n_epoch 20"), ("DEBUG=--debug", "debug 0")]
+
+
+def test_a_finished_run_of_other_arguments_is_told(tmp_path):
+    text = "seed: 0\\nnetwork: UNet:nG=8\\nn_epoch: 20\\ndebug: 0\\n"
+    toy(tmp_path, WEIGHTS + f"(folder / 'params.txt').write_text('{text}')\n")
+    assert "Finished with" not in make(tmp_path, "-f", "toy.make", "runs").stdout
+    for word, was in ASKED:
+        told = make(tmp_path, "-f", "toy.make", "results/toy/cesource", word).stdout.splitlines()
+        assert f"results/toy/cesource ({was})" in told[0]
+        assert "up to date" in told[1]
+    for words in ((), ("SEED=0", "NET=UNet:nG=8", "EPC=20"), ("SEED=1", "help"), ("SEED=1", "-B", "-n")):
+        assert "Finished with" not in make(tmp_path, "-f", "toy.make", "results/toy/cesource", *words).stdout
+
+
 def with_lines(folder, makefile, lines, change=("", "")):
     """The path of a copy with these lines at its end, outside the repository: other tests look at what lies there."""
     path = folder / makefile
