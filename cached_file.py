@@ -1,8 +1,10 @@
 """A file of a cache: noted when it is written, looked at before it is used."""
 
+import os
 import random
 import zlib
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -13,17 +15,19 @@ Note = dict[str, Any]
 
 def describe(path: Path) -> Note:
     """Size, state and checksums (CRC-32 by the block) of a file, in plain types."""
-    size = path.stat().st_size
-    return {"size": size, "state": _state(path), "blocks": _checksums(path, range(-(-size // BLOCK)))}
+    with _opened(path) as fd:
+        size = os.fstat(fd).st_size
+        return {"size": size, "state": _state(fd), "blocks": _checksums(fd, range(-(-size // BLOCK)))}
 
 
 def is_as_written(path: Path, note: Note) -> bool:
     """Whether nothing points to a change: size, state, and a sample of the content."""
     try:
-        if path.stat().st_size != note["size"] or _state(path) != note["state"]:
-            return False
-        count = len(note["blocks"])
-        return _agrees(path, note, random.Random().sample(range(count), min(SAMPLED, count)))
+        with _opened(path) as fd:
+            if os.fstat(fd).st_size != note["size"] or _state(fd) != note["state"]:
+                return False
+            count = len(note["blocks"])
+            return _agrees(fd, note, random.Random().sample(range(count), min(SAMPLED, count)))
     except OSError:
         return False
 
@@ -31,26 +35,36 @@ def is_as_written(path: Path, note: Note) -> bool:
 def is_whole(path: Path, note: Note) -> bool:
     """Whether the whole content is what was written, whatever its times."""
     try:
-        return path.stat().st_size == note["size"] and _agrees(path, note, range(len(note["blocks"])))
+        with _opened(path) as fd:
+            return holds(fd, note)
     except OSError:
         return False
 
 
-def _state(path: Path) -> list[int]:
+def holds(fd: int, note: Note) -> bool:
+    """The same of a file that is open, by its number."""
+    return os.fstat(fd).st_size == note["size"] and _agrees(fd, note, range(len(note["blocks"])))
+
+
+@contextmanager
+def _opened(path: Path) -> Iterator[int]:
+    fd = os.open(path, os.O_RDONLY)
+    try:
+        yield fd
+    finally:
+        os.close(fd)
+
+
+def _state(fd: int) -> list[int]:
     """What the file system changes with each write, and with each copy."""
-    seen = path.stat()
+    seen = os.fstat(fd)
     return [seen.st_mtime_ns, seen.st_ctime_ns, seen.st_ino]
 
 
-def _agrees(path: Path, note: Note, blocks: Iterable[int]) -> bool:
+def _agrees(fd: int, note: Note, blocks: Iterable[int]) -> bool:
     blocks = list(blocks)
-    return _checksums(path, blocks) == [note["blocks"][number] for number in blocks]
+    return _checksums(fd, blocks) == [note["blocks"][number] for number in blocks]
 
 
-def _checksums(path: Path, blocks: Iterable[int]) -> list[int]:
-    with path.open("rb") as file:
-        found = []
-        for number in blocks:
-            file.seek(number * BLOCK)
-            found.append(zlib.crc32(file.read(BLOCK)))
-    return found
+def _checksums(fd: int, blocks: Iterable[int]) -> list[int]:
+    return [zlib.crc32(os.pread(fd, BLOCK, number * BLOCK)) for number in blocks]

@@ -1,6 +1,6 @@
 """Sets of slices, and the batches that a training or an evaluation draws from them.
 
-A set is a row of indices into its folders' arrays (slice_cache.py), wherever those lie: mapped from the disk, in RAM
+A set is a row of indices into its folders' arrays (slice_cache.py), wherever those lie: on the disk, in RAM
 or on the GPU. A batch is a gather of rows, moved to the device, decoded and augmented there.
 """
 
@@ -401,7 +401,7 @@ class Stream:
         shares = [self.team.share(len(rows)) for rows in steps]
         reads = [partial(self._gather, rows, share) for rows, share in zip(here, shares, strict=True)]
         away = self.device.type != self.slices.order.device.type
-        streamed = away or any(plane.maps for plane in self.slices.planes.values())
+        streamed = away or any(plane.on_disk for plane in self.slices.planes.values())
         stored = ahead(reads, self.workers) if streamed else (read() for read in reads)
         for step, (rows, share, found) in enumerate(zip(steps, shares, stored, strict=True), start):
             yield self._finish(found, rows, share, derived_seed(self.seed, epoch, step))
@@ -416,14 +416,11 @@ class Stream:
         slices, pin = self.slices, self.device.type == "cuda" and not self.slices.order.is_cuda
         at, (image, *truth) = slices.order[rows], slices.folders
         wanted = dict.fromkeys(truth if self.with_targets else truth[:1])
-        found = Stored(
+        return Stored(
             slices.planes[image].gather(at[share], pin),
             {spec: slices.planes[spec].gather(at, pin) for spec in wanted},
             [None if bound is None else bound[rows] for bound in self.bounds],
         )
-        for plane in slices.planes.values():
-            plane.release()
-        return found
 
     def _finish(self, stored: Stored, rows: Tensor, share: slice, seed: int) -> tuple[Batch, Tensor | None]:
         """On the device, decoded, augmented. One draw turns image and ground truth alike."""

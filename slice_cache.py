@@ -1,4 +1,4 @@
-"""One folder of a split as one array: decoded once, in the smallest type that loses nothing, mapped from the disk.
+"""One folder of a split as one array: decoded once, in the smallest type that loses nothing, read where it lies.
 
     <split>/.cache/<folder>-<transform>.json         what the folder's listing looked like, and which content that was
     <split>/.cache/<folder>-<transform>-<hash>.npy   the slices of that content, in the order of their names
@@ -14,7 +14,7 @@ written, the slices are held in memory instead.
 import hashlib
 import io
 import json
-import mmap
+import math
 import time
 from collections.abc import Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
@@ -33,6 +33,7 @@ from code_identity import code_hash
 from folder_listing import SliceFile
 from folder_lock import locked
 from slice_files import TRANSFORMS, FolderSpec, load_slice
+from stored_rows import StoredRows
 from utils import UserError, about_faulty, atomic_write, tell_once
 
 FORMAT = 3  # of the files below; another number makes every cache anew
@@ -41,13 +42,13 @@ SETTLED = 2_000_000_000  # ns: a file that changed later than this before it was
 
 
 class Plane:
-    """The slices of one folder, (N, …) in their stored type: mapped from the disk, in RAM or on the GPU."""
+    """The slices of one folder, (N, …) in their stored type: on the disk, in RAM or on the GPU."""
 
-    def __init__(self, parts: Sequence[Tensor], divisor: float, maps: Sequence[mmap.mmap] = ()) -> None:
-        self.parts, self.divisor, self.maps = list(parts), divisor, list(maps)
-        self.starts = np.cumsum([0, *(len(part) for part in parts)])
+    def __init__(self, parts: Sequence[Tensor | StoredRows], divisor: float) -> None:
+        self.parts, self.divisor = list(parts), divisor
+        self.starts = np.cumsum([0, *(part.shape[0] for part in parts)])
         # numpy's rule of promotion loses nothing; torch's would put int16 and float16 together as float16
-        stored = np.result_type(*(torch.empty(0, dtype=part.dtype).numpy() for part in parts))
+        stored = np.result_type(*(_dtype(part) for part in parts))
         self.dtype = torch.from_numpy(np.empty(0, stored)).dtype
 
     def __len__(self) -> int:
@@ -60,12 +61,17 @@ class Plane:
 
     @property
     def device(self) -> torch.device:
-        return self.parts[0].device
+        return torch.device("cpu") if self.on_disk else self.parts[0].device
+
+    @property
+    def on_disk(self) -> bool:
+        """Whether slices are read when they are asked for."""
+        return any(isinstance(part, StoredRows) for part in self.parts)
 
     @property
     def slice_bytes(self) -> int:
         """Of one slice."""
-        return self.parts[0][0].numel() * self.dtype.itemsize
+        return math.prod(self.shape) * self.dtype.itemsize
 
     def gather(self, rows: Tensor, pin: bool = False) -> Tensor:
         """The slices of these rows (on the plane's device) in their stored type; `pin`: in page-locked memory."""
@@ -73,13 +79,15 @@ class Plane:
             return self.parts[0].index_select(0, rows)
         found = torch.empty((len(rows), *self.shape), dtype=self.dtype, pin_memory=pin)
         rows = rows.numpy()
-        if len(self.parts) == 1:  # numpy's take, not torch's: it lets go of the interpreter and starts no threads
-            np.take(self.parts[0].numpy(), rows, axis=0, out=found.numpy(), mode="clip")
-        else:
-            home = np.searchsorted(self.starts, rows, side="right") - 1
-            for number, part in enumerate(self.parts):
-                mine = home == number
-                found.numpy()[mine] = part.numpy()[rows[mine] - self.starts[number]]
+        if len(self.parts) == 1:
+            _take(self.parts[0], rows, found.numpy())
+            return found
+        home = np.searchsorted(self.starts, rows, side="right") - 1
+        for number, part in enumerate(self.parts):
+            mine = home == number
+            theirs = np.empty((mine.sum(), *self.shape), _dtype(part))
+            _take(part, rows[mine] - self.starts[number], theirs)
+            found.numpy()[mine] = theirs
         return found
 
     def decode(self, stored: Tensor) -> Tensor:
@@ -92,16 +100,21 @@ class Plane:
         held = torch.empty((len(rows), *self.shape), dtype=self.dtype, device=device)
         for start in range(0, len(rows), CHUNK):
             held[start : start + CHUNK] = self.gather(rows[start : start + CHUNK]).to(device)
-            self.release()
         return Plane([held], self.divisor)
 
-    def release(self) -> None:
-        """Gives mapped pages back, so that memory stays flat however many slices were seen."""
-        for pages in self.maps:
-            pages.madvise(mmap.MADV_DONTNEED)
-
     def __add__(self, other: "Plane") -> "Plane":
-        return Plane([*self.parts, *other.parts], self.divisor, [*self.maps, *other.maps])
+        return Plane([*self.parts, *other.parts], self.divisor)
+
+
+def _dtype(part: Tensor | StoredRows) -> np.dtype:
+    return part.dtype if isinstance(part, StoredRows) else torch.empty(0, dtype=part.dtype).numpy().dtype
+
+
+def _take(part: Tensor | StoredRows, rows: np.ndarray, out: np.ndarray) -> None:
+    if isinstance(part, StoredRows):
+        part.take(rows, out)
+    else:  # numpy's, not torch's: it lets go of the interpreter and starts no threads
+        np.take(part.numpy(), rows, axis=0, out=out, mode="clip")
 
 
 # ----------------------------------------------------------------------------------------------- opening
@@ -130,7 +143,7 @@ def open_plane(
         try:
             signature = folder.signature()
             note = _as_noted(folder, signature) or _make(folder, signature)
-            return _map(folder.cache / note["file"], note["divisor"]), note["digest"]
+            return Plane([StoredRows(folder.cache / note["file"], note["array"])], note["divisor"]), note["digest"]
         except OSError as error:
             if error.filename not in {file.path for file in files}:  # else decoding tells, below
                 tell_once(f"{folder.cache} cannot be used ({error.strerror}); its slices are held in memory.")
@@ -178,17 +191,8 @@ def _make(folder: "Folder", signature: str) -> dict[str, Any]:
             json.dump(note, file, indent=1)
         for old in folder.cache.glob(f"{folder.name}-{'[0-9a-f]' * 16}.npy"):
             if old.name != note["file"]:
-                old.unlink()  # who has it mapped keeps it
+                old.unlink()  # who has it open keeps it
         return note
-
-
-def _map(path: Path, divisor: float) -> Plane:
-    with path.open("rb") as file:
-        np.lib.format.read_magic(file)
-        shape, _, dtype = np.lib.format.read_array_header_1_0(file)
-        pages = mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_COPY)  # torch wants memory that it could write to
-        array = np.frombuffer(pages, dtype, offset=file.tell()).reshape(shape)
-    return Plane([torch.from_numpy(array)], divisor, [pages])
 
 
 # ----------------------------------------------------------------------------------------------- decoding

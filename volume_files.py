@@ -51,8 +51,14 @@ class Volume:
         return self.shape[-3:]
 
     def map(self) -> np.memmap:
-        """The voxels, on the disk until they are looked at."""
-        return load_npy(self.path, mmap_mode="r").reshape(self.shape)
+        """The voxels, on the disk until they are looked at. Raises UserError for a file that is not what it was."""
+        try:
+            return load_npy(self.path, mmap_mode="r").reshape(self.shape)
+        except (OSError, ValueError) as error:
+            raise UserError(
+                f"{self.path} was removed, cut or written to while it was in use ({error}). Start again: what is wrong "
+                "with it is then told, or it is made anew, and with --resume a run goes on where it was."
+            ) from error
 
 
 def read_volume(path: Path) -> tuple[np.ndarray, np.ndarray | None]:

@@ -382,7 +382,7 @@ def test_batches_are_the_same_wherever_the_slices_lie(tmp_path, where):
     train, val = (open_slices(site, split, parse_folders(FOLDERS, 1), 2, REGEX) for split in ("train", "val"))
     slices = join([train, val]).keep([0, 13, 5, 2, 11, 7])
     placed = place({"target": slices}, where, CPU)["target"]
-    assert bool(placed.planes[placed.folders[0]].maps) == (where == "stream")
+    assert (placed.planes[placed.folders[0]].on_disk) == (where == "stream")
     for (first, truth), (second, same) in zip(
         Stream(slices, 4, CPU).epoch(3), Stream(placed, 4, CPU).epoch(3), strict=True
     ):
@@ -442,3 +442,46 @@ def test_memory_is_flat_in_the_number_of_slices(tmp_path):
             done = subprocess.run([sys.executable, "-c", code, root], capture_output=True, text=True, check=True)
         peaks.append(float(done.stdout))
     assert peaks[1] - peaks[0] < 100  # MiB: names, and what allocators keep; mapped pages would be 235 MB
+
+
+# -- what others do to the cache while it is in use ----------------------------------------------------------
+
+
+@pytest.fixture
+def streamed(tmp_path):
+    site = write_site(tmp_path / "site", 200, 60, seed=3, patients=4)
+    return open_slices(site, "train", parse_folders(FOLDERS, 1), 2, REGEX)
+
+
+def cached_images(slices):
+    return next((slices.root / slices.split / ".cache").glob("IMG-*.npy"))
+
+
+def images(slices):
+    return torch.cat([batch.image for batch, _ in Stream(slices, 3, CPU, shuffle=False).epoch(0)])
+
+
+IN_PLACE = {
+    "cut": lambda path: os.truncate(path, path.stat().st_size // 2),
+    "emptied": lambda path: os.truncate(path, 0),
+    "written over": lambda path: path.write_bytes(path.read_bytes()[:-1] + b"\7"),
+}
+
+
+@pytest.mark.parametrize("how", IN_PLACE)
+def test_a_cache_that_is_changed_while_it_streams_is_told_of(streamed, how):
+    images(streamed)
+    path = cached_images(streamed)
+    IN_PLACE[how](path)
+    with pytest.raises(UserError, match=r"IMG-.*npy was cut or written to while it was in use.*--resume"):
+        images(streamed)
+    again = open_slices(streamed.root, "train", parse_folders(FOLDERS, 1), 2, REGEX)
+    assert len(images(again)) == len(again)
+
+
+def test_a_cache_that_is_touched_or_removed_while_it_streams_goes_on(streamed):
+    before, path = images(streamed), cached_images(streamed)
+    os.utime(path)
+    assert torch.equal(images(streamed), before)
+    path.unlink()
+    assert torch.equal(images(streamed), before)

@@ -512,3 +512,11 @@ def test_threads_read_headers_one_at_a_time(tmp_path, monkeypatch):
     with ThreadPoolExecutor(4) as pool:
         assert set(pool.map(read, range(8))) == {((4, 4), (4, 4))}
     assert (len(most), max(most)) == (16, 1)
+
+
+@pytest.mark.parametrize("harm", [lambda path: os.truncate(path, 200), Path.unlink])
+def test_a_volume_that_is_cut_or_gone_while_it_is_in_use_is_told_of(tmp_path, harm):
+    volumes = opened(store(tmp_path))
+    harm(volumes.planes[IMAGE].volumes[0].path)
+    with pytest.raises(UserError, match=r"npy was removed, cut or written to while it was in use"):
+        list(WholeStream(volumes, CPU).epoch(0))
