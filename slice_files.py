@@ -131,6 +131,10 @@ def raw_npy_transform(raw: np.ndarray) -> np.ndarray:
     return raw.astype(np.float32, copy=False)
 
 
+OF_IMAGES = (nii_transform, nii_zscore_transform, nii_transform2, png_transform)
+OF_LABELS = (nii_gt_transform, nii_gt_transform2)
+
+
 @cache
 def _parameters(transform: str) -> frozenset[str]:
     return frozenset(inspect.signature(TRANSFORMS[transform]).parameters)
@@ -180,6 +184,8 @@ def parse_folders(text: str, n_loss: int) -> list[FolderSpec]:
     if len(items) == 1:
         return [parse_image_folder(text)]
     folders = [_read_folder(item) for item in items]
+    for number, spec in enumerate(folders):
+        _check_role(spec, is_image=number == 0)
     if folders[0].folder == folders[1].folder:
         raise UserError(
             f"Image and ground truth are both read from {folders[0].folder}, so that the network would be shown what "
@@ -203,6 +209,7 @@ def parse_image_folder(text: str) -> FolderSpec:
     if not isinstance(items, list) or not items:
         raise UserError(f"A list of folders starts with the image, like {FOLDERS}; got {text!r}.")
     image = _read_folder(items[0])
+    _check_role(image, is_image=True)
     if image.is_map:
         raise UserError(f"The first folder is the image, no distance maps; got {text!r}.")
     return image
@@ -214,6 +221,18 @@ def _read_folder(item: Any) -> FolderSpec:
             TRANSFORMS[transform]
             return FolderSpec(folder, transform, is_one_hot)
     raise UserError(f"Cannot read the folder {item!r}: expected (folder, transform, is_one_hot) as in {FOLDERS}.")
+
+
+def _check_role(spec: FolderSpec, is_image: bool) -> None:
+    """Raises UserError for a transform of ground truth where images are read, which it does not scale; the reverse."""
+    if TRANSFORMS[spec.transform] not in (OF_LABELS if is_image else OF_IMAGES):
+        return
+    here, there = ("images", "ground truth") if is_image else ("ground truth", "images")
+    right = "png_transform (.png), nii_transform or npy_transform" if is_image else "gt_transform"
+    raise UserError(
+        f"'{spec.transform}' is for {there}, and {spec.folder} is read as {here}: name {right} there, or another "
+        f"folder. The images come first, as in {FOLDERS}."
+    )
 
 
 # ---------------------------------------------------------------------------------------------- reading files

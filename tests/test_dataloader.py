@@ -352,6 +352,16 @@ def test_a_patient_in_two_splits(site):
         ("[('IMG', png_transform, False), ('GT', dist_map_transform, False)]", "first two folders.*no distance maps"),
         (FOLDERS.replace("]", ", ('A', gt_transform, False)]"), "4 folders for 1 losses"),
         ("[('GT', png_transform, False), ('GT', gt_transform, False)]", "both read from GT, so that the network"),
+        (
+            "[('IMG', gt_transform, False), ('GT', gt_transform, False)]",
+            "is for ground truth, and IMG is read as images",
+        ),
+        ("[('IMG', gtpng_transform, False)]", "is for ground truth, and IMG is read as images: name png_transform"),
+        (
+            "[('IMG', png_transform, False), ('GT', png_transform, False)]",
+            "is for images, and GT is read as ground truth",
+        ),
+        (FOLDERS.replace("]", ", ('GT', npy_transform, False)]"), "'npy_transform' is for images, and GT"),
     ],
 )
 def test_a_bad_folder_line_is_refused(text, message):
