@@ -1,6 +1,7 @@
 """What lies in a folder of slices or volumes: each file once, whatever the case of its suffix."""
 
 import os
+import unicodedata
 from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
@@ -14,10 +15,15 @@ FOREIGN = (  # images that nothing here reads
 )
 
 
+def composed(name: str) -> str:
+    """The name with each accented letter as one character (NFC): some disks, those of macOS, give two (NFD)."""
+    return name if name.isascii() else unicodedata.normalize("NFC", name)
+
+
 def stem(name: str) -> str:
-    """The slice's name without its suffix, in capitals or not, `.nii.gz` counted as one."""
+    """The slice's name without its suffix, in capitals or not, `.nii.gz` counted as one; letters as `composed`."""
     small = name.lower()
-    return next((name[: -len(suffix)] for suffix in SUFFIXES if small.endswith(suffix)), name)
+    return composed(next((name[: -len(suffix)] for suffix in SUFFIXES if small.endswith(suffix)), name))
 
 
 def is_slice(name: str) -> bool:
@@ -91,7 +97,8 @@ def look_into(folders: Iterable[Path]) -> list[Listing]:
     twins = [f"{found.folder}: {listing(found.twins)}" for found in listings if found.twins]
     if twins:
         raise UserError(
-            f"Slices that are there twice, under two suffixes, and nothing tells which is meant: {'; '.join(twins)}. "
+            "Slices that are there twice, under two suffixes or with an accent in two spellings, and nothing tells "
+            f"which is meant: {'; '.join(twins)}. "
             "Move one of each out of the folder."
         )
     return listings

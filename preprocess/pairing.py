@@ -8,6 +8,7 @@ from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
+from folder_listing import composed
 from preprocess.faults import Fault
 from preprocess.volume_names import FILE_NAME, header_of
 from utils import UserError
@@ -48,7 +49,7 @@ def _matching(pattern: str) -> Iterator[Path]:
 
 
 def _matches(name: str, pattern: str) -> bool:
-    return fnmatch.fnmatchcase(name.lower(), pattern.lower())
+    return fnmatch.fnmatchcase(composed(name.lower()), composed(pattern.lower()))
 
 
 def _folders(pattern: Path) -> Iterator[Path]:
@@ -70,7 +71,7 @@ def read_id(path: Path, pattern: re.Pattern[str]) -> str | None:
 
     Looked for in the file's name, or in the whole path if the pattern holds a '/'.
     """
-    match = pattern.search(path.as_posix() if "/" in pattern.pattern else path.name)
+    match = pattern.search(composed(path.as_posix() if "/" in pattern.pattern else path.name))
     return "".join(group or "" for group in match.groups()) if match else None
 
 
@@ -91,7 +92,7 @@ def read_patients(text: str) -> tuple[str, ...]:
                 f"{text} is not written in UTF-8 but perhaps in Latin-1 (byte 0x{byte:02x} at {error.start}); save it "
                 "as UTF-8."
             ) from error
-    return tuple(dict.fromkeys(name for name in re.split(r"[\s,;\"']+", text) if name))
+    return tuple(dict.fromkeys(name for name in re.split(r"[\s,;\"']+", composed(text)) if name))
 
 
 def compile_pattern(flag: str, pattern: str) -> re.Pattern[str]:

@@ -257,9 +257,7 @@ def _look(place: Path, folders: Sequence[str]) -> dict[str, Listing]:
 
 def _faults_of(found: Listing) -> Iterator[Fault]:
     """Files that training refuses, or never reads."""
-    yield from (
-        ("a slice twice, under two suffixes, which training refuses", f"{found.folder}: {t}") for t in found.twins
-    )
+    yield from (("a slice twice, which training refuses", f"{found.folder}: {t}") for t in found.twins)
     yield from (("an image file that is not read", f"{found.folder / name}") for name in found.foreign)
 
 

@@ -52,6 +52,14 @@ def test_brackets_that_match_nothing_are_explained(tmp_path):
     assert pair({"IMG": f"{tmp_path}/none*.nii"}, CASE)[1][0][0] == "no file matches"
 
 
+def test_accents_are_one_letter_however_a_disk_spells_them(tmp_path):
+    whole, apart = "caf\u00e9", "cafe\u0301"  # NFC, NFD
+    touch(tmp_path, f"img/{whole}1.nii", f"gt/{apart}1.nii")
+    cases, faults = pair({"IMG": f"{tmp_path}/img/{apart}*", "GT": f"{tmp_path}/gt/{whole}*"}, re.compile(FILE_NAME))
+    assert ([case.patient for case in cases], faults) == ([f"{whole}1"], [])
+    assert read_patients(f"{apart}1 b") == (f"{whole}1", "b")
+
+
 def test_a_folder_without_its_slash_is_told(tmp_path):
     touch(tmp_path, "case1/0.dcm")
     _, faults = pair({"IMG": f"{tmp_path}/case*"}, CASE)

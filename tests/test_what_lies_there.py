@@ -20,8 +20,9 @@ from folder_listing import look_into, stem
 from preprocess.measuring import find_slices, measure_slices
 from preprocess.set_problems import find_problems
 from preprocess.set_survey import survey_set
-from preprocess.tags import read_images
+from preprocess.tags import read_images, read_tags
 from set_tables import read_card, read_rows, spacing_of_names, spacing_of_patients
+from size_table import read_size_table
 from slice_files import FolderSpec, load_slice
 from utils import UserError
 from volume_set import open_volumes
@@ -62,6 +63,33 @@ def test_a_patient_in_two_splits_is_seen_in_capitals_too(site):
 
 def test_capitals_of_zipped_names():
     assert [stem(name) for name in ("A_1.NII.GZ", "A_1.Nii", "A_1.nii.gz", "A_1.NPY")] == ["A_1"] * 4
+
+
+WHOLE, APART = "Caf\u00e9_1", "Cafe\u0301_1"  # one name: with é as one character (NFC), and as two (NFD)
+
+
+def test_a_name_is_one_in_whatever_spelling_of_its_accents(site, tmp_path):
+    for folder, name in (("IMG", WHOLE), ("GT", APART)):
+        (site / f"train/{folder}/Case00_1.png").rename(site / f"train/{folder}/{name}.png")
+    regex = r"(.+)_(\d+)"
+    names = [path.stem for path in (site / "train/IMG").iterdir()]
+    rows = [f"{APART if name == WHOLE else name},3,1,1" for name in names]
+    (site / "manifest.csv").write_text("\n".join([HEAD, *rows]), encoding="utf-8")
+    slices = open_split(site, regex=regex)
+    assert WHOLE in slices.names
+    assert "Caf\u00e9" in slices.spacing
+    assert not any("no label" in what for what, _ in survey_set(site).faults)
+    (tmp_path / "sizes.csv").write_text(f'val_ids,prior\n{APART},"[9, 1]"\n', encoding="utf-8")
+    assert read_size_table(tmp_path / "sizes.csv", "prior")[WHOLE].tolist() == [9, 1]
+    (tmp_path / "tags.csv").write_text(f"val_ids,disc\n{WHOLE},x\n", encoding="utf-8")
+    assert read_tags(tmp_path / "tags.csv", [APART], 2).tolist() == [[True]]
+
+
+def test_two_spellings_of_one_name_are_twins(site):
+    for name in (WHOLE, APART):
+        (site / f"train/IMG/{name}.png").write_bytes((site / "train/IMG/Case00_1.png").read_bytes())
+    with pytest.raises(UserError, match="accent in two spellings"):
+        open_split(site, regex=r"(.+)_(\d+)")
 
 
 TWINS = {
