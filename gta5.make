@@ -86,4 +86,4 @@ $(RD)/cesourceim: private OPT = $(WEIGHTS) --mode makeim
 $(RD)/adversaries.png: $(RD)/adapt/last.pkl
 	$(RENEW) $(CC) plot.py losses --run $(<D) --out $@
 $(RD)/adapt_colour: $(RD)/adapt/last.pkl
-	$(RENEW) $(CC) plot.py colour --run $(<D) --out $@
+	$(RENEW) $(CC) plot.py colour --run $(<D) --out $@_tmp

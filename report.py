@@ -23,7 +23,7 @@ from reports.unscored import make_unscored_report
 from run_files import open_runs
 from utils import UserError, atomic_write, run_program
 
-FORMATS = {"txt": as_text, "csv": as_csv, "md": as_markdown, "tex": as_latex}
+FORMATS = {"csv": as_csv, "md": as_markdown, "tex": as_latex, "txt": as_text}  # in order: make's target is the last
 
 
 def get_args(argv: Sequence[str] | None) -> argparse.Namespace:
@@ -66,7 +66,7 @@ def main(argv: Sequence[str] | None = None) -> None:
     print(as_text(report), end="")
     if args.out:
         args.out.parent.mkdir(parents=True, exist_ok=True)
-        for suffix in args.formats:
+        for suffix in (each for each in FORMATS if each in args.formats):
             with atomic_write(args.out.with_name(f"{args.out.name}.{suffix}"), "w") as file:
                 file.write(FORMATS[suffix](report))
 

@@ -225,10 +225,10 @@ def main(argv: Sequence[str] | None = None) -> None:
         for epoch, folder in folders.items()
     }
     out.parent.mkdir(parents=True, exist_ok=True)
-    with atomic_write(out) as file:
-        np.save(file, make_array(epochs, args.score, run))
     with atomic_write(out.with_suffix(".csv"), "w") as file:
         file.write(make_table(epochs, args.score, run))
+    with atomic_write(out) as file:  # make's target, so last: what a kill before it left is made anew
+        np.save(file, make_array(epochs, args.score, run))
     print(f"{out}: {args.score} of {len(references)} patients in {len(epochs)} of {run.n_epoch} epochs")
 
 

@@ -1,7 +1,11 @@
 """Made-up finished runs and the data set they were evaluated on, for the tests of plots and report."""
 
+import contextlib
+import itertools
 import json
+from collections.abc import Callable, Iterator
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pandas as pd
@@ -209,3 +213,21 @@ def write_facts(folder: Path, data: Path, names: list[str], n_epoch: int, n_clas
         "distance_unit": "mm",
     }
     (folder / "provenance.json").write_text(json.dumps(facts | more))
+
+
+class Killed(BaseException):
+    """In place of a kill: no handler of the program sees it."""
+
+
+def killed_after(writes: int, real: Callable[..., Any]) -> Callable[..., Any]:
+    """An `atomic_write` whose process is killed the moment after it wrote so many files."""
+    left = itertools.count(writes - 1, -1)
+
+    @contextlib.contextmanager
+    def write(*args: Any) -> Iterator[Any]:
+        with real(*args) as file:
+            yield file
+        if not next(left):
+            raise Killed
+
+    return write

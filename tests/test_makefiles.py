@@ -340,6 +340,10 @@ def test_pictures_and_metrics_over_time_are_targets_of_their_own(name):
     assert "score_masks.py" in done.stdout
 
 
+def test_a_folder_of_pictures_is_moved_into_place_when_it_is_whole():
+    assert "colour --run results/gta5/adapt --out results/gta5/adapt_colour_tmp" in dry_run("gta5.make")[0]
+
+
 def test_a_new_experiment_is_a_name_and_a_line(tmp_path):
     line = "$(RD)/mine: private OPT = $(WEIGHTS) --method sfda --target_losses \"[('SelfEntropy', {}, 3)]\"\n"
     extended = with_lines(tmp_path, "ivd.make", line, ("ABL     := entropy", "ABL     := mine entropy"))

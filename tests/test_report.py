@@ -5,8 +5,9 @@ import shutil
 import numpy as np
 import pandas as pd
 import pytest
-from fake_runs import add_columns, make_run, make_set
+from fake_runs import Killed, add_columns, killed_after, make_run, make_set
 
+import report as program
 from report import main
 from reports.classes import short_names
 from reports.table import escape_latex
@@ -248,6 +249,19 @@ def test_same_runs_same_bytes_and_only_the_wanted_formats(runs, tmp_path, capsys
     report(moved, tmp_path, capsys, extra=["--formats", "csv", "md"])
     again = {path.name: path.read_bytes() for path in (tmp_path / "out").iterdir()}
     assert again == {name: first[name] for name in ("report.csv", "report.md")}
+
+
+@pytest.mark.parametrize("writes", [1, 2, 3])
+def test_the_file_that_make_looks_at_is_written_last(runs, tmp_path, monkeypatch, writes):
+    """A kill between two files leaves report.txt as it was: older than its runs, so that all four are made anew."""
+    out = tmp_path / "out"
+    out.mkdir()
+    (out / "report.txt").write_text("of an older set of runs")
+    monkeypatch.setattr(program, "atomic_write", killed_after(writes, program.atomic_write))
+    with pytest.raises(Killed):
+        main(["--runs", str(runs / "sfda"), "--out", str(out / "report")])
+    assert len(list(out.iterdir())) == 1 + writes
+    assert (out / "report.txt").read_text() == "of an older set of runs"
 
 
 def test_latex_and_markdown_are_well_formed(runs, tmp_path, capsys):

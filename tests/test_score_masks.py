@@ -5,9 +5,10 @@ import nibabel as nib
 import numpy as np
 import pandas as pd
 import pytest
-from fake_runs import make_run, make_set, save_png, write_spacing
+from fake_runs import Killed, killed_after, make_run, make_set, save_png, write_spacing
 from PIL import Image
 
+import score_masks
 from metrics import SCORES
 from preprocess.slice_volumes import Blocks, SliceSpec, slice_set
 from run_files import open_run
@@ -67,6 +68,13 @@ def test_distances_are_in_mm(tmp_path):
     save_png(run / "iter000/val/Case00_00.png", np.roll(square, 2, axis=0))
     array, _ = score(run, "hd95")
     assert array[0, 0, 1] == 1.0
+
+
+def test_the_array_that_make_looks_at_is_written_last(run, monkeypatch):
+    monkeypatch.setattr(score_masks, "atomic_write", killed_after(1, score_masks.atomic_write))
+    with pytest.raises(Killed):
+        main(["--run", str(run), "--score", "dice"])
+    assert [path.name for path in run.glob("val_3d_dice.*")] == ["val_3d_dice.csv"]
 
 
 def test_epochs_without_masks_stay_empty(run):
