@@ -329,6 +329,29 @@ class Run:
         `data`: where the set lies now; else where it lay when the run was made. Raises UserError when it is not there.
         """
         self._must_be_slices()
+        slices = self._open(data, 2)
+        seen = set(self.names)
+        rows = [row for row, name in enumerate(slices.names) if name in seen]
+        if lost := sorted(seen - set(slices.names)):
+            raise UserError(
+                f"{slices.root / slices.split} lacks {len(lost)} of the {len(seen)} slices that {self.folder} was "
+                f"evaluated on (its val_names.txt): {listing(lost)}. Put them back, or name the set of that run with "
+                "--data."
+            )
+        return slices.keep(rows)
+
+    def has_same_files(self, slices: SliceSet) -> bool:
+        """Whether these slices are, byte for byte, what the run was evaluated on; True where it does not tell."""
+        noted = self.provenance.get("inputs", {}).get("val")
+        if not noted or self.provenance.get("debug") or slices.digest == noted:  # of few slices: no digest of the set
+            return True
+        try:
+            return self._open(slices.root).digest == noted  # the maps of its losses included
+        except UserError:  # which lie there no more
+            return False
+
+    def _open(self, data: Path | None, n_folder: int | None = None) -> SliceSet:
+        """The split that the run was evaluated on, of so many of its folders: the first are image and ground truth."""
         params = self.params
         split = next((name for name in ("test", "train") if params.get(f"on{name}", "0") not in ("0", "False")), "val")
         root = data or Path(self.provenance["dataset"]["path"])
@@ -339,18 +362,10 @@ class Run:
             )
         listed = [params.get(key, "") for key in ("val_target_folders", "target_folders")]
         text = next((text for text in listed if text.startswith("[")), "")
-        folders = parse_folders(text, len(read_literal(text)) if text else 0)[:2]
-        slices = open_slices(
+        folders = parse_folders(text, len(read_literal(text)) if text else 0)[:n_folder]
+        return open_slices(
             root, split, folders, self.n_class, params.get("grp_regex", ""), ignore=self.ignore, any_truth_size=True
         )
-        seen = set(self.names)
-        rows = [row for row, name in enumerate(slices.names) if name in seen]
-        if lost := sorted(seen - set(slices.names)):
-            raise UserError(
-                f"{root / split} lacks {len(lost)} of the {len(seen)} slices that {self.folder} was evaluated on (its "
-                f"val_names.txt): {listing(lost)}. Put them back, or name the set of that run with --data."
-            )
-        return slices.keep(rows)
 
     def _must_be_slices(self) -> None:
         if not self.scored:

@@ -118,7 +118,7 @@ def native_reference(
 
 
 def about_truth(run: Run, slices: SliceSet) -> str:
-    """A line on ground truth that is not what it was when the run was made, by its sizes; '' where it is."""
+    """A line on a set that is not what it was for the run, by its sizes, then by its files; '' where it is."""
     if not (run.folder / "val_gt_sizes.npy").is_file():
         return ""
     noted = dict(zip(run.names, run.array("val_gt_sizes.npy"), strict=True))
@@ -127,8 +127,13 @@ def about_truth(run: Run, slices: SliceSet) -> str:
         for row, name in enumerate(slices.names)
         if (np.bincount(slices.truth(row).ravel(), minlength=run.n_class)[: run.n_class] != noted[name]).any()
     ]
-    if not other:
+    if not other and run.has_same_files(slices):
         return ""
+    if not other:
+        return (
+            f"The files in {slices.root} are not those that {run.folder} was evaluated on (images, ground truth or "
+            "maps; the classes have the same sizes): these scores are by what lies there now."
+        )
     return (
         f"The ground truth of {len(other)} of {len(slices.names)} slices in {slices.root} is not what it was when "
         f"{run.folder} was made ({listing(other, 4)}): these scores are by the one that lies there now."

@@ -1,4 +1,5 @@
 import csv
+import json
 import shutil
 
 import nibabel as nib
@@ -223,6 +224,19 @@ def test_a_set_that_changed_since_the_run_is_told_or_refused(made, run, tmp_path
         each.unlink()
     with pytest.raises(UserError, match=f"lacks 1 of the 12 slices.*: {path.stem}"):
         score(run, "dice", "--data", data)
+
+
+def test_ground_truth_of_the_same_sizes_in_another_place_is_told(made, run, tmp_path, capsys):
+    data = shutil.copytree(made / "data/toy", tmp_path / "data")
+    card = json.loads((run / "provenance.json").read_text())
+    card["inputs"] = {"val": open_run(run).slices(data).digest}
+    (run / "provenance.json").write_text(json.dumps(card))
+    score(run, "dice", "--data", data)
+    assert "not those" not in capsys.readouterr().err
+    path = next((data / "val/GT").glob("*01_02.*"))
+    save_png(path, np.array(Image.open(path))[::-1])
+    score(run, "dice", "--data", data)
+    assert f"files in {data} are not those that {run} was evaluated on" in capsys.readouterr().err
 
 
 def test_label_volumes_that_are_not_to_be_had(tmp_path, run):
