@@ -34,6 +34,7 @@ from tqdm import tqdm
 
 from preprocess.faults import Fault, describe_faults
 from preprocess.new_set import refuse_existing, whole_folder
+from preprocess.zip_entries import read_entries
 from utils import UserError, listing, run_program
 
 BROKEN = (  # what reading an archive raises when it is damaged, locked with a password or of an unknown kind
@@ -59,7 +60,7 @@ class Lineage:
 
 def read_lineage(path: Path) -> Lineage:
     """Reads a lineage file; paths in it are relative to the working folder, as for md5sum. Raises UserError."""
-    lines = [line.strip() for line in path.read_text(encoding="utf-8", errors="replace").splitlines()]
+    lines = [line.strip() for line in path.read_text(encoding="utf-8", errors="replace").split("\n")]
     archives, odd = {}, []
     for line in lines:
         match = re.fullmatch(r"([0-9a-fA-F]{32}|-) [ *](.+)", line)
@@ -120,7 +121,7 @@ def _members(path: Path) -> Iterator[Member]:
         is_zip = file.read(2) == b"PK"
     if is_zip:
         with zipfile.ZipFile(path) as archive:
-            for entry in archive.infolist():
+            for entry in read_entries(archive):
                 kind = stat.S_IFMT(entry.external_attr >> 16)  # 0 where no Unix packed it
                 if not entry.is_dir():
                     is_plain = kind in (0, stat.S_IFREG)
@@ -216,7 +217,11 @@ def unpack(lineage: Lineage, dest: Path, skip: Sequence[str] = (), accept_checks
         for path in lineage.archives:
             try:
                 count, found = _unpack_archive(path, made, skip)
-            except BROKEN as error:
+            except (*BROKEN, OSError) as error:
+                if (
+                    isinstance(error, OSError) and error.errno is not None
+                ):  # bz2 tells of damage as one without a number
+                    raise
                 said = " ".join(str(error).split())
                 raise UserError(
                     f"{path} cannot be unpacked ({type(error).__name__}: {said}); it should be a whole zip or tar "

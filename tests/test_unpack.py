@@ -10,6 +10,7 @@ import subprocess
 import sys
 import tarfile
 import zipfile
+import zlib
 from pathlib import Path
 
 import nibabel as nib
@@ -19,6 +20,7 @@ import pytest
 from preprocess import unpack as module
 from preprocess.slice_volumes import read_spec, slice_set
 from preprocess.unpack import Lineage, check_archives, md5, read_lineage, unpack
+from preprocess.zip_entries import read_entries
 from set_tables import read_rows
 from slice_files import parse_name, read_slice
 from utils import UserError
@@ -183,6 +185,80 @@ def test_archives_that_cannot_be_read(tmp_path, damage):
     path.write_bytes(content)
     with pytest.raises(UserError, match=r"a\.\w\w cannot be unpacked \(\w+: .*\); .* again.$"):
         unpack(lineage_of(path), tmp_path / "out")
+    assert_nothing_left(tmp_path / "out")
+
+
+def listed(path, name, **other):
+    """A zip whose directory says something else of this file than its content does."""
+    with zipfile.ZipFile(path, "w") as archive:
+        for each, content in (FILES | {"training/c/3.txt": b"three"}).items():
+            archive.writestr(each, content)
+        for key, value in other.items():
+            setattr(archive.getinfo(name), key, value)
+    return path
+
+
+def of_another_number(path):
+    """Three files, of which the directory lists two, as its end with the number does not."""
+    content = bytearray(write_zip(path, FILES).read_bytes())
+    end = content.rindex(b"PK\5\6")
+    content[end + 8] = content[end + 10] = 3
+    path.write_bytes(content)
+    return path
+
+
+def of_many(path):
+    """The same of a zip whose number of files stands in the record of large ones."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(zipfile, "ZIP_FILECOUNT_LIMIT", 1)
+        content = bytearray(write_zip(path, FILES).read_bytes())
+    assert read_entries(zipfile.ZipFile(path))
+    content[content.rindex(b"PK\6\6") + 32] = 3
+    path.write_bytes(content)
+    return path
+
+
+def one_in_another(path):
+    """The first file reaches over the second, with a checksum that fits."""
+    whole = listed(path, "training/a/1.txt").read_bytes()
+    start = whole.index(b"one")
+    inner = whole[start : whole.index(b"three")]
+    return listed(path, "training/a/1.txt", file_size=len(inner), compress_size=len(inner), CRC=zlib.crc32(inner))
+
+
+DAMAGED = [
+    (of_another_number, "states 3 entries, its directory lists 2"),
+    (of_many, "states 3 entries, its directory lists 2"),
+    (one_in_another, "training/a/1.txt reaches into what lies behind it"),
+    (lambda path: listed(path, "training/b/2.txt", filename=""), "has no name"),
+    (lambda path: listed(path, "training/b/2.txt", filename="training/b/"), "as a folder and holds 3 bytes"),
+]
+
+
+@pytest.mark.parametrize(("make", "told"), DAMAGED)
+def test_a_zip_whose_directory_does_not_hold_up(tmp_path, make, told):
+    path = make(tmp_path / "a.zip")
+    with pytest.raises(UserError, match=f"a.zip cannot be unpacked .*{told}.*download it again"):
+        unpack(lineage_of(path), tmp_path / "out")
+    assert_nothing_left(tmp_path / "out")
+
+
+@pytest.mark.parametrize("suffix", [".tar.bz2", ".zip"])
+def test_damage_of_bz2_is_told_as_that_of_the_archive(tmp_path, suffix):
+    noise, path = np.random.default_rng(0).bytes(3_000), tmp_path / f"a{suffix}"
+    if suffix == ".zip":
+        with zipfile.ZipFile(path, "w", zipfile.ZIP_BZIP2) as archive:
+            archive.writestr("a", noise)
+    else:
+        with tarfile.open(path, "w:bz2") as archive:
+            entry = tarfile.TarInfo("a")
+            entry.size = len(noise)
+            archive.addfile(entry, io.BytesIO(noise))
+    whole = path.read_bytes()
+    for at in (len(whole) // 3, len(whole) // 2):
+        path.write_bytes(whole[:at] + bytes(8) + whole[at + 8 :])
+        with pytest.raises(UserError, match=f"a{suffix} cannot be unpacked .* download it again"):
+            unpack(lineage_of(path), tmp_path / "out")
     assert_nothing_left(tmp_path / "out")
 
 
