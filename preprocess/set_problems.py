@@ -198,6 +198,8 @@ def find_unchecked(surveys: Sequence[Survey], prior: Path | None) -> list[str]:
 
 
 def _unchecked_of_set(survey: Survey) -> Iterator[str]:
+    if survey.taken_for:
+        yield f"whether it is of slices or volumes: no dataset.json tells it, {survey.taken_for}"
     if not survey.labels:
         yield "ground truth, class ratios, empty slices: there is no folder of labels"
     elif survey.card.get("n_class") is None:

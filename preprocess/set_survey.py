@@ -8,6 +8,7 @@ import hashlib
 import re
 from collections.abc import Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import suppress
 from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path
@@ -23,6 +24,7 @@ from preprocess.trained_on import read_orders
 from set_tables import contradicted, read_card, read_rows, spacing_of_patients
 from slice_cache import divisor_of
 from slice_files import (
+    MOST_CHANNELS,
     SPLITS,
     NoNumberError,
     SliceName,
@@ -91,6 +93,7 @@ class Survey:
     spacing          patient -> mm from slice to slice, along W and along H; None where no manifest tells
     orders           order of voxels in the file -> the patients whose volumes are stored in it, by the manifest
     directions       of the axes that all volumes were cut in; None where they differ, or nothing tells
+    taken_for        whether slices or volumes, and why, where no card tells and it could be either; else ''
     """
 
     root: Path
@@ -102,6 +105,7 @@ class Survey:
     faults: list[Fault]
     orders: dict[str, list[str]] = field(default_factory=dict)
     directions: str | None = None
+    taken_for: str = ""
 
     @property
     def set_name(self) -> str:
@@ -222,9 +226,10 @@ def survey_set(root: Path, images: Sequence[str] = (), labels: str = "", regex: 
             f"There are no images in {root}: expected {root}/train/IMG/<slice>.png and the like, and found the splits "
             f"{listing(present) or 'none'} with the folders {listing(folders) or 'none'}. Mend --data or --images."
         )
-    volumetric, any_size = bool(card.get("volumetric")), bool(card.get("truth_size"))
     check_regex(regex)
     found = {split: _look(root / split, [*images, labels]) for split in present}
+    volumetric, taken_for = _find_kind(card, found, images[0], labels)
+    card, any_size = card | ({"volumetric": True} if volumetric else {}), bool(card.get("truth_size"))
     items = [item for split in present for item in _list_items(split, found[split], regex, volumetric)]
     with ThreadPoolExecutor(2) as pool:
         work = pool.map(lambda item: _measure(root, item, images, labels, volumetric, any_size), items)
@@ -237,7 +242,7 @@ def survey_set(root: Path, images: Sequence[str] = (), labels: str = "", regex: 
         spacing, faults = None, [*faults, ("manifest.csv cannot be used", str(error))]
     if not (volumetric or any_size):
         faults += _contradictions(root, items, spacing)
-    return Survey(root, card, images, labels, items, spacing, faults, *read_orders(root))
+    return Survey(root, card, images, labels, items, spacing, faults, *read_orders(root), taken_for)
 
 
 def _contradictions(
@@ -248,6 +253,33 @@ def _contradictions(
     columns = ([getattr(item, name) for item in numbered] for name in ("name", "patient", "number"))
     for patient in contradicted(read_rows(root), *columns, spacing):
         yield "numbers of slices that are not their places by manifest.csv (no distance is measured there)", patient
+
+
+def _find_kind(
+    card: Mapping[str, Any], found: Mapping[str, Mapping[str, Listing]], images: str, labels: str
+) -> tuple[bool, str]:
+    """Whether the set is of volumes, by its card, else by the shape of a file; and `taken_for` of Survey."""
+    if {"volumetric", "truth_size", "channels"} & card.keys():
+        return bool(card.get("volumetric")), ""
+    label, image = (_a_shape(found, folder) for folder in (labels, images))
+    is_open = len(label) != 2 and len(image) > 2  # ground truth of a slice is flat, whatever its image
+    if not is_open:
+        return False, ""
+    volumetric = len(label) == 3 or len(image) > 3 or image[0] > MOST_CHANNELS
+    kind = "volumes" if volumetric else f"slices of {image[0]} channels"
+    right, key = ("slices", "false") if volumetric else ("volumes", "true")
+    shown = f"ground truth of {label}" if len(label) == 3 else f"images of {image}"
+    return volumetric, f'{shown} were taken for {kind}; if they are {right}, write {{"volumetric": {key}}} into it'
+
+
+def _a_shape(found: Mapping[str, Mapping[str, Listing]], folder: str) -> tuple[int, ...]:
+    """Of the first file of a folder that can be read; of a picture, which is no volume, without its channels."""
+    files = (Path(file.path) for each in found.values() if folder in each for file in each[folder].files.values())
+    for path in files:
+        with suppress(UserError):
+            shape = read_slice(path, is_image=False).shape
+            return shape[-2:] if path.suffix.lower() == ".png" else shape
+    return ()
 
 
 def _look(place: Path, folders: Sequence[str]) -> dict[str, Listing]:

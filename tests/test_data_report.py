@@ -16,7 +16,7 @@ from PIL import Image
 from plots.data import spread_rows
 from preprocess import data_report
 from preprocess.data_report import report
-from preprocess.set_problems import find_problems
+from preprocess.set_problems import find_problems, find_unchecked
 from preprocess.set_survey import survey_set
 from utils import UserError
 
@@ -204,6 +204,31 @@ def test_no_ground_truth_no_card_no_manifest_several_folders(tmp_path):
     assert text.count("\nNot checked: ") == 4
     assert not (tmp_path / "out/ratios.png").exists()
     assert (tmp_path / "out/montage_set.png").stat().st_size > 1000
+
+
+def test_what_no_card_tells_to_be_volumes_is_told_by_its_ground_truth(tmp_path):
+    label = np.zeros((8, 10, 8), np.uint8)
+    label[2:4, 3:7] = 1
+    for split in ("train", "val"):
+        for folder, volume in (("IMG", np.random.default_rng(0).random((8, 10, 8))), ("GT", label)):
+            (tmp_path / split / folder).mkdir(parents=True)
+            for name in ("a_1", "b_2"):
+                np.save(tmp_path / split / folder / f"{split}{name}.npy", volume)
+    survey = survey_set(tmp_path)
+    assert (survey.volumetric, survey.faults, survey.items[0].size) == (True, [], (8, 10, 8))
+    (line,) = (line for line in find_unchecked([survey], None) if "volumes" in line)
+    assert 'ground truth of (8, 10, 8) were taken for volumes; if they are slices, write {"volumetric": false}' in line
+    shutil.rmtree(tmp_path / "train/GT")
+    shutil.rmtree(tmp_path / "val/GT")
+    survey = survey_set(tmp_path)  # as well slices of eight channels
+    (line,) = (line for line in find_unchecked([survey], None) if "volumes" in line)
+    assert (
+        'images of (8, 10, 8) were taken for slices of 8 channels; if they are volumes, write {"volumetric": true}'
+        in line
+    )
+    (tmp_path / "dataset.json").write_text('{"volumetric": true}')
+    survey = survey_set(tmp_path)
+    assert (survey.volumetric, survey.taken_for) == (True, "")
 
 
 def test_a_set_of_volumes(tmp_path):
