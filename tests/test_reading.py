@@ -1,9 +1,11 @@
 """Volumes in every format and orientation: read, sliced, put back voxel for voxel; and what cannot be read, refused."""
 
+import bz2
 import gzip
 import itertools
 import locale
 import re
+import tracemalloc
 import zlib
 
 import nibabel as nib
@@ -11,7 +13,6 @@ import nrrd
 import numpy as np
 import pytest
 import SimpleITK as sitk
-from fuzz_volumes import FORMATS, fuzz, write_seed
 from PIL import Image
 
 from preprocess.faults import VolumeFault
@@ -392,6 +393,54 @@ def test_a_bomb_does_not_go_off(tmp_path):
         read_stack(path, 0)
 
 
+def nrrd_of(path, encoding, content, more=""):
+    """A .nrrd of 2 x 3 x 4 int16 in this encoding, whose voxels are these bytes."""
+    header = (
+        "NRRD0004\ntype: short\ndimension: 3\nspace: left-posterior-superior\nsizes: 2 3 4\n"
+        "space directions: (1,0,0) (0,1,0) (0,0,1)\nspace origin: (0,0,0)\nendian: little\n"
+    )
+    path.write_bytes(f"{header}encoding: {encoding}\n{more}\n".encode() + content)
+    return path
+
+
+NRRD_VOXELS = np.arange(24, dtype="<i2")
+
+
+@pytest.mark.parametrize("more", ["", "byte skip: 5\n", "line skip: 2\n", "line skip: 1\nbyte skip: 4\n"])
+@pytest.mark.parametrize("encoding", ["raw", "gzip", "bz2", "ascii"])
+def test_the_voxels_of_a_nrrd_are_found(tmp_path, encoding, more):
+    """Lines are skipped before what is packed, bytes in what was packed."""
+    lines = int(more[11]) if "line" in more else 0
+    content = b"#" * (int(more[-2]) if "byte" in more else 0)
+    content += " ".join(map(str, NRRD_VOXELS)).encode() if encoding == "ascii" else NRRD_VOXELS.tobytes()
+    content = {"gzip": gzip.compress, "bz2": bz2.compress}.get(encoding, bytes)(content)
+    path = nrrd_of(tmp_path / "a.nrrd", encoding, b"a line\n" * lines + content, more)
+    np.testing.assert_array_equal(read_stack(path, 0), NRRD_VOXELS.reshape(2, 3, 4, order="F"))
+
+
+@pytest.mark.parametrize(
+    ("encoding", "more", "content", "words"),
+    [
+        ("gzip", "", gzip.compress(bytes(2**26)), "does not unpack to the 48 bytes"),
+        ("bzip2", "", bz2.compress(bytes(2**26)), "does not unpack to the 48 bytes"),
+        ("gzip", "byte skip: 3000000000\n", gzip.compress(bytes(2**26)), "does not unpack to the 1048624 bytes"),
+        ("raw", "line skip: 1000000000000\n", bytes(48), "more than there are"),
+        ("raw", "byte skip: -2\n", bytes(48), "-2 bytes"),
+        ("raw", "", bytes(47), "expected 48 bytes"),
+        ("rle", "", bytes(48), "encoding 'rle' is not known"),
+    ],
+)
+def test_a_nrrd_that_asks_for_more_than_its_voxels_is_refused(tmp_path, encoding, more, content, words):
+    path = nrrd_of(tmp_path / "a.nrrd", encoding, content, more)
+    tracemalloc.start()
+    with pytest.raises(VolumeFault, match="cannot be read") as error:
+        read_stack(path, 0)
+    _, peak = tracemalloc.get_traced_memory()
+    tracemalloc.stop()
+    assert words in error.value.fault[1]
+    assert peak < 2**24
+
+
 def test_a_gzip_of_several_members_and_padding_is_read(tmp_path):
     content = nib.Nifti1Image(labels(), np.eye(4)).to_bytes()
     path = tmp_path / "a.nii.gz"
@@ -406,14 +455,6 @@ def test_a_truncated_gzip_is_refused(tmp_path, cut):
     path.write_bytes(path.read_bytes()[:-cut])
     with pytest.raises(VolumeFault, match="cannot be read"):
         read_stack(path, 0)
-
-
-@pytest.mark.parametrize("kind", FORMATS)
-def test_mutated_headers_never_give_a_traceback_or_another_geometry(tmp_path, kind):
-    found = fuzz(write_seed(tmp_path, kind), mutations=150, seed=1)
-    assert found["read"] + found["refused"] == 150
-    assert found["refused"] > 0
-    assert found["wrong"] == []
 
 
 def test_a_spec_remembers_the_plane(tmp_path):

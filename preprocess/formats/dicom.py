@@ -65,8 +65,10 @@ def _only_series(folder: Path) -> list[DicomFile]:
     images = [each for each in found if each.pixels]
     series = {each.series for each in images}
     named = {_shape(each.path) for each in images}
-    empty = [each.path.name for each in found if not each.pixels and each.series in series]  # others are no images
-    torn += [f"{name}: it holds no image" for name in empty]
+    for each in found:  # others without an image are reports, directories and the like
+        is_cut = not each.series and _shape(each.path) in named
+        if not each.pixels and (each.series in series or is_cut):
+            torn.append(f"{each.path.name}: it holds no image")
     torn += [f"{path.name}: it is no DICOM file" for path in foreign if _shape(path) in named]
     if torn:
         what = "has files that are torn, or no slices of its series (copy it again, or take them out of the folder)"

@@ -12,7 +12,7 @@ from pathlib import Path
 import numpy as np
 
 from preprocess.faults import VolumeFault
-from preprocess.formats.volume import Volume, affine_of, beside, mm_of, not_3d, refusing
+from preprocess.formats.volume import Volume, affine_of, beside, mm_of, not_3d, refusing, unpacked
 
 SUFFIXES = (".mhd", ".mha")
 LONGEST = 2**16  # bytes of a header
@@ -104,10 +104,7 @@ def _content(
         file.seek(start or 0)
         content = file.read()
     if _is_true(fields, "compresseddata"):
-        unpacker = zlib.decompressobj(wbits=47)  # zlib or gzip
-        content = unpacker.decompress(content, size + 1)
-        if unpacker.unconsumed_tail or not unpacker.eof:
-            raise ValueError(f"it does not unpack to the {size} bytes that its header tells of")
+        content = unpacked(content, size, zlib.decompressobj(wbits=47))  # zlib or gzip
     elif skipped:
         content = content[len(content) - size if skipped == -1 else skipped :]
     if len(content) != size:

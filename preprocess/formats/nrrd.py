@@ -1,5 +1,11 @@
-"""NRRD: .nrrd, and .nhdr with its voxels in a file beside it; read by pynrrd."""
+"""NRRD: .nrrd, and .nhdr with its voxels in a file beside it; the header is read by pynrrd.
 
+The voxels are not: it unpacks whatever is there, and skips as many lines as a header asks for. Format: "NRRD" in the
+documentation of Teem.
+"""
+
+import bz2
+import math
 import zlib
 from collections.abc import Mapping
 from pathlib import Path
@@ -9,9 +15,15 @@ import nrrd
 import numpy as np
 
 from preprocess.faults import VolumeFault
-from preprocess.formats.volume import Volume, affine_of, beside, mm_of, not_3d, refusing
+from preprocess.formats.volume import Volume, affine_of, beside, mm_of, not_3d, refusing, unpacked
 
 SUFFIXES = (".nrrd", ".nhdr")
+UNPACKERS = {
+    **dict.fromkeys(("gzip", "gz"), lambda: zlib.decompressobj(wbits=31)),
+    **dict.fromkeys(("bzip2", "bz2"), bz2.BZ2Decompressor),
+}
+TEXT = ("ascii", "ASCII", "text", "txt")
+SKIPPED = 2**20  # bytes before the voxels in what is compressed, at most
 # to LPS
 SPACES = {
     "left-posterior-superior": (1, 1, 1),
@@ -30,7 +42,7 @@ def open_volume(path: Path) -> Volume:
             header = nrrd.read_header(file)
             start = file.tell()
         sizes = tuple(map(int, header["sizes"]))
-        dtype = np.dtype(nrrd.reader._TYPEMAP_NRRD2NUMPY[header["type"]])  # as pynrrd will read them
+        dtype = nrrd.reader._determine_datatype(header)
         named = header.get("data file", header.get("datafile"))
         source = beside(path, str(named)) if named else path
         if header["dimension"] != len(sizes) or not 3 <= len(sizes) <= 4 or min(sizes) < 0:
@@ -39,12 +51,38 @@ def open_volume(path: Path) -> Volume:
     order = [*spatial, *(axis for axis in range(len(sizes)) if axis not in spatial)]
 
     def voxels() -> np.ndarray:
-        with refusing(path, nrrd.NRRDError, zlib.error), path.open("rb") as file:
-            file.seek(start)
-            return nrrd.read_data(header, file, str(path)).transpose(order)
+        with refusing(path, zlib.error):
+            content = _content(source, 0 if named else start, header, math.prod(sizes) * dtype.itemsize)
+            if header["encoding"] in TEXT:
+                stored = np.fromstring(content, dtype, sep=" ")
+            else:
+                stored = np.frombuffer(content, dtype)
+            return stored.reshape(sizes, order="F").transpose(order)
 
     files = (path, source) if named else (path,)
     return Volume(tuple(sizes[axis] for axis in order), affine, dtype, files, voxels)
+
+
+def _content(source: Path, start: int, header: Mapping[str, Any], size: int) -> bytes:
+    """The bytes of the voxels, unpacked, or their text."""
+    lines, skipped = (header.get(f"{what} skip", header.get(f"{what}skip", 0)) for what in ("line", "byte"))
+    if lines < 0 or skipped < -1:
+        raise ValueError(f"it skips {lines} lines and {skipped} bytes")
+    with source.open("rb") as file:
+        file.seek(start)
+        for _ in range(lines):
+            if not file.readline():
+                raise ValueError(f"it skips {lines} lines, more than there are")
+        content = file.read()
+    if unpacker := UNPACKERS.get(header["encoding"]):
+        before = min(max(skipped, 0), SKIPPED)
+        content = unpacked(content, before + size, unpacker())
+    elif header["encoding"] not in ("raw", *TEXT):
+        raise ValueError(f"the encoding '{header['encoding']}' is not known")
+    content = content[len(content) - size :] if skipped == -1 else content[skipped:]
+    if header["encoding"] not in TEXT and len(content) != size:
+        raise ValueError(f"expected {size} bytes of voxels, there are {len(content)}")
+    return content
 
 
 def _affine(header: Mapping[str, Any], count: int, path: Path) -> tuple[np.ndarray, list[int]]:

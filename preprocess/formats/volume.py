@@ -4,6 +4,7 @@ from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
@@ -48,6 +49,18 @@ def refusing(path: Path, *errors: type[Exception]) -> Iterator[None]:
     except (*broken, *errors) as error:
         said = " ".join(str(error).split())
         raise VolumeFault("cannot be read", f"{path} ({type(error).__name__}: {said})") from error
+
+
+def unpacked(packed: bytes, size: int, unpacker: Any) -> bytes:
+    """The content of compressed bytes that should be `size` long, by a decompressor object of zlib or bz2.
+
+    Raises ValueError if it is longer, which is found out before it is unpacked, or ends too early; and what the
+    decompressor raises.
+    """
+    content = unpacker.decompress(packed, size + 1)
+    if len(content) > size or not unpacker.eof:
+        raise ValueError(f"it does not unpack to the {size} bytes that its header tells of")
+    return content
 
 
 def mm_of(unit: str, path: Path) -> float:

@@ -1,0 +1,13 @@
+"""Some hundred mutants of each kind of file: read as what they are, or refused in a sentence."""
+
+import pytest
+
+from tests import fuzz_slices, fuzz_volumes
+
+
+@pytest.mark.parametrize(("fuzzer", "count"), [(fuzz_slices, 400), (fuzz_volumes, 560)])
+def test_no_mutant_ends_in_a_traceback_or_in_another_value(fuzzer, count):
+    tallies = fuzzer.campaign(count, 1)
+    assert [fault for tally in tallies for fault in tally.wrong] == []
+    assert sum(tally.read + tally.refused for tally in tallies) == count
+    assert all(tally.read and tally.refused for tally in tallies)
