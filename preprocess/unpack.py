@@ -218,10 +218,8 @@ def unpack(lineage: Lineage, dest: Path, skip: Sequence[str] = (), accept_checks
             try:
                 count, found = _unpack_archive(path, made, skip)
             except (*BROKEN, OSError) as error:
-                if (
-                    isinstance(error, OSError) and error.errno is not None
-                ):  # bz2 tells of damage as one without a number
-                    raise
+                if isinstance(error, OSError) and error.errno is not None:
+                    raise  # of the system; bz2 tells of damage as one without a number
                 said = " ".join(str(error).split())
                 raise UserError(
                     f"{path} cannot be unpacked ({type(error).__name__}: {said}); it should be a whole zip or tar "
