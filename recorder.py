@@ -257,9 +257,13 @@ class Recorder:
         scores = scores.rename(columns={name: f"{name}_{self.unit}" for name in (*DISTANCES, "diagonal")})
         first = ["patient", "class", "outcome"]
         scores = scores[first + [name for name in scores.columns if name not in first]]
-        self.folder.write_text(f"patients_{which}.csv", scores.to_csv(index=False).splitlines())
+        self._write_table(f"patients_{which}.csv", scores)
         if self.args.scores == "iou":
-            self.folder.write_text(f"classes_{which}.csv", self._classes(found).to_csv(index=False).splitlines())
+            self._write_table(f"classes_{which}.csv", self._classes(found))
+
+    def _write_table(self, name: str, table: pd.DataFrame) -> None:
+        """As csv; its rows are not parted again, as names may hold what Unicode takes for the end of a line."""
+        self.folder.write_text(name, [table.to_csv(index=False).removesuffix("\n")])
 
     def _write_masks(self, name: str, names: Sequence[str], masks: Sequence[np.ndarray]) -> None:
         if self.args.crop:

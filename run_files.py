@@ -140,7 +140,7 @@ class Run:
     def params(self) -> dict[str, str]:
         """The lines of params.txt."""
         path = self._file("params.txt")
-        pairs = (line.split(": ", 1) for line in path.read_text(encoding="utf-8").splitlines())
+        pairs = (line.split(": ", 1) for line in path.read_text(encoding="utf-8").split("\n"))
         return {pair[0].strip(): pair[1].strip() for pair in pairs if len(pair) == 2}
 
     @cached_property

@@ -198,7 +198,8 @@ class CsvLog:
 
     def __init__(self, path: Path, columns: Sequence[str], done: int) -> None:
         self.path, self.columns = path, list(columns)
-        lines = path.read_text(encoding="utf-8").splitlines(keepends=True) if done and path.exists() else []
+        text = path.read_text(encoding="utf-8") if done and path.exists() else ""
+        lines = io.StringIO(text, newline="\n").readlines()
         kept = [line for line in lines[: done + 1] if line.endswith("\n")]
         if kept and kept[0] != ",".join(self.columns) + "\n":
             raise UserError(

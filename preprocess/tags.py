@@ -79,7 +79,8 @@ def _read_rows(path: Path) -> list[dict[str, str]]:
         text = read_text(path)
     except OSError as error:
         raise UserError(f"{path} cannot be read as a csv of tags ({error}).") from error
-    lines = [line for line in text.splitlines() if line.strip() and not line.startswith("#")]
+    every = io.StringIO(text, newline="").readlines()
+    lines = [line for line in every if line.strip() and not line.startswith("#")]
     separator = max(";,\t", key=lines[0].count) if lines else ","
     return list(csv.DictReader(lines, delimiter=separator))
 

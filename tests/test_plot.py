@@ -10,7 +10,7 @@ import score_masks
 from plot import main
 from plots.epochs import draw_term
 from plots.labels import array_label, cases, column_label, is_share
-from plots.patients import case_values, spread
+from plots.patients import case_values, join_patients, spread
 from plots.pictures import slice_score
 from plots.threshold import step_terms
 from plots.views import View, axis_codes, choose_slices, grey_or_colour, upright, window
@@ -265,6 +265,18 @@ def test_columns_are_put_in_words(made):
         "val_sizes.npy",
     )
     assert [is_share(name) for name in names] == [True] * 5 + [False] * 3
+
+
+def test_the_lines_between_patients_are_drawn_in_one_order():
+    """A set has another order in each process, and the picture would have other bytes."""
+    drawn, patients = [], [f"Case{number}" for number in range(40)]
+
+    class Axes:
+        def plot(self, x, y, **how):
+            drawn.append(int(y[0]))
+
+    join_patients(Axes(), [dict(zip(patients, range(40), strict=True)), dict.fromkeys(patients, 0.0)])
+    assert drawn == list(range(40))
 
 
 def test_points_of_a_box_stay_inside_it():
