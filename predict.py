@@ -30,7 +30,7 @@ from prediction.inference import Wanted, predict
 from prediction.model import FLIPS, Model, load_model
 from prediction.outputs import Outputs, labels_of
 from prediction.preparation import Preparation, Prepared, preparation
-from prediction.volumes import digest, find_cases, refuse_as_output, shown
+from prediction.volumes import digest, find_cases, refuse_as_output, shown, voxel_volumes
 from preprocess.faults import Fault, VolumeFault, describe_faults
 from preprocess.pairing import Case
 from run_folder import sha256_of
@@ -142,7 +142,11 @@ def _predict_all(args: argparse.Namespace, model: Model, prepare: Preparation, c
             outputs.write(case.patient, predict(model, prepared, wanted))
             unlike += prepared.unlike
     _warn(model, unlike)
-    table = outputs.write_sizes({case.patient: shown(case) for case in cases})
+    mm3 = voxel_volumes(cases)
+    if mm3:
+        what = "in another unit than mm, which ITK and its viewers overlook: the mask has the numbers of the volume"
+        print(f"Note: {what}: {listing(mm3)}.", file=sys.stderr)
+    table = outputs.write_sizes({case.patient: shown(case) for case in cases}, mm3)
     print(f"{args.out}: {len(todo) - len(faults)} predicted, {len(cases) - len(todo)} were there; {table}")
     if faults:
         raise UserError(f"{len(faults)} of {len(cases)} volumes were not predicted: {describe_faults(faults)}")

@@ -90,21 +90,25 @@ class Outputs:
         kind = next(kind for kind in (np.uint8, np.int16, np.int32) if _holds(kind, values))
         return np.array(values, kind)[classes]
 
-    def write_sizes(self, files: Mapping[str, str]) -> Path:
-        """A line for each class from 1 of every patient who has a label map; `files`: patient -> its volumes."""
+    def write_sizes(self, files: Mapping[str, str], mm3: Mapping[str, float]) -> Path:
+        """A line for each class from 1 of every patient who has a label map.
+
+        files: patient -> its volumes
+        mm3: patient -> of a voxel, where the label map does not tell it
+        """
         path = self.folder / SIZES
-        rows = [row for patient in sorted(files) for row in self._sizes(patient, files[patient])]
+        rows = [row for patient in sorted(files) for row in self._sizes(patient, files[patient], mm3.get(patient))]
         with atomic_write(path, "w") as file:
             table = csv.writer(file, lineterminator="\n")
             table.writerow(COLUMNS)
             table.writerows(rows)
         return path
 
-    def _sizes(self, patient: str, file: str) -> Iterable[tuple[Any, ...]]:
+    def _sizes(self, patient: str, file: str, mm3: float | None) -> Iterable[tuple[Any, ...]]:
         path = self.paths(patient)["classes"]
         if not path.exists():
             return
-        voxels, mm3 = read_voxels(path), abs(float(np.linalg.det(read_grid(path).affine[:3, :3])))
+        voxels, mm3 = read_voxels(path), mm3 or read_grid(path).voxel_volume()
         for k in sorted(self.labels)[1:]:
             count = int((voxels == self.labels[k]).sum())
             yield patient, file, k, self.labels[k], count, f"{count * mm3:.6g}"

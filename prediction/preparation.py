@@ -21,7 +21,7 @@ from preprocess.faults import Fault, VolumeFault
 from preprocess.frames import Frame
 from preprocess.grids import TOLERANCE, Grid, displaced, turn
 from preprocess.pairing import Case
-from preprocess.reading import read_grid, read_header, read_stack
+from preprocess.reading import read_grid, read_stack, read_viewed_header
 from preprocess.slice_case import as_stored, image_planes
 from preprocess.slice_spec import SliceSpec
 from preprocess.trained_on import grey_levels
@@ -202,7 +202,7 @@ def unplaced(patient: str, header: Header, grid: Grid) -> list[Fault]:
 
 def first_header(case: Case) -> Header:
     """That of the first of a patient's volumes."""
-    return read_header(next(iter(case.paths.values())))
+    return read_viewed_header(next(iter(case.paths.values())))
 
 
 def as_tensor(stored: np.ndarray) -> Tensor:

@@ -2,12 +2,14 @@
 
 import re
 from collections.abc import Sequence
+from contextlib import suppress
 from pathlib import Path
 
 from prediction.outputs import MAPS, SUFFIX
 from preprocess.faults import VolumeFault, describe_faults
+from preprocess.formats import FORMATS, format_of, open_volume
 from preprocess.pairing import Case, compile_pattern, find_files, pair
-from preprocess.reading import sha256
+from preprocess.reading import read_grid, sha256
 from preprocess.volume_names import FILE_NAME
 from utils import UserError, listing
 
@@ -66,6 +68,21 @@ def digest(path: Path) -> str | None:
         return sha256(path)
     except (OSError, VolumeFault):
         return None
+
+
+def voxel_volumes(cases: Sequence[Case]) -> dict[str, float]:
+    """Patient -> mm³ of a voxel, of those whose masks do not tell it: ITK overlooks the unit of their volumes.
+
+    One that cannot be read is left out; it has no mask.
+    """
+    found = {}
+    for case in cases:
+        path = next(iter(case.paths.values()))
+        if format_of(path) in FORMATS.values():
+            with suppress(VolumeFault):
+                volume = open_volume(path)
+                found |= {case.patient: read_grid(path, channel=0).voxel_volume()} if set(volume.units) != {1} else {}
+    return found
 
 
 def shown(case: Case) -> str:

@@ -46,6 +46,10 @@ class Grid:
         """mm between voxels along each axis."""
         return tuple(float(length) for length in np.linalg.norm(self.affine[:3, :3], axis=0))
 
+    def voxel_volume(self) -> float:
+        """In mm³."""
+        return abs(float(np.linalg.det(self.affine[:3, :3])))
+
     def distance(self, other: "Grid") -> float:
         """The largest distance in mm between the places that two matrices give to a corner of this volume."""
         corners = list(itertools.product(*[(0, n - 1) for n in self.shape]))

@@ -71,6 +71,19 @@ def read_header(path: Path) -> Header:
     return header_at(open_volume(path).affine)
 
 
+def read_viewed_header(path: Path) -> Header:
+    """The same for a mask that is to lie on the volume in ITK, and its viewers. Raises VolumeFault.
+
+    ITK takes the numbers of an NRRD or a MetaImage for mm, whatever unit they state, and heeds the unit of a NIfTI. So
+    the mask of one in another unit has these numbers, and no unit.
+    """
+    if format_of(path) is nifti or (units := open_volume(path).units) == (1, 1, 1):
+        return read_header(path)
+    header = header_at(np.diag([*(1 / unit for unit in units), 1]) @ open_volume(path).affine)
+    header.set_xyzt_units("unknown")
+    return header
+
+
 def unsure_place(
     image: Path, label: Path, channel: int | None, tolerance: float, directions: str | None = RADIOLOGICAL
 ) -> Fault | None:
@@ -150,9 +163,7 @@ def read_placed(path: Path, axis: int, wanted: Grid) -> tuple[np.ndarray, float]
     volume = open_volume(path)
     grid, labels = _grid_of(volume, path, None, None, is_label=True), _stacked(_voxels_of(volume, 0), 0, True, path)
     placed = place(labels, grid, wanted)
-    before, after = (
-        np.count_nonzero(part) * abs(np.linalg.det(g.affine[:3, :3])) for part, g in ((labels, grid), (placed, wanted))
-    )
+    before, after = (np.count_nonzero(part) * g.voxel_volume() for part, g in ((labels, grid), (placed, wanted)))
     share = after / before if before else 1.0
     if share < KEPT:
         what = f"would lose more than {1 - KEPT:.0%} of its labelled volume on the grid of its image"

@@ -7,6 +7,8 @@ import nibabel as nib
 import numpy as np
 import pandas as pd
 import pytest
+import SimpleITK as sitk
+import test_stated_geometry as stated
 import torch
 from test_reading import oblique, read_png, write
 
@@ -196,6 +198,21 @@ def test_a_volume_that_fails_stops_no_other_and_a_rerun_skips_what_is_done(train
         run(weights, *words, "--flip", "W")
     run(weights, *words, "--flip", "W", "--overwrite")
     assert (tmp_path / "out/p0.nii.gz").stat().st_mtime_ns != stamp
+
+
+@pytest.mark.parametrize("ending", ["nrrd", "mha"])
+def test_the_mask_of_a_volume_in_microns_lies_on_it_where_itk_reads_them(trained, tmp_path, ending, capsys):
+    folder, weights = trained
+    source, path = nib.load(folder / "p0_i0.nii.gz"), tmp_path / f"p0.{ending}"
+    stated.write(path, np.asarray(source.dataobj), source.affine, "um")
+    run(weights, "--volumes", path, "--out", tmp_path / "out")
+    image, mask = (sitk.ReadImage(str(each)) for each in (path, tmp_path / "out/p0.nii.gz"))
+    for name in ("GetSize", "GetSpacing", "GetOrigin", "GetDirection"):
+        assert getattr(mask, name)() == pytest.approx(getattr(image, name)(), rel=1e-4, abs=1e-4)
+    assert max(image.GetSpacing()) > 1000  # microns, as its header has them
+    (row,) = csv.DictReader((tmp_path / "out/volumes.csv").open())
+    assert float(row["mm3"]) == pytest.approx(int(row["voxels"]) * 1.5 * 1.2 * 2, rel=1e-4) != 0
+    assert "ITK and its viewers overlook: the mask has the numbers of the volume: p0." in capsys.readouterr().err
 
 
 @pytest.mark.parametrize("flags", [(), ("--overwrite",), ("--adapt", "--prior_mm2", 40)])

@@ -6,7 +6,7 @@ import pytest
 import SimpleITK as sitk
 
 from preprocess.faults import VolumeFault
-from preprocess.reading import read_grid
+from preprocess.reading import read_grid, read_stack
 from preprocess.slice_volumes import describe, read_spec, slice_set
 from set_tables import read_rows
 from utils import UserError
@@ -72,6 +72,25 @@ def test_further_axes_of_one_voxel_are_none(tmp_path):
         nib.save(nib.Nifti1Image(voxels.reshape(*SHAPE, *[1] * axes), MM), tmp_path / "a.nii")
         np.testing.assert_array_equal(read_volume(tmp_path / "a.nii")[0], voxels[None])
         assert read_grid(tmp_path / "a.nii").shape == SHAPE
+
+
+def test_numbers_at_each_voxel_are_images_in_a_row(tmp_path):
+    """As NIfTI lays vectors out: (X, Y, Z, 1, C)."""
+    voxels = np.stack([disc(seed)[0] for seed in range(3)], -1)
+    nib.save(nib.Nifti1Image(voxels[:, :, :, None], MM), tmp_path / "a.nii")
+    np.testing.assert_array_equal(read_volume(tmp_path / "a.nii")[0], np.moveaxis(voxels, -1, 0))
+    assert read_grid(tmp_path / "a.nii", channel=2).shape == SHAPE
+    np.testing.assert_array_equal(read_stack(tmp_path / "a.nii", 0, channel=2), voxels[..., 2])
+    with pytest.raises(VolumeFault, match=r"pick one, --channel N.*6 x 5 x 4 x 3"):
+        read_grid(tmp_path / "a.nii")
+
+
+def test_a_single_slice_without_a_thickness_is_told_what_it_lacks(tmp_path):
+    content = bytearray(nib.Nifti1Image(disc()[0][:, :, :1], MM).to_bytes())
+    content[76 + 12 : 76 + 16] = bytes(4)  # pixdim[3]
+    (tmp_path / "a.nii").write_bytes(content)
+    with pytest.raises(VolumeFault, match="spacing of 0 .*pixdim.*of a single slice, its thickness as the third"):
+        read_grid(tmp_path / "a.nii")
 
 
 @pytest.mark.parametrize("ending", ["nrrd", "mha"])

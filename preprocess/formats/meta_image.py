@@ -35,7 +35,8 @@ def open_volume(path: Path) -> Volume:
             raise not_3d(shape, path)
         channels = int(fields.get("elementnumberofchannels", 1))
         dtype = _dtype(fields, path)
-        affine = _affine(fields, count, path)
+        mm = mm_of(fields.get("distanceunits", ""), path)
+        affine = _affine(fields, count, mm, path)
         inside = fields["elementdatafile"].lower() == "local"
         source = path if inside else beside(path, fields["elementdatafile"])
     whole = (channels, *shape) if channels > 1 else shape
@@ -47,7 +48,8 @@ def open_volume(path: Path) -> Volume:
             array = stored.reshape(whole, order="F")
             return np.moveaxis(array, 0, -1) if channels > 1 else array
 
-    return Volume(whole[1:] + whole[:1] if channels > 1 else whole, affine, dtype, files, voxels)
+    last = whole[1:] + whole[:1] if channels > 1 else whole
+    return Volume(last, affine, dtype, files, voxels, (mm,) * 3)
 
 
 def _read_fields(path: Path) -> tuple[dict[str, str], int]:
@@ -72,8 +74,11 @@ def _dtype(fields: Mapping[str, str], path: Path) -> np.dtype:
     return np.dtype(TYPES[fields["elementtype"]]).newbyteorder(">" if big else "<")
 
 
-def _affine(fields: Mapping[str, str], count: int, path: Path) -> np.ndarray:
-    """A row of TransformMatrix is the direction of an axis. Nothing that is left out is guessed but mm."""
+def _affine(fields: Mapping[str, str], count: int, mm: float, path: Path) -> np.ndarray:
+    """A row of TransformMatrix is the direction of an axis. Nothing that is left out is guessed but mm.
+
+    mm: of a unit of length
+    """
 
     def numbers(names: tuple[str, ...], *shape: int) -> np.ndarray:
         given = [fields[name.lower()].split() for name in names if name.lower() in fields]
@@ -84,7 +89,6 @@ def _affine(fields: Mapping[str, str], count: int, path: Path) -> np.ndarray:
             raise ValueError(f"{names[0]} should be {math.prod(shape)} numbers")
         return values.reshape(shape)
 
-    mm = mm_of(fields.get("distanceunits", ""), path)
     spacing = mm * numbers(("ElementSpacing",) if "elementspacing" in fields else ("ElementSize",), count)
     turned = numbers(("TransformMatrix", "Rotation", "Orientation"), count, count)
     origin = mm * numbers(("Offset", "Position", "Origin"), count)

@@ -20,6 +20,7 @@ ERRORS = (
     nib.wrapstruct.WrapStructError,
 )
 PLACE = ("pixdim", "form_code")  # words of nibabel's where it mends a header's geometry, which is then a guess
+ZERO = "pixdim[1,2,3] should be non-zero"
 
 
 def open_volume(path: Path) -> Volume:
@@ -34,10 +35,16 @@ def open_volume(path: Path) -> Volume:
         affine[:3] *= mm_of(image.header) if isinstance(image.header, Header) else 1
         shape, dtype = tuple(map(int, image.shape)), image.get_data_dtype()
         files = _files_of(image, path)
+    if is_vector := len(shape) > 4 and shape[3] == 1:  # numbers at each voxel, as NIfTI has them: images in a row
+        shape = shape[:3] + shape[4:]
     if min(shape, default=0) < 0:
         raise not_3d(shape, path)
 
     def voxels() -> np.ndarray:
+        found = stored()
+        return found[:, :, :, 0] if is_vector else found
+
+    def stored() -> np.ndarray:
         with refusing(path, *ERRORS), _mending_is_told(path):
             if path.suffix.lower() == ".gz" and isinstance(image, nib.filebasedimages.SerializableImage):
                 # the whole file, for its checksum: reading through nibabel stops before it
@@ -82,9 +89,13 @@ def _mending_is_told(path: Path) -> Iterator[None]:
     finally:
         _Told.heard.words = None
     if wrong := [said for said in words if any(part in said for part in PLACE)]:
-        raise VolumeFault(
-            "has a header whose geometry is broken (write its spacing and place anew)", f"{path} ({wrong[0]})"
-        )
+        what = "has a header whose geometry is broken (write its spacing and place anew)"
+        if ZERO in wrong[0]:
+            what = (
+                "states a spacing of 0 (write it into pixdim of its header: of a single slice, its thickness as the "
+                "third)"
+            )
+        raise VolumeFault(what, f"{path} ({wrong[0]})")
 
 
 def decompress(packed: bytes, size: int) -> bytes:

@@ -47,7 +47,8 @@ def open_volume(path: Path) -> Volume:
         source = beside(path, str(named)) if named else path
         if header["dimension"] != len(sizes) or not 3 <= len(sizes) <= 4 or min(sizes) < 0:
             raise not_3d(sizes, path)
-        affine, spatial = _affine(header, len(sizes), path)
+        units = tuple(mm_of(unit, path) for unit in header.get("space units", ("",) * 3))
+        affine, spatial = _affine(header, len(sizes), units, path)
     order = [*spatial, *(axis for axis in range(len(sizes)) if axis not in spatial)]
 
     def voxels() -> np.ndarray:
@@ -60,7 +61,7 @@ def open_volume(path: Path) -> Volume:
             return stored.reshape(sizes, order="F").transpose(order)
 
     files = (path, source) if named else (path,)
-    return Volume(tuple(sizes[axis] for axis in order), affine, dtype, files, voxels)
+    return Volume(tuple(sizes[axis] for axis in order), affine, dtype, files, voxels, units)
 
 
 def _content(source: Path, start: int, header: Mapping[str, Any], size: int) -> bytes:
@@ -85,16 +86,17 @@ def _content(source: Path, start: int, header: Mapping[str, Any], size: int) -> 
     return content
 
 
-def _affine(header: Mapping[str, Any], count: int, path: Path) -> tuple[np.ndarray, list[int]]:
+def _affine(
+    header: Mapping[str, Any], count: int, units: tuple[float, ...], path: Path
+) -> tuple[np.ndarray, list[int]]:
     """The matrix, and the three axes that have a direction in space. Without a unit it is mm; no more is guessed.
 
-    `space units` names one unit for each of the three axes of the space.
+    units: mm of the unit that `space units` names for each of the three axes of the space
     """
     if lacking := [name for name in ("space", "space directions", "space origin") if name not in header]:
         raise VolumeFault("does not say where it lies (save it anew, with its geometry)", f"{path} (no {lacking[0]})")
     if header["space"].lower() not in SPACES:
         raise VolumeFault("lies in a space that is not the patient's (resave it)", f"{path} ({header['space']})")
-    units = [mm_of(unit, path) for unit in header.get("space units", ("",) * 3)]
     signs = np.array(SPACES[header["space"].lower()]) * units
     origin = np.asarray(header["space origin"], np.float64)
     steps = np.asarray(header["space directions"], np.float64)

@@ -31,6 +31,7 @@ class Volume:
     dtype   of the voxels as stored
     files   that it consists of, the one that was named first
     voxels  reads them; it may raise what reading raises, see `refusing`
+    units   mm of a unit of the header along each axis of space, where ITK, and its viewers, take the numbers for mm
     """
 
     shape: tuple[int, ...]
@@ -38,6 +39,7 @@ class Volume:
     dtype: np.dtype
     files: Sequence[Path]
     voxels: Callable[[], np.ndarray]
+    units: tuple[float, float, float] = (1.0, 1.0, 1.0)
 
 
 @contextmanager
