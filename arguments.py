@@ -18,6 +18,7 @@ from methods.optimisers import LR_RULES, check_rates
 from networks import network_class
 from published import CODES, defaults, put_in_our_words, read_foreign, what_differs
 from schedules import SCHEDULES
+from slice_files import check_ignored, check_regex
 from utils import UserError
 
 DEBUG_STEPS = 5  # that --debug keeps of an epoch of --steps
@@ -184,8 +185,8 @@ def get_args(argv: Sequence[str] | None = None) -> Namespace:
     args.optimiser = "adamw" if args.adamw else args.optimiser
     args.lr_rule = "legacy" if args.schedule else args.lr_rule
     Augmentation.read(args.augmentation)
-    args.metric_axis = args.metric_axis or list(range(1, args.n_class))
     _check_numbers(args)
+    args.metric_axis = args.metric_axis or list(range(1, args.n_class))
     _check_settings(args)
     check_rates(args)
     if method.segments and not args.target_losses:
@@ -223,6 +224,9 @@ def get_args(argv: Sequence[str] | None = None) -> Namespace:
 # The range of a number, both ends in it; 0 and no end where nothing else is said.
 LEAST = dict.fromkeys(("n_epoch", "batch_size", "lr_decay_epoch", "eval_every", "workers", "jobs"), 1) | {"n_class": 2}
 MOST = {"n_class": 255, "seed": 2**64 - 1}  # labels are bytes, of which losses leave 255 out; what a generator can hold
+MOST |= {"workers": 1024, "jobs": 1024, "draw": 2**64 - 1}
+MOST |= dict.fromkeys(("l_rate", "weight_decay"), 1e30)  # beyond, a step is not finite in 32 bits
+LARGEST = 10**6  # of whole numbers, where nothing else is said: more is a slip of the hand, and fills memory or disk
 ANY = (*LEAST, "n_warmup", "modalities", "n_labelled", "draw", "seed", "steps")
 ANY += ("l_rate", "lr_decay", "poly_power", "weight_decay", "momentum", "nsd_tolerance")
 
@@ -232,6 +236,8 @@ def _check_numbers(args: Namespace) -> None:
         numbers = value if isinstance(value, list | tuple) else [value]
         if any(isinstance(number, float) and not math.isfinite(number) for number in numbers):
             raise UserError(f"--{name} is {' '.join(map(str, numbers))}; it must be a finite number.")
+        if any(isinstance(number, int) and abs(number) > MOST.get(name, LARGEST) for number in numbers):
+            raise UserError(f"--{name} is {numbers[0]}; it must be at most {MOST.get(name, LARGEST)}.")
     for name in ANY:
         value, low, high = getattr(args, name), LEAST.get(name, 0), MOST.get(name, math.inf)
         if not low <= value <= high:
@@ -248,8 +254,15 @@ def _check_settings(args: Namespace) -> None:
         raise UserError(f"--crop D W H is a size in voxels, from 1 upwards; got {args.crop}.")
     if not 0 <= args.overlap < 1:
         raise UserError(f"--overlap is a share of a window, 0 to below 1; got {args.overlap:g}.")
-    if bad := [k for k in args.metric_axis if not 0 <= k < args.n_class]:
-        raise UserError(f"--metric_axis names the classes {bad}, but --n_class is {args.n_class} (0 is background).")
+    check_ignored(args.ignore, args.n_class)
+    for name in ("grp_regex", "source_regex"):
+        check_regex(getattr(args, name) or "", name)
+    axis = args.metric_axis
+    if bad := [k for k in axis if not 0 <= k < args.n_class or axis.count(k) > 1]:
+        raise UserError(
+            f"--metric_axis names the classes {bad}, but it names each once, and --n_class is {args.n_class} (0 is "
+            "background)."
+        )
     on_gpu = args.device.startswith("cuda")
     if args.precision == "fp16" and not on_gpu:
         raise UserError("--precision fp16 needs a GPU; use bf16 or fp32 on a CPU.")

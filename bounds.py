@@ -13,10 +13,10 @@ from typing import Any, ClassVar
 
 import numpy as np
 
-from size_table import ORACLE, SizeTable, read_size_table
-from utils import Registry, UserError, nearest
+from size_table import LEAST, MOST, ORACLE, SizeTable, read_size_table
+from utils import Registry, UserError, fits, nearest
 
-BOUNDS = Registry("bounds")
+BOUNDS = Registry("bounds", typed=True)
 
 Limits = Sequence[float] | float  # [lower, upper], or one number for both
 
@@ -262,9 +262,11 @@ def _choose(kind: str, parameter: str, value: Any, known: Mapping[str, Any]) -> 
 def _read_pair(what: str, limits: Any) -> np.ndarray:
     """[lower, upper] or one number for both -> (2,)."""
     pair = limits if isinstance(limits, list | tuple) else (limits, limits)
-    numbers = [v for v in pair if isinstance(v, int | float) and not isinstance(v, bool)]
-    if len(pair) != 2 or len(numbers) != 2 or not 0 <= pair[0] <= pair[1]:
-        raise UserError(f"{what} expects [lower, upper] with 0 <= lower <= upper, got {limits!r}.")
+    if len(pair) != 2 or not all(fits(v, float) and (v == 0 or LEAST <= v <= MOST) for v in pair) or pair[0] > pair[1]:
+        raise UserError(
+            f"{what} expects [lower, upper] with 0 <= lower <= upper, and neither above {MOST:g} or next to 0; got "
+            f"{limits!r}."
+        )
     return np.array(pair, dtype=np.float64)
 
 

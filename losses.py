@@ -25,7 +25,7 @@ from torch import Tensor, nn
 
 from distance_maps import signed_distance_maps
 from schedules import SCHEDULES, Constant, Schedule
-from utils import Registry, UserError, fits, read_literal
+from utils import Registry, UserError, fits, listing, read_literal
 
 LOSSES = Registry("loss", typed=True)
 EPS = 1e-10  # inside the logarithms of ratios: an absent class costs log(1e-10) = -23 per unit of its share
@@ -112,6 +112,31 @@ def check_classes(losses: Sequence["Loss"], n_class: int) -> None:
         raise UserError(" ".join(wrong))
 
 
+def check_finite(loss: "LossSum", n_class: int, n_epoch: int) -> None:
+    """Raises UserError unless the losses add up to a finite number on a made-up image, in the first epoch and the last.
+
+    They do not where a weight or a parameter is too large; and a weight must not pass 0 on its way, behind which the
+    run would unlearn.
+    """
+    logits, label = torch.zeros(1, n_class, 2, 2), torch.zeros(1, 2, 2, dtype=torch.long)
+    targets = [torch.ones_like(logits) if each.needs_maps else label for each in loss.losses]
+    begun = loss.schedule(0)
+    for epoch in dict.fromkeys((0, n_epoch - 1)):
+        loss.begin_epoch(epoch)
+        if any(first * now < 0 for first, now in zip(begun, loss.schedule(epoch), strict=True)):
+            raise UserError(
+                f"--scheduler takes the weights of the losses from {begun} in the first epoch to "
+                f"{loss.schedule(epoch)} in epoch {epoch + 1}, past 0; give smaller steps, or fewer epochs."
+            )
+        terms = loss(logits, targets, [torch.ones(1, n_class, 2)] * len(targets)) if targets else {}
+        if wrong := [f"{name} {value:g}" for name, value in terms.items() if not torch.isfinite(value)]:
+            raise UserError(
+                f"--target_losses is not finite on a made-up image, in epoch {epoch + 1}: {listing(wrong)}. A weight "
+                "or a parameter in it, or in --scheduler_params, is too large."
+            )
+    loss.begin_epoch(0)
+
+
 def check_company(losses: Sequence["Loss"], n_class: int) -> None:
     """Raises UserError for losses of which none can stand alone."""
     reasons = [loss.needs_company(n_class) for loss in losses]
@@ -161,6 +186,11 @@ class LossSum(nn.Module):
         super().__init__()
         self.losses = nn.ModuleList(losses)
         self.weighs_itself = len(losses) == 1 and losses[0].own_weights
+        if self.weighs_itself and weights[0] < 0:
+            raise UserError(
+                f"{type(losses[0]).__name__} stands alone: its weight counts for nothing but to switch it off at 0, "
+                f"as {weights[0]:g} would. Its own weights are lamb_se and lamb_consprior."
+            )
         self.schedule: Schedule = SCHEDULES.build(scheduler, list(weights), **params)
         self.begin_epoch(0)
         self.names: list[str] = []
@@ -258,6 +288,8 @@ def class_vector(values: Sequence[float] | None, idc: Sequence[int] | None, logi
     check_idc(idc, n_class)
     chosen = list(range(n_class)) if idc is None else list(idc)
     values = [1.0] * len(chosen) if values is None else list(values)
+    if min(values, default=0) < 0:
+        raise UserError(f"{what}: the weights of the classes are numbers from 0 up; got {values}.")
     if len(values) == n_class and len(chosen) != n_class:
         values = [values[k] for k in chosen]
     if len(values) != len(chosen):
@@ -292,6 +324,14 @@ def check_idc(idc: Sequence[int] | None, n_class: int) -> None:
             f"idc is {list(idc)}; it names classes, each once, of the {n_class} that there are (--n_class), from 0, "
             "the background, on."
         )
+
+
+def in_range(loss: str, parameter: str, value: float, low: float, high: float = float("inf")) -> float:
+    """The value. Raises UserError where it is out of range."""
+    if not low <= value <= high:
+        most = f" and at most {high:g}" if high < float("inf") else ""
+        raise UserError(f"{loss}: '{parameter}' is at least {low:g}{most}; got {value:g}.")
+    return value
 
 
 def mean_proportion(probs: Tensor, power: float = 1.0) -> Tensor:
@@ -334,7 +374,7 @@ class _SizeLoss(Loss):
                 f"{type(self).__name__}: no size function '{fn}'. Known: soft_size (mean probability, prop 'mean'), "
                 "norm_soft_size (the published code's, prop 'maxnorm')."
             )
-        self.proportion, self.power = PROPORTIONS[fn], power
+        self.proportion, self.power = PROPORTIONS[fn], in_range(type(self).__name__, "power", power, EPS)
 
     def ratios(self, probs: Tensor) -> Tensor:
         return self.proportion(probs, self.power)
@@ -362,6 +402,8 @@ class CrossEntropy(Loss):
         ignore_index: int = 255,
     ) -> None:
         super().__init__()
+        if ignore_index > 255:
+            raise UserError(f"CrossEntropy: 'ignore_index' is a label, at most 255, or below 0; got {ignore_index}.")
         self.idc, self.weights, self.ignores = idc, weights, ignore_index
 
     def forward(self, logits: Tensor, target: Tensor, bounds: Tensor | None = None) -> Tensor:
@@ -417,7 +459,7 @@ class FocalLoss(Loss):
 
     def __init__(self, *, idc: Sequence[int] | None = None, gamma: float = 2.0) -> None:
         super().__init__()
-        self.idc, self.gamma = idc, gamma
+        self.idc, self.gamma = idc, in_range("FocalLoss", "gamma", gamma, 0)
 
     def forward(self, logits: Tensor, target: Tensor, bounds: Tensor | None = None) -> Tensor:
         log_p = log_probabilities(logits)
@@ -441,7 +483,7 @@ class DiceLoss(Loss):
 
     def __init__(self, *, idc: Sequence[int] | None = None, smooth: float | None = None, legacy: bool = False) -> None:
         super().__init__()
-        self.idc, self.smooth = idc, EPS if smooth is None else smooth
+        self.idc, self.smooth = idc, EPS if smooth is None else in_range("DiceLoss", "smooth", smooth, EPS)
         self.spares_absent = smooth is None and not legacy
 
     def forward(self, logits: Tensor, target: Tensor, bounds: Tensor | None = None) -> Tensor:
@@ -515,7 +557,7 @@ class BCEGDice(Loss):
         if alpha is not None and lamb is not None:
             raise UserError("BCEGDice weighs its two parts by alpha or, as published, by lamb; leave one of them out.")
         self.ce, self.gdice = CrossEntropy(idc=idc, weights=weights), GeneralizedDice(idc=idc, legacy=legacy)
-        alpha = 0.5 if alpha is None else alpha
+        alpha = 0.5 if alpha is None else in_range("BCEGDice", "alpha", alpha, 0, 1)
         self.shares = (alpha, 1 - alpha) if lamb is None else (1.0, lamb)
 
     def forward(self, logits: Tensor, target: Tensor, bounds: Tensor | None = None) -> dict[str, Tensor]:

@@ -33,6 +33,7 @@ from losses import (
     build_loss,
     check_classes,
     check_company,
+    check_finite,
     check_folders,
     check_ignore,
     parse_losses,
@@ -56,7 +57,9 @@ def build_losses(args: Namespace) -> tuple[LossSum, list[Any]]:
     """The weighted sum of the listed losses, and the bound of each, or None; a pre-training has a loss of its own."""
     specs = parse_losses(args.target_losses) if METHODS[args.method].segments else []
     specs = [as_published(spec, args.published) for spec in specs]
-    bounds = [spec.bounds and BOUNDS.build(spec.bounds, args.n_class, **spec.bounds_params) for spec in specs]
+    bounds = [
+        None if spec.bounds is None else BOUNDS.build(spec.bounds, args.n_class, **spec.bounds_params) for spec in specs
+    ]
     losses, params = [build_loss(spec) for spec in specs], read_params(args.scheduler_params)
     check_classes(losses, args.n_class)
     check_company(losses, args.n_class)
@@ -66,7 +69,9 @@ def build_losses(args: Namespace) -> tuple[LossSum, list[Any]]:
         folders = parse_folders(text or args.target_folders, len(losses))
         if len(folders) > 1:
             check_folders(losses, [folder.is_map for folder in folders[2:]])
-    return LossSum(losses, [spec.weight for spec in specs], args.scheduler, **params), bounds
+    loss = LossSum(losses, [spec.weight for spec in specs], args.scheduler, **params)
+    check_finite(loss, args.n_class, args.n_epoch)
+    return loss, bounds
 
 
 def check_sizes(losses: Sequence[Loss], bounds: Sequence[Any], args: Namespace) -> None:

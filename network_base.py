@@ -11,12 +11,17 @@ from torch import Tensor, nn
 from torch.func import functional_call
 from torch.nn.modules.batchnorm import _BatchNorm
 
-from utils import Registry, UserError, listing
+from utils import Registry, UserError, fits, listing
 
 NETWORKS = Registry("network")
 
 CONVOLUTIONS = {2: nn.Conv2d, 3: nn.Conv3d}
 LINEAR = {2: "bilinear", 3: "trilinear"}
+
+
+LEAST = {"n_class": 2}  # background is a class
+MOST = {"n_class": 256, "depth": 12}  # labels are bytes; each level of depth halves an image, and doubles the widths
+WIDEST = 2**16  # channels
 
 
 class Network(nn.Module):
@@ -43,12 +48,12 @@ class Network(nn.Module):
 
     def __init__(self, in_channels: int, n_class: int, **widths: int) -> None:
         super().__init__()
-        least = {"in_channels": 1, "n_class": 2} | dict.fromkeys(widths, 1)  # background is a class
         given: dict[str, Any] = {"in_channels": in_channels, "n_class": n_class} | widths
+        limits = {key: (LEAST.get(key, 1), MOST.get(key, WIDEST)) for key in given}
         wrong = [
-            f"{key}={given[key]!r} (at least {least[key]})"
-            for key in given
-            if isinstance(given[key], bool) or not isinstance(given[key], int) or given[key] < least[key]
+            f"{key}={value!r} (at {f'most {most}' if fits(value, int) and value > most else f'least {least}'})"
+            for (key, value), (least, most) in zip(given.items(), limits.values(), strict=True)
+            if not fits(value, int) or not least <= value <= most
         ]
         if wrong:
             raise UserError(f"{type(self).__name__} needs whole numbers; it cannot have {listing(wrong)}.")

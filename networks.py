@@ -4,6 +4,7 @@ Each is built from (in_channels, n_class, **params); all but DeepLabVGG and UNet
 `classifier` is its last layer: a method that keeps the class boundaries of the source network freezes it.
 """
 
+import os
 import re
 from collections.abc import Iterable, Sequence
 from itertools import pairwise
@@ -41,9 +42,30 @@ def build_network(text: str, in_channels: int, n_class: int) -> nn.Module:
 
     Raises UserError for malformed text, an unknown network or parameter, and a value that it cannot have.
     """
+    _must_fit_in_memory(text, ghost_network(text, in_channels, n_class))
+    return _build(text, in_channels, n_class)
+
+
+def ghost_network(text: str, in_channels: int, n_class: int) -> nn.Module:
+    """The same network with shapes alone: no weight of it takes memory, nor a number of the random generator."""
+    with torch.device("meta"):
+        return _build(text, in_channels, n_class)
+
+
+def _build(text: str, in_channels: int, n_class: int) -> nn.Module:
     name, colon, rest = text.partition(":")
-    params = _read_params(rest, text) if colon else {}
-    return NETWORKS.build(name.strip(), in_channels, n_class, **params)
+    return NETWORKS.build(name.strip(), in_channels, n_class, **(_read_params(rest, text) if colon else {}))
+
+
+def _must_fit_in_memory(text: str, ghost: nn.Module) -> None:
+    """Raises UserError for a network whose weights this machine cannot hold."""
+    needed = sum(each.numel() * each.element_size() for each in ghost.state_dict().values())
+    there = os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
+    if needed > there:
+        raise UserError(
+            f"--network {text} has {needed / 2**30:.3g} GiB of weights, and this machine {there / 2**30:.3g} GiB of "
+            "memory; give smaller widths, as in UNet:nG=32."
+        )
 
 
 def network_class(text: str) -> type[Network]:

@@ -22,6 +22,7 @@ import numpy as np
 from slice_files import stem
 from utils import UserError, atomic_write, listing, nearest
 
+LEAST, MOST = 1e-6, 1e12  # pixels of a class that is there; 32 bits hold their ratios
 ID_COLUMN = "val_ids"
 TRUE_SIZES = "val_gt_size"
 WITH_TAGS, WITHOUT_TAGS = "dumbpredwtags", "dumbprednotags"
@@ -186,10 +187,12 @@ def _read_lists(where: str, names: list[str], numbers: list[int], cells: list[st
             f"{listing(held)} in {len(wrong)} of {len(names)} slices: {listing(wrong, 5)}."
         )
     sizes = np.array(lists, dtype=np.float64)
-    impossible = np.flatnonzero(~(np.isfinite(sizes) & (sizes >= 0)).all(axis=1))
-    if len(impossible):
-        shown = [f"line {numbers[row]}: {cells[row]}" for row in impossible]
-        raise UserError(f"{where}: {len(shown)} lists hold negative, NaN or infinite sizes: {listing(shown, 5)}.")
+    possible = (sizes == 0) | ((sizes >= LEAST) & (sizes <= MOST))  # NaN is neither
+    if len(impossible := np.flatnonzero(~possible.all(axis=1))):
+        shown = [f"line {numbers[row]}: {cells[row][:60]}" for row in impossible]
+        raise UserError(
+            f"{where}: {len(shown)} lists hold negative, NaN, infinite or impossible sizes: {listing(shown, 5)}."
+        )
     sizes.flags.writeable = False
     return sizes
 

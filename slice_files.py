@@ -279,12 +279,12 @@ def parse_volume(name: str, regex: str) -> SliceName | None:
     return None if patient is None else SliceName(patient, 0)
 
 
-def check_regex(regex: str) -> None:
+def check_regex(regex: str, flag: str = "grp_regex") -> None:
     """Raises UserError for what is no regular expression."""
     try:
         re.compile(regex)
-    except re.error as error:
-        raise UserError(f"--grp_regex '{regex}' is not a regular expression: {error}.") from error
+    except (re.error, OverflowError, RecursionError) as error:
+        raise UserError(f"--{flag} '{regex}' is not a regular expression: {error}.") from error
 
 
 def pair_files(folder: Path, subfolders: Sequence[str]) -> tuple[list[str], dict[str, list[SliceFile]]]:

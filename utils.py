@@ -124,6 +124,7 @@ class Registry:
         ]
         if wrong:
             raise UserError(f"{self.kind} '{name}': {'; '.join(wrong)}.")
+        params = {key: as_stated(value, known[key]) for key, value in params.items()}
         try:
             signature.bind(*args, **params)
         except TypeError as error:
@@ -153,6 +154,12 @@ def fits(value: Any, kind: Any) -> bool:
         case builtins.str | types.NoneType as exact:
             return isinstance(value, exact)
     return True
+
+
+def as_stated(value: Any, kind: Any) -> Any:
+    """A whole number as a float, where the annotation knows no whole numbers; any other value as it is."""
+    parts = get_args(kind) or (kind,)
+    return float(value) if type(value) is int and float in parts and int not in parts else value
 
 
 def described(kind: Any) -> str:

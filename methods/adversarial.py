@@ -231,11 +231,16 @@ class Adversarial(Method):
             parameter.grad = None if gradient is None else gradient.to(parameter.device)
 
 
+WIDEST = 1024  # channels of the first layer; the last but one has eight times as many
+
+
 def check_settings(args: Namespace) -> None:
     """Raises UserError for a setting out of range."""
     for name, low in {"iter_size": 1, "d_width": 1, "lambda_seg": 0, "lambda_ent": 0, "d_l_rate": 0}.items():
         if getattr(args, name) < low:
             raise UserError(f"--{name} is {getattr(args, name):g}; it must be at least {low}.")
+    if args.d_width > WIDEST:
+        raise UserError(f"--d_width is {args.d_width}; it must be at most {WIDEST}.")
     if args.crop:
         raise UserError(
             f"--method {args.method} judges the maps of slices, and --crop makes a run of volumes; leave it out, "

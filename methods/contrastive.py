@@ -231,9 +231,9 @@ def add_shared_arguments(group: _ArgumentGroup, strategies: Sequence[str], defau
 
 def check_settings(net: nn.Module, args: Namespace) -> None:
     """Raises UserError for a setting out of range, and for a network of volumes."""
-    for name in ("embedding", "head_grid", "local_blocks"):
-        if (value := getattr(args, name, 1)) < 1:
-            raise UserError(f"--{name} is {value}; it must be at least 1.")
+    for name, most in {"embedding": 2**14, "head_grid": 2**8, "local_blocks": 2**8, "n_parts": 2**16}.items():
+        if not 1 <= (value := getattr(args, name, 1)) <= most:
+            raise UserError(f"--{name} is {value}; it must be at least 1 and at most {most}.")
     if args.temperature <= 0:
         raise UserError(f"--temperature is {args.temperature:g}; it must be above 0.")
     if args.strategy in ACROSS and args.batch_size < 2 * args.n_parts:

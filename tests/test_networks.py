@@ -11,7 +11,17 @@ import torch
 from torch import nn
 
 from network_base import check_batch_norms
-from networks import NETWORKS, PooledUNet, PublishedENet, ResidualUNet, UNet, UNet3D, build_network, unpool
+from networks import (
+    NETWORKS,
+    PooledUNet,
+    PublishedENet,
+    ResidualUNet,
+    UNet,
+    UNet3D,
+    build_network,
+    ghost_network,
+    unpool,
+)
 from utils import UserError
 
 SIZES = [(1, 1), (2, 9), (7, 1), (16, 32), (73, 47)]
@@ -539,7 +549,7 @@ def test_build_network_reads_lists_and_several_parameters(monkeypatch):
         return in_channels, n_class, a, b
 
     monkeypatch.setitem(NETWORKS._entries, "taker", taker)
-    assert build_network("taker:b=[1,2],a=-3", 1, 2) == (1, 2, -3, [1, 2])
+    assert ghost_network("taker:b=[1,2],a=-3", 1, 2) == (1, 2, -3, [1, 2])
 
 
 def test_dummy_is_dimwit():

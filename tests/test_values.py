@@ -1,0 +1,136 @@
+"""Values typed or stored: each is taken with its meaning or refused in one paragraph, before anything is lost."""
+
+import pytest
+import torch
+from conftest import CROSS_ENTROPY, FOLDERS
+
+import main as program
+from arguments import get_args
+from bounds import BOUNDS
+from errors import LONGEST
+from losses import build_loss, parse_losses
+from networks import build_network, ghost_network
+from tests import fuzz_options
+from utils import UserError
+
+FUZZERS = {"options": fuzz_options}
+
+
+@pytest.mark.parametrize("kind", FUZZERS)
+def test_a_short_campaign(kind):
+    """More of it: python -m tests.fuzz_<kind> --mutations 5000."""
+    tallies = FUZZERS[kind].campaign(140, seed=1)
+    assert [words for tally in tallies for words in tally.wrong] == []
+    assert min(sum(tally.read for tally in tallies), sum(tally.refused for tally in tallies)) > 10
+
+
+# -- what is typed ------------------------------------------------------------------------------------------------
+
+
+def build(*more):
+    argv = ["--target_dataset", "nowhere", "--workdir", "nowhere", "--target_folders", FOLDERS, "--device", "cpu"]
+    argv += ["--target_losses", CROSS_ENTROPY, "--grp_regex", r"(Case\d+)_(\d+)", "--n_class", "2", *more]
+    args = get_args(argv)
+    return program.build_losses(args)
+
+
+BAD = {
+    "a weight too large": (("--target_losses", "[('CrossEntropy', {}, 1e300)]"), "is not finite on a made-up image"),
+    "a parameter too large": (
+        ("--target_losses", "[('CrossEntropy', {'weights': [1e300, 1]}, 1)]"),
+        "is not finite on a made-up image, in epoch 1: tot inf, CrossEntropy inf",
+    ),
+    "a class that counts below 0": (
+        ("--target_losses", "[('CrossEntropy', {'weights': [1, -1]}, 1)]"),
+        "the weights of the classes are numbers from 0 up",
+    ),
+    "a label that no byte holds": (
+        ("--target_losses", "[('CrossEntropy', {'ignore_index': 1000000000}, 1)]"),
+        "'ignore_index' is a label, at most 255",
+    ),
+    "gamma below 0": (("--target_losses", "[('FocalLoss', {'gamma': -1}, 1)]"), "'gamma' is at least 0; got -1"),
+    "smooth of 0": (("--target_losses", "[('DiceLoss', {'smooth': 0}, 1)]"), "'smooth' is at least 1e-10; got 0"),
+    "a share above 1": (
+        ("--target_losses", "[('BCEGDice', {'alpha': 2}, 1)]"),
+        "'alpha' is at least 0 and at most 1; got 2",
+    ),
+    "a power of 0": (
+        ("--target_losses", "[('KLPropInv', {'power': 0}, 'ConstantBounds', {'values': [1, 1]}, None, 1)]"),
+        "'power' is at least 1e-10; got 0",
+    ),
+    "a weight that would switch its loss off": (
+        ("--target_losses", "[('EntKLProp', {}, 'ConstantBounds', {'values': [1, 1]}, None, -1)]"),
+        "stands alone: its weight counts for nothing",
+    ),
+    "a bound without a name": (
+        ("--target_losses", "[('NaivePenalty', {}, '', {}, None, 1)]"),
+        "There is no bounds ''",
+    ),
+    "a bound of a wrong type": (
+        ("--target_losses", "[('NaivePenalty', {}, 'PredictionBounds', {'sizefile': 1, 'predcol': 'a'}, None, 1)]"),
+        "'sizefile' takes a word, not 1",
+    ),
+    "a bound of next to nothing": (
+        ("--target_losses", "[('KLPropInv', {}, 'ConstantBounds', {'values': [1e-308, 5]}, None, 1)]"),
+        "neither above 1e\\+12 or next to 0",
+    ),
+    "a weight on its way past 0": (
+        ("--scheduler", "AddWeightLoss", "--scheduler_params", "{'to_add': [-0.1]}", "--n_epoch", "20"),
+        r"takes the weights of the losses from \[1.0\] in the first epoch to \[-0.9.*\] in epoch 20, past 0",
+    ),
+    "a scheduled weight without end": (
+        ("--scheduler", "AddWeightLoss", "--scheduler_params", "{'to_add': [1e308]}", "--n_epoch", "20"),
+        "is not finite on a made-up image, in epoch 20",
+    ),
+    "a regex": (("--grp_regex", "("), r"--grp_regex '\(' is not a regular expression"),
+    "the source's regex": (("--source_regex", "*"), r"--source_regex '\*' is not a regular expression"),
+    "a label to ignore": (("--ignore", "1"), "expected a label that is no class, 2..255"),
+    "a class twice": (("--metric_axis", "1", "1"), "names each once"),
+    "epochs": (("--n_epoch", "10000000"), "--n_epoch is 10000000; it must be at most 1000000"),
+    "a rate": (("--l_rate", "1e38"), "--l_rate is 1e\\+38; it must be at least 0 and at most 1e\\+30"),
+}
+
+
+@pytest.mark.parametrize("name", BAD)
+def test_a_value_is_refused_before_the_data_are_read(name):
+    flags, message = BAD[name]
+    with pytest.raises(UserError, match=message):
+        build(*flags)
+
+
+def test_a_whole_number_may_stand_for_any_number():
+    (spec,) = parse_losses(f"[('DiceLoss', {{'smooth': {10**30}}}, 1)]")
+    assert build_loss(spec)(torch.zeros(1, 2, 4, 4), torch.zeros(1, 4, 4, dtype=torch.long)).isfinite()
+
+
+def test_an_error_stays_one_paragraph_whatever_was_typed():
+    said = str(UserError("There is no run 'a\nb\x00\u2028'. " + "x" * 10000))
+    assert "\n" not in said
+    assert r"'a\nb\x00\u2028'" in said
+    assert len(said) < LONGEST + 10
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        ("UNet:nG=100000", "it cannot have nG=100000 .at most 65536"),
+        ("UNet:nG=65536", "GiB of weights, and this machine"),
+        ("UNet3D:depth=99999999999", "depth=99999999999 .at most 12"),
+        ("UNet:nG=True", "nG=True .at least 1"),
+    ],
+)
+def test_a_network_beyond_the_memory_is_counted_and_not_made(text, message):
+    with pytest.raises(UserError, match=message):
+        build_network(text, 1, 2)
+
+
+def test_counting_a_network_draws_no_random_number():
+    state = torch.get_rng_state()
+    ghost = ghost_network("UNet:nG=2", 1, 2)
+    assert torch.equal(state, torch.get_rng_state())
+    assert all(weight.is_meta for weight in ghost.state_dict().values())
+
+
+def test_bounds_have_the_types_that_they_state():
+    with pytest.raises(UserError, match="'margins' takes a list of numbers, not 'wide'"):
+        BOUNDS.build("BoxBounds", 2, margins="wide")
