@@ -13,7 +13,8 @@ import numpy as np
 from PIL import Image, UnidentifiedImageError
 
 from folder_listing import SUFFIXES
-from utils import ONE_AT_A_TIME, UserError, load_npy
+from foreign_files import Refused, reading
+from utils import ONE_AT_A_TIME, load_npy
 
 DEFLATED = 1032  # times as large as its file can content be that was compressed by zlib, at most
 SLACK = 2**16  # bytes behind the voxels that a header tells of, at most
@@ -30,10 +31,6 @@ OTHER_KINDS = {
 }
 
 
-class Refused(ValueError):
-    """What a file holds and cannot be used, as the words behind its name."""
-
-
 def read_slice(path: Path, is_image: bool = True) -> np.ndarray:
     """The array in a slice file: (W, H), or (C, W, H) for several channels; singleton axes are dropped.
 
@@ -43,7 +40,7 @@ def read_slice(path: Path, is_image: bool = True) -> np.ndarray:
     Raises UserError for a suffix that is not known, a file that cannot be read, and one that holds no numbers.
     """
     name = path.name.lower()
-    try:
+    with reading(path, "make it again from its volume"):
         if name.endswith(".npy"):
             array = _read_npy(path.read_bytes())
         elif name.endswith(".png"):
@@ -53,28 +50,7 @@ def read_slice(path: Path, is_image: bool = True) -> np.ndarray:
         else:
             raise Refused(f"is no slice; those are {', '.join(SUFFIXES)}")
         must_be_numbers(array.dtype)
-    except Refused as error:
-        raise UserError(f"{path} {error}") from error
-    except OSError as error:
-        raise UserError(f"{path} {_why_not(path, error)}") from error
-    except Exception as error:  # decoders raise anything over broken bytes
-        raise UserError(f"{path} cannot be read ({in_words(error)}); make it again from its volume.") from error
-    return array.squeeze() if array.ndim > 2 else array
-
-
-def _why_not(path: Path, error: OSError) -> str:
-    """Decoders raise an OSError over broken bytes too, and then without a number of the system."""
-    if error.errno is None:
-        return f"cannot be read ({in_words(error)}); make it again from its volume."
-    link = f"; it is a link to {path.readlink()}" if path.is_symlink() else ""
-    return f"cannot be read ({error.strerror}){link}"
-
-
-def in_words(error: Exception) -> str:
-    """What a decoder complained of."""
-    if isinstance(error, UnidentifiedImageError):
-        return "it is no png"
-    return f"{type(error).__name__}: {error}" if str(error) else type(error).__name__
+        return array.squeeze() if array.ndim > 2 else array
 
 
 def must_be_numbers(dtype: np.dtype) -> None:
@@ -102,8 +78,11 @@ def _read_npy(content: bytes) -> np.ndarray:
 def _read_png(content: bytes, is_image: bool) -> np.ndarray:
     """(W, H), or (C, W, H); a .png that holds a JPEG is read too."""
     depth, is_grey = _check_png(content)
-    with Image.open(io.BytesIO(content), formats=("PNG", "JPEG")) as picture:
-        array = _pixels(picture, is_image)
+    try:
+        with Image.open(io.BytesIO(content), formats=("PNG", "JPEG")) as picture:
+            array = _pixels(picture, is_image)
+    except UnidentifiedImageError as error:
+        raise Refused("cannot be read (it is no png); make it again from its volume.") from error
     if not is_image and is_grey and depth in (2, 4):  # Pillow spreads the grey levels of few bits over 0..255
         array = array // (255 // (2**depth - 1))
     return np.moveaxis(array, -1, 0) if array.ndim == 3 else array

@@ -4,7 +4,7 @@ Nothing here opens the data set except `Run.slices`, so a folder out of an archi
 """
 
 import csv
-import json
+import io
 import re
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
@@ -17,6 +17,7 @@ import pandas as pd
 from PIL import Image, UnidentifiedImageError
 
 from dataloader import SliceSet, open_slices, parse_folders
+from foreign_files import read_json, reading
 from metrics import DISTANCES, SCORES
 from utils import UserError, doubled, listing, nearest, read_literal
 
@@ -26,6 +27,7 @@ PICTURE_FOLDERS = {"last": "last_epoch", "best_3d": "best_epoch_3d"}
 WITH_UNIT = (*DISTANCES, "diagonal")
 DEFAULT_CSV = "*_target_metrics.csv"
 SCORED = "val_3d_"  # how the arrays begin that score_masks.py makes
+AGAIN = "train the run again"  # what mends a run that is broken
 NATIVE = "native_"  # what follows where it scored on the volumes' own grids
 
 
@@ -44,6 +46,12 @@ def _old_names(columns: Iterable[str]) -> dict[str, str]:
 PATIENT_COLUMNS = {"patient": str, "class": int, "outcome": str}
 PATIENT_COLUMNS |= dict.fromkeys((*SCORES, "predicted", "true", "diagonal"), _number)
 CLASS_COLUMNS = {"class": int, "name": str, "iou": _number, "intersection": int, "union": int}
+
+
+KINDS = {  # of what provenance.json tells, where it does
+    **{"n_class": int, "n_epoch": int, "nsd_tolerance": (int, float), "path": str, "csv": (str, type(None))},
+    **{"scores": str, "distance_unit": str, "class_names": (list, dict, type(None))},
+}
 
 
 @dataclass(frozen=True)
@@ -139,8 +147,7 @@ class Run:
     @cached_property
     def params(self) -> dict[str, str]:
         """The lines of params.txt."""
-        path = self._file("params.txt")
-        pairs = (line.split(": ", 1) for line in path.read_text(encoding="utf-8").split("\n"))
+        pairs = (line.split(": ", 1) for line in self._text("params.txt").split("\n"))
         return {pair[0].strip(): pair[1].strip() for pair in pairs if len(pair) == 2}
 
     @cached_property
@@ -149,12 +156,11 @@ class Run:
         named = self.provenance.get("csv")
         found = [self.folder / named] if named else sorted(self.folder.glob(DEFAULT_CSV))
         path = self._file(found[0].name if found else DEFAULT_CSV)
-        try:
+        with reading(path, AGAIN):
             table = pd.read_csv(path).apply(pd.to_numeric)
-        except (ValueError, pd.errors.ParserError) as error:
-            raise UserError(f"{path} is not a table of numbers: {error}. Train the run again.") from error
-        if table.empty or "epoch" not in table:
-            raise UserError(f"{path} has no epoch in it; train the run to its end.")
+            has_epochs = not table.empty and "epoch" in table and np.isfinite(table["epoch"]).all()
+        if not has_epochs:
+            raise UserError(f"{path} has no epoch in it, or a row without; train the run to its end.")
         return table.rename(columns=_old_names(table))
 
     def column(self, name: str) -> pd.Series:
@@ -179,8 +185,7 @@ class Run:
     @cached_property
     def has_old_assd(self) -> bool:
         """Whether its tables are of the time when the mean of the two directed means was called ASSD, not MASD."""
-        with self._file(PATIENT_FILES["last"]).open(encoding="utf-8", newline="") as file:
-            return bool(_old_names(next(csv.reader(file), [])))
+        return bool(_old_names(next(csv.reader(io.StringIO(self._text(PATIENT_FILES["last"]))), [])))
 
     def classes(self, which: str) -> list[dict[str, Any]]:
         """One row per class of the epoch, of a run that is scored `by_iou`: class, name, iou, intersection, union.
@@ -204,10 +209,9 @@ class Run:
         """Number of the last epoch, or of the best."""
         if which == "last":
             return int(self.metrics["epoch"].iloc[-1])
-        path = self._file("3dbestepoch.txt")
-        number = re.search(r"\d+", path.read_text(encoding="utf-8"))
+        number = re.search(r"\d+", self._text("3dbestepoch.txt"))
         if not number:
-            raise UserError(f"{path} should say 'epoch, 3D Dice'; it holds no number.")
+            raise UserError(f"{self._file('3dbestepoch.txt')} should say 'epoch, 3D Dice'; it holds no number.")
         return int(number[0])
 
     def is_alarming(self, which: str) -> bool:
@@ -239,10 +243,8 @@ class Run:
             )
         path = self._file(name)
         self._must_name_its_score(path)
-        try:
+        with reading(path, AGAIN):
             return np.load(path, allow_pickle=False)
-        except (ValueError, EOFError, OSError) as error:
-            raise UserError(f"{path} cannot be read ({error}); train the run again.") from error
 
     def _must_name_its_score(self, path: Path) -> None:
         """Raises UserError for an array called ASSD of the time when that meant what is MASD now."""
@@ -321,7 +323,7 @@ class Run:
     @cached_property
     def names(self) -> list[str]:
         """The slices that the run was evaluated on."""
-        return self._file("val_names.txt").read_text(encoding="utf-8").removesuffix("\n").split("\n")
+        return self._text("val_names.txt").removesuffix("\n").split("\n")
 
     def slices(self, data: Path | None = None) -> SliceSet:
         """The slices that the run was evaluated on, with their ground truth.
@@ -380,17 +382,20 @@ class Run:
 
     def _table(self, name: str, columns: Mapping[str, Callable[[str], Any]]) -> list[dict[str, Any]]:
         """The rows of a csv file; `columns`: name -> how to read a cell."""
-        path = self._file(name)
-        with path.open(encoding="utf-8", newline="") as file:
-            rows = list(csv.DictReader(file))
+        path, again = self._file(name), "evaluate the run again"
+        with reading(path, again):
+            rows = list(csv.DictReader(io.StringIO(self._text(name), newline="")))
         lost = [column for column in columns if rows and column not in rows[0]]
         if lost or not rows:
             what = f"lacks the columns {', '.join(lost)}" if lost else "has no row in it"
-            raise UserError(f"{path} {what}; evaluate the run again.")
-        try:
+            raise UserError(f"{path} {what}; {again}.")
+        with reading(path, again):
             return [{column: read(row[column]) for column, read in columns.items()} for row in rows]
-        except (TypeError, ValueError) as error:
-            raise UserError(f"{path} is broken ({error}); evaluate the run again.") from error
+
+    def _text(self, name: str) -> str:
+        path = self._file(name)
+        with reading(path, AGAIN):
+            return path.read_text(encoding="utf-8")
 
     def _file(self, name: str) -> Path:
         path = self.folder / name
@@ -428,12 +433,13 @@ def open_run(folder: Path) -> Run:
     path = folder / "provenance.json"
     if not path.is_file():
         raise UserError(f"{path} is missing: {folder} is not a finished run; train it to its end.")
-    try:
-        provenance = json.loads(path.read_text(encoding="utf-8"))
-        if not provenance["dataset"]["path"] or int(provenance["n_class"]) < 1:
+    provenance = read_json(path, AGAIN)
+    with reading(path, AGAIN):
+        if not provenance["dataset"]["path"] or int(provenance["n_class"]) < 1 or int(provenance["n_epoch"]) < 0:
             raise ValueError("no data set or no class")
-    except (ValueError, KeyError, TypeError) as error:
-        raise UserError(f"{path} is broken ({type(error).__name__}: {error}); train the run again.") from error
+        told = {**provenance["dataset"], **provenance}
+        if wrong := [key for key, kinds in KINDS.items() if key in told and not isinstance(told[key], kinds)]:
+            raise ValueError(f"{', '.join(f'{key} is {told[key]!r}' for key in wrong)}")
     return Run(folder, provenance)
 
 

@@ -4,7 +4,6 @@ Other programs write files of these names. They are told apart by their keys and
 left aside with a line, as if it were not there; what is of ours and broken is refused in a paragraph.
 """
 
-import codecs
 import csv
 import io
 import json
@@ -17,6 +16,7 @@ from typing import Any
 import numpy as np
 
 from folder_listing import stem
+from foreign_files import parse_json, read_text
 from utils import UserError, listing, tell_once
 
 OWN = (  # keys of a card, one of which nobody else's dataset.json has
@@ -44,19 +44,6 @@ KINDS: dict[str, tuple[tuple[type, ...], str]] = {  # key -> what its value must
 Rows = Sequence[dict[str, str]]
 PLACE_OFF = 0.5  # of the spacing between slices, by which a slice may lie off the place that its number gives it
 SPACINGS = ("spacing_slice", "spacing_w", "spacing_h")
-MARKS = {codecs.BOM_UTF8: "utf-8-sig", codecs.BOM_UTF16_LE: "utf-16", codecs.BOM_UTF16_BE: "utf-16"}
-
-
-def read_text(path: Path) -> str:
-    """A text file in whatever encoding: by its mark, else UTF-8, else Latin-1."""
-    content = path.read_bytes()
-    for mark, encoding in MARKS.items():
-        if content.startswith(mark):
-            return content.decode(encoding, errors="replace")
-    try:
-        return content.decode("utf-8")
-    except UnicodeDecodeError:
-        return content.decode("latin-1")
 
 
 # ------------------------------------------------------------------------------------------------- dataset.json
@@ -70,10 +57,7 @@ def read_card(root: Path) -> dict[str, Any]:
     path = root / "dataset.json"
     if not path.is_file():
         return {}
-    try:
-        card = json.loads(read_text(path))
-    except (ValueError, RecursionError) as error:
-        raise UserError(f"{path} is not JSON: {error}. Make the set again, or remove the file.") from error
+    card = parse_json(path, "make the set again, or remove the file")
     if not isinstance(card, dict) or not _is_ours(card):
         tell_once(f"{path} is of another program (it has none of {', '.join(OWN)}); it is left aside.")
         return {}

@@ -25,6 +25,7 @@ import cached_file
 from code_identity import code_hash
 from folder_listing import SliceFile
 from folder_lock import locked
+from foreign_files import reading
 from nifti_headers import Header, from_text, to_text
 from slice_cache import SETTLED, narrowest
 from slice_files import FolderSpec, image_fault, label_fault, map_fault, values_fault
@@ -73,10 +74,8 @@ def read_volume(path: Path) -> tuple[np.ndarray, np.ndarray | None]:
 
 def _read_array(path: Path) -> tuple[np.ndarray, None]:
     """The voxels of a .npy, which says nothing of mm."""
-    try:
+    with reading(path, "write it again with np.save"):
         voxels = load_npy(path, mmap_mode="r")
-    except (OSError, EOFError, ValueError, MemoryError) as error:
-        raise UserError(f"{path} cannot be read ({type(error).__name__}: {error})") from error
     if voxels.dtype.kind not in "biuf":
         raise UserError(f"{path} holds no numbers but complex values, text or the like ({voxels.dtype})")
     return voxels, None

@@ -21,6 +21,7 @@ import torch
 from torch import Tensor
 
 from dataloader import AHEAD, Batch, SliceSet, Stored, Stream, ahead
+from foreign_files import reading
 from nifti_headers import Header, header_at, states_no_place
 from set_tables import affine_of, read_card, read_rows, spacing_of_patients
 from slice_files import (
@@ -34,7 +35,7 @@ from slice_files import (
     raw_npy_transform,
     read_names,
 )
-from utils import UserError, about_faulty, derived_seed, doubled, listing, tell_once
+from utils import UserError, about_faulty, derived_seed, doubled, fits, listing, tell_once
 from volume_files import Size, Volume, VolumeFolder
 
 Box = tuple[Size, Size]  # first voxel and size of a part of a volume; it may reach over the far ends
@@ -259,7 +260,7 @@ def _read_scale(root: Path) -> dict[str, float]:
     match read_card(root).get("scale"):
         case None:
             return {}
-        case {"mean": int() | float() as mean, "sd": int() | float() as sd} if np.isfinite(mean) and 0 < sd < np.inf:
+        case {"mean": mean, "sd": sd} if fits(mean, float) and fits(sd, float) and sd > 0:
             return {"mean": float(mean), "divisor": float(sd)}
         case other:
             raise UserError(
@@ -270,11 +271,8 @@ def _read_scale(root: Path) -> dict[str, float]:
 
 def _read_headers(root: Path) -> dict[str, Header]:
     """Where each volume lies by manifest.csv; empty where there is none. One written before forms were has affines."""
-    try:
+    with reading(root / "manifest.csv", "each row should have the 16 numbers of an affine; make the set again"):
         return {row["name"]: _header_of(row) for row in read_rows(root) if row.get("affine")}
-    except ValueError as error:
-        path = root / "manifest.csv"
-        raise UserError(f"{path}: expected 16 numbers of an affine in each row ({error!r}).") from error
 
 
 def _header_of(row: Mapping[str, str]) -> Header:

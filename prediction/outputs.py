@@ -9,6 +9,7 @@ from typing import Any
 
 import numpy as np
 
+from foreign_files import read_json
 from nifti_headers import Header, pack
 from prediction.inference import Prediction, Wanted
 from preprocess.labels import LabelMap
@@ -54,7 +55,7 @@ class Outputs:
                 f"{self.folder} holds files that have the names of masks, and predict.py did not make them (it lacks "
                 f"{MADE_WITH}): {listing(foreign)}. Name another --out, or give --overwrite."
             )
-        old = json.loads(path.read_text(encoding="utf-8")) if path.exists() else {}
+        old = _read(path, overwrite) if path.exists() else {}
         known = old.get("volumes", {})
         if path.exists() and not overwrite:
             changed = [
@@ -112,6 +113,19 @@ class Outputs:
         for k in sorted(self.labels)[1:]:
             count = int((voxels == self.labels[k]).sum())
             yield patient, file, k, self.labels[k], count, f"{count * mm3:.6g}"
+
+
+def _read(path: Path, overwrite: bool) -> dict[str, Any]:
+    """The note in a folder of predictions; of one that is to be written anew, what can be read of it."""
+    try:
+        note = read_json(path, "name another --out, or give --overwrite, which writes it anew")
+        if not isinstance(note.get("volumes", {}), dict):
+            raise UserError(f"{path} tells of no volumes, by name. Name another --out, or give --overwrite.")
+        return note
+    except UserError:
+        if not overwrite:
+            raise
+        return {}
 
 
 def _holds(kind: type, values: Iterable[int]) -> bool:

@@ -15,6 +15,7 @@ import re
 from collections.abc import Sequence
 from pathlib import Path
 
+from foreign_files import read_text
 from preprocess.faults import describe_faults
 from preprocess.grids import PLANES
 from preprocess.new_makefile import Wishes, makefile_text
@@ -23,7 +24,6 @@ from preprocess.set_plan import Plan, make_plan
 from preprocess.site_volumes import Offence, Site, read_site
 from quoting import visible
 from reports.table import NOTHING, aligned
-from set_tables import read_text
 from utils import UserError, atomic_write, listing, run_program
 
 
@@ -89,7 +89,7 @@ def read_phantom(card: Path) -> str:
     except (ValueError, RecursionError) as error:
         told = f"no JSON, {error}"
     size = told.get("phantom") if isinstance(told, dict) else told
-    if size not in SIZES:
+    if size not in list(SIZES):
         raise UserError(
             f'{card} should say whether these volumes are made up: preprocess.phantom writes "phantom": '
             f"{' or '.join(SIZES)} in it; there is {visible(repr(size))[:60]}. Is it of another program? Move it away."

@@ -14,7 +14,6 @@ import numpy as np
 from nifti_headers import Header, header_at, qform_in_mm, states_no_place
 from preprocess.faults import Fault, VolumeFault
 from preprocess.formats import files_of, format_of, nifti, open_volume
-from preprocess.formats.nifti import ERRORS
 from preprocess.formats.volume import Volume, not_3d, refusing
 from preprocess.grids import RADIOLOGICAL, Grid, deviation, place, turn
 from preprocess.volume_names import header_of
@@ -60,7 +59,7 @@ def read_header(path: Path) -> Header:
     Raises VolumeFault.
     """
     if format_of(path) is nifti:
-        with refusing(path, *ERRORS):
+        with refusing(path):
             image = nib.load(header_of(path))
         if isinstance(image, nib.Nifti1Pair):  # or one of its subclasses: NIfTI-1 and 2, a file or two
             return image.header

@@ -104,7 +104,9 @@ class SliceSpec:
                 **cut,
                 **files,
             )
-        except (KeyError, TypeError) as error:
+        except UserError:
+            raise
+        except Exception as error:
             raise UserError(
                 f"The card (dataset.json) of the set {card.get('name', 'without a name')} does not tell how its "
                 f"volumes were made slices ({error!r}); expected one that preprocess.slice_volumes wrote."

@@ -27,9 +27,9 @@ from PIL import Image
 
 from decoding import read_slice
 from folder_listing import stem
+from foreign_files import read_text
 from preprocess.measuring import find_slices, measure_slices
 from preprocess.new_set import refuse_overwriting
-from set_tables import read_text
 from size_table import ID_COLUMN, read_size_table
 from slice_files import SPLITS, image_fault
 from utils import UserError, about_faulty, atomic_write, listing, run_program

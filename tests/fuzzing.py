@@ -9,6 +9,7 @@ Each tests/fuzz_<kind>.py has `campaign(count, seed)`, and prints what it found:
 """
 
 import argparse
+import json
 import multiprocessing
 import os
 import resource
@@ -16,6 +17,7 @@ import signal
 import sys
 import tempfile
 from collections import Counter
+from copy import deepcopy
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -29,6 +31,7 @@ SECONDS = 20
 EXTREMES = [0, 1, 2**7, 2**15 - 1, 2**15, 2**16 - 1, 2**31 - 1, 2**31, 2**32 - 1]
 WORDS = ["", "nan", "inf", "-1", "0", "1e400", "1e-400", "9" * 30, "null", "[]", "{}", "x", "é", "\0", '"', "0,5"]
 WORDS += ["2.5", "true", "-0.0", "[1, 0]", "#", ";", "\t", "\n", "1_0", "٣"]
+VALUES = [None, True, 0, -1, 1, 2.5, 1e400, 2**70, "", "x", "é", "1", [], [1], [None], [[0, 1]], {}, {"a": 1}]
 OUT_OF_MEMORY = ("MemoryError", "o allocate", "bad_alloc")  # words of numpy, ITK and the system
 
 
@@ -95,6 +98,29 @@ def mutated_text(text, rng):
         text = "\n".join(lines)
     encoding = str(rng.choice(["utf-8", "utf-8", "utf-8", "utf-8", "utf-8-sig", "utf-16", "latin-1"]))
     return text.encode(encoding, errors="replace")
+
+
+def mutated_json(value, rng):
+    """A value of JSON, with one to three of the values in it made others or taken out."""
+    value = json.loads(json.dumps(value))
+    for _ in range(rng.integers(1, 4)):
+        places = list(_places(value))
+        if not places:
+            break
+        holder, key = places[int(rng.integers(len(places)))]
+        if rng.random() < 0.2:
+            del holder[key]
+        else:
+            holder[key] = deepcopy(VALUES[int(rng.integers(len(VALUES)))])
+    return json.dumps(value, indent=1).encode()
+
+
+def _places(value):
+    """Every place in a value of JSON: what holds it, and under which key."""
+    keys = value if isinstance(value, dict) else range(len(value)) if isinstance(value, list) else ()
+    for key in keys:
+        yield value, key
+        yield from _places(value[key])
 
 
 def _other_words(line, rng):

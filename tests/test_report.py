@@ -298,14 +298,14 @@ def test_latex_escapes_every_special_letter():
     [
         (lambda run: shutil.rmtree(run), "sfda is not there"),
         (lambda run: (run / "provenance.json").unlink(), "provenance.json is missing"),
-        (lambda run: (run / "provenance.json").write_text("{"), "provenance.json is broken"),
-        (lambda run: (run / "provenance.json").write_text("[]"), "provenance.json is broken"),
+        (lambda run: (run / "provenance.json").write_text("{"), "provenance.json is not JSON"),
+        (lambda run: (run / "provenance.json").write_text("[]"), "provenance.json should hold one object"),
         (lambda run: (run / "patients_last.csv").unlink(), "patients_last.csv is missing"),
         (lambda run: (run / "patients_last.csv").write_text("patient,class\n"), "has no row"),
         (lambda run: (run / "patients_last.csv").write_text("patient,class\nA,1\n"), "lacks the columns outcome"),
         (lambda run: (run / "IMG_target_metrics.csv").write_text("epoch\n"), "has no epoch"),
-        (lambda run: (run / "IMG_target_metrics.csv").write_text("epoch\nx\n"), "is not a table of numbers"),
-        (lambda run: (run / "IMG_target_metrics.csv").write_text(""), "is not a table of numbers"),
+        (lambda run: (run / "IMG_target_metrics.csv").write_text("epoch\nx\n"), "target_metrics.csv cannot be read"),
+        (lambda run: (run / "IMG_target_metrics.csv").write_text(""), "target_metrics.csv cannot be read"),
         (lambda run: (run / "3dbestepoch.txt").write_text("none\n"), "holds no number"),
         (lambda run: (run / "params.txt").unlink(), "params.txt is missing"),
     ],
@@ -521,7 +521,7 @@ def test_iou_on_other_images_is_warned_of(streets, tmp_path, capsys):
     [
         (lambda path: path.unlink(), "classes_last.csv is missing"),
         (lambda path: path.write_text("class,name,iou\n0,road,0.5\n"), "lacks the columns intersection, union"),
-        (lambda path: path.write_text(path.read_text().replace("90,", "many,")), "classes_last.csv is broken"),
+        (lambda path: path.write_text(path.read_text().replace("90,", "many,")), "classes_last.csv cannot be read"),
     ],
 )
 def test_broken_tables_of_classes_are_named(streets, spoil, match):

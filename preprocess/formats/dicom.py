@@ -24,7 +24,7 @@ sitk.ProcessObject_SetGlobalWarningDisplay(False)
 
 def open_volume(folder: Path) -> Volume:
     """The slices in the order of their places, whatever their names and numbers say. Raises VolumeFault."""
-    with refusing(folder, RuntimeError):
+    with refusing(folder):
         found = _only_series(folder)
         files = [each.path for each in found]
         headers = [_header(file) for file in files]
@@ -94,7 +94,7 @@ def _header(file: Path) -> sitk.ImageFileReader:
 
 
 def _read(reader: sitk.ImageFileReader | sitk.ImageSeriesReader, folder: Path) -> np.ndarray:
-    with refusing(folder, RuntimeError):
+    with refusing(folder):
         return sitk.GetArrayFromImage(reader.Execute()).T
 
 

@@ -43,7 +43,7 @@ def open_volume(path: Path) -> Volume:
     files = (path,) if inside else (path, source)
 
     def voxels() -> np.ndarray:
-        with refusing(path, zlib.error):
+        with refusing(path):
             stored = np.frombuffer(_content(source, end if inside else None, fields, whole, dtype), dtype)
             array = stored.reshape(whole, order="F")
             return np.moveaxis(array, 0, -1) if channels > 1 else array

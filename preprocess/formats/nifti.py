@@ -2,7 +2,6 @@
 
 import logging
 import threading
-import zlib
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -15,10 +14,6 @@ from nifti_headers import Header, mm_of
 from preprocess.faults import VolumeFault
 from preprocess.formats.volume import Volume, not_3d, refusing
 
-ERRORS = (
-    *(isal_zlib.error, zlib.error, nib.filebasedimages.ImageFileError, nib.spatialimages.HeaderDataError),
-    nib.wrapstruct.WrapStructError,
-)
 PLACE = ("pixdim", "form_code")  # words of nibabel's where it mends a header's geometry, which is then a guess
 ZERO = "pixdim[1,2,3] should be non-zero"
 
@@ -27,7 +22,7 @@ def open_volume(path: Path) -> Volume:
     """Raises VolumeFault, also for a header whose geometry nibabel would have to mend."""
     if path.suffix.lower() == ".dcm":
         raise VolumeFault("is a file of DICOM (name its folder, with a / at the end: a series is a volume)", str(path))
-    with refusing(path, *ERRORS), _mending_is_told(path):
+    with refusing(path), _mending_is_told(path):
         image = nib.load(path)
         if not isinstance(image, nib.spatialimages.SpatialImage):
             raise VolumeFault("is no volume", str(path))
@@ -45,7 +40,7 @@ def open_volume(path: Path) -> Volume:
         return found[:, :, :, 0] if is_vector else found
 
     def stored() -> np.ndarray:
-        with refusing(path, *ERRORS), _mending_is_told(path):
+        with refusing(path), _mending_is_told(path):
             if path.suffix.lower() == ".gz" and isinstance(image, nib.filebasedimages.SerializableImage):
                 # the whole file, for its checksum: reading through nibabel stops before it
                 size = int(image.dataobj.offset) + int(np.prod(shape, dtype=object)) * dtype.itemsize

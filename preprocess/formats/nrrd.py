@@ -37,7 +37,7 @@ SPACES = {
 
 def open_volume(path: Path) -> Volume:
     """Raises VolumeFault."""
-    with refusing(path, nrrd.NRRDError, zlib.error):
+    with refusing(path):
         with path.open("rb") as file:
             header = nrrd.read_header(file)
             start = file.tell()
@@ -52,7 +52,7 @@ def open_volume(path: Path) -> Volume:
     order = [*spatial, *(axis for axis in range(len(sizes)) if axis not in spatial)]
 
     def voxels() -> np.ndarray:
-        with refusing(path, zlib.error):
+        with refusing(path):
             content = _content(source, 0 if named else start, header, math.prod(sizes) * dtype.itemsize)
             if header["encoding"] in TEXT:
                 stored = np.fromstring(content, dtype, sep=" ")

@@ -8,6 +8,8 @@ from typing import Any
 
 import numpy as np
 
+from errors import UserError
+from foreign_files import in_words
 from preprocess.faults import VolumeFault
 
 PACKED = 1100  # deflate makes nothing smaller than by this factor: what promises more has no bytes behind it
@@ -43,14 +45,14 @@ class Volume:
 
 
 @contextmanager
-def refusing(path: Path, *errors: type[Exception]) -> Iterator[None]:
-    """Turns these errors, and what a broken file makes numpy and the file system raise, into a fault of this file."""
-    broken = (OSError, EOFError, ValueError, ArithmeticError, LookupError, TypeError, MemoryError)
+def refusing(path: Path) -> Iterator[None]:
+    """Turns whatever a broken file makes its reader raise into a fault of this file."""
     try:
         yield
-    except (*broken, *errors) as error:
-        said = " ".join(str(error).split())
-        raise VolumeFault("cannot be read", f"{path} ({type(error).__name__}: {said})") from error
+    except (VolumeFault, UserError):
+        raise
+    except Exception as error:
+        raise VolumeFault("cannot be read", f"{path} ({in_words(error)})") from error
 
 
 def unpacked(packed: bytes, size: int, unpacker: Any) -> bytes:
