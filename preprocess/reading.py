@@ -11,7 +11,7 @@ from pathlib import Path
 import nibabel as nib
 import numpy as np
 
-from nifti_headers import Header, header_at, qform_in_mm, states_no_place
+from nifti_headers import Header, header_at, qform_in_mm, states_no_place, unsheared
 from preprocess.faults import Fault, VolumeFault
 from preprocess.formats import files_of, format_of, nifti, open_volume
 from preprocess.formats.volume import Volume, not_3d, refusing
@@ -86,7 +86,7 @@ def read_viewed_header(path: Path) -> Header:
 def unsure_place(
     image: Path, label: Path, channel: int | None, tolerance: float, directions: str | None = RADIOLOGICAL
 ) -> Fault | None:
-    """What is unsure of the places of an image and its label, which lie apart: one states none, or the image two.
+    """What is unsure of the places of an image and its label, which lie apart: one states none, or one states two.
 
     By its header a label must not be resampled then: it may fit voxel by voxel, and would be put aside.
 
@@ -103,7 +103,23 @@ def unsure_place(
             "lie on one grid (make sure which voxel belongs to which, and write the header of the other file into it)"
         )
         return what, f"{nowhere[-1]} ({apart})"
-    return _on_the_qform(image, grid, drawn, channel, tolerance, directions)
+    return _on_the_qform(image, grid, drawn, channel, tolerance, directions) or _two_places(image, label, tolerance)
+
+
+def _two_places(image: Path, label: Path, tolerance: float) -> Fault | None:
+    """The fault of an image or a label whose sform and qform are two places: by which of them are the labels moved?
+
+    A qform knows no shear: that it is the sform without it is no second place.
+    """
+    for path, channel in ((label, None), (image, 0)):
+        header, grid = read_header(path), read_grid(path, channel, is_label=path == label)
+        if header["qform_code"] and header["sform_code"]:
+            second = Grid(grid.shape, qform_in_mm(header))
+            apart = min(first.distance(second) for first in (grid, Grid(grid.shape, unsheared(grid.affine))))
+            if apart > grid.allows(tolerance):
+                what = "states two places, sform and qform, and by the first image and label lie apart"
+                return f"{what} (write one of the two into both)", f"{path} ({apart:.3g} mm apart)"
+    return None
 
 
 def _on_the_qform(

@@ -101,8 +101,8 @@ def test_a_unit_that_is_none_is_refused(tmp_path, ending):
         read_grid(path)
 
 
-def slicing(folder, *more, ending="nii"):
-    flags = ["--dest", f"{folder}/set", "--image", f"IMG={folder}/p?_img.{ending}", "--patient", r"(p\d)"]
+def slicing(folder, *more, ending="nii", dest="set"):
+    flags = ["--dest", f"{folder}/{dest}", "--image", f"IMG={folder}/p?_img.{ending}", "--patient", r"(p\d)"]
     return read_spec([*flags, "--label", f"{folder}/p?_gt.{ending}", "--val", "1", "--jobs", "1", *more])
 
 
@@ -127,6 +127,30 @@ def test_fine_volumes_are_not_within_the_usual_tolerance_of_each_other(tmp_path)
         write(tmp_path / f"p{number}_gt.nii", label, tiny + np.array([[0, 0, 0, 1e-3 * number]] + [[0] * 4] * 3), "um")
     with pytest.raises(UserError, match=r"1 fault: does not lie on the grid.*p1_gt.nii \(0.001 mm apart, 0.00025"):
         slice_set(slicing(tmp_path))
+
+
+def place_twice(path, aside):
+    """Gives the header of a file a qform that lies mm aside of its sform."""
+    image = nib.load(path, mmap=False)
+    image = nib.Nifti1Image(np.asanyarray(image.dataobj), image.affine, image.header)
+    image.set_sform(image.affine, 1)
+    image.set_qform(nib.affines.from_matvec(np.eye(3), (0, aside, 0)) @ image.affine, 1)
+    nib.save(image, path)
+
+
+@pytest.mark.parametrize("which", ["gt", "img"])
+def test_labels_are_not_placed_by_one_of_two_places(tmp_path, which):
+    """By the sform the label lies two voxels aside; a qform somewhere else says that it may not."""
+    aside = MM @ np.array([[1, 0, 0, 2], *np.eye(4)[1:]])
+    for number in range(2):
+        voxels, label = disc(number)
+        write(tmp_path / f"p{number}_img.nii", voxels, MM)
+        write(tmp_path / f"p{number}_gt.nii", label, aside)
+        place_twice(tmp_path / f"p{number}_{which}.nii", aside=0)
+    assert "Labels were placed" in describe(slice_set(slicing(tmp_path, "--place_labels", dest="one")))
+    place_twice(tmp_path / f"p1_{which}.nii", aside=9)
+    with pytest.raises(UserError, match=rf"states two places, sform and qform, .*p1_{which}.nii \(9 mm apart"):
+        slice_set(slicing(tmp_path, "--place_labels"))
 
 
 def test_labels_that_are_placed_are_told_on_the_screen(tmp_path):
