@@ -4,6 +4,7 @@ python -m tests.fuzz_volumes --mutations 10000
 """
 
 import locale
+import re
 from functools import partial
 
 import nibabel as nib
@@ -17,6 +18,7 @@ VOXELS = np.arange(120, dtype=np.int16).reshape(4, 5, 6)
 HEADER = {".nii": 352, ".mhd": 2**12, ".nrrd": 2**9}  # bytes that are mutated; of other kinds all
 FORMATS = (".nii", ".mhd", ".nrrd", ".nii.gz", ".mha", "gzip.nrrd")  # the last three compressed
 SLICES = 3
+KEYS = ("ElementSpacing", "ElementSize", "TransformMatrix", "Offset", "Position", "DimSize", "ElementType")
 
 
 def write_seed(folder, kind):
@@ -59,6 +61,12 @@ def stated(path):
             voxels = np.asanyarray(image.dataobj)
         units = {1: 1e3, 3: 1e-3}.get(int(image.header["xyzt_units"]) & 7, 1)
         return np.diag([units, units, units, 1]) @ image.affine, voxels
+    if path.suffix in (".mhd", ".mha"):  # ITK overlooks keys in other capitals, and then makes up a spacing
+        content = path.read_bytes()
+        for key in KEYS:
+            content = re.sub(rf"(?mi)^\s*{key}(?=\s*=)".encode(), key.encode(), content)
+        path = path.with_name(f"same{path.suffix}")
+        path.write_bytes(content)
     try:
         image = sitk.ReadImage(str(path))
     except RuntimeError:

@@ -202,3 +202,21 @@ def test_a_kind_of_value_that_is_none_is_told(tmp_path):
     files[0].write_bytes(content.replace(b"\x02\x00\x16\x00AE", b"\x02\x00\x16\x00OE"))
     with pytest.raises(VolumeFault, match="00.dcm: element 0002,0016 does not say what kind"):
         read_grid(tmp_path)
+
+
+@pytest.mark.parametrize("syntax", [b"1.2.840.10008.1.2.5\0", b"1.2.840.10008.1.2.4.50", b"1.2.840.10008.1.2.4.90"])
+def test_compressed_pixels_that_promise_too_much_are_refused_unread(tmp_path, syntax):
+    """65,535 x 65,535 pixels (RLE, JPEG, JPEG 2000) in 64 bytes: no decoder is asked for them."""
+    numbers = {0x02: 1, 0x10: 65535, 0x11: 65535, 0x100: 16, 0x101: 16, 0x102: 15, 0x103: 0}
+    head = elements(
+        (2, 0x10, b"UI", syntax),
+        (8, 0x16, b"UI", b"1.2.840.10008.5.1.4.1.1.4\0"),
+        (0x20, 0xE, b"UI", b"1.2.3\0"),
+        (0x28, 4, b"CS", b"MONOCHROME2 "),
+        *((0x28, element, b"US", struct.pack("<H", value)) for element, value in sorted(numbers.items())),
+    )
+    pixels = struct.pack("<HH2sHI", 0x7FE0, 0x10, b"OB", 0, 0xFFFFFFFF) + struct.pack("<HHI", 0xFFFE, 0xE000, 0)
+    pixels += struct.pack("<HHI", 0xFFFE, 0xE000, 64) + bytes(64) + struct.pack("<HHI", 0xFFFE, 0xE0DD, 0)
+    (tmp_path / "a.dcm").write_bytes(head + pixels)
+    with pytest.raises(VolumeFault, match="promises more voxels"):
+        read_stack(tmp_path, 2)
