@@ -166,12 +166,12 @@ def test_compressed_pixels_lie_in_fragments(tmp_path):
     path = tmp_path / "a.dcm"
     start = elements((2, 0x10, b"UI", b"1.2.840.10008.1.2.5\0"), (0x20, 0xE, b"UI", b"1.2.3\0"))
     start += struct.pack("<HH2sHI", 0x7FE0, 0x10, b"OB", 0, 0xFFFFFFFF) + struct.pack("<HHI", 0xFFFE, 0xE000, 0)
-    fragment = struct.pack("<HHI", 0xFFFE, 0xE000, 4) + b"abcd"
+    fragment = struct.pack("<HHI", 0xFFFE, 0xE000, 68) + struct.pack("<I", 1) + bytes(60) + b"abcd"
     path.write_bytes(start + fragment + struct.pack("<HHI", 0xFFFE, 0xE0DD, 0))
     assert examine(path).pixels > 0
     assert not examine(path).native
     path.write_bytes(start + fragment[:-1])
-    with pytest.raises(ValueError, match="3 are left"):
+    with pytest.raises(ValueError, match="67 are left"):
         examine(path)
 
 
@@ -216,7 +216,18 @@ def test_compressed_pixels_that_promise_too_much_are_refused_unread(tmp_path, sy
         *((0x28, element, b"US", struct.pack("<H", value)) for element, value in sorted(numbers.items())),
     )
     pixels = struct.pack("<HH2sHI", 0x7FE0, 0x10, b"OB", 0, 0xFFFFFFFF) + struct.pack("<HHI", 0xFFFE, 0xE000, 0)
-    pixels += struct.pack("<HHI", 0xFFFE, 0xE000, 64) + bytes(64) + struct.pack("<HHI", 0xFFFE, 0xE0DD, 0)
+    pixels += struct.pack("<HHIQ", 0xFFFE, 0xE000, 64, 1) + bytes(56) + struct.pack("<HHI", 0xFFFE, 0xE0DD, 0)
     (tmp_path / "a.dcm").write_bytes(head + pixels)
-    with pytest.raises(VolumeFault, match="promises more voxels"):
+    with pytest.raises(VolumeFault, match="promises more voxels|cannot be read"):
         read_stack(tmp_path, 2)
+
+
+@pytest.mark.parametrize("segments", [0, 16])
+def test_a_frame_of_no_segments_is_torn(tmp_path, segments):
+    """As zeros in the place of a frame say: what decodes it divides by their number, and the process ends."""
+    start = elements((2, 0x10, b"UI", b"1.2.840.10008.1.2.5\0"), (0x20, 0xE, b"UI", b"1.2.3\0"))
+    start += struct.pack("<HH2sHI", 0x7FE0, 0x10, b"OB", 0, 0xFFFFFFFF) + struct.pack("<HHI", 0xFFFE, 0xE000, 0)
+    frame = struct.pack("<HHII", 0xFFFE, 0xE000, 64, segments) + bytes(60)
+    (tmp_path / "a.dcm").write_bytes(start + frame + struct.pack("<HHI", 0xFFFE, 0xE0DD, 0))
+    with pytest.raises(VolumeFault, match=f"a frame in it has {segments} segments"):
+        read_grid(tmp_path)

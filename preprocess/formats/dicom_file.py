@@ -24,6 +24,7 @@ UNDEFINED = 0xFFFFFFFF
 ITEM, END_OF_ITEM, END_OF_SEQUENCE = (0xFFFE, 0xE000), (0xFFFE, 0xE00D), (0xFFFE, 0xE0DD)
 SYNTAX, SERIES, PIXELS = (0x0002, 0x0010), (0x0020, 0x000E), (0x7FE0, 0x0010)
 IMPLICIT, BIG_ENDIAN, DEFLATED = "1.2.840.10008.1.2", "1.2.840.10008.1.2.2", "1.2.840.10008.1.2.1.99"
+RLE = "1.2.840.10008.1.2.5"
 NATIVE = {IMPLICIT, "1.2.840.10008.1.2.1", BIG_ENDIAN, DEFLATED}  # voxels as they are, not compressed
 DEEPEST = 32  # sequences in sequences
 
@@ -67,7 +68,23 @@ def _examine(path: Path, content: bytes, at: int) -> DicomFile:
             series = content[begin:end].rstrip(b"\0 ").decode("ascii", "replace")
         elif tag == PIXELS:
             pixels = end - begin
+            if syntax == RLE:
+                _check_rle(content[begin:end])
     return DicomFile(path, series, pixels, syntax in NATIVE)
+
+
+def _check_rle(items: bytes) -> None:
+    """Raises ValueError for a frame of no segments: GDCM divides by their number, which ends the process.
+
+    items: a table of where frames begin, then a frame each, and what closes them (PS3.5, annex G)
+    """
+    at = 8 + struct.unpack_from("<I", items, 4)[0]
+    while items[at : at + 4] == struct.pack("<HH", *ITEM):
+        (length,) = struct.unpack_from("<I", items, at + 4)
+        segments = struct.unpack_from("<I", items, at + 8)[0] if length >= 64 else 0
+        if not 1 <= segments <= 15:
+            raise ValueError(f"a frame in it has {segments} segments, not 1 to 15")
+        at += 8 + length
 
 
 def _inflated(packed: bytes) -> bytes:
