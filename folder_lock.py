@@ -3,6 +3,7 @@
     with locked(folder): ...                                  refused while another process works in the folder
     python folder_lock.py once PATH -- COMMAND…               runs COMMAND, which makes PATH, unless PATH is there
     python folder_lock.py renew PATH -- COMMAND…              runs COMMAND, which makes PATH or PATH_tmp anew
+    python folder_lock.py clean PATH…                         removes PATH_tmp where it is an unfinished run
 
 The commands are the makefiles', so that two makes can be typed at once: the second waits for the first, then makes
 only what that one did not. `renew` moves a whole PATH_tmp into place. The kernel frees a lock when its holder dies,
@@ -14,7 +15,6 @@ import fcntl
 import json
 import os
 import shlex
-import shutil
 import signal
 import socket
 import subprocess
@@ -23,10 +23,13 @@ import time
 import warnings
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
+from functools import partial
 from io import FileIO
+from itertools import count
 from pathlib import Path
 
 from errors import UserError
+from own_folders import RUN, RUN_FILES, is_begun, left_over, new_name, refuse_foreign, remove, strangers
 
 NO_LOCKS = (errno.ENOLCK, errno.ENOTSUP, errno.EOPNOTSUPP, errno.ENOSYS)  # what file systems without locks answer
 
@@ -38,6 +41,16 @@ def locked(folder: Path, wait: bool = False) -> Iterator[None]:
     `wait`: until it has left, instead.
     """
     with _held(folder / ".lock", folder, wait):
+        yield
+
+
+@contextmanager
+def locked_name(path: Path) -> Iterator[None]:
+    """Keeps every other process from making `path`, which is not there yet. Raises UserError while one does.
+
+    Not the lock of `once`, which holds that while it runs a program that takes this one.
+    """
+    with _held(path.with_name(f".{path.name}.new.lock"), path, wait=False):
         yield
 
 
@@ -76,6 +89,35 @@ def _acquire(lock: Path, what: Path, wait: bool) -> FileIO:
             file.close()
             raise
         file.close()
+
+
+@contextmanager
+def own_part(path: Path) -> Iterator[tuple[int, Path]]:
+    """An empty file beside `path` that no other process writes to: its descriptor, and its hidden name.
+
+    It is locked, so that what a killed process left is told from what a living one writes, and is written over.
+    """
+    numbers = count()
+    while True:
+        part = path.with_name(f".{path.name}.part-{next(numbers)}")
+        with FileIO(os.open(part, os.O_RDWR | os.O_CREAT, 0o666), "r+") as file:
+            if _is_free(file) and _is_at(file, part):
+                if os.fstat(file.fileno()).st_size:
+                    file.truncate(0)
+                yield file.fileno(), part
+                return
+
+
+def _is_free(file: FileIO) -> bool:
+    """Whether no other process has locked it; from now on this one has."""
+    try:
+        fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError:
+        return False
+    except OSError as error:
+        if error.errno not in NO_LOCKS:
+            raise
+    return True
 
 
 def _flock(file: FileIO, what: Path, wait: bool) -> None:
@@ -126,46 +168,76 @@ def once(path: Path, command: Sequence[str]) -> int:
 
 
 def renew(path: Path, command: Sequence[str]) -> int:
-    """Runs `command`, which makes `path` or `<path>_tmp` anew, unless another process did meanwhile; the exit code."""
-    made, old = (path.with_name(path.name + end) for end in ("_tmp", "_old"))
-    before = _inode(path)
+    """Runs `command`, which makes `path` or `<path>_tmp` anew, unless another process did meanwhile; the exit code.
+
+    Raises UserError before that for a folder under either name that no run began.
+    """
+    made, before = unfinished(path), _inode(path)
     with _held(path.with_name(f".{path.name}.lock"), path, wait=True) as lock:
         if _inode(path) not in (None, before):
             print(f"{path} was made meanwhile by the process waited for.")
             return 0
-        _repair(path, old)
+        _repair(path)
+        refuse_foreign(made, RUN, "run")
+        refuse_foreign(path, RUN, "run", *RUN_FILES)
+        was_there = os.path.lexists(made)
         code = _run(command, lock)
-        if code == 0 and made.exists():
-            move(made, path, old)
+        if code == 0 and made.is_dir() and (is_begun(made, RUN) or not was_there):
+            move(made, path)
         return code
 
 
-def move(made: Path, path: Path, old: Path) -> None:
+def unfinished(path: Path) -> Path:
+    """Where a run is made, and started again after a kill, until it is whole."""
+    return path.with_name(path.name + "_tmp")
+
+
+def move(made: Path, path: Path) -> None:
     """Puts the whole `made` in the place of `path`. At no moment is there neither; a kill in between leaves a state
     that `_repair` mends, with either nothing lost or the new one in place.
     """
+    if os.path.lexists(path) and not path.is_dir():
+        raise UserError(f"{path} is a file where a run belongs; move it away. The run is whole, in {made}.")
+    old = new_name(path, "old")
     with _held(made / ".lock", made, wait=True):
         if os.path.lexists(path):
             path.rename(old)
         made.rename(path)
+        (path / f".of-{RUN}").unlink(missing_ok=True)  # a copy of what is in place is none to go on with
         (path / ".lock").unlink()  # which sets the folder's time, make's stamp, to now
     sync_folder(path.parent)
-    _remove(old)
+    _retire(old, path)
 
 
-def _repair(path: Path, old: Path) -> None:
+def _repair(path: Path) -> None:
     """What a kill within `move` left: the old one goes if the new one is in place, else it comes back."""
-    if os.path.lexists(path):
-        _remove(old)
-    elif os.path.lexists(old):
-        old.rename(path)
+    for old in left_over(path, "old"):
+        if os.path.lexists(path):
+            _retire(old, path)
+        else:
+            old.rename(path)
 
 
-def _remove(path: Path) -> None:
-    if path.is_symlink():
-        path.unlink()
-    elif path.exists():
-        shutil.rmtree(path)
+def _retire(old: Path, path: Path) -> None:
+    """Removes what `path` has replaced; a run to which somebody added something is kept, under a name that shows."""
+    if not os.path.lexists(old):
+        return
+    added = [] if old.is_symlink() else strangers(old)
+    if not added:
+        remove(old)
+        return
+    kept = path.with_name(f"{path.name}_replaced-{old.name[-8:]}")
+    old.rename(kept)
+    print(f"{kept} is what was replaced by the new {path}: it holds what no run made ({', '.join(added[:3])}).")
+
+
+def clean(paths: Sequence[Path]) -> int:
+    """Removes the unfinished runs of these paths. Raises UserError at one that is being trained."""
+    for made in map(unfinished, paths):
+        if is_begun(made, RUN):
+            with locked(made):
+                remove(made)
+    return 0
 
 
 def sync_folder(folder: Path) -> None:
@@ -201,16 +273,18 @@ def _run(command: Sequence[str], lock: int) -> int:
 def main() -> int:
     match sys.argv[1:]:
         case ["once", path, "--", *command] if command:
-            make = once
+            make = partial(once, Path(path), command)
         case ["renew", path, "--", *command] if command:
-            make = renew
+            make = partial(renew, Path(path), command)
+        case ["clean", *paths] if paths:
+            make = partial(clean, list(map(Path, paths)))
         case _:
             print(__doc__, file=sys.stderr)
             return 2
     try:
-        return make(Path(path), command)
-    except OSError as error:
-        print(f"folder_lock.py: {path}: {error}", file=sys.stderr)
+        return make()
+    except (UserError, OSError) as error:
+        print(f"folder_lock.py: {error}", file=sys.stderr)
         return 2
 
 

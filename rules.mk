@@ -203,8 +203,8 @@ MASKS := iter[0-9][0-9][0-9] iter[0-9][0-9][0-9][0-9]
 MAKEFILES_READ := $(sort $(wildcard $(MAKEFILE_LIST) *.mk))
 
 # -- help -----------------------------------------------------------------------------------------------------------
-clean-tmp:                                                      ## remove unfinished runs
-	rm -rf $(addsuffix _tmp,$(RUNS))
+clean-tmp: | $(VENV)                                            ## remove unfinished runs
+	$(CC) folder_lock.py clean $(RUNS)
 help:                                                           ## this list
 	@sed -nE 's/^([a-z_-]+):.*## /\1\t/p' $(MAKEFILE_LIST) | expand -t 14
 	@echo "main runs:    $(notdir $(MAIN))"; echo "ablations:    $(ABL)"; echo "baselines:    $(BAS)"; echo "inference:    $(INF)"

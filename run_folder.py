@@ -29,6 +29,7 @@ from PIL import Image
 from torch import Tensor, nn
 
 from nifti_headers import Header, header_at, pack
+from own_folders import MADE, RUN, begin, note_made, shown, strangers
 from published_weights import adopt
 from utils import UserError, atomic_write, listing
 from weight_checks import check_weights, is_old, is_state_dict, misfits, unwrapped
@@ -76,7 +77,8 @@ class RunFolder:
 
     def begin(self) -> None:
         """Makes the folder, and writes the arguments down."""
-        self.path.mkdir(parents=True, exist_ok=True)
+        begin(self.path, RUN)
+        self.strangers = strangers(self.path) if (self.path / MADE).exists() else []
         with atomic_write(self.path / "params.txt", "w") as file:
             file.writelines(f"{key}: {value}\n" for key, value in sorted(vars(self.args).items()))
 
@@ -143,7 +145,7 @@ class RunFolder:
         """last.pkl; the one before stays as previous.pkl, unless it is torn, and at no moment is there no whole one."""
         last, previous = self.path / "last.pkl", self.path / "previous.pkl"
         if last.exists() and "last.pkl" not in self.torn:
-            spare = self.path / "previous.pkl.part"
+            spare = self.path / ".previous.pkl.part"
             spare.unlink(missing_ok=True)
             try:
                 spare.hardlink_to(last)
@@ -156,9 +158,10 @@ class RunFolder:
         (self.path / "paused.pkl").unlink(missing_ok=True)
 
     def end(self) -> None:
-        """The run is whole: what only a resume needed goes."""
-        for name in ("previous.pkl", "paused.pkl", "paused.pkl.part"):
-            (self.path / name).unlink(missing_ok=True)
+        """The run is whole: what only a resume needed goes, and what the run has made is noted."""
+        for path in (self.path / "previous.pkl", self.path / "paused.pkl", *self.path.glob(".*.part*")):
+            path.unlink(missing_ok=True)
+        note_made(self.path, shown(self.path) - {*self.strangers})
 
 
 def _changed_inputs(begun: Mapping[str, str], now: Mapping[str, str]) -> str:

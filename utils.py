@@ -24,7 +24,7 @@ from typing import IO, Any, get_args, get_origin
 import numpy as np
 
 from errors import UserError
-from folder_lock import sync_folder
+from folder_lock import own_part, sync_folder
 
 
 def listing(names: Iterable[Any], limit: int = 12) -> str:
@@ -248,20 +248,21 @@ def whole(labels: np.ndarray) -> np.ndarray:
 def atomic_write(path: str | Path, mode: str = "wb") -> Iterator[IO[Any]]:
     """A file that appears under its name only when it is whole and on the disk.
 
-    Written beside its place as '<name>.part', flushed to the disk, then renamed; on any error the part goes
-    away and what stood under the name stays.
+    Written beside its place under a hidden name of its own, flushed to the disk, then renamed; on any error that part
+    goes away and what stood under the name stays.
     """
     path = Path(path)
-    part = path.with_name(path.name + ".part")
-    try:
-        with part.open(mode, **({} if "b" in mode else {"encoding": "utf-8", "newline": ""})) as file:
-            yield file
-            file.flush()
-            os.fsync(file.fileno())
-        part.replace(path)
-    except BaseException:
-        part.unlink(missing_ok=True)
-        raise
+    with own_part(path) as (descriptor, part):
+        try:
+            text = {} if "b" in mode else {"encoding": "utf-8", "newline": ""}
+            with open(descriptor, mode, closefd=False, **text) as file:
+                yield file
+                file.flush()
+                os.fsync(descriptor)
+            part.replace(path)
+        except BaseException:
+            part.unlink(missing_ok=True)
+            raise
     sync_folder(path.parent)
 
 

@@ -229,7 +229,7 @@ class VolumeFolder:
             with atomic_write(self.cache / decoded) as out:
                 np.save(out, voxels.astype(np.uint8) if self.holds_labels else compact(voxels))
         if old and old["decoded"] not in (None, decoded):
-            (self.cache / old["decoded"]).unlink(missing_ok=True)
+            (self.cache / Path(old["decoded"]).name).unlink(missing_ok=True)  # whatever a note says: here alone
         return seen | {
             "decoded": decoded,
             "array": decoded and cached_file.describe(self.cache / decoded),

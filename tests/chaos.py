@@ -39,7 +39,7 @@ GRACE = 1 / 4  # share of the SIGTERMs that a SIGKILL follows before long
 NO_CACHE = 1 / 4  # share of the starts that find no decoded slices
 ASKED = 128 + signal.SIGTERM  # exit code of a run that was asked to stop and noted how far it came
 OWN = ("params.txt", "provenance.json")  # they tell where and when a run was made
-SPARE = ("*.part", "previous.pkl", "paused.pkl", ".lock")  # what a finished run has no more
+SPARE = (".*.part-*", "previous.pkl", "paused.pkl", ".lock")  # what a finished run has no more
 
 
 class ChaosError(Exception):
@@ -154,7 +154,9 @@ class Chaos:
         if code not in kinds:
             self._fail(f"{run} ended with exit code {code}")
         if code == ASKED and not any((run / name).exists() for name in ("paused.pkl", "last.pkl")):
-            self._fail(f"{run} was asked to stop, and noted nothing")
+            if (run / "params.txt").exists():
+                self._fail(f"{run} was asked to stop, and noted nothing")
+            code = -signal.SIGTERM
         self.tally[kinds[code]] += 1
         self.tally[f"while {self._phase(run)}"] += 1
         return True
@@ -166,9 +168,9 @@ class Chaos:
 
     def _phase(self, run: Path) -> str:
         """What the process was at, as far as its files tell."""
-        if any(self.root.glob("site/*/.cache/*.part")):
+        if any(self.root.glob("site/*/.cache/.*.part-*")):
             return "decoding the slices"
-        if any(run.rglob("*.part")):
+        if any(run.rglob(".*.part-*")):
             return "writing a file"
         rows = len(next(run.glob("*_metrics.csv")).read_text().splitlines()) if (run / "last.pkl").exists() else 0
         return "starting, or in the first epoch" if not rows else "scoring" if rows > EPOCHS else "in a later epoch"

@@ -77,7 +77,8 @@ def needs(disk: Disk, argv: Sequence[str]) -> list[tuple[Path, int]]:
         if path.is_file() and disk.used() > most:
             most = disk.used()
             beyond = (path.stat().st_size - 1) // PAGE * PAGE
-            found.append((Path(str(path.relative_to(disk.path)).removesuffix(".part")), most - max(beyond, PAGE)))
+            name = re.sub(r"^\.(.*)\.part-\d+$", r"\1", path.name)
+            found.append((path.with_name(name).relative_to(disk.path), most - max(beyond, PAGE)))
 
     os.fsync = watched
     try:
@@ -103,7 +104,7 @@ def check_whole(folder: Path) -> None:
                 assert text.endswith("\n"), f"{path} ends in half a row"
                 assert len({line.count(",") for line in text.splitlines()}) == 1, f"{path} has a broken row"
             case suffix:
-                assert suffix != ".part", f"{path} was left"
+                assert not suffix.startswith(".part-"), f"{path} was left"
 
 
 def fill(disk: Disk, size: int, whole: Path, argv: Sequence[str], run: Path) -> None:

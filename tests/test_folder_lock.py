@@ -16,8 +16,9 @@ from pathlib import Path
 import pytest
 
 import folder_lock
-from folder_lock import locked, renew
-from utils import UserError
+from folder_lock import clean, locked, renew
+from own_folders import RUN, begin, note_made
+from utils import UserError, atomic_write
 
 ROOT = Path(__file__).parents[1]
 FORK = multiprocessing.get_context("fork")
@@ -143,6 +144,7 @@ def test_of_two_at_once_one_makes_and_the_other_waits(tmp_path, verb, end):
 def test_once_keeps_and_renew_renews(tmp_path):
     path, log = tmp_path / "run", tmp_path / "log"
     (path / "old").mkdir(parents=True)
+    note_made(path, ["old"])
     os.utime(path, (0, 0))
     assert command("once", path, path, log).wait() == 0
     assert not log.exists()
@@ -208,8 +210,8 @@ def test_a_failed_command_moves_nothing_and_bad_words_are_told(tmp_path):
 
 def _renew_and_die(run, step):
     """Dies of SIGKILL as it comes to the given step of the move."""
-    names = iter(("rename", "rename", "unlink", "sync_folder", "_remove"))
-    owners = {"rename": Path, "unlink": Path, "sync_folder": folder_lock, "_remove": folder_lock}
+    names = iter(("rename", "rename", "unlink", "unlink", "sync_folder", "_retire"))
+    owners = {"rename": Path, "unlink": Path, "sync_folder": folder_lock, "_retire": folder_lock}
     steps = [next(names) for _ in range(step + 1)]
     wanted, calls = steps[-1], steps.count(steps[-1])
     whole = getattr(owners[wanted], wanted)
@@ -225,12 +227,13 @@ def _renew_and_die(run, step):
     renew(run, ["true"])
 
 
-@pytest.mark.parametrize("step", range(5))
+@pytest.mark.parametrize("step", range(6))
 def test_a_move_killed_at_any_step_loses_nothing_and_is_repaired(tmp_path, step):
     run, made = tmp_path / "run", tmp_path / "run_tmp"
     for folder in (run, made):
-        folder.mkdir()
+        begin(folder, RUN)
         (folder / "whole").write_text(folder.name)
+        note_made(folder, ["whole"])
     child = FORK.Process(target=_renew_and_die, args=(run, step))
     child.start()
     child.join()
@@ -241,20 +244,86 @@ def test_a_move_killed_at_any_step_loses_nothing_and_is_repaired(tmp_path, step)
         assert (run / "whole").read_text() == "run"
     assert start("folder_lock.py", "renew", run, "--", "true").wait() == 0
     assert (run / "whole").read_text() == "run_tmp"
-    assert not made.exists()
-    assert not (tmp_path / "run_old").exists()
+    assert [path.name for path in tmp_path.iterdir()] == ["run"]
+
+
+BACKUPS = ("run_old", "run_tmp", "run_tmp_old", "run.old", ".run.old", ".run.old-mine")
+
+
+@pytest.mark.parametrize("is_there", [True, False])
+@pytest.mark.parametrize("program", ["true", "false"])
+def test_folders_of_the_user_are_not_touched_whatever_their_names(tmp_path, is_there, program):
+    run = tmp_path / "run"
+    for name in (*BACKUPS, "run") if is_there else BACKUPS:
+        (tmp_path / name).mkdir()
+        (tmp_path / name / "last.pkl").write_text(name)  # a copy of a run, or one moved out of the way
+        (tmp_path / name / "NOTES.txt").write_text("a week of training")
+    before = {path: path.stat().st_mtime_ns for path in tmp_path.rglob("*")}
+    with pytest.raises(UserError, match="run_tmp is there, and main.py did not begin it .*NOTES.txt"):
+        renew(run, [program])
+    shutil.rmtree(tmp_path / "run_tmp")
+    renew(run, [program])
+    kept = {path: time for path, time in before.items() if "run_tmp" not in path.parts}
+    assert {path: path.stat().st_mtime_ns for path in tmp_path.rglob("*")} == kept
+
+
+def test_a_new_run_takes_the_place_of_a_run_alone(tmp_path):
+    run = tmp_path / "run"
+    run.mkdir()
+    (run / "thesis.txt").write_text("mine")
+    make = ["sh", "-c", f"mkdir {run}_tmp && echo new > {run}_tmp/last.pkl"]
+    with pytest.raises(UserError, match="run is there, and main.py did not begin it"):
+        renew(run, make)
+    assert [path.name for path in run.iterdir()] == ["thesis.txt"]
+    (run / "last.pkl").write_text("old")
+    note_made(run, ["last.pkl"])
+    assert renew(run, make) == 0
+    assert (run / "last.pkl").read_text() == "new\n"
+    (kept,) = tmp_path.glob("run_replaced-*")
+    assert (kept / "thesis.txt").read_text() == "mine"
+    (tmp_path / "file").write_text("mine")
+    with pytest.raises(UserError, match="is a file where a run belongs"):
+        renew(tmp_path / "file", ["mkdir", f"{tmp_path}/file_tmp"])
+    assert (tmp_path / "file").read_text() == "mine"
+
+
+def test_unfinished_runs_alone_are_cleaned(tmp_path):
+    for name in ("mine_tmp", "run_tmp"):
+        (tmp_path / name).mkdir()
+        (tmp_path / name / "notes").touch()
+    begin(tmp_path / "run_tmp", RUN)
+    with locked(tmp_path / "run_tmp"), pytest.raises(UserError, match="is being worked on"):
+        clean([tmp_path / "run"])
+    clean([tmp_path / name for name in ("mine", "run", "none")])
+    assert [path.name for path in tmp_path.iterdir()] == ["mine_tmp"]
+
+
+def test_writers_of_one_file_have_a_part_each_and_a_dead_ones_is_written_over(tmp_path):
+    path, mine = tmp_path / "table.csv", tmp_path / "table.csv.part"
+    mine.write_text("mine")
+    (tmp_path / ".table.csv.part-0").write_text("half a table of a killed program")
+    with atomic_write(path, "w") as first:
+        first.write("first")
+        with atomic_write(path, "w") as second:
+            second.write("second")
+        assert path.read_text() == "second"
+    assert path.read_text() == "first"
+    with pytest.raises(KeyError), atomic_write(path, "w"):
+        raise KeyError
+    assert sorted(tmp_path.iterdir()) == [path, mine]
+    assert mine.read_text() == "mine"
 
 
 def test_a_run_that_is_a_link_is_replaced_and_what_it_shows_is_kept(tmp_path):
     elsewhere, made = tmp_path / "elsewhere", tmp_path / "run_tmp"
     for folder in (elsewhere, made):
-        folder.mkdir()
+        begin(folder, RUN)
         (folder / "whole").write_text(folder.name)
     (tmp_path / "run").symlink_to(elsewhere)
     assert start("folder_lock.py", "renew", tmp_path / "run", "--", "true").wait() == 0
     assert (tmp_path / "run" / "whole").read_text() == "run_tmp"
     assert (elsewhere / "whole").read_text() == "elsewhere"
-    assert not os.path.lexists(tmp_path / "run_old")
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["elsewhere", "run"]
 
 
 # -- two makes --------------------------------------------------------------------------------------------------
@@ -279,14 +348,17 @@ PRETENDER_PY = """
 import os, sys, time
 from pathlib import Path
 from folder_lock import locked
+from own_folders import RUN, begin, new_name
 flag = next(word for word in ("--workdir", "--dest", "--out") if word in sys.argv)
 path = Path(sys.argv[sys.argv.index(flag) + 1])
 with open("log", "a") as log:
     log.write(f"{path}\\n")
 if flag != "--workdir" and path.exists():
     sys.exit(f"{path} is there already")
-work = path if flag == "--workdir" else Path(f"{path}_tmp")
+work = path if flag == "--workdir" else new_name(path, "new")
 with locked(work):
+    if flag == "--workdir":
+        begin(path, RUN)
     mark = work / "mark"
     if not mark.exists():
         mark.write_text(str(os.getpid()))
@@ -302,7 +374,7 @@ if flag != "--workdir":
 @pytest.fixture
 def toy(tmp_path):
     """A folder with an experiment's makefile, whose runs and slices are four small files."""
-    for name in ("adaptation.mk", "rules.mk", "venv.mk", "folder_lock.py", "errors.py"):
+    for name in ("adaptation.mk", "rules.mk", "venv.mk", "folder_lock.py", "own_folders.py", "errors.py"):
         shutil.copy(ROOT / name, tmp_path)
     (tmp_path / "toy.make").write_text(TOY)
     (tmp_path / "pretender").write_text(PRETENDER.format(python=sys.executable))

@@ -558,7 +558,7 @@ def test_a_loss_that_is_not_finite_names_the_step(sites, tmp_path):
 def test_a_full_disk_is_one_paragraph(sites, tmp_path):
     run = tmp_path / "run"
     run.mkdir()
-    (run / "params.txt.part").symlink_to("/dev/full")
+    (run / ".params.txt.part-0").symlink_to("/dev/full")
     done = shell(flags(sites[1], run))
     assert done.returncode == 2
     assert "No space left" in done.stderr

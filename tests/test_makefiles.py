@@ -144,7 +144,7 @@ folder.mkdir()
 def toy(folder, main, goals="PLOTS :=\nREPORT := results/toy/report.txt\n"):
     """A makefile of one run in a folder of its own, whose main.py is this text."""
     folder.mkdir(parents=True, exist_ok=True)
-    for name in ("rules.mk", "venv.mk", "folder_lock.py", "errors.py"):
+    for name in ("rules.mk", "venv.mk", "folder_lock.py", "own_folders.py", "errors.py"):
         shutil.copy(ROOT / name, folder)
     (folder / "main.py").write_text(main)
     (folder / "report.py").write_text("import sys\nopen(sys.argv[-1] + '.txt', 'w').write('a table')\n")

@@ -24,6 +24,7 @@ import run_folder
 import training
 from methods import METHODS
 from methods.supervised import Supervised
+from own_folders import note_made
 from run_folder import CsvLog, RunFolder, load_checkpoint
 from tests.chaos import ASKED, EPOCHS, arguments, ask_to_stop, before_call, chaos, differences
 from utils import UserError, run_program
@@ -176,7 +177,7 @@ def test_ctrl_c_notes_how_far_it_came_too(site, whole, tmp_path, monkeypatch):
     with monkeypatch.context() as patch:
         patch.setattr(Supervised, "step", before_call(2, Supervised.step, partial(ask_to_stop, signal.SIGINT)))
         stop(argv, 128 + signal.SIGINT)
-    (tmp_path / "run" / "paused.pkl.part").write_bytes(b"a kill while another pause was written")
+    (tmp_path / "run" / ".paused.pkl.part-0").write_bytes(b"a kill while another pause was written")
     program.main(argv)
     assert differences(whole, tmp_path / "run") == []
 
@@ -404,6 +405,8 @@ def test_the_batch_of_a_loss_that_is_not_finite_is_kept(site, tmp_path, monkeypa
     assert load_checkpoint(tmp_path / "run" / "last.pkl")["epoch"] == 0
     program.main(argv)
     program.main(arguments(site, tmp_path / "whole", "--target_losses", bounded(site), *STILL))
+    (tmp_path / "run" / "nonfinite.pkl").rename(tmp_path / "whole" / "nonfinite.pkl")
+    note_made(tmp_path / "whole", ["nonfinite.pkl"])
     assert differences(tmp_path / "whole", tmp_path / "run") == ["only one has nonfinite.pkl"]
 
 
