@@ -8,36 +8,44 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
-from folder_lock import sync_folder
+from folder_lock import locked_name, sync_folder
+from own_folders import left_over, new_name
 from preprocess.faults import Fault, describe_faults
 from utils import UserError, atomic_write
 
 
 def refuse_existing(path: Path, flag: str) -> None:
     """Raises UserError if something is where a command is to write; `flag`: what names another place."""
-    if path.exists():
+    if os.path.lexists(path):
         raise UserError(f"{path} is there already; remove it, or give another {flag}.")
 
 
 def refuse_overwriting(path: Path) -> None:
     """Raises UserError if a file that a person may have worked on is there."""
-    if path.exists():
+    if os.path.lexists(path):
         raise UserError(f"{path} is there and is never overwritten: move it away, or write to another --out.")
 
 
 @contextmanager
 def whole_folder(dest: Path) -> Iterator[Path]:
-    """A place beside `dest`, not yet made, that takes its name when the block is over and goes when it fails."""
-    made = dest.with_name(dest.name + "_tmp")
-    shutil.rmtree(made, ignore_errors=True)
-    try:
-        yield made
-        os.sync()  # thousands of small files: one call instead of one a file, before the name that vouches for them
-        made.rename(dest)
-    except BaseException:
-        shutil.rmtree(made, ignore_errors=True)
-        raise
-    sync_folder(dest.parent)
+    """A place beside `dest`, not yet made, that takes its name when the block is over and goes when it fails.
+
+    Every start has a place of its own, where nothing that outlives a killed one can write. Raises UserError while
+    another process makes `dest`, and where it is there.
+    """
+    with locked_name(dest):
+        refuse_existing(dest, "--dest")
+        for killed in left_over(dest, "new"):
+            shutil.rmtree(killed, ignore_errors=True)
+        made = new_name(dest, "new")
+        try:
+            yield made
+            os.sync()  # thousands of small files: one call instead of one a file, before the name that vouches for them
+            made.rename(dest)
+        except BaseException:
+            shutil.rmtree(made, ignore_errors=True)
+            raise
+        sync_folder(dest.parent)
 
 
 def refuse(faults: Sequence[Fault], dest: Path) -> None:

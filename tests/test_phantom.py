@@ -414,26 +414,17 @@ def test_small_and_full_show_the_same_anatomy():
     assert volumes[0] == pytest.approx(volumes[1], rel=0.05)
 
 
-def test_refuses_a_folder_that_is_not_a_phantom(tmp_path):
+@pytest.mark.parametrize("card", [True, False])
+def test_refuses_a_folder_that_is_there(tmp_path, card):
     real = tmp_path / "volumes"
     real.mkdir()
+    if card:
+        (real / "phantom.json").write_text("{}")
     (real / "Case00.nii.gz").write_bytes(b"a patient")
-    with pytest.raises(UserError, match=r"none \(it has no phantom.json\)"):
+    with pytest.raises(UserError, match="volumes is there already"):
         make_cohort("prostate", real)
     assert (real / "Case00.nii.gz").read_bytes() == b"a patient"
-    assert not (tmp_path / "volumes_tmp").exists()
-
-
-def test_replaces_a_phantom_and_what_a_kill_left(cohorts, tmp_path):
-    dest, stale = tmp_path / "volumes", tmp_path / "volumes_tmp"
-    for folder in (dest, stale):
-        folder.mkdir()
-        (folder / "old").write_text("")
-    (dest / "phantom.json").write_text("{}")
-    make_cohort("prostate", dest)
-    assert digests(dest) == digests(cohorts["prostate"])
-    assert not (dest / "old").exists()
-    assert not stale.exists()
+    assert [path.name for path in tmp_path.iterdir()] == ["volumes"]
 
 
 def test_street_scenes_are_made_too(monkeypatch, tmp_path):

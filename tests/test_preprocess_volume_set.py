@@ -68,7 +68,7 @@ def assert_refused(spec, *words):
     for word in words:
         assert word in str(error.value)
     assert not spec.dest.exists()
-    assert not spec.dest.with_name(spec.dest.name + "_tmp").exists()
+    assert not list(spec.dest.parent.glob(f".{spec.dest.name}.*"))
 
 
 # -- what is written -----------------------------------------------------------------------------------------

@@ -18,6 +18,7 @@ from preprocess.bias_field import correct_bias
 from preprocess.frames import Frame, restore
 from preprocess.grey_levels import Normalisation, percentiles
 from preprocess.labels import LabelMap, map_labels, parse_label_map
+from preprocess.new_set import whole_folder
 from preprocess.reading import read_grid, read_stack
 from preprocess.slice_split import split_patients
 from preprocess.slice_volumes import Blocks, SliceSpec, describe, read_spec, slice_set
@@ -73,7 +74,7 @@ def tree(folder):
 
 def assert_nothing_left(dest):
     assert not dest.exists()
-    assert not dest.with_name(dest.name + "_tmp").exists()
+    assert not list(dest.parent.glob(f".{dest.name}.*"))
 
 
 # ---------------------------------------------------------------------------------------------- what is written
@@ -711,11 +712,29 @@ def test_a_set_that_is_there_is_not_touched(tmp_path):
 
 def test_what_a_killed_run_left_is_replaced(tmp_path):
     source = cohort(tmp_path / "volumes", n=2)
-    (tmp_path / "set_tmp/val/IMG").mkdir(parents=True)
-    (tmp_path / "set_tmp/val/IMG/Case07_0.png").write_bytes(b"half")
+    mine = [tmp_path / f"{name}/val/IMG/Case07_0.png" for name in ("set_tmp", "set_old", ".set.new-mine")]
+    for path in (*mine, left := tmp_path / ".set.new-0123abcd/val/IMG/Case07_0.png"):
+        path.parent.mkdir(parents=True)
+        path.write_bytes(b"half")
+    with pytest.raises(UserError, match="Nothing was written"):
+        slice_set(spec_of(source, tmp_path / "set", label_map="7:1"))
+    assert not left.exists()
     slice_set(spec_of(source, tmp_path / "set"))
     assert not list((tmp_path / "set").rglob("Case07*"))
-    assert not (tmp_path / "set_tmp").exists()
+    assert [path.read_bytes() for path in mine] == [b"half"] * 3
+    assert {path.name for path in tmp_path.iterdir()} == {"volumes", "set", "set_tmp", "set_old", ".set.new-mine"}
+
+
+def test_of_two_who_make_one_set_the_second_is_refused(tmp_path):
+    source, dest = cohort(tmp_path / "volumes", n=2), tmp_path / "set"
+    with whole_folder(dest) as made:
+        made.mkdir()
+        with pytest.raises(UserError, match=f"set is being worked on by process {os.getpid()} "):
+            slice_set(spec_of(source, dest))
+        assert made.is_dir()
+    assert list(dest.iterdir()) == []
+    with pytest.raises(UserError, match="set is there already"), whole_folder(dest):
+        pass
 
 
 @pytest.mark.parametrize("error", [OSError(28, "No space left on device"), KeyboardInterrupt()])

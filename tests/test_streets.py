@@ -88,7 +88,7 @@ def refuse(spec, message):
     with pytest.raises(UserError, match=message):
         convert_set(spec)
     assert not spec.dest.exists()
-    assert not spec.dest.with_name("set_tmp").exists()
+    assert not list(spec.dest.parent.glob(".set.*"))
 
 
 # ---------------------------------------------------------------------------------------------------- what is written
@@ -256,11 +256,12 @@ def test_a_set_that_is_there_is_not_touched_and_a_half_one_is_replaced(gta5):
     with pytest.raises(UserError, match="set is there already"):
         convert_set(spec_of(gta5))
     (gta5 / "set").rmdir()
-    (gta5 / "set_tmp/train/IMG").mkdir(parents=True)
-    (gta5 / "set_tmp/train/IMG/99999.png").write_bytes(b"half")
+    left = gta5 / ".set.new-0123abcd/train/IMG"
+    left.mkdir(parents=True)
+    (left / "99999.png").write_bytes(b"half")
     convert_set(spec_of(gta5))
     assert "99999" not in names_in(gta5 / "set/train/IMG")
-    assert not (gta5 / "set_tmp").exists()
+    assert not left.exists()
 
 
 def test_a_write_that_fails_leaves_nothing(gta5, monkeypatch):

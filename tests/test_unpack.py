@@ -56,7 +56,7 @@ def tree(folder):
 
 def assert_nothing_left(dest):
     assert not dest.exists()
-    assert not dest.with_name(dest.name + "_tmp").exists()
+    assert not list(dest.parent.glob(f".{dest.name}.*"))
 
 
 # ------------------------------------------------------------------------------------------------------ lineage
@@ -119,7 +119,7 @@ def test_unpacked_without_shadows_and_what_is_skipped(tmp_path, write, suffix):
     number = unpack(lineage_of(first, second), tmp_path / "deep/out", ["*_4d.txt", "*/orig/*"])
     expected = FILES | {"training/a/3": b"three", "orig/a/1.txt": b""}
     assert (tree(tmp_path / "deep/out"), number) == (expected, 4)
-    assert not (tmp_path / "deep/out_tmp").exists()
+    assert not list(tmp_path.glob("deep/.*"))
 
 
 def test_a_zip_from_windows(tmp_path):
@@ -268,9 +268,10 @@ def test_a_folder_that_is_there_and_patterns_that_leave_nothing(tmp_path):
         unpack(lineage, tmp_path / "out", ["*"])
     assert_nothing_left(tmp_path / "out")
     (tmp_path / "out_tmp").mkdir()
-    (tmp_path / "out_tmp/half").touch()
+    (tmp_path / "out_tmp/thesis").touch()
     unpack(lineage, tmp_path / "out")
     assert tree(tmp_path / "out") == FILES
+    assert (tmp_path / "out_tmp/thesis").exists()
     with pytest.raises(UserError, match="out is there already"):
         unpack(lineage, tmp_path / "out", ["*"])
     assert tree(tmp_path / "out") == FILES

@@ -8,40 +8,31 @@ import ctrl_c  # noqa: F401  first: from here on Ctrl-C is one line
 import argparse
 import json
 import os
-import shutil
 from collections.abc import Callable
 from functools import partial
 from pathlib import Path
 
 from tqdm import tqdm
 
+from preprocess.new_set import whole_folder
 from preprocess.phantom import CARD, SIZES
 from preprocess.phantom.archive import write_scan
 from preprocess.phantom.cohorts import COHORTS, DECATHLON
 from preprocess.phantom.decathlon import write_contents
 from preprocess.phantom.streets import make_streets
 from preprocess.workers import in_processes
-from utils import UserError, run_program
+from utils import run_program
 
 
 def make_cohort(kind: str, dest: Path, size: str = "small", seed: int = 0, jobs: int = 1) -> int:
-    """Writes the cohort's files and phantom.json under `dest`, replacing an older phantom; the number of scans.
+    """Writes the cohort's files and phantom.json into the new folder `dest`; the number of scans.
 
-    Written to '<dest>_tmp' and moved when whole. Raises UserError if `dest` holds anything but a phantom.
+    Raises UserError if `dest` is there: a phantom may have been worked on, too.
     """
-    if dest.exists() and not (dest / CARD).is_file() and not (dest.is_dir() and not any(dest.iterdir())):
-        raise UserError(
-            f"A phantom was to be written to '{dest}', but that is there already and is none (it has no {CARD}). "
-            "Give another --dest, or move what is there away."
-        )
-    made = dest.with_name(dest.name + "_tmp")
-    shutil.rmtree(made, ignore_errors=True)
-    made.mkdir(parents=True)
-    count = MAKERS[kind](made, size, seed, jobs)
-    (made / CARD).write_text(json.dumps({"phantom": size, "kind": kind, "seed": seed}) + "\n", encoding="utf-8")
-    if dest.exists():
-        shutil.rmtree(dest)
-    made.rename(dest)
+    with whole_folder(dest) as made:
+        made.mkdir(parents=True)
+        count = MAKERS[kind](made, size, seed, jobs)
+        (made / CARD).write_text(json.dumps({"phantom": size, "kind": kind, "seed": seed}) + "\n", encoding="utf-8")
     return count
 
 
@@ -72,7 +63,7 @@ def main() -> None:
     """Reads the command line, says loudly that this is made up, writes the cohort."""
     parser = argparse.ArgumentParser("preprocess.phantom", description=__doc__.split("\n\n")[1], allow_abbrev=False)
     parser.add_argument("kind", choices=sorted(MAKERS))
-    parser.add_argument("--dest", type=Path, required=True, help="folder to write; only a phantom is replaced")
+    parser.add_argument("--dest", type=Path, required=True, help="folder to write; must not exist")
     parser.add_argument("--size", choices=SIZES, default="small", help="small: quick; full: as published, or nearly")
     parser.add_argument("--seed", type=_natural, default=0)
     parser.add_argument("--jobs", type=_natural, default=os.cpu_count(), help="scans made at a time")
