@@ -3,6 +3,7 @@
 import os
 import signal
 from types import FrameType
+from typing import Any
 
 
 class Interrupted(Exception):
@@ -20,6 +21,7 @@ class Stop:
 
     def __init__(self) -> None:
         self.number: int | None = None
+        self.before: dict[int, Any] = {}
 
     def listen(self, leads: bool = True) -> None:
         """From now on the signals are only noted; a second Ctrl-C ends the process at once.
@@ -28,7 +30,7 @@ class Stop:
         they do together. They end when it has ended.
         """
         for number in self.SIGNALS:
-            signal.signal(number, self._note if leads else signal.SIG_IGN)
+            self.before[number] = signal.signal(number, self._note if leads else signal.SIG_IGN)
 
     def _note(self, number: int, frame: FrameType | None) -> None:
         # A second SIGTERM is the same request: a scheduler, make and torchrun each pass theirs on within a millisecond.
@@ -37,10 +39,10 @@ class Stop:
         self.number = number
 
     def forget(self) -> None:
-        """As if nothing had been asked, and the signals do again what they usually do."""
+        """As if nothing had been asked, and the signals do again what they did before."""
         self.number = None
-        for number in self.SIGNALS:
-            signal.signal(number, signal.default_int_handler if number == signal.SIGINT else signal.SIG_DFL)
+        while self.before:
+            signal.signal(*self.before.popitem())
 
     def check(self) -> None:
         """Raises Interrupted if the process was asked to stop."""

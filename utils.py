@@ -10,6 +10,7 @@ import io
 import os
 import random
 import re
+import signal
 import sys
 import threading
 import types
@@ -306,12 +307,20 @@ def tell_once(text: str) -> None:
         print(text, file=sys.stderr)
 
 
+def _leave(number: int, frame: types.FrameType | None) -> None:
+    signal.signal(number, signal.SIG_IGN)  # make, its parent and a scheduler each pass theirs on
+    raise SystemExit(128 + number)
+
+
 def run_program(main: Callable[[], None]) -> None:
     """Runs a command-line program: a UserError or a failed write becomes one paragraph and exit code 2, Ctrl-C a line.
 
     `--debug` on the command line lets the traceback through. A letter that the screen cannot show becomes a question
-    mark, and no error.
+    mark, and no error. SIGTERM, as of a make that is stopped, ends the program as Ctrl-C does: with what is half done
+    tidied away.
     """
+    if threading.current_thread() is threading.main_thread():
+        signal.signal(signal.SIGTERM, _leave)
     for stream in (sys.stdout, sys.stderr):
         if isinstance(stream, io.TextIOWrapper):
             stream.reconfigure(errors="replace")

@@ -1,0 +1,77 @@
+"""Workers end with the program that started them, and leave nothing."""
+
+import os
+import signal
+import subprocess
+import sys
+import time
+from functools import partial
+from pathlib import Path
+
+import pytest
+
+from preprocess.workers import in_processes
+from utils import UserError
+
+STARTER = """
+import os, sys, time
+from pathlib import Path
+from preprocess.workers import in_processes
+from utils import run_program
+
+def work(path):
+    Path(path + ".part").write_text(str(os.getpid()))
+    Path(path + ".part").rename(path)
+    time.sleep(600)
+
+if __name__ == "__main__":
+    run_program(lambda: list(in_processes(work, sys.argv[1:], 2)))
+"""
+
+
+def wait_until(is_so):
+    for _ in range(3000):
+        if is_so():
+            return
+        time.sleep(0.01)
+    raise AssertionError("it did not come")
+
+
+def is_alive(pid):
+    """A zombie is not: its parent is gone, and nobody may be there to ask for its exit code."""
+    try:
+        return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0] not in "ZX"
+    except FileNotFoundError:
+        return False
+
+
+@pytest.mark.skipif(not Path("/proc/self/stat").exists(), reason="needs /proc")
+@pytest.mark.parametrize("number", [signal.SIGKILL, signal.SIGTERM])
+def test_workers_end_with_their_starter(tmp_path, number):
+    script, pids, place = tmp_path / "starter.py", [tmp_path / "1", tmp_path / "2"], tmp_path / "tmp"
+    script.write_text(STARTER)
+    place.mkdir()
+    environment = os.environ | {"PYTHONPATH": str(Path(__file__).parents[1]), "TMPDIR": str(place)}
+    starter = subprocess.Popen([sys.executable, script, *pids], env=environment, start_new_session=True)
+    try:
+        wait_until(lambda: all(path.exists() for path in pids))
+        starter.send_signal(number)
+        assert starter.wait() == (-9 if number == signal.SIGKILL else 143)
+        wait_until(lambda: not any(is_alive(int(path.read_text())) for path in pids))
+        wait_until(lambda: list(place.iterdir()) == [])
+    finally:
+        for path in pids:
+            if path.exists() and is_alive(int(path.read_text())):
+                os.kill(int(path.read_text()), signal.SIGKILL)
+
+
+def fail_at(bad, number):
+    if number == bad:
+        raise UserError("a bad one")
+    return number
+
+
+def test_a_fault_ends_the_work_and_the_next_work_begins_anew():
+    with pytest.raises(UserError, match="a bad one"):
+        list(in_processes(partial(fail_at, 1), range(4), 2))
+    assert list(in_processes(partial(fail_at, 9), range(4), 2)) == [0, 1, 2, 3]
