@@ -24,11 +24,12 @@ from tqdm import tqdm
 
 from dataloader import ahead
 from methods.base import PRECISIONS
+from own_folders import refuse_input
 from prediction.adaptation import adapt, add_adaptation_flags
 from prediction.export import export_onnx
 from prediction.inference import Wanted, predict
 from prediction.model import FLIPS, Model, load_model
-from prediction.outputs import Outputs, labels_of
+from prediction.outputs import Outputs, labels_of, refuse_foreign_outputs
 from prediction.preparation import Preparation, Prepared, preparation
 from prediction.volumes import digest, find_cases, refuse_as_output, shown, voxel_volumes
 from preprocess.faults import Fault, VolumeFault, describe_faults
@@ -103,6 +104,9 @@ def main(argv: Sequence[str] | None = None) -> None:
     cases = find_cases(args.volumes, args.patient, model.recipe.channels) if args.volumes else []
     if cases:
         refuse_as_output(cases, args.out)
+        refuse_foreign_outputs(args.out)
+    if args.export:
+        refuse_input(args.export, _read_by(args, cases), "--export")
     if args.adapt:
         args.weights = adapt(args, model, cases)
         model = load(args.weights)
@@ -111,6 +115,12 @@ def main(argv: Sequence[str] | None = None) -> None:
         print(export_onnx(model, args.export, _first_input(model, prepare, cases)))
     if cases:
         _predict_all(args, model, prepare, cases)
+
+
+def _read_by(args: argparse.Namespace, cases: Sequence[Case]) -> list[Path]:
+    """The files that the program reads."""
+    volumes = [path for case in cases for path in case.paths.values()]
+    return [path for path in (args.weights, args.sizes, *volumes) if path is not None]
 
 
 def _first_input(model: Model, prepare: Preparation, cases: Sequence[Case]) -> torch.Tensor | None:

@@ -14,8 +14,10 @@ from pathlib import Path
 from typing import Any
 
 import main as training
+from folder_lock import locked
+from own_folders import begin
 from prediction.model import Model, Recipe
-from prediction.outputs import MADE_WITH
+from prediction.outputs import MADE_WITH, PROGRAM
 from prediction.preparation import preparation
 from prediction.volumes import digest, patterns
 from preprocess import size_priors
@@ -49,7 +51,12 @@ def adapt(args: argparse.Namespace, model: Model, cases: Sequence[Case]) -> Path
             f"{args.out} holds predictions of a network that was not adapted here; name another --out, or give "
             "--overwrite."
         )
-    place.mkdir(parents=True, exist_ok=True)
+    begin(args.out, PROGRAM)
+    with locked(place):
+        return _adapt(place, args, model, cases)
+
+
+def _adapt(place: Path, args: argparse.Namespace, model: Model, cases: Sequence[Case]) -> Path:
     card = _slice(place / "set", args, model.recipe, cases)
     if "val" not in card["counts"]:
         raise UserError(

@@ -2,6 +2,7 @@
 
 import csv
 import json
+import os
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -10,7 +11,9 @@ from typing import Any
 import numpy as np
 
 from foreign_files import read_json
+from folder_lock import locked
 from nifti_headers import Header, pack
+from own_folders import begin, refuse_foreign
 from prediction.inference import Prediction, Wanted
 from preprocess.labels import LabelMap
 from preprocess.reading import read_grid, read_voxels
@@ -20,6 +23,7 @@ SUFFIX = ".nii.gz"
 MAPS = ("probabilities", "entropy")  # folders beside the label maps
 MADE_WITH = "predict.json"
 SIZES = "volumes.csv"
+PROGRAM = "predict.py"
 UNCOMPARED = {"weights", "volumes"}  # a path may be spelt in several ways; its digest tells
 COLUMNS = ("patient", "file", "class", "label", "voxels", "mm3")
 
@@ -45,38 +49,49 @@ class Outputs:
         """Makes the folder, notes what its predictions are made with, and of what: patient -> digests of the volumes.
 
         Raises UserError where it holds predictions that were made with something else, or of volumes that have changed,
-        unless they may be overwritten.
+        unless they may be overwritten; and for masks that were not made here, which never are.
         """
-        path = self.folder / MADE_WITH
-        made_with = json.loads(json.dumps(made_with))
-        masks = [self.paths(name)["classes"] for name in volumes]
-        if foreign := [mask.name for mask in masks if mask.exists() and not (path.exists() or overwrite)]:
+        refuse_foreign_outputs(self.folder)
+        read_sizes(self.folder / SIZES)
+        begin(self.folder, PROGRAM)
+        with locked(self.folder, wait=True):
+            path, made_with = self.folder / MADE_WITH, json.loads(json.dumps(made_with))
+            old = _read(path, overwrite) if path.exists() else {}
+            known = old.get("volumes", {})
+            if old or not path.exists():  # a note that cannot be read, and is to be written anew, lists nothing
+                self._must_know(known, volumes)
+            if path.exists() and not overwrite:
+                self._must_be_the_same(old, made_with, volumes)
+            for place in {path.parent for path in self.paths("any").values()}:
+                place.mkdir(parents=True, exist_ok=True)
+            with atomic_write(path, "w") as file:
+                json.dump(made_with | {"volumes": {**known, **volumes}}, file, indent=1)
+                file.write("\n")
+
+    def _must_know(self, known: Mapping[str, Any], volumes: Iterable[str]) -> None:
+        paths = [path for name in volumes if name not in known for path in self.paths(name).values()]
+        if foreign := [path.relative_to(self.folder).as_posix() for path in paths if os.path.lexists(path)]:
             raise UserError(
-                f"{self.folder} holds files that have the names of masks, and predict.py did not make them (it lacks "
-                f"{MADE_WITH}): {listing(foreign)}. Name another --out, or give --overwrite."
+                f"{self.folder} holds files that have the names of masks, and predict.py did not make them "
+                f"({MADE_WITH} does not list them): {listing(foreign)}. Move them away, or name another --out."
             )
-        old = _read(path, overwrite) if path.exists() else {}
+
+    def _must_be_the_same(
+        self, old: Mapping[str, Any], made_with: Mapping[str, Any], volumes: Mapping[str, Any]
+    ) -> None:
         known = old.get("volumes", {})
-        if path.exists() and not overwrite:
-            changed = [
-                name for name in volumes if name in known and known[name] != volumes[name] and self.is_done(name)
-            ]
-            if changed:
-                raise UserError(
-                    f"{self.folder} holds predictions of {listing(changed)}, whose volumes have changed since. Name "
-                    "another --out, or give --overwrite."
-                )
-            compared = {*old, *made_with} - UNCOMPARED
-            if other := sorted(key for key in compared if old.get(key) != made_with.get(key)):
-                raise UserError(
-                    f"{self.folder} holds predictions that were made with something else ({listing(other)}; see "
-                    f"{path}). Name another --out, or give --overwrite."
-                )
-        for place in {path.parent for path in self.paths("any").values()}:
-            place.mkdir(parents=True, exist_ok=True)
-        with atomic_write(path, "w") as file:
-            json.dump(made_with | {"volumes": {**known, **volumes}}, file, indent=1)
-            file.write("\n")
+        changed = [name for name in volumes if name in known and known[name] != volumes[name] and self.is_done(name)]
+        if changed:
+            raise UserError(
+                f"{self.folder} holds predictions of {listing(changed)}, whose volumes have changed since. Name "
+                "another --out, or give --overwrite."
+            )
+        compared = {*old, *made_with} - UNCOMPARED
+        if other := sorted(key for key in compared if old.get(key) != made_with.get(key)):
+            raise UserError(
+                f"{self.folder} holds predictions that were made with something else ({listing(other)}; see "
+                f"{self.folder / MADE_WITH}). Name another --out, or give --overwrite."
+            )
 
     def write(self, patient: str, found: Prediction) -> None:
         paths = self.paths(patient)
@@ -94,15 +109,19 @@ class Outputs:
     def write_sizes(self, files: Mapping[str, str], mm3: Mapping[str, float]) -> Path:
         """A line for each class from 1 of every patient who has a label map.
 
+        The lines of other patients, of another call, stay while their label maps do.
+
         files: patient -> its volumes
         mm3: patient -> of a voxel, where the label map does not tell it
         """
         path = self.folder / SIZES
-        rows = [row for patient in sorted(files) for row in self._sizes(patient, files[patient], mm3.get(patient))]
-        with atomic_write(path, "w") as file:
-            table = csv.writer(file, lineterminator="\n")
-            table.writerow(COLUMNS)
-            table.writerows(rows)
+        with locked(self.folder, wait=True):
+            rows = [row for patient in files for row in self._sizes(patient, files[patient], mm3.get(patient))]
+            rows += [row for row in read_sizes(path) if row[0] not in files and self.paths(row[0])["classes"].exists()]
+            with atomic_write(path, "w") as file:
+                table = csv.writer(file, lineterminator="\n")
+                table.writerow(COLUMNS)
+                table.writerows(sorted(rows, key=lambda row: row[0]))
         return path
 
     def _sizes(self, patient: str, file: str, mm3: float | None) -> Iterable[tuple[Any, ...]]:
@@ -126,6 +145,28 @@ def _read(path: Path, overwrite: bool) -> dict[str, Any]:
         if not overwrite:
             raise
         return {}
+
+
+def refuse_foreign_outputs(folder: Path) -> None:
+    """Raises UserError for a folder that holds anything but predictions."""
+    refuse_foreign(folder, PROGRAM, "--out", MADE_WITH)
+
+
+def read_sizes(path: Path) -> list[tuple[str, ...]]:
+    """The lines of a table of sizes, none where it is not there. Raises UserError for a table that was changed."""
+    if not os.path.lexists(path):
+        return []
+    try:
+        with path.open(encoding="utf-8", newline="") as file:
+            rows = list(map(tuple, csv.reader(file)))
+    except (ValueError, csv.Error):
+        rows = []
+    if rows[:1] != [COLUMNS] or any(len(row) != len(COLUMNS) for row in rows):
+        raise UserError(
+            f"{path} is not as predict.py left it (columns {', '.join(COLUMNS)}), and would be written anew: move it "
+            "away, and the sizes of the patients of this call are put into a new one."
+        )
+    return rows[1:]
 
 
 def _holds(kind: type, values: Iterable[int]) -> bool:

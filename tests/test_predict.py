@@ -15,6 +15,8 @@ from test_reading import oblique, read_png, write
 import main as program
 import predict
 import report
+from folder_lock import locked
+from own_folders import begin
 from prediction import inference
 from prediction.model import load_model
 from preprocess.frames import restore
@@ -237,16 +239,69 @@ def test_a_folder_with_an_equals_sign_is_no_name(trained, tmp_path, monkeypatch)
         assert (tmp_path / name / "p1.nii.gz").is_file()
 
 
+@pytest.mark.parametrize("flags", [(), ("--overwrite",), ("--adapt", "--prior_mm2", 40)])
+@pytest.mark.parametrize("name", ["p1.nii.gz", "p2_manual.nii.gz", "entropy/p1.nii.gz"])
+def test_a_folder_of_manual_masks_is_no_folder_of_predictions(trained, tmp_path, name, flags):
+    folder, weights = trained
+    mine = tmp_path / "manual" / name
+    mine.parent.mkdir(parents=True)
+    mine.write_bytes(b"a week of work")
+    with pytest.raises(UserError, match="manual is there, and predict.py did not begin it"):
+        run(weights, "--volumes", folder / "p1_i0.nii.gz", "--out", tmp_path / "manual", "--entropy", *flags)
+    assert [path for path in tmp_path.rglob("*") if path.is_file()] == [mine]
+
+
 def test_masks_of_another_origin_are_not_taken_for_predictions(trained, tmp_path):
     folder, weights = trained
-    truth = (folder / "p1_gt.nii.gz").read_bytes()
-    (tmp_path / "p1.nii.gz").write_bytes(truth)
-    words = ("--volumes", folder / "p1_i0.nii.gz", "--out", tmp_path)
-    with pytest.raises(UserError, match=r"predict.py did not make them .*: p1.nii.gz"):
-        run(weights, *words)
-    assert {path.name: path.read_bytes() for path in tmp_path.iterdir()} == {"p1.nii.gz": truth}
+    words = ("--volumes", f"{folder}/p[12]_i0.nii.gz", "--out", tmp_path)
+    run(weights, "--volumes", folder / "p1_i0.nii.gz", *words[2:])
+    (tmp_path / "p2.nii.gz").write_bytes(b"mine")
+    for flags in ((), ("--overwrite",)):
+        with pytest.raises(UserError, match=r"predict.py did not make them .*: p2.nii.gz. Move them away"):
+            run(weights, *words, *flags)
+    assert (tmp_path / "p2.nii.gz").read_bytes() == b"mine"
+    (tmp_path / "p2.nii.gz").unlink()
     run(weights, *words, "--overwrite")
-    assert (tmp_path / "p1.nii.gz").read_bytes() != truth
+
+
+def test_the_table_of_sizes_keeps_the_patients_of_other_calls(trained, tmp_path):
+    folder, weights = trained
+
+    def table(which, *flags):
+        run(weights, "--volumes", f"{folder}/p{which}_i0.nii.gz", "--out", tmp_path / "out", *flags)
+        return list(csv.DictReader((tmp_path / "out/volumes.csv").open()))
+
+    (one,) = table(4)
+    two = table("[12]")
+    assert [row["patient"] for row in two] == ["p1", "p2", "p4"]
+    assert two[2] == one
+    assert [*table("?")[1:3], one] == two
+    (tmp_path / "out/p4.nii.gz").unlink()
+    assert [row["patient"] for row in table(0)] == ["p0", "p1", "p2", "p3", "p5"]
+    text = (tmp_path / "out/volumes.csv").read_text().replace("mm3", "mm3,remarks")
+    (tmp_path / "out/volumes.csv").write_text(text)
+    with pytest.raises(UserError, match="not as predict.py left it"):
+        table(0, "--overwrite")
+    assert (tmp_path / "out/volumes.csv").read_text() == text
+
+
+def test_two_at_once_adapt_once(trained, tmp_path):
+    folder, weights = trained
+    words = ["--volumes", f"{folder}/p?_i0.nii.gz", "--out", tmp_path / "out", "--adapt", "--prior_mm2", 40]
+    begin(tmp_path / "out", "predict.py")
+    with locked(tmp_path / "out/adaptation"), pytest.raises(UserError, match="adaptation is being worked on by"):
+        run(weights, *words)
+
+
+def test_the_network_is_not_exported_onto_what_is_read(trained, tmp_path):
+    folder, weights = trained
+    volume = folder / "p1_i0.nii.gz"
+    (tmp_path / "link.onnx").symlink_to(weights)
+    before = weights.read_bytes(), volume.read_bytes()
+    for path in (weights, volume, tmp_path / "link.onnx"):
+        with pytest.raises(UserError, match="--export .* name another"):
+            run(weights, "--volumes", volume, "--out", tmp_path / "out", "--export", path)
+    assert (weights.read_bytes(), volume.read_bytes()) == before
 
 
 def test_a_checkpoint_that_does_not_tell_its_preprocessing(trained, tmp_path):
