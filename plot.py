@@ -8,12 +8,13 @@ Everything is drawn from the run folders alone, except `panel` and `gif`, which 
 import ctrl_c  # noqa: F401  first: from here on Ctrl-C is one line
 
 import argparse
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
 
 import matplotlib as mpl
 
 from metrics import SCORES
+from own_folders import refuse_input
 from plots.canvas import EPOCHS, STYLE
 from plots.draws import plot_draws
 from plots.epochs import plot_array, plot_column, plot_losses, plot_weights
@@ -21,7 +22,7 @@ from plots.patients import plot_boxes, plot_histogram, plot_sizes
 from plots.pictures import make_film, plot_panel, write_coloured
 from plots.threshold import plot_threshold
 from reports.draws import DRAWS
-from run_files import open_runs
+from run_files import Run, open_runs
 from utils import UserError, run_program
 
 
@@ -70,9 +71,16 @@ def get_args(argv: Sequence[str] | None) -> argparse.Namespace:
     return args
 
 
+def _images_of(run: Run, args: argparse.Namespace) -> Iterable[Path]:
+    """The folders of the set that the run was evaluated on."""
+    return (getattr(args, "data", None) or Path(run.provenance["dataset"]["path"])).glob("*/*/")
+
+
 def main(argv: Sequence[str] | None = None) -> None:
     args = get_args(argv)
     runs = open_runs(args.runs)
+    if args.kind != "colour":  # which makes a folder, that must be new or its own
+        refuse_input(args.out, [path for run in runs for path in [*run.own_files, *_images_of(run, args)]], "--out")
     draw: dict[str, Callable[[], None]] = {
         "curves": lambda: (
             plot_array(runs, args.array, args.classes, args.out)

@@ -15,6 +15,7 @@ import argparse
 from collections.abc import Sequence
 from pathlib import Path
 
+from own_folders import refuse_input
 from reports.classes import make_class_report
 from reports.draws import DRAWS, make_draw_report
 from reports.patients import make_patient_report
@@ -47,6 +48,13 @@ def get_args(argv: Sequence[str] | None) -> argparse.Namespace:
 def main(argv: Sequence[str] | None = None) -> None:
     args = get_args(argv)
     runs = open_runs(args.runs)
+    outs = (
+        {suffix: args.out.with_name(f"{args.out.name}.{suffix}") for suffix in FORMATS if suffix in args.formats}
+        if args.out
+        else {}
+    )
+    for out in outs.values():
+        refuse_input(out, [path for run in runs for path in run.own_files], "--out")
     by_iou = [run.name for run in runs if run.by_iou]
     if 0 < len(by_iou) < len(runs):
         raise UserError(
@@ -64,11 +72,10 @@ def main(argv: Sequence[str] | None = None) -> None:
     if blind := [run.name for run in runs if run not in scored]:
         report.notes.append(f"No scores, there was no ground truth: {', '.join(blind)}.")
     print(as_text(report), end="")
-    if args.out:
-        args.out.parent.mkdir(parents=True, exist_ok=True)
-        for suffix in (each for each in FORMATS if each in args.formats):
-            with atomic_write(args.out.with_name(f"{args.out.name}.{suffix}"), "w") as file:
-                file.write(FORMATS[suffix](report))
+    for suffix, out in outs.items():
+        out.parent.mkdir(parents=True, exist_ok=True)
+        with atomic_write(out, "w") as file:
+            file.write(FORMATS[suffix](report))
 
 
 if __name__ == "__main__":

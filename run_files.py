@@ -19,11 +19,13 @@ from PIL import Image, UnidentifiedImageError
 from dataloader import SliceSet, open_slices, parse_folders
 from foreign_files import read_json, reading
 from metrics import DISTANCES, SCORES
+from own_folders import made_by_run, shown
 from utils import UserError, doubled, listing, nearest, read_literal
 
 PATIENT_FILES = {"last": "patients_last.csv", "best_3d": "patients_best_3d.csv"}
 CLASS_FILES = {"last": "classes_last.csv", "best_3d": "classes_best_3d.csv"}
 PICTURE_FOLDERS = {"last": "last_epoch", "best_3d": "best_epoch_3d"}
+PICTURES = (".png", ".pdf", ".svg", ".gif")  # as plot.py makes them
 WITH_UNIT = (*DISTANCES, "diagonal")
 DEFAULT_CSV = "*_target_metrics.csv"
 SCORED = "val_3d_"  # how the arrays begin that score_masks.py makes
@@ -67,6 +69,13 @@ class Run:
     @property
     def name(self) -> str:
         return self.folder.resolve().name
+
+    @property
+    def own_files(self) -> list[Path]:
+        """What the run wrote: its files, and its folders of pictures. A run of before does not tell them apart."""
+        names = made_by_run(self.folder) or {name for name in shown(self.folder) if not name.endswith(PICTURES)}
+        paths = [self.folder / name for name in sorted(names)]
+        return [*paths, *(path / "val" for path in paths if path.is_dir())]
 
     @property
     def set_name(self) -> str:

@@ -25,6 +25,7 @@ import numpy as np
 
 from dataloader import SliceSet
 from metrics import SCORES, average_classes, score_patients, summarise
+from own_folders import made_by_run, note_made, refuse_input
 from preprocess.frames import grid_of, restack
 from preprocess.labels import LabelMap, map_labels
 from preprocess.reading import read_placed, read_stack, sha256
@@ -210,6 +211,8 @@ def main(argv: Sequence[str] | None = None) -> None:
     out = args.out or run.folder / f"{SCORED}{NATIVE if args.native else ''}{args.score}.npy"
     if out.suffix != ".npy":
         raise UserError(f"Scores are written as .npy, with a .csv beside it, not as '{out.name}'; change --out.")
+    for path in (out, out.with_suffix(".csv")):
+        refuse_input(path, [path for path in run.own_files if not path.name.startswith(SCORED)], "--out")
     if run.by_iou:
         raise UserError(f"{run.folder} was evaluated on pictures, by IoU; only slices of volumes have scores in 3D.")
     folders, slices = run.epochs_saved(), run.slices(args.data)
@@ -234,6 +237,8 @@ def main(argv: Sequence[str] | None = None) -> None:
         file.write(make_table(epochs, args.score, run))
     with atomic_write(out) as file:  # make's target, so last: what a kill before it left is made anew
         np.save(file, make_array(epochs, args.score, run))
+    if out.parent.samefile(run.folder) and made_by_run(run.folder):
+        note_made(run.folder, (out.name, out.with_suffix(".csv").name))
     print(f"{out}: {args.score} of {len(references)} patients in {len(epochs)} of {run.n_epoch} epochs")
 
 

@@ -15,6 +15,7 @@ from PIL import Image
 
 from dataloader import SliceSet
 from metrics import confusion_counts, dice
+from own_folders import begin, refuse_foreign
 from plots.canvas import CONTOURS, EPOCHS, make_canvas, run_label, save, wrap
 from plots.views import Shown, View, choose_slices, grey_or_colour, make_view
 from run_files import Run
@@ -222,7 +223,8 @@ def write_coloured(run: Run, which: str, out: Path) -> None:
     names, colours = run.picture_names(which), label_colours(run)
     if out.resolve() == run.mask_folder(which).resolve():
         raise UserError(f"{out} holds the masks themselves; name another folder with --out.")
-    out.mkdir(parents=True, exist_ok=True)
+    refuse_foreign(out, "plot.py", "--out")
+    begin(out, "plot.py")
     for name in names:
         with atomic_write(out / f"{name}.png") as file:
             Image.fromarray(colours[run.picture(which, name)]).save(file, format="png")

@@ -19,6 +19,7 @@ from typing import Any
 import matplotlib as mpl
 import numpy as np
 
+from own_folders import begin, refuse_foreign
 from plots.canvas import STYLE
 from plots.data import class_ratios, plot_levels, plot_montage, plot_ratios
 from preprocess.faults import Fault
@@ -28,6 +29,7 @@ from preprocess.trained_on import describe_orders
 from reports.table import NOTHING, aligned, boxed
 from utils import UserError, atomic_write, listing, run_program
 
+PROGRAM, NUMBERS = "data_report", "numbers.json"
 QUANTILES = (0, 10, 50, 90, 100)
 MOST_LISTED = 8  # offenders of a problem in the text; the json has them all
 ALL_IS_WELL = "No problem found."
@@ -37,7 +39,7 @@ CHECKED_IS_WELL = "Nothing is wrong with what was checked."
 def report(surveys: Sequence[Survey], prior: Path | None, out: Path) -> str:
     """Writes all of it into `out` and returns the text."""
     problems, unchecked = find_problems(surveys, prior), find_unchecked(surveys, prior)
-    out.mkdir(parents=True, exist_ok=True)
+    begin(out, PROGRAM)
     with mpl.rc_context(STYLE):
         draw(surveys, out)
     with atomic_write(out / "slices.csv", "w") as file:
@@ -45,7 +47,7 @@ def report(surveys: Sequence[Survey], prior: Path | None, out: Path) -> str:
         table = csv.DictWriter(file, list(dict.fromkeys(key for row in rows for key in row)), lineterminator="\n")
         table.writeheader()
         table.writerows(rows)
-    with atomic_write(out / "numbers.json", "w") as file:
+    with atomic_write(out / NUMBERS, "w") as file:
         sets = {survey.set_name: summarise(survey) for survey in surveys}
         numbers = {"problems": group(problems), "not_checked": unchecked, "sets": sets}
         json.dump(numbers, file, indent=1)
@@ -268,6 +270,7 @@ def main() -> None:
     args = parse_args()
     if lost := [str(root) for root in args.data if not root.is_dir()]:
         raise UserError(f"There is no folder {listing(lost)}: --data names sets, such as data/prostate_source.")
+    refuse_foreign(args.out, PROGRAM, "--out", NUMBERS)
     surveys = [survey_set(root, args.images, args.labels, args.grp_regex) for root in args.data]
     print(report(surveys, args.sizes, args.out))
     print(f"{args.out}: report.txt, numbers.json, slices.csv and the pictures")

@@ -11,6 +11,7 @@ import ctrl_c  # noqa: F401  first: from here on Ctrl-C is one line
 
 import argparse
 import json
+import os
 import re
 from collections.abc import Sequence
 from pathlib import Path
@@ -26,6 +27,8 @@ from quoting import visible
 from reports.table import NOTHING, aligned
 from utils import UserError, atomic_write, listing, run_program
 
+NOTES, GEOMETRY = "volumes.txt", "GEOMETRY:"  # what is written, and how it begins
+
 
 def describe_sites(sites: Sequence[Site]) -> str:
     """What was found: geometry, and the census of the labels."""
@@ -33,11 +36,11 @@ def describe_sites(sites: Sequence[Site]) -> str:
     offences = [offence for site in sites for offence in site.offences]
     if offences:
         lines += [
-            f"GEOMETRY: {len(offences)} times a label does not lie where its image lies",
+            f"{GEOMETRY} {len(offences)} times a label does not lie where its image lies",
             *offence_table(offences),
         ]
     else:
-        lines += ["GEOMETRY: every label lies on the grid of its image"]
+        lines += [f"{GEOMETRY} every label lies on the grid of its image"]
     header = ["site", "label", "volumes that hold it", "voxels"]
     rows = [
         [site.name, str(label), f"{site.volumes[label]} of {len(site.cases)}", str(site.voxels[label])]
@@ -109,11 +112,10 @@ def check_sizes(args: argparse.Namespace, n_class: int) -> None:
 def new_dataset(args: argparse.Namespace) -> None:
     """Looks, proposes, writes. Raises UserError, with the report written and no makefile, for volumes at fault."""
     makefile, folder = Path(f"{args.name}.make"), Path("results") / args.name
-    taken = [
-        str(path)
-        for path in (makefile, *(Path(f"data/{args.name}_{s}") for s in ("source", "target")))
-        if path.exists()
-    ]
+    own = (makefile, *(Path(f"data/{args.name}_{s}") for s in ("source", "target")))
+    taken = [str(path) for path in own if os.path.lexists(path)]
+    if (notes := folder / NOTES).exists() and not notes.read_text("utf-8", "replace").startswith(GEOMETRY):
+        taken.append(str(notes))  # of somebody else; those of an earlier start are written anew
     if taken:
         raise UserError(
             f"{listing(taken)} is there already and is never overwritten: take another --name, or move it away."
@@ -124,12 +126,12 @@ def new_dataset(args: argparse.Namespace) -> None:
     sites = source, target
     text = describe_sites(sites)
     print(text)
-    write(folder / "volumes.txt", text + "\n")
+    write(folder / NOTES, text + "\n")
     check_sites(sites, makefile, folder)
     plan = make_plan(sites, args.plane, args.group, args.val)
     check_sizes(args, plan.n_class)
     print("\n" + describe_plan(plan))
-    write(folder / "volumes.txt", f"{text}\n\n{describe_plan(plan)}\n")
+    write(folder / NOTES, f"{text}\n\n{describe_plan(plan)}\n")
     sizes = {name: tuple(getattr(args, name) or ()) for name in ("organ_mm2", "organ_mm3")}
     kept = {name: getattr(args, name) for name in ("name", "patient", "channel", "tolerance", "modality", "tags")}
     write(makefile, makefile_text(sites, plan, Wishes(**kept, **sizes, phantom=find_phantom(sites))))

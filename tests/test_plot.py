@@ -512,7 +512,7 @@ def test_masks_are_written_in_colour(made, tmp_path, run, which, folder, colours
     """In the palette of the set, else in the colours of the outlines."""
     main(["colour", "--run", str(made / run), "--which", which, "--out", str(tmp_path / "out")])
     masks = sorted((made / run / folder / "val").glob("*.png"))
-    assert [path.name for path in masks] == sorted(path.name for path in (tmp_path / "out").iterdir())
+    assert [path.name for path in masks] == sorted(path.name for path in (tmp_path / "out").glob("[!.]*"))
     for path in masks:
         mask, written = np.asarray(Image.open(path)), np.asarray(Image.open(tmp_path / "out" / path.name))
         assert (written == np.array(colours)[mask]).all()
