@@ -154,7 +154,8 @@ class Chaos:
         if code not in kinds:
             self._fail(f"{run} ended with exit code {code}")
         if code == ASKED and not any((run / name).exists() for name in ("paused.pkl", "last.pkl")):
-            if (run / "params.txt").exists():
+            begun = run / "params.txt"  # written anew by every start
+            if begun.exists() and begun.stat().st_mtime > self.started:
                 self._fail(f"{run} was asked to stop, and noted nothing")
             code = -signal.SIGTERM
         self.tally[kinds[code]] += 1
@@ -176,6 +177,7 @@ class Chaos:
         return "starting, or in the first epoch" if not rows else "scoring" if rows > EPOCHS else "in a later epoch"
 
     def _start(self, run: Path) -> multiprocessing.Process:
+        self.started = time.time()
         child = multiprocessing.get_context("fork").Process(target=self._train, args=(run,))
         child.start()
         return child
