@@ -307,6 +307,20 @@ def tell_once(text: str) -> None:
         print(text, file=sys.stderr)
 
 
+@contextmanager
+def _sigterm_leaves() -> Iterator[None]:
+    """SIGTERM raises SystemExit here, as long as this lasts."""
+    if threading.current_thread() is not threading.main_thread():
+        yield
+        return
+    before = signal.signal(signal.SIGTERM, _leave)
+    try:
+        yield
+    finally:
+        if signal.getsignal(signal.SIGTERM) is _leave:  # who was asked to end is not asked again while it does
+            signal.signal(signal.SIGTERM, before)
+
+
 def _leave(number: int, frame: types.FrameType | None) -> None:
     signal.signal(number, signal.SIG_IGN)  # make, its parent and a scheduler each pass theirs on
     raise SystemExit(128 + number)
@@ -319,13 +333,12 @@ def run_program(main: Callable[[], None]) -> None:
     mark, and no error. SIGTERM, as of a make that is stopped, ends the program as Ctrl-C does: with what is half done
     tidied away.
     """
-    if threading.current_thread() is threading.main_thread():
-        signal.signal(signal.SIGTERM, _leave)
     for stream in (sys.stdout, sys.stderr):
         if isinstance(stream, io.TextIOWrapper):
             stream.reconfigure(errors="replace")
     try:
-        main()
+        with _sigterm_leaves():
+            main()
     except KeyboardInterrupt:
         ctrl_c.tell()
         raise SystemExit(ctrl_c.ASKED) from None
