@@ -10,8 +10,8 @@ from typing import Any
 
 import numpy as np
 
-from foreign_files import read_json
 from folder_lock import locked
+from foreign_files import read_json
 from nifti_headers import Header, pack
 from own_folders import begin, refuse_foreign
 from prediction.inference import Prediction, Wanted
