@@ -34,8 +34,11 @@ def write_seed(folder, kind):
     return path
 
 
-def write_series(folder, voxels, step=3.0, places=None, series="1.2.3.4"):
-    """The volume (X, Y, Z) as a DICOM series, a file a plane; `places`: of each along the axis, in mm."""
+def write_series(folder, voxels, step=3.0, places=None, series="1.2.3.4", compressor=None):
+    """The volume (X, Y, Z) as a DICOM series, a file a plane.
+
+    places: of each along the axis, in mm; compressor: JPEG (which loses nothing), JPEG2000, or None
+    """
     before = locale.setlocale(locale.LC_ALL)  # writing sets it to C
     folder.mkdir(parents=True, exist_ok=True)
     for k, place in enumerate(np.arange(voxels.shape[2]) * step if places is None else places):
@@ -47,6 +50,10 @@ def write_series(folder, voxels, step=3.0, places=None, series="1.2.3.4"):
             image.SetMetaData(tag, value)
         writer = sitk.ImageFileWriter()
         writer.KeepOriginalImageUIDOn()
+        if compressor:
+            writer.SetImageIO("GDCMImageIO")
+            writer.UseCompressionOn()
+            writer.SetCompressor(compressor)
         writer.SetFileName(str(folder / f"{k:02}.dcm"))
         writer.Execute(image)
     locale.setlocale(locale.LC_ALL, before)
@@ -105,8 +112,10 @@ def _of_format(kind, folder):
     return lambda rng: path.write_bytes(mutated(content, rng, HEADER.get(kind))), partial(compare, path)
 
 
-def _of_series(folder):
-    contents = [path.read_bytes() for path in write_series(folder / "series", VOXELS[..., :SLICES])]
+def _of_series(compressor, folder):
+    voxels = np.tile(VOXELS[..., :SLICES], (8, 8, 1) if compressor else 1)  # GDCM dies of writing very small JPEG 2000
+    written = write_series(folder / "series", voxels, compressor=compressor)
+    contents = [path.read_bytes() for path in written]
 
     def mutate(rng):
         which = int(rng.integers(SLICES))
@@ -116,7 +125,10 @@ def _of_series(folder):
     return mutate, partial(count_slices, folder / "series")
 
 
-KINDS = {kind: partial(_of_format, kind) for kind in FORMATS} | {"DICOM": _of_series}
+KINDS = {kind: partial(_of_format, kind) for kind in FORMATS} | {
+    " ".join(filter(None, ("DICOM", compressor))): partial(_of_series, compressor)
+    for compressor in (None, "JPEG", "JPEG2000")
+}
 
 
 def campaign(count, seed):

@@ -181,7 +181,7 @@ def test_a_file_cut_between_two_elements_is_torn_too(tmp_path):
     content = files[1].read_bytes()
     cuts = [at for at in range(140, len(content)) if _is_sound(files[1], content[:at])]
     assert len(cuts) > 10
-    for at in cuts:
+    for at in cuts[::4]:
         files[1].write_bytes(content[:at])
         with pytest.raises(VolumeFault, match=r"01\.dcm: it holds no image"):
             read_grid(tmp_path)
