@@ -14,9 +14,10 @@ from typing import Any, ClassVar
 import numpy as np
 
 from size_table import LEAST, MOST, ORACLE, SizeTable, read_size_table
-from utils import Registry, UserError, fits, nearest
+from utils import Registry, UserError, fits, listing, nearest
 
 BOUNDS = Registry("bounds", typed=True)
+ROUGHLY = 0.01  # of the pixels of a slice, that published sizes miss by: 385² for 384²
 
 Limits = Sequence[float] | float  # [lower, upper], or one number for both
 
@@ -46,6 +47,10 @@ class Bounds:
     def skips(self, name: str) -> bool:
         """Whether the slice is to be left out."""
         return False
+
+    def doubt(self, names: Sequence[str], pixels: Sequence[int]) -> str:
+        """A line on what cannot be so in slices of these names, each of so many pixels; '' if nothing is odd."""
+        return ""
 
     def count(self, label: np.ndarray | None) -> np.ndarray:
         """(K,) pixels of each class; other values, such as an ignore label, count nowhere."""
@@ -159,6 +164,17 @@ class PredictionBounds(Bounds):
 
     def skips(self, name: str) -> bool:
         return self.table.skips(name)
+
+    def doubt(self, names: Sequence[str], pixels: Sequence[int]) -> str:
+        sums = np.stack([self.table[name] for name in names]).sum(1)
+        odd = np.flatnonzero((np.abs(sums - pixels) > ROUGHLY * np.array(pixels)) & (sums > 0))
+        if not len(odd):
+            return ""
+        shown = listing((f"{names[row]}: {sums[row]:.10g}, not {pixels[row]}" for row in odd), 3)
+        return (
+            f"{self.sizefile}, column '{self.predcol}': the sizes in {len(odd)} of {len(names)} slices do not add up "
+            f"to the pixels of the slice ({shown}); as ratios they are shares of their sum. Is it the csv of this set?"
+        )
 
 
 # --------------------------------------------------------------------------------------- from the ground truth

@@ -5,6 +5,7 @@ or on the GPU. A batch is a gather of rows, moved to the device, decoded and aug
 """
 
 import hashlib
+import math
 import os
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator, Sequence
@@ -38,7 +39,7 @@ from slice_files import (
     parse_name,
     read_names,
 )
-from utils import UserError, derived_seed, listing
+from utils import UserError, derived_seed, listing, tell_once
 
 __all__ = [
     "SPLITS",
@@ -102,6 +103,11 @@ class SliceSet:
     def shape(self) -> tuple[int, ...]:
         """(C, W, H) of an image."""
         return self.planes[self.folders[0]].shape
+
+    @property
+    def sizes(self) -> list[tuple[int, ...]]:
+        """(W, H) of each image."""
+        return [self.shape[1:]] * len(self)
 
     def image(self, row: int) -> np.ndarray:
         """(C, W, H) float32 image of a row."""
@@ -269,6 +275,8 @@ def lay_bounds(slices: SliceSet, bounds: Sequence[Any], required: bool = True) -
         truth = slices.folders[1] if folder and folder.is_map else folder
         labels = (slices.labels([row], truth)[0] if bound.needs_label else None for row in range(len(slices)))
         limits = np.stack([bound(label, name) for label, name in zip(labels, slices.names, strict=True)])
+        if required:
+            tell_once(bound.doubt(slices.names, [math.prod(size) for size in slices.sizes]))
         laid.append(limits if _are_ratios(bound, limits, covered, slices.names, required) else None)
         kept &= covered
     if not kept.any():

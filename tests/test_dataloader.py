@@ -1,6 +1,7 @@
 """Reading, pairing, grouping, batching; every fault of a data set is named, all offenders at once."""
 
 import json
+import re
 import shutil
 
 import nibabel as nib
@@ -409,6 +410,18 @@ def test_an_all_zero_prior_leaves_the_slice_out(site, tmp_path):
     validation = lay_bounds(slices, [prior_bound(prior)], required=False)
     assert len(validation) == len(slices)
     assert validation.bounds == [None]
+
+
+def test_a_prior_that_outgrows_its_slice_is_told(site, tmp_path, capsys):
+    prior = write_prior(tmp_path / "p.csv", site)
+    lay_bounds(open_train(site), [prior_bound(prior)])
+    assert capsys.readouterr().err == ""
+    prior.write_text(prior.read_text().replace("[400.0, 80.0]", "[0, 99999999]", 2))
+    lay_bounds(open_train(site), [prior_bound(prior)])
+    assert re.search(
+        r"p.csv, column 'dumbpredwtags': the sizes in 2 of 8 slices do not .*Case00_1: 99999999, not 480,",
+        capsys.readouterr().err,
+    )
 
 
 def test_sizes_that_are_all_zero_are_no_ratios(site):

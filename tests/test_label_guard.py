@@ -29,7 +29,7 @@ from evaluation import Evaluation
 from methods import METHODS
 from run_folder import load_checkpoint
 from tests.chaos import _bits as bits
-from utils import UserError
+from utils import UserError, tell_once
 
 VARIANTS = ("as they are", "wiped", "at random", "absent")
 BLIND = [name for name in METHODS if "target" not in METHODS[name].labelled or not METHODS[name].streams]
@@ -252,6 +252,7 @@ def made(argv: list[str], run: Path) -> dict[str, Any]:
     """What is there after a run, by name, without what tells the truth, the clock, and where things lie."""
     out, err = io.StringIO(), io.StringIO()
     found: dict[str, Any] = {"ends with": None}
+    tell_once.cache_clear()  # each run says what it has to say
     with contextlib.redirect_stdout(out), contextlib.redirect_stderr(err):
         try:
             program.main(argv)
