@@ -273,7 +273,8 @@ class Recorder:
 
     def _classes(self, found: Evaluation) -> pd.DataFrame:
         """Intersection over union of each averaged class over the whole set."""
-        names = read_card(self.args.target_dataset).get("class_names") or range(self.args.n_class)
+        told, every = read_card(self.args.target_dataset).get("class_names") or [], range(self.args.n_class)
+        names = told if len(told) == len(every) else every
         intersection, union = found.overlap()
         axis = self.args.metric_axis
         columns = {"class": axis, "name": [names[k] for k in axis], "iou": found.iou()[axis]}

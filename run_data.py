@@ -92,7 +92,20 @@ def open_sets(args: Namespace, bounds: Sequence[Any]) -> dict[str, AnySet]:
         if args.debug and not method.segments:
             found = found.keep(rows_of(found, sorted(set(found.patients))[:DEBUG_VOLUMES]))
         sets[name] = lay_bounds(found, bounds) if bounds and name != "unlabelled" else found
+    for name in ("val", *method.labelled):
+        must_have_classes(sets.get(name), args.ignore)
     return sets
+
+
+def must_have_classes(found: AnySet | None, ignore: int | None) -> None:
+    """Raises UserError for ground truth of pixels to be ignored alone, from which nothing is learnt or scored."""
+    truths = [folder for folder in found.folders[1:] if not folder.is_map] if found and ignore is not None else []
+    for folder in dict.fromkeys(truths):
+        if not any((found.labels([row], folder)[0] != ignore).any() for row in range(len(found))):
+            raise UserError(
+                f"Every pixel of {found.root / found.split / folder.folder} is {ignore}, which --ignore takes for no "
+                "class: nothing can be learnt from it, or scored. Mend the ground truth, or leave --ignore out."
+            )
 
 
 def tell_places(found: AnySet, debug: bool) -> None:

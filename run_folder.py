@@ -37,7 +37,7 @@ from weight_checks import check_weights, is_old, is_state_dict, misfits, unwrapp
 # Arguments that may differ between a run and its continuation: they change where and how fast, or what is made of the
 # masks when all epochs are done, not what is learnt.
 ELSEWHERE = ("workdir", "resume", "device", "cpu", "jobs", "check", "pprint", "cache", "workers")
-ELSEWHERE += ("nsd_tolerance", "entmap")
+ELSEWHERE += ("in_memory", "nsd_tolerance", "saveim", "entmap", "dice_3d", "group")
 
 
 class RunFolder:

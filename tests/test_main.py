@@ -271,12 +271,30 @@ def test_a_run_is_neither_overwritten_nor_mixed(runs, sites):
 def test_what_only_scores_does_not_make_another_run(runs, sites, tmp_path):
     run = shutil.copytree(runs / "fs", tmp_path / "fs")
     before = weights(run)
-    program.main(flags(sites[1], run, CROSS_ENTROPY, "--resume", "--nsd_tolerance", 0, "--entmap"))
+    program.main(flags(sites[1], run, CROSS_ENTROPY, "--resume", "--nsd_tolerance", 0, "--entmap", "--saveim"))
     assert same(weights(run), before)
     nsd = {place: pd.read_csv(place / "patients_last.csv")["nsd"].mean() for place in (run, runs / "fs")}
     assert nsd[run] < nsd[runs / "fs"]
     assert json.loads((run / "provenance.json").read_text())["nsd_tolerance"] == 0
     assert any((run / "ent_map").iterdir())
+    assert any((run / "last_epoch/val").iterdir())
+
+
+def test_names_that_are_not_of_the_classes_cost_no_training(sites, tmp_path):
+    root = shutil.copytree(sites[1], tmp_path / "named")
+    (root / "dataset.json").write_text(json.dumps({"split_unit": "patient", "class_names": ["one"]}))
+    program.main(flags(root, tmp_path / "run", CROSS_ENTROPY, "--scores", "iou", "--n_epoch", 1, "--network", "Dimwit"))
+    assert pd.read_csv(tmp_path / "run/classes_last.csv")["name"].tolist() == [1]
+
+
+@pytest.mark.parametrize("split", ["train", "val"])
+def test_ground_truth_of_ignored_pixels_alone_is_refused(sites, tmp_path, split):
+    root = shutil.copytree(sites[1], tmp_path / "ignored")
+    for path in root.glob(f"{split}/GT/*.png"):
+        Image.fromarray(np.full((24, 20), 255, np.uint8)).save(path)
+    with pytest.raises(UserError, match=f"Every pixel of .*{split}/GT is 255, which --ignore takes for no class"):
+        program.main(flags(root, tmp_path / "run", CROSS_ENTROPY, "--ignore", 255, "--n_epoch", 1))
+    assert not (tmp_path / "run").exists()
 
 
 def test_images_may_lie_in_a_folder_of_a_folder(sites, tmp_path):
