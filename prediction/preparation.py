@@ -19,9 +19,9 @@ from prediction.familiar import unlike_training
 from prediction.model import Recipe
 from preprocess.faults import Fault, VolumeFault
 from preprocess.frames import Frame
-from preprocess.grids import TOLERANCE, Grid, displaced, turn
+from preprocess.grids import TOLERANCE, Grid, turn
 from preprocess.pairing import Case
-from preprocess.reading import read_grid, read_stack, read_viewed_header
+from preprocess.reading import displaced, read_grid, read_stack, read_viewed_header
 from preprocess.slice_case import as_stored, image_planes
 from preprocess.slice_spec import SliceSpec
 from preprocess.trained_on import grey_levels

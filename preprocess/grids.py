@@ -4,9 +4,7 @@ Matrices are nibabel's: voxel numbers to mm, the first axis to the patient's rig
 """
 
 import itertools
-from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
-from pathlib import Path
 
 import nibabel as nib
 import numpy as np
@@ -19,8 +17,6 @@ from nibabel.orientations import (
     ornt_transform,
 )
 from scipy.ndimage import affine_transform
-
-from preprocess.faults import Fault
 
 PLANES = {"sagittal": "LR", "coronal": "PA", "axial": "SI"}  # by name: where the axis across it runs
 RADIOLOGICAL = "LPS"  # to the patient's left, back and head, as in DICOM
@@ -84,21 +80,6 @@ def is_direction(text: str) -> bool:
 def axis_across(plane: str, directions: str) -> int:
     """The axis that is cut along for this plane, of axes that run in these directions."""
     return next(axis for axis, letter in enumerate(directions) if letter in PLANES[plane])
-
-
-def displaced(
-    paths: Mapping[str, Path],
-    grids: Mapping[str, Grid],
-    reference: str,
-    tolerance: float,
-    remedy: str = "resample one of them, or raise --tolerance",
-) -> Iterator[Fault]:
-    """The volumes of a patient that do not lie on the grid of the `reference`, one of them; `tolerance` in mm."""
-    wanted = grids[reference]
-    what = f"does not lie on the grid of its {reference} volume ({remedy})"
-    for role, grid in grids.items():
-        if (apart := deviation(wanted, grid, tolerance)) is not None:
-            yield what, f"{paths[role]} ({apart})"
 
 
 def deviation(wanted: Grid, grid: Grid, tolerance: float) -> str | None:

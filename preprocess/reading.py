@@ -6,6 +6,7 @@ Arrays keep the voxel axes as stored, unless other directions are asked for. Cut
 """
 
 import hashlib
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 
 import nibabel as nib
@@ -83,6 +84,35 @@ def read_viewed_header(path: Path) -> Header:
     return header
 
 
+NOWHERE = "states no place (its qform and sform have code 0), and where nibabel guesses it"
+WRITE_IT = "make sure which voxel belongs to which, and write the header of the other file into it"
+
+
+def displaced(
+    paths: Mapping[str, Path],
+    grids: Mapping[str, Grid],
+    reference: str,
+    tolerance: float,
+    remedy: str = "resample one of them, or raise --tolerance",
+) -> Iterator[Fault]:
+    """The volumes of a patient that do not lie on the grid of the `reference`, one of them; `tolerance` in mm."""
+    wanted = grids[reference]
+    for role, grid in grids.items():
+        if (apart := deviation(wanted, grid, tolerance)) is None:
+            continue
+        nowhere = _placeless(paths[role], paths[reference]) if grid.shape == wanted.shape else None
+        if nowhere:
+            yield f"{NOWHERE} {reference} and {role} do not lie on one grid ({WRITE_IT})", f"{nowhere} ({apart})"
+        else:
+            what = f"does not lie on the grid of its {reference} volume ({remedy})"
+            yield what, f"{paths[role]} ({apart})"
+
+
+def _placeless(*paths: Path) -> Path | None:
+    """The first of these files that states no place."""
+    return next((path for path in paths if states_no_place(read_header(path))), None)
+
+
 def unsure_place(
     image: Path, label: Path, channel: int | None, tolerance: float, directions: str | None = RADIOLOGICAL
 ) -> Fault | None:
@@ -97,12 +127,8 @@ def unsure_place(
     apart = deviation(grid, drawn, tolerance)
     if apart is None:
         return None
-    if nowhere := [path for path in (image, label) if states_no_place(read_header(path))]:
-        what = (
-            "states no place (its qform and sform have code 0), and where nibabel guesses it image and label do not "
-            "lie on one grid (make sure which voxel belongs to which, and write the header of the other file into it)"
-        )
-        return what, f"{nowhere[-1]} ({apart})"
+    if nowhere := _placeless(label, image):
+        return f"{NOWHERE} image and label do not lie on one grid ({WRITE_IT})", f"{nowhere} ({apart})"
     return _on_the_qform(image, grid, drawn, channel, tolerance, directions) or _two_places(image, label, tolerance)
 
 

@@ -26,11 +26,11 @@ from tqdm import tqdm
 
 from preprocess.faults import Fault, VolumeFault
 from preprocess.grey_levels import Normalisation
-from preprocess.grids import PLANES, RADIOLOGICAL, TOLERANCE, Grid, axis_across, displaced, is_direction
+from preprocess.grids import PLANES, RADIOLOGICAL, TOLERANCE, Grid, axis_across, is_direction
 from preprocess.labels import map_labels
 from preprocess.new_set import refuse, refuse_existing, whole_folder
 from preprocess.pairing import Case, compile_pattern, pair, read_patients
-from preprocess.reading import read_grid, read_stack, unsure_place
+from preprocess.reading import displaced, read_grid, read_stack, unsure_place
 from preprocess.slice_case import Sliced, Task, slice_case
 from preprocess.slice_spec import FORMATS, Blocks, SliceSpec
 from preprocess.slice_split import assign_splits, slice_splits

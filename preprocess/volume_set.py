@@ -28,11 +28,11 @@ from tqdm import tqdm
 
 from nifti_headers import Header, qform_in_mm, states_no_place, turned
 from preprocess.faults import Fault, VolumeFault
-from preprocess.grids import ORIENT_RULE, RADIOLOGICAL, TOLERANCE, Grid, displaced, is_direction, turn
+from preprocess.grids import ORIENT_RULE, RADIOLOGICAL, TOLERANCE, Grid, is_direction, turn
 from preprocess.labels import LabelMap, classes_of, parse_label_map
 from preprocess.new_set import refuse, refuse_existing, whole_folder, write_card
 from preprocess.pairing import Case, compile_pattern, pair
-from preprocess.reading import read_grid, read_header, sha256, unsure_place
+from preprocess.reading import displaced, read_grid, read_header, sha256, unsure_place
 from preprocess.slice_tables import UNLABELLED, is_unlabelled
 from preprocess.trained_on import (
     describe_geometry,

@@ -6,6 +6,7 @@ import pytest
 import SimpleITK as sitk
 
 from preprocess.faults import VolumeFault
+from preprocess.formats import files_of
 from preprocess.reading import read_grid, read_stack
 from preprocess.slice_volumes import describe, read_spec, slice_set
 from set_tables import read_rows
@@ -127,6 +128,44 @@ def test_fine_volumes_are_not_within_the_usual_tolerance_of_each_other(tmp_path)
         write(tmp_path / f"p{number}_gt.nii", label, tiny + np.array([[0, 0, 0, 1e-3 * number]] + [[0] * 4] * 3), "um")
     with pytest.raises(UserError, match=r"1 fault: does not lie on the grid.*p1_gt.nii \(0.001 mm apart, 0.00025"):
         slice_set(slicing(tmp_path))
+
+
+def two_channels(folder, voxels=None, coded=True):
+    """The faults of slicing two images a patient, the second of them written like that."""
+    for number in range(2):
+        write(folder / f"p{number}_t1.nii", disc()[0], MM)
+        path = write(folder / f"p{number}_t2.nii", disc(1)[0] if voxels is None else voxels, MM)
+        if not coded:
+            content = bytearray(path.read_bytes())
+            content[252:256] = bytes(4)  # qform_code and sform_code
+            path.write_bytes(content)
+    flags = ["--dest", f"{folder}/set", "--patient", r"(p\d)", "--val", "1", "--jobs", "1", "--format", "npy"]
+    flags += ["--image", f"A={folder}/p?_t1.nii", "--image", f"A={folder}/p?_t2.nii"]
+    with pytest.raises(UserError) as told:
+        slice_set(read_spec(flags))
+    return str(told.value)
+
+
+def test_a_second_channel_that_lies_elsewhere_is_told_from_one_that_states_no_place(tmp_path):
+    told = two_channels(tmp_path, coded=False)
+    assert "states no place (its qform and sform have code 0)" in told
+    assert "A[0] and A[1] do not lie on one grid (make sure" in told
+    assert "p0_t2.nii" in told
+    assert "resample" not in told
+    told = two_channels(tmp_path, voxels=disc()[0][1:])
+    assert "does not lie on the grid of its A[0] volume (resample one" in told
+    assert "p0_t2.nii (shape (5, 5, 4), not (6, 5, 4))" in told
+
+
+@pytest.mark.parametrize(("header", "voxels"), [("hdr", "IMG"), ("HDR", "img"), ("hdr", "Img")])
+def test_pairs_of_mixed_capitals_are_read(tmp_path, header, voxels):
+    image = np.arange(40**3, dtype=np.int32).reshape(40, 40, 40)
+    nib.save(nib.Nifti1Pair(image, MM), tmp_path / "a.hdr")
+    for name, ending in (("a.hdr", header), ("a.img", voxels)):
+        (tmp_path / name).rename(tmp_path / f"a.{ending}")
+    for name in (f"a.{header}", f"a.{voxels}"):
+        np.testing.assert_array_equal(read_stack(tmp_path / name, 0), image)
+    assert sorted(path.name for path in files_of(tmp_path / f"a.{voxels}")) == sorted([f"a.{header}", f"a.{voxels}"])
 
 
 def place_twice(path, aside):

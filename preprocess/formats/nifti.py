@@ -23,7 +23,7 @@ def open_volume(path: Path) -> Volume:
     if path.suffix.lower() == ".dcm":
         raise VolumeFault("is a file of DICOM (name its folder, with a / at the end: a series is a volume)", str(path))
     with refusing(path), _mending_is_told(path):
-        image = nib.load(path)
+        image = _load(path)
         if not isinstance(image, nib.spatialimages.SpatialImage):
             raise VolumeFault("is no volume", str(path))
         affine = np.eye(4) if image.affine is None else np.array(image.affine, np.float64)
@@ -49,6 +49,19 @@ def open_volume(path: Path) -> Volume:
             return np.asanyarray(image.dataobj)
 
     return Volume(shape, affine, dtype, files, voxels)
+
+
+def _load(path: Path) -> nib.filebasedimages.FileBasedImage:
+    """What nibabel makes of the file; of a pair with one ending in capitals, `.hdr` and `.IMG`, too."""
+    image = nib.load(path)
+    voxels = image.file_map.get("image")
+    if voxels is None or not voxels.filename or Path(voxels.filename).exists():
+        return image
+    wanted = Path(voxels.filename).name.lower()
+    if other := next((file for file in path.parent.iterdir() if file.name.lower() == wanted), None):
+        voxels.filename = str(other)
+        image = type(image).from_file_map(image.file_map)
+    return image
 
 
 def _files_of(image: nib.spatialimages.SpatialImage, path: Path) -> tuple[Path, ...]:
