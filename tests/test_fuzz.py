@@ -10,4 +10,4 @@ def test_no_mutant_ends_in_a_traceback_or_in_another_value(fuzzer, count):
     tallies = fuzzer.campaign(count, 1)
     assert [fault for tally in tallies for fault in tally.wrong] == []
     assert sum(tally.read + tally.refused for tally in tallies) == count
-    assert all(tally.read and tally.refused for tally in tallies)
+    assert min(sum(tally.read for tally in tallies), sum(tally.refused for tally in tallies)) > count // 10
