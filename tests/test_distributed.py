@@ -1,11 +1,13 @@
 """Several processes train as one would: the same losses, the same scores, one writer, and one end for all."""
 
 import itertools
+import multiprocessing
 import os
 import signal
 import subprocess
 import sys
 import time
+from contextlib import redirect_stdout
 from pathlib import Path
 
 import numpy as np
@@ -16,7 +18,10 @@ from conftest import CROSS_ENTROPY, FOLDERS
 from torch import nn
 
 import distributed
+import main as program
 from distributed import Team, WholeBatchNorm
+from methods.supervised import Supervised
+from tests.chaos import ASKED, ask_to_stop, before_call
 
 ROOT = Path(__file__).parents[1]
 PARTIAL = "[('CrossEntropy', {'idc': [1]}, 0.5), ('DiceLoss', {}, 1)]"  # neither divides by the images alone
@@ -27,19 +32,48 @@ def adapting(prior):
     return f"[('EntKLProp', {{}}, 'PredictionBounds', {bounds}, 'norm_soft_size', 1)]"
 
 
-def command(processes, dataset, workdir, losses, *more):
-    torchrun = ["-m", "torch.distributed.run", "--standalone", f"--nproc_per_node={processes}"]
+def arguments(dataset, workdir, losses, *more):
     return [
-        *(sys.executable, *(torchrun if processes > 1 else []), "main.py", "--target_dataset", str(dataset)),
-        *("--target_losses", losses, "--target_folders", FOLDERS, "--grp_regex", r"(Case\d+)_(\d+)"),
-        *("--n_class", "2", "--network", "UNet:nG=4", "--batch_size", "5", "--n_epoch", "5", "--l_rate", "1e-3"),
-        *("--workdir", str(workdir), "--cpu", *map(str, more)),
+        *("--target_dataset", str(dataset), "--target_losses", losses, "--target_folders", FOLDERS),
+        *("--grp_regex", r"(Case\d+)_(\d+)", "--n_class", "2", "--network", "UNet:nG=4", "--batch_size", "5"),
+        *("--n_epoch", "5", "--l_rate", "1e-3", "--workdir", str(workdir), "--cpu", *map(str, more)),
     ]
 
 
-def train(*args):
-    environment = os.environ | {"OMP_NUM_THREADS": "1"}
-    return subprocess.run(command(*args), cwd=ROOT, env=environment, capture_output=True, text=True)
+def launch(*args, **more):
+    """Two processes, as a user starts them."""
+    torchrun = (sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc_per_node=2", "main.py")
+    return subprocess.Popen([*torchrun, *arguments(*args)], cwd=ROOT, env=os.environ | {"OMP_NUM_THREADS": "1"}, **more)
+
+
+def train_alone(*args):
+    program.main(arguments(*args))
+
+
+def be_member(rank, port, argv, said):
+    """What torchrun sets up, then the program."""
+    os.environ |= {
+        "WORLD_SIZE": "2",
+        "RANK": str(rank),
+        "LOCAL_RANK": str(rank),
+        "TORCHELASTIC_USE_AGENT_STORE": "True",
+    }
+    os.environ |= {"MASTER_ADDR": "localhost", "MASTER_PORT": str(port)}
+    with said.open("a", buffering=1, encoding="utf-8") as file, redirect_stdout(file):
+        program.main(argv)
+
+
+def train_in_team(dataset, workdir, *args):
+    """The same of two processes: forks of this one, which has imported torch already. Returns what they print."""
+    store, said = torch.distributed.TCPStore("localhost", 0, is_master=True), workdir.parent / "said.txt"
+    fork, argv = multiprocessing.get_context("fork"), arguments(dataset, workdir, *args)
+    team = [fork.Process(target=be_member, args=(rank, store.port, argv, said)) for rank in range(2)]
+    for member in team:
+        member.start()
+    for member in team:
+        member.join()
+    assert [member.exitcode for member in team] == [0, 0]
+    return said.read_text(encoding="utf-8")
 
 
 def table(run, name="IMG_target_metrics.csv"):
@@ -49,8 +83,7 @@ def table(run, name="IMG_target_metrics.csv"):
 @pytest.fixture(scope="module")
 def source(sites, tmp_path_factory):
     run = tmp_path_factory.mktemp("source") / "cesource"
-    done = train(1, sites[0], run, CROSS_ENTROPY, "--l_rate", "1e-2")
-    assert done.returncode == 0, done.stderr
+    train_alone(sites[0], run, CROSS_ENTROPY, "--l_rate", "1e-2")
     return run / "last.pkl"
 
 
@@ -140,7 +173,7 @@ def test_older_and_newer_torch_leave_the_buffers_alone(monkeypatch, word):
 
 
 @pytest.mark.parametrize("method", ["sfda", "supervised", "adversarial", "mixup", "pseudo_label"])
-def test_two_processes_are_one(sites, source, tmp_path, method):
+def test_two_processes_are_one(sites, source, tmp_path, method, capsys):
     """20 steps, the last of each epoch with a single image: then one process has it, and the other has none."""
     losses = adapting(sites[2]) if method == "sfda" else PARTIAL
     more = ("--method", method, "--model_weights", source, "--augment", "--saveim", "--do_hd")
@@ -150,11 +183,10 @@ def test_two_processes_are_one(sites, source, tmp_path, method):
     if method == "pseudo_label":
         more += ("--unlabelled_dataset", sites[0], "--unlabelled_split", "train", "--batch_u", "3")
         more += ("--warmup_start", "0", "--threshold", "learnt")
-    for name, number in (("alone", 1), ("team", 2)):
-        done = train(number, sites[1], tmp_path / name, losses, *more)
-        assert done.returncode == 0, done.stderr
-        assert done.stdout.count("epoch   5/5") == 1
     alone, team = tmp_path / "alone", tmp_path / "team"
+    train_alone(sites[1], alone, losses, *more)
+    assert capsys.readouterr().out.count("epoch   5/5") == 1
+    assert train_in_team(sites[1], team, losses, *more).count("epoch   5/5") == 1
     first, second = (np.load(run / "tra_loss.npy") for run in (alone, team))
     assert first.shape[:2] == (5, 4)
     np.testing.assert_allclose(second[:2], first[:2], rtol=1e-6, atol=1e-5)
@@ -170,38 +202,36 @@ def test_two_processes_are_one(sites, source, tmp_path, method):
     assert np.allclose(scores[0].dice, scores[1].dice, atol=1e-2)
 
 
-def test_a_team_goes_on_where_one_process_stopped(sites, tmp_path):
+def test_a_team_goes_on_where_one_process_stopped(sites, tmp_path, monkeypatch):
     """The number of processes is no part of a run's identity."""
-    run, prefix = tmp_path / "run", (sites[1], tmp_path / "run", CROSS_ENTROPY, "--resume")
-    stopped = subprocess.Popen(command(1, *prefix), cwd=ROOT, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
-    wait_for(lambda: (run / "last.pkl").exists(), stopped)
-    stopped.send_signal(signal.SIGTERM)
-    stopped.wait()
-    done = train(2, *prefix)
-    assert done.returncode == 0, done.stderr
-    assert "Going on" in done.stdout or "Every epoch is done" in done.stdout
-    assert table(run).epoch.tolist() == list(range(5))
+    args = (sites[1], tmp_path / "run", CROSS_ENTROPY, "--resume")
+    with monkeypatch.context() as patch:
+        patch.setattr(Supervised, "step", before_call(7, Supervised.step, ask_to_stop))
+        with pytest.raises(SystemExit) as end:
+            train_alone(*args)
+    assert end.value.code == ASKED
+    assert "Going on in epoch 2" in train_in_team(*args)
+    assert table(tmp_path / "run").epoch.tolist() == list(range(5))
 
 
 def test_one_that_dies_takes_the_others_along_and_the_run_goes_on(sites, tmp_path):
-    args = (2, sites[1], tmp_path / "run", CROSS_ENTROPY, "--resume", "--n_epoch", "15")
-    team = subprocess.Popen(command(*args), cwd=ROOT, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+    args = (sites[1], tmp_path / "run", CROSS_ENTROPY, "--resume", "--n_epoch", "15")
+    team = launch(*args, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
     wait_for(lambda: (tmp_path / "run" / "last.pkl").exists(), team)
     members = workers(team.pid)
     assert len(members) == 2
     os.kill(members[1], signal.SIGKILL)
-    assert team.wait(timeout=60) != 0
+    assert team.wait(timeout=600) != 0
     assert not any(Path(f"/proc/{pid}").exists() for pid in members)
-    done = train(*args)
-    assert done.returncode == 0, done.stderr
-    assert "Going on after epoch" in done.stdout
+    assert "Going on after epoch" in train_in_team(*args)
     assert table(tmp_path / "run").epoch.tolist() == list(range(15))
 
 
 def test_bad_input_is_said_once(sites, tmp_path):
-    done = train(2, tmp_path / "nowhere", tmp_path / "run", CROSS_ENTROPY)
-    assert done.returncode != 0
-    assert done.stderr.count("nowhere/train does not exist") + done.stderr.count("nowhere/val does not exist") == 1
+    team = launch(tmp_path / "nowhere", tmp_path / "run", CROSS_ENTROPY, stderr=subprocess.PIPE, text=True)
+    _, told = team.communicate()
+    assert team.returncode != 0
+    assert told.count("nowhere/train does not exist") + told.count("nowhere/val does not exist") == 1
     assert not (tmp_path / "run").exists()
 
 
