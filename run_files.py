@@ -10,17 +10,20 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import pandas as pd
 from PIL import Image, UnidentifiedImageError
 
-from dataloader import SliceSet, open_slices, parse_folders
 from foreign_files import read_json, reading
 from metrics import DISTANCES, SCORES
 from own_folders import made_by_run, shown
+from slice_files import parse_folders
 from utils import UserError, doubled, listing, nearest, read_literal
+
+if TYPE_CHECKING:
+    from dataloader import SliceSet  # opened where it is needed: it brings torch, which takes seconds
 
 PATIENT_FILES = {"last": "patients_last.csv", "best_3d": "patients_best_3d.csv"}
 CLASS_FILES = {"last": "classes_last.csv", "best_3d": "classes_best_3d.csv"}
@@ -295,7 +298,7 @@ class Run:
             raise UserError(f"{self.mask_folder(which)} holds no mask; run it again with --saveim 1.")
         return names
 
-    def prediction(self, which: str, slices: SliceSet, row: int) -> np.ndarray:
+    def prediction(self, which: str, slices: "SliceSet", row: int) -> np.ndarray:
         """The `picture` of a slice of the set; raises UserError where it does not fit the ground truth."""
         mask, true = self.picture(which, slices.names[row]), slices.truth(row)
         if mask.shape != true.shape:
@@ -334,7 +337,7 @@ class Run:
         """The slices that the run was evaluated on."""
         return self._text("val_names.txt").removesuffix("\n").split("\n")
 
-    def slices(self, data: Path | None = None) -> SliceSet:
+    def slices(self, data: Path | None = None) -> "SliceSet":
         """The slices that the run was evaluated on, with their ground truth.
 
         `data`: where the set lies now; else where it lay when the run was made. Raises UserError when it is not there.
@@ -351,7 +354,7 @@ class Run:
             )
         return slices.keep(rows)
 
-    def has_same_files(self, slices: SliceSet) -> bool:
+    def has_same_files(self, slices: "SliceSet") -> bool:
         """Whether these slices are, byte for byte, what the run was evaluated on; True where it does not tell."""
         noted = self.provenance.get("inputs", {}).get("val")
         if not noted or self.provenance.get("debug") or slices.digest == noted:  # of few slices: no digest of the set
@@ -361,7 +364,7 @@ class Run:
         except UserError:  # which lie there no more
             return False
 
-    def _open(self, data: Path | None, n_folder: int | None = None) -> SliceSet:
+    def _open(self, data: Path | None, n_folder: int | None = None) -> "SliceSet":
         """The split that the run was evaluated on, of so many of its folders: the first are image and ground truth."""
         params = self.params
         split = next((name for name in ("test", "train") if params.get(f"on{name}", "0") not in ("0", "False")), "val")
@@ -374,6 +377,8 @@ class Run:
         listed = [params.get(key, "") for key in ("val_target_folders", "target_folders")]
         text = next((text for text in listed if text.startswith("[")), "")
         folders = parse_folders(text, len(read_literal(text)) if text else 0)[:n_folder]
+        from dataloader import open_slices  # brings torch, which a report does without
+
         return open_slices(
             root, split, folders, self.n_class, params.get("grp_regex", ""), ignore=self.ignore, any_truth_size=True
         )

@@ -391,9 +391,11 @@ ROOT = Path(__file__).parent
 
 def describe_sources() -> str:
     """SHA-256 over the modules of this program that are loaded, tests left out; whether they are committed or not."""
-    files = {Path(module.__file__) for module in list(sys.modules.values()) if getattr(module, "__file__", None)}
-    own = sorted(path.relative_to(ROOT) for path in files if path.suffix == ".py" and path.is_relative_to(ROOT))
-    code = [path for path in own if not {"tests", "site-packages"} & set(path.parts)]
+    loaded = {getattr(module, "__file__", None) or "" for module in list(sys.modules.values())}
+    files = [
+        Path(file).relative_to(ROOT) for file in loaded if file.startswith(f"{ROOT}{os.sep}") and file.endswith(".py")
+    ]
+    code = sorted(path for path in files if not {"tests", "site-packages"} & set(path.parts))
     return hashlib.sha256("".join(f"{path} {sha256_of(ROOT / path)}\n" for path in code).encode()).hexdigest()
 
 

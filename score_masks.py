@@ -19,11 +19,10 @@ import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from dataloader import SliceSet
 from metrics import SCORES, average_classes, score_patients, summarise
 from own_folders import made_by_run, note_made, refuse_input
 from preprocess.frames import grid_of, restack
@@ -33,6 +32,9 @@ from run_files import NATIVE, SCORED, Run, open_run
 from set_tables import is_split_by_patients, read_card, read_rows
 from stacks import about_places, placeless, stack, without_distances
 from utils import UserError, atomic_write, listing, run_program, tell_once
+
+if TYPE_CHECKING:
+    from dataloader import SliceSet  # opened where it is needed: it brings torch, which takes seconds
 
 Rows = list[dict[str, Any]]  # of metrics.score_patients: one a patient and class
 
@@ -61,7 +63,7 @@ class Reference:
         return restack(dict(zip(self.numbers, masks, strict=True)), self.origins)[self.numbers]
 
 
-def sliced_references(slices: SliceSet) -> dict[str, Reference]:
+def sliced_references(slices: "SliceSet") -> dict[str, Reference]:
     """Patient -> the ground truth as the set holds it."""
     spacing = slices.spacing or dict.fromkeys(slices.patients, (1.0, 1.0, 1.0))
     return {
@@ -70,7 +72,7 @@ def sliced_references(slices: SliceSet) -> dict[str, Reference]:
     }
 
 
-def native_references(slices: SliceSet) -> dict[str, Reference]:
+def native_references(slices: "SliceSet") -> dict[str, Reference]:
     """Patient, as the slicer named the volume -> the planes of the label volume that the slices were cut from.
 
     Raises UserError if the set does not tell where they are, or if they are not there any more.
@@ -118,7 +120,7 @@ def native_reference(
     return Reference(rows, numbers, classes[numbers], along, origins)
 
 
-def about_truth(run: Run, slices: SliceSet) -> str:
+def about_truth(run: Run, slices: "SliceSet") -> str:
     """A line on a set that is not what it was for the run, by its sizes, then by its files; '' where it is."""
     if not (run.folder / "val_gt_sizes.npy").is_file():
         return ""
@@ -149,7 +151,7 @@ def group_rows(patients: Sequence[str]) -> dict[str, list[int]]:
     return groups
 
 
-def score_epoch(run: Run, slices: SliceSet, references: Mapping[str, Reference], folder: str, jobs: int) -> Rows:
+def score_epoch(run: Run, slices: "SliceSet", references: Mapping[str, Reference], folder: str, jobs: int) -> Rows:
     """Every score of every patient and foreground class, of the masks in this folder of the run.
 
     Pixels to be ignored are background in both masks and truth.

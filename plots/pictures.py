@@ -2,6 +2,7 @@
 
 from collections.abc import Mapping, Sequence
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import numpy as np
 from matplotlib.axes import Axes
@@ -13,13 +14,15 @@ from matplotlib.patches import Patch
 from matplotlib.patheffects import withStroke
 from PIL import Image
 
-from dataloader import SliceSet
 from metrics import confusion_counts, dice
 from own_folders import begin, refuse_foreign
 from plots.canvas import CONTOURS, EPOCHS, make_canvas, run_label, save, wrap
 from plots.views import Shown, View, choose_slices, grey_or_colour, make_view
 from run_files import Run
 from utils import UserError, atomic_write
+
+if TYPE_CHECKING:
+    from dataloader import SliceSet  # opened where it is needed: it brings torch, which takes seconds
 
 FILM_FRAMES = 60  # a longer run is thinned out to this many
 FRAME_MS, LAST_FRAME_MS = 200, 2000
@@ -72,7 +75,7 @@ def strip(ax: Axes) -> None:
     ax.spines[:].set_visible(False)
 
 
-def draw_label(ax: Axes, run: Run, slices: SliceSet, row: int, label: np.ndarray, view: View) -> None:
+def draw_label(ax: Axes, run: Run, slices: "SliceSet", row: int, label: np.ndarray, view: View) -> None:
     """A label map in the palette of the set; where there is none, its outlines on the image."""
     if run.palette is not None:
         ax.imshow(run.palette[view(label)], aspect=view.aspect)
@@ -98,7 +101,7 @@ def draw_contours(
     ax.set(xlim=(-0.5, columns - 2.5), ylim=(rows - 2.5, -0.5))
 
 
-def draw_prediction(ax: Axes, run: Run, slices: SliceSet, row: int, mask: np.ndarray, view: View) -> None:
+def draw_prediction(ax: Axes, run: Run, slices: "SliceSet", row: int, mask: np.ndarray, view: View) -> None:
     """A prediction and its score."""
     draw_label(ax, run, slices, row, mask, view)
     score = slice_score(run, mask, slices.truth(row))
@@ -194,7 +197,7 @@ def make_film(run: Run, out: Path, number: int, data: Path | None) -> None:
 
 
 def draw_frame(
-    run: Run, slices: SliceSet, views: Mapping[int, View], epoch: int, masks: Sequence[np.ndarray]
+    run: Run, slices: "SliceSet", views: Mapping[int, View], epoch: int, masks: Sequence[np.ndarray]
 ) -> Image.Image:
     """One epoch of the film as an RGB picture."""
     coloured = run.palette is not None

@@ -3,19 +3,21 @@
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Protocol
+from typing import TYPE_CHECKING, Protocol
 
 import nibabel as nib
 import numpy as np
 from PIL import Image
 
-from dataloader import SliceSet
 from plots.patients import patient_scores
 from run_files import Run
 from set_tables import affine_of, read_rows
 
+if TYPE_CHECKING:
+    from dataloader import SliceSet  # opened where it is needed: it brings torch, which takes seconds
 
-def choose_slices(slices: SliceSet, run: Run, which: str, number: int) -> dict[int, str]:
+
+def choose_slices(slices: "SliceSet", run: Run, which: str, number: int) -> dict[int, str]:
     """Row of each slice to show -> what it stands for.
 
     With enough patients one slice each, from the patient whom `run` segments best to the worst; else from different
