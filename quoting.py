@@ -105,14 +105,14 @@ def for_latex(text: object) -> str:
 
 MARKDOWN = {"&": "&amp;", "<": "&lt;", ">": "&gt;", "\\": "&#92;"} | {c: f"\\{c}" for c in "`*[]#$~|"}
 EMPHASIS = re.compile(r"(?<![^\W_])_|_(?![^\W_])")  # an underscore within a word means itself
-LISTED = re.compile(r"^([-+=]|\d+(?=[.)]))(?=[-+=.)\s]|$)")  # how a list or a rule begins
+LISTED = re.compile(r"[-+](?=\s|$)|[-=](?=[-=\s]*$)|\d+(?=[.)](\s|$))")  # how a list or a rule begins
 
 
 def for_markdown(text: object) -> str:
     r"""Words of a heading, a line or a cell. A backslash is an entity, as \| is told in two ways by tables."""
     words = "".join(MARKDOWN.get(letter, letter) for letter in visible(text))
     words = EMPHASIS.sub(r"\\_", words)
-    return LISTED.sub(lambda match: f"&#{ord(match[0][0])};{match[0][1:]}", words)
+    return f"&#{ord(words[0])};{words[1:]}" if LISTED.match(words) else words
 
 
 def for_html(text: object) -> str:

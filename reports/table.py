@@ -9,6 +9,8 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
+from quoting import for_cell, for_comment, for_latex, for_markdown, visible
+
 BLOCKS = {
     "last": "Last epoch (nothing was chosen with target labels)",
     "best_3d": "Best epoch (chosen with target labels, hence optimistic)",
@@ -38,15 +40,18 @@ def number(value: float, digits: int = 3) -> str:
 def as_text(report: Report) -> str:
     """For the screen and .txt."""
     header, ruler, *rows = aligned(report.header, [row for _, block in report.blocks for row in block])
-    lines, shown = [report.title, *boxed(report.warnings)], iter(rows)
+    lines, shown = [visible(report.title), *boxed(report.warnings)], iter(rows)
     for heading, block in report.blocks:
         lines += ["", heading, header, ruler, *itertools.islice(shown, len(block))]
-    notes = [textwrap.fill(note, NOTE_WIDTH, initial_indent="- ", subsequent_indent="  ") for note in report.notes]
+    notes = [
+        textwrap.fill(visible(note), NOTE_WIDTH, initial_indent="- ", subsequent_indent="  ") for note in report.notes
+    ]
     return "\n".join([*lines, "", *notes, ""])
 
 
 def aligned(header: Sequence[str], rows: Sequence[Sequence[str]]) -> list[str]:
     """Lines with their cells in columns: the header, a ruler, the rows."""
+    header, *rows = ([visible(cell) for cell in row] for row in (header, *rows))
     widths = [max(map(len, column)) for column in zip(header, *rows, strict=True)]
     cells = [header, ["-" * width for width in widths], *rows]
     return ["  ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)).rstrip() for row in cells]
@@ -56,6 +61,7 @@ def boxed(warnings: Sequence[str]) -> list[str]:
     """Warnings in a frame that nobody overlooks, after an empty line; nothing where there is none."""
     if not warnings:
         return []
+    warnings = [visible(warning) for warning in warnings]
     width = max(map(len, warnings))
     rule = "*" * (width + 8)
     return ["", rule, *(f"*** {warning.ljust(width)} ***" for warning in warnings), rule]
@@ -63,13 +69,14 @@ def boxed(warnings: Sequence[str]) -> list[str]:
 
 def as_markdown(report: Report) -> str:
     def line(row: Sequence[str]) -> str:
-        return "| " + " | ".join(cell.replace("|", "\\|") for cell in row) + " |"
+        return "| " + " | ".join(map(for_markdown, row)) + " |"
 
-    lines = [f"### {report.title}", ""]
-    lines += [f"> **{warning}**  " for warning in report.warnings]
+    lines = [f"### {for_markdown(report.title)}", ""]
+    lines += [f"> **{for_markdown(warning)}**  " for warning in report.warnings]
     for heading, block in report.blocks:
-        lines += ["", f"**{heading}**", "", line(report.header), line(["---"] * len(report.header)), *map(line, block)]
-    return "\n".join([*lines, "", *(f"- {note}" for note in report.notes), ""])
+        ruler = "|" + " --- |" * len(report.header)
+        lines += ["", f"**{for_markdown(heading)}**", "", line(report.header), ruler, *map(line, block)]
+    return "\n".join([*lines, "", *(f"- {for_markdown(note)}" for note in report.notes), ""])
 
 
 def as_latex(report: Report) -> str:
@@ -78,12 +85,12 @@ def as_latex(report: Report) -> str:
     Each piece is as wide as a page of the class `article` is at most, and begins with the first column.
     """
     rows = [row for _, block in report.blocks for row in block]
-    lines = [rf"% {' '.join(report.title.split())}; needs \usepackage{{booktabs}}", r"\begingroup\footnotesize"]
-    lines += [rf"\noindent\textbf{{{escape_latex(warning)}}}\par" for warning in report.warnings]
+    lines = [rf"% {for_comment(report.title)}; needs \usepackage{{booktabs}}", r"\begingroup\footnotesize"]
+    lines += [rf"\noindent\textbf{{{for_latex(warning)}}}\par" for warning in report.warnings]
     for columns in _pieces([max(map(len, cells)) for cells in zip(report.header, *rows, strict=True)]):
         lines += _tabular(report, columns)
     if report.notes:
-        lines += [r"\begin{itemize}", *(rf"\item {escape_latex(note)}" for note in report.notes), r"\end{itemize}"]
+        lines += [r"\begin{itemize}", *(rf"\item {for_latex(note)}" for note in report.notes), r"\end{itemize}"]
     return "\n".join([*lines, r"\endgroup", ""])
 
 
@@ -103,19 +110,13 @@ def _tabular(report: Report, columns: Sequence[int]) -> list[str]:
     """The lines of these columns of the table, blocks under their headings."""
 
     def line(row: Sequence[str]) -> str:
-        return " & ".join(escape_latex(row[column]) for column in columns) + r" \\"
+        return " & ".join(for_latex(row[column]) for column in columns) + r" \\"
 
     lines = [r"\par\medskip\noindent", rf"\begin{{tabular}}{{{'l' * len(columns)}}}", r"\toprule", line(report.header)]
     for heading, block in report.blocks:
-        across = rf"\multicolumn{{{len(columns)}}}{{l}}{{\emph{{{escape_latex(heading)}}}}} \\"
+        across = rf"\multicolumn{{{len(columns)}}}{{l}}{{\emph{{{for_latex(heading)}}}}} \\"
         lines += [r"\midrule", across, *map(line, block)]
     return [*lines, r"\bottomrule", r"\end{tabular}\par"]
-
-
-def escape_latex(text: str) -> str:
-    special = {c: f"\\{c}" for c in "&%$#_{}"} | {"\\": r"\textbackslash{}", "~": r"\textasciitilde{}"}
-    special |= {"^": r"\textasciicircum{}", "±": r"$\pm$", "–": "--", "|": r"\textbar{}", "<": r"$<$", ">": r"$>$"}
-    return "".join(special.get(letter, letter) for letter in text)
 
 
 def as_csv(report: Report) -> str:
@@ -124,7 +125,6 @@ def as_csv(report: Report) -> str:
     writer = csv.DictWriter(file, list(report.lines[0]), lineterminator="\n")
     writer.writeheader()
     for line in report.lines:
-        writer.writerow(
-            {key: "" if isinstance(value, float) and math.isnan(value) else value for key, value in line.items()}
-        )
+        empty = {key: "" for key, value in line.items() if isinstance(value, float) and math.isnan(value)}
+        writer.writerow({key: for_cell(value) for key, value in line.items()} | empty)
     return file.getvalue()

@@ -10,7 +10,6 @@ from fake_runs import Killed, add_columns, killed_after, make_run, make_set
 import report as program
 from report import main
 from reports.classes import short_names
-from reports.table import escape_latex
 from run_files import open_run
 from utils import UserError
 
@@ -285,12 +284,6 @@ def test_latex_and_markdown_are_well_formed(runs, tmp_path, capsys):
     table = [line for line in (tmp_path / "out/report.md").read_text().splitlines() if line.startswith("|")]
     assert len({line.count("|") for line in table}) == 1
     assert len(table) == 10
-
-
-def test_latex_escapes_every_special_letter():
-    assert escape_latex("a_b & 5 % ± – {x} \\ ~ ^ |") == (
-        r"a\_b \& 5 \% $\pm$ -- \{x\} \textbackslash{} \textasciitilde{} \textasciicircum{} \textbar{}"
-    )
 
 
 @pytest.mark.parametrize(
