@@ -4,11 +4,15 @@ Names of files, folders, classes and sets, and what files beside the data say, m
 passes them through the function of the format; whoever opens the file finds them again as words.
 """
 
+import csv
 import html
+import io
 import json
+import math
 import os
 import re
 import shlex
+from collections.abc import Iterable
 from pathlib import Path
 from typing import Any, TextIO
 
@@ -21,6 +25,8 @@ INVISIBLE = re.compile(
     "[\x00-\x1f\x7f-\x9f\xad\u061c\u180e\u200b\u200e\u200f\u2028-\u202e\u2060-\u2064\u2066-\u206f"
     "\ufeff\ufff9-\ufffb\ud800-\udfff\U000e0000-\U000e007f]"
 )
+
+EDGES = re.compile("(\r*)(.*?)(\r*)", re.DOTALL)
 
 
 def visible(text: object, keep: str = "") -> str:
@@ -36,17 +42,18 @@ def _escaped(letter: str) -> str:
 
 
 class VisibleStream:
-    """A text stream to a terminal that no word steers: line breaks and tabs pass, the rest is made visible."""
+    """A text stream to a terminal that no word steers: line breaks and tabs pass, the rest is made visible.
 
-    def __init__(self, stream: TextIO) -> None:
-        self._stream = stream
+    bars: whether a return of the cursor may begin or end what is written, as it does with the bars of progress
+    """
+
+    def __init__(self, stream: TextIO, bars: bool = False) -> None:
+        self._stream, self._bars = stream, bars
 
     def write(self, text: str) -> int:
-        return self._stream.write(visible(text, keep="\n\t"))
-
-    def writelines(self, lines: list[str]) -> None:
-        for line in lines:
-            self.write(line)
+        before, words, after = EDGES.fullmatch(text).groups() if self._bars else ("", text, "")
+        self._stream.write(before + visible(words, keep="\n\t") + after)
+        return len(text)
 
     def __getattr__(self, name: str) -> Any:
         return getattr(self._stream, name)
@@ -101,6 +108,22 @@ def for_latex(text: object) -> str:
     return "{}" * words.startswith(("[", "*")) + words
 
 
+# ------------------------------------------------------------------------------------------------------ charts
+
+CHART_LETTERS = 60  # of one name; a longer one leaves no room for the chart
+
+
+def for_chart(text: object) -> str:
+    """A name in a chart: one line, its middle left out where it is long, and no legend leaves it out.
+
+    (Charts draw every letter as it is, $ included: plots.canvas switches the formulas of matplotlib off.)
+    """
+    words = visible(text)
+    if len(words) > CHART_LETTERS:
+        words = f"{words[: CHART_LETTERS // 2]}…{words[1 - CHART_LETTERS // 2 :]}"
+    return f" {words}" if words.startswith("_") else words
+
+
 # ------------------------------------------------------------------------------------------------ Markdown, HTML
 
 MARKDOWN = {"&": "&amp;", "<": "&lt;", ">": "&gt;", "\\": "&#92;"} | {c: f"\\{c}" for c in "`*[]#$~|"}
@@ -128,19 +151,34 @@ def for_script(value: Any) -> str:
 
 # --------------------------------------------------------------------------------------------------------- csv
 
-FORMULA = re.compile(r"'*[=+\-@\t\r\n＝＋－＠]")  # what a spreadsheet calculates, in wide letters too
+FORMULA = re.compile(r"'*[=+\-@\t\r\n＝＋－＠#]")  # what a spreadsheet calculates, in wide letters too; a comment
+
+UNWRITABLE = re.compile("[\0\ud800-\udfff]")  # in a file of UTF-8 text
 
 
 def for_cell(value: Any) -> Any:
-    """A cell of a csv file: words that a spreadsheet would take for a formula begin with ', numbers are as they are."""
-    if isinstance(value, str) and FORMULA.match(value) and not _is_number(value):
-        return f"'{value}"
-    return value
+    """A cell of a csv file: words that a spreadsheet would take for a formula begin with ', numbers are as they are.
+
+    NaN is an empty cell; what no csv file can hold is told by its number.
+    """
+    if isinstance(value, float) and math.isnan(value):
+        return ""
+    if not isinstance(value, str):
+        return value
+    text = UNWRITABLE.sub(lambda match: _escaped(match[0]), value)
+    return f"'{text}" if FORMULA.match(text) and not _is_number(text) else text
 
 
 def from_cell(text: str) -> str:
     """The words of a cell that `for_cell` wrote."""
     return text[1:] if text.startswith("'") and FORMULA.match(text) else text
+
+
+def csv_text(rows: Iterable[Iterable[Any]]) -> str:
+    """The text of a csv file, its header being the first row."""
+    file = io.StringIO()
+    csv.writer(file, lineterminator="\n").writerows(map(for_cell, row) for row in rows)
+    return file.getvalue()
 
 
 def _is_number(text: str) -> bool:

@@ -8,8 +8,10 @@ from typing import Protocol
 from matplotlib import rc_context
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure, FigureBase
+from matplotlib.text import Text
 from matplotlib.ticker import MaxNLocator
 
+from quoting import for_chart, visible
 from run_files import Run, unique
 from utils import UserError, atomic_write
 
@@ -28,6 +30,7 @@ STYLE = {
     "grid.color": "#E3E3E3",
     "legend.frameon": False,
     "lines.linewidth": 1.8,
+    "text.parse_math": False,  # a $ in a name is a $
 }
 BANNER_HEIGHT = 0.4  # inches
 LETTERS_PER_INCH = 10  # of a title
@@ -56,7 +59,7 @@ def make_canvas(runs: Sequence[Titled], title: str, width: float, height: float)
         banner.text(
             0.5, 0.5, "PHANTOM: made-up images", color="white", size=15, weight="bold", ha="center", va="center"
         )
-    named = f"{' / '.join(unique(runs, lambda run: run.set_name))}: {title}"
+    named = f"{' / '.join(map(for_chart, unique(runs, lambda run: run.set_name)))}: {title}"
     body.suptitle(textwrap.fill(named, int(LETTERS_PER_INCH * width)), size=12)
     return figure, body
 
@@ -78,8 +81,16 @@ def save(figure: Figure, path: Path) -> None:
     if kind not in DATED:
         raise UserError(f"Plots are written as .png, .pdf or .svg, not as '{path.name}'; change --out.")
     path.parent.mkdir(parents=True, exist_ok=True)
+    show_letters(figure)
     with atomic_write(path) as file, rc_context({"svg.hashsalt": "plots"}):
         figure.savefig(file, format=kind, metadata=DATED[kind])
+
+
+def show_letters(figure: Figure) -> None:
+    """Whatever names are in its words, they are drawn letter by letter, and none stops the drawing."""
+    for text in figure.findobj(Text):
+        text.set_parse_math(False)
+        text.set_text(visible(text.get_text(), keep="\n"))
 
 
 def run_label(run: Run) -> str:
@@ -87,7 +98,7 @@ def run_label(run: Run) -> str:
     marks = [
         word for word, on in (("DEBUG", run.provenance.get("debug")), ("oracle", run.provenance.get("oracle"))) if on
     ]
-    return f"{run.name} ({', '.join(marks)})" if marks else run.name
+    return f"{for_chart(run.name)} ({', '.join(marks)})" if marks else for_chart(run.name)
 
 
 def wrap(name: str, letters: int) -> list[str]:

@@ -6,12 +6,13 @@ from pathlib import Path
 import numpy as np
 from matplotlib.colors import to_rgb
 from matplotlib.lines import Line2D
-from matplotlib.ticker import FuncFormatter
+from matplotlib.ticker import FuncFormatter, LogFormatter
 
 from plots.canvas import CONTOURS, LINES, make_canvas, make_grid, save, say, wrap
 from plots.pictures import NAME_WIDTH, draw_contours, draw_image
 from plots.views import make_view
 from preprocess.set_survey import Survey
+from quoting import for_chart
 
 BINS = 64
 TAIL = 0.1  # per cent of the grey levels at each end that the histogram leaves out
@@ -37,9 +38,10 @@ def plot_levels(surveys: Sequence[Survey], out: Path) -> None:
         bins = np.linspace(low, high if high > low else low + 1, BINS + 1)
         for number, (name, sample) in enumerate(found.items()):
             share = 100 * np.histogram(sample, bins)[0] / max(len(sample), 1)
-            ax.stairs(share, bins, color=LINES[number % len(LINES)], linewidth=1.8, label=name)
+            ax.stairs(share, bins, color=LINES[number % len(LINES)], linewidth=1.8, label=for_chart(name))
         ax.set(xlabel="grey level", ylabel="% of the pixels (logarithmic)", yscale="log", xlim=(bins[0], bins[-1]))
         ax.yaxis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:g}"))
+        ax.yaxis.set_minor_formatter(LogFormatter(labelOnlyBase=False))  # the usual one writes formulas
         body.legend(loc="outside lower center", ncols=min(len(found), 3))
     save(figure, out)
 
@@ -52,7 +54,7 @@ def plot_ratios(surveys: Sequence[Survey], out: Path) -> None:
     for k, ax in zip(range(1, n_class), axes, strict=True):
         ratios = {number: 100 * class_ratios(survey, k) for number, survey in labelled}
         highest = max((each.max(initial=0) for each in ratios.values()), default=0)
-        ax.set_title(labelled[0][1].class_name(k), weight="bold")
+        ax.set_title(for_chart(labelled[0][1].class_name(k)), weight="bold")
         if not highest:
             say(ax, "in no slice")
             continue
@@ -63,7 +65,10 @@ def plot_ratios(surveys: Sequence[Survey], out: Path) -> None:
                 ax.stairs(share, bins, color=LINES[number % len(LINES)], linewidth=1.8)
                 ax.axvline(np.median(each), color=LINES[number % len(LINES)], linestyle="--", linewidth=1.2)
         ax.set(xlabel="% of the slice", ylabel="% of the slices with it", xlim=(0, bins[-1]), ylim=(0, None))
-    handles = [Line2D([], [], color=LINES[number % len(LINES)], label=survey.set_name) for number, survey in labelled]
+    handles = [
+        Line2D([], [], color=LINES[number % len(LINES)], label=for_chart(survey.set_name))
+        for number, survey in labelled
+    ]
     handles.append(Line2D([], [], color="black", ls="--", lw=1.2, label="median"))
     body.legend(handles=handles, loc="outside lower center", ncols=len(handles))
     save(figure, out)
@@ -104,9 +109,9 @@ def plot_montage(survey: Survey, out: Path) -> None:
         draw_image(ax, survey, row, view)
         if item.pixels is not None:
             draw_contours(ax, view(truth), classes, colours)
-        ax.set_title("\n".join([*wrap(item.name, 22), item.split]), size=7.5, pad=2)
+        ax.set_title("\n".join([*wrap(for_chart(item.name), 22), item.split]), size=7.5, pad=2)
     if many:
-        handles = [Line2D([], [], color=colours[k], label=survey.class_name(k)) for k in classes]
+        handles = [Line2D([], [], color=colours[k], label=for_chart(survey.class_name(k))) for k in classes]
         body.legend(handles=handles, loc="outside lower center", ncols=legend)
     save(figure, out)
 

@@ -9,6 +9,7 @@ from matplotlib.axes import Axes
 
 from plots.canvas import EPOCHS, LINES, make_canvas, save
 from plots.labels import SHARE_LIMITS, score_label
+from quoting import for_chart
 from reports.draws import Repeated, experiment_marks, group_draws, read_experiment
 from run_files import Run
 from utils import UserError
@@ -55,7 +56,7 @@ def label_kind(points: Sequence[Repeated], runs: Sequence[Run]) -> str:
     """The kind of these experiments, with what a reader must know of them."""
     kind = points[0].experiment.kind
     marks = dict.fromkeys(words for point in points for words in experiment_marks(point, runs))
-    return f"{kind} ({'; '.join(marks)})" if marks else kind
+    return f"{for_chart(kind)} ({'; '.join(marks)})" if marks else for_chart(kind)
 
 
 def draw_curve(ax: Axes, points: Sequence[Repeated], shift: float, colour: str, label: str) -> None:

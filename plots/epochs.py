@@ -15,6 +15,7 @@ from matplotlib.patches import Patch
 
 from plots.canvas import GREY, LIGHT_GREY, LINES, make_canvas, make_grid, run_label, save, say, whole_numbers
 from plots.labels import SHARE_LIMITS, array_label, cases, column_label, is_share
+from quoting import for_chart
 from run_files import Run
 
 LOWEST, ACCURACY = "_lowest", "_accuracy"  # how columns end that hold a loss's lower bound, a discriminator's accuracy
@@ -40,7 +41,7 @@ def plot_array(runs: Sequence[Run], name: str, classes: Sequence[int] | None, ou
     """One curve a run of a raw array: the mean over patients or slices of the mean over these classes."""
     means = [run.class_means(name, classes or run.metric_axis) for run in runs]
     series = [pd.DataFrame(each[: len(run.metrics)]).mean(axis=1) for each, run in zip(means, runs, strict=True)]
-    words = ", ".join([array_label(name, runs), *map(runs[0].class_name, classes or [])])
+    words = ", ".join([array_label(name, runs), *(for_chart(runs[0].class_name(k)) for k in classes or [])])
     plot_curves(runs, series, f"{words}, mean over {cases(name)}", is_share(name), out)
 
 
@@ -98,7 +99,7 @@ def draw_term(ax: Axes, run: Run, term: str) -> None:
             marker = "o" if len(values) == 1 else ""
             ax.plot(values.index, values, line, color=colour, linewidth=width, marker=marker)
     epoch_axis(ax, len(run.metrics))
-    ax.set(title="total" if term == "tot" else term, ylabel="loss")
+    ax.set(title="total" if term == "tot" else for_chart(term), ylabel="loss")
     if term.endswith(ACCURACY):
         ax.axhspan(*HEALTHY, color=LIGHT_GREY, alpha=0.5, linewidth=0)
         ax.set(ylabel="accuracy", ylim=(0, 1))
@@ -126,7 +127,7 @@ def plot_weights(runs: Sequence[Run], out: Path) -> None:
     names = dict.fromkeys(name for found in columns.values() for name in found)
     colours = dict(zip(names, itertools.cycle(LINES), strict=False))
     highest = max((run.column(name).max() for run in moving for name in columns[run.name]), default=1)
-    title = "weights of the losses" + f" (constant in {', '.join(still)})" * bool(still)
+    title = "weights of the losses" + f" (constant in {', '.join(map(for_chart, still))})" * bool(still)
     figure, body, axes = make_grid(runs, title, max(len(moving), 1))
     if not moving:
         say(axes[0], "no run had a --scheduler")
@@ -136,6 +137,8 @@ def plot_weights(runs: Sequence[Run], out: Path) -> None:
             ax.plot(epochs, run.column(name), color=colours[name], marker="o" if len(epochs) == 1 else "")
         epoch_axis(ax, len(epochs))
         ax.set(title=run_label(run), ylabel="weight", ylim=(-0.03 * highest, 1.03 * highest))
-    handles = [Line2D([], [], color=colour, label=name.removeprefix(WEIGHT)) for name, colour in colours.items()]
+    handles = [
+        Line2D([], [], color=colour, label=for_chart(name.removeprefix(WEIGHT))) for name, colour in colours.items()
+    ]
     body.legend(handles=handles, loc="outside lower center", ncols=max(min(len(handles), 4), 1))
     save(figure, out)

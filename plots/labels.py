@@ -5,6 +5,7 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 
 from metrics import DISTANCES
+from quoting import for_chart
 from run_files import NATIVE, SCORED, Run, unique
 
 SHARES = ("dice", "nsd", "iou")  # the scores between 0 and 1, by what their columns and arrays are called
@@ -19,26 +20,30 @@ def is_share(name: str) -> bool:
 def column_label(column: str, run: Run) -> str:
     """What a column of the log holds."""
     side = {"tra": "training", "val": "validation"}.get(column[:3], "")
+
+    def class_name(number: str) -> str:
+        return for_chart(run.class_name(int(number)))
+
     patterns: dict[str, Callable[[re.Match[str]], str]] = {
         r"..._loss_tot": lambda _: f"total loss, {side}",
-        r"..._loss_(.+)": lambda m: f"{m[1]}, {side}",
+        r"..._loss_(.+)": lambda m: f"{for_chart(m[1])}, {side}",
         r"..._dice": lambda _: f"2D Dice, mean over slices, {side}",
         r"val_dice_3d": lambda _: "3D Dice, mean over patients",
         r"val_dice_3d_sd": lambda _: "3D Dice, sd over patients",
-        r"val_dice_3d_(\d+)": lambda m: f"3D Dice, {run.class_name(int(m[1]))}",
+        r"val_dice_3d_(\d+)": lambda m: f"3D Dice, {class_name(m[1])}",
         r"val_miou": lambda _: "mIoU of all images",
-        r"val_iou_(\d+)": lambda m: f"IoU of all images, {run.class_name(int(m[1]))}",
-        r"val_(hd95|assd|masd)_(mm|vox)_(\d+)": lambda m: f"{m[1].upper()} ({m[2]}), {run.class_name(int(m[3]))}",
+        r"val_iou_(\d+)": lambda m: f"IoU of all images, {class_name(m[1])}",
+        r"val_(hd95|assd|masd)_(mm|vox)_(\d+)": lambda m: f"{m[1].upper()} ({m[2]}), {class_name(m[3])}",
         r"val_size_mean": lambda _: "predicted size, mean over slices (pixels)",
         r"val_gt_size_mean": lambda _: "true size, mean over slices (pixels)",
-        r"weight_(.+)": lambda m: f"weight of {m[1]}",
+        r"weight_(.+)": lambda m: f"weight of {for_chart(m[1])}",
         r"lr|l_rate": lambda _: "learning rate",
         r"seconds": lambda _: "time of an epoch (s)",
     }
     for pattern, words in patterns.items():
         if match := re.fullmatch(pattern, column):
             return words(match)
-    return column
+    return for_chart(column)
 
 
 def score_label(score: str, runs: Sequence[Run]) -> str:
@@ -56,7 +61,7 @@ def array_label(name: str, runs: Sequence[Run]) -> str:
         score = stem.removeprefix(SCORED)
         return score_label(score.removeprefix(NATIVE), runs) + ", native grid" * score.startswith(NATIVE)
     names = {"val_dice": "2D Dice, validation", "tra_dice": "2D Dice, training", "val_sizes": "predicted size (pixels)"}
-    return names.get(stem, stem)
+    return names.get(stem, for_chart(stem))
 
 
 def cases(source: str) -> str:

@@ -25,6 +25,7 @@ from plots.canvas import (
     wrap,
 )
 from plots.labels import SHARE_LIMITS, array_label, cases, is_share, score_label
+from quoting import for_chart
 from run_files import Run
 from utils import UserError
 
@@ -134,7 +135,7 @@ def case_values(run: Run, source: str, which: str, only: int | None) -> np.ndarr
 
 def source_label(source: str, runs: Sequence[Run], only: int | None) -> str:
     words = array_label(source, runs) if source.endswith(".npy") else score_label(source, runs)
-    return words if only is None else f"{words}, {runs[0].class_name(only)}"
+    return words if only is None else f"{words}, {for_chart(runs[0].class_name(only))}"
 
 
 # -------------------------------------------------------------------------------------------------- sizes
@@ -150,7 +151,7 @@ def plot_sizes(run: Run, out: Path) -> None:
         draw_sizes(ax, predicted[:, k], true[:, k], prior[:, k])
         none = [int((sizes[:, k] == 0).sum()) for sizes in (predicted, true)]
         empty = f"empty slices: {none[0]} predicted, {none[1]} true, of {len(true)}"
-        ax.set_title(f"{run.class_name(k)}\n", weight="bold")
+        ax.set_title(f"{for_chart(run.class_name(k))}\n", weight="bold")
         ax.text(0.5, 1.02, empty, transform=ax.transAxes, ha="center", va="bottom", size=8.5, color="#444444")
         ax.set(xlabel="size (pixels)", ylabel="slices")
         ax.yaxis.set_major_locator(whole_numbers())

@@ -16,8 +16,9 @@ from PIL import Image
 
 from metrics import confusion_counts, dice
 from own_folders import begin, refuse_foreign
-from plots.canvas import CONTOURS, EPOCHS, make_canvas, run_label, save, wrap
+from plots.canvas import CONTOURS, EPOCHS, make_canvas, run_label, save, show_letters, wrap
 from plots.views import Shown, View, choose_slices, grey_or_colour, make_view
+from quoting import for_chart
 from run_files import Run
 from utils import UserError, atomic_write
 
@@ -123,9 +124,10 @@ def class_legend(body: FigureBase, run: Run, width: float) -> None:
     """What the colours stand for, where there is more than one."""
     colours, classes = label_colours(run) / 255, shown_classes(run)
     if len(classes) > 1:
-        handles: list[Line2D | Patch] = [Line2D([], [], color=colours[k], label=run.class_name(k)) for k in classes]
+        names = {k: for_chart(run.class_name(k)) for k in classes}
+        handles: list[Line2D | Patch] = [Line2D([], [], color=colours[k], label=name) for k, name in names.items()]
         if run.palette is not None:
-            handles = [Patch(color=colours[k], label=run.class_name(k)) for k in classes]
+            handles = [Patch(color=colours[k], label=name) for k, name in names.items()]
         body.legend(handles=handles, loc="outside lower center", ncols=legend_columns(run, width))
 
 
@@ -140,7 +142,7 @@ def plot_panel(runs: Sequence[Run], out: Path, number: int, which: str, data: Pa
     masks = {row: [run.prediction(which, slices, row) for run in runs] for row in chosen}
     views = {row: make_view(slices, row, [slices.truth(row), *masks[row]], first.palette is not None) for row in chosen}
     unsure = [run for run in runs if run.has_entropy][:2] if which == "last" else []
-    heads = ["image", "truth", *map(run_label, runs), *(f"entropy, {run.name}" for run in unsure)]
+    heads = ["image", "truth", *map(run_label, runs), *(f"entropy, {for_chart(run.name)}" for run in unsure)]
     heads = ["\n".join(wrap(head, 15)) for head in heads]
 
     widest = max(wide / tall for tall, wide in (view.size for view in views.values()))
@@ -152,7 +154,7 @@ def plot_panel(runs: Sequence[Run], out: Path, number: int, which: str, data: Pa
     figure.get_layout_engine().set(w_pad=0.03, h_pad=0.03, wspace=0.02, hspace=0.02)
     axes = body.subplots(len(chosen), len(heads), squeeze=False, height_ratios=heights)
     for line, (row, role), height in zip(axes, chosen.items(), heights, strict=True):
-        view, name = views[row], wrap(slices.names[row], max(8, int(SMALL_LETTERS * height)))
+        view, name = views[row], wrap(for_chart(slices.names[row]), max(8, int(SMALL_LETTERS * height)))
         draw_image(line[0], slices, row, view)
         line[0].set_ylabel("\n".join([*name, role]).strip(), size=9)
         draw_label(line[1], first, slices, row, slices.truth(row), view)
@@ -170,7 +172,7 @@ def plot_panel(runs: Sequence[Run], out: Path, number: int, which: str, data: Pa
 
 
 def panel_title(which: str, chosen: Mapping[int, str], ranking: Run) -> str:
-    return f"{EPOCHS[which]}; patients ranked by {ranking.name}" if any(chosen.values()) else EPOCHS[which]
+    return f"{EPOCHS[which]}; patients ranked by {for_chart(ranking.name)}" if any(chosen.values()) else EPOCHS[which]
 
 
 # --------------------------------------------------------------------------------------------------- film
@@ -207,12 +209,13 @@ def draw_frame(
     axes = body.subplots(1 + coloured, len(views), squeeze=False)
     for line, (row, view), mask in zip(axes.T, views.items(), masks, strict=True):
         draw_prediction(line[0], run, slices, row, mask, view)
-        line[0].set_title(slices.names[row])
+        line[0].set_title(for_chart(slices.names[row]))
         if coloured:
             draw_label(line[1], run, slices, row, slices.truth(row), view)
         else:
             draw_contours(line[0], view(slices.truth(row)), shown_classes(run), "white", "dashed")
     class_legend(body, run, width)
+    show_letters(figure)
     canvas = FigureCanvasAgg(figure)
     canvas.draw()
     return Image.fromarray(np.asarray(canvas.buffer_rgba())).convert("RGB")

@@ -11,6 +11,7 @@ from matplotlib.patches import Patch
 
 from plots.canvas import GREY, LIGHT_GREY, LINES, make_grid, run_label, save, say, whole_numbers
 from plots.labels import SHARE_LIMITS
+from quoting import for_chart
 from run_files import Run
 from utils import UserError
 
@@ -20,7 +21,7 @@ TERM = "tra_loss_"  # how the log calls the terms of a step, whose order is that
 def plot_threshold(runs: Sequence[Run], out: Path) -> None:
     """One panel a run; runs without pseudo labels are named in the title."""
     made = [run for run in runs if f"{TERM}threshold" in run.metrics]
-    others = [run.name for run in runs if run not in made]
+    others = [for_chart(run.name) for run in runs if run not in made]
     title = "threshold of the pseudo labels" + f" (no pseudo labels in {', '.join(others)})" * bool(others)
     figure, body, axes = make_grid(runs, title, max(len(made), 1))
     if not made:
