@@ -142,9 +142,15 @@ def _holder(file: FileIO) -> tuple[str, str, str]:
     """Pid, host and a phrase of both and the time."""
     try:
         told = json.loads(os.pread(file.fileno(), 1 << 20, 0))
-    except ValueError:  # locked this very moment, not yet written
+        pid, (host, since) = int(told["pid"]), (_printable(told[key]) for key in ("host", "since"))
+    except (KeyError, TypeError, ValueError):  # locked this very moment, not yet written
         return "its pid", "its host", "another process"
-    return told["pid"], told["host"], f"process {told['pid']} on {told['host']} since {told['since']}"
+    return str(pid), host, f"process {pid} on {host} since {since}"
+
+
+def _printable(text: str) -> str:
+    """Without what would steer the screen; this file stands alone, and has no other helper for it."""
+    return "".join(letter if letter.isprintable() else "?" for letter in text)
 
 
 def _is_at(file: FileIO, path: Path) -> bool:

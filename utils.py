@@ -26,11 +26,12 @@ import numpy as np
 
 from errors import UserError
 from folder_lock import own_part, sync_folder
+from quoting import VisibleStream, visible
 
 
 def listing(names: Iterable[Any], limit: int = 12) -> str:
     """The names in one line, the count of those left out at the end."""
-    names = [str(name) for name in names]
+    names = [visible(name) for name in names]
     shown = ", ".join(names[:limit])
     return shown if len(names) <= limit else f"{shown}, … ({len(names) - limit} more)"
 
@@ -330,12 +331,14 @@ def run_program(main: Callable[[], None]) -> None:
     """Runs a command-line program: a UserError or a failed write becomes one paragraph and exit code 2, Ctrl-C a line.
 
     `--debug` on the command line lets the traceback through. A letter that the screen cannot show becomes a question
-    mark, and no error. SIGTERM, as of a make that is stopped, ends the program as Ctrl-C does: with what is half done
-    tidied away.
+    mark, and no error; one that would steer it is told by its number. SIGTERM, as of a make that is stopped, ends the
+    program as Ctrl-C does: with what is half done tidied away.
     """
-    for stream in (sys.stdout, sys.stderr):
+    for name in ("stdout", "stderr"):
+        stream = getattr(sys, name)
         if isinstance(stream, io.TextIOWrapper):
             stream.reconfigure(errors="replace")
+            setattr(sys, name, VisibleStream(stream, bars=name == "stderr"))
     try:
         with _sigterm_leaves():
             main()
@@ -347,5 +350,5 @@ def run_program(main: Callable[[], None]) -> None:
             raise
         kind = "" if isinstance(error, UserError) else "The file system refused: "
         if os.environ.get("RANK", "0") == "0":  # of several processes, which all found the same fault, one speaks
-            print(f"{Path(sys.argv[0]).name}: {kind}{error}", file=sys.stderr)
+            print(f"{Path(sys.argv[0]).name}: {kind}{visible(error)}", file=sys.stderr)
         raise SystemExit(2) from None
