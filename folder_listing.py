@@ -1,6 +1,7 @@
 """What lies in a folder of slices or volumes: each file once, whatever the case of its suffix."""
 
 import os
+import re
 import unicodedata
 from collections.abc import Iterable
 from dataclasses import dataclass
@@ -13,6 +14,7 @@ FOREIGN = (  # images that nothing here reads
     *(".jpg", ".jpeg", ".jp2", ".tif", ".tiff", ".bmp", ".gif", ".webp", ".pgm", ".ppm", ".dcm", ".ima"),
     *(".mha", ".mhd", ".nrrd", ".nhdr", ".hdr", ".img", ".mgz", ".npz", ".mat", ".h5"),
 )
+UNLISTED = re.compile("[\n\r\ud800-\udfff]")  # in a name: what no list of names, one a line, can hold
 
 
 def composed(name: str) -> str:
@@ -92,8 +94,13 @@ def _as_listed(entry: os.DirEntry) -> SliceFile:
 
 
 def look_into(folders: Iterable[Path]) -> list[Listing]:
-    """Of each folder. Raises UserError that lists the names that a folder holds several times."""
+    """Of each folder. Raises UserError that lists the names that a folder holds several times, or no list can hold."""
     listings = [look(folder) for folder in folders]
+    if unfit := [f"{found.folder}/{name}" for found in listings for name in found.files if UNLISTED.search(name)]:
+        raise UserError(
+            f"{len(unfit)} slices have names with a line break, or of letters that are no UTF-8: {listing(unfit)}. The "
+            "lists of slices hold a name a line; rename them."
+        )
     twins = [f"{found.folder}: {listing(found.twins)}" for found in listings if found.twins]
     if twins:
         raise UserError(

@@ -262,8 +262,7 @@ class Recorder:
             self._write_table(f"classes_{which}.csv", self._classes(found))
 
     def _write_table(self, name: str, table: pd.DataFrame) -> None:
-        """As csv; its rows are not parted again, as names may hold what Unicode takes for the end of a line."""
-        self.folder.write_text(name, [table.to_csv(index=False).removesuffix("\n")])
+        self.folder.write_table(name, [table.columns, *table.itertuples(index=False)])
 
     def _write_masks(self, name: str, names: Sequence[str], masks: Sequence[np.ndarray]) -> None:
         if self.args.crop:

@@ -19,6 +19,7 @@ from PIL import Image, UnidentifiedImageError
 from foreign_files import read_json, reading
 from metrics import DISTANCES, SCORES
 from own_folders import made_by_run, shown
+from quoting import for_shell, from_cell
 from slice_files import parse_folders
 from utils import UserError, doubled, listing, nearest, read_literal
 
@@ -251,7 +252,8 @@ class Run:
             score = Path(name).stem.removeprefix(SCORED)
             flags = f"{score.removeprefix(NATIVE)} --native" if score.startswith(NATIVE) else score
             raise UserError(
-                f"{self.folder / name} is missing; make it: python score_masks.py --run {self.folder} --score {flags}."
+                f"{self.folder / name} is missing; make it: python score_masks.py --run {for_shell(self.folder)} "
+                f"--score {flags}."
             )
         path = self._file(name)
         self._must_name_its_score(path)
@@ -266,7 +268,7 @@ class Run:
         if not (table.is_file() and table.read_text(encoding="utf-8").startswith("score,")):
             raise UserError(
                 f"{path} was made when ASSD was the mean of the two directed means, which is called MASD now; remove "
-                f"it and make it again: python score_masks.py --run {self.folder} --score assd."
+                f"it and make it again: python score_masks.py --run {for_shell(self.folder)} --score assd."
             )
 
     def class_means(self, name: str, classes: Sequence[int]) -> np.ndarray:
@@ -404,7 +406,7 @@ class Run:
             what = f"lacks the columns {', '.join(lost)}" if lost else "has no row in it"
             raise UserError(f"{path} {what}; {again}.")
         with reading(path, again):
-            return [{column: read(row[column]) for column, read in columns.items()} for row in rows]
+            return [{column: read(from_cell(row[column])) for column, read in columns.items()} for row in rows]
 
     def _text(self, name: str) -> str:
         path = self._file(name)

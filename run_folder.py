@@ -31,6 +31,7 @@ from torch import Tensor, nn
 from nifti_headers import Header, header_at, pack
 from own_folders import MADE, RUN, begin, note_made, shown, strangers
 from published_weights import adopt
+from quoting import csv_text, for_shell, visible
 from utils import UserError, atomic_write, listing
 from weight_checks import check_weights, is_old, is_state_dict, misfits, unwrapped
 
@@ -56,7 +57,8 @@ class RunFolder:
         self.checkpoint = self._whole("last.pkl") or self._whole("previous.pkl")
         if self.torn and not self.checkpoint:
             raise UserError(
-                f"No checkpoint in {path} is whole ({listing(self.torn)}); remove it (rm -r {path}) to start anew."
+                f"No checkpoint in {path} is whole ({listing(self.torn)}); remove it (rm -r {for_shell(path)}) to "
+                "start anew."
             )
         self.paused = self._whole("paused.pkl") if args.resume else None
         if self.paused and self.paused["epoch"] != self.done:
@@ -80,7 +82,7 @@ class RunFolder:
         begin(self.path, RUN)
         self.strangers = strangers(self.path) if (self.path / MADE).exists() else []
         with atomic_write(self.path / "params.txt", "w") as file:
-            file.writelines(f"{key}: {value}\n" for key, value in sorted(vars(self.args).items()))
+            file.writelines(f"{key}: {visible(value)}\n" for key, value in sorted(vars(self.args).items()))
 
     def _must_be_the_same(self, begun: Mapping[str, Any]) -> None:
         named = {*begun, *self.identity} - {*ELSEWHERE}
@@ -94,7 +96,7 @@ class RunFolder:
             ]
             raise UserError(
                 f"{self.path} holds a run with other arguments or inputs ({listing(changes, 4)}). Go on with the old "
-                f"ones, or remove it (rm -r {self.path}) to start anew."
+                f"ones, or remove it (rm -r {for_shell(self.path)}) to start anew."
             )
 
     @property
@@ -118,6 +120,11 @@ class RunFolder:
     def write_text(self, name: str, lines: Iterable[str]) -> None:
         with atomic_write(self.path / name, "w") as file:
             file.writelines(f"{line}\n" for line in lines)
+
+    def write_table(self, name: str, rows: Iterable[Iterable[Any]]) -> None:
+        """A csv file, its header being the first row."""
+        with atomic_write(self.path / name, "w") as file:
+            file.write(csv_text(rows))
 
     def read_json(self, name: str) -> dict[str, Any]:
         """What `write_json` wrote; empty where there is none, or it is torn."""

@@ -13,8 +13,6 @@ the label volumes: val_3d_native_hd95.npy and .csv.
 import ctrl_c  # noqa: F401  first: from here on Ctrl-C is one line
 
 import argparse
-import csv
-import io
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
@@ -28,6 +26,7 @@ from own_folders import made_by_run, note_made, refuse_input
 from preprocess.frames import grid_of, restack
 from preprocess.labels import LabelMap, map_labels
 from preprocess.reading import read_placed, read_stack, sha256
+from quoting import csv_text
 from run_files import NATIVE, SCORED, Run, open_run
 from set_tables import is_split_by_patients, read_card, read_rows
 from stacks import about_places, placeless, stack, without_distances
@@ -182,17 +181,15 @@ def make_table(epochs: Mapping[int, Rows], score: str, run: Run) -> str:
 
     The score's own name comes first: an ASSD without it is of the time when that meant what is called MASD now.
     """
-    file = io.StringIO()
-    writer = csv.writer(file, lineterminator="\n")
-    writer.writerow(["score", "epoch", "class", "mean", "sd", "n", "misses", "false_structures"])
+    lines = [["score", "epoch", "class", "mean", "sd", "n", "misses", "false_structures"]]
     for epoch, rows in epochs.items():
         groups = {str(k): [row for row in rows if row["class"] == k] for k in range(1, run.n_class)}
         groups["mean"] = average_classes(row for row in rows if row["class"] in run.metric_axis)
         for name, group in groups.items():
             found = summarise(group, score)
             numbers = ["" if math.isnan(found[key]) else f"{found[key]:.6g}" for key in ("mean", "sd")]
-            writer.writerow([score, epoch, name, *numbers, found["n"], found["misses"], found["false_structures"]])
-    return file.getvalue()
+            lines.append([score, epoch, name, *numbers, found["n"], found["misses"], found["false_structures"]])
+    return csv_text(lines)
 
 
 def get_args(argv: Sequence[str] | None) -> argparse.Namespace:

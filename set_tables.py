@@ -17,6 +17,7 @@ import numpy as np
 
 from folder_listing import stem
 from foreign_files import parse_json, read_text
+from quoting import from_cell
 from utils import UserError, listing, tell_once
 
 OWN = (  # keys of a card, one of which nobody else's dataset.json has
@@ -122,7 +123,8 @@ def read_rows(root: Path) -> list[dict[str, str]]:
         shown = f"its columns are {listing(columns)}" if columns else "it is empty"
         tell_once(f"{path} is of another program ({shown}, not slice, {', '.join(SPACINGS)}); it is left aside.")
         return []
-    rows = [dict(zip_longest(columns, map(str.strip, row[: len(columns)]), fillvalue="")) for row in cells if row]
+    clean = ([from_cell(cell.strip()) for cell in row[: len(columns)]] for row in cells if row)
+    rows = [dict(zip_longest(columns, row, fillvalue="")) for row in clean]
     if separator != ",":
         rows = [row | {name: row[name].replace(",", ".") for name in SPACINGS if name in row} for row in rows]
     return [row | {"name": stem(row[key])} for row in rows]

@@ -19,6 +19,7 @@ from pathlib import Path
 
 import numpy as np
 
+from quoting import for_cell, for_comment
 from slice_files import stem
 from utils import UserError, atomic_write, listing, nearest
 
@@ -241,15 +242,19 @@ def write_size_table(
     names = list(next(iter(columns.values())))
     if any(set(column) != set(names) for column in columns.values()):
         raise ValueError(f"the columns {list(columns)} hold different slices")
-    unfit = [name for name in names if re.search(r"""[,;\[\]"'\t\r\n#]""", name)]
-    if unfit:
-        raise UserError(f"{path}: a csv cannot name slices with , ; [ ] # quotes or tabs in them: {listing(unfit)}.")
-    lines = [f"# {key}: {' '.join(value.split())}" for key, value in comments.items()]
+    must_fit(path, names)
+    lines = [f"# {key}: {for_comment(' '.join(value.split()))}" for key, value in comments.items()]
     lines.append(",".join([ID_COLUMN, *columns]))
-    lines += [",".join([name, *(_cell(column[name]) for column in columns.values())]) for name in names]
+    lines += [",".join([for_cell(name), *(_cell(column[name]) for column in columns.values())]) for name in names]
     path.parent.mkdir(parents=True, exist_ok=True)
     with atomic_write(path, "w") as file:
         file.write("\n".join(lines) + "\n")
+
+
+def must_fit(path: str | Path, names: Sequence[str]) -> None:
+    """Raises UserError that lists the slices whose names the format cannot hold."""
+    if unfit := [name for name in names if re.search(r"""[,;\[\]"'\t\r\n#]""", name)]:
+        raise UserError(f"{path}: a csv cannot name slices with , ; [ ] # quotes or tabs in them: {listing(unfit)}.")
 
 
 def _cell(sizes: Sequence[float]) -> str:

@@ -17,6 +17,7 @@ from own_folders import begin, refuse_foreign
 from prediction.inference import Prediction, Wanted
 from preprocess.labels import LabelMap
 from preprocess.reading import read_grid, read_voxels
+from quoting import csv_text, from_cell
 from utils import UserError, atomic_write, listing
 
 SUFFIX = ".nii.gz"
@@ -119,9 +120,7 @@ class Outputs:
             rows = [row for patient in files for row in self._sizes(patient, files[patient], mm3.get(patient))]
             rows += [row for row in read_sizes(path) if row[0] not in files and self.paths(row[0])["classes"].exists()]
             with atomic_write(path, "w") as file:
-                table = csv.writer(file, lineterminator="\n")
-                table.writerow(COLUMNS)
-                table.writerows(sorted(rows, key=lambda row: row[0]))
+                file.write(csv_text([COLUMNS, *sorted(rows, key=lambda row: row[0])]))
         return path
 
     def _sizes(self, patient: str, file: str, mm3: float | None) -> Iterable[tuple[Any, ...]]:
@@ -158,7 +157,7 @@ def read_sizes(path: Path) -> list[tuple[str, ...]]:
         return []
     try:
         with path.open(encoding="utf-8", newline="") as file:
-            rows = list(map(tuple, csv.reader(file)))
+            rows = [tuple(map(from_cell, row)) for row in csv.reader(file)]
     except (ValueError, csv.Error):
         rows = []
     if rows[:1] != [COLUMNS] or any(len(row) != len(COLUMNS) for row in rows):

@@ -9,7 +9,6 @@ of each set into the folder. The sets need neither manifest.csv nor dataset.json
 import ctrl_c  # noqa: F401  first: from here on Ctrl-C is one line
 
 import argparse
-import csv
 import json
 from collections import Counter
 from collections.abc import Iterator, Sequence
@@ -26,6 +25,7 @@ from preprocess.faults import Fault
 from preprocess.set_problems import find_problems, find_unchecked
 from preprocess.set_survey import AS_READ, Survey, survey_set
 from preprocess.trained_on import describe_orders
+from quoting import csv_text
 from reports.table import NOTHING, aligned, boxed
 from utils import UserError, atomic_write, listing, run_program
 
@@ -44,9 +44,8 @@ def report(surveys: Sequence[Survey], prior: Path | None, out: Path) -> str:
         draw(surveys, out)
     with atomic_write(out / "slices.csv", "w") as file:
         rows = [row for survey in surveys for row in slice_rows(survey)]
-        table = csv.DictWriter(file, list(dict.fromkeys(key for row in rows for key in row)), lineterminator="\n")
-        table.writeheader()
-        table.writerows(rows)
+        columns = list(dict.fromkeys(key for row in rows for key in row))
+        file.write(csv_text([columns, *([row.get(key, "") for key in columns] for row in rows)]))
     with atomic_write(out / NUMBERS, "w") as file:
         sets = {survey.set_name: summarise(survey) for survey in surveys}
         numbers = {"problems": group(problems), "not_checked": unchecked, "sets": sets}

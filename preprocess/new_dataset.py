@@ -10,13 +10,12 @@ are, give scores and bounds; the prior sizes come from the user or from the sour
 import ctrl_c  # noqa: F401  first: from here on Ctrl-C is one line
 
 import argparse
-import json
 import os
 import re
 from collections.abc import Sequence
 from pathlib import Path
 
-from foreign_files import read_text
+from foreign_files import parse_json
 from preprocess.faults import describe_faults
 from preprocess.grids import PLANES
 from preprocess.new_makefile import Wishes, makefile_text
@@ -87,10 +86,7 @@ def find_phantom(sites: Sequence[Site]) -> str | None:
 
 def read_phantom(card: Path) -> str:
     """The size of the phantom whose card this is. Raises UserError: it may be anybody's file."""
-    try:
-        told = json.loads(read_text(card))
-    except (ValueError, RecursionError) as error:
-        told = f"no JSON, {error}"
+    told = parse_json(card, "move it away, if it is of another program")
     size = told.get("phantom") if isinstance(told, dict) else told
     if size not in list(SIZES):
         raise UserError(

@@ -1,6 +1,5 @@
 """What a set tells of itself: dataset.json, how it was made, and manifest.csv, where each slice comes from."""
 
-import csv
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -12,6 +11,7 @@ from preprocess.new_set import write_card
 from preprocess.slice_case import Sliced, Task
 from preprocess.slice_spec import SPLITS, SliceSpec
 from preprocess.trained_on import describe_geometry, describe_guessed, describe_levels, describe_orders, stored_as
+from quoting import csv_text
 from utils import atomic_write, listing
 
 TOOL = "preprocess.slice_volumes 2"  # raised when the same volumes and settings give other slices
@@ -149,10 +149,10 @@ def write_tables(
     """Writes both into the folder."""
     channels = len(next(iter(spec.folders().values())))
     with atomic_write(folder / "manifest.csv", "w") as file:
-        table = csv.DictWriter(file, COLUMNS, lineterminator="\n")
-        table.writeheader()
+        file.write(csv_text([COLUMNS]))
         for task, result in zip(tasks, results, strict=True):
-            table.writerows(_rows(task, result.sources[:channels], spec))
+            rows = _rows(task, result.sources[:channels], spec)
+            file.write(csv_text([row[name] for name in COLUMNS] for row in rows))
     write_card(folder, card)
 
 

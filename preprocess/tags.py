@@ -15,9 +15,7 @@ import ctrl_c  # noqa: F401  first: from here on Ctrl-C is one line
 import argparse
 import base64
 import csv
-import html
 import io
-import json
 import re
 from collections.abc import Callable, Sequence
 from pathlib import Path
@@ -30,7 +28,8 @@ from folder_listing import stem
 from foreign_files import read_text
 from preprocess.measuring import find_slices, measure_slices
 from preprocess.new_set import refuse_overwriting
-from size_table import ID_COLUMN, read_size_table
+from quoting import csv_text, for_html, for_script, from_cell
+from size_table import ID_COLUMN, must_fit, read_size_table
 from slice_files import SPLITS, image_fault
 from utils import UserError, about_faulty, atomic_write, listing, run_program
 
@@ -63,7 +62,7 @@ def read_tags(path: Path, names: Sequence[str], n_class: int) -> np.ndarray:
     cells: dict[str, list[str]] = {}
     doubled = set()
     for row in rows:
-        name, marks = stem(row[ID_COLUMN]), [str(row[column] or "").strip().lower() for column in columns]
+        name, marks = stem(row[ID_COLUMN]), [row[column].strip().lower() for column in columns]
         if cells.setdefault(name, marks) != marks:
             doubled.add(name)
     if doubled:
@@ -82,7 +81,8 @@ def _read_rows(path: Path) -> list[dict[str, str]]:
     every = io.StringIO(text, newline="").readlines()
     lines = [line for line in every if line.strip() and not line.startswith("#")]
     separator = max(";,\t", key=lines[0].count) if lines else ","
-    return list(csv.DictReader(lines, delimiter=separator))
+    rows = csv.DictReader(lines, delimiter=separator)
+    return [{str(name): from_cell(str(cell or "")) for name, cell in row.items()} for row in rows]
 
 
 def _must_be_complete(path: Path, cells: dict[str, list[str]], names: Sequence[str], columns: Sequence[str]) -> None:
@@ -133,11 +133,10 @@ def patients(data: Path, folder: str) -> dict[str, list[Path]]:
 def template(args: argparse.Namespace) -> None:
     """Writes an empty csv. Raises UserError if it is there already."""
     refuse_overwriting(args.out)
+    names = [stem(path.name) for paths in patients(args.data, args.folder).values() for path in paths]
+    must_fit(args.out, names)
     with atomic_write(args.out, "w") as file:
-        writer = csv.writer(file, lineterminator="\n")
-        writer.writerow([ID_COLUMN, *args.classes])
-        names = [stem(path.name) for paths in patients(args.data, args.folder).values() for path in paths]
-        writer.writerows([name, *[""] * len(args.classes)] for name in names)
+        file.write(csv_text([[ID_COLUMN, *args.classes], *([name, *[""] * len(args.classes)] for name in names)]))
     print(f"{args.out}: {len(names)} slices; write an x where a slice shows {listing(args.classes)}.")
 
 
@@ -145,6 +144,7 @@ def page(args: argparse.Namespace) -> None:
     """Writes the html page. Raises UserError if it is there already, and for a slice that cannot be read."""
     refuse_overwriting(args.out)
     found = patients(args.data, args.folder)
+    must_fit(args.out, [stem(path.name) for paths in found.values() for path in paths])
     slices, faults = [], []
     for name, paths in found.items():
         images, more = read_images(paths)
@@ -155,10 +155,8 @@ def page(args: argparse.Namespace) -> None:
     if faults:
         raise UserError(f"{args.data}, {args.folder}: {about_faulty(faults)}")
     facts = {"set": args.data.name, "classes": args.classes, "patients": slices}
-    content = json.dumps(facts).replace("</", "<\\/")
-    text = (
-        PAGE.read_text(encoding="utf-8").replace("__TITLE__", html.escape(args.data.name)).replace("__DATA__", content)
-    )
+    written = {"TITLE": for_html(args.data.name), "DATA": for_script(facts)}
+    text = re.sub("__(TITLE|DATA)__", lambda match: written[match[1]], PAGE.read_text(encoding="utf-8"))
     with atomic_write(args.out, "w") as file:
         file.write(text)
     count = sum(map(len, found.values()))

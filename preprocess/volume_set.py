@@ -13,7 +13,6 @@ by what `scale` its images are to be standardised as they are read. DEST appears
 import ctrl_c  # noqa: F401  first: from here on Ctrl-C is one line
 
 import argparse
-import csv
 import hashlib
 import os
 from collections import Counter
@@ -43,6 +42,7 @@ from preprocess.trained_on import (
     stored_as,
 )
 from preprocess.workers import in_processes
+from quoting import csv_text
 from slice_files import read_card
 from utils import UserError, atomic_write, listing, run_program
 from volume_files import compact, read_volume
@@ -476,17 +476,15 @@ def _count(split: str, tasks: Sequence[Task], done: Sequence[Written], n_class: 
 def _write_manifest(folder: Path, tasks: Sequence[Task], done: Sequence[Written]) -> None:
     """Writes manifest.csv, one row a patient, into the folder."""
     with atomic_write(folder / "manifest.csv", "w") as file:
-        table = csv.writer(file, lineterminator="\n")
-        table.writerow(COLUMNS)
+        file.write(csv_text([COLUMNS]))
         for task, each in zip(tasks, done, strict=True):
             matrices = each.grid.affine, qform_in_mm(each.header)
             places = (" ".join(repr(float(n)) for n in matrix.ravel()) for matrix in matrices)
             codes = f"{each.header['qform_code']} {each.header['sform_code']}"
             images = [source for source in each.sources if source["role"] != LABEL]
             source = (";".join(image[key] for image in images) for key in ("path", "sha256"))
-            table.writerow(
-                [task.case.patient, task.split, *each.grid.spacing(), *places, codes, each.grid.stored, *source]
-            )
+            spacing = each.grid.spacing()
+            file.write(csv_text([[task.case.patient, task.split, *spacing, *places, codes, each.grid.stored, *source]]))
 
 
 def describe(card: Mapping[str, Any]) -> str:

@@ -1,7 +1,5 @@
 """A table in words, and what it is written as: text, csv, Markdown, LaTeX."""
 
-import csv
-import io
 import itertools
 import math
 import textwrap
@@ -9,7 +7,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from quoting import for_cell, for_comment, for_latex, for_markdown, visible
+from quoting import csv_text, for_comment, for_latex, for_markdown, visible
 
 BLOCKS = {
     "last": "Last epoch (nothing was chosen with target labels)",
@@ -121,10 +119,5 @@ def _tabular(report: Report, columns: Sequence[int]) -> list[str]:
 
 def as_csv(report: Report) -> str:
     """Every digit; an empty cell where there is no number."""
-    file = io.StringIO()
-    writer = csv.DictWriter(file, list(report.lines[0]), lineterminator="\n")
-    writer.writeheader()
-    for line in report.lines:
-        empty = {key: "" for key, value in line.items() if isinstance(value, float) and math.isnan(value)}
-        writer.writerow({key: for_cell(value) for key, value in line.items()} | empty)
-    return file.getvalue()
+    columns = list(report.lines[0])
+    return csv_text([columns, *([line[name] for name in columns] for line in report.lines)])

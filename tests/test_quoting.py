@@ -51,6 +51,9 @@ def test_a_stream_passes_lines_and_shows_the_rest():
     stream = io.StringIO()
     print("a\x1b[2J\u202e\n\tb", "c", sep="\r", file=VisibleStream(stream))
     assert stream.getvalue() == "a\\x1b[2J\\u202e\n\tb\\rc\n"
+    stream = io.StringIO()
+    VisibleStream(stream, bars=True).write("\r 7%|\rx| 7/100\r")
+    assert stream.getvalue() == "\r 7%|\\rx| 7/100\r"
 
 
 def test_make_and_bash_hand_words_on_as_they_are(tmp_path):
@@ -85,13 +88,13 @@ def test_a_spreadsheet_finds_words_and_python_the_same(text):
     file = io.StringIO(newline="")
     csv.writer(file, lineterminator="\n").writerow([for_cell(text), "x"])
     (row,) = csv.reader(io.StringIO(file.getvalue(), newline=""))
-    assert from_cell(row[0]) == text
+    assert from_cell(row[0]) == (visible(text) if set(text) & set("\0\udce9") else text)
     assert row[0] == "-1.5" or not row[0].startswith(tuple("=+-@\t\r"))
 
 
 @pytest.mark.parametrize("value", [-1.5, "-1.5", "+3", "1e-3", "-inf", "nan", 7, None, "Case00", "", "'quoted'"])
 def test_numbers_and_plain_words_stay_as_they_are(value):
-    assert for_cell(value) is value
+    assert for_cell(value) == value or value != value
     assert from_cell(str(value)) == str(value)
 
 
