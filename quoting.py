@@ -153,6 +153,7 @@ def for_script(value: Any) -> str:
 
 FORMULA = re.compile(r"'*[=+\-@\t\r\n＝＋－＠#]")  # what a spreadsheet calculates, in wide letters too; a comment
 
+NUMBER = re.compile(r"[+-]?((\d+\.?\d*|\.\d+)(e[+-]?\d+)?|inf|nan)", re.ASCII | re.IGNORECASE)
 UNWRITABLE = re.compile("[\0\ud800-\udfff]")  # in a file of UTF-8 text
 
 
@@ -166,7 +167,7 @@ def for_cell(value: Any) -> Any:
     if not isinstance(value, str):
         return value
     text = UNWRITABLE.sub(lambda match: _escaped(match[0]), value)
-    return f"'{text}" if FORMULA.match(text) and not _is_number(text) else text
+    return f"'{text}" if FORMULA.match(text) and not NUMBER.fullmatch(text) else text
 
 
 def from_cell(text: str) -> str:
@@ -179,11 +180,3 @@ def csv_text(rows: Iterable[Iterable[Any]]) -> str:
     file = io.StringIO()
     csv.writer(file, lineterminator="\n").writerows(map(for_cell, row) for row in rows)
     return file.getvalue()
-
-
-def _is_number(text: str) -> bool:
-    try:
-        float(text)
-    except ValueError:
-        return False
-    return True
