@@ -71,6 +71,13 @@ def refuse_foreign(folder: Path, program: str, flag: str, *known: str) -> None:
         )
 
 
+def refuse_file(folder: Path, flag: str) -> None:
+    """Raises UserError if a file lies where a folder is to be written to, or above it."""
+    if file := next((place for place in (folder, *folder.parents) if place.is_file()), None):
+        within = "" if file == folder else f", and cannot hold {folder.relative_to(file)}"
+        raise UserError(f"{file} is a file{within}: name a folder with {flag}, which is made where it is not there.")
+
+
 def begin(folder: Path, program: str) -> None:
     """Makes the folder and marks it."""
     folder.mkdir(parents=True, exist_ok=True)

@@ -53,6 +53,8 @@ def get_args(argv: Sequence[str] | None) -> argparse.Namespace:
         raise UserError("--volumes 'new/*.nii.gz' says what to predict; give it, or --export alone.")
     if args.volumes and args.out is None:
         raise UserError("--out names the folder of the predictions; give it.")
+    if args.export and args.export.is_dir():
+        raise UserError(f"--export names the file of the network; {args.export} is a folder.")
     if args.batch_size < 1:
         raise UserError(f"--batch_size is at least 1; got {args.batch_size}.")
     args.device = args.device or ("cuda" if torch.cuda.is_available() else "cpu")

@@ -91,6 +91,12 @@ def _short(value: Any) -> str:
     return text if len(text) < 60 else f"{text[:57]}…"
 
 
+def normalisation_of(card: Mapping[str, Any]) -> Mapping[str, Any]:
+    """How the grey levels of a set were made: `kind`, and what else its card tells; an older one has the kind alone."""
+    how = card.get("normalisation") or {}
+    return how if isinstance(how, dict) else {"kind": how}
+
+
 def is_split_by_patients(card: Mapping[str, Any]) -> bool:
     """Whether all of a patient's slices should lie in one split."""
     return card.get("split_unit", "patient") == "patient"

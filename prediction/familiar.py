@@ -8,6 +8,7 @@ from typing import Any
 
 from preprocess.faults import Fault
 from preprocess.trained_on import PERCENTILES, SPACINGS
+from set_tables import normalisation_of
 
 FACTOR = 1.5  # a spacing so many times above the largest or below the smallest of the training is far off
 SHARE = 0.5  # and a percentile of the grey levels that leaves those of the training by this share of their range
@@ -24,9 +25,9 @@ def unlike_training(
     spacing: mm from slice to slice, along W and H, as the network sees them
     levels: of each channel of this folder, see trained_on
     """
-    found = list(_unlike_spacing(card.get("geometry", {}).get("spacing", {}), patient, spacing))
-    known = card.get("grey_levels", {}).get(folder, [])
-    how = card.get("normalisation", {})
+    found = list(_unlike_spacing((card.get("geometry") or {}).get("spacing", {}), patient, spacing))
+    known = (card.get("grey_levels") or {}).get(folder, [])
+    how = normalisation_of(card)
     is_scaled = how.get("kind") in SCALED and not how.get("clip") and how.get("scope") != "set"
     for number, (told, own) in enumerate(zip(known, levels, strict=False)):
         low, *_, high = (told[str(percent)] for percent in PERCENTILES)

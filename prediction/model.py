@@ -133,6 +133,9 @@ def load_model(
 
 def read_recipe(state: Mapping[str, Any], weights: Path, like: Path | None, orient: str | None = None) -> Recipe:
     """What a checkpoint, or the card of the set `like`, tells of images. Raises UserError if neither does."""
+    if like and not (like / "dataset.json").is_file():
+        what = "it has no dataset.json" if like.is_dir() else "there is no such folder"
+        raise UserError(f"--like {like}: {what}. Name a set of this program, as --like data/prostate_target.")
     told, identity = state.get("preprocessing", {}), state.get("identity", {})
     card = read_card(like) if like else told.get("card", {})
     crop = told.get("crop", identity.get("crop"))

@@ -12,7 +12,7 @@ from preprocess.faults import Fault
 from preprocess.set_survey import Survey
 from preprocess.size_priors import compare
 from preprocess.trained_on import list_orders
-from set_tables import is_split_by_patients
+from set_tables import is_split_by_patients, normalisation_of
 from size_table import TRUE_SIZES, WITH_TAGS, WITHOUT_TAGS, SizeTable, read_size_table
 from utils import UserError, doubled, listing
 
@@ -180,8 +180,7 @@ def _levels(survey: Survey) -> Iterator[Fault]:
 
 def _is_open_range(survey: Survey) -> bool:
     """Whether grey levels are not meant to lie in 0..1."""
-    how = survey.card.get("normalisation") or {}
-    how = how if isinstance(how, dict) else {"kind": how}
+    how = normalisation_of(survey.card)
     return bool(survey.volumetric or how.get("kind") in OPEN_RANGES or how.get("no_clip"))
 
 

@@ -251,6 +251,22 @@ def test_a_folder_of_manual_masks_is_no_folder_of_predictions(trained, tmp_path,
     assert [path for path in tmp_path.rglob("*") if path.is_file()] == [mine]
 
 
+def test_flags_that_name_the_wrong_thing_say_what_is_wrong_with_it(trained, tmp_path):
+    folder, weights = trained
+    (tmp_path / "notes").write_text("mine")
+    (tmp_path / "empty").mkdir()
+    for flags, words in (
+        (("--out", tmp_path / "notes"), "notes is a file: name a folder with --out"),
+        (("--out", tmp_path / "notes/here"), "notes is a file, and cannot hold here: name a folder with --out"),
+        (("--out", tmp_path / "out", "--like", tmp_path / "nope"), "nope: there is no such folder"),
+        (("--out", tmp_path / "out", "--like", tmp_path / "empty"), "empty: it has no dataset.json"),
+        (("--out", tmp_path / "out", "--export", tmp_path / "empty"), "empty is a folder"),
+    ):
+        with pytest.raises(UserError, match=words):
+            run(weights, "--volumes", folder / "p1_i0.nii.gz", *flags)
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["empty", "notes"]
+
+
 def test_masks_of_another_origin_are_not_taken_for_predictions(trained, tmp_path):
     folder, weights = trained
     words = ("--volumes", f"{folder}/p[12]_i0.nii.gz", "--out", tmp_path)
