@@ -225,7 +225,7 @@ def get_args(argv: Sequence[str] | None = None) -> Namespace:
 LEAST = dict.fromkeys(("n_epoch", "batch_size", "lr_decay_epoch", "eval_every", "workers", "jobs"), 1) | {"n_class": 2}
 MOST = {"n_class": 255, "seed": 2**64 - 1}  # labels are bytes, of which losses leave 255 out; what a generator can hold
 MOST |= {"workers": 1024, "jobs": 1024, "draw": 2**64 - 1}
-MOST |= dict.fromkeys(("l_rate", "weight_decay"), 1e30)  # beyond, a step is not finite in 32 bits
+MOST |= dict.fromkeys(("l_rate", "weight_decay"), 3e38)  # what 32 bits hold
 LARGEST = 10**6  # of whole numbers, where nothing else is said: more is a slip of the hand, and fills memory or disk
 ANY = (*LEAST, "n_warmup", "modalities", "n_labelled", "draw", "seed", "steps")
 ANY += ("l_rate", "lr_decay", "poly_power", "weight_decay", "momentum", "nsd_tolerance")
@@ -236,13 +236,15 @@ def _check_numbers(args: Namespace) -> None:
         numbers = value if isinstance(value, list | tuple) else [value]
         if any(isinstance(number, float) and not math.isfinite(number) for number in numbers):
             raise UserError(f"--{name} is {' '.join(map(str, numbers))}; it must be a finite number.")
-        if any(isinstance(number, int) and abs(number) > MOST.get(name, LARGEST) for number in numbers):
-            raise UserError(f"--{name} is {numbers[0]}; it must be at most {MOST.get(name, LARGEST)}.")
     for name in ANY:
         value, low, high = getattr(args, name), LEAST.get(name, 0), MOST.get(name, math.inf)
         if not low <= value <= high:
             end = f" and at most {high}" if name in MOST else ""
             raise UserError(f"--{name} is {value}; it must be at least {low}{end}.")
+    for name, value in vars(args).items():
+        numbers = value if isinstance(value, list | tuple) else [value]
+        if any(isinstance(number, int) and abs(number) > MOST.get(name, LARGEST) for number in numbers):
+            raise UserError(f"--{name} is {' '.join(map(str, numbers))}; it must be at most {MOST.get(name, LARGEST)}.")
 
 
 def _check_settings(args: Namespace) -> None:

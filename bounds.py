@@ -19,8 +19,6 @@ from utils import Registry, UserError, fits, listing, nearest
 BOUNDS = Registry("bounds", typed=True)
 ROUGHLY = 0.01  # of the pixels of a slice, that published sizes miss by: 385² for 384²
 
-Limits = Sequence[float] | float  # [lower, upper], or one number for both
-
 
 class Bounds:
     """What all bounds have in common; `check` and `skips` matter to those that look slices up."""
@@ -77,7 +75,7 @@ class ConstantBounds(Bounds):
         self,
         n_class: int,
         *,
-        values: str | Sequence[Limits] | Mapping[int, Limits],
+        values: str | Sequence[Any] | Mapping[Any, Any],  # what is wrong with one is said below
         idc: Sequence[int] | None = None,
     ) -> None:
         super().__init__(n_class)

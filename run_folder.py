@@ -10,12 +10,10 @@ import hashlib
 import io
 import json
 import os
-import pickle
 import platform
 import shutil
 import subprocess
 import sys
-import zipfile
 from argparse import Namespace
 from collections.abc import Iterable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
@@ -28,17 +26,21 @@ import torch
 from PIL import Image
 from torch import Tensor, nn
 
+from checkpoint_files import load_checkpoint, require
 from nifti_headers import Header, header_at, pack
 from own_folders import MADE, RUN, begin, note_made, shown, strangers
 from published_weights import adopt
 from quoting import csv_text, for_shell, visible
 from utils import UserError, atomic_write, listing
-from weight_checks import check_weights, is_old, is_state_dict, misfits, unwrapped
+from weight_checks import misfits, unwrapped
 
 # Arguments that may differ between a run and its continuation: they change where and how fast, or what is made of the
 # masks when all epochs are done, not what is learnt.
 ELSEWHERE = ("workdir", "resume", "device", "cpu", "jobs", "check", "pprint", "cache", "workers")
 ELSEWHERE += ("in_memory", "nsd_tolerance", "saveim", "entmap", "dice_3d", "group")
+
+OF_AN_EPOCH = ("epoch", "best", "caution", "alarms", "method", "identity")  # of a checkpoint, beside the network
+OF_A_PAUSE = ("epoch", "method", "identity", "terms", "counts", "rows")
 
 
 class RunFolder:
@@ -70,6 +72,7 @@ class RunFolder:
             return None
         try:
             state = load_checkpoint(self.path / name)
+            require(self.path / name, state, OF_A_PAUSE if name == "paused.pkl" else OF_AN_EPOCH)
         except UserError as error:
             print(f"{error} It is passed over for the checkpoint before it.", file=sys.stderr)
             self.torn.append(name)
@@ -241,51 +244,6 @@ class CsvLog:
 # --------------------------------------------------------------------------------------------- checkpoints
 
 
-def load_checkpoint(path: Path, bare: bool = False) -> dict[str, Any]:
-    """Tensors and plain types; never runs code.
-
-    bare: a network's tensors alone will do; they come as the entry "bare" (published_weights.py)
-
-    Raises UserError for a missing, torn or foreign file, and for weights that are not finite.
-    """
-    try:
-        with zipfile.ZipFile(path) as whole:
-            if damaged := whole.testzip():  # torch.load looks at no checksum
-                raise zipfile.BadZipFile(damaged)
-        state = torch.load(path, map_location="cpu", weights_only=True)
-    except FileNotFoundError as error:
-        raise UserError(f"The weights {path} do not exist. Train them first (make results/<set>/cesource).") from error
-    except pickle.UnpicklingError as error:
-        raise UserError(
-            f"{path} holds more than tensors and plain types, and to load that is to run code. Where it is a network "
-            "as the published codes save it, make a file of its tensors alone: published_weights.py says how."
-        ) from error
-    except Exception as error:  # torch.load raises anything on a torn file
-        raise _unreadable(path, error) from error
-    is_bare = is_state_dict(state) and len(state) > 0
-    if is_bare and not bare:
-        raise UserError(
-            f"{path} holds tensors alone, not how their network is called. Make a run of them: python main.py --method "
-            f"noadap --model_weights {path} --network …, whose last.pkl is what is wanted here."
-        )
-    if is_bare:
-        state = {"bare": state}
-    if not isinstance(state, dict) or not state.keys() & {"net", "bare"}:
-        raise UserError(f"{path} holds no network of this program (no entry 'net').")
-    check_weights(path, state["bare"] if "bare" in state else state["net"])
-    return state
-
-
-def _unreadable(path: Path, error: Exception) -> UserError:
-    if path.is_file() and is_old(path):
-        return UserError(
-            f"{path} is in the format of torch before 1.6, which carries no checksum and is not read here. Save it "
-            "anew: python -c \"import torch; torch.save(torch.load('old.pkl', map_location='cpu', weights_only=True), "
-            "'new.pkl')\"."
-        )
-    return UserError(f"{path} is no checkpoint of this program or is torn ({type(error).__name__}).")
-
-
 def weights_for(net: nn.Module, path: Path) -> tuple[dict[str, Tensor], dict[str, Any]]:
     """The network's state out of a file of weights, and the checkpoint that it lay in; tensors alone lie in none."""
     state, ours = load_checkpoint(path, bare=True), net.state_dict()
@@ -294,8 +252,8 @@ def weights_for(net: nn.Module, path: Path) -> tuple[dict[str, Tensor], dict[str
     return unwrapped(state["net"], ours), state
 
 
-def load_weights(net: nn.Module, path: Path, args: Namespace, in_channels: int) -> None:
-    """Fills the network from a checkpoint. Raises UserError naming both sides where they differ."""
+def fitting_weights(net: nn.Module, path: Path, args: Namespace, in_channels: int) -> dict[str, Tensor]:
+    """The network's state out of a checkpoint. Raises UserError naming both sides where they differ."""
     (theirs, state), ours = weights_for(net, path), net.state_dict()
     faults = {"do not fit": misfits(theirs, ours, ours), "are foreign": [name for name in theirs if name not in ours]}
     if told := [f"{len(names)} {fault}, such as {listing(names, 3)}" for fault, names in faults.items() if names]:
@@ -305,7 +263,12 @@ def load_weights(net: nn.Module, path: Path, args: Namespace, in_channels: int) 
             f"{path} holds weights of {held}, this run has {wanted}; give the same --network and --n_class. Of the "
             f"weights {'; '.join(told)}."
         )
-    net.load_state_dict(theirs)
+    return theirs
+
+
+def load_weights(net: nn.Module, path: Path, args: Namespace, in_channels: int) -> None:
+    """Fills the network from a checkpoint. Raises UserError naming both sides where they differ."""
+    net.load_state_dict(fitting_weights(net, path, args, in_channels))
 
 
 def load_blocks(net: nn.Module, path: Path, blocks: int, in_channels: int) -> dict[str, list[str]]:

@@ -10,7 +10,8 @@ import time
 from argparse import Namespace
 from collections.abc import Callable, Iterator, Mapping
 from concurrent.futures import Future, ThreadPoolExecutor
-from contextlib import suppress
+from contextlib import contextmanager, suppress
+from pathlib import Path
 from types import TracebackType
 from typing import Any
 
@@ -161,9 +162,10 @@ class Training:
         if folder.done < args.n_epoch:
             self._meet_source()
         if folder.checkpoint:
-            self._restore(folder.checkpoint)
-            self.best, self.caution = folder.checkpoint["best"], folder.checkpoint["caution"]
-            self.watch.load_state_dict(folder.checkpoint["alarms"])
+            with fitting(folder.path / "last.pkl"):
+                self._restore(folder.checkpoint)
+                self.best, self.caution = self.best | folder.checkpoint["best"], folder.checkpoint["caution"]
+                self.watch.load_state_dict(folder.checkpoint["alarms"])
         self.sound = self._state() if args.on_collapse == "rollback" else None
 
     def _meet_source(self) -> None:
@@ -235,8 +237,9 @@ class Training:
         paused, self.folder.paused = self.folder.paused, None
         if not paused:
             return Steps()
-        self._restore(paused)
-        steps = Steps(paused, self.args.device)
+        with fitting(self.folder.path / "paused.pkl"):
+            self._restore(paused)
+            steps = Steps(paused, self.args.device)
         if self.leads:
             print(f"Going on in epoch {epoch + 1}, after step {len(steps)}.", flush=True)
         return steps
@@ -361,6 +364,19 @@ class Training:
                 f"This adaptation did harm: {kind} {score:.3f} at the end, {start:.3f} with the network that it "
                 "started from, on the same validation images."
             )
+
+
+@contextmanager
+def fitting(path: Path) -> Iterator[None]:
+    """What does not fit in a checkpoint of this run is a UserError."""
+    try:
+        yield
+    except (KeyError, TypeError, ValueError, AttributeError, IndexError, RuntimeError, OverflowError) as error:
+        raise UserError(
+            f"{path} does not hold the state of this run ({type(error).__name__}: {error}): it was damaged, or written "
+            f"by another program. Remove it to go on from previous.pkl, if that is there, or remove {path.parent} to "
+            "start anew."
+        ) from error
 
 
 def on_cpu(state: Any) -> Any:

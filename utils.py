@@ -145,6 +145,10 @@ def fits(value: Any, kind: Any) -> bool:
             return any(fits(value, part) for part in parts)
         case typing.Literal:
             return any(type(value) is type(part) and value == part for part in parts)
+        case abc.Mapping:
+            return isinstance(value, abc.Mapping) and all(
+                fits(key, parts[0]) and fits(each, parts[1]) for key, each in value.items()
+            )
         case abc.Sequence:
             return isinstance(value, list | tuple) and all(fits(each, parts[0]) for each in value)
         case builtins.bool:
@@ -172,6 +176,8 @@ def described(kind: Any) -> str:
             return " or ".join(described(part) for part in parts)
         case typing.Literal:
             return " or ".join(repr(part) for part in parts)
+        case abc.Mapping:
+            return f"a dict of {_PLURALS.get(parts[0], 'values')}"
         case abc.Sequence:
             return f"a list of {_PLURALS.get(parts[0], 'values')}"
     return _WORDS.get(kind, str(kind))

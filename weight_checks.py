@@ -34,11 +34,21 @@ def check_weights(path: Path, weights: Any) -> None:
             f"{path}: its entry 'net' is {type(weights).__name__}, where tensors by name were expected, as "
             "net.state_dict() gives them."
         )
-    if bad := not_finite(weights):
+    if bad := not_finite({name: _in_32_bits(value) for name, value in weights.items()}):
         raise UserError(
             f"{path}: {len(bad)} of its {len(weights)} tensors hold NaN or infinite weights: {listing(bad, 3)}. The "
             "training that wrote it went astray; train it again at a lower --l_rate."
         )
+    if bad := [name for name, value in weights.items() if name.endswith("running_var") and (value < 0).any()]:
+        raise UserError(
+            f"{path}: {len(bad)} of its {len(weights)} tensors are variances below 0, which there are none of: "
+            f"{listing(bad, 3)}. The file was damaged, or written by another program; train it again."
+        )
+
+
+def _in_32_bits(value: Tensor) -> Tensor:
+    """As a network takes it: larger numbers become infinite."""
+    return value.float() if value.is_floating_point() else value
 
 
 def not_finite(weights: Mapping[str, Tensor]) -> list[str]:

@@ -29,7 +29,7 @@ from discriminators import FCDiscriminator
 from distributed import ALONE, Team
 from losses import LossSum, log_probabilities
 from methods.base import METHODS, Method
-from methods.optimisers import Groups
+from methods.optimisers import Groups, load_optimiser
 from utils import UserError
 
 SOURCE, TARGET = 1.0, 0.0  # what D says of them, as in the paper (the published code has it the other way round)
@@ -225,7 +225,7 @@ class Adversarial(Method):
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
         super().load_state_dict(state)
         self.discriminators.load_state_dict(state["discriminators"])
-        self.d_optimiser.load_state_dict(state["d_optimiser"])
+        load_optimiser(self.d_optimiser, state["d_optimiser"])
         self.gathered = state["gathered"]
         for parameter, gradient in zip(self._learning(), state["gradients"], strict=False):
             parameter.grad = None if gradient is None else gradient.to(parameter.device)

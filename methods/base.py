@@ -12,7 +12,7 @@ from torch import Tensor, nn
 from dataloader import Batch
 from distributed import ALONE, Team
 from losses import LossSum
-from methods.optimisers import Groups, make_optimiser, set_rates
+from methods.optimisers import Groups, load_optimiser, make_optimiser, set_rates
 from sampling import Sampler
 from sliding_window import sliding_window
 from utils import Registry
@@ -190,7 +190,7 @@ class Method:
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
         if self.optimiser:
-            self.optimiser.load_state_dict(state["optimiser"])
+            load_optimiser(self.optimiser, state["optimiser"])
         self.scaler.load_state_dict(state["scaler"])
         self.halvings = state["halvings"]
         for name, part in self.heads.items():

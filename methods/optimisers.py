@@ -1,13 +1,15 @@
 """Optimisers, and the learning rate over epochs and steps."""
 
 from argparse import Namespace
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from typing import Any
 
 import torch
 from torch import nn
 
 from utils import UserError
 
+NEVER_BELOW_0 = ("exp_avg_sq", "step")  # of what Adam keeps
 LR_RULES = ("step", "late", "poly", "legacy")
 Groups = Sequence[tuple[Sequence[nn.Parameter], float]]  # parameters, and their factor on the learning rate
 
@@ -26,6 +28,32 @@ def make_optimiser(groups: Groups, args: Namespace) -> torch.optim.Optimizer | N
         return torch.optim.SGD(parts, momentum=args.momentum, **shared)
     kind = torch.optim.AdamW if args.optimiser == "adamw" else torch.optim.Adam
     return kind(parts, betas=tuple(args.betas), **shared)
+
+
+def load_optimiser(optimiser: torch.optim.Optimizer, state: Mapping[str, Any]) -> None:
+    """Its state out of a checkpoint. Raises ValueError for one of other settings or other parameters.
+
+    torch looks at the number of the parameters alone, and a moment of another shape would be added to all of them.
+    """
+    settings = [{k: v for k, v in group.items() if k not in ("params", "lr")} for group in optimiser.param_groups]
+    for own, saved in zip(settings, state["param_groups"], strict=True):
+        if other := [name for name, value in own.items() if name in saved and not same(saved[name], value)]:
+            raise ValueError(f"the optimiser had another {', '.join(other)}")
+    optimiser.load_state_dict(state)
+    for parameter, moments in optimiser.state.items():
+        for name, value in moments.items():
+            if value is None:
+                continue
+            if value.shape not in (parameter.shape, ()) or not value.isfinite().all():
+                raise ValueError(f"the optimiser's {name} is not of its parameter")
+            if (value < 0).any() and name in NEVER_BELOW_0:
+                raise ValueError(f"the optimiser's {name} is below 0")
+
+
+def same(first: Any, second: Any) -> bool:
+    """Whether two settings are equal; a list may be a tuple."""
+    first, second = (tuple(each) if isinstance(each, list) else each for each in (first, second))
+    return first == second
 
 
 def set_rates(optimiser: torch.optim.Optimizer, progress: float, args: Namespace, factor: float) -> None:

@@ -1,8 +1,9 @@
 """A network out of its checkpoint, with what it wants of an image, and its probabilities."""
 
 import itertools
+import math
 from argparse import Namespace
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from contextlib import nullcontext
 from dataclasses import dataclass
 from pathlib import Path
@@ -11,17 +12,20 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from checkpoint_files import load_checkpoint, require
 from dataloader import parse_image_folder, read_card
 from losses import log_probabilities
-from methods.base import AUTOCAST, allow_tf32
-from networks import build_network
+from methods.base import AUTOCAST, PRECISIONS, allow_tf32
+from networks import build_network, ghost_network
+from prediction.card_values import PLANE, check_card
 from prediction.orientation import directions_of
 from preprocess.slice_spec import cut_round_labels
-from run_folder import load_checkpoint, load_weights
+from run_folder import fitting_weights
 from slice_files import FolderSpec
 from sliding_window import sliding_window
-from utils import UserError
+from utils import UserError, described, fits
 
+PREPROCESSING = {"card": Mapping[str, Any], "image": Sequence[str], "crop": Sequence[int] | None, "overlap": float}
 FLIPS = {"W": -2, "H": -1}  # axis of an image from its end
 
 
@@ -109,14 +113,11 @@ def load_model(
     Raises UserError for a file that is no such checkpoint, and for one that does not tell how images were made.
     """
     state = load_checkpoint(weights)
-    if lost := [name for name in ("network", "in_channels", "n_class") if name not in state]:
-        raise UserError(
-            f"{weights} does not tell its {', '.join(lost)}: it was not written by main.py of this program."
-        )
+    require(weights, state, ("network", "in_channels", "n_class"))
     recipe = read_recipe(state, weights, like, orient)
-    net = build_network(state["network"], state["in_channels"], state["n_class"])
-    load_weights(net, weights, Namespace(network=state["network"], n_class=state["n_class"]), state["in_channels"])
-    precision = precision or state.get("identity", {}).get("precision", "fp32")
+    net = _build(state, weights)
+    noted = state.get("identity", {}).get("precision", "fp32")
+    precision = precision or (noted if noted in PRECISIONS else "fp32")
     if precision == "fp16" and not device.startswith("cuda"):
         precision = "fp32"
     allow_tf32(precision)
@@ -131,13 +132,41 @@ def load_model(
     )
 
 
+def _build(state: Mapping[str, Any], weights: Path) -> nn.Module:
+    """The network with its weights, which are looked at before as many of its own are made."""
+    name, in_channels, n_class = (state[each] for each in ("network", "in_channels", "n_class"))
+    args = Namespace(network=name, n_class=n_class)
+    theirs = fitting_weights(ghost_network(name, in_channels, n_class), weights, args, in_channels)
+    net = build_network(name, in_channels, n_class)
+    net.load_state_dict(theirs)
+    return net
+
+
+def check_recipe(told: Mapping[str, Any], weights: Path) -> None:
+    """Raises UserError for an entry "preprocessing" that main.py did not write."""
+    wrong = [
+        f"{name} is {str(told[name])[:40]!r}, expected {described(kind)}"
+        for name, kind in PREPROCESSING.items()
+        if name in told and not fits(told[name], kind)
+    ]
+    crop, overlap = told.get("crop"), told.get("overlap", 0.5)
+    if not wrong and crop is not None and not (len(crop) == 3 and min(crop) > 0 and math.prod(crop) <= PLANE):
+        wrong.append(f"crop is {crop}, expected D, W and H in voxels")
+    if not wrong and not 0 <= overlap < 1:
+        wrong.append(f"overlap is {overlap:g}, expected 0 to below 1")
+    if wrong:
+        raise UserError(f"{weights} tells what cannot be of the network's images: {'; '.join(wrong)}.")
+
+
 def read_recipe(state: Mapping[str, Any], weights: Path, like: Path | None, orient: str | None = None) -> Recipe:
     """What a checkpoint, or the card of the set `like`, tells of images. Raises UserError if neither does."""
     if like and not (like / "dataset.json").is_file():
         what = "it has no dataset.json" if like.is_dir() else "there is no such folder"
         raise UserError(f"--like {like}: {what}. Name a set of this program, as --like data/prostate_target.")
     told, identity = state.get("preprocessing", {}), state.get("identity", {})
+    check_recipe(told, weights)
     card = read_card(like) if like else told.get("card", {})
+    check_card(card, f"The card of {like or weights}")
     crop = told.get("crop", identity.get("crop"))
     known = card.get("axes") if crop else card.get("normalisation")
     folders = told.get("image") or identity.get("val_target_folders") or identity.get("target_folders")
@@ -150,8 +179,8 @@ def read_recipe(state: Mapping[str, Any], weights: Path, like: Path | None, orie
             f"dataset.json of python -m {tool}. Give --like FOLDER, a set that was made the same way, as "
             "--like data/prostate_target."
         )
-    image = FolderSpec(*folders) if isinstance(folders, list) else parse_image_folder(folders)
+    image = parse_image_folder(str([(*folders, False)]) if isinstance(folders, list) else str(folders))
     overlap = told.get("overlap", identity.get("overlap", 0.5))
-    home = like or (Path(identity["target_dataset"]) if identity.get("target_dataset") else None)
+    home = like or (Path(str(identity["target_dataset"])) if identity.get("target_dataset") else None)
     directions = directions_of(card, f"The card of {like or weights}", home, orient)
     return Recipe(card, image, crop and tuple(crop), overlap, directions)

@@ -1,5 +1,8 @@
 """Values typed or stored: each is taken with its meaning or refused in one paragraph, before anything is lost."""
 
+import zipfile
+from argparse import Namespace
+
 import pytest
 import torch
 from conftest import CROSS_ENTROPY, FOLDERS
@@ -7,19 +10,24 @@ from conftest import CROSS_ENTROPY, FOLDERS
 import main as program
 from arguments import get_args
 from bounds import BOUNDS
+from checkpoint_files import load_checkpoint
 from errors import LONGEST
 from losses import build_loss, parse_losses
+from methods.optimisers import load_optimiser, make_optimiser
 from networks import build_network, ghost_network
-from tests import fuzz_options
+from prediction import model
+from tests import fuzz_checkpoints, fuzz_options
+from training import on_cpu
 from utils import UserError
 
-FUZZERS = {"options": fuzz_options}
+FUZZERS = {"options": (fuzz_options, 140), "checkpoints": (fuzz_checkpoints, 60)}
 
 
 @pytest.mark.parametrize("kind", FUZZERS)
 def test_a_short_campaign(kind):
     """More of it: python -m tests.fuzz_<kind> --mutations 5000."""
-    tallies = FUZZERS[kind].campaign(140, seed=1)
+    fuzzer, count = FUZZERS[kind]
+    tallies = fuzzer.campaign(count, seed=1)
     assert [words for tally in tallies for words in tally.wrong] == []
     assert min(sum(tally.read for tally in tallies), sum(tally.refused for tally in tallies)) > 10
 
@@ -87,7 +95,7 @@ BAD = {
     "a label to ignore": (("--ignore", "1"), "expected a label that is no class, 2..255"),
     "a class twice": (("--metric_axis", "1", "1"), "names each once"),
     "epochs": (("--n_epoch", "10000000"), "--n_epoch is 10000000; it must be at most 1000000"),
-    "a rate": (("--l_rate", "1e38"), "--l_rate is 1e\\+38; it must be at least 0 and at most 1e\\+30"),
+    "a rate": (("--l_rate", "1e39"), "--l_rate is 1e\\+39; it must be at least 0 and at most 3e\\+38"),
 }
 
 
@@ -134,3 +142,102 @@ def test_counting_a_network_draws_no_random_number():
 def test_bounds_have_the_types_that_they_state():
     with pytest.raises(UserError, match="'margins' takes a list of numbers, not 'wide'"):
         BOUNDS.build("BoxBounds", 2, margins="wide")
+
+
+# -- what is stored -----------------------------------------------------------------------------------------------
+
+
+def network(folder, **more):
+    path, net = folder / "weights.pkl", build_network("Dimwit:nG=2", 1, 2)
+    torch.save({"network": "Dimwit:nG=2", "in_channels": 1, "n_class": 2, "net": net.state_dict()} | more, path)
+    return path
+
+
+def test_a_member_that_would_grow_is_not_unpacked(tmp_path):
+    path = network(tmp_path)
+    with zipfile.ZipFile(path, "a", zipfile.ZIP_DEFLATED) as whole:
+        whole.writestr("archive/data/99", bytes(10**8))
+    with pytest.raises(UserError, match="is torn .BadZipFile"):
+        load_checkpoint(path)
+
+
+@pytest.mark.parametrize(
+    ("odd", "message"),
+    [
+        (torch.zeros(1).expand(10**12), "holds a tensor of 1000000000000 numbers in 4 bytes"),
+        (torch.zeros(4, device="meta"), "more than tensors and plain types"),
+        (torch.eye(3).to_sparse(), "more than tensors and plain types"),
+        (bytearray(10), "more than tensors and plain types"),
+    ],
+)
+def test_a_tensor_that_the_file_does_not_hold_is_refused(tmp_path, odd, message):
+    with pytest.raises(UserError, match=message):
+        load_checkpoint(network(tmp_path, other=odd))
+
+
+WEIGHTS = {
+    "a variance below 0": (
+        lambda net: net | {"body.1.running_var": -torch.ones(2)},
+        "1 of its 8 tensors are variances below 0, which there are none of: body.1.running_var",
+    ),
+    "beyond 32 bits": (
+        lambda net: net | {"body.1.running_mean": torch.full((2,), 1e300, dtype=torch.float64)},
+        "hold NaN or infinite weights: body.1.running_mean",
+    ),
+}
+
+
+@pytest.mark.parametrize("name", WEIGHTS)
+def test_weights_that_are_none_are_refused(tmp_path, name):
+    spoil, message = WEIGHTS[name]
+    net = spoil(build_network("Dimwit:nG=2", 1, 2).state_dict())
+    with pytest.raises(UserError, match=message):
+        load_checkpoint(network(tmp_path, net=net))
+
+
+def test_a_huge_network_in_a_small_checkpoint_is_compared_and_not_made(tmp_path, monkeypatch):
+    made = {
+        "card": {"normalisation": {"kind": "none"}, "orient": "LPS"},
+        "image": ["IMG", "png_transform"],
+        "crop": None,
+    }
+    path = network(tmp_path, network="UNet:nG=20000", preprocessing=made)
+    monkeypatch.setattr(model, "build_network", None)
+    with pytest.raises(UserError, match=r"this run has UNet:nG=20000 .1 channels, 2 classes.; give the same"):
+        model.load_model(path, "cpu")
+
+
+@pytest.mark.parametrize(
+    ("card", "message"),
+    [
+        ({"size": [10**9, 10**9]}, "size is .* expected pixels along W and H"),
+        ({"size": "large"}, "size is 'large', expected a list of whole numbers or None"),
+        ({"spacing": [0, 1]}, "spacing is .0, 1., expected mm above 0"),
+        ({"normalisation": {"window": [float("nan"), 1]}}, "normalisation.window is "),
+        ({"channels": {"IMG": 10**9}}, "channels is .* expected counts from 1 to 64"),
+        ({"cut": [1]}, "cut is '.1.', expected a dict of words"),
+    ],
+)
+def test_a_card_that_tells_what_cannot_be_is_refused(tmp_path, card, message):
+    told = {"card": {"normalisation": {}, "orient": "LPS"} | card, "image": ["IMG", "png_transform"], "crop": None}
+    with pytest.raises(UserError, match=message):
+        model.load_model(network(tmp_path, preprocessing=told), "cpu")
+
+
+def test_an_optimiser_of_another_shape_or_setting_is_refused():
+    net = torch.nn.Conv2d(2, 2, 3)
+    args = Namespace(l_rate=0.1, weight_decay=0.0, optimiser="adam", betas=(0.9, 0.99))
+    optimiser = make_optimiser([(list(net.parameters()), 1.0)], args)
+    net(torch.ones(1, 2, 4, 4)).sum().backward()
+    optimiser.step()
+    sound = on_cpu(optimiser.state_dict())
+    load_optimiser(optimiser, sound)
+    load_optimiser(optimiser, sound)  # and once more, of what it made of lists
+    odd = on_cpu(sound)
+    odd["state"][0]["exp_avg"] = torch.zeros(1, 2, 3, 3)
+    with pytest.raises(ValueError, match="exp_avg is not of its parameter"):
+        load_optimiser(optimiser, odd)
+    odd = on_cpu(sound)
+    odd["param_groups"][0]["weight_decay"] = 5.0
+    with pytest.raises(ValueError, match="had another weight_decay"):
+        load_optimiser(optimiser, odd)

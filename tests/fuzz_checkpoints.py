@@ -1,0 +1,212 @@
+"""Damages checkpoints: what is taken holds the very weights of the file, all else is refused in a sentence.
+
+python -m tests.fuzz_checkpoints --mutations 2000
+"""
+
+import contextlib
+import io
+import random
+import shutil
+import warnings
+import zipfile
+from functools import partial
+
+import pytest
+import torch
+
+import main as program
+import predict
+from arguments import get_args
+from methods.supervised import Supervised
+from prediction.model import load_model
+from tests.chaos import arguments, ask_to_stop, before_call
+from tests.conftest import write_site
+from tests.fuzz_options import ODD, places, replaced
+from tests.fuzzing import each_kind, main, mutated
+from tests.test_predict import cohort, train
+from weight_checks import not_finite
+
+CANARY = b"cbuiltins\nexec\n"  # what a pickle would say to run code
+
+
+def odd_tensors():
+    return (
+        torch.zeros(1),
+        torch.full((2,), torch.nan),
+        torch.full((4, 1, 3, 3), torch.inf),
+        -torch.ones(4),
+        torch.ones(4, dtype=torch.int8),
+        torch.ones(4, dtype=torch.complex64),
+        torch.full((4,), 1e300, dtype=torch.float64),
+        torch.ones(4, dtype=torch.float16),
+        torch.zeros(1).expand(10**12),
+        torch.zeros(1).expand(4),
+        torch.zeros(4, device="meta"),
+        torch.eye(3).to_sparse(),
+        torch.tensor(7),
+        torch.empty(0),
+    )
+
+
+# -------------------------------------------------------------------------------------------------- damage
+
+
+def values(state, rng):
+    """One to three values anywhere in the state odd, of another shape, taken out or renamed."""
+    for _ in range(rng.randint(1, 3)):
+        path = rng.choice(list(places(state))[1:] or [()])
+        state = replaced(state, path, partial(damaged, rng=rng)) if path else state
+    return state
+
+
+def damaged(old, rng):
+    kind = rng.random()
+    if isinstance(old, torch.Tensor) and kind < 0.5:
+        flat = old.flatten()
+        return rng.choice((flat, old.double(), old * torch.nan, 0 - old, flat[:0], old.to(torch.int8), old[None]))
+    if isinstance(old, dict) and old and kind < 0.5:
+        name = rng.choice(list(old))
+        rest = {each: value for each, value in old.items() if each != name}
+        return rest | ({f"{name}x": old[name]} if kind < 0.25 else {})
+    if isinstance(old, list) and old and kind < 0.5:
+        return old[:-1] if kind < 0.25 else old * 2
+    return rng.choice((*ODD, *odd_tensors()))
+
+
+def repacked(content, change):
+    """The zip with its pickle changed, under a checksum that is right."""
+    packed = io.BytesIO()
+    with zipfile.ZipFile(io.BytesIO(content)) as old, zipfile.ZipFile(packed, "w") as new:
+        for each in old.infolist():
+            data = old.read(each)
+            new.writestr(each.filename, change(data) if each.filename.endswith("data.pkl") else data)
+    return packed.getvalue()
+
+
+def damage(path, sound, state, rng):
+    """Writes the mutant of a checkpoint."""
+    dice = random.Random(int(rng.integers(2**62)))
+    kind = dice.random()
+    if kind < 0.05:
+        path.write_bytes(sound)
+    elif kind < 0.2:
+        path.write_bytes(mutated(sound, rng))
+    elif kind < 0.4:
+        path.write_bytes(repacked(sound, lambda data: mutated(data, rng)))
+    elif kind < 0.43:
+        path.write_bytes(repacked(sound, lambda data: data[:2] + CANARY + data[2:]))
+    else:
+        torch.save(values(state, dice), path)
+
+
+# -------------------------------------------------------------------------------------------------- readers
+
+
+def same_weights(net, path):
+    """'' if the network has the weights of the file, and nothing that is not finite."""
+    theirs = torch.load(path, weights_only=True)["net"]
+    for name, value in net.state_dict().items():
+        if not torch.equal(value, theirs[name].to(value.dtype)):
+            return f"{name} is not that of the file"
+        if not value.isfinite().all():
+            return f"{name} is not finite"
+    return ""
+
+
+@contextlib.contextmanager
+def quietly():
+    out, err = io.StringIO(), io.StringIO()
+    with contextlib.redirect_stdout(out), contextlib.redirect_stderr(err), warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        yield
+
+
+def silent(look):
+    """The same without a word on the screen."""
+
+    def quiet():
+        with quietly():
+            return look()
+
+    return quiet
+
+
+def taken(look):
+    """The same, once what is sound was read."""
+    if complaint := look():
+        raise AssertionError(complaint)
+    return look
+
+
+def for_predict(folder):
+    torch.set_num_threads(1)
+    volumes = cohort(folder / "volumes")
+    with quietly():
+        path = train(volumes, folder, "--plane", "axial", "--size", 12, 8) / "last.pkl"
+    sound, state = path.read_bytes(), torch.load(path, weights_only=True)
+
+    def look():
+        model = load_model(path, "cpu")
+        shutil.rmtree(folder / "out", ignore_errors=True)
+        words = ["--weights", path, "--volumes", f"{volumes}/p0_i0.nii.gz", "--out", folder / "out", "--device", "cpu"]
+        predict.main(list(map(str, words)))
+        return same_weights(model.net, path)
+
+    return lambda rng: damage(path, sound, state, rng), taken(silent(look))
+
+
+def for_a_start(folder):
+    """Weights that another run starts from."""
+    path, argv = _trained(folder)
+    sound, state = path.read_bytes(), torch.load(path, weights_only=True)
+    args = get_args([*argv, "--model_weights", str(path)])
+    loss, _ = program.build_losses(args)
+
+    def look():
+        return same_weights(program.build_method(args, loss, 1).net, path)
+
+    return lambda rng: damage(path, sound, state, rng), taken(silent(look))
+
+
+def for_a_resume(folder):
+    path, argv = _trained(folder)
+    shutil.copytree(path.parent, folder / "begun")
+    files = {name: path.with_name(name) for name in ("last.pkl", "paused.pkl")}
+    sound = {name: each.read_bytes() for name, each in files.items()}
+    state = {name: torch.load(each, weights_only=True) for name, each in files.items()}
+
+    def mutate(rng):
+        shutil.rmtree(path.parent)
+        shutil.copytree(folder / "begun", path.parent)
+        name = str(rng.choice(list(sound)))
+        damage(path.with_name(name), sound[name], state[name], rng)
+
+    def look():
+        program.main(argv)
+        bad = not_finite(torch.load(path, weights_only=True)["net"])
+        return f"{bad} are not finite after it" if bad else ""
+
+    return mutate, taken(silent(look))
+
+
+def _trained(folder):
+    """A run of which an epoch is done and one is left, and its words."""
+    torch.set_num_threads(1)
+    site = write_site(folder / "site", 150, 90, seed=2, patients=3, slices=2)
+    argv = arguments(site, folder / "run", "--n_epoch", 2, "--network", "Dimwit:nG=4", "--batch_size", 1)
+    step = before_call(3, Supervised.step, ask_to_stop)
+    with quietly(), pytest.MonkeyPatch.context() as patch, contextlib.suppress(SystemExit):
+        patch.setattr(Supervised, "step", step)
+        program.main(argv)
+    return folder / "run" / "last.pkl", argv
+
+
+KINDS = {"predict": for_predict, "start": for_a_start, "resume": for_a_resume}
+
+
+def campaign(count, seed):
+    return each_kind(KINDS, count, seed)
+
+
+if __name__ == "__main__":
+    main(__doc__, campaign)
