@@ -2,9 +2,10 @@
 # make test    every test      make lint    the linter      make bench   benchmarks
 # make check   builds the network, losses and bounds of every command line of every makefile, without data
 # make chaos   kills a training at 200 random moments; each time it must end with the same bits
+# make torture damaged and hostile input of every kind, and every program killed; about three hours
 # make help    this, and the goals of an experiment makefile
 SHELL := bash
-.PHONY: demo test lint check chaos bench help
+.PHONY: demo test lint check chaos torture bench help
 .DEFAULT_GOAL := demo
 include venv.mk
 
@@ -27,11 +28,14 @@ check: $(VENV)
 chaos: .venv/tested
 	OMP_NUM_THREADS=1 $(CC) -m tests.chaos --kills 200
 
+torture: .venv/tested
+	OMP_NUM_THREADS=1 $(CC) -m tests.torture --count 1000 --kills 10
+
 bench: $(VENV)
 	$(CC) -m benchmarks.run
 
 help:
-	@sed -n '1,5s/^# //p' Makefile
+	@sed -n '1,6s/^# //p' Makefile
 	@echo; $(MAKE) --no-print-directory -f spine.make help
 
 # what the tests and the linter need beside requirements.txt

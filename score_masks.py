@@ -27,7 +27,7 @@ from preprocess.frames import grid_of, restack
 from preprocess.labels import LabelMap, map_labels
 from preprocess.reading import read_placed, read_stack, sha256
 from quoting import csv_text
-from run_files import NATIVE, SCORED, Run, open_run
+from run_files import AGAIN, NATIVE, SCORED, Run, open_run
 from set_tables import is_split_by_patients, read_card, read_rows
 from stacks import about_places, placeless, stack, without_distances
 from utils import UserError, atomic_write, listing, run_program, tell_once
@@ -123,7 +123,13 @@ def about_truth(run: Run, slices: "SliceSet") -> str:
     """A line on a set that is not what it was for the run, by its sizes, then by its files; '' where it is."""
     if not (run.folder / "val_gt_sizes.npy").is_file():
         return ""
-    noted = dict(zip(run.names, run.array("val_gt_sizes.npy"), strict=True))
+    sizes, names = run.array("val_gt_sizes.npy"), run.names
+    if sizes.shape != (len(names), run.n_class):
+        raise UserError(
+            f"{run.folder / 'val_gt_sizes.npy'} has the shape {sizes.shape}, not that of the {len(names)} slices in "
+            f"val_names.txt and {run.n_class} classes: these are not files of one run; {AGAIN}."
+        )
+    noted = dict(zip(names, sizes, strict=True))
     other = [
         name
         for row, name in enumerate(slices.names)

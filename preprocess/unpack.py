@@ -168,7 +168,7 @@ def _unpack_archive(path: Path, root: Path, skip: Sequence[str]) -> tuple[int, l
                 faults.append(("leads out of the folder", shown))
             elif not member.is_plain:
                 faults.append(("is a link or a special file", shown))
-            elif member.path == PureWindowsPath(NOTE):
+            elif PureWindowsPath(NOTE) in (member.path, *member.path.parents):
                 faults.append(("has the name of the note on what was unpacked", shown))
             else:
                 number += 1

@@ -23,7 +23,7 @@ from tests.chaos import arguments, ask_to_stop, before_call
 from tests.conftest import write_site
 from tests.fuzz_options import ODD, places, replaced
 from tests.fuzzing import each_kind, main, mutated
-from tests.test_predict import cohort, train
+from tests.tiny_network import train_on_volumes
 from weight_checks import not_finite
 
 CANARY = b"cbuiltins\nexec\n"  # what a pickle would say to run code
@@ -140,15 +140,23 @@ def taken(look):
 
 def for_predict(folder):
     torch.set_num_threads(1)
-    volumes = cohort(folder / "volumes")
     with quietly():
-        path = train(volumes, folder, "--plane", "axial", "--size", 12, 8) / "last.pkl"
+        path = train_on_volumes(folder, "--plane", "axial", "--size", 12, 8) / "last.pkl"
     sound, state = path.read_bytes(), torch.load(path, weights_only=True)
 
     def look():
         model = load_model(path, "cpu")
         shutil.rmtree(folder / "out", ignore_errors=True)
-        words = ["--weights", path, "--volumes", f"{volumes}/p0_i0.nii.gz", "--out", folder / "out", "--device", "cpu"]
+        words = [
+            "--weights",
+            path,
+            "--volumes",
+            f"{folder}/volumes/p0.nii.gz",
+            "--out",
+            folder / "out",
+            "--device",
+            "cpu",
+        ]
         predict.main(list(map(str, words)))
         return same_weights(model.net, path)
 

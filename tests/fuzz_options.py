@@ -292,13 +292,16 @@ def _look(sound, given, folder):
         if not str(error) or "\n" in str(error):
             return f"{given}: no paragraph: {error}"
         raise
-    except Exception as error:  # noqa: BLE001  with the words of the line
-        return f"{given}: {type(error).__name__}: {error}"
+    except Exception as error:  # with the words of the line
+        raise RuntimeError(f"{given}: {type(error).__name__}: {error}") from error
     return f"{given}: {complaint}" if complaint else ""
 
 
+KINDS = {kind: partial(_prepare, kind) for kind in SOUND}
+
+
 def campaign(count, seed):
-    return each_kind({kind: partial(_prepare, kind) for kind in SOUND}, count, seed)
+    return each_kind(KINDS, count, seed)
 
 
 if __name__ == "__main__":

@@ -82,8 +82,11 @@ def _prepare(suffix, folder):
     return mutate, partial(compare, path)
 
 
+KINDS = {suffix: partial(_prepare, suffix) for suffix in SEEDS}
+
+
 def campaign(count, seed):
-    return each_kind({suffix: partial(_prepare, suffix) for suffix in SEEDS}, count, seed)
+    return each_kind(KINDS, count, seed)
 
 
 if __name__ == "__main__":

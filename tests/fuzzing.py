@@ -1,9 +1,10 @@
 """What the fuzzers share: mutants, made one by one from a seed and a number, and shown to a reader in a child process.
 
 A mutant may be read as what it is, or refused by UserError or VolumeFault. All else is wrong: another error, a reader
-that knows better (`look` tells), more than LIMIT bytes of memory, more than SECONDS, the end of the process.
+that knows better (`look` tells), code that the mutant brought (FOREIGN), more than LIMIT bytes of memory, more than
+SECONDS, the end of the process.
 
-Each tests/fuzz_<kind>.py has `campaign(count, seed)`, and prints what it found:
+Each tests/fuzz_<kind>.py has KINDS and `campaign(count, seed)`, and prints what it found; tests/torture.py runs all:
 
     python -m tests.fuzz_slices --mutations 10000 --seed 1
 """
@@ -32,17 +33,24 @@ EXTREMES = [0, 1, 2**7, 2**15 - 1, 2**15, 2**16 - 1, 2**31 - 1, 2**31, 2**32 - 1
 WORDS = ["", "nan", "inf", "-1", "0", "1e400", "1e-400", "9" * 30, "null", "[]", "{}", "x", "é", "\0", '"', "0,5"]
 WORDS += ["2.5", "true", "-0.0", "[1, 0]", "#", ";", "\t", "\n", "1_0", "٣"]
 VALUES = [None, True, 0, -1, 1, 2.5, 1e400, 2**70, "", "x", "é", "1", [], [1], [None], [[0, 1]], {}, {"a": 1}]
+WAYS = ("traceback", "silent wrong", "foreign code", "memory or time")  # of being wrong
+FOREIGN = ("os.system", "os.exec", "os.posix_spawn", "subprocess.Popen", "socket.connect", "pickle.find_class")
+OURS = ("git", "uname")  # programs that a run asks about itself
 OUT_OF_MEMORY = ("MemoryError", "o allocate", "bad_alloc")  # words of numpy, ITK and the system
 
 
 @dataclass
 class Tally:
-    """Of one kind of file: how many mutants were read, and refused with which words; and what was wrong with others."""
+    """Of one kind of file: how many mutants were read, and refused with which words; and what was wrong with others.
+
+    ways: how many were wrong in each of WAYS
+    """
 
     kind: str
     read: int = 0
     refused: int = 0
     wrong: list[str] = field(default_factory=list)
+    ways: Counter = field(default_factory=Counter)
     faults: Counter = field(default_factory=Counter)
 
     def __str__(self):
@@ -149,7 +157,7 @@ def run(kind, count, seed, mutate, look):
         except EOFError:
             child.join()
             why = f"longer than {SECONDS} s" if child.exitcode == -signal.SIGALRM else f"exit code {child.exitcode}"
-            _enter(tally, number, "wrong", f"the process ended: {why}")
+            _enter(tally, number, "memory or time", f"the process ended: {why}")
             number += 1
         child.join()
     return tally
@@ -162,20 +170,37 @@ def _enter(tally, number, outcome, words):
         tally.refused += 1
         tally.faults[words] += 1
     else:
+        tally.ways[outcome] += 1
         tally.wrong.append(f"{tally.kind} {number}: {words}")
 
 
 def _in_child(pipe, numbers, seed, mutate, look):
     pages = int(Path("/proc/self/statm").read_text().split()[0])
-    resource.setrlimit(resource.RLIMIT_AS, (pages * resource.getpagesize() + LIMIT, resource.RLIM_INFINITY))
+    most = resource.getrlimit(resource.RLIMIT_AS)[1]
+    resource.setrlimit(resource.RLIMIT_AS, (pages * resource.getpagesize() + LIMIT, most))
     signal.signal(signal.SIGALRM, signal.SIG_DFL)
     os.dup2(os.open(os.devnull, os.O_WRONLY), 2)  # what libraries say beside what they raise
+    ran = _watch_for_foreign_code()
     for number in numbers:
         mutate(np.random.default_rng([seed, number]))
         signal.setitimer(signal.ITIMER_REAL, SECONDS)
-        pipe.send(_outcome(look))
+        ran.clear()
+        outcome = _outcome(look)
+        pipe.send(("foreign code", "; ".join(ran)) if ran else outcome)
         signal.setitimer(signal.ITIMER_REAL, 0)
     pipe.close()
+
+
+def _watch_for_foreign_code():
+    """What python tells of code and programs that are started from now on, as it comes in, ours left out."""
+    ran = []
+
+    def note(event, args):
+        if event in FOREIGN and not (event == "subprocess.Popen" and Path(str(args[0])).name in OURS):
+            ran.append(f"{event} {args}")
+
+    sys.addaudithook(note)
+    return ran
 
 
 def _outcome(look):
@@ -184,11 +209,13 @@ def _outcome(look):
     except (UserError, VolumeFault) as error:
         words = " ".join(map(str, error.args))
         if any(each in words for each in OUT_OF_MEMORY):
-            return "wrong", f"more than {LIMIT >> 20} MiB: {words}"
+            return "memory or time", f"more than {LIMIT >> 20} MiB: {words}"
         return "refused", _shortened(error)
+    except MemoryError as error:
+        return "memory or time", f"more than {LIMIT >> 20} MiB: {error}"
     except Exception as error:  # noqa: BLE001  whatever else it is, it is a fault of ours
-        return "wrong", f"{type(error).__name__}: {error}"
-    return ("wrong", complaint) if complaint else ("read", "")
+        return "traceback", f"{type(error).__name__}: {error}"
+    return ("silent wrong", complaint) if complaint else ("read", "")
 
 
 def _shortened(error):

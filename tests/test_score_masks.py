@@ -251,3 +251,10 @@ def test_label_volumes_that_are_not_to_be_had(tmp_path, run):
         with pytest.raises(UserError, match=r"these are gone, or not .*Case00_gt.nii.gz, seen from"):
             main(["--run", str(run), "--score", "dice", "--native"])
         path.unlink(missing_ok=True)
+
+
+def test_sizes_of_another_number_of_slices_are_refused(run):
+    sizes = np.load(run / "val_gt_sizes.npy")
+    np.save(run / "val_gt_sizes.npy", sizes[:-1])
+    with pytest.raises(UserError, match=r"shape \(11, 3\), not that of the 12 slices in val_names.txt and 3 classes"):
+        main(["--run", str(run), "--score", "dice"])

@@ -466,7 +466,7 @@ def test_a_tar_that_is_cut_or_damaged_anywhere_loses_no_file_in_silence(tmp_path
         unpack(Lineage({path: None}, ""), tmp_path / "out")
 
 
-@pytest.mark.parametrize("name", ["n" * 300 + ".nii", module.NOTE])
+@pytest.mark.parametrize("name", ["n" * 300 + ".nii", module.NOTE, f"{module.NOTE}/a.nii"])
 def test_names_that_cannot_be(tmp_path, name):
     path = write_zip(tmp_path / "a.zip", FILES | {name: b""})
     with pytest.raises(UserError, match="a.zip: "):
