@@ -2,7 +2,7 @@
 # make test    every test      make lint    the linter      make bench   benchmarks
 # make check   builds the network, losses and bounds of every command line of every makefile, without data
 # make chaos   kills a training at 200 random moments; each time it must end with the same bits
-# make torture damaged and hostile input of every kind, and every program killed; about three hours
+# make torture damaged and hostile input of every kind, and kills of every program
 # make help    this, and the goals of an experiment makefile
 SHELL := bash
 .PHONY: demo test lint check chaos torture bench help

@@ -39,7 +39,7 @@ def test_what_is_wrong_is_told_by_its_way(way):
 def test_the_kinds_that_torture_runs_are_those_asked_for():
     assert torture.kinds_of("archives", "tar.") == ["tar.gz", "tar.bz2", "tar.xz"]
     assert torture.kinds_of("slices", "archives") == []
-    assert torture.programs_of("KILLS plot") == ["plot", "plot colour"]
+    assert torture.programs_of("KILLS: plot") == ["plot", "plot colour"]
     assert {kind for fuzzer in torture.FUZZERS for kind in torture.kinds_of(fuzzer, "")} > {".npy", "DICOM", "hostile"}
 
 

@@ -41,7 +41,7 @@ HEAD = ("input", "tried", "read as stated", "refused in one paragraph", *WAYS)
 
 def kinds_of(fuzzer: str, only: str) -> list[str]:
     """Those of its kinds of input that are wanted; `only`: words in their names, or ''."""
-    return [kind for kind in FUZZERS[fuzzer].KINDS if only.lower() in f"{fuzzer} {kind}".lower()]
+    return [kind for kind in FUZZERS[fuzzer].KINDS if only.lower() in f"{fuzzer}: {kind}".lower()]
 
 
 def fuzz(count: int, seed: int, only: str = "") -> list[Tally]:
@@ -66,7 +66,7 @@ def as_table(tallies: Sequence[Tally]) -> str:
 
 
 def programs_of(only: str) -> list[str]:
-    return [kind for kind in chaos_programs.PROGRAMS if only.lower() in f"kills {kind}".lower()]
+    return [kind for kind in chaos_programs.PROGRAMS if only.lower() in f"kills: {kind}".lower()]
 
 
 def main(argv: Sequence[str] | None = None) -> None:
