@@ -120,7 +120,7 @@ EXEMPT = {  # flag, or flag and value -> why no run tries it
 }
 # what tells the truth: it may differ
 SCORES = ("best_3d.pkl", "3dbestepoch.txt", "best_epoch_3d/*", "val_dice.npy", "tra_dice.npy", "val_gt_sizes.npy")
-SCORES += ("patients_*.csv", "classes_*.csv", ".lock")
+SCORES += ("patients_*.csv", "classes_*.csv", ".lock", ".made")  # the last lists the files of scores too
 SCORE_COLUMNS = r"(tra|val)_dice.*|val_gt_size_mean|val_(hd95|assd|masd)_.*|val_m?iou.*|seconds"
 OF_KNOWN_PIXELS = r"|val_size_mean"  # with --ignore beside the true sizes, hence of the same pixels
 ON_LABELS = r"|val_loss_.*"  # of a loss that compares with ground truth
