@@ -176,6 +176,7 @@ class RunFolder:
 
 def _changed_inputs(begun: Mapping[str, str], now: Mapping[str, str]) -> str:
     """Which inputs are not what they were; their hashes would tell nobody anything."""
+    begun = begun if isinstance(begun, Mapping) else {}
     return f"content of: {listing(name for name in sorted({*begun, *now}) if begun.get(name) != now.get(name))}"
 
 

@@ -45,6 +45,9 @@ class Steps:
         self.terms: list[Tensor] = [] if state is None else list(state["terms"].to(device))
         self.counts: list[Tensor] = [] if state is None else [part.to(device) for part in state["counts"]]
         self.rows: list[Tensor] = [] if state is None else list(state["rows"])
+        sizes = [rows.numel() for rows in self.rows]
+        if len(self.terms) != len(sizes) or [part.shape[1] for part in self.counts] not in ([], sizes):
+            raise ValueError(f"{len(self.terms)} steps of {len(sizes)} batches, and counts of {len(self.counts)}")
 
     def __len__(self) -> int:
         return len(self.terms)
@@ -240,6 +243,10 @@ class Training:
         with fitting(self.folder.path / "paused.pkl"):
             self._restore(paused)
             steps = Steps(paused, self.args.device)
+            if len(steps) and steps.terms[0].shape != (len(self.method.columns),):
+                raise ValueError(f"terms of the shape {tuple(steps.terms[0].shape)}")
+            if any(part.shape[::2] != (4, self.args.n_class) for part in steps.counts):
+                raise ValueError("counts of another number of classes")
         if self.leads:
             print(f"Going on in epoch {epoch + 1}, after step {len(steps)}.", flush=True)
         return steps

@@ -7,7 +7,7 @@ from typing import Any
 import torch
 from torch import nn
 
-from utils import UserError
+from utils import UserError, fits
 
 NEVER_BELOW_0 = ("exp_avg_sq", "step")  # of what Adam keeps
 LR_RULES = ("step", "late", "poly", "legacy")
@@ -37,6 +37,8 @@ def load_optimiser(optimiser: torch.optim.Optimizer, state: Mapping[str, Any]) -
     """
     settings = [{k: v for k, v in group.items() if k not in ("params", "lr")} for group in optimiser.param_groups]
     for own, saved in zip(settings, state["param_groups"], strict=True):
+        if not fits(saved["lr"], float) or saved["lr"] < 0:
+            raise ValueError(f"the optimiser's rate is {saved['lr']}")
         if other := [name for name, value in own.items() if name in saved and not same(saved[name], value)]:
             raise ValueError(f"the optimiser had another {', '.join(other)}")
     optimiser.load_state_dict(state)
