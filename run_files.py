@@ -20,8 +20,8 @@ from foreign_files import read_json, reading
 from metrics import DISTANCES, SCORES
 from own_folders import made_by_run, shown
 from quoting import for_shell, from_cell
-from slice_files import parse_folders
-from utils import UserError, doubled, listing, nearest, read_literal
+from slice_files import check_regex, parse_folders
+from utils import UserError, doubled, fits, listing, nearest, read_literal
 
 if TYPE_CHECKING:
     from dataloader import SliceSet  # opened where it is needed: it brings torch, which takes seconds
@@ -36,9 +36,17 @@ SCORED = "val_3d_"  # how the arrays begin that score_masks.py makes
 AGAIN = "train the run again"  # what mends a run that is broken
 NATIVE = "native_"  # what follows where it scored on the volumes' own grids
 
+SHAPES = dict.fromkeys(("val_dice.npy", "val_sizes.npy"), ("n_epoch", "slices", "K"))  # axes of raw arrays
+SHAPES |= dict.fromkeys(("val_gt_sizes.npy", "prior_sizes.npy"), ("slices", "K"))
+
 
 def _number(text: str) -> float:
     return float(text) if text else float("nan")
+
+
+def _regex(text: str) -> str:
+    check_regex(text)
+    return text
 
 
 def _old_names(columns: Iterable[str]) -> dict[str, str]:
@@ -163,6 +171,14 @@ class Run:
         pairs = (line.split(": ", 1) for line in self._text("params.txt").split("\n"))
         return {pair[0].strip(): pair[1].strip() for pair in pairs if len(pair) == 2}
 
+    def param(self, name: str, default: str, read: Callable[[str], Any]) -> Any:
+        """An argument of the run out of params.txt, as `read` takes it. Raises UserError where it does not."""
+        text = self.params.get(name, default)
+        try:
+            return read(text)
+        except (UserError, ValueError, TypeError) as error:
+            raise UserError(f"{self._file('params.txt')} says '{name}: {text}': {error}; {AGAIN}.") from error
+
     @cached_property
     def metrics(self) -> pd.DataFrame:
         """The log, one row an epoch; what an old one calls ASSD has its name of today, MASD."""
@@ -171,9 +187,9 @@ class Run:
         path = self._file(found[0].name if found else DEFAULT_CSV)
         with reading(path, AGAIN):
             table = pd.read_csv(path).apply(pd.to_numeric)
-            has_epochs = not table.empty and "epoch" in table and np.isfinite(table["epoch"]).all()
+            has_epochs = not table.empty and "epoch" in table and table["epoch"].tolist() == [*range(len(table))]
         if not has_epochs:
-            raise UserError(f"{path} has no epoch in it, or a row without; train the run to its end.")
+            raise UserError(f"{path} has no epoch in it, or not each one in its row; train the run to its end.")
         return table.rename(columns=_old_names(table))
 
     def column(self, name: str) -> pd.Series:
@@ -210,13 +226,26 @@ class Run:
     @property
     def metric_axis(self) -> list[int]:
         """The classes that the run's averages are over."""
-        chosen = read_literal(self.params.get("metric_axis", "[]"))
-        return [int(k) for k in chosen or range(1, self.n_class)]
+
+        def read(text: str) -> list[int]:
+            chosen = read_literal(text) or list(range(1, self.n_class))
+            if not fits(chosen, Sequence[int]) or not set(chosen) <= set(range(self.n_class)):
+                raise ValueError(f"expected classes, 0..{self.n_class - 1}")
+            return list(chosen)
+
+        return self.param("metric_axis", "[]", read)
 
     @property
     def ignore(self) -> int | None:
         """The label of the ground truth whose pixels count nowhere."""
-        return read_literal(self.params.get("ignore", "None"))
+
+        def read(text: str) -> int | None:
+            label = read_literal(text)
+            if not fits(label, int | None):
+                raise ValueError("expected a label, or None")
+            return label
+
+        return self.param("ignore", "None", read)
 
     def epoch(self, which: str) -> int:
         """Number of the last epoch, or of the best."""
@@ -225,6 +254,11 @@ class Run:
         number = re.search(r"\d+", self._text("3dbestepoch.txt"))
         if not number:
             raise UserError(f"{self._file('3dbestepoch.txt')} should say 'epoch, 3D Dice'; it holds no number.")
+        if int(number[0]) >= len(self.metrics):
+            raise UserError(
+                f"{self._file('3dbestepoch.txt')} names epoch {number[0]}, and the log has 0..{len(self.metrics) - 1}; "
+                f"{AGAIN}."
+            )
         return int(number[0])
 
     def is_alarming(self, which: str) -> bool:
@@ -258,7 +292,18 @@ class Run:
         path = self._file(name)
         self._must_name_its_score(path)
         with reading(path, AGAIN):
-            return np.load(path, allow_pickle=False)
+            array = np.load(path, allow_pickle=False)
+            if array.dtype.kind not in "fiub":
+                raise ValueError(f"it holds {array.dtype}, no numbers")
+            self._must_have_its_shape(name, array)
+        return array
+
+    def _must_have_its_shape(self, name: str, array: np.ndarray) -> None:
+        """Raises ValueError for an array of main.py's of other axes than those it writes."""
+        known = {"n_epoch": self.n_epoch, "K": self.n_class}
+        axes = SHAPES.get(name, array.shape)
+        if len(axes) != array.ndim or any(known.get(axis, n) != n for axis, n in zip(axes, array.shape, strict=True)):
+            raise ValueError(f"its shape is {array.shape}, expected ({', '.join(axes)}), {known}")
 
     def _must_name_its_score(self, path: Path) -> None:
         """Raises UserError for an array called ASSD of the time when that meant what is MASD now."""
@@ -376,14 +421,13 @@ class Run:
                 f"The pictures of {self.folder} are drawn over the images it was evaluated on, and {root / split} is "
                 "not there. Make the data set again, or name its folder with --data."
             )
-        listed = [params.get(key, "") for key in ("val_target_folders", "target_folders")]
-        text = next((text for text in listed if text.startswith("[")), "")
-        folders = parse_folders(text, len(read_literal(text)) if text else 0)[:n_folder]
+        keys = ("val_target_folders", "target_folders")
+        key = next((key for key in keys if params.get(key, "").startswith("[")), keys[-1])
+        folders = self.param(key, "", lambda text: parse_folders(text, len(read_literal(text))))[:n_folder]
+        regex = self.param("grp_regex", "", _regex)
         from dataloader import open_slices  # brings torch, which a report does without
 
-        return open_slices(
-            root, split, folders, self.n_class, params.get("grp_regex", ""), ignore=self.ignore, any_truth_size=True
-        )
+        return open_slices(root, split, folders, self.n_class, regex, ignore=self.ignore, any_truth_size=True)
 
     def _must_be_slices(self) -> None:
         if not self.scored:

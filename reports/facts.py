@@ -27,7 +27,7 @@ def marks(run: Run, which: str, runs: Sequence[Run]) -> list[str]:
 
 def no_learning(run: Run) -> bool:
     """Whether it is the batch-norm control: trained, with learning rate 0."""
-    return run.provenance.get("method") != "noadap" and float(run.params.get("l_rate", "nan")) == 0
+    return run.provenance.get("method") != "noadap" and run.param("l_rate", "nan", float) == 0
 
 
 def supervision(run: Run) -> str:

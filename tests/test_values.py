@@ -1,13 +1,18 @@
 """Values typed or stored: each is taken with its meaning or refused in one paragraph, before anything is lost."""
 
+import shutil
 import zipfile
 from argparse import Namespace
+from pathlib import Path
 
+import numpy as np
 import pytest
 import torch
 from conftest import CROSS_ENTROPY, FOLDERS
 
 import main as program
+import report
+import score_masks
 from arguments import get_args
 from bounds import BOUNDS
 from checkpoint_files import load_checkpoint
@@ -17,6 +22,7 @@ from methods.optimisers import load_optimiser, make_optimiser
 from networks import build_network, ghost_network
 from prediction import model
 from tests import fuzz_checkpoints, fuzz_options
+from tests.fake_runs import make_run, make_set
 from training import on_cpu
 from utils import UserError
 
@@ -241,3 +247,54 @@ def test_an_optimiser_of_another_shape_or_setting_is_refused():
     odd["param_groups"][0]["weight_decay"] = 5.0
     with pytest.raises(ValueError, match="had another weight_decay"):
         load_optimiser(optimiser, odd)
+
+
+@pytest.fixture(scope="module")
+def sound(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("runs")
+    data = make_set(folder / "data", n_patient=2, n_slice=3, size=(16, 16))
+    return make_run(folder / "sfda", data, n_epoch=2)
+
+
+RUNS = {
+    "a rate": ("params.txt", b"l_rate: 0.001", b"l_rate: 0,001", "params.txt says 'l_rate: 0,001': could not convert"),
+    "an axis": (
+        "params.txt",
+        b"axis: [1]",
+        b"axis: [7]",
+        r"params.txt says 'metric_axis: \[7\]': expected classes, 0..1",
+    ),
+    "a regex": ("params.txt", rb"(Case\d+)_", b"(Case_", "params.txt says 'grp_regex: .*is not a regular expression"),
+    "a label": ("params.txt", b"ignore: None", b"ignore: [1]", r"says 'ignore: \[1\]': expected a label, or None"),
+    "the best epoch": ("3dbestepoch.txt", b"1,", b"7,", "3dbestepoch.txt names epoch 7, and the log has 0..1"),
+    "an epoch": ("IMG_target_metrics.csv", b"\n1,", b"\n4,", "IMG_target_metrics.csv has no epoch in it, or not each"),
+    "names": (
+        "val_names.txt",
+        b"Case00_00\n",
+        b"",
+        r"val_gt_sizes.npy has the shape \(6, 2\), not that of the 5 slices in val_names.txt",
+    ),
+}
+
+
+def report_and_scores(run):
+    report.main(["--runs", str(run)])
+    score_masks.main(["--run", str(run), "--score", "dice", "--out", str(run / "out.npy")])
+
+
+@pytest.mark.parametrize("name", RUNS)
+def test_a_damaged_file_of_a_run_is_named(sound, tmp_path, name):
+    file, old, new, message = RUNS[name]
+    run = Path(shutil.copytree(sound, tmp_path / "sfda"))
+    content = (run / file).read_bytes()
+    assert old in content
+    (run / file).write_bytes(content.replace(old, new, 1))
+    with pytest.raises(UserError, match=message):
+        report_and_scores(run)
+
+
+def test_words_in_the_place_of_numbers_are_named(sound, tmp_path):
+    run = Path(shutil.copytree(sound, tmp_path / "sfda"))
+    np.save(run / "val_sizes.npy", np.load(run / "val_sizes.npy").astype(str))
+    with pytest.raises(UserError, match="sfda/val_sizes.npy .*it holds <U32, no numbers"):
+        report.main(["--runs", str(run)])
