@@ -31,7 +31,7 @@ from sampling import FixedSteps, Shuffled
 from set_tables import is_split_by_patients
 from slice_files import TRANSFORMS, check_class_count, nii_transform, parse_volume
 from stacks import about_places, numbers_of
-from utils import UserError, derived_seed, listing, tell_once
+from utils import UserError, counted, derived_seed, listing, tell_once
 from volume_set import CropStream, VolumeSet, WholeStream, open_volumes
 
 DEBUG_SLICES, DEBUG_VOLUMES = 10, 6  # that --debug keeps of a set; the latter where batches are drawn volume by volume
@@ -149,7 +149,7 @@ def labelled_rows(found: AnySet, args: Namespace) -> list[int]:
     volumes = list(dict.fromkeys(found.patients))
     if args.n_labelled > len(volumes):
         raise UserError(
-            f"--n_labelled {args.n_labelled}, but {found.root / found.split} holds {len(volumes)} volumes: "
+            f"--n_labelled {args.n_labelled}, but {found.root / found.split} holds {counted(len(volumes), 'volume')}: "
             f"{listing(volumes)}."
         )
     order = np.random.default_rng(args.draw).permutation(sorted(volumes))

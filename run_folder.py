@@ -31,7 +31,7 @@ from nifti_headers import Header, header_at, pack
 from own_folders import MADE, RUN, begin, note_made, shown, strangers
 from published_weights import adopt
 from quoting import csv_text, for_shell, visible
-from utils import UserError, atomic_write, listing
+from utils import UserError, atomic_write, counted, listing
 from weight_checks import misfits, unwrapped
 
 # Arguments that may differ between a run and its continuation: they change where and how fast, or what is made of the
@@ -258,8 +258,9 @@ def fitting_weights(net: nn.Module, path: Path, args: Namespace, in_channels: in
     (theirs, state), ours = weights_for(net, path), net.state_dict()
     faults = {"do not fit": misfits(theirs, ours, ours), "are foreign": [name for name in theirs if name not in ours]}
     if told := [f"{len(names)} {fault}, such as {listing(names, 3)}" for fault, names in faults.items() if names]:
-        held = f"{state.get('network')} ({state.get('in_channels')} channels, {state.get('n_class')} classes)"
-        wanted = f"{args.network} ({in_channels} channels, {args.n_class} classes)"
+        channels = counted(state.get("in_channels"), "channel")
+        held = f"{state.get('network')} ({channels}, {state.get('n_class')} classes)"
+        wanted = f"{args.network} ({counted(in_channels, 'channel')}, {args.n_class} classes)"
         raise UserError(
             f"{path} holds weights of {held}, this run has {wanted}; give the same --network and --n_class. Of the "
             f"weights {'; '.join(told)}."

@@ -30,7 +30,7 @@ from quoting import csv_text
 from run_files import AGAIN, NATIVE, SCORED, Run, open_run
 from set_tables import is_split_by_patients, read_card, read_rows
 from stacks import about_places, placeless, stack, without_distances
-from utils import UserError, atomic_write, listing, run_program, tell_once
+from utils import UserError, atomic_write, counted, listing, run_program, tell_once
 
 if TYPE_CHECKING:
     from dataloader import SliceSet  # opened where it is needed: it brings torch, which takes seconds
@@ -244,7 +244,7 @@ def main(argv: Sequence[str] | None = None) -> None:
         np.save(file, make_array(epochs, args.score, run))
     if out.parent.samefile(run.folder) and made_by_run(run.folder):
         note_made(run.folder, (out.name, out.with_suffix(".csv").name))
-    print(f"{out}: {args.score} of {len(references)} patients in {len(epochs)} of {run.n_epoch} epochs")
+    print(f"{out}: {args.score} of {counted(len(references), 'patient')} in {len(epochs)} of {run.n_epoch} epochs")
 
 
 if __name__ == "__main__":

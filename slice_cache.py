@@ -34,7 +34,7 @@ from folder_listing import SliceFile
 from folder_lock import locked
 from slice_files import TRANSFORMS, FolderSpec, load_slice
 from stored_rows import StoredRows
-from utils import UserError, about_faulty, atomic_write, tell_once
+from utils import UserError, about_faulty, atomic_write, counted, tell_once
 
 FORMAT = 3  # of the files below; another number makes every cache anew
 CHUNK = 64  # slices decoded, written and copied at a time: what bounds the memory
@@ -319,7 +319,9 @@ def _digest(file: SliceFile) -> bytes:
 def _unlike(file: SliceFile, array: np.ndarray, first: np.ndarray) -> str:
     """What sets the slice apart from the first of the folder; '' if nothing does."""
     if array.shape[-2:] == first.shape[-2:] and array.shape != first.shape:
-        return f"{file.path} has {len(array)} channels, not {len(first)}; write all with one number of channels"
+        return (
+            f"{file.path} has {counted(len(array), 'channel')}, not {len(first)}; write all with one number of channels"
+        )
     if array.shape != first.shape:
         sizes = [
             str(tuple(size for size in shape if size > 1 or len(shape) < 3)) for shape in (array.shape, first.shape)

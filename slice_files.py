@@ -21,7 +21,7 @@ from decoding import read_slice
 from distance_maps import signed_distance_maps
 from folder_listing import SUFFIXES, SliceFile, is_slice, look_into, stem, tell_foreign
 from set_tables import is_split_by_patients, read_card
-from utils import ROUNDING, Registry, UserError, listing, read_literal, whole
+from utils import ROUNDING, Registry, UserError, counted, listing, read_literal, whole
 
 TRANSFORMS = Registry("transform")
 SPLITS = ("train", "val", "test")
@@ -316,7 +316,7 @@ def pair_files(folder: Path, subfolders: Sequence[str]) -> tuple[list[str], dict
     lost = [f"{folder / sub / name}" for name in names for sub, each in found.items() if name not in each.files]
     if lost:
         raise UserError(
-            f"{len(lost)} files have no partner of the same name in another folder of {folder}; "
+            f"{counted(len(lost), 'file')} with no partner of the same name in another folder of {folder}; "
             f"missing: {listing(lost)}.{others}"
         )
     for each in found.values():
@@ -399,7 +399,7 @@ def image_fault(image: np.ndarray, axes: int = 2) -> str:
     if not image.size:
         return f"has shape {image.shape}, without a pixel"
     bad = int((~np.isfinite(image)).sum()) if image.dtype.kind == "f" else 0
-    return f"has {bad} pixels that are NaN or infinite" if bad else wide_fault(image)
+    return f"has {counted(bad, 'pixel')} of NaN or infinity" if bad else wide_fault(image)
 
 
 def wide_fault(image: np.ndarray) -> str:
@@ -494,6 +494,6 @@ def check_patients(
     shared = [f"{patient} ({' and '.join(sorted(splits))})" for patient, splits in home.items() if len(splits) > 1]
     if shared:
         raise UserError(
-            f"{root}: {len(shared)} patients lie in two splits: {listing(sorted(shared))}. A patient belongs to one; "
-            "check --grp_regex, whose first group is the patient."
+            f"{root}: {counted(len(shared), 'patient')} in two splits: {listing(sorted(shared))}. A patient belongs to "
+            "one; check --grp_regex, whose first group is the patient."
         )

@@ -46,9 +46,20 @@ def counted(number: int, noun: str) -> str:
     return f"{number} {noun}{'s' * (number != 1)}"
 
 
+FILE_FIRST = re.compile(r"(\S.*?\.(?:png|npy|nii|nii\.gz)(?= )|)(.*)", re.IGNORECASE | re.DOTALL)
+
+
 def about_faulty(faults: Sequence[str], kind: str = "file", limit: int = 8) -> str:
-    """How many there are, and what is wrong with each: clauses that begin with the file's name."""
-    shown = "; ".join(fault.removesuffix(".") for fault in faults[:limit])
+    """How many there are, and what is wrong with each: clauses that begin with the file's name.
+
+    What is wrong with several of them, word by word, is said once.
+    """
+    groups: dict[str, list[str]] = {}
+    for fault in faults[:limit]:
+        file, what = FILE_FIRST.fullmatch(fault).groups()
+        groups.setdefault(what.removesuffix("."), []).append(file)
+    same = {what: f" (the same: {', '.join(rest)})" if any(rest) else "" for what, (_, *rest) in groups.items()}
+    shown = "; ".join(f"{files[0]}{what}{same[what]}" for what, files in groups.items())
     more = f"; … ({len(faults) - limit} more)" if len(faults) > limit else ""
     return f"{counted(len(faults), f'faulty {kind}')}: {shown}{more}."
 

@@ -35,7 +35,7 @@ from slice_files import (
     raw_npy_transform,
     read_names,
 )
-from utils import UserError, about_faulty, derived_seed, doubled, fits, listing, tell_once
+from utils import UserError, about_faulty, counted, derived_seed, doubled, fits, listing, tell_once
 from volume_files import Size, Volume, VolumeFolder
 
 Box = tuple[Size, Size]  # first voxel and size of a part of a volume; it may reach over the far ends
@@ -212,7 +212,7 @@ def _misfits(place: Path, opened: Mapping[FolderSpec, Mapping[str, Volume]], ima
     usual = Counter(volume.shape[0] for volume in images.values()).most_common(1)
     for name, volume in images.items():
         if volume.shape[0] != usual[0][0]:
-            yield f"{place / image.folder / name} has {volume.shape[0]} channels, most have {usual[0][0]}"
+            yield f"{place / image.folder / name} has {counted(volume.shape[0], 'channel')}, most have {usual[0][0]}"
     for spec, volumes in opened.items():
         for name, volume in volumes.items():
             if name not in images or volume is images[name]:

@@ -13,6 +13,7 @@ from plots.pictures import NAME_WIDTH, draw_contours, draw_image
 from plots.views import make_view
 from preprocess.set_survey import Survey
 from quoting import for_chart
+from utils import counted
 
 BINS = 64
 TAIL = 0.1  # per cent of the grey levels at each end that the histogram leaves out
@@ -94,7 +95,7 @@ def plot_montage(survey: Survey, out: Path) -> None:
     classes, colours = class_colours(survey)
     many = survey.n_class > 2 and len(survey.counted()) > 0
     how = "with ground truth" if len(survey.counted()) else "without ground truth"
-    words = f"{survey.unit} of {len({survey.items[row].patient for row in rows})} patients, {how}"
+    words = f"{survey.unit} of {counted(len({survey.items[row].patient for row in rows}), 'patient')}, {how}"
     width = max(CELL * columns, 4.5)
     legend = max(1, min(len(classes), int(width / NAME_WIDTH)))  # columns
     figure, body = make_canvas(

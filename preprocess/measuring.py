@@ -12,7 +12,7 @@ from decoding import read_slice
 from folder_listing import SUFFIXES, look_into, stem, tell_foreign
 from set_tables import SPACINGS, read_card, spacing_of_names
 from slice_files import SPLITS, label_fault
-from utils import UserError, about_faulty, listing, whole
+from utils import UserError, about_faulty, counted, listing, whole
 
 
 @dataclass(frozen=True)
@@ -87,7 +87,9 @@ def find_slices(root: Path, folder: str, splits: Sequence[str]) -> list[Path]:
         home.setdefault(stem(path.name), []).append(path)
     twice = [f"{same[0]} and {same[1]}" for same in home.values() if len(same) > 1]
     if twice:
-        raise UserError(f"{len(twice)} slices are there twice, the csv knows them by name alone: {listing(twice, 5)}.")
+        raise UserError(
+            f"{counted(len(twice), 'slice')} there twice, and the csv knows them by name alone: {listing(twice, 5)}."
+        )
     return paths
 
 

@@ -11,7 +11,7 @@ from typing import Any
 from folder_lock import locked_name, sync_folder
 from own_folders import left_over, new_name
 from preprocess.faults import Fault, describe_faults
-from utils import UserError, atomic_write
+from utils import UserError, atomic_write, counted
 
 
 def refuse_existing(path: Path, flag: str) -> None:
@@ -51,7 +51,7 @@ def whole_folder(dest: Path) -> Iterator[Path]:
 def refuse(faults: Sequence[Fault], dest: Path) -> None:
     """Raises UserError that lists the faults, if there are any."""
     if faults:
-        count = f"{len(faults)} fault{'s' * (len(faults) > 1)}"
+        count = counted(len(faults), "fault")
         raise UserError(f"Nothing was written to {dest}, {count}: {describe_faults(faults)}")
 
 

@@ -13,7 +13,7 @@ from preprocess.pairing import Case, read_id
 from preprocess.site_volumes import IMAGE, Site, unlike_spacing
 from preprocess.slice_spec import SliceSpec
 from preprocess.slice_split import split_patients
-from utils import UserError, listing
+from utils import UserError, counted, listing
 
 VAL_SHARE = 0.2
 THICK = 1.5  # times the pixels: slices that are so far apart were scanned as slices
@@ -144,7 +144,7 @@ def propose_val(site: Site, group: str | None, wanted: int | None) -> int:
             continue
         return number
     raise UserError(
-        f"The {site.name} has {len(names)} patient{'s' * (len(names) != 1)} ({listing(names)}): one trains and "
+        f"The {site.name} has {counted(len(names), 'patient')} ({listing(names)}): one trains and "
         "another validates. Widen the pattern, or mend --patient (or --group) if it reads several as one."
     )
 

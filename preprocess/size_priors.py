@@ -27,7 +27,7 @@ from preprocess.size_estimates import PUBLISHED, estimate_sizes, in_words
 from preprocess.tags import read_tags
 from size_table import ORACLE, TRUE_SIZES, WITH_TAGS, WITHOUT_TAGS, SizeTable, read_size_table, write_size_table
 from slice_files import check_class_count, read_card
-from utils import UserError, listing, run_program
+from utils import UserError, counted, listing, run_program
 
 EPS = 1e-10  # in the logarithms, as in the losses
 
@@ -95,7 +95,7 @@ def _write(
         comments |= {f"estimator {column}": estimator, f"supervision {column}": supervision}
     filled = {column: dict(zip(names, rows.tolist(), strict=True)) for column, rows in columns.items()}
     write_size_table(out, filled, comments)
-    print(f"{out}: {len(names)} slices, {', '.join(f'{c} [{notes[c][1]}]' for c in columns)}")
+    print(f"{out}: {counted(len(names), 'slice')}, {', '.join(f'{c} [{notes[c][1]}]' for c in columns)}")
 
 
 # ------------------------------------------------------------------------------------------------ check
@@ -147,9 +147,11 @@ def check(args: argparse.Namespace) -> None:
     n_class = len(next(iter(prior.sizes.values())))
     truth = read_size_table(args.sizes, args.truth, n_class)
     found = compare(prior, truth)
-    print(f"{args.sizes}: '{args.column}' [{prior.supervision}] against '{args.truth}', {found.n_slice} slices")
+    print(
+        f"{args.sizes}: '{args.column}' [{prior.supervision}] against '{args.truth}', {counted(found.n_slice, 'slice')}"
+    )
     if prior.skipped:
-        print(f"left out by the prior (all-zero lists): {len(prior.skipped)} slices")
+        print(f"left out by the prior (all-zero lists): {counted(len(prior.skipped), 'slice')}")
     print(f"KL(prior || truth) = {found.kl_prior_truth:.4f}   KL(truth || prior) = {found.kl_truth_prior:.4f}   (mean)")
     print("class  slices showing it  prior/truth pixels  tag agreement  missed  false")
     for k in range(n_class):

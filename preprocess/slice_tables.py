@@ -12,7 +12,7 @@ from preprocess.slice_case import Sliced, Task
 from preprocess.slice_spec import SPLITS, SliceSpec
 from preprocess.trained_on import describe_geometry, describe_guessed, describe_levels, describe_orders, stored_as
 from quoting import csv_text
-from utils import atomic_write, listing
+from utils import atomic_write, counted, listing
 
 TOOL = "preprocess.slice_volumes 2"  # raised when the same volumes and settings give other slices
 COLUMNS = (
@@ -169,7 +169,7 @@ def describe(card: Mapping[str, Any]) -> str:
     """A line or two on a set for the screen: patients, slices and the census of the labels."""
     parts = []
     for split, count in card["counts"].items():
-        part = f"{split} {count['slices']} slices of {count['patients']} patient{'s' * (count['patients'] != 1)}"
+        part = f"{split} {counted(count['slices'], 'slice')} of {counted(count['patients'], 'patient')}"
         if census := [f"{n} with class {k}" for k, n in enumerate(count["slices_with_class"] or ()) if k]:
             part += f" ({listing(census)})"
         parts.append(part)

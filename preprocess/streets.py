@@ -33,7 +33,7 @@ from preprocess.faults import Fault
 from preprocess.new_set import refuse, refuse_existing, whole_folder, write_card
 from preprocess.reading import sha256
 from preprocess.workers import in_processes
-from utils import UserError, listing, run_program
+from utils import UserError, counted, listing, run_program
 
 TOOL = "preprocess.streets 1"  # raised when the same pictures and settings give other files
 CLASSES = (  # label id in the published files, name, and Cityscapes' colour; the place in the table is the class number
@@ -299,7 +299,7 @@ def _card(spec: StreetSpec, pictures: Sequence[Picture], results: Sequence[Conve
 
 def describe(card: Mapping[str, Any]) -> str:
     """A line on a set for the screen: pictures, size and the classes that training does not see."""
-    counts = ", ".join(f"{split} {count['images']} pictures" for split, count in card["counts"].items())
+    counts = ", ".join(f"{split} {counted(count['images'], 'picture')}" for split, count in card["counts"].items())
     text = f"{card['name']}: {counts}; {card['size'][0]}x{card['size'][1]}"
     seen = card["counts"]["train"]["images_with_class"]
     lost = [name for name, count in zip(card["class_names"], seen, strict=True) if not count]

@@ -31,7 +31,7 @@ from preprocess.new_set import refuse_overwriting
 from quoting import csv_text, for_html, for_script, from_cell
 from size_table import ID_COLUMN, must_fit, read_size_table
 from slice_files import SPLITS, image_fault
-from utils import UserError, about_faulty, atomic_write, listing, run_program
+from utils import UserError, about_faulty, atomic_write, counted, listing, run_program
 
 YES, NO = ("x", "1", "1.0", "yes", "true"), ("", "0", "0.0", "no", "false")
 THUMB = 160  # pixels of a slice on the page, at most
@@ -137,7 +137,7 @@ def template(args: argparse.Namespace) -> None:
     must_fit(args.out, names)
     with atomic_write(args.out, "w") as file:
         file.write(csv_text([[ID_COLUMN, *args.classes], *([name, *[""] * len(args.classes)] for name in names)]))
-    print(f"{args.out}: {len(names)} slices; write an x where a slice shows {listing(args.classes)}.")
+    print(f"{args.out}: {counted(len(names), 'slice')}; write an x where a slice shows {listing(args.classes)}.")
 
 
 def page(args: argparse.Namespace) -> None:
@@ -160,7 +160,8 @@ def page(args: argparse.Namespace) -> None:
     with atomic_write(args.out, "w") as file:
         file.write(text)
     count = sum(map(len, found.values()))
-    print(f"{args.out}: {count} slices of {len(found)} patients; open it in a browser, and save the csv from there.")
+    shown = f"{counted(count, 'slice')} of {counted(len(found), 'patient')}"
+    print(f"{args.out}: {shown}; open it in a browser, and save the csv from there.")
 
 
 def read_images(paths: Sequence[Path]) -> tuple[list[np.ndarray], list[str]]:
@@ -202,7 +203,7 @@ def check(args: argparse.Namespace) -> None:
     """Prints how often the tags agree with the ground truth, class by class."""
     slices = measure_slices(args.data, args.folder, args.n_class)
     tags, shown = read_tags(args.tags, slices.names, args.n_class), slices.counts[:, 1:] > 0
-    print(f"{args.tags} against {args.data}/*/{args.folder}, {len(slices.names)} slices")
+    print(f"{args.tags} against {args.data}/*/{args.folder}, {counted(len(slices.names), 'slice')}")
     print("class  agree    tagged, not there  there, not tagged")
     for k in range(args.n_class - 1):
         more, fewer = (tags[:, k] & ~shown[:, k]), (shown[:, k] & ~tags[:, k])

@@ -35,7 +35,7 @@ from tqdm import tqdm
 from preprocess.faults import Fault, describe_faults
 from preprocess.new_set import refuse_existing, whole_folder
 from preprocess.zip_entries import read_entries
-from utils import UserError, listing, run_program
+from utils import UserError, counted, listing, run_program
 
 BROKEN = (  # what reading an archive raises when it is damaged, locked with a password or of an unknown kind
     *(zipfile.BadZipFile, tarfile.TarError, gzip.BadGzipFile),
@@ -258,7 +258,7 @@ def main() -> None:
     args = read_arguments()
     lineage = read_lineage(args.lineage)
     number = unpack(lineage, args.dest, args.skip, args.accept_checksum)
-    print(f"{args.dest}: {number} files out of {listing(lineage.archives)}")
+    print(f"{args.dest}: {counted(number, 'file')} out of {listing(lineage.archives)}")
 
 
 if __name__ == "__main__":

@@ -44,7 +44,7 @@ from preprocess.trained_on import (
 from preprocess.workers import in_processes
 from quoting import csv_text
 from slice_files import read_card
-from utils import UserError, atomic_write, listing, run_program
+from utils import UserError, atomic_write, counted, listing, run_program
 from volume_files import compact, read_volume
 
 TOOL = "preprocess.volume_set 3"  # raised when the same volumes and settings give other files
@@ -489,14 +489,14 @@ def _write_manifest(folder: Path, tasks: Sequence[Task], done: Sequence[Written]
 
 def describe(card: Mapping[str, Any]) -> str:
     """A line on a set for the screen."""
-    counts = [f"{split} {count['patients']} patients" for split, count in card["counts"].items()]
+    counts = [f"{split} {counted(count['patients'], 'patient')}" for split, count in card["counts"].items()]
     scale = card["scale"]
     scaled = f"; scale {scale['mean']:.6g} ± {scale['sd']:.6g}" if scale else ""
     classes = f"{card['n_class']} classes" if card["n_class"] else "no labels"
     unlabelled = is_unlabelled(count["volumes_with_class"] for count in card["counts"].values())
     used = f"\n{UNLABELLED}" if unlabelled else ""
     used += f"\nLabels shaped its images: {card['uses_labels']}." if card["uses_labels"] else ""
-    text = f"{card['name']}: {listing(counts)}; {classes}, {card['channels'][IMAGE]} channels{scaled}{used}"
+    text = f"{card['name']}: {listing(counts)}; {classes}, {counted(card['channels'][IMAGE], 'channel')}{scaled}{used}"
     told = describe_orders(card.get("stored_as", {}), card.get("geometry", {}).get("directions"))
     return "\n".join(filter(None, (text, told, describe_guessed(card.get("guessed_directions", ())))))
 

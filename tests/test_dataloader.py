@@ -171,7 +171,7 @@ def test_ready_made_maps_reach_their_loss(site):
         ),
         (lambda mask: mask, r"Case00_0.npy has shape \(24, 20\); ready-made maps"),
         (lambda mask: np.stack([mask] * 2, -1), r"Case00_0.npy has shape \(24, 20, 2\); ready-made maps"),
-        (lambda mask: np.stack([mask / 0.0] * 2), "Case00_0.npy has 960 pixels that are NaN"),
+        (lambda mask: np.stack([mask / 0.0] * 2), "Case00_0.npy has 960 pixels of NaN"),
         (lambda mask: np.ones((2, 9 + mask.max(), 9)), r"Case00_1.npy has shape \(2, 10, 9\), not \(2, 9, 9\)"),
         (lambda mask: np.ones((2, 9, 9)), r"slices of 3d_distmap have shape \(9, 9\), those of IMG \(24, 20\)"),
     ],
@@ -319,7 +319,7 @@ def test_nan_is_named(site):
             array[3, 3] = np.nan
         np.save(path.with_suffix(".npy"), array)
         path.unlink()
-    with pytest.raises(UserError, match="Case01_0.npy has 1 pixels that are NaN"):
+    with pytest.raises(UserError, match="Case01_0.npy has 1 pixel of NaN"):
         open_train(site, "[('IMG', npy_transform, False), ('GT', gt_transform, False)]")
 
 

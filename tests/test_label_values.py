@@ -12,7 +12,7 @@ from preprocess.slice_volumes import describe, read_spec, slice_set
 from preprocess.volume_set import VolumeSpec, make_volume_set
 from preprocess.volume_set import describe as describe_volumes
 from slice_files import FolderSpec
-from utils import UserError, whole
+from utils import UserError, about_faulty, counted, whole
 from volume_set import open_volumes
 
 LABELS = np.random.default_rng(0).integers(0, 4, (6, 5, 4))
@@ -116,3 +116,17 @@ def test_a_set_with_a_class_or_without_labels_says_nothing_of_it(tmp_path):
     write(tmp_path)
     assert "throughout" not in describe(slice_set(slicing(tmp_path)))
     assert "throughout" not in describe(slice_set(replace(slicing(tmp_path), label=None, dest=tmp_path / "images")))
+
+
+def test_what_is_wrong_with_many_files_is_said_once():
+    advice = "holds the labels 255, outside 0..1. A 0/255 mask: write 1 for 255."
+    faults = [f"/my set/GT/Case{n}_1.png {advice}" for n in range(3)] + [
+        "/my set/GT/a.nii.gz is torn",
+        "case7 is empty",
+    ]
+    told = about_faulty(faults)
+    others = ", ".join(f"/my set/GT/Case{n}_1.png" for n in (1, 2))
+    first = f"/my set/GT/Case0_1.png {advice.removesuffix('.')} (the same: {others})"
+    assert told == f"5 faulty files: {first}; /my set/GT/a.nii.gz is torn; case7 is empty."
+    assert about_faulty(faults[:1]).startswith("1 faulty file: /my set/GT/Case0_1.png holds")
+    assert [counted(n, "patient") for n in (0, 1, 2)] == ["0 patients", "1 patient", "2 patients"]

@@ -490,7 +490,7 @@ def test_prior_of_another_number_of_classes(runs, sites, tmp_path):
 
 @pytest.mark.parametrize("changed", [("--network", "UNet:nG=8"), ("--network", "Dimwit"), ("--n_class", "3")])
 def test_weights_of_another_network(runs, sites, tmp_path, changed):
-    with pytest.raises(UserError, match=r"holds weights of UNet:nG=4 \(1 channels, 2 classes\)"):
+    with pytest.raises(UserError, match=r"holds weights of UNet:nG=4 \(1 channel, 2 classes\)"):
         program.main(
             flags(sites[1], tmp_path / "run", CROSS_ENTROPY, "--model_weights", runs / "fs" / "last.pkl", *changed)
         )

@@ -227,7 +227,7 @@ def test_the_command_line_makes_the_same_set(tmp_path, monkeypatch, capsys):
     (tmp_path / "a").mkdir()
     monkeypatch.setattr(sys, "argv", ["volume_set", "--dest", str(tmp_path / "a/set"), *flags])
     main()
-    assert "set: train 1 patients, val 1 patients, unlabelled 2 patients; 4 classes" in capsys.readouterr().out
+    assert "set: train 1 patient, val 1 patient, unlabelled 2 patients; 4 classes" in capsys.readouterr().out
     spec = read_spec(["--dest", str(tmp_path / "set"), *flags])
     assert make_volume_set(spec)["scale"] == read_card(tmp_path / "a/set")["scale"]
     assert contents(tmp_path / "a/set") == contents(tmp_path / "set")

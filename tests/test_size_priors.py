@@ -230,7 +230,7 @@ def test_faulty_labels_are_listed(target):
 
 def test_slice_in_two_splits(target):
     save(target / "val" / "GT" / "P0_0.npy", label((10, 8)))
-    with pytest.raises(UserError, match=r"1 slices are there twice.*P0_0.png and .*P0_0.npy"):
+    with pytest.raises(UserError, match=r"1 slice there twice.*P0_0.png and .*P0_0.npy"):
         make(target, "--constant", 15)
 
 
@@ -297,7 +297,7 @@ def test_a_prior_against_itself(csv):
 def test_check_prints(csv, capsys):
     run("check", "--sizes", csv, "--column", "prior")
     out = capsys.readouterr().out
-    assert "left out by the prior (all-zero lists): 1 slices" in out
+    assert "left out by the prior (all-zero lists): 1 slice" in out
     assert "50.00%       1      1" in out
     assert "the lists of 'prior' sum to 100 pixels\n" in out
     assert "sum to 100 pixels, but 1 do not: e (99)" in out

@@ -158,7 +158,7 @@ def test_patients_in_two_splits_are_found_by_the_same_rule(tmp_path):
     store(store(tmp_path), "val", first=3)
     check_patients(tmp_path, "IMG", r"BRATS_\d+", parse_volume)
     store(tmp_path, "val", sizes=SIZES[:1])
-    with pytest.raises(UserError, match=r"1 patients lie in two splits: BRATS_000 \(train and val\)"):
+    with pytest.raises(UserError, match=r"1 patient in two splits: BRATS_000 \(train and val\)"):
         check_patients(tmp_path, "IMG", r"BRATS_\d+", parse_volume)
 
 
@@ -210,10 +210,10 @@ def test_all_offenders_are_listed_at_once(tmp_path):
             opened(tmp_path)
         for words in (
             "8 faulty volumes",
-            "IMG/BRATS_000.npy has 1 pixels that are NaN",
+            "IMG/BRATS_000.npy has 1 pixel of NaN",
             "GT/BRATS_001.npy holds the labels 255",
             "GT/BRATS_002 has size (8, 9, 9), its image (9, 9, 9)",
-            "IMG/BRATS_003 has 1 channels, most have 2",
+            "IMG/BRATS_003 has 1 channel, most have 2",
             "IMG/BRATS_004.npy has shape (9, 9, 9, 2), with its channels last",
             "GT/BRATS_005.npy holds the labels 0.5, 1.5",
             "GT/BRATS_006.npy has shape (2, 9, 9, 9); ground truth is one grey level a pixel, (D, W, H)",
