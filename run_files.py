@@ -373,7 +373,13 @@ class Run:
         names = [path.parent.name for path in self.folder.glob("iter*/val")]
         if not names:
             raise UserError(f"{self.folder} holds no iter000/val; run it again with --saveim 1.")
-        return dict(sorted((int(name[4:]), name) for name in names))
+        found = dict(sorted((int(name[4:]), name) for name in names))
+        if max(found) >= self.n_epoch:
+            raise UserError(
+                f"{self.folder} holds masks of epoch {max(found)}, counted from 0, and its provenance.json has "
+                f"{self.n_epoch} epochs: these are not files of one run; {AGAIN}."
+            )
+        return found
 
     def counted(self, true: np.ndarray) -> np.ndarray:
         """Which pixels of a ground truth count: all but those to be ignored."""

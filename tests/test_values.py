@@ -268,6 +268,7 @@ RUNS = {
     "a label": ("params.txt", b"ignore: None", b"ignore: [1]", r"says 'ignore: \[1\]': expected a label, or None"),
     "the best epoch": ("3dbestepoch.txt", b"1,", b"7,", "3dbestepoch.txt names epoch 7, and the log has 0..1"),
     "an epoch": ("IMG_target_metrics.csv", b"\n1,", b"\n4,", "IMG_target_metrics.csv has no epoch in it, or not each"),
+    "epochs": ("provenance.json", b'"n_epoch": 2', b'"n_epoch": 1', "its shape is|holds masks of epoch 1"),
     "names": (
         "val_names.txt",
         b"Case00_00\n",
