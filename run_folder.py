@@ -31,7 +31,7 @@ from nifti_headers import Header, header_at, pack
 from own_folders import MADE, RUN, begin, note_made, shown, strangers
 from published_weights import adopt
 from quoting import csv_text, for_shell, visible
-from utils import UserError, atomic_write, counted, listing
+from utils import UserError, atomic_write, counted, fits, listing
 from weight_checks import misfits, unwrapped
 
 # Arguments that may differ between a run and its continuation: they change where and how fast, or what is made of the
@@ -40,6 +40,7 @@ ELSEWHERE = ("workdir", "resume", "device", "cpu", "jobs", "check", "pprint", "c
 ELSEWHERE += ("in_memory", "nsd_tolerance", "saveim", "entmap", "dice_3d", "group")
 
 OF_AN_EPOCH = ("epoch", "best", "caution", "alarms", "method", "identity")  # of a checkpoint, beside the network
+ASTRAY = "nonfinite.pkl"  # what a run that is not finite leaves behind
 OF_A_PAUSE = ("epoch", "method", "identity", "terms", "counts", "rows")
 
 
@@ -56,6 +57,7 @@ class RunFolder:
         if (path / "last.pkl").exists() and not args.resume:
             raise UserError(f"{path} holds a run already. Continue it with --resume, or name another --workdir.")
         self.torn: list[str] = []
+        self.slowed_from: float | None = None  # the learning rate of the epochs that are done, if it was a higher one
         self.checkpoint = self._whole("last.pkl") or self._whole("previous.pkl")
         if self.torn and not self.checkpoint:
             raise UserError(
@@ -90,7 +92,9 @@ class RunFolder:
     def _must_be_the_same(self, begun: Mapping[str, Any]) -> None:
         named = {*begun, *self.identity} - {*ELSEWHERE}
         other = [key for key in sorted(named) if begun.get(key) != self.identity.get(key)]
-        if other:
+        if other == ["l_rate"] and self._goes_on_slower(begun):
+            self.slowed_from = begun["l_rate"]
+        elif other:
             changes = [
                 _changed_inputs(begun.get(key) or {}, self.identity[key])
                 if key == "inputs"
@@ -101,6 +105,11 @@ class RunFolder:
                 f"{self.path} holds a run with other arguments or inputs ({listing(changes, 4)}). Go on with the old "
                 f"ones, or remove it (rm -r {for_shell(self.path)}) to start anew."
             )
+
+    def _goes_on_slower(self, begun: Mapping[str, Any]) -> bool:
+        """Whether the run had stopped because it was not finite, and has a lower rate now, as it was told."""
+        rate = begun.get("l_rate")
+        return (self.path / ASTRAY).exists() and fits(rate, float) and self.identity["l_rate"] < rate
 
     @property
     def resumes(self) -> bool:

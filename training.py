@@ -27,7 +27,7 @@ from methods import Method
 from metrics import SHOWN
 from recorder import Recorder, Trained, epoch_line, is_due
 from run_data import AnyStream, WholeStream, describe_preprocessing
-from run_folder import RunFolder, describe_network, load_weights
+from run_folder import ASTRAY, RunFolder, describe_network, load_weights
 from utils import UserError, derived_seed, listing
 from watching import Watch
 from weight_checks import not_finite
@@ -183,6 +183,8 @@ class Training:
         done = self.folder.done
         if done and self.leads:
             print(f"Going on after epoch {done}." if done < self.args.n_epoch else "Every epoch is done.", flush=True)
+        if self.folder.slowed_from is not None:
+            self._say(f"From here on --l_rate is {self.args.l_rate:g}; until epoch {done} {self.folder.slowed_from:g}.")
         if self.leads and not done and self.streams:
             print(*self.method.notes, sep="\n", end="\n" * bool(self.method.notes), flush=True)
         with Commits() as commits:
@@ -314,20 +316,24 @@ class Training:
         if self.leads:
             batch, _ = stream.batch(rows[step], epoch, step)
             kept = {"image": batch.image, "targets": batch.targets, "bounds": batch.bounds}
-            self.folder.save_tensors("nonfinite.pkl", on_cpu(kept) | {"names": names, "terms": values})
+            self.folder.save_tensors(ASTRAY, on_cpu(kept) | {"names": names, "terms": values})
         raise UserError(
             f"The loss is not finite in epoch {epoch + 1}, step {step + 1}: "
             f"{listing(f'{name} {value:g}' for name, value in values.items())}; slices {listing(names)}. The batch is "
-            f"in {self.folder.path / 'nonfinite.pkl'}, and the checkpoint of the epoch before is whole. Look at these "
-            "slices, or lower --l_rate."
+            f"in {self.folder.path / ASTRAY}, and the checkpoint of the epoch before is whole. Look at these "
+            "slices, or go on with the same command at a lower --l_rate."
         )
 
     def _must_stay_finite(self, epoch: int) -> None:
         """What the last update made no loss has seen yet."""
-        if bad := not_finite(self.method.net.state_dict()):
+        bad = not_finite(self.method.net.state_dict())
+        if bad and self.leads and epoch:
+            self.folder.save_tensors(ASTRAY, {"tensors": bad})
+        if bad:
             raise UserError(
                 f"The network is not finite after epoch {epoch + 1}: {len(bad)} of its tensors hold NaN or infinity, "
-                f"such as {listing(bad, 3)}. It is not saved, and what was saved before is whole. Lower --l_rate."
+                f"such as {listing(bad, 3)}. It is not saved, and what was saved before is whole. Go on with the same "
+                "command at a lower --l_rate."
             )
 
     def _is_rolled_back(self, trained: Trained, epoch: int) -> bool:

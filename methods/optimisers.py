@@ -35,13 +35,17 @@ def load_optimiser(optimiser: torch.optim.Optimizer, state: Mapping[str, Any]) -
 
     torch looks at the number of the parameters alone, and a moment of another shape would be added to all of them.
     """
-    settings = [{k: v for k, v in group.items() if k not in ("params", "lr")} for group in optimiser.param_groups]
+    moving = ("params", "lr", "initial_lr")
+    settings = [{k: v for k, v in group.items() if k not in moving} for group in optimiser.param_groups]
     for own, saved in zip(settings, state["param_groups"], strict=True):
         if not fits(saved["lr"], float) or saved["lr"] < 0:
             raise ValueError(f"the optimiser's rate is {saved['lr']}")
         if other := [name for name, value in own.items() if name in saved and not same(saved[name], value)]:
             raise ValueError(f"the optimiser had another {', '.join(other)}")
+    rates = [group["initial_lr"] for group in optimiser.param_groups]
     optimiser.load_state_dict(state)
+    for group, rate in zip(optimiser.param_groups, rates, strict=True):
+        group["initial_lr"] = rate  # --l_rate, which a run that went astray may lower
     for parameter, moments in optimiser.state.items():
         for name, value in moments.items():
             if value is None:

@@ -568,7 +568,7 @@ def test_a_network_that_the_last_update_ruined_is_not_saved(sites, tmp_path):
 
 def test_a_loss_that_is_not_finite_names_the_step(sites, tmp_path):
     with pytest.raises(UserError, match=r"not finite in epoch 1, step \d: .*tot.*slices Case"):
-        program.main(flags(sites[1], tmp_path / "run", "[('CrossEntropy', {}, 1e39)]"))
+        program.main(flags(sites[1], tmp_path / "run", CROSS_ENTROPY, "--batch_size", 4, "--l_rate", 1e38))
     assert not (tmp_path / "run" / "last.pkl").exists()
 
 

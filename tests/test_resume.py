@@ -379,6 +379,21 @@ def test_code_is_known_by_the_modules_that_are_loaded(monkeypatch, tmp_path):
 # -- a loss that is not finite --------------------------------------------------------------------------------------
 
 
+def test_a_run_that_went_astray_goes_on_at_a_lower_rate_and_at_no_other(site, tmp_path, monkeypatch, capsys):
+    argv = arguments(site, tmp_path / "run", "--n_epoch", 2, "--network", "Dimwit:nG=4")
+    with monkeypatch.context() as patch:
+        found = iter([[], ["body.0.weight"]])
+        patch.setattr(training, "not_finite", lambda state: next(found))
+        with pytest.raises(UserError, match="not finite after epoch 2: .*the same command at a lower --l_rate"):
+            program.main(argv)
+    assert load_checkpoint(tmp_path / "run" / "last.pkl")["epoch"] == 0
+    with pytest.raises(UserError, match=r"other arguments or inputs \(l_rate: 0.01 -> 0.02\)"):
+        program.main([*argv, "--l_rate", "2e-2"])
+    program.main([*argv, "--l_rate", "1e-3"])
+    assert "From here on --l_rate is 0.001; until epoch 1 0.01." in capsys.readouterr().err
+    assert pd.read_csv(tmp_path / "run" / "IMG_target_metrics.csv").lr.tolist() == [1e-2, 1e-3]
+
+
 def test_the_batch_of_a_loss_that_is_not_finite_is_kept(site, tmp_path, monkeypatch):
     """As the step saw it, augmented; and the checkpoint of the epoch before is whole."""
     argv = arguments(site, tmp_path / "run", "--target_losses", bounded(site), *STILL)
