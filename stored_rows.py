@@ -13,7 +13,7 @@ from pathlib import Path
 import numpy as np
 
 import cached_file
-from utils import UserError
+from utils import ONE_AT_A_TIME, UserError
 
 
 class StoredRows:
@@ -28,7 +28,8 @@ class StoredRows:
         weakref.finalize(self, os.close, self.fd)
         with open(self.fd, "rb", closefd=False) as file:
             np.lib.format.read_magic(file)
-            self.shape, _, self.dtype = np.lib.format.read_array_header_1_0(file)
+            with ONE_AT_A_TIME:
+                self.shape, _, self.dtype = np.lib.format.read_array_header_1_0(file)
             self.start = file.tell()
         self.written = note["state"][0]  # ns
 
