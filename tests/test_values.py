@@ -209,7 +209,7 @@ def test_a_huge_network_in_a_small_checkpoint_is_compared_and_not_made(tmp_path,
     }
     path = network(tmp_path, network="UNet:nG=20000", preprocessing=made)
     monkeypatch.setattr(model, "build_network", None)
-    with pytest.raises(UserError, match=r"this run has UNet:nG=20000 .1 channels, 2 classes.; give the same"):
+    with pytest.raises(UserError, match=r"this run has UNet:nG=20000 .1 channel, 2 classes.; give the same"):
         model.load_model(path, "cpu")
 
 

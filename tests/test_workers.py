@@ -1,9 +1,11 @@
 """Workers end with the program that started them, and leave nothing."""
 
 import os
+import shutil
 import signal
 import subprocess
 import sys
+import tempfile
 import time
 from functools import partial
 from pathlib import Path
@@ -48,9 +50,9 @@ def is_alive(pid):
 @pytest.mark.skipif(not Path("/proc/self/stat").exists(), reason="needs /proc")
 @pytest.mark.parametrize("number", [signal.SIGKILL, signal.SIGTERM])
 def test_workers_end_with_their_starter(tmp_path, number):
-    script, pids, place = tmp_path / "starter.py", [tmp_path / "1", tmp_path / "2"], tmp_path / "tmp"
+    script, pids = tmp_path / "starter.py", [tmp_path / "1", tmp_path / "2"]
     script.write_text(STARTER)
-    place.mkdir()
+    place = Path(tempfile.mkdtemp())  # of a short name, as the names of sockets have to be
     environment = os.environ | {"PYTHONPATH": str(Path(__file__).parents[1]), "TMPDIR": str(place)}
     starter = subprocess.Popen([sys.executable, script, *pids], env=environment, start_new_session=True)
     try:
@@ -60,6 +62,7 @@ def test_workers_end_with_their_starter(tmp_path, number):
         wait_until(lambda: not any(is_alive(int(path.read_text())) for path in pids))
         wait_until(lambda: list(place.iterdir()) == [])
     finally:
+        shutil.rmtree(place, ignore_errors=True)
         for path in pids:
             if path.exists() and is_alive(int(path.read_text())):
                 os.kill(int(path.read_text()), signal.SIGKILL)
