@@ -42,7 +42,7 @@ from methods import METHODS, Method
 from methods.base import allow_tf32
 from network_base import check_batch_norms
 from networks import build_network, network_class
-from own_folders import RUN, RUN_FILES, refuse_file, refuse_foreign
+from own_folders import RUN, RUN_FILES, refuse_taken
 from published import as_published
 from recorder import Recorder
 from run_data import AnyStream, describe_inputs, open_data
@@ -203,8 +203,7 @@ def main(argv: Sequence[str] | None = None) -> None:
     if args.check:
         print(check(args, loss))
         return
-    refuse_file(args.workdir, "--workdir")
-    refuse_foreign(args.workdir, RUN, "--workdir", *RUN_FILES)
+    refuse_taken(args.workdir, RUN, "--workdir", *RUN_FILES)
     team, args.device = join_team(args.device)
     STOP.listen(team.leads)
     try:

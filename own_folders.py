@@ -78,6 +78,12 @@ def refuse_file(folder: Path, flag: str) -> None:
         raise UserError(f"{file} is a file{within}: name a folder with {flag}, which is made where it is not there.")
 
 
+def refuse_taken(folder: Path, program: str, flag: str, *known: str) -> None:
+    """Raises UserError unless `program` may write to this folder: for a file in its way, and for a foreign folder."""
+    refuse_file(folder, flag)
+    refuse_foreign(folder, program, flag, *known)
+
+
 def begin(folder: Path, program: str) -> None:
     """Makes the folder and marks it."""
     folder.mkdir(parents=True, exist_ok=True)

@@ -15,7 +15,7 @@ from matplotlib.patheffects import withStroke
 from PIL import Image
 
 from metrics import confusion_counts, dice
-from own_folders import begin, refuse_file, refuse_foreign
+from own_folders import begin, refuse_taken
 from plots.canvas import CONTOURS, EPOCHS, make_canvas, run_label, save, show_letters, wrap
 from plots.views import Shown, View, choose_slices, grey_or_colour, make_view
 from quoting import for_chart
@@ -229,8 +229,7 @@ def write_coloured(run: Run, which: str, out: Path) -> None:
     names, colours = run.picture_names(which), label_colours(run)
     if out.resolve() == run.mask_folder(which).resolve():
         raise UserError(f"{out} holds the masks themselves; name another folder with --out.")
-    refuse_file(out, "--out")
-    refuse_foreign(out, "plot.py", "--out")
+    refuse_taken(out, "plot.py", "--out")
     begin(out, "plot.py")
     for name in names:
         with atomic_write(out / f"{name}.png") as file:

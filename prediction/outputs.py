@@ -13,7 +13,7 @@ import numpy as np
 from folder_lock import locked
 from foreign_files import read_json
 from nifti_headers import Header, pack
-from own_folders import begin, refuse_file, refuse_foreign
+from own_folders import begin, refuse_taken
 from prediction.inference import Prediction, Wanted
 from preprocess.labels import LabelMap
 from preprocess.reading import read_grid, read_voxels
@@ -148,8 +148,7 @@ def _read(path: Path, overwrite: bool) -> dict[str, Any]:
 
 def refuse_foreign_outputs(folder: Path) -> None:
     """Raises UserError for a folder that holds anything but predictions, and for a file."""
-    refuse_file(folder, "--out")
-    refuse_foreign(folder, PROGRAM, "--out", MADE_WITH)
+    refuse_taken(folder, PROGRAM, "--out", MADE_WITH)
 
 
 def read_sizes(path: Path) -> list[tuple[str, ...]]:

@@ -18,7 +18,7 @@ from typing import Any
 import matplotlib as mpl
 import numpy as np
 
-from own_folders import begin, refuse_file, refuse_foreign
+from own_folders import begin, refuse_taken
 from plots.canvas import STYLE
 from plots.data import class_ratios, plot_levels, plot_montage, plot_ratios
 from preprocess.faults import Fault
@@ -269,8 +269,7 @@ def main() -> None:
     args = parse_args()
     if lost := [str(root) for root in args.data if not root.is_dir()]:
         raise UserError(f"There is no folder {listing(lost)}: --data names sets, such as data/prostate_source.")
-    refuse_file(args.out, "--out")
-    refuse_foreign(args.out, PROGRAM, "--out", NUMBERS)
+    refuse_taken(args.out, PROGRAM, "--out", NUMBERS)
     surveys = [survey_set(root, args.images, args.labels, args.grp_regex) for root in args.data]
     print(report(surveys, args.sizes, args.out))
     print(f"{args.out}: report.txt, numbers.json, slices.csv and the pictures")
