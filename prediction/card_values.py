@@ -1,7 +1,7 @@
 """What the card in a checkpoint may tell of its set's volumes, before anything is made of what it tells."""
 
 import math
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from typing import Any
 
 from utils import UserError, described, fits
@@ -53,17 +53,22 @@ PAIRS = ("size", "resize", "spacing", "percentiles", "window", "clip")  # of two
 
 def check_card(card: Mapping[str, Any], where: str) -> None:
     """Raises UserError that lists the values that no set of ours has; `where`: what the card is of, in words."""
-    wrong = [
-        f"{name} is {str(value)[:40]!r}, expected {described(kind)}"
-        for name, value, kind in _stated(card)
-        if not fits(value, kind)
-    ]
+    wrong = mistyped(_stated(card))
     wrong += [] if wrong else _impossible(card)
     if wrong:
         raise UserError(
             f"{where} tells what cannot be of how images were made of volumes: {'; '.join(wrong)}. The file was "
             "damaged, or written by another program; give --like FOLDER, a set that was made the same way."
         )
+
+
+def mistyped(stated: Iterable[tuple[str, Any, Any]]) -> list[str]:
+    """Of names, their values and what these must be: a clause on each value that is of another type."""
+    return [
+        f"{name} is {str(value)[:40]!r}, expected {described(kind)}"
+        for name, value, kind in stated
+        if not fits(value, kind)
+    ]
 
 
 def _stated(card: Mapping[str, Any]) -> Iterator[tuple[str, Any, Any]]:

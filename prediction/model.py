@@ -17,13 +17,13 @@ from dataloader import parse_image_folder, read_card
 from losses import log_probabilities
 from methods.base import AUTOCAST, PRECISIONS, allow_tf32
 from networks import build_network, ghost_network
-from prediction.card_values import PLANE, check_card
+from prediction.card_values import PLANE, check_card, mistyped
 from prediction.orientation import directions_of
 from preprocess.slice_spec import cut_round_labels
 from run_folder import fitting_weights
 from slice_files import FolderSpec
 from sliding_window import sliding_window
-from utils import UserError, described, fits
+from utils import UserError
 
 PREPROCESSING = {"card": Mapping[str, Any], "image": Sequence[str], "crop": Sequence[int] | None, "overlap": float}
 FLIPS = {"W": -2, "H": -1}  # axis of an image from its end
@@ -144,11 +144,7 @@ def _build(state: Mapping[str, Any], weights: Path) -> nn.Module:
 
 def check_recipe(told: Mapping[str, Any], weights: Path) -> None:
     """Raises UserError for an entry "preprocessing" that main.py did not write."""
-    wrong = [
-        f"{name} is {str(told[name])[:40]!r}, expected {described(kind)}"
-        for name, kind in PREPROCESSING.items()
-        if name in told and not fits(told[name], kind)
-    ]
+    wrong = mistyped((name, told[name], kind) for name, kind in PREPROCESSING.items() if name in told)
     crop, overlap = told.get("crop"), told.get("overlap", 0.5)
     if not wrong and crop is not None and not (len(crop) == 3 and min(crop) > 0 and math.prod(crop) <= PLANE):
         wrong.append(f"crop is {crop}, expected D, W and H in voxels")
