@@ -10,6 +10,7 @@ from concurrent.futures import ProcessPoolExecutor
 from concurrent.futures.process import BrokenProcessPool
 from multiprocessing.connection import Connection
 from multiprocessing.util import get_temp_dir
+from tempfile import gettempdir
 from typing import TypeVar
 
 from utils import UserError
@@ -24,10 +25,9 @@ def in_processes(work: Callable[[Task], Result], tasks: Sequence[Task], jobs: in
     if jobs <= 1:
         yield from map(work, tasks)
         return
-    method = "forkserver" if "forkserver" in multiprocessing.get_all_start_methods() else "spawn"
     watched, held = multiprocessing.Pipe(duplex=False)
     how = {"initializer": _end_with_starter, "initargs": (watched, get_temp_dir())}
-    pool = ProcessPoolExecutor(jobs, multiprocessing.get_context(method), **how)
+    pool = ProcessPoolExecutor(jobs, multiprocessing.get_context(_start_method()), **how)
     try:
         yield from pool.map(work, tasks)
     except BrokenProcessPool as error:
@@ -41,6 +41,14 @@ def in_processes(work: Callable[[Task], Result], tasks: Sequence[Task], jobs: in
         watched.close()
 
 
+def _start_method() -> str:
+    """A fork server where there is one, and where the path of its socket is not too long for the system."""
+    path = os.fsencode(os.path.join(gettempdir(), "pymp-12345678", "listener-12345678"))
+    known = "forkserver" in multiprocessing.get_all_start_methods()
+    return "forkserver" if known and len(path) < SOCKET_PATH else "spawn"
+
+
+SOCKET_PATH = 104  # bytes, with the 0 at the end: the least that a system allows (macOS); Linux has 108
 END = b"."  # a byte for each worker
 
 

@@ -1,5 +1,6 @@
 """Workers end with the program that started them, and leave nothing."""
 
+import multiprocessing
 import os
 import shutil
 import signal
@@ -8,6 +9,7 @@ import sys
 import tempfile
 import time
 from functools import partial
+from multiprocessing import forkserver
 from pathlib import Path
 
 import pytest
@@ -78,3 +80,12 @@ def test_a_fault_ends_the_work_and_the_next_work_begins_anew():
     with pytest.raises(UserError, match="a bad one"):
         list(in_processes(partial(fail_at, 1), range(4), 2))
     assert list(in_processes(partial(fail_at, 9), range(4), 2)) == [0, 1, 2, 3]
+
+
+def test_a_temporary_folder_of_a_long_name_is_no_hindrance(tmp_path, monkeypatch):
+    place = tmp_path / ("long" * 40)
+    place.mkdir()
+    monkeypatch.setattr(tempfile, "tempdir", str(place))
+    monkeypatch.setitem(multiprocessing.current_process()._config, "tempdir", None)  # chosen anew
+    monkeypatch.setattr(forkserver._forkserver, "_forkserver_alive_fd", None)  # started anew
+    assert list(in_processes(partial(fail_at, 9), range(2), 2)) == [0, 1]
