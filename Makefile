@@ -23,13 +23,13 @@ lint: .venv/tested
 	$(CC) -m ruff format --check .
 
 check: $(VENV)
-	$(CC) -m tests.check_makefiles $(EXPERIMENTS)
+	$(CC) -m tests.tools.check_makefiles $(EXPERIMENTS)
 
 chaos: .venv/tested
-	OMP_NUM_THREADS=1 $(CC) -m tests.chaos --kills 200
+	OMP_NUM_THREADS=1 $(CC) -m tests.tools.chaos --kills 200
 
 torture: .venv/tested
-	OMP_NUM_THREADS=1 $(CC) -m tests.torture --count 1000 --kills 10
+	OMP_NUM_THREADS=1 $(CC) -m tests.tools.torture --count 1000 --kills 10
 
 bench: $(VENV)
 	$(CC) -m benchmarks.run

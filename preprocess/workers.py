@@ -10,6 +10,7 @@ from concurrent.futures import ProcessPoolExecutor
 from concurrent.futures.process import BrokenProcessPool
 from multiprocessing.connection import Connection
 from multiprocessing.util import get_temp_dir
+from pathlib import Path
 from tempfile import gettempdir
 from typing import TypeVar
 
@@ -43,7 +44,7 @@ def in_processes(work: Callable[[Task], Result], tasks: Sequence[Task], jobs: in
 
 def _start_method() -> str:
     """A fork server where there is one, and where the path of its socket is not too long for the system."""
-    path = os.fsencode(os.path.join(gettempdir(), "pymp-12345678", "listener-12345678"))
+    path = os.fsencode(Path(gettempdir(), "pymp-12345678", "listener-12345678"))
     known = "forkserver" in multiprocessing.get_all_start_methods()
     return "forkserver" if known and len(path) < SOCKET_PATH else "spawn"
 

@@ -15,7 +15,7 @@ import training
 from collapse import CollapseAlarm, OneClass, SourceMaps, estranged, kappa, prior_share
 from methods.supervised import Supervised
 from run_folder import load_checkpoint
-from tests.chaos import ASKED, arguments, ask_to_stop, before_call, differences
+from tests.tools.chaos import ASKED, arguments, ask_to_stop, before_call, differences
 from utils import UserError
 
 # -- by hand ------------------------------------------------------------------------------------------------------

@@ -8,7 +8,7 @@ import pytest
 from preprocess.faults import VolumeFault
 from preprocess.formats.dicom_file import examine
 from preprocess.reading import read_grid, read_stack
-from tests import fuzz_volumes
+from tests.tools import fuzz_volumes
 
 COUNT, STEP = 8, 3.0
 

@@ -21,7 +21,7 @@ import distributed
 import main as program
 from distributed import Team, WholeBatchNorm
 from methods.supervised import Supervised
-from tests.chaos import ASKED, ask_to_stop, before_call
+from tests.tools.chaos import ASKED, ask_to_stop, before_call
 
 ROOT = Path(__file__).parents[1]
 PARTIAL = "[('CrossEntropy', {'idc': [1]}, 0.5), ('DiceLoss', {}, 1)]"  # neither divides by the images alone

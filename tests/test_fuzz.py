@@ -5,7 +5,16 @@ import os
 import numpy as np
 import pytest
 
-from tests import chaos_programs, fuzz_archives, fuzz_runs, fuzz_slices, fuzz_tables, fuzz_volumes, fuzzing, torture
+from tests.tools import (
+    chaos_programs,
+    fuzz_archives,
+    fuzz_runs,
+    fuzz_slices,
+    fuzz_tables,
+    fuzz_volumes,
+    fuzzing,
+    torture,
+)
 
 FUZZERS = [(fuzz_slices, 400), (fuzz_volumes, 270), (fuzz_tables, 200), (fuzz_archives, 180), (fuzz_runs, 15)]
 

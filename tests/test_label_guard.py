@@ -28,7 +28,7 @@ from augmentation import LARGEST
 from evaluation import Evaluation
 from methods import METHODS
 from run_folder import load_checkpoint
-from tests.chaos import _bits as bits
+from tests.tools.chaos import _bits as bits
 from utils import UserError, tell_once
 
 VARIANTS = ("as they are", "wiped", "at random", "absent")

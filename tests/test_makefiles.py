@@ -8,7 +8,8 @@ import sys
 from pathlib import Path
 
 import pytest
-from check_makefiles import ROOT, check, dry_run, trainings
+
+from tests.tools.check_makefiles import ROOT, check, dry_run, trainings
 
 ADAPTATION = ("spine.make", "prostate.make", "whs.make", "ivd.make")
 BOUNDARY = ("acdc.make", "isles.make", "wmh.make")

@@ -12,7 +12,6 @@ from pathlib import Path
 import nibabel as nib
 import numpy as np
 import pytest
-from check_makefiles import check
 from conftest import disc_slice
 from nasty import NASTY
 
@@ -23,6 +22,7 @@ from preprocess.new_makefile import Wishes, makefile_text
 from preprocess.set_plan import Plan
 from preprocess.site_volumes import Site, compare_grids, read_site
 from preprocess.slice_volumes import read_spec
+from tests.tools.check_makefiles import check
 from utils import UserError
 
 ROOT = Path(__file__).parent.parent

@@ -26,7 +26,7 @@ from methods import METHODS
 from methods.supervised import Supervised
 from own_folders import note_made
 from run_folder import CsvLog, RunFolder, load_checkpoint
-from tests.chaos import ASKED, EPOCHS, arguments, ask_to_stop, before_call, chaos, differences
+from tests.tools.chaos import ASKED, EPOCHS, arguments, ask_to_stop, before_call, chaos, differences
 from utils import UserError, run_program
 
 STEPS = 4  # of an epoch
@@ -274,10 +274,10 @@ def test_lost_rows_of_the_log_are_said(site, run):
 
 
 def test_a_full_disk_at_any_write(tmp_path):
-    """tests/full_disk.py, in a mount namespace where it may mount a small file system."""
+    """tests/tools/full_disk.py, in a mount namespace where it may mount a small file system."""
     if not shutil.which("unshare") or subprocess.run(["unshare", "-rm", "true"], capture_output=True).returncode:
         pytest.skip("needs a mount namespace (unshare -rm), which is not permitted here")
-    command = ["unshare", "-rm", sys.executable, "-m", "tests.full_disk", str(tmp_path / "full")]
+    command = ["unshare", "-rm", sys.executable, "-m", "tests.tools.full_disk", str(tmp_path / "full")]
     done = subprocess.run(command, cwd=Path(__file__).parents[1], capture_output=True, text=True)
     assert done.returncode == 0, done.stdout + done.stderr
     for kind in (".cache/", "run/provenance.json", ".npy", ".csv", "run/last.pkl", "run/iter", "run/last_epoch/"):

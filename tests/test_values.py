@@ -21,8 +21,8 @@ from losses import build_loss, parse_losses
 from methods.optimisers import load_optimiser, make_optimiser
 from networks import build_network, ghost_network
 from prediction import model
-from tests import fuzz_checkpoints, fuzz_options
 from tests.fake_runs import make_run, make_set
+from tests.tools import fuzz_checkpoints, fuzz_options
 from training import on_cpu
 from utils import UserError
 

@@ -11,7 +11,7 @@ from methods.pseudo_label import PseudoLabel
 from preprocess.volume_set import VolumeSpec, make_volume_set
 from run_files import open_run
 from run_folder import load_checkpoint
-from tests.chaos import ASKED, ask_to_stop, before_call, differences
+from tests.tools.chaos import ASKED, ask_to_stop, before_call, differences
 from utils import UserError
 
 SIZES = {

@@ -4,9 +4,9 @@ A mutant may be read as what it is, or refused by UserError or VolumeFault. All 
 that knows better (`look` tells), code that the mutant brought (FOREIGN), more than LIMIT bytes of memory, more than
 SECONDS, the end of the process.
 
-Each tests/fuzz_<kind>.py has KINDS and `campaign(count, seed)`, and prints what it found; tests/torture.py runs all:
+Each fuzz_<kind>.py here has KINDS and `campaign(count, seed)`, and prints what it found; torture.py runs all:
 
-    python -m tests.fuzz_slices --mutations 10000 --seed 1
+    python -m tests.tools.fuzz_slices --mutations 10000 --seed 1
 """
 
 import argparse

@@ -1,7 +1,7 @@
 """Lets a training fill its disk, at one write after the other, and shows that it ends as if there had been room.
 
-    unshare -rm python -m tests.full_disk FOLDER           at one write of each kind in each folder
-    unshare -rm python -m tests.full_disk FOLDER --all     at each
+    unshare -rm python -m tests.tools.full_disk FOLDER           at one write of each kind in each folder
+    unshare -rm python -m tests.tools.full_disk FOLDER --all     at each
 
 The disk is a tmpfs of a few hundred kilobytes, which needs a mount namespace. A run on a large one tells at which
 writes it takes more room than ever before; for some of them the disk is then made so small that only the first page of
@@ -25,8 +25,8 @@ from PIL import Image
 
 import main as program
 from run_folder import load_checkpoint
-from tests.chaos import arguments, differences
 from tests.conftest import write_site
+from tests.tools.chaos import arguments, differences
 from utils import run_program
 
 PAGE = os.sysconf("SC_PAGE_SIZE")
@@ -124,7 +124,7 @@ def fill(disk: Disk, size: int, whole: Path, argv: Sequence[str], run: Path) -> 
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser("tests.full_disk", description="Fill a small disk by a training.")
+    parser = argparse.ArgumentParser("tests.tools.full_disk", description="Fill a small disk by a training.")
     parser.add_argument("folder", type=Path, help="a new folder")
     parser.add_argument("--all", action="store_true", help="not only one write of each kind in each folder")
     args = parser.parse_args()

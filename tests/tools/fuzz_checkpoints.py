@@ -1,6 +1,6 @@
 """Damages checkpoints: what is taken holds the very weights of the file, all else is refused in a sentence.
 
-python -m tests.fuzz_checkpoints --mutations 2000
+python -m tests.tools.fuzz_checkpoints --mutations 2000
 """
 
 import contextlib
@@ -19,11 +19,11 @@ import predict
 from arguments import get_args
 from methods.supervised import Supervised
 from prediction.model import load_model
-from tests.chaos import arguments, ask_to_stop, before_call
 from tests.conftest import write_site
-from tests.fuzz_options import ODD, places, replaced
-from tests.fuzzing import each_kind, main, mutated
 from tests.tiny_network import train_on_volumes
+from tests.tools.chaos import arguments, ask_to_stop, before_call
+from tests.tools.fuzz_options import ODD, places, replaced
+from tests.tools.fuzzing import each_kind, main, mutated
 from weight_checks import not_finite
 
 CANARY = b"cbuiltins\nexec\n"  # what a pickle would say to run code

@@ -1,6 +1,6 @@
 """Mutates OPT strings and flags: each is taken with its meaning or refused in a sentence before any data is read.
 
-python -m tests.fuzz_options --mutations 5000
+python -m tests.tools.fuzz_options --mutations 5000
 """
 
 import contextlib
@@ -19,7 +19,7 @@ import main as program
 from arguments import get_args, get_parser
 from augmentation import Augmentation
 from methods import METHODS
-from tests.fuzzing import each_kind, main
+from tests.tools.fuzzing import each_kind, main
 from utils import UserError, read_literal
 
 CSV = "sizes.csv"

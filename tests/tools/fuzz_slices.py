@@ -1,6 +1,6 @@
 """Mutates slices: each must read as nibabel, Pillow or numpy read it, or be refused in a sentence.
 
-python -m tests.fuzz_slices --mutations 10000
+python -m tests.tools.fuzz_slices --mutations 10000
 """
 
 import gzip
@@ -12,7 +12,7 @@ import numpy as np
 from PIL import Image
 
 from decoding import read_slice
-from tests.fuzzing import each_kind, main, mutated
+from tests.tools.fuzzing import each_kind, main, mutated
 
 IMAGE = (np.arange(24 * 20).reshape(24, 20) % 251).astype(np.uint8)
 

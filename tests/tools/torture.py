@@ -1,8 +1,8 @@
 """All that is done to the programs to make them fail, in one command: damaged and hostile input, and kills.
 
     make torture                                            1,000 inputs of each kind, 10 kills of each program
-    python -m tests.torture --count 200 --only archives     of fuzzers or kinds with this in their names
-    python -m tests.torture --only kills --kills 50
+    python -m tests.tools.torture --count 200 --only archives     of fuzzers or kinds with this in their names
+    python -m tests.tools.torture --only kills --kills 50
 
 Input is made from the seed and its number, and read in a process of its own that may take 1 GiB and 20 s (fuzzing.py).
 A program is killed at random moments and typed again (chaos_programs.py; of a training: make chaos). Two tables are
@@ -14,7 +14,7 @@ import sys
 from collections.abc import Sequence
 from types import ModuleType
 
-from tests import (
+from tests.tools import (
     chaos_programs,
     fuzz_archives,
     fuzz_checkpoints,
@@ -24,8 +24,8 @@ from tests import (
     fuzz_tables,
     fuzz_volumes,
 )
-from tests.chaos_programs import in_columns
-from tests.fuzzing import WAYS, Tally, each_kind
+from tests.tools.chaos_programs import in_columns
+from tests.tools.fuzzing import WAYS, Tally, each_kind
 
 FUZZERS: dict[str, ModuleType] = {
     "slices": fuzz_slices,
@@ -71,7 +71,7 @@ def programs_of(only: str) -> list[str]:
 
 def main(argv: Sequence[str] | None = None) -> None:
     parser = argparse.ArgumentParser(
-        "tests.torture", description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+        "tests.tools.torture", description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
     parser.add_argument("--count", type=int, default=1000, help="inputs of each kind (default %(default)s)")
     parser.add_argument("--kills", type=int, default=10, help="of each program (default %(default)s)")

@@ -1,6 +1,6 @@
 """Mutates volumes: each must read with the geometry and voxels that it states, or be refused in a sentence.
 
-python -m tests.fuzz_volumes --mutations 10000
+python -m tests.tools.fuzz_volumes --mutations 10000
 """
 
 import locale
@@ -12,7 +12,7 @@ import numpy as np
 import SimpleITK as sitk
 
 from preprocess.reading import read_grid, read_stack
-from tests.fuzzing import each_kind, main, mutated
+from tests.tools.fuzzing import each_kind, main, mutated
 
 VOXELS = np.arange(120, dtype=np.int16).reshape(4, 5, 6)
 HEADER = {".nii": 352, ".mhd": 2**12, ".nrrd": 2**9}  # bytes that are mutated; of other kinds all

@@ -1,7 +1,7 @@
-"""Kills every program but the training, which tests/chaos.py kills: each must end, typed again, with the same bytes.
+"""Kills every program but the training, which chaos.py kills: each must end, typed again, with the same bytes.
 
-    python -m tests.chaos_programs --kills 10 --seed 7     that many of each program
-    python -m tests.chaos_programs --only predict
+    python -m tests.tools.chaos_programs --kills 10 --seed 7     that many of each program
+    python -m tests.tools.chaos_programs --only predict
 
 SIGKILL, SIGTERM or SIGINT hits the process or its group at a random moment of its life. Once it is gone nobody may be
 left running, and what SIGTERM or SIGINT ended must have told it without a traceback. After some kills the command is
@@ -33,13 +33,13 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from tests.chaos import OWN, _same_bytes, _same_states, _same_tables
 from tests.conftest import write_site
 from tests.fake_runs import make_run, make_set
 from tests.tiny_network import train_on_volumes, write_volumes
+from tests.tools.chaos import OWN, _same_bytes, _same_states, _same_tables
 from utils import run_program
 
-ROOT = Path(__file__).parents[1]
+ROOT = Path(__file__).parents[2]
 SIGNALS = (signal.SIGKILL, signal.SIGTERM, signal.SIGINT)
 AGAIN = 1 / 3  # share of the kills after which it is killed once more before it may end
 PATIENCE = 30  # seconds in which a process that was asked to end does, and the workers of one that was killed
@@ -426,7 +426,7 @@ def in_columns(lines: Sequence[Sequence[str]]) -> str:
 
 
 def main(argv: Sequence[str] | None = None) -> None:
-    parser = argparse.ArgumentParser("tests.chaos_programs", description=__doc__.splitlines()[0])
+    parser = argparse.ArgumentParser("tests.tools.chaos_programs", description=__doc__.splitlines()[0])
     parser.add_argument("--kills", type=int, default=10, help="of each program")
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--only", choices=PROGRAMS, nargs="+", default=list(PROGRAMS))

@@ -1,7 +1,7 @@
 """Kills a training at random moments, and shows that it ends with the same bits as one that was never killed.
 
     make chaos                                             200 kills
-    python -m tests.chaos --kills 50 --seed 7 --keep FOLDER
+    python -m tests.tools.chaos --kills 50 --seed 7 --keep FOLDER
 
 Each kill hits a living process: SIGKILL, or SIGTERM, which the process answers by noting how far it came and which
 now and then SIGKILL cuts short. A copy of what the kill left is led to its end and compared with the undisturbed run,
@@ -226,7 +226,7 @@ def chaos(root: Path, kills: int, seed: int = 0) -> Counter[str]:
 
 
 def main(argv: Sequence[str] | None = None) -> None:
-    parser = argparse.ArgumentParser("tests.chaos", description="Kill a training at random moments.")
+    parser = argparse.ArgumentParser("tests.tools.chaos", description="Kill a training at random moments.")
     parser.add_argument("--kills", type=int, default=200)
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--keep", type=Path, help="a new folder for the runs, left there")

@@ -1,6 +1,6 @@
 """Mutates what stands beside images as text: it must be used with values that can be, left aside, or refused.
 
-python -m tests.fuzz_tables --mutations 10000
+python -m tests.tools.fuzz_tables --mutations 10000
 """
 
 import json
@@ -19,7 +19,7 @@ from run_files import open_run
 from set_tables import read_card, read_rows, spacing_of_patients
 from slice_files import check_class_count, check_patients
 from tests.fake_runs import make_run, make_set
-from tests.fuzzing import each_kind, main, mutated_json, mutated_text
+from tests.tools.fuzzing import each_kind, main, mutated_json, mutated_text
 from volume_set import _read_headers, _read_scale
 
 NAMES = [f"Case{patient:02}_{number}" for patient in range(3) for number in range(3)]

@@ -1,6 +1,6 @@
 """Builds the network, losses, bounds and method of every command line that a makefile would run, without data.
 
-python -m tests.check_makefiles prostate.make whs.make …
+python -m tests.tools.check_makefiles prostate.make whs.make …
 """
 
 import re
@@ -13,7 +13,7 @@ from pathlib import Path
 import main as program
 from utils import UserError, run_program
 
-ROOT = Path(__file__).parents[1]
+ROOT = Path(__file__).parents[2]
 
 
 GOALS = ("pack", "ablations", "baselines", "inference", "few_labels")

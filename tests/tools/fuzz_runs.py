@@ -1,6 +1,6 @@
 """Mutates what a run left, tables, arrays and masks: a report or picture of it is made, or refused and not begun.
 
-python -m tests.fuzz_runs --mutations 1000
+python -m tests.tools.fuzz_runs --mutations 1000
 """
 
 import contextlib
@@ -14,7 +14,7 @@ import plot
 import report
 import score_masks
 from tests.fake_runs import make_run, make_set
-from tests.fuzzing import each_kind, main, mutated, mutated_json, mutated_text
+from tests.tools.fuzzing import each_kind, main, mutated, mutated_json, mutated_text
 from utils import UserError
 
 TEXTS = (".csv", ".txt", ".json")

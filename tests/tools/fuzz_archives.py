@@ -3,7 +3,7 @@
 A plain tar has no checksum of what is in its files: there only names and number must hold. Hostile ones are sound and
 hold names, links and devices that lead elsewhere.
 
-python -m tests.fuzz_archives --mutations 10000
+python -m tests.tools.fuzz_archives --mutations 10000
 """
 
 import io
@@ -17,7 +17,7 @@ from unittest.mock import patch
 import numpy as np
 
 from preprocess.unpack import NOTE, Lineage, unpack
-from tests.fuzzing import each_kind, main, mutated
+from tests.tools.fuzzing import each_kind, main, mutated
 from utils import UserError
 
 CONTENT = {
