@@ -159,9 +159,9 @@ def _cross(width: int) -> nn.Sequential:
 
 def _xavier_weights(module: nn.Module) -> None:
     """For `apply`: as `initialise`, but biases stay as torch draws them."""
-    if isinstance(module, nn.Conv2d):
+    if isinstance(module, nn.Conv2d) and not module.weight.is_meta:
         nn.init.xavier_normal_(module.weight)
-    elif isinstance(module, nn.BatchNorm2d):
+    elif isinstance(module, nn.BatchNorm2d) and not module.weight.is_meta:
         nn.init.normal_(module.weight, 1.0, 0.02)
 
 

@@ -180,8 +180,11 @@ def trainable(module: nn.Module) -> list[nn.Parameter]:
 
 
 def xavier(module: nn.Module) -> None:
-    """For `apply`: Xavier-normal convolutions, their biases 0."""
-    if isinstance(module, nn.Conv2d | nn.ConvTranspose2d | nn.Conv3d):
+    """For `apply`: Xavier-normal convolutions, their biases 0; nothing of one of shapes alone.
+
+    For numbers that are nowhere torch would load its compiler, for seconds.
+    """
+    if isinstance(module, nn.Conv2d | nn.ConvTranspose2d | nn.Conv3d) and not module.weight.is_meta:
         nn.init.xavier_normal_(module.weight)
         if module.bias is not None:
             nn.init.zeros_(module.bias)
@@ -190,7 +193,7 @@ def xavier(module: nn.Module) -> None:
 def initialise(module: nn.Module) -> None:
     """For `apply`: `xavier`, and batch-norm weights from N(1, 0.02); their biases are 0 as torch makes them."""
     xavier(module)
-    if isinstance(module, nn.BatchNorm2d):
+    if isinstance(module, nn.BatchNorm2d) and not module.weight.is_meta:
         nn.init.normal_(module.weight, 1.0, 0.02)
 
 

@@ -38,8 +38,9 @@ def holds(trunk, state):
 # ---------------------------------------------------------------------------------------------- pieces
 
 
-def test_torchvision_waits_until_a_trunk_is_built():
-    code = "import sys, networks; networks.build_network('UNet:nG=4', 1, 2); sys.exit('torchvision' in sys.modules)"
+def test_torchvision_waits_until_a_trunk_is_built_and_torch_s_compiler_until_something_learns():
+    code = "import sys, networks\nfor name in ('UNet:nG=4', 'PublishedENet'): networks.build_network(name, 1, 2)\n"
+    code += "sys.exit(not {'torchvision', 'torch._dynamo'}.isdisjoint(sys.modules))"
     assert subprocess.run([sys.executable, "-c", code], cwd=ROOT).returncode == 0
 
 
