@@ -24,6 +24,7 @@ from typing import Any
 import numpy as np
 
 LIBRARIES = tuple({sysconfig.get_path(name) for name in ("stdlib", "platstdlib", "purelib", "platlib")})
+IMPORT = dis.opmap["IMPORT_NAME"]
 
 
 def code_hash(roots: Iterable[Any]) -> str:
@@ -140,7 +141,8 @@ def _names(code: CodeType) -> Iterator[str]:
 
 def _imports(code: CodeType) -> Iterator[str]:
     """The modules that the code imports when it runs."""
-    yield from (each.argval for each in dis.get_instructions(code) if each.opname == "IMPORT_NAME")
+    if IMPORT in code.co_code[::2]:  # few do, and to take all apart takes long
+        yield from (each.argval for each in dis.get_instructions(code) if each.opcode == IMPORT)
     for constant in code.co_consts:
         if isinstance(constant, CodeType):
             yield from _imports(constant)
@@ -197,5 +199,6 @@ def _is_installed(value: Any) -> bool:
     return getattr(module, "__name__", "").split(".")[0] in sys.stdlib_module_names
 
 
+@functools.cache
 def _is_library(place: str) -> bool:
     return place.startswith(LIBRARIES) or not {"site-packages", "dist-packages"}.isdisjoint(Path(place).parts)

@@ -11,6 +11,7 @@ import io
 import json
 import os
 import platform
+import re
 import shutil
 import subprocess
 import sys
@@ -373,10 +374,9 @@ ROOT = Path(__file__).parent
 def describe_sources() -> str:
     """SHA-256 over the modules of this program that are loaded, tests left out; whether they are committed or not."""
     loaded = {getattr(module, "__file__", None) or "" for module in list(sys.modules.values())}
-    files = [
-        Path(file).relative_to(ROOT) for file in loaded if file.startswith(f"{ROOT}{os.sep}") and file.endswith(".py")
-    ]
-    code = sorted(path for path in files if not {"tests", "site-packages"} & set(path.parts))
+    here = f"{ROOT}{os.sep}"
+    files = [file.removeprefix(here) for file in loaded if file.startswith(here) and file.endswith(".py")]
+    code = sorted(Path(file) for file in files if not re.search("(^|/)(tests|site-packages)/", file))
     return hashlib.sha256("".join(f"{path} {sha256_of(ROOT / path)}\n" for path in code).encode()).hexdigest()
 
 

@@ -100,9 +100,11 @@ def train_epoch(
         disable=None,
         initial=start,
     )
+    # torch.manual_seed notes for devices that are not there who called it, which takes longer than a small step
+    seed_all = torch.default_generator.manual_seed if args.device == "cpu" else torch.manual_seed
     for step, (batch, truth) in enumerate(bar, start):
         STOP.check()
-        torch.manual_seed(derived_seed(args.seed, epoch, step, method.team.rank))  # for dropout
+        seed_all(derived_seed(args.seed, epoch, step, method.team.rank))  # for dropout
         method.begin_step(epoch + step / len(streams[first]), derived_seed(args.seed, epoch, step))
         values, logits = method.step({first: batch} | {name: next(stream) for name, stream in beside.items()})
         terms = torch.stack([values[name] for name in method.columns])
