@@ -1,4 +1,7 @@
-"""A small two-site slice set, and one thread: two threads beside another busy process can be ten times slower."""
+"""A small two-site slice set, a python that is quick to start, and one thread.
+
+Two threads beside another busy process can be ten times slower.
+"""
 
 import json
 import os
@@ -9,6 +12,9 @@ import pytest
 import torch
 from PIL import Image
 
+from tests.tools.warm_python import warm_python
+
+os.environ["OMP_NUM_THREADS"] = "1"  # of all that a test starts
 torch.set_num_threads(1)
 
 for name in ("MAKELEVEL", "MAKEFLAGS", "MFLAGS"):  # of `make test`: a make that a test starts is nobody's part
@@ -61,6 +67,13 @@ def sites(tmp_path_factory):
     source = write_site(root / "source", inside=200, outside=60, seed=1)
     target = write_site(root / "target", inside=150, outside=90, seed=2)
     return source, target, write_prior(root / "prior.csv", target)
+
+
+@pytest.fixture(scope="session")
+def python(tmp_path_factory):
+    """A python for programs that import torch and the like, which it has imported (tests/tools/warm_python.py)."""
+    with warm_python(tmp_path_factory.mktemp("python")) as command:
+        yield str(command)
 
 
 @pytest.fixture

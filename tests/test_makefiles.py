@@ -429,9 +429,9 @@ def make(checkout, *words):
     )
 
 
-def test_smoke_of_the_whole_chain(checkout):
+def test_smoke_of_the_whole_chain(checkout, python):
     """From no volume to the archive with the smallest network; twice makes nothing; a change makes what hangs on it."""
-    words = ("-f", "ivd.make", *SMOKE, "EPC=1")
+    words = ("-f", "ivd.make", *SMOKE, "EPC=1", f"CC={python}")
     first = make(checkout, *words)
     assert first.returncode == 0, first.stderr
     assert "PHANTOM" in first.stdout
@@ -460,11 +460,11 @@ def test_smoke_of_the_whole_chain(checkout):
 @pytest.mark.parametrize(
     "goal", ["isles/val_3d_hd95.png", "gta5/adapt_colour", "msd_prostate/few_labels.png", "brats/threshold.png"]
 )
-def test_smoke_of_the_other_kinds(checkout, goal):
+def test_smoke_of_the_other_kinds(checkout, python, goal):
     """From no archive to one of the pictures, through slicing, training and what is made of the saved masks."""
     makefile = f"{goal.split('/')[0]}.make"
     fewer = {"isles.make": ["TRN=gdl_surface_steal"], "msd_prostate.make": ["LABELLED=2", "N4="]}.get(makefile, [])
-    done = make(checkout, "-f", makefile, *SMOKE, "EPC=1", *fewer, f"results/{goal}")
+    done = make(checkout, "-f", makefile, *SMOKE, "EPC=1", f"CC={python}", *fewer, f"results/{goal}")
     assert done.returncode == 0, done.stderr
     assert "PHANTOM" in done.stdout
     assert (checkout / "results" / goal).exists()

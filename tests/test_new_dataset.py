@@ -3,7 +3,6 @@
 import json
 import os
 import subprocess
-import sys
 from collections import Counter
 from dataclasses import replace
 from itertools import groupby
@@ -65,14 +64,14 @@ def run(*more, labelled=True, patient=r"(case\d+)"):
     return Path("mine.make").read_text()
 
 
-def test_the_labelled_case_runs_from_volumes_to_an_adapted_network(place, capsys):
+def test_the_labelled_case_runs_from_volumes_to_an_adapted_network(place, python, capsys):
     text = run()
     told = capsys.readouterr().out
     assert "--label_map 0:0,255:1: a 0/255 mask" in told
     assert "make -f mine.make data-report" in told
     assert "--size 24 24" in text
     assert check(str(place / "mine.make")) > 6
-    words = ["make", "-f", "mine.make", f"CC={sys.executable}", "NET=Dimwit", "EPC=1", "DEBUG=--debug"]
+    words = ["make", "-f", "mine.make", f"CC={python}", "NET=Dimwit", "EPC=1", "DEBUG=--debug"]
     done = subprocess.run([*words, "results/mine/sfda"], cwd=place, capture_output=True, text=True)
     assert done.returncode == 0, done.stderr[-2000:]
     assert (place / "results/mine/sfda/last.pkl").is_file()

@@ -53,11 +53,11 @@ def write_sites(checkout):  # noqa: F811
         write_patient(checkout / "new", number + 20, 200)
 
 
-def test_one_s_own_data_in_four_commands(checkout):  # noqa: F811
+def test_one_s_own_data_in_four_commands(checkout, python):  # noqa: F811
     write_sites(checkout)
     for command in COMMANDS[OWN_DATA : OWN_DATA + 4]:
         words = shlex.split(command)
-        words = [sys.executable, *words[1:]] if words[0] == "python" else [*words, f"CC={sys.executable}"]
+        words = [python, *words[1:]] if words[0] == "python" else [*words, f"CC={python}"]
         if words[0] == "make":
             words += ["NET=Dimwit", "EPC=1", "DEBUG=--debug", "runs"]
         done = subprocess.run(words, cwd=checkout, capture_output=True, text=True)
@@ -65,18 +65,18 @@ def test_one_s_own_data_in_four_commands(checkout):  # noqa: F811
     log = (checkout / "results/prostate/sfda/provenance.json").read_text()
     assert '"phantom": null' in log
     for command in PREDICT:
-        run(checkout, command, ["--n_epoch", "1"] if "--adapt" in command else [])
+        run(checkout, python, command, ["--n_epoch", "1"] if "--adapt" in command else [])
     for folder in ("predictions", "predictions_adapted"):
         masks = sorted((checkout / folder).glob("*.nii.gz"))
         assert len(masks) == 8
         assert nib.load(masks[0]).shape == (24, 20, 6)
 
 
-def test_a_makefile_of_one_s_own(checkout):  # noqa: F811
+def test_a_makefile_of_one_s_own(checkout, python):  # noqa: F811
     """The data of the test before; nothing is trained."""
     write_sites(checkout)
     first, *others = NEW_DATASET
-    run(checkout, first)
+    run(checkout, python, first)
     for command in others:
         done = subprocess.run([*shlex.split(command), "-n"], cwd=checkout, capture_output=True, text=True)
         assert done.returncode == 0, done.stderr
@@ -84,8 +84,8 @@ def test_a_makefile_of_one_s_own(checkout):  # noqa: F811
     assert len(others) == 2
 
 
-def run(checkout, command, more=()):  # noqa: F811
-    words = [sys.executable, *shlex.split(command)[1:], *more]
+def run(checkout, python, command, more=()):  # noqa: F811
+    words = [python, *shlex.split(command)[1:], *more]
     done = subprocess.run(words, cwd=checkout, capture_output=True, text=True)
     assert done.returncode == 0, done.stderr
 

@@ -3,6 +3,7 @@
 python -m tests.tools.check_makefiles prostate.make whs.make …
 """
 
+import functools
 import re
 import shlex
 import subprocess
@@ -39,6 +40,12 @@ def trainings(commands: str) -> list[list[str]]:
     return [call[call.index("main.py") + 1 :] for call in calls]
 
 
+@functools.cache
+def build(*call: str) -> None:
+    """Everything of one command line, once: how a training is launched changes none of it."""
+    program.main([*call, "--check"])
+
+
 def check(makefile: str, *words: str) -> int:
     """Number of command lines checked. Raises UserError for the first bad one, and for any warning of make."""
     commands, warnings = dry_run(makefile, *words)
@@ -47,7 +54,7 @@ def check(makefile: str, *words: str) -> int:
     calls = trainings(commands)
     for call in calls:
         try:
-            program.main([*call, "--check"])
+            build(*call)
         except UserError as error:
             raise UserError(f"{makefile}: {error} In: main.py {shlex.join(call)}") from error
     return len(calls)
