@@ -36,6 +36,8 @@ COLOURS = palette("""
     front faf0c8; rear e11e1e
 """)
 NEAR, FAR = 1.2, 220.0  # m, what the camera sees
+ROUND = np.linspace(0, 2 * np.pi, 16, endpoint=False)
+COS, SIN = np.cos(ROUND), np.sin(ROUND)
 
 
 @dataclass(frozen=True)
@@ -75,6 +77,7 @@ class Scene:
         self.half = rng.uniform(*site.road)  # m, half the width of the road
         self.eye = np.array([self.half * rng.uniform(0.2, 0.5), site.eye * rng.uniform(0.9, 1.1), 0])
         self.focal = site.focal * width * rng.uniform(0.9, 1.1)
+        self.lens = self.focal * np.array([1, -1])  # rows of a picture run down
         self.vanishing = np.array([width * rng.uniform(0.4, 0.6), height * rng.uniform(0.42, 0.5)])
         self.mist = self.colour("horizon")
         self.labels, self.picture = Image.new("L", self.size), Image.new("RGB", (2 * width, 2 * height))
@@ -88,16 +91,16 @@ class Scene:
         """A polygon (N,2) in pixels."""
         if label:
             self.pens[0].polygon(points.ravel().tolist(), fill=IDS[label])
-        fill = tuple(np.clip(np.rint(colour), 0, 255).astype(int).tolist())
+        fill = tuple(min(max(round(each), 0), 255) for each in colour.tolist())
         self.pens[1].polygon((2 * points).ravel().tolist(), fill=fill)
 
     def paint(self, label: str, corners: Sequence[Sequence[float]], colour: np.ndarray | None = None) -> None:
         """A polygon in space; distance fades it."""
         colour = self.colour(label) if colour is None else colour
-        x, y, z = (np.array(corners, float) - self.eye).T
-        z = np.maximum(z, NEAR)
-        seen = np.exp(-z.mean() / self.site.haze)
-        points = self.vanishing + self.focal * np.stack([x, -y], -1) / z[:, None]
+        offset = np.array(corners, float) - self.eye
+        z = np.maximum(offset[:, 2:], NEAR)
+        seen = np.exp(-(z.sum() / len(z)) / self.site.haze)
+        points = self.vanishing + self.lens * offset[:, :2] / z
         self.draw(label, points, seen * colour + (1 - seen) * self.mist)
 
     def panel(self, label: str, xs: Pair, ys: Pair, z: float, colour: np.ndarray | None = None) -> None:
@@ -118,9 +121,10 @@ class Scene:
 
     def disc(self, label: str, centre: Sequence[float], radii: Pair, colour: np.ndarray, along: bool = False) -> None:
         """An ellipse that faces the camera, or lies `along` the street."""
-        turn = np.linspace(0, 2 * np.pi, 16, endpoint=False)
-        wide, high = radii[0] * np.cos(turn), radii[1] * np.sin(turn)
-        self.paint(label, centre + np.stack([wide * (not along), high, wide * along], -1), colour)
+        corners = np.full((len(ROUND), 3), centre)
+        corners[:, 2 * along] += radii[0] * COS
+        corners[:, 1] += radii[1] * SIN
+        self.paint(label, corners, colour)
 
     def box(self, label: str, xs: Pair, ys: Pair, zs: Pair, colour: np.ndarray) -> float | None:
         """Those faces of a box that the camera sees; the x of the side among them."""
