@@ -258,14 +258,14 @@ def test_the_montage_shows_every_patient_and_slices_with_foreground(site):
     assert all(survey.items[row].pixels[1] for row in rows)
 
 
-def test_a_folder_without_images_is_told_in_words(tmp_path):
+def test_a_folder_without_images_is_told_in_words(python, tmp_path):
     (tmp_path / "set/train/other").mkdir(parents=True)
     (tmp_path / "set/train/GT").mkdir()
     (tmp_path / "empty").mkdir()
     with pytest.raises(UserError, match="no images in .*empty"):
         survey_set(tmp_path / "empty")
     done = subprocess.run(
-        [sys.executable, "-m", "preprocess.data_report", "--data", tmp_path / "none", "--out", tmp_path / "out"],
+        [python, "-m", "preprocess.data_report", "--data", tmp_path / "none", "--out", tmp_path / "out"],
         cwd=ROOT,
         capture_output=True,
         text=True,

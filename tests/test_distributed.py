@@ -40,9 +40,10 @@ def arguments(dataset, workdir, losses, *more):
     ]
 
 
-def launch(*args, **more):
-    """Two processes, as a user starts them."""
-    torchrun = (sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc_per_node=2", "main.py")
+def launch(python, *args, **more):
+    """Two processes, as a makefile starts them."""
+    flags = ("--standalone", "--no_python", "--nproc_per_node=2")
+    torchrun = (python, "-m", "torch.distributed.run", *flags, python, "main.py")
     return subprocess.Popen([*torchrun, *arguments(*args)], cwd=ROOT, env=os.environ | {"OMP_NUM_THREADS": "1"}, **more)
 
 
@@ -216,7 +217,7 @@ def test_a_team_goes_on_where_one_process_stopped(sites, tmp_path, monkeypatch):
 
 def test_one_that_dies_takes_the_others_along_and_the_run_goes_on(sites, tmp_path):
     args = (sites[1], tmp_path / "run", CROSS_ENTROPY, "--resume", "--n_epoch", "15")
-    team = launch(*args, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+    team = launch(sys.executable, *args, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
     wait_for(lambda: (tmp_path / "run" / "last.pkl").exists(), team)
     members = workers(team.pid)
     assert len(members) == 2
@@ -227,8 +228,8 @@ def test_one_that_dies_takes_the_others_along_and_the_run_goes_on(sites, tmp_pat
     assert table(tmp_path / "run").epoch.tolist() == list(range(15))
 
 
-def test_bad_input_is_said_once(sites, tmp_path):
-    team = launch(tmp_path / "nowhere", tmp_path / "run", CROSS_ENTROPY, stderr=subprocess.PIPE, text=True)
+def test_bad_input_is_said_once(python, tmp_path):
+    team = launch(python, tmp_path / "nowhere", tmp_path / "run", CROSS_ENTROPY, stderr=subprocess.PIPE, text=True)
     _, told = team.communicate()
     assert team.returncode != 0
     assert told.count("nowhere/train does not exist") + told.count("nowhere/val does not exist") == 1

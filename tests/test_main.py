@@ -327,14 +327,12 @@ def test_another_prior_under_the_same_name_is_another_run(runs, sites, tmp_path)
 # -- bad input: one paragraph, exit code 2, nothing left behind ---------------------------------------------------
 
 
-def shell(argv, **more):
-    return subprocess.run(
-        [sys.executable, "main.py", *argv], cwd=Path(__file__).parents[1], capture_output=True, text=True, **more
-    )
+def shell(python, argv):
+    return subprocess.run([python, "main.py", *argv], cwd=Path(__file__).parents[1], capture_output=True, text=True)
 
 
-def test_an_error_is_one_paragraph_and_exit_code_2(sites, tmp_path):
-    done = shell(flags(tmp_path / "nowhere", tmp_path / "run"))
+def test_an_error_is_one_paragraph_and_exit_code_2(python, tmp_path):
+    done = shell(python, flags(tmp_path / "nowhere", tmp_path / "run"))
     assert done.returncode == 2
     assert done.stdout == ""
     assert "Traceback" not in done.stderr
@@ -573,11 +571,11 @@ def test_a_loss_that_is_not_finite_names_the_step(sites, tmp_path):
 
 
 @pytest.mark.skipif(not Path("/dev/full").exists(), reason="needs /dev/full")
-def test_a_full_disk_is_one_paragraph(sites, tmp_path):
+def test_a_full_disk_is_one_paragraph(python, sites, tmp_path):
     run = tmp_path / "run"
     run.mkdir()
     (run / ".params.txt.part-0").symlink_to("/dev/full")
-    done = shell(flags(sites[1], run))
+    done = shell(python, flags(sites[1], run))
     assert done.returncode == 2
     assert "No space left" in done.stderr
     assert not (run / "last.pkl").exists()
