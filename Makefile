@@ -14,9 +14,9 @@ EXPERIMENTS := spine.make prostate.make whs.make ivd.make acdc.make isles.make w
 demo: $(VENV)
 	@$(MAKE) --no-print-directory -f spine.make
 
-# a file of tests a process, as many as there are cores
+# a file of tests a process, as many as there are cores, in the order of tests/conftest.py
 test: .venv/tested
-	$(CC) -m pytest --numprocesses auto --maxprocesses 8 --dist loadfile $(if $(CI),--durations=10)
+	$(CC) -m pytest --numprocesses auto --maxprocesses 8 --dist loadfile --no-loadscope-reorder $(if $(CI),--durations=10)
 
 lint: .venv/tested
 	$(CC) -m ruff check .

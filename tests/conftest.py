@@ -21,6 +21,9 @@ for name in ("MAKELEVEL", "MAKEFLAGS", "MFLAGS"):  # of `make test`: a make that
     os.environ.pop(name, None)
 
 SHARED = Path(__file__).parents[2] / "shared"
+# Started first, as each file is one process's from its first test to its last: none of them is left over at the end.
+LONGEST = ("test_makefiles", "test_label_guard", "test_resume", "test_recipes", "test_networks", "test_distributed")
+LONGEST += ("test_reading", "test_main", "test_phantom", "test_nuclei", "test_readme", "test_plot", "test_collapse")
 FOLDERS = "[('IMG', png_transform, False), ('GT', gt_transform, False), ('GT', gt_transform, False)]"
 CROSS_ENTROPY = "[('CrossEntropy', {'idc': [0, 1], 'weights': [1, 1]}, None, None, None, 1)]"
 
@@ -58,6 +61,11 @@ def write_prior(path: Path, root: Path, size: float = 80.0, total: float = 480.0
         rows.append(f'{mask_path.name},"[{total - prior}, {prior}]","[{total - true}, {true}]"')
     path.write_text("\n".join(rows) + "\n")
     return path
+
+
+def pytest_collection_modifyitems(items):
+    order = {name: number for number, name in enumerate(LONGEST)}
+    items.sort(key=lambda item: order.get(item.path.stem, len(order)))
 
 
 @pytest.fixture(scope="session")
