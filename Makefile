@@ -7,7 +7,7 @@
 SHELL := bash
 .PHONY: demo test lint check chaos torture bench help
 .DEFAULT_GOAL := demo
-include venv.mk
+include make/venv.mk
 
 EXPERIMENTS := spine.make prostate.make whs.make ivd.make acdc.make isles.make wmh.make gta5.make msd_prostate.make brats.make
 

@@ -1,4 +1,4 @@
-"""The text of an experiment makefile for one's own data: facts, settings and the OPT lines of the main runs."""
+"""The text of an experiment makefile for one's own data: its facts, its settings, an example of one's own run."""
 
 from dataclasses import dataclass
 from string import Template
@@ -28,31 +28,26 @@ HEAD = Template("""\
 # $name: $source_n volumes of the source, $target_n of the target$blind.
 # Written by preprocess.new_dataset; edit at will.
 #
-#   make -f $name.make data-report                what lies in the slices, and what is wrong with it: first of all
-#   make -f $name.make                            the runs of TRN, plots, report, archive
-#   make -f $name.make results/$name/sfda         one run, and what it needs
+#   make -f $name.make data-report          what lies in the slices, and what is wrong with it: first of all
+#   make -f $name.make                      the main runs, plots, report, archive
+#   make -f $name.make sfda                 one run, and what it needs: results/$name/sfda
+#   make -f $name.make show RUN=sfda        what that run is told, and by which line
 #   make -f $name.make NET=Dimwit EPC=1 DEBUG=--debug     does it run at all?
 #
-# To add an experiment: its name in TRN, and a line `$$(RD)/<name>: private OPT = …` below. What was proposed, and why:
+# The lines of the runs are those of make/adaptation.mk. What was proposed for the facts, and why:
 $reasons
 SET     := $name
 VOLUMES :=
 DATA    := data/${name}_source data/${name}_target
-TRN     := $runs
-ABL     := $ablations
-BAS     :=
-INF     := cesourceim
-SCRATCH := $scratch
-${plots}include adaptation.mk
-
+include make/adaptation.mk
+$lists
 # -- facts ------------------------------------------------------------------------------------------------------------
+N_CLASS = $n_class
+# the weight of each class in the entropy
+NU      = [$nu]
 G_RGX   = (.+)_(\\d+)
 S_DATA  = [('IMG', nii_transform, False), ('GT', nii_gt_transform, False), ('GT', nii_gt_transform, False)]
 TT_DATA = $target_data
-SOURCE  = --target_dataset data/${name}_source --target_folders "$$(S_DATA)" --val_target_folders "$$(S_DATA)"
-COMMON  = --target_dataset data/${name}_target --target_folders "$$(TT_DATA)" --val_target_folders "$$(TT_DATA)" \\
-          --grp_regex '$$(G_RGX)' --network $$(NET) --n_class $n_class \\
-          --metric_axis $foreground --batch_size $$(BATCH) --weight_decay 1e-4 --target_losses "$$(L_OR)"
 # how slices are cut: delete data/${name}_source and data/${name}_target after a change
 SLICE   = $patient --n_class $n_class --normalise percentile --format nii \
           $cut
@@ -64,37 +59,31 @@ PRIOR   = --n_class $n_class $prior
 $prior_needs
 # -- settings: the published ones; fewer epochs do for a first look -------------------------------------------------
 BATCH   = 8
+TRAINED =
 LEARN   = --n_epoch 100 --l_rate 5e-4 --lr_decay 0.9
 # if sfda ends where sfda_lr0 does, its learning rate is too low: 1e-5, 1e-4
 ADAPT   = --n_epoch 50 --l_rate 1e-6 --lr_decay 0.9
+$untagged
+# -- an experiment of your own: a name and a line. Without the #, `make -f $name.make faster` trains it -----
+# ABL += faster
+# $$(RD)/faster: private OPT = $$(WEIGHTS) --method sfda $$(ADAPT) --l_rate 1e-5 $$(call sfda_loss,$column)
 
-# -- losses -----------------------------------------------------------------------------------------------------------
-L_OR  = [('CrossEntropy', {'idc': [$classes], 'weights':[$ones]}, None, None, None, 1)]
-NU    = [$nu]
-FORE  = [$fore]
-ENTKL = 'EntKLProp', {'lamb_se':1, 'lamb_consprior':1, 'weights_se':$$(NU), 'power':1}
-
-# -- runs -------------------------------------------------------------------------------------------------------------
-# the source network: cross-entropy on the labelled source
-$$(RD)/cesource: private OPT = $$(SOURCE) --model_weights="" $$(LEARN)
-# lower bound: the source network on the target as it is
-$$(RD)/noadap: private OPT = $$(WEIGHTS) --method noadap --saveim True --entmap
-# source-free adaptation: one prior size a class$tagged
-$$(RD)/sfda: private OPT = $$(WEIGHTS) --method sfda $$(ADAPT) --saveim True --entmap \\
-   --target_losses "[($$(ENTKL), $$(call prior,$column), 'norm_soft_size', 1)]"
-# its control, the same at learning rate 0: what re-estimating the batch-norm statistics does on its own
-$$(RD)/sfda_lr0: private OPT = $$(WEIGHTS) --method sfda $$(ADAPT) --l_rate 0 \\
-   --target_losses "[($$(ENTKL), $$(call prior,$column), 'norm_soft_size', 1)]"
+include make/rules.mk
 """)
-BOUNDS = """\
-# upper bounds: the true sizes as prior; full supervision on the target
-$(RD)/SFDA_TrueSize: private OPT = $(WEIGHTS) --method sfda $(ADAPT) \\
-   --target_losses "[($(ENTKL), $(call prior,val_gt_size), 'norm_soft_size', 1)]"
-$(RD)/fs: private OPT = --model_weights="" $(LEARN) --saveim True
+BLIND_LISTS = """\
+# nobody knows the truth of the target: no run that learns from it, no scores to draw
+TRN     = cesource noadap sfda_lr0 sfda
+ABL     =
+PLOTS   = $(RD)/losses.png
 """
-TAIL = """\
-# inference: the masks of a trained network
-$(RD)/cesourceim: private OPT = $(WEIGHTS) --mode makeim --entmap
+LABELLED_LISTS = """\
+ABL     = entropy klprop sfda_notags sfda_mean adaent cda tent bnrefresh shot
+"""
+UNTAGGED = """\
+
+# -- runs: those of make/adaptation.mk, with one prior for every slice, as nothing tells which show an organ ---------
+$(RD)/sfda: private OPT = $(WEIGHTS) --method sfda $(ADAPT) --saveim True --entmap $(call sfda_loss,dumbprednotags)
+$(RD)/sfda_lr0: private OPT = $(WEIGHTS) --method sfda $(ADAPT) --l_rate 0 $(call sfda_loss,dumbprednotags)
 """
 
 
@@ -106,19 +95,15 @@ def makefile_text(sites: tuple[Site, Site], plan: Plan, wishes: Wishes) -> str:
     prior, words, needs = _prior(wishes, labelled)
     numbers = range(plan.n_class)
     share = 0.9 / (plan.n_class - 1)
-    head = HEAD.substitute(
+    return HEAD.substitute(
         name=wishes.name,
         source_n=len(source.cases),
         target_n=len(target.cases),
         blind="" if labelled else ", whose truth nobody knows",
         reasons="\n".join(f"#   - {for_comment(reason)}" for reason in plan.reasons),
-        runs="cesource noadap sfda_lr0 sfda SFDA_TrueSize fs" if labelled else "cesource noadap sfda_lr0 sfda",
-        ablations="entropy klprop sfda_notags sfda_mean adaent cda tent bnrefresh shot" if labelled else "",
-        scratch="cesource fs" if labelled else "cesource",
-        plots="" if labelled else "# without ground truth there are no scores to draw\nPLOTS    = $(RD)/losses.png\n",
+        lists=LABELLED_LISTS if labelled else BLIND_LISTS,
         target_data="$(S_DATA)" if labelled else "[('IMG', nii_transform, False)]",
         n_class=plan.n_class,
-        foreground=" ".join(map(str, numbers[1:])),
         patient=_flag("--patient", wishes.patient),
         cut=_cut(plan, wishes),
         val_source=plan.val[0],
@@ -130,14 +115,10 @@ def makefile_text(sites: tuple[Site, Site], plan: Plan, wishes: Wishes) -> str:
         prior=prior,
         prior_words=words,
         prior_needs=needs,
-        classes=",".join(map(str, numbers)),
-        ones=",".join("1" for _ in numbers),
         nu=",".join(["0.1", *(f"{share:.4g}" for _ in numbers[1:])]),
-        fore=",".join(map(str, numbers[1:])),
         column=column,
-        tagged=", switched by image-level tags" if column == WITH_TAGS else ", the same in every slice",
+        untagged="" if column == WITH_TAGS else UNTAGGED,
     )
-    return head + (BOUNDS if labelled else "") + TAIL + ("include ablations.mk\n" if labelled else "")
 
 
 def _cut(plan: Plan, wishes: Wishes) -> str:

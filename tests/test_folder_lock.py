@@ -332,12 +332,14 @@ TOY = """
 SET     := toy
 VOLUMES :=
 DATA    := data/source data/target
-TRN     := cesource sfda
-ABL     :=
-BAS     :=
-INF     :=
-SCRATCH := cesource
-include adaptation.mk
+include make/adaptation.mk
+TRN      = cesource sfda
+ABL      =
+INF      =
+N_CLASS  = 2
+NU       = [0.1,0.9]
+TT_DATA  = []
+include make/rules.mk
 """
 
 # stands for python in every recipe: makes what it is asked for, slowly, every file marked with one name
@@ -376,7 +378,8 @@ if flag != "--workdir":
 @pytest.fixture
 def toy(tmp_path):
     """A folder with an experiment's makefile, whose runs and slices are four small files."""
-    for name in ("adaptation.mk", "rules.mk", "venv.mk", "folder_lock.py", "own_folders.py", "errors.py"):
+    shutil.copytree(ROOT / "make", tmp_path / "make")
+    for name in ("folder_lock.py", "own_folders.py", "errors.py"):
         shutil.copy(ROOT / name, tmp_path)
     (tmp_path / "toy.make").write_text(TOY)
     (tmp_path / "pretender").write_text(PRETENDER.format(python=sys.executable))

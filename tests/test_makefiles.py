@@ -81,7 +81,9 @@ def test_cflags_and_cc_reach_the_command():
 
 def variables():
     """Every name that a makefile sets or reads, but for make's own."""
-    texts = "\n".join((ROOT / name).read_text() for name in (*MAKEFILES, *(path.name for path in ROOT.glob("*.mk"))))
+    texts = "\n".join(
+        (ROOT / name).read_text() for name in (*MAKEFILES, *(f"make/{path.name}" for path in ROOT.glob("make/*.mk")))
+    )
     names = {*re.findall(r"^(?:override )?(\w+) *[:?+]?=", texts, re.M), *re.findall(r"\$\((\w+)[):]", texts)}
     return sorted(name for name in names if not name.startswith("MAKE"))
 
@@ -145,13 +147,15 @@ folder.mkdir()
 def toy(folder, main, goals="PLOTS :=\nREPORT := results/toy/report.txt\n"):
     """A makefile of one run in a folder of its own, whose main.py is this text."""
     folder.mkdir(parents=True, exist_ok=True)
-    for name in ("rules.mk", "venv.mk", "folder_lock.py", "own_folders.py", "errors.py"):
+    shutil.copytree(ROOT / "make", folder / "make")
+    for name in ("folder_lock.py", "own_folders.py", "errors.py"):
         shutil.copy(ROOT / name, folder)
     (folder / "main.py").write_text(main)
     (folder / "report.py").write_text("import sys\nopen(sys.argv[-1] + '.txt', 'w').write('a table')\n")
     (folder / "data").mkdir()
     (folder / "toy.make").write_text(
-        "SET := toy\nVOLUMES :=\nDATA := data\nTRN := cesource\nABL :=\nBAS :=\nINF :=\n" + goals + "include rules.mk\n"
+        "SET := toy\nVOLUMES :=\nDATA := data\ninclude make/begin.mk\nTRN = cesource\n"
+        f"{goals}$(addprefix $(RD)/,$(TRN) $(ABL)): private OPT = --l_rate 1\ninclude make/rules.mk\n"
     )
 
 
@@ -213,7 +217,7 @@ def test_whatever_is_finished_is_in_the_archive_whatever_its_name(tmp_path):
     names = packed(archive)
     inside = [f"{run}/{name}" for run in runs for name in ("last.pkl", "iter of mine/")]
     wanted = [*inside, "data-report/a", "my notes", "report.txt"]
-    assert {*(f"results/iterations/{name}" for name in wanted), "toy.make", "rules.mk"} < set(names)
+    assert {*(f"results/iterations/{name}" for name in wanted), "toy.make", "make/rules.mk"} < set(names)
     assert not [name for name in names if "other_tmp" in name or "iter000/val" in name]
 
 
@@ -242,7 +246,7 @@ def test_make_refuses_what_would_leave_rubbish(tmp_path, word, told):
     assert sorted(tmp_path.rglob("*")) == before
 
 
-CHAIN = "TRN := cesource sfda fs\nall:\nresults/toy/sfda results/toy/fs: results/toy/cesource/last.pkl\n"
+CHAIN = "TRN := cesource sfda fs\nresults/toy/sfda results/toy/fs: results/toy/cesource/last.pkl\n"
 
 
 def test_b_of_a_run_makes_that_run_alone_anew(tmp_path):
@@ -346,8 +350,10 @@ def test_a_folder_of_pictures_is_moved_into_place_when_it_is_whole():
 
 
 def test_a_new_experiment_is_a_name_and_a_line(tmp_path):
-    line = "$(RD)/mine: private OPT = $(WEIGHTS) --method sfda --target_losses \"[('SelfEntropy', {}, 3)]\"\n"
-    extended = with_lines(tmp_path, "ivd.make", line, ("ABL     := entropy", "ABL     := mine entropy"))
+    lines = (
+        "ABL += mine\n$(RD)/mine: private OPT = $(WEIGHTS) --method sfda --target_losses \"[('SelfEntropy', {}, 3)]\"\n"
+    )
+    extended = with_lines(tmp_path, "ivd.make", "", ("include make/rules.mk", f"{lines}include make/rules.mk"))
     calls = trainings(dry_run(extended)[0])
     (mine,) = [call for call in calls if "results/ivd/mine_tmp" in call]
     assert "[('SelfEntropy', {}, 3)]" in mine

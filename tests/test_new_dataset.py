@@ -25,7 +25,7 @@ from tests.tools.check_makefiles import check
 from utils import UserError
 
 ROOT = Path(__file__).parent.parent
-NEEDED = ("preprocess", "plots", "reports", "methods", "*.py", "*.mk")
+NEEDED = ("preprocess", "plots", "reports", "methods", "make", "*.py")
 
 
 def write_volumes(folder, names, value=1, shape=(24, 20), spacing=1.0, dtype=np.uint8, seed=0):
@@ -144,7 +144,7 @@ def test_gaps_floats_and_labels_of_the_target_alone_are_told(place, capsys):
     assert "2 source labels are whole numbers stored as fractions" in told
     assert "target labels 9 are in no source volume" in told
     assert "label 7 is in no target volume" in told
-    assert "--n_class 3 --metric_axis 1 2" in " ".join(text.replace("\\", " ").split())
+    assert "\nN_CLASS = 3\n" in text
 
 
 def test_fractions_are_no_labels(place):

@@ -116,5 +116,10 @@ def test_every_file_that_is_named_exists():
 
 def test_every_file_of_the_top_level_has_its_place():
     house = README.partition("## Where is what")[2].partition("\n## ")[0]
-    files = {path.name for kind in ("*.py", "*.mk", "*.make") for path in ROOT.glob(kind)}
+    files = {path.name for kind in ("*.py", "*.make") for path in ROOT.glob(kind)}
     assert files - {"utils.py"} <= set(re.findall(r"`([\w.]+)`", house))
+
+
+def test_every_file_of_rules_is_explained():
+    page = (ROOT / "docs" / "makefiles.md").read_text()
+    assert {path.name for path in ROOT.glob("make/*.mk")} <= set(re.findall(r"`(?:make/)?(\w+\.mk)`", page))

@@ -58,15 +58,13 @@ TOY = r"""
 SET     := toy
 VOLUMES :=
 DATA    := data/toy
-TRN     := cesource
-ABL     :=
-BAS     :=
-INF     :=
-SCRATCH := cesource
-include adaptation.mk
+include make/begin.mk
+TRN     = cesource
 FOLDERS = [('IMG', png_transform, False), ('GT', gt_transform, False)]
 COMMON  = --target_dataset data/toy --target_folders "$(FOLDERS)" --grp_regex '(Case\d+)_(\d+)' --n_class 2 --cpu \
           --network UNet:nG=4 --batch_size 4 --n_epoch 100 --target_losses "[('CrossEntropy', {}, 1)]"
+$(RD)/cesource: private OPT = --model_weights=""
+include make/rules.mk
 """
 
 
@@ -145,7 +143,7 @@ def cluster(tmp_path_factory):
     (folder / "slurm.conf").write_text(CONFIG.format(folder=folder, controller=free_port(), node=free_port()))
     (folder / "munge.key").write_bytes(os.urandom(1024))
     (folder / "munge.key").chmod(0o600)
-    for pattern in ("*.py", "*.mk", "methods/*.py", "slurm/*"):
+    for pattern in ("*.py", "make/*", "methods/*.py", "slurm/*"):
         for path in ROOT.glob(pattern):
             (checkout / path.relative_to(ROOT)).parent.mkdir(exist_ok=True)
             shutil.copy(path, checkout / path.relative_to(ROOT))

@@ -111,13 +111,11 @@ CHAIN = r"""
 SET := tiny
 VOLUMES :=
 DATA := data/source data/target
-TRN := cesource noadap
-ABL :=
-BAS :=
-INF :=
-SCRATCH := cesource
-PLOTS := results/tiny/boxes.png
-include adaptation.mk
+include make/adaptation.mk
+TRN = cesource noadap
+ABL =
+INF =
+PLOTS = results/tiny/boxes.png
 SLICE = --image IMG='volumes/p?.nii.gz' --label 'volumes/p?_gt.nii.gz' --patient '(p\d)' --val 2
 G_RGX  = (p\d)_(\d+)
 FOLDERS = [('IMG', png_transform, False), ('GT', gt_transform, False), ('GT', gt_transform, False)]
@@ -126,13 +124,14 @@ COMMON = --target_dataset data/target --target_folders "$(FOLDERS)" --grp_regex 
 PRIOR  = --n_class 2 --constant 90
 $(RD)/cesource: private OPT = --target_dataset data/source --model_weights=""
 $(RD)/noadap: private OPT = $(WEIGHTS) --method noadap --saveim True
+include make/rules.mk
 """
 
 
 def _chain(folder: Path) -> None:
     """A checkout of its own, with two tiny sites."""
     for path in ROOT.iterdir():
-        if path.suffix in (".py", ".mk"):
+        if path.suffix == ".py":
             shutil.copy(path, folder)
         elif path.is_dir() and not path.is_symlink() and any(path.glob("*.py")) and path.name != "tests":
             shutil.copytree(path, folder / path.name, ignore=shutil.ignore_patterns("__pycache__"))

@@ -1,10 +1,10 @@
-# What every makefile reads first. The environment is none of our business: a LOCAL, PLOTS or CC that a shell happens to
-# export is not meant for us. `NAME ?= value` would take it all the same, so each such name is forgotten before.
-$(foreach name,$(shell sed -n 's/^\([A-Z_]*\) *?=.*/\1/p' *.mk),\
+# What every makefile reads first. The environment is not read: a LOCAL, PLOTS or CC that a shell happens to export is not
+# meant for us. `NAME ?= value` would take it all the same, so each such name is forgotten before.
+$(foreach name,$(shell sed -n 's/^\([A-Za-z_0-9]*\) *?=.*/\1/p' make/*.mk | sort -u),\
   $(if $(filter environment,$(origin $(name))),$(eval undefine $(name))))
 
 # The python of every recipe: .venv, made from requirements.txt when it is missing, unless `CC=/path/to/python` names
-# another on the command line. It is not told to what the recipes start, which would take it for a C compiler.
+# another on the command line. What the recipes start is not told of it: it would take it for a C compiler.
 unexport CC CFLAGS
 ifneq ($(origin CC),command line)
 CC := .venv/bin/python

@@ -1,0 +1,100 @@
+# The runs of every makefile that adapts from a source site to a target site, their settings and their pictures. Such a
+# makefile includes this file after it said what it is about (see begin.mk), and then states its facts:
+#   TT_DATA  S_DATA   the folders of the target, and of the source where they are others
+#   G_RGX    N_CLASS  how a slice's name is read; the number of classes, with the background
+#   NU                the weights of the classes in the entropy, where they are more than two
+#   MAPS              the folder of the boundary loss's distance maps, where the baselines are wanted
+#   PRIOR             how large an organ is, as flags of preprocess.size_priors
+# Each setting and each line here can be had otherwise: the same name, or the same line, in the makefile.
+include make/begin.mk
+
+TRN ?= cesource noadap sfda_lr0 sfda SFDA_TrueSize fs
+ABL ?= entropy klprop sfda_notags sfda_mean adaent cda tent bnrefresh shot noadap_onsource sfda_onsource
+BAS ?= $(if $(MAPS),adapt adapt_multi cesource_boundary fs_gdl fs_boundary)
+INF ?= cesourceim
+
+# -- phrases of OPT lines ---------------------------------------------------------------------------------------------
+# what a loss may know of the sizes: a column of a csv, exactly or within a margin
+prior_from   = 'PredictionBounds', {'margin':0,'dir':'high','mode':'percentage','predcol':'$(strip $(2))','sizefile':'$(strip $(1))'}
+prior_within = 'PredictionBounds', {'margin':$(strip $(1)),'dir':'both','mode':'percentage','predcol':'$(strip $(2))','sizefile':'sizes/$(SET).csv'}
+prior        = $(call prior_from,sizes/$(SET).csv,$(1))
+FORE      ?= $(call commas,$(FOREGROUND))
+L_OR      ?= [('CrossEntropy', {'idc': $(call commas,0 $(FOREGROUND)), 'weights':$(call commas,1 $(FOREGROUND:%=1))}, None, None, None, 1)]
+SIZE_OF   ?= 'norm_soft_size'
+NU        ?= [0.1,0.9]
+ENTKL     ?= 'EntKLProp', {'lamb_se':1, 'lamb_consprior':1, 'weights_se':$(NU), 'power':1}
+sfda_loss  = --target_losses "[($(ENTKL), $(call prior,$(1)), $(SIZE_OF), 1)]"
+
+# -- what all runs share ------------------------------------------------------------------------------------------------
+S_DATA ?= $(TT_DATA)
+MAPS   ?=
+TARGET ?= --target_dataset $(lastword $(DATA)) --target_folders "$(TT_DATA)" --val_target_folders "$(TT_DATA)"
+SOURCE ?= --target_dataset $(firstword $(DATA)) --target_folders "$(S_DATA)" --val_target_folders "$(S_DATA)"
+COMMON ?= $(TARGET) --grp_regex '$(G_RGX)' --network $(NET) --n_class $(N_CLASS) --metric_axis $(FOREGROUND) \
+          --batch_size $(BATCH) $(TRAINED) --weight_decay 1e-4 --target_losses "$(L_OR)"
+
+# -- settings: those that show the point on the small phantom, and as published -------------------------------------------
+ifeq ($(PHANTOM),small)
+BATCH     ?= 8
+LEARN     ?= --n_epoch 25 --l_rate 2e-3 --lr_decay 0.5 --lr_decay_epoch 10
+ADAPT     ?= --n_epoch 20 --l_rate 2e-4 --lr_decay 0.7 --lr_decay_epoch 5
+ADVERSARY ?= --n_epoch 20 --l_rate 5e-4 --lr_rule poly --d_width 16 --d_l_rate 1e-3
+LAMBDAS   ?= 1e-2 2e-3
+else
+BATCH     ?= 22
+LEARN     ?= --lr_decay 1
+ADAPT     ?= --l_rate 1e-6
+ADVERSARY ?= --l_rate 1e-4 --lr_rule poly
+LAMBDAS   ?= 1e-3 2e-4
+endif
+TRAINED   ?= --n_epoch 150 --l_rate 5e-4 --lr_decay 0.9 $(LATE)
+# PARITY=1: as published where we do otherwise; the learning rate falls an epoch later
+PARITY    ?=
+AS_PUBLISHED = $(if $(filter command,$(origin PARITY)),$(PARITY))
+LATE      ?= $(if $(AS_PUBLISHED),--lr_rule late)
+
+# -- the source network -----------------------------------------------------------------------------------------------
+# FROM=best (the default): the other runs start from the epoch of cesource that scores best on the validation images of the
+# source, whose labels are there; the last epoch of a training may be a bad one. FROM=last: from its last epoch, as published.
+# That is the default with PARITY=1, and where source and target are one set of the same patients: there the labels that
+# would choose are those that the target is scored with.
+FROM   ?= $(if $(or $(filter 1,$(words $(DATA))),$(AS_PUBLISHED)),last,best)
+CHOSEN  = $(if $(filter last,$(FROM)),last.pkl,$(if $(filter best,$(FROM)),best_3d.pkl,$(error FROM is best or last, not '$(FROM)')))
+M_WEIGHTS_ul = $(RD)/cesource/$(CHOSEN)
+WEIGHTS = --model_weights $(M_WEIGHTS_ul)
+
+# -- the main runs ------------------------------------------------------------------------------------------------------
+# the source network: cross-entropy on the labelled source
+$(RD)/cesource: private OPT = $(SOURCE) --model_weights="" $(LEARN)
+# lower bound: the source network on the target as it is
+$(RD)/noadap: private OPT = $(WEIGHTS) --method noadap --saveim True --entmap
+# source-free adaptation: one prior size, switched by image-level tags. --saveim False, and no --entmap, to speed it up
+$(RD)/sfda: private OPT = $(WEIGHTS) --method sfda $(ADAPT) --saveim True --entmap $(call sfda_loss,dumbpredwtags)
+# its control, the same at learning rate 0: what re-estimating the batch-norm statistics does on its own
+$(RD)/sfda_lr0: private OPT = $(WEIGHTS) --method sfda $(ADAPT) --l_rate 0 $(call sfda_loss,dumbpredwtags)
+# upper bounds: the true sizes as prior; full supervision on the target
+$(RD)/SFDA_TrueSize: private OPT = $(WEIGHTS) --method sfda $(ADAPT) $(call sfda_loss,val_gt_size)
+$(RD)/fs: private OPT = --model_weights="" $(LEARN) --saveim True
+# inference: the masks of a trained network
+$(RD)/cesourceim: private OPT = $(WEIGHTS) --mode makeim --entmap
+include make/ablations.mk
+include make/baselines.mk
+
+# -- sizes: a csv that is there is never overwritten; a missing one is made from the slices --------------------------------
+PRIORS ?= sizes/$(SET).csv
+sizes/$(SET).csv: | $$(lastword $$(DATA)) $$(VENV)
+	$(ONCE) $(CC) -m preprocess.size_priors make --data $(lastword $(DATA)) --out $@ $(PRIOR)
+sizes/$(SET)_source.csv: | $$(firstword $$(DATA)) $$(VENV)
+	$(ONCE) $(CC) -m preprocess.size_priors make --data $(firstword $(DATA)) --out $@ $(PRIOR)
+
+# -- pictures ---------------------------------------------------------------------------------------------------------
+PLOTS ?= $(addprefix $(RD)/,val_dice_3d.png boxes.png panel.png sizes.png losses.png sfda.gif)
+PANEL ?= noadap sfda fs
+$(RD)/panel.png: $$(DONE)
+	$(RENEW) $(CC) plot.py panel --runs $(addprefix $(RD)/,$(PANEL)) --out $@
+$(RD)/sizes.png: $(RD)/sfda/last.pkl
+	$(RENEW) $(CC) plot.py sizes --run $(<D) --out $@
+$(RD)/losses.png: $(RD)/sfda/last.pkl
+	$(RENEW) $(CC) plot.py losses --run $(<D) --out $@
+$(RD)/sfda.gif: $(RD)/sfda/last.pkl
+	$(RENEW) $(CC) plot.py gif --run $(<D) --out $@

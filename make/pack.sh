@@ -1,0 +1,32 @@
+#!/usr/bin/env bash
+# Packs finished runs:  make/pack.sh ARCHIVE RESULTS 'RUNS THAT END IN _tmp' FILE…
+#
+# Whatever lies in RESULTS goes into ARCHIVE.tar.gz, but for unfinished runs and the masks of single epochs; so do the
+# FILEs. No archive is overwritten: the next one is ARCHIVE-NO=02.tar.gz. Until it is whole it has a hidden name with the
+# number of this process, and the next start removes what a killed one left.
+set -euo pipefail
+archive=$1 results=$2 runs=$3
+shift 3
+folder=$(dirname "$archive")
+mkdir -p "$folder"
+for left in "$folder"/.packing-"$HOSTNAME"-*; do
+  [ ! -e "$left" ] || kill -0 "${left##*-}" 2>/dev/null || rm -f "$left"
+done
+part=$folder/.packing-$HOSTNAME-$$
+trap 'rm -f "$part"' EXIT
+
+named=()
+for run in $runs; do named+=(-o -path "$run"); done
+masks=()
+for epoch in iter[0-9][0-9][0-9] iter[0-9][0-9][0-9][0-9]; do masks+=(--exclude="$results/*/$epoch/val"); done
+
+find "$results" -mindepth 1 -maxdepth 1 ! -name '.*' ! -name '*.part' \( ! -name '*_tmp' "${named[@]}" \) -print0 | sort -z |
+  tar cf - --anchored --no-wildcards-match-slash "${masks[@]}" --null -T - -- "$@" |
+  "$(command -v pigz || echo gzip)" > "$part"
+chmod a=r "$part"
+for number in '' -NO={02..99}; do
+  mv -n "$part" "$archive$number.tar.gz" 2>/dev/null || true
+  [ -e "$part" ] || exit 0
+done
+echo "$archive has 99 archives of today; move some away." >&2
+exit 1

@@ -1,0 +1,149 @@
+"""Prints one run readably, for `make -f prostate.make show RUN=sfda`: flag by flag, and the line that says it.
+
+    show.py RUN FILES MAKEFILE… -- COMMON… -- OPT… -- TYPED…
+
+RUN is its folder, FILES what it is made of, then the makefiles in the order in which make read them, and the flags that
+all runs share, the run's own, and those that were typed; of two equal flags the later one counts.
+"""
+
+import re
+import sys
+import textwrap
+from collections.abc import Iterator
+from dataclasses import dataclass
+from itertools import groupby
+from pathlib import Path
+
+NAME = re.compile(r"\$\((?:call )?(\w+)")
+WHOLE = re.compile(r"\$\((?:call )?(\w+)[^()]*\)(?=[\"'\s]|$)")  # nothing beside the name
+DEFINITION = re.compile(r"(?:override )?(\w+) *[:+?]?=(.*)", re.S)
+OF_TARGET = re.compile(r"([^=\t#]+?): *(?:private )?(?:override )?(\w+) *[:+?]?=(.*)", re.S)
+WIDTH = 72  # letters of a value's line
+
+
+@dataclass(frozen=True)
+class Said:
+    """A definition in a makefile: what is named, for which targets ('' for all), as which text, and where."""
+
+    name: str
+    targets: str
+    text: str
+    place: str
+
+
+def logical_lines(path: Path) -> Iterator[tuple[int, str]]:
+    """The number of its first line, and the line with those that a backslash continues."""
+    lines = iter(enumerate(path.read_text(encoding="utf-8").split("\n"), 1))
+    for number, line in lines:
+        while line.endswith("\\"):
+            line = line[:-1] + " " + next(lines, (0, ""))[1].strip()
+        yield number, line
+
+
+def definitions(path: Path) -> Iterator[Said]:
+    for number, line in logical_lines(path):
+        if found := DEFINITION.fullmatch(line):
+            yield Said(found[1], "", found[2], f"{path}:{number}")
+        elif found := OF_TARGET.fullmatch(line):
+            yield Said(found[2], found[1], found[3], f"{path}:{number}")
+
+
+Known = dict[str, list[Said]]
+
+
+def is_for(said: Said, run: str, known: Known) -> bool:
+    """Whether a line of targets names this run, alone, by a pattern or in a list."""
+    targets = said.targets
+    for name in NAME.findall(targets):
+        targets += " " + " ".join(other.text for other in known.get(name, ()))
+    names = re.findall(r"[\w.%-]+", targets)
+    return any(re.fullmatch(re.escape(name).replace("%", ".+"), run) for name in names if name.strip("%"))
+
+
+def in_reach(name: str, run: str, known: Known, seen: set[str]) -> Iterator[Said]:
+    """What defines a name, and the names in that: of the run's own lines the last one alone."""
+    if name in seen:
+        return
+    seen.add(name)
+    own = [said for said in known.get(name, ()) if said.targets and is_for(said, run, known)]
+    for said in own[-1:] or [said for said in known.get(name, ()) if not said.targets]:
+        yield said
+        for other in NAME.findall(said.text):
+            yield from in_reach(other, run, known, seen)
+
+
+def flags(words: list[str]) -> Iterator[tuple[str, list[str]]]:
+    for word in words:
+        if re.match(r"--[a-z]", word):
+            name, _, value = word.partition("=")
+            yield name, [value] if _ else []
+        else:
+            yield "", [word]
+
+
+def by_flag(words: list[str]) -> list[tuple[str, list[str]]]:
+    """Flags with all of their words, in order."""
+    joined: list[tuple[str, list[str]]] = []
+    for name, values in flags(words):
+        if name or not joined:
+            joined.append((name, values))
+        else:
+            joined[-1][1].extend(values)
+    return joined
+
+
+def place_of(flag: str, value: str, reached: list[Said]) -> str:
+    """Where a flag gets its value: where that stands, by way of the names that it is said with."""
+    says = re.compile(rf"{flag}(?![\w-])[ =]*[\"']*(?P<value>.*)", re.S)
+    best = _best([said for said in reached if says.search(said.text)], value)
+    if not best:
+        return ""
+    if not value:
+        return f"{best.place}  {best.name}"
+    text, rest = says.search(best.text)["value"], [said for said in reached if said != best]
+    while named := WHOLE.match(text):
+        deeper = _best([said for said in rest if said.name == named[1]], value)
+        if not deeper:
+            break
+        best, text = deeper, deeper.text.strip()
+        rest.remove(best)
+    return f"{best.place}  {best.name}"
+
+
+def _best(candidates: list[Said], value: str) -> Said | None:
+    """The one in whose text the value stands, else its first word, else the last one."""
+    for part in (value, value.split(" ")[0]):
+        if part and (exact := [said for said in candidates if re.search(rf"(^|[\s\"'=]){re.escape(part)}", said.text)]):
+            return exact[-1]
+    return candidates[-1] if candidates else None
+
+
+def sections(words: list[str]) -> list[list[str]]:
+    """The words between those that are --."""
+    return [[*group] for is_end, group in groupby(words, lambda word: word == "--") if not is_end]
+
+
+def main() -> None:
+    run, files, *rest = sys.argv[1:]
+    makefiles, common, own, *typed = sections(rest)
+    known: Known = {}
+    for path in map(Path, makefiles):
+        for said in definitions(path):
+            known.setdefault(said.name, []).append(said)
+    chosen: dict[str, tuple[str, str]] = {}
+    for words, variable in ((common, "COMMON"), (own, "OPT")):
+        reached = list(in_reach(variable, Path(run).name, known, set()))
+        for flag, values in by_flag(words):
+            chosen[flag] = (" ".join(values), place_of(flag, " ".join(values), reached))
+    for flag, values in by_flag(typed[0] if typed else []):
+        chosen[flag] = (" ".join(values), "the command line")
+    print(f"{run} is made of {files or 'nothing'}, by main.py with")
+    for flag, (value, place) in chosen.items():
+        first, *others = textwrap.wrap(value, WIDTH, break_on_hyphens=False) or [""]
+        print(f"  {flag:20} {first:{WIDTH}}  {place}".rstrip())
+        for line in others:
+            print(f"  {'':20} {line}")
+
+
+if __name__ == "__main__":
+    main()
