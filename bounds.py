@@ -13,8 +13,9 @@ from typing import Any, ClassVar
 
 import numpy as np
 
-from size_table import LEAST, MOST, ORACLE, SizeTable, read_size_table
-from utils import Registry, UserError, fits, listing, nearest
+from datasets.size_table import LEAST, MOST, ORACLE, SizeTable, read_size_table
+from processes.errors import UserError
+from utils import Registry, fits, listing, nearest
 
 BOUNDS = Registry("bounds", typed=True)
 ROUGHLY = 0.01  # of the pixels of a slice, that published sizes miss by: 385² for 384²

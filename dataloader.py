@@ -1,468 +1,259 @@
-"""Sets of slices, and the batches that a training or an evaluation draws from them.
-
-A set is a row of indices into its folders' arrays (slice_cache.py), wherever those lie: on the disk, in RAM
-or on the GPU. A batch is a gather of rows, moved to the device, decoded and augmented there.
-"""
+"""What a run reads: its sets opened and checked, bounds laid on them, and the streams that draw batches of them."""
 
 import hashlib
-import math
-import os
-from collections import deque
-from collections.abc import Callable, Iterable, Iterator, Sequence
-from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass, replace
-from functools import partial
+from argparse import Namespace
+from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any, ClassVar, Protocol
 
 import numpy as np
 import torch
-from torch import Tensor
 
-from augmentation import Augmentation
-from decoding import read_slice
-from distributed import ALONE, Team
-from folder_listing import SUFFIXES, SliceFile, stem
-from sampling import InOrder, Sampler, Shuffled
-from set_tables import contradicted, read_card, read_rows, spacing_of_patients
-from slice_cache import Plane, open_plane
-from slice_files import (
-    SPLITS,
-    TRANSFORMS,
-    FolderSpec,
-    SliceName,
-    check_ignored,
-    check_patients,
-    pair_files,
-    parse_folders,
-    parse_image_folder,
-    parse_name,
-    read_names,
-)
-from utils import UserError, derived_seed, listing, tell_once
+from datasets.augmentation import Augmentation
+from datasets.code_identity import source_hash
+from datasets.files import check_class_count, check_patients, parse_name, parse_volume
+from datasets.sampling import FixedSteps, Sampler, Shuffled
+from datasets.set_tables import is_split_by_patients, read_card
+from datasets.slices import SliceSet, join, lay_bounds, open_slices, place
+from datasets.stacks import about_places, numbers_of
+from datasets.streams import Stream
+from datasets.transforms import TRANSFORMS, nii_transform, parse_folders, parse_image_folder
+from datasets.volumes import CropStream, VolumeSet, WholeStream, open_volumes
+from processes.errors import UserError
+from processes.team import ALONE, Team
+from utils import counted, derived_seed, listing, sha256_of, tell_once
 
-__all__ = [
-    "SPLITS",
-    "SUFFIXES",
-    "TRANSFORMS",
-    "Batch",
-    "FolderSpec",
-    "SliceSet",
-    "Stream",
-    "check_patients",
-    "join",
-    "lay_bounds",
-    "open_slices",
-    "parse_folders",
-    "parse_image_folder",
-    "parse_name",
-    "place",
-    "read_card",
-    "read_slice",
-    "stem",
-]
-
-AHEAD = 4  # batches that are read before they are asked for
-GPU_SHARE, RAM_SHARE = 0.3, 0.5  # of the memory that is free now: what resident slices may take
-Item = TypeVar("Item")
+DEBUG_SLICES, DEBUG_VOLUMES = 10, 6  # that --debug keeps of a set; the latter where batches are drawn volume by volume
+AnySet = SliceSet | VolumeSet
+AnyStream = Stream | CropStream
 
 
-# ---------------------------------------------------------------------------------------------- data sets
+class Consumer(Protocol):
+    """What a method says of the data that it learns from; see methods/base.py."""
+
+    labelled: ClassVar[tuple[str, ...]]  # its streams whose batches carry ground truth
+    segments: ClassVar[bool]  # whether it is evaluated, on a set of its own
+
+    @classmethod
+    def streams_of(cls, args: Namespace) -> tuple[str, ...]:
+        """The streams that a run with these arguments consumes."""
+
+    @staticmethod
+    def batch_size(stream: str, args: Namespace) -> int:
+        """Images of a stream in one step."""
+
+    @staticmethod
+    def sampler(stream: str, patients: Sequence[str], args: Namespace) -> Sampler | None:
+        """What draws the batches of a stream; None: all of its images in random order."""
 
 
-@dataclass
-class SliceSet:
-    """One split: N slices in the order of patient and slice number.
+def open_data(
+    method: type[Consumer], args: Namespace, bounds: Sequence[Any], team: Team = ALONE
+) -> tuple[dict[str, AnyStream], Stream | WholeStream | None]:
+    """The streams that the method consumes, and the one that evaluation goes through, if the method has one."""
+    sets = open_sets(method, args, bounds)
+    check_channels(sets, args.modalities)
+    device, share = torch.device(args.device), {"team": team, "workers": args.workers}
+    if not args.crop:
+        sets = place(sets, args.cache, device, team.world)
+    val = sets.pop("val", None)
+    if val and args.crop:
+        val = WholeStream(val, device, **share)
+    elif val:
+        val = Stream(val, args.batch_size, device, shuffle=False, **share)
+    share["augmentation"] = Augmentation.read(args.augmentation) if args.augment else None
+    streams = {}
+    for number, (name, found) in enumerate(sets.items()):
+        size, seed = method.batch_size(name, args), derived_seed(args.seed, number)
+        sampler = method.sampler(name, found.patients, args) or Shuffled(len(found), size)
+        sampler = FixedSteps(sampler, size, args.steps) if args.steps else sampler
+        share["with_targets"] = name in method.labelled
+        if args.crop:
+            streams[name] = CropStream(found, size, device, seed, sampler=sampler, **share)
+        else:
+            streams[name] = Stream(found, size, device, seed, sampler=sampler, **share)
+    return streams, val
 
-    Raises nothing once it exists; every check is made by `open_slices`.
-    """
 
-    root: Path
-    split: str
-    names: list[str]
-    patients: list[str]
-    numbers: list[int]  # of each slice in its patient's volume
-    planes: dict[FolderSpec, Plane]
-    order: Tensor  # n int64: the row of each slice in the planes
-    folders: list[FolderSpec]  # the image, the metrics' ground truth, one per loss; the image alone without labels
-    bounds: list[np.ndarray | None]  # one per loss: n k 2
-    spacing: dict[str, tuple[float, float, float]] | None  # patient -> (between slices, W, H) in mm
-    digest: str  # sha256 over every file read
-    ignore: int | None = None  # what the ground truth holds where a pixel has no class
-    contradicted: frozenset[str] = frozenset()  # patients of whose slices manifest.csv tells other places than numbers
-
-    def __len__(self) -> int:
-        return len(self.names)
-
-    @property
-    def has_truth(self) -> bool:
-        """Whether there is ground truth."""
-        return len(self.folders) > 1
-
-    @property
-    def shape(self) -> tuple[int, ...]:
-        """(C, W, H) of an image."""
-        return self.planes[self.folders[0]].shape
-
-    @property
-    def sizes(self) -> list[tuple[int, ...]]:
-        """(W, H) of each image."""
-        return [self.shape[1:]] * len(self)
-
-    def image(self, row: int) -> np.ndarray:
-        """(C, W, H) float32 image of a row."""
-        plane = self.planes[self.folders[0]]
-        return plane.decode(plane.gather(self.order[row, None])[0]).cpu().numpy()
-
-    def labels(self, rows: Sequence[int], folder: FolderSpec | None = None) -> np.ndarray:
-        """(B, W, H) uint8 class numbers, or `ignore`: the metrics' ground truth, or that of another folder."""
-        return self.planes[folder or self.folders[1]].gather(self.order[list(rows)]).cpu().numpy()
-
-    def truth(self, row: int) -> np.ndarray:
-        """(W, H) uint8 class numbers, or `ignore`, of a row."""
-        return self.labels([row])[0]
-
-    def keep(self, rows: Sequence[int]) -> "SliceSet":
-        """The set of these rows alone."""
-        rows = list(rows)
-        return replace(
-            self,
-            names=[self.names[row] for row in rows],
-            patients=[self.patients[row] for row in rows],
-            numbers=[self.numbers[row] for row in rows],
-            order=self.order[rows],
-            bounds=[None if bound is None else bound[rows] for bound in self.bounds],
+def open_sets(method: type[Consumer], args: Namespace, bounds: Sequence[Any]) -> dict[str, AnySet]:
+    """ "val", unless the method is a pre-training, and the sets of the method's streams; bounds are laid on them."""
+    learns = args.mode == "learn"
+    streams = method.streams_of(args) if learns else ()
+    sets = {}
+    if method.segments:
+        roots = [args.target_dataset, *([args.source_dataset] if "source" in streams else [])]
+        check_class_count(roots, args.n_class)
+        folders = parse_folders(args.target_folders, len(bounds))
+        check_patients(
+            args.target_dataset, folders[0].folder, args.grp_regex, parse_volume if args.crop else parse_name
         )
-
-    def hold(self, device: torch.device) -> "SliceSet":
-        """The set with its slices copied to the device's memory."""
-        planes = {spec: plane.hold(self.order, device) for spec, plane in self.planes.items()}
-        return replace(self, planes=planes, order=torch.arange(len(self), device=device))
-
-
-def open_slices(
-    root: Path,
-    split: str,
-    folders: Sequence[FolderSpec],
-    n_class: int,
-    regex: str,
-    limit: int | None = None,
-    *,
-    ignore: int | None = None,
-    any_truth_size: bool = False,
-) -> SliceSet:
-    """Opens and checks one split; what was opened before comes out of its cache.
-
-    limit: keep that many slices, spread over the set (`--debug`)
-    ignore: a label that ground truth may hold beside 0..K-1, for pixels without a class
-    any_truth_size: ground truth, all of one size, need not have that of the images (evaluation alone)
-
-    Raises UserError that lists every offender: a missing folder or partner file, a name the expression does not
-    match, different shapes, a label outside 0..K-1, NaN, an unreadable file, an empty split, distances in mm of a
-    set without spacing.
-    """
-    check_ignored(ignore, n_class)
-    names, files = pair_files(root / split, sorted({spec.folder for spec in folders}))
-    read = read_names(root / split, names, regex)
-    order = sorted(range(len(names)), key=lambda i: (read[i].patient, read[i].index, names[i]))
-    if limit and limit < len(order):
-        chosen = [order[i] for i in np.linspace(0, len(order) - 1, limit).astype(int)]
-        names, read = [names[i] for i in chosen], [read[i] for i in chosen]
-        files, order = {folder: [paths[i] for i in chosen] for folder, paths in files.items()}, list(range(limit))
-    patients = [read[i].patient for i in order]
-    ordered = [names[i] for i in order]
-    numbers, rows = [read[i].index for i in order], read_rows(root)
-    spacing = spacing_of_patients(root, ordered, patients, rows)
-    planes, digests = {}, []
-    for spec in dict.fromkeys(folders):
-        is_image, found = spec == folders[0], files[spec.folder]
-        in_plane = _in_plane(root, spec, spacing, found, read)
-        planes[spec], digest = open_plane(found, spec, n_class, is_image, not limit, ignore, in_plane)
-        digests.append(digest)
-    _check_shapes(root / split, folders[1:] or folders if any_truth_size else folders, planes)
-    return SliceSet(
-        root,
-        split,
-        ordered,
-        patients,
-        numbers,
-        planes,
-        torch.tensor(order),
-        list(folders),
-        [None] * max(len(folders) - 2, 0),
-        spacing,
-        hashlib.sha256("".join([*ordered, *digests]).encode()).hexdigest(),
-        ignore,
-        frozenset(contradicted(rows, ordered, patients, numbers, spacing)),
-    )
+        split = "test" if args.ontest else "train" if args.ontrain else "val"
+        sets["val"] = lay_bounds(open_split(method, "val", split, args, len(bounds)), bounds, required=False)
+        if args.scores == "volume" and sets["val"].has_truth:
+            tell_places(sets["val"], args.debug)
+    for name in streams:
+        found = join([open_split(method, name, split, args, len(bounds)) for split in splits_of(name, args)])
+        if args.n_labelled and name in method.labelled:
+            found = found.keep(labelled_rows(found, args))
+        if args.debug and not method.segments:
+            found = found.keep(rows_of(found, sorted(set(found.patients))[:DEBUG_VOLUMES]))
+        sets[name] = lay_bounds(found, bounds) if bounds and name != "unlabelled" else found
+    for name in ("val", *method.labelled):
+        must_have_classes(sets.get(name), args.ignore)
+    return sets
 
 
-def _in_plane(
-    root: Path,
-    spec: FolderSpec,
-    spacing: dict[str, tuple[float, float, float]] | None,
-    files: Sequence[SliceFile],
-    read: Sequence[SliceName],
-) -> dict[SliceFile, tuple[float, float]]:
-    """(W, H) mm of each file where the transform measures in mm; UserError for a set without spacing."""
-    if not spec.in_mm:
-        return {}
-    if spacing is None:
+def must_have_classes(found: AnySet | None, ignore: int | None) -> None:
+    """Raises UserError for ground truth of pixels to be ignored alone, from which nothing is learnt or scored."""
+    truths = [folder for folder in found.folders[1:] if not folder.is_map] if found and ignore is not None else []
+    for folder in dict.fromkeys(truths):
+        if not any((found.labels([row], folder)[0] != ignore).any() for row in range(len(found))):
+            raise UserError(
+                f"Every pixel of {found.root / found.split / folder.folder} is {ignore}, which --ignore takes for no "
+                "class: nothing can be learnt from it, or scored. Mend the ground truth, or leave --ignore out."
+            )
+
+
+def tell_places(found: AnySet, debug: bool) -> None:
+    """What is to be known of distances between these slices; gaps are none where but a few were read (`debug`)."""
+    whole = not debug and is_split_by_patients(read_card(found.root))
+    for line in about_places(numbers_of(found.patients, found.numbers), found.contradicted, whole):
+        tell_once(line)
+
+
+def splits_of(name: str, args: Namespace) -> list[str]:
+    """The splits that a stream reads."""
+    if name == "unlabelled":
+        return [args.unlabelled_split]
+    if name == "target" and args.trainval:
+        return ["train", "val"]
+    return ["val"] if name == "target" and args.valonly else ["train"]
+
+
+def open_split(method: type[Consumer], name: str, split: str, args: Namespace, n_loss: int) -> AnySet:
+    """One split of the set that a stream reads, opened and checked."""
+    texts = {"val": args.val_target_folders, "source": args.source_folders}
+    roots = {"source": args.source_dataset, "unlabelled": args.unlabelled_dataset}
+    text, root = texts.get(name) or args.target_folders, roots.get(name) or args.target_dataset
+    regex = args.source_regex or args.grp_regex if name == "source" else args.grp_regex
+    blind = name == "unlabelled" or not method.segments
+    folders = [parse_image_folder(text)] if blind else parse_folders(text, n_loss)
+    if len(folders) == 1 and name in method.labelled:
         raise UserError(
-            f"{spec.transform} measures {spec.folder} in mm, and {root} has no manifest.csv, where the spacing stands: "
-            "slice the volumes with the project's slicer, or take dist_map_transform, which measures in pixels."
+            f"--method {args.method} learns from labels, and the folders {text} of {root} are the images alone: name "
+            "the ground truth too, or take a method that needs none (sfda)."
         )
-    return {file: spacing[name.patient][1:] for file, name in zip(files, read, strict=True)}
+    limit = DEBUG_SLICES if args.debug and method.segments else None
+    if args.crop:
+        return open_volumes(root, split, folders, args.n_class, regex, args.crop, limit, ignore=args.ignore)
+    wide = name == "val" and args.scores == "iou"
+    return open_slices(root, split, folders, args.n_class, regex, limit, ignore=args.ignore, any_truth_size=wide)
 
 
-def _check_shapes(folder: Path, specs: Sequence[FolderSpec], planes: dict[FolderSpec, Plane]) -> None:
-    """Raises UserError unless the slices of these folders share one (W, H)."""
-    expected = planes[specs[0]].shape[-2:]
-    for spec in specs:
-        if (shape := planes[spec].shape[-2:]) != expected:
-            raise UserError(
-                f"{folder}: the slices of {spec.folder} have shape {shape}, those of {specs[0].folder} "
-                f"{expected}; slice every volume of a set to one size (--size W H)."
-            )
-
-
-def join(sets: Sequence[SliceSet]) -> SliceSet:
-    """The slices of several splits of one folder as one set, before bounds are laid on it."""
-    first, *others = sets
-    for other in others:
-        image, others_image = (part.planes[first.folders[0]] for part in (first, other))
-        if (image.shape, image.divisor) != (others_image.shape, others_image.divisor):
-            raise UserError(
-                f"{first.root}: {first.split} and {other.split} differ in the size or depth of their images."
-            )
-        order = torch.cat([first.order, other.order + len(image)])
-        first = replace(
-            first,
-            split=f"{first.split}+{other.split}",
-            names=first.names + other.names,
-            patients=first.patients + other.patients,
-            numbers=first.numbers + other.numbers,
-            planes={spec: plane + other.planes[spec] for spec, plane in first.planes.items()},
-            order=order,
-            spacing=None if first.spacing is None else first.spacing | (other.spacing or {}),
-            contradicted=first.contradicted | other.contradicted,
-            digest=hashlib.sha256((first.digest + other.digest).encode()).hexdigest(),
+def labelled_rows(found: AnySet, args: Namespace) -> list[int]:
+    """The rows of --n_labelled volumes of the set, drawn by the number --draw."""
+    volumes = list(dict.fromkeys(found.patients))
+    if args.n_labelled > len(volumes):
+        raise UserError(
+            f"--n_labelled {args.n_labelled}, but {found.root / found.split} holds {counted(len(volumes), 'volume')}: "
+            f"{listing(volumes)}."
         )
-    return first
+    order = np.random.default_rng(args.draw).permutation(sorted(volumes))
+    return rows_of(found, order[: args.n_labelled].tolist())
 
 
-def lay_bounds(slices: SliceSet, bounds: Sequence[Any], required: bool = True) -> SliceSet:
-    """The set with what each loss may know of the sizes, without the slices that a prior leaves out.
+def rows_of(found: AnySet, volumes: Sequence[str]) -> list[int]:
+    """The rows of the slices of these volumes."""
+    chosen = set(volumes)
+    return [row for row, volume in enumerate(found.patients) if volume in chosen]
 
-    `bounds`: one object of bounds.py per loss, or None. Not `required` (validation): every slice stays, and a bound
-    that does not cover them all, or needs the ground truth of a set without, is left out, instead of raising UserError;
-    its loss is then not measured.
+
+def check_channels(sets: Mapping[str, AnySet], wanted: int) -> None:
+    """Raises UserError for images of another number of channels than --modalities, or than those of another set."""
+    counts = {name: found.shape[0] for name, found in sets.items()}
+    if len({*counts.values(), wanted or next(iter(counts.values()))}) > 1:
+        told = ", ".join(f"{count} in {sets[name].root}/{sets[name].split}" for name, count in counts.items())
+        asked = f"--modalities {wanted}" if wanted else "one number of channels"
+        raise UserError(f"Expected images of {asked}, found {told}; slice them anew with the same --image volumes.")
+    if "unlabelled" in sets and sets["target"].shape != (shape := sets["unlabelled"].shape):
+        raise UserError(
+            f"Images with and without labels are in one batch, but those of {sets['target'].root} have size "
+            f"{sets['target'].shape[1:]}, those of {sets['unlabelled'].root} {shape[1:]}; slice both to one size."
+        )
+
+
+# Of a card: what it tells of its volumes one by one.
+LONG = ("sources", "counts", "split", "foreground_cut_away", "placed_labels", "stored_as", "guessed_directions")
+
+
+def describe_preprocessing(args: Namespace) -> dict[str, Any]:
+    """How an image of the set that the run is evaluated on came from its volume to the network, in plain types.
+
+    card     the set's dataset.json without what it tells of single volumes; empty where there is none
+    image    folder and transform of the images
+    crop     size of the windows of a volumetric run, else None; `overlap` of them
     """
-    laid: list[np.ndarray | None] = []
-    kept = np.ones(len(slices), bool)
-    for bound, folder in zip(bounds, slices.folders[2:] or [None] * len(bounds), strict=True):
-        blind = bound is not None and bound.needs_label and folder is None
-        if blind and required:
-            raise UserError(
-                f"{type(bound).__name__} is made of ground truth, and {slices.root / slices.split} is read without "
-                "any: name its folder in --target_folders, or take a bound that needs none (PredictionBounds, "
-                "ConstantBounds)."
-            )
-        covered = None if bound is None or blind else _covered(bound, slices.names, required)
-        if covered is None:
-            laid.append(None)
-            continue
-        truth = slices.folders[1] if folder and folder.is_map else folder
-        labels = (slices.labels([row], truth)[0] if bound.needs_label else None for row in range(len(slices)))
-        limits = np.stack([bound(label, name) for label, name in zip(labels, slices.names, strict=True)])
-        if required:
-            tell_once(bound.doubt(slices.names, [math.prod(size) for size in slices.sizes]))
-        laid.append(limits if _are_ratios(bound, limits, covered, slices.names, required) else None)
-        kept &= covered
-    if not kept.any():
-        raise UserError(f"The size prior leaves out every slice of {slices.root / slices.split} (all-zero lists).")
-    slices = replace(slices, bounds=laid)
-    return slices if kept.all() else slices.keep(np.flatnonzero(kept).tolist())
+    image = parse_image_folder(args.val_target_folders or args.target_folders)
+    card = {name: value for name, value in read_card(args.target_dataset).items() if name not in LONG}
+    return {
+        "card": card,
+        "image": [image.folder, image.transform],
+        "crop": args.crop and list(args.crop),
+        "overlap": args.overlap,
+    }
 
 
-def _are_ratios(bound: Any, limits: np.ndarray, covered: np.ndarray, names: Sequence[str], required: bool) -> bool:
-    """Whether each row of the limits (N, K, 2) has ratios, where they are compared; if required, else UserError."""
-    nothing = covered & ~limits[:, :, 0].any(1)
-    if not (bound.as_ratios and nothing.any()):
-        return True
-    if not required:
-        return False
-    raise UserError(
-        f"{type(bound).__name__} gives every class the size 0 in {nothing.sum()} of {len(names)} slices, and its "
-        f"loss compares the ratios of the classes: {listing(np.array(names)[nothing])}. Give the background a size "
-        "there (what the other classes leave of W·H pixels), or a smaller margin."
+ZSCORED = (-4.0, 4.5)  # grey levels that the published heart recipe brings to 0..1
+SAMPLED = 16  # slices that are looked at
+
+
+def grey_note(found: AnySet) -> str:
+    """What to say of slices that are read as stored and look as if they had mean 0 and sd 1; '' of all others.
+
+    The published transform of that name, nii_transform, takes such images to 0..1. A set whose card tells how its
+    grey levels were made is as it is on purpose.
+    """
+    image, card = found.folders[0], read_card(found.root)
+    if isinstance(found, VolumeSet) or TRANSFORMS[image.transform] is not nii_transform or "normalisation" in card:
+        return ""
+    rows = np.linspace(0, len(found) - 1, min(len(found), SAMPLED)).astype(int)
+    seen = np.stack([found.image(row) for row in rows])
+    low, high = float(seen.min()), float(seen.max())
+    if not ZSCORED[0] <= low < -0.5 < high <= ZSCORED[1]:
+        return ""
+    return (
+        f"{found.root / found.split / image.folder}: grey levels from {low:.2f} to {high:.2f}, as of images of mean 0 "
+        "and standard deviation 1, read as they are stored. The published nii_transform, of the heart, makes them "
+        "(x + 4) / 8.5: name nii_zscore_transform, or give --published sfda, for that."
     )
 
 
-def _covered(bound: Any, names: Sequence[str], required: bool) -> np.ndarray | None:
-    """(N,) which slices the bound speaks of; None if it is not required and does not speak of all."""
-    try:
-        bound.check(names)
-    except UserError:
-        if required:
-            raise
-        return None
-    covered = np.array([not bound.skips(name) for name in names])
-    return covered if required or covered.all() else None
+def label_uses(method: type[Consumer], args: Namespace) -> dict[str, str]:
+    """Set -> in what way labels shaped its images (a crop round them, a scale by them), as the sets' cards tell.
 
-
-# ------------------------------------------------------------------------------------- where slices live
-
-
-def place(sets: dict[str, SliceSet], where: str, device: torch.device, world: int = 1) -> dict[str, SliceSet]:
-    """The sets where `--cache` wants them: on the device ("gpu"), in "ram", or left on the disk ("stream").
-
-    "auto" takes the first of these that has room for all of them; `world` processes share the machine's memory.
+    Of every set that the run reads; one whose images no label has touched is left out.
     """
-    needed = sum(len(part) * plane.slice_bytes for part in sets.values() for plane in part.planes.values())
-    if where == "auto":
-        where = "ram" if needed * world < RAM_SHARE * free_memory() else "stream"
-        if device.type == "cuda" and needed < GPU_SHARE * torch.cuda.mem_get_info(device)[0]:
-            where = "gpu"
-    if where == "stream":
-        return sets
-    target = device if where == "gpu" else torch.device("cpu")
-    return {name: part.hold(target) for name, part in sets.items()}
+    streams = method.streams_of(args) if args.mode == "learn" else ()
+    others = {"source": args.source_dataset, "unlabelled": args.unlabelled_dataset}
+    roots = [args.target_dataset, *(root for name, root in others.items() if root and name in streams)]
+    cards = {root: read_card(root) for root in dict.fromkeys(roots)}
+    told = {root: card["uses_labels"] for root, card in cards.items() if card.get("uses_labels")}
+    return {str(cards[root].get("name") or root.name): str(how) for root, how in told.items()}
 
 
-def free_memory() -> int:
-    """Bytes that this machine can still give."""
-    try:
-        lines = Path("/proc/meminfo").read_text(encoding="ascii").splitlines()
-        return next(int(line.split()[1]) * 1024 for line in lines if line.startswith("MemAvailable"))
-    except (OSError, StopIteration):
-        return os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES") // 2
-
-
-# ---------------------------------------------------------------------------------------------- batches
-
-
-@dataclass
-class Batch:
-    """What a step sees. `targets` and `bounds` have one entry per loss, None where the method may not look.
-
-    Of several processes each holds its share of the images, and all the rest of the batch.
-    """
-
-    image: Tensor  # b c w h, float32
-    targets: list[Tensor | None]  # b w h int64 class numbers (or the set's `ignore`), or b k w h float32 maps
-    bounds: list[Tensor | None]  # b k 2, float64
-    rows: Tensor  # b, row of each slice in its set, on the CPU
-
-
-@dataclass
-class Stored:
-    """A batch as it is stored: gathered, perhaps not yet on the device."""
-
-    image: Tensor
-    labels: dict[FolderSpec, Tensor]
-    bounds: list[Tensor | None]
-
-
-class Stream:
-    """Batches of a set. Order and augmentation depend on seed, epoch and step alone, so a resume needs no state.
-
-    augmentation: None for none, and then `shuffle=False` goes through the set as it lies (evaluation)
-    sampler: what draws the batches of an epoch, if not all slices in random order
-    with_targets: whether a step may look at the ground truth
-    workers: threads that read ahead, where the slices are not on the device already
-    """
-
-    def __init__(
-        self,
-        slices: SliceSet,
-        batch_size: int,
-        device: torch.device,
-        seed: int = 0,
-        *,
-        shuffle: bool = True,
-        sampler: Sampler | None = None,
-        augmentation: Augmentation | None = None,
-        with_targets: bool = True,
-        team: Team = ALONE,
-        workers: int = 2,
-    ) -> None:
-        self.slices, self.batch_size, self.device, self.seed = slices, batch_size, device, seed
-        self.sampler = sampler or (Shuffled if shuffle else InOrder)(len(slices), batch_size)
-        self.augmentation, self.with_targets = augmentation, with_targets
-        self.team, self.workers = team, workers
-        self.bounds = [None if bound is None else torch.from_numpy(bound) for bound in slices.bounds]
-        if slices.order.is_cuda:
-            self.bounds = [None if bound is None else bound.to(device) for bound in self.bounds]
-        self.generator = torch.Generator(device)
-
-    def __len__(self) -> int:
-        return len(self.sampler)
-
-    def epoch(self, epoch: int, start: int = 0) -> Iterator[tuple[Batch, Tensor | None]]:
-        """This epoch's batches from step `start` on, each with the metrics' ground truth (B, W, H), if there is any."""
-        steps = self.sampler(torch.Generator().manual_seed(derived_seed(self.seed, epoch)))[start:]
-        if not steps:
-            return
-        lengths = [len(rows) for rows in steps]
-        here = torch.cat(steps).to(self.slices.order.device).split(lengths)  # one copy an epoch, none a step
-        shares = [self.team.share(len(rows)) for rows in steps]
-        reads = [partial(self._gather, rows, share) for rows, share in zip(here, shares, strict=True)]
-        away = self.device.type != self.slices.order.device.type
-        streamed = away or any(plane.on_disk for plane in self.slices.planes.values())
-        stored = ahead(reads, self.workers) if streamed else (read() for read in reads)
-        for step, (rows, share, found) in enumerate(zip(steps, shares, stored, strict=True), start):
-            yield self._finish(found, rows, share, derived_seed(self.seed, epoch, step))
-
-    def batch(self, rows: Tensor, epoch: int = 0, step: int = 0, shared: bool = False) -> tuple[Batch, Tensor | None]:
-        """The batch of these rows as that step would see it, and its ground truth; `shared`: only the own images."""
-        share = self.team.share(len(rows)) if shared else slice(None)
-        stored = self._gather(rows.to(self.slices.order.device), share)
-        return self._finish(stored, rows, share, derived_seed(self.seed, epoch, step))
-
-    def _gather(self, rows: Tensor, share: slice) -> Stored:
-        slices, pin = self.slices, self.device.type == "cuda" and not self.slices.order.is_cuda
-        at, (image, *truth) = slices.order[rows], slices.folders
-        wanted = dict.fromkeys(truth if self.with_targets else truth[:1])
-        return Stored(
-            slices.planes[image].gather(at[share], pin),
-            {spec: slices.planes[spec].gather(at, pin) for spec in wanted},
-            [None if bound is None else bound[rows] for bound in self.bounds],
-        )
-
-    def _finish(self, stored: Stored, rows: Tensor, share: slice, seed: int) -> tuple[Batch, Tensor | None]:
-        """On the device, decoded, augmented. One draw turns image and ground truth alike."""
-
-        def move(tensor: Tensor) -> Tensor:
-            return tensor.to(self.device, non_blocking=True)
-
-        image_spec, *truth = self.slices.folders
-        image = self.slices.planes[image_spec].decode(move(stored.image))
-        maps = {
-            spec: self.slices.planes[spec].decode(move(label)) if spec.is_map else move(label).long()
-            for spec, label in stored.labels.items()
-        }
-        if self.augmentation:
-            draw = self.augmentation.draw(len(rows), self.slices.shape, self.generator.manual_seed(seed))
-            image = draw.image(image, share)
-            beyond = self.slices.ignore or 0
-            maps = {
-                spec: draw.distance(each) if spec.is_map else draw.label(each, beyond=beyond)
-                for spec, each in maps.items()
-            }
-        seen = [maps[spec] if self.with_targets else None for spec in truth[1:]]
-        seen = seen if truth else [None] * len(stored.bounds)
-        bounds = [None if bound is None else move(bound) for bound in stored.bounds]
-        return Batch(image, seen, bounds, rows), maps[truth[0]] if truth else None
-
-
-def ahead(tasks: Iterable[Callable[[], Item]], workers: int, most: int = AHEAD) -> Iterator[Item]:
-    """The results of the tasks in their order, at most `most` of them made before they are asked for."""
-    with ThreadPoolExecutor(workers) as pool:
-        waiting = deque()
-        for task in tasks:
-            waiting.append(pool.submit(task))
-            if len(waiting) > most:
-                yield waiting.popleft().result()
-        while waiting:
-            yield waiting.popleft().result()
+def describe_inputs(
+    args: Namespace, streams: Mapping[str, AnyStream], val: Stream | WholeStream | None
+) -> dict[str, str]:
+    """SHA-256 of everything that the run reads, and of what turns it: what makes it this run and no other."""
+    inputs = {"val": val.slices.digest} if val else {}
+    inputs |= {name: stream.slices.digest for name, stream in streams.items()}
+    read = [*streams.values(), *([val] if val else [])]
+    for name in sorted({spec.transform for stream in read for spec in stream.slices.folders}):
+        inputs[f"code of {name}"] = source_hash([TRANSFORMS[name]])
+    for name, stream in streams.items():
+        laid = b"".join(bound.tobytes() for bound in stream.slices.bounds if bound is not None)
+        inputs |= {f"bounds of {name}": hashlib.sha256(laid).hexdigest()} if laid else {}
+    for name in ("model_weights", "backbone_weights"):
+        if getattr(args, name):
+            inputs[name] = sha256_of(Path(getattr(args, name)))
+    return inputs

@@ -23,7 +23,7 @@ PLOTS    = $(addprefix $(RD)/,val_miou.png panel.png adversaries.png adapt_colou
 BACKBONE =
 
 # -- facts ------------------------------------------------------------------------------------------------------------
-CUT     = -m preprocess.streets --root $(VOLUMES)
+CUT     = -m preprocess.archives.streets --root $(VOLUMES)
 TT_DATA = [('IMG', png_transform, False), ('GT', gt_transform, False), ('GT', gt_transform, False)]
 SOURCE  = --target_dataset data/gta5_source --grp_regex '$(S_RGX)'
 S_RGX   = (\d+)

@@ -5,7 +5,7 @@
 It names no method, loss or data set: those come by name from METHODS, LOSSES, BOUNDS, NETWORKS and TRANSFORMS.
 """
 
-import ctrl_c  # noqa: F401  first: from here on Ctrl-C is one line
+import processes.ctrl_c  # noqa: F401  first: from here on Ctrl-C is one line
 
 import os
 import sys
@@ -18,17 +18,20 @@ from typing import Any
 import torch
 from torch import nn
 
-from arguments import get_args
-from augmentation import Augmentation
 from bounds import BOUNDS
-from class_places import warn_of_flips
-from compilation import try_to_compile
-from dataloader import parse_folders
-from distributed import ALONE, Team, join_team, leave_team
-from folder_lock import locked
-from interrupt import STOP, Interrupted
-from losses import (
-    Loss,
+from dataloader import AnyStream, describe_inputs, open_data
+from datasets.augmentation import Augmentation
+from datasets.class_places import warn_of_flips
+from datasets.transforms import parse_folders
+from engine.arguments import get_args
+from engine.compilation import try_to_compile
+from engine.loop import Training
+from engine.published import as_published
+from engine.recorder import Recorder
+from engine.run_folder import RunFolder, load_blocks, load_weights
+from losses import Loss
+from methods.base import METHODS, Method, allow_tf32
+from methods.objective import (
     LossSum,
     build_loss,
     check_classes,
@@ -38,18 +41,15 @@ from losses import (
     check_ignore,
     parse_losses,
 )
-from methods import METHODS, Method
-from methods.base import allow_tf32
-from network_base import check_batch_norms
+from methods.schedules import read_params
+from nets.base import check_batch_norms
 from networks import build_network, network_class
-from own_folders import RUN, RUN_FILES, refuse_taken
-from published import as_published
-from recorder import Recorder
-from run_data import AnyStream, describe_inputs, open_data
-from run_folder import RunFolder, load_blocks, load_weights
-from schedules import read_params
-from training import Training
-from utils import UserError, listing, run_program, seed_everything
+from processes.errors import UserError
+from processes.interrupt import STOP, Interrupted
+from processes.lock import locked
+from processes.ownership import RUN, RUN_FILES, refuse_taken
+from processes.team import ALONE, Team, join_team, leave_team
+from utils import listing, run_program, seed_everything
 
 # ---------------------------------------------------------------------------------------------------- build
 
@@ -171,7 +171,7 @@ def check(args: Namespace, loss: LossSum) -> str:
 
 def train(args: Namespace, loss: LossSum, bounds: Sequence[Any], team: Team) -> None:
     """One run, from the data to the scores; nothing is written before everything it needs was found sound."""
-    streams, val = open_data(args, bounds, team)
+    streams, val = open_data(METHODS[args.method], args, bounds, team)
     in_channels = (val or next(iter(streams.values()))).slices.shape[0]
     method = build_method(args, loss, in_channels, team=team)
     check_batches(method, streams)

@@ -14,27 +14,11 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from deeplab import DeepLabV2, DeepLabVGG
-from enet import ENet, PublishedENet, unpool
-from network_base import NETWORKS, Network, initialise, xavier
-from utils import UserError, read_literal
-
-__all__ = [
-    "NETWORKS",
-    "DeepLabV2",
-    "DeepLabVGG",
-    "Dimwit",
-    "ENet",
-    "EncoderDecoder",
-    "Network",
-    "PooledUNet",
-    "PublishedENet",
-    "ResidualUNet",
-    "UNet",
-    "UNet3D",
-    "build_network",
-    "unpool",
-]
+import nets.deeplab
+import nets.enet  # noqa: F401
+from nets.base import NETWORKS, Network, initialise, xavier
+from processes.errors import UserError
+from utils import read_literal
 
 
 def build_network(text: str, in_channels: int, n_class: int) -> nn.Module:

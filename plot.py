@@ -5,7 +5,7 @@
 Everything is drawn from the run folders alone, except `panel` and `gif`, which also need the images.
 """
 
-import ctrl_c  # noqa: F401  first: from here on Ctrl-C is one line
+import processes.ctrl_c  # noqa: F401  first: from here on Ctrl-C is one line
 
 import argparse
 from collections.abc import Callable, Iterable, Sequence
@@ -13,17 +13,18 @@ from pathlib import Path
 
 import matplotlib as mpl
 
+from analysis.plots.canvas import EPOCHS, STYLE
+from analysis.plots.draws import plot_draws
+from analysis.plots.epochs import plot_array, plot_column, plot_losses, plot_weights
+from analysis.plots.patients import plot_boxes, plot_histogram, plot_sizes
+from analysis.plots.pictures import make_film, plot_panel, write_coloured
+from analysis.plots.threshold import plot_threshold
+from analysis.run import Run, open_runs
+from analysis.tables.draws import DRAWS
 from metrics import SCORES
-from own_folders import refuse_input
-from plots.canvas import EPOCHS, STYLE
-from plots.draws import plot_draws
-from plots.epochs import plot_array, plot_column, plot_losses, plot_weights
-from plots.patients import plot_boxes, plot_histogram, plot_sizes
-from plots.pictures import make_film, plot_panel, write_coloured
-from plots.threshold import plot_threshold
-from reports.draws import DRAWS
-from run_files import Run, open_runs
-from utils import UserError, run_program
+from processes.errors import UserError
+from processes.ownership import refuse_input
+from utils import run_program
 
 
 def get_args(argv: Sequence[str] | None) -> argparse.Namespace:

@@ -10,7 +10,7 @@ Images of several channels are found by one --volumes each, in the order in whic
 the network to these volumes first, without any ground truth; --export writes it as ONNX.
 """
 
-import ctrl_c  # noqa: F401  first: from here on Ctrl-C is one line
+import processes.ctrl_c  # noqa: F401  first: from here on Ctrl-C is one line
 
 import argparse
 import sys
@@ -22,9 +22,11 @@ from typing import Any
 import torch
 from tqdm import tqdm
 
-from dataloader import ahead
+from datasets.streams import ahead
+from files.faults import Fault, VolumeFault, describe_faults
+from files.pairing import Case
+from main import main as train
 from methods.base import PRECISIONS
-from own_folders import refuse_input
 from prediction.adaptation import adapt, add_adaptation_flags
 from prediction.export import export_onnx
 from prediction.inference import Wanted, predict
@@ -32,10 +34,9 @@ from prediction.model import FLIPS, Model, load_model
 from prediction.outputs import Outputs, labels_of, refuse_foreign_outputs
 from prediction.preparation import Preparation, Prepared, preparation
 from prediction.volumes import digest, find_cases, refuse_as_output, shown, voxel_volumes
-from preprocess.faults import Fault, VolumeFault, describe_faults
-from preprocess.pairing import Case
-from run_folder import sha256_of
-from utils import UserError, listing, run_program
+from processes.errors import UserError
+from processes.ownership import refuse_input
+from utils import listing, run_program, sha256_of
 
 MUCH = 1  # volumes that are read before they are asked for
 
@@ -110,7 +111,7 @@ def main(argv: Sequence[str] | None = None) -> None:
     if args.export:
         refuse_input(args.export, _read_by(args, cases), "--export")
     if args.adapt:
-        args.weights = adapt(args, model, cases)
+        args.weights = adapt(args, model, cases, train)
         model = load(args.weights)
     prepare = preparation(model.recipe, args.out or Path())
     if args.export:

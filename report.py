@@ -9,20 +9,21 @@ writes results/spine/report.{txt,csv,md,tex}. It reads the run folders and nothi
 has a line for random_2 and one for contrast_2 instead: mean ± sd over the draws that their runs' names end in.
 """
 
-import ctrl_c  # noqa: F401  first: from here on Ctrl-C is one line
+import processes.ctrl_c  # noqa: F401  first: from here on Ctrl-C is one line
 
 import argparse
 from collections.abc import Sequence
 from pathlib import Path
 
-from own_folders import refuse_input
-from reports.classes import make_class_report
-from reports.draws import DRAWS, make_draw_report
-from reports.patients import make_patient_report
-from reports.table import as_csv, as_latex, as_markdown, as_text
-from reports.unscored import make_unscored_report
-from run_files import open_runs
-from utils import UserError, atomic_write, run_program
+from analysis.run import open_runs
+from analysis.tables.classes import make_class_report
+from analysis.tables.draws import DRAWS, make_draw_report
+from analysis.tables.patients import make_patient_report
+from analysis.tables.table import as_csv, as_latex, as_markdown, as_text
+from analysis.tables.unscored import make_unscored_report
+from processes.errors import UserError
+from processes.ownership import refuse_input
+from utils import atomic_write, run_program
 
 FORMATS = {"csv": as_csv, "md": as_markdown, "tex": as_latex, "txt": as_text}  # in order: make's target is the last
 

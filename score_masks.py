@@ -10,7 +10,7 @@ With --native the masks are put back on the grids of the volumes that the slices
 the label volumes: val_3d_native_hd95.npy and .csv.
 """
 
-import ctrl_c  # noqa: F401  first: from here on Ctrl-C is one line
+import processes.ctrl_c  # noqa: F401  first: from here on Ctrl-C is one line
 
 import argparse
 import math
@@ -21,19 +21,20 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from analysis.run import AGAIN, NATIVE, SCORED, Run, open_run
+from datasets.set_tables import is_split_by_patients, read_card, read_rows
+from datasets.stacks import about_places, placeless, stack, without_distances
+from files.labels import LabelMap, map_labels
+from files.reading import read_placed, read_stack, sha256
 from metrics import SCORES, average_classes, score_patients, summarise
-from own_folders import made_by_run, note_made, refuse_input
-from preprocess.frames import grid_of, restack
-from preprocess.labels import LabelMap, map_labels
-from preprocess.reading import read_placed, read_stack, sha256
-from quoting import csv_text
-from run_files import AGAIN, NATIVE, SCORED, Run, open_run
-from set_tables import is_split_by_patients, read_card, read_rows
-from stacks import about_places, placeless, stack, without_distances
-from utils import UserError, atomic_write, counted, listing, run_program, tell_once
+from preprocess.slicing.frames import grid_of, restack
+from processes.errors import UserError
+from processes.ownership import made_by_run, note_made, refuse_input
+from processes.quoting import csv_text
+from utils import atomic_write, counted, listing, run_program, tell_once
 
 if TYPE_CHECKING:
-    from dataloader import SliceSet  # opened where it is needed: it brings torch, which takes seconds
+    from datasets.slices import SliceSet  # opened where it is needed: it brings torch, which takes seconds
 
 Rows = list[dict[str, Any]]  # of metrics.score_patients: one a patient and class
 

@@ -18,7 +18,7 @@ N_CLASS  = 2
 SIZE_OF  = 'soft_size'
 G_RGX    = ([a-z]+\d+)_(\d+)
 TT_DATA  = [('IMG', png_transform, False), ('GT', gt_transform, False), ('GT', gt_transform, False)]
-CUT      = -m preprocess.spine --downloads data/downloads
+CUT      = -m preprocess.archives.tptbox --downloads data/downloads
 data/spine_ct: private SLICE = ct
 data/spine_mr: private SLICE = mr
 # anatomical knowledge, one number: bone in a slice that shows vertebrae, some 20 cm^2 in this field of view

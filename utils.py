@@ -1,10 +1,11 @@
 """What every module needs: errors a user can mend, registries, the OPT-string reader, safe file writing."""
 
-import ctrl_c
+from processes.ctrl_c import ASKED, tell
 
 import ast
 import builtins
 import difflib
+import hashlib
 import inspect
 import io
 import os
@@ -24,9 +25,9 @@ from typing import IO, Any, get_args, get_origin
 
 import numpy as np
 
-from errors import UserError
-from folder_lock import own_part, sync_folder
-from quoting import VisibleStream, visible
+from processes.errors import UserError
+from processes.lock import own_part, sync_folder
+from processes.quoting import VisibleStream, visible
 
 
 def listing(names: Iterable[Any], limit: int = 12) -> str:
@@ -285,6 +286,12 @@ def atomic_write(path: str | Path, mode: str = "wb") -> Iterator[IO[Any]]:
     sync_folder(path.parent)
 
 
+def sha256_of(path: Path) -> str:
+    """Of the bytes of a file."""
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
+
+
 ONE_AT_A_TIME = threading.Lock()
 
 
@@ -360,8 +367,8 @@ def run_program(main: Callable[[], None]) -> None:
         with _sigterm_leaves():
             main()
     except KeyboardInterrupt:
-        ctrl_c.tell()
-        raise SystemExit(ctrl_c.ASKED) from None
+        tell()
+        raise SystemExit(ASKED) from None
     except (UserError, OSError) as error:
         if "--debug" in sys.argv:
             raise

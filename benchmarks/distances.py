@@ -11,7 +11,7 @@ from scipy.ndimage import distance_transform_edt
 
 from benchmarks.losses import check_one_hot, encode
 from benchmarks.table import Row, compare
-from distance_maps import signed_distance_maps
+from datasets.distance_maps import signed_distance_maps
 
 
 def slow_maps(label: NDArray[np.uint8], n_class: int, checks: bool) -> NDArray[np.float64]:

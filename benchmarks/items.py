@@ -13,7 +13,9 @@ import torch
 
 from benchmarks.sets import FOLDERS, REGEX, NaiveSet, draw_slice, save_slice, settle, slice_name, write_set
 from benchmarks.table import Row, better, in_turns, seconds
-from dataloader import SliceSet, Stream, open_slices, parse_folders, place
+from datasets.slices import SliceSet, open_slices, place
+from datasets.streams import Stream
+from datasets.transforms import parse_folders
 
 BATCH = 8
 

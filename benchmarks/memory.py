@@ -18,7 +18,7 @@ import torch
 from benchmarks.items import BATCH, one_epoch, open_set
 from benchmarks.sets import draw_slice, save_slice, settle, slice_name
 from benchmarks.table import Row, peak_memory
-from dataloader import Stream
+from datasets.streams import Stream
 
 LINKS = 10_000  # to one file; a file system allows some tens of thousands
 

@@ -9,7 +9,7 @@ threads, everything else one.
 For training on a GPU the defaults are batches of 24 at 384x384 in bf16, compiled; on a CPU 8 at 256x256 in fp32.
 """
 
-import ctrl_c  # noqa: F401  first: from here on Ctrl-C is one line
+import processes.ctrl_c  # noqa: F401  first: from here on Ctrl-C is one line
 
 import argparse
 import importlib
@@ -21,7 +21,8 @@ from pathlib import Path
 import torch
 
 from benchmarks.table import Row, as_text, describe_machine, write
-from utils import UserError, nearest, run_program
+from processes.errors import UserError
+from utils import nearest, run_program
 
 SUBJECTS = ("surfaces", "losses", "distances", "slicing", "items", "memory", "volumes", "training")
 

@@ -13,7 +13,7 @@ from PIL import Image
 from torch import Tensor
 
 from benchmarks.losses import encode
-from slice_cache import SETTLED
+from datasets.files import SETTLED
 
 REGEX = r"(Case\d+)_(\d+)"
 SLICES = 24  # a patient

@@ -13,7 +13,8 @@ from scipy.ndimage import gaussian_filter
 from skimage import io
 
 from benchmarks.table import Row, better, in_turns
-from preprocess.slice_volumes import Blocks, SliceSpec, slice_set
+from preprocess.slice_volumes import slice_set
+from preprocess.slicing.spec import Blocks, SliceSpec
 
 
 def write_volume(path: Path, shape: tuple[int, ...]) -> None:

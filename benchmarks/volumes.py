@@ -22,15 +22,16 @@ import torch
 from scipy.ndimage import gaussian_filter
 from torch import Tensor
 
-from arguments import get_args
 from benchmarks.table import Row, compare, peak_memory
-from dataloader import AHEAD
-from evaluation import evaluate, score_patients_of
-from main import build_losses, build_method, open_data, set_up_machine
-from methods import Method
+from dataloader import open_data
+from datasets.streams import AHEAD
+from datasets.volume_files import read_volume
+from engine.arguments import get_args
+from engine.evaluation import evaluate, score_patients_of
+from engine.loop import train_epoch
+from main import build_losses, build_method, set_up_machine
+from methods.base import METHODS, Method
 from preprocess.volume_set import VolumeSpec, make_volume_set
-from training import train_epoch
-from volume_files import read_volume
 
 FOLDERS = "[('IMG', nii_transform, False), ('GT', nii_gt_transform, False)]"
 HALVES = "[('DiceLoss', {'idc': [1], 'smooth': 1}, 0.5), ('CrossEntropy', {}, 0.5)]"
@@ -118,7 +119,7 @@ class Run:
         self.args = get_args([*argv, "--target_losses", HALVES])
         set_up_machine(self.args)
         loss, bounds = build_losses(self.args)
-        self.streams, self.val = open_data(self.args, bounds)
+        self.streams, self.val = open_data(METHODS[self.args.method], self.args, bounds)
         self.method = build_method(self.args, loss, CHANNELS, load=False)
         self.method.begin_epoch(0)
 

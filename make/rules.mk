@@ -55,8 +55,8 @@ $(notdir $(RUNS)): %: $(RD)/%
 
 # -- recipes ----------------------------------------------------------------------------------------------------------
 # Two makes may be typed at once: the second waits for the first, then makes what is not there, or is not yet renewed.
-ONCE  = $(CC) folder_lock.py once $@ --
-RENEW = $(CC) folder_lock.py renew $@ --
+ONCE  = $(CC) -m processes.lock once $@ --
+RENEW = $(CC) -m processes.lock renew $@ --
 # torchrun starts each of several processes with the same words as a single one (--no_python: it adds none), so that
 # CFLAGS reach them all
 TRAIN = $(LAUNCH) $(if $(NPROC),$(CC) -m torch.distributed.run --standalone --no_python --nproc_per_node=$(NPROC)) \
@@ -146,7 +146,7 @@ $(PACK): $(DONE) $(REPORT) $(PLOTS)
 
 # -- help -------------------------------------------------------------------------------------------------------------
 clean-tmp: | $(VENV)                                            ## remove unfinished runs
-	$(CC) folder_lock.py clean $(RUNS)
+	$(CC) -m processes.lock clean $(RUNS)
 help:                                                           ## this list
 	@sed -nE 's/^([a-z_-]+):.*## /\1\t/p' $(MAKEFILE_LIST) | expand -t 14
 	@echo "main runs:    $(notdir $(MAIN))"; echo "ablations:    $(ABL)"; echo "baselines:    $(BAS)"; echo "inference:    $(INF)"

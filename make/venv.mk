@@ -18,7 +18,7 @@ endif
 
 # By one make at a time, should two be typed at once.
 .venv/installed: requirements.txt
-	python3 folder_lock.py renew $@ -- sh -ec '\
+	python3 -m processes.lock renew $@ -- sh -ec '\
 	  test -x .venv/bin/python || python3 -m venv .venv; \
 	  .venv/bin/python -m pip install --quiet --disable-pip-version-check -r $<; \
 	  touch $@'

@@ -1,6 +1,10 @@
-"""One file per family; importing the package fills METHODS."""
+"""Ways to learn, a file each: importing the package reads every file in it, which fills METHODS.
 
-from methods import adversarial, contrastive, pseudo_label, sfda, supervised
-from methods.base import METHODS, Method
+`base` says what the training loop asks of a method, `objective` what all of them minimise.
+"""
 
-__all__ = ["METHODS", "Method", "adversarial", "contrastive", "pseudo_label", "sfda", "supervised"]
+import importlib
+import pkgutil
+
+for module in pkgutil.iter_modules(__path__):
+    importlib.import_module(f"{__name__}.{module.name}")

@@ -24,13 +24,14 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _BatchNorm
 
-from dataloader import Batch
-from discriminators import FCDiscriminator
-from distributed import ALONE, Team
-from losses import LossSum, log_probabilities
+from datasets.streams import Batch
+from losses import log_probabilities
 from methods.base import METHODS, Method
+from methods.discriminators import FCDiscriminator
+from methods.objective import LossSum
 from methods.optimisers import Groups, load_optimiser
-from utils import UserError
+from processes.errors import UserError
+from processes.team import ALONE, Team
 
 SOURCE, TARGET = 1.0, 0.0  # what D says of them, as in the paper (the published code has it the other way round)
 

@@ -9,12 +9,12 @@ from typing import Any, ClassVar
 import torch
 from torch import Tensor, nn
 
-from dataloader import Batch
-from distributed import ALONE, Team
-from losses import LossSum
+from datasets.sampling import Sampler
+from datasets.streams import Batch
+from methods.objective import LossSum
 from methods.optimisers import Groups, load_optimiser, make_optimiser, set_rates
-from sampling import Sampler
-from sliding_window import sliding_window
+from nets.sliding_window import sliding_window
+from processes.team import ALONE, Team
 from utils import Registry
 
 

@@ -19,14 +19,14 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from augmentation import GLOBAL_VIEW, LOCAL_VIEW, Augmentation
-from contrastive_losses import ACROSS, SIDE, VERSIONS, cut_regions, global_loss, local_loss
-from dataloader import Batch
-from distributed import ALONE, Team
-from losses import LossSum
+from datasets.augmentation import GLOBAL_VIEW, LOCAL_VIEW, Augmentation
+from datasets.sampling import Partitions, Sampler
+from datasets.streams import Batch
 from methods.base import METHODS, Method
-from sampling import Partitions, Sampler
-from utils import UserError
+from methods.contrastive_losses import ACROSS, SIDE, VERSIONS, cut_regions, global_loss, local_loss
+from methods.objective import LossSum
+from processes.errors import UserError
+from processes.team import ALONE, Team
 
 HIDDEN = 1024  # units between the encoder and an embedding
 

@@ -7,7 +7,8 @@ from typing import Any
 import torch
 from torch import nn
 
-from utils import UserError, fits
+from processes.errors import UserError
+from utils import fits
 
 NEVER_BELOW_0 = ("exp_avg_sq", "step")  # of what Adam keeps
 LR_RULES = ("step", "late", "poly", "legacy")

@@ -32,11 +32,13 @@ from typing import NamedTuple
 import torch
 from torch import Tensor, nn
 
-from dataloader import Batch
-from distributed import ALONE, Team
-from losses import LossSum, log_probabilities, one_hot
+from datasets.streams import Batch
+from losses import log_probabilities, one_hot
 from methods.base import METHODS, Method
-from utils import UserError, listing
+from methods.objective import LossSum
+from processes.errors import UserError
+from processes.team import ALONE, Team
+from utils import listing
 
 DIMENSIONS = 256  # of the latent threshold
 SOFTNESS = 0.1  # s of the straight-through comparison, a difference of probabilities

@@ -16,11 +16,11 @@ from argparse import Namespace, _ArgumentGroup
 from torch import nn
 from torch.nn.modules.batchnorm import _BatchNorm
 
-from distributed import ALONE, Team
-from losses import LossSum
 from methods.base import METHODS
+from methods.objective import LossSum
 from methods.supervised import Supervised
-from utils import UserError
+from processes.errors import UserError
+from processes.team import ALONE, Team
 
 
 @METHODS.register()

@@ -7,11 +7,11 @@ from dataclasses import replace
 import numpy as np
 from torch import Tensor, nn
 
-from dataloader import Batch
-from distributed import ALONE, Team
-from losses import LossSum
+from datasets.streams import Batch
 from methods.base import METHODS, Method
-from utils import UserError
+from methods.objective import LossSum
+from processes.errors import UserError
+from processes.team import ALONE, Team
 
 
 @METHODS.register()

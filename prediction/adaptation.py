@@ -13,20 +13,22 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-import main as training
-from folder_lock import locked
-from own_folders import begin
+from datasets.set_tables import read_card
+from datasets.size_table import WITHOUT_TAGS
+from files.pairing import Case
+from files.volume_names import FILE_NAME
 from prediction.model import Model, Recipe
 from prediction.outputs import MADE_WITH, PROGRAM
 from prediction.preparation import preparation
 from prediction.volumes import digest, patterns
 from preprocess import size_priors
-from preprocess.pairing import Case
-from preprocess.slice_volumes import Blocks, SliceSpec, describe, slice_set
-from preprocess.volume_names import FILE_NAME
-from size_table import WITHOUT_TAGS
-from slice_files import read_card
-from utils import UserError, listing
+from preprocess.slice_volumes import slice_set
+from preprocess.slicing.spec import Blocks, SliceSpec
+from preprocess.slicing.tables import describe
+from processes.errors import UserError
+from processes.lock import locked
+from processes.ownership import begin
+from utils import listing
 
 SLICE_NAME = r"^(.+)_(\d+)$"  # as the slicer names them
 ENTROPY_SHARE = 0.1  # weight of the background in the entropy, as published; the rest goes to the classes from 1
@@ -42,7 +44,10 @@ def add_adaptation_flags(add: Callable[..., Any]) -> None:
     add("--l_rate", type=float, default=1e-6, help="of the adaptation (default %(default)s, as published)")
 
 
-def adapt(args: argparse.Namespace, model: Model, cases: Sequence[Case]) -> Path:
+Train = Callable[[Sequence[str]], None]  # what trains, given flags: main.py's main
+
+
+def adapt(args: argparse.Namespace, model: Model, cases: Sequence[Case], train: Train) -> Path:
     """The weights of the adapted network. Raises UserError where something lacks, and for whatever slicing finds."""
     _check(args, model)
     place = args.out / "adaptation"
@@ -53,10 +58,10 @@ def adapt(args: argparse.Namespace, model: Model, cases: Sequence[Case]) -> Path
         )
     begin(args.out, PROGRAM)
     with locked(place):
-        return _adapt(place, args, model, cases)
+        return _adapt(place, args, model, cases, train)
 
 
-def _adapt(place: Path, args: argparse.Namespace, model: Model, cases: Sequence[Case]) -> Path:
+def _adapt(place: Path, args: argparse.Namespace, model: Model, cases: Sequence[Case], train: Train) -> Path:
     card = _slice(place / "set", args, model.recipe, cases)
     if "val" not in card["counts"]:
         raise UserError(
@@ -82,7 +87,7 @@ def _adapt(place: Path, args: argparse.Namespace, model: Model, cases: Sequence[
         **{name: getattr(args, name) for name in ("batch_size", "n_epoch", "l_rate")},
     }
     print(f"Adapting to {describe(card)}", flush=True)
-    training.main([word for name, value in flags.items() for word in (f"--{name}", str(value))] + _SWITCHES)
+    train([word for name, value in flags.items() for word in (f"--{name}", str(value))] + _SWITCHES)
     return place / "run" / "last.pkl"
 
 

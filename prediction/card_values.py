@@ -4,7 +4,8 @@ import math
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from typing import Any
 
-from utils import UserError, described, fits
+from processes.errors import UserError
+from utils import described, fits
 
 PLANE = 2**24  # pixels of a slice: more than any network was trained on
 CHANNELS = 64

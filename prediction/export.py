@@ -12,7 +12,8 @@ import torch
 from torch import Tensor, nn
 
 from prediction.model import Model
-from utils import UserError, atomic_write
+from processes.errors import UserError
+from utils import atomic_write
 
 MOST = 1e-3  # difference of logits above which the file is refused
 OPSET = 18

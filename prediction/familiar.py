@@ -6,9 +6,9 @@ Too little for a refusal, for a network may well do its work on what is new to i
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from preprocess.faults import Fault
-from preprocess.trained_on import PERCENTILES, SPACINGS
-from set_tables import normalisation_of
+from datasets.set_tables import normalisation_of
+from datasets.trained_on import PERCENTILES, SPACINGS
+from files.faults import Fault
 
 FACTOR = 1.5  # a spacing so many times above the largest or below the smallest of the training is far off
 SHARE = 0.5  # and a percentile of the grey levels that leaves those of the training by this share of their range

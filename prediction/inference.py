@@ -7,11 +7,11 @@ import torch
 from scipy import ndimage
 from torch import Tensor
 
-from evaluation import most_probable
-from nifti_headers import Header
+from engine.evaluation import most_probable
+from files.grids import Grid
+from files.nifti_headers import Header
 from prediction.model import Model
 from prediction.preparation import Prepared, as_tensor
-from preprocess.grids import Grid
 
 
 @dataclass(frozen=True)

@@ -12,18 +12,18 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from checkpoint_files import load_checkpoint, require
-from dataloader import parse_image_folder, read_card
+from datasets.set_tables import read_card
+from datasets.transforms import FolderSpec, parse_image_folder
+from engine.checkpoint_files import load_checkpoint, require
+from engine.run_folder import fitting_weights
 from losses import log_probabilities
 from methods.base import AUTOCAST, PRECISIONS, allow_tf32
+from nets.sliding_window import sliding_window
 from networks import build_network, ghost_network
 from prediction.card_values import PLANE, check_card, mistyped
 from prediction.orientation import directions_of
-from preprocess.slice_spec import cut_round_labels
-from run_folder import fitting_weights
-from slice_files import FolderSpec
-from sliding_window import sliding_window
-from utils import UserError
+from preprocess.slicing.spec import cut_round_labels
+from processes.errors import UserError
 
 PREPROCESSING = {"card": Mapping[str, Any], "image": Sequence[str], "crop": Sequence[int] | None, "overlap": float}
 FLIPS = {"W": -2, "H": -1}  # axis of an image from its end

@@ -10,11 +10,12 @@ from typing import Any
 
 import numpy as np
 
-from preprocess.grids import ORIENT_RULE, is_direction
-from preprocess.trained_on import read_orders
-from run_data import LONG
-from set_tables import read_card
-from utils import UserError, listing
+from dataloader import LONG
+from datasets.set_tables import read_card
+from datasets.trained_on import read_orders
+from files.grids import ORIENT_RULE, is_direction
+from processes.errors import UserError
+from utils import listing
 
 STORED = "stored"
 

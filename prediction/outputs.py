@@ -10,15 +10,16 @@ from typing import Any
 
 import numpy as np
 
-from folder_lock import locked
-from foreign_files import read_json
-from nifti_headers import Header, pack
-from own_folders import begin, refuse_taken
+from files.foreign import read_json
+from files.labels import LabelMap
+from files.nifti_headers import Header, pack
+from files.reading import read_grid, read_voxels
 from prediction.inference import Prediction, Wanted
-from preprocess.labels import LabelMap
-from preprocess.reading import read_grid, read_voxels
-from quoting import csv_text, from_cell
-from utils import UserError, atomic_write, listing
+from processes.errors import UserError
+from processes.lock import locked
+from processes.ownership import begin, refuse_taken
+from processes.quoting import csv_text, from_cell
+from utils import atomic_write, listing
 
 SUFFIX = ".nii.gz"
 MAPS = ("probabilities", "entropy")  # folders beside the label maps

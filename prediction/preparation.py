@@ -14,19 +14,19 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from nifti_headers import Header, states_no_place
+from datasets.files import divisor_of
+from datasets.trained_on import grey_levels
+from files.faults import Fault, VolumeFault
+from files.grids import TOLERANCE, Grid, turn
+from files.nifti_headers import Header, states_no_place
+from files.pairing import Case
+from files.reading import displaced, read_grid, read_stack, read_viewed_header
 from prediction.familiar import unlike_training
 from prediction.model import Recipe
-from preprocess.faults import Fault, VolumeFault
-from preprocess.frames import Frame
-from preprocess.grids import TOLERANCE, Grid, turn
-from preprocess.pairing import Case
-from preprocess.reading import displaced, read_grid, read_stack, read_viewed_header
-from preprocess.slice_case import as_stored, image_planes
-from preprocess.slice_spec import SliceSpec
-from preprocess.trained_on import grey_levels
+from preprocess.slicing.case import as_stored, image_planes
+from preprocess.slicing.frames import Frame
+from preprocess.slicing.spec import SliceSpec
 from preprocess.volume_set import gather_image, reordered
-from slice_cache import divisor_of
 
 
 class Prepared(Protocol):

@@ -5,13 +5,14 @@ from collections.abc import Sequence
 from contextlib import suppress
 from pathlib import Path
 
+from files.faults import VolumeFault, describe_faults
+from files.formats import FORMATS, format_of, open_volume
+from files.pairing import Case, compile_pattern, find_files, pair
+from files.reading import read_grid, sha256
+from files.volume_names import FILE_NAME
 from prediction.outputs import MAPS, SUFFIX
-from preprocess.faults import VolumeFault, describe_faults
-from preprocess.formats import FORMATS, format_of, open_volume
-from preprocess.pairing import Case, compile_pattern, find_files, pair
-from preprocess.reading import read_grid, sha256
-from preprocess.volume_names import FILE_NAME
-from utils import UserError, listing
+from processes.errors import UserError
+from utils import listing
 
 NAMED = re.compile(r"([\w-]+)=(.+)", re.DOTALL)
 

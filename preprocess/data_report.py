@@ -6,7 +6,7 @@ Writes report.txt (problems first), numbers.json, slices.csv (one row a slice), 
 of each set into the folder. The sets need neither manifest.csv nor dataset.json nor ground truth.
 """
 
-import ctrl_c  # noqa: F401  first: from here on Ctrl-C is one line
+import processes.ctrl_c  # noqa: F401  first: from here on Ctrl-C is one line
 
 import argparse
 import json
@@ -18,16 +18,17 @@ from typing import Any
 import matplotlib as mpl
 import numpy as np
 
-from own_folders import begin, refuse_taken
-from plots.canvas import STYLE
-from plots.data import class_ratios, plot_levels, plot_montage, plot_ratios
-from preprocess.faults import Fault
-from preprocess.set_problems import find_problems, find_unchecked
-from preprocess.set_survey import AS_READ, Survey, survey_set
-from preprocess.trained_on import describe_orders
-from quoting import csv_text
-from reports.table import NOTHING, aligned, boxed
-from utils import UserError, atomic_write, listing, run_program
+from analysis.plots.canvas import STYLE
+from analysis.tables.table import NOTHING, aligned, boxed
+from datasets.trained_on import describe_orders
+from files.faults import Fault
+from preprocess.survey.pictures import class_ratios, plot_levels, plot_montage, plot_ratios
+from preprocess.survey.problems import find_problems, find_unchecked
+from preprocess.survey.sets import AS_READ, Survey, survey_set
+from processes.errors import UserError
+from processes.ownership import begin, refuse_taken
+from processes.quoting import csv_text
+from utils import atomic_write, listing, run_program
 
 PROGRAM, NUMBERS = "data_report", "numbers.json"
 QUANTILES = (0, 10, 50, 90, 100)

@@ -7,7 +7,7 @@ Writes mine.make, to be edited, and results/mine/volumes.txt, what was found. Ta
 are, give scores and bounds; the prior sizes come from the user or from the source's labels, never from them.
 """
 
-import ctrl_c  # noqa: F401  first: from here on Ctrl-C is one line
+import processes.ctrl_c  # noqa: F401  first: from here on Ctrl-C is one line
 
 import argparse
 import os
@@ -15,16 +15,17 @@ import re
 from collections.abc import Sequence
 from pathlib import Path
 
-from foreign_files import parse_json
-from preprocess.faults import describe_faults
-from preprocess.grids import PLANES
-from preprocess.new_makefile import Wishes, makefile_text
+from analysis.tables.table import NOTHING, aligned
+from files.faults import describe_faults
+from files.foreign import parse_json
+from files.grids import PLANES
 from preprocess.phantom import CARD, SIZES
-from preprocess.set_plan import Plan, make_plan
-from preprocess.site_volumes import Offence, Site, read_site
-from quoting import visible
-from reports.table import NOTHING, aligned
-from utils import UserError, atomic_write, listing, run_program
+from preprocess.survey.makefile import Wishes, makefile_text
+from preprocess.survey.plan import Plan, make_plan
+from preprocess.survey.sites import Offence, Site, read_site
+from processes.errors import UserError
+from processes.quoting import visible
+from utils import atomic_write, listing, run_program
 
 NOTES, GEOMETRY = "volumes.txt", "GEOMETRY:"  # what is written, and how it begins
 

@@ -8,10 +8,11 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
-from folder_lock import locked_name, sync_folder
-from own_folders import left_over, new_name
-from preprocess.faults import Fault, describe_faults
-from utils import UserError, atomic_write, counted
+from files.faults import Fault, describe_faults
+from processes.errors import UserError
+from processes.lock import locked_name, sync_folder
+from processes.ownership import left_over, new_name
+from utils import atomic_write, counted
 
 
 def refuse_existing(path: Path, flag: str) -> None:

@@ -10,7 +10,7 @@ them; the background is the rest of the slice (Bateson et al. 2020 and 2022). Of
 preprocess.volume_set, all of this is by volume and in voxels. sizes/README.md lists the columns.
 """
 
-import ctrl_c  # noqa: F401  first: from here on Ctrl-C is one line
+import processes.ctrl_c  # noqa: F401  first: from here on Ctrl-C is one line
 
 import argparse
 import shlex
@@ -21,13 +21,23 @@ from pathlib import Path
 
 import numpy as np
 
-from preprocess.measuring import Slices, measure_slices
+from datasets.files import check_class_count
+from datasets.set_tables import read_card
+from datasets.size_table import (
+    ORACLE,
+    TRUE_SIZES,
+    WITH_TAGS,
+    WITHOUT_TAGS,
+    SizeTable,
+    read_size_table,
+    write_size_table,
+)
 from preprocess.new_set import refuse_overwriting
-from preprocess.size_estimates import PUBLISHED, estimate_sizes, in_words
+from preprocess.priors.estimates import PUBLISHED, estimate_sizes, in_words
+from preprocess.priors.measuring import Slices, measure_slices
 from preprocess.tags import read_tags
-from size_table import ORACLE, TRUE_SIZES, WITH_TAGS, WITHOUT_TAGS, SizeTable, read_size_table, write_size_table
-from slice_files import check_class_count, read_card
-from utils import UserError, counted, listing, run_program
+from processes.errors import UserError
+from utils import counted, listing, run_program
 
 EPS = 1e-10  # in the logarithms, as in the losses
 

@@ -10,7 +10,7 @@ comes from, so that a prediction can go back, see frames.restore) and DEST/datas
 DEST appears when it is whole, or not at all. A folder that is given several images has them as channels (C, W, H).
 """
 
-import ctrl_c  # noqa: F401  first: from here on Ctrl-C is one line
+import processes.ctrl_c  # noqa: F401  first: from here on Ctrl-C is one line
 
 import argparse
 import os
@@ -24,21 +24,20 @@ from typing import Any
 import numpy as np
 from tqdm import tqdm
 
-from preprocess.faults import Fault, VolumeFault
-from preprocess.grey_levels import Normalisation
-from preprocess.grids import PLANES, RADIOLOGICAL, TOLERANCE, Grid, axis_across, is_direction
-from preprocess.labels import map_labels
+from files.faults import Fault, VolumeFault
+from files.grey_levels import Normalisation
+from files.grids import PLANES, RADIOLOGICAL, TOLERANCE, Grid, axis_across, is_direction
+from files.labels import map_labels
+from files.pairing import Case, compile_pattern, pair, read_patients
+from files.reading import displaced, read_grid, read_stack, unsure_place
 from preprocess.new_set import refuse, refuse_existing, whole_folder
-from preprocess.pairing import Case, compile_pattern, pair, read_patients
-from preprocess.reading import displaced, read_grid, read_stack, unsure_place
-from preprocess.slice_case import Sliced, Task, slice_case
-from preprocess.slice_spec import FORMATS, Blocks, SliceSpec
-from preprocess.slice_split import assign_splits, slice_splits
-from preprocess.slice_tables import describe, make_card, write_tables
-from preprocess.workers import in_processes
-from utils import UserError, listing, run_program
-
-__all__ = ["Blocks", "SliceSpec", "describe", "read_spec", "slice_set"]
+from preprocess.slicing.case import Sliced, Task, slice_case
+from preprocess.slicing.spec import FORMATS, SliceSpec
+from preprocess.slicing.split import assign_splits, slice_splits
+from preprocess.slicing.tables import describe, make_card, write_tables
+from processes.errors import UserError
+from processes.pool import in_processes
+from utils import listing, run_program
 
 
 def slice_set(spec: SliceSpec) -> dict[str, Any]:

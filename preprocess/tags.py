@@ -10,7 +10,7 @@ a class: x or 1 where the slice shows it, nothing or 0 where it does not. `pytho
 reads both. Nothing of this looks at ground truth, but `check`.
 """
 
-import ctrl_c  # noqa: F401  first: from here on Ctrl-C is one line
+import processes.ctrl_c  # noqa: F401  first: from here on Ctrl-C is one line
 
 import argparse
 import base64
@@ -23,15 +23,16 @@ from pathlib import Path
 import numpy as np
 from PIL import Image
 
-from decoding import read_slice
-from folder_listing import stem
-from foreign_files import read_text
-from preprocess.measuring import find_slices, measure_slices
+from datasets.files import SPLITS, image_fault
+from datasets.size_table import ID_COLUMN, must_fit, read_size_table
+from files.decoding import read_slice
+from files.foreign import read_text
+from files.listing import stem
 from preprocess.new_set import refuse_overwriting
-from quoting import csv_text, for_html, for_script, from_cell
-from size_table import ID_COLUMN, must_fit, read_size_table
-from slice_files import SPLITS, image_fault
-from utils import UserError, about_faulty, atomic_write, counted, listing, run_program
+from preprocess.priors.measuring import find_slices, measure_slices
+from processes.errors import UserError
+from processes.quoting import csv_text, for_html, for_script, from_cell
+from utils import about_faulty, atomic_write, counted, listing, run_program
 
 YES, NO = ("x", "1", "1.0", "yes", "true"), ("", "0", "0.0", "no", "false")
 THUMB = 160  # pixels of a slice on the page, at most

@@ -8,7 +8,7 @@ by member, so that memory stays flat. DEST appears when it is whole, or not at a
 archives.json.
 """
 
-import ctrl_c  # noqa: F401  first: from here on Ctrl-C is one line
+import processes.ctrl_c  # noqa: F401  first: from here on Ctrl-C is one line
 
 import argparse
 import errno
@@ -32,10 +32,11 @@ from typing import IO
 
 from tqdm import tqdm
 
-from preprocess.faults import Fault, describe_faults
+from files.faults import Fault, describe_faults
+from files.zip_entries import read_entries
 from preprocess.new_set import refuse_existing, whole_folder
-from preprocess.zip_entries import read_entries
-from utils import UserError, counted, listing, run_program
+from processes.errors import UserError
+from utils import counted, listing, run_program
 
 BROKEN = (  # what reading an archive raises when it is damaged, locked with a password or of an unknown kind
     *(zipfile.BadZipFile, tarfile.TarError, gzip.BadGzipFile),

@@ -10,7 +10,7 @@ ground truth (D, W, H) uint8; DEST/manifest.csv, where the voxels lie, and DEST/
 by what `scale` its images are to be standardised as they are read. DEST appears when it is whole, or not at all.
 """
 
-import ctrl_c  # noqa: F401  first: from here on Ctrl-C is one line
+import processes.ctrl_c  # noqa: F401  first: from here on Ctrl-C is one line
 
 import argparse
 import hashlib
@@ -25,15 +25,8 @@ from typing import Any, ClassVar, TypeVar
 import numpy as np
 from tqdm import tqdm
 
-from nifti_headers import Header, qform_in_mm, states_no_place, turned
-from preprocess.faults import Fault, VolumeFault
-from preprocess.grids import ORIENT_RULE, RADIOLOGICAL, TOLERANCE, Grid, is_direction, turn
-from preprocess.labels import LabelMap, classes_of, parse_label_map
-from preprocess.new_set import refuse, refuse_existing, whole_folder, write_card
-from preprocess.pairing import Case, compile_pattern, pair
-from preprocess.reading import displaced, read_grid, read_header, sha256, unsure_place
-from preprocess.slice_tables import UNLABELLED, is_unlabelled
-from preprocess.trained_on import (
+from datasets.set_tables import read_card
+from datasets.trained_on import (
     describe_geometry,
     describe_guessed,
     describe_levels,
@@ -41,11 +34,19 @@ from preprocess.trained_on import (
     grey_levels,
     stored_as,
 )
-from preprocess.workers import in_processes
-from quoting import csv_text
-from slice_files import read_card
-from utils import UserError, atomic_write, counted, listing, run_program
-from volume_files import compact, read_volume
+from datasets.volume_files import compact, read_volume
+from files.faults import Fault, VolumeFault
+from files.grids import ORIENT_RULE, RADIOLOGICAL, TOLERANCE, Grid, is_direction, turn
+from files.labels import LabelMap, classes_of, parse_label_map
+from files.nifti_headers import Header, qform_in_mm, states_no_place, turned
+from files.pairing import Case, compile_pattern, pair
+from files.reading import displaced, read_grid, read_header, sha256, unsure_place
+from preprocess.new_set import refuse, refuse_existing, whole_folder, write_card
+from preprocess.slicing.tables import UNLABELLED, is_unlabelled
+from processes.errors import UserError
+from processes.pool import in_processes
+from processes.quoting import csv_text
+from utils import atomic_write, counted, listing, run_program
 
 TOOL = "preprocess.volume_set 3"  # raised when the same volumes and settings give other files
 SPLITS = ("train", "val", "unlabelled")

@@ -9,7 +9,7 @@ from conftest import CROSS_ENTROPY
 from test_methods import make, train
 
 from methods.adversarial import SOURCE, TARGET, entropy_map
-from utils import UserError
+from processes.errors import UserError
 
 MULTI = ("--lambda_adv", "1e-2", "2e-3")
 

@@ -9,14 +9,14 @@ import numpy as np
 import pytest
 from test_reading import read_png, write
 
+from datasets.set_tables import read_card, read_rows
+from files.decoding import read_slice
+from files.pairing import find_files
 from preprocess.archives import acdc, isles, ivdm3seg, layout, mmwhs, msd, nci_isbi, promise12, saml, wmh
 from preprocess.archives.layout import slice_archive
-from preprocess.frames import restore
-from preprocess.pairing import find_files
+from preprocess.slicing.frames import restore
 from preprocess.unpack import Lineage, unpack
-from set_tables import read_rows
-from slice_files import read_card, read_slice
-from utils import UserError
+from processes.errors import UserError
 
 SHAPE = (8, 9, 5)
 LPS = np.diag([-1.0, -1.0, 2.0, 1.0])

@@ -8,9 +8,10 @@ import pytest
 import torch
 from torch import nn
 
-from backbones import ASPP, DilatedResNet, Normalise, dilated_vgg16, load_trunk
-from networks import DeepLabV2, DeepLabVGG, build_network
-from utils import UserError
+from nets.backbones import ASPP, DilatedResNet, Normalise, dilated_vgg16, load_trunk
+from nets.deeplab import DeepLabV2, DeepLabVGG
+from networks import build_network
+from processes.errors import UserError
 
 ROOT = Path(__file__).parents[1]
 LAYOUTS = ["torchvision", "caffe"]

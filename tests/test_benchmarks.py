@@ -12,8 +12,8 @@ from PIL import Image
 
 from benchmarks import run, sets, surfaces, table, volumes
 from benchmarks.table import ABSENT, Row
-from evaluation import evaluate
-from utils import UserError
+from engine.evaluation import evaluate
+from processes.errors import UserError
 
 
 @pytest.fixture(scope="module")

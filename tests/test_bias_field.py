@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 
-from preprocess.bias_field import correct_bias
+from preprocess.slicing.bias_field import correct_bias
 
 PLACE = np.stack(np.meshgrid(*[np.linspace(-1, 1, n) for n in (6, 18, 16)], indexing="ij"))
 TISSUE = np.where((PLACE**2).sum(0) < 0.6, 200, 100) + np.random.default_rng(0).normal(0, 3, PLACE.shape[1:])

@@ -8,8 +8,8 @@ import pytest
 from PIL import Image
 
 import main as program
-from distance_maps import signed_distance_maps
-from utils import UserError
+from datasets.distance_maps import signed_distance_maps
+from processes.errors import UserError
 
 GDL = "('GeneralizedDice', {'idc': [0, 1]}, None, None, None, 1)"
 LOSSES = f"[{GDL}, ('BoundaryLoss', {{'idc': [1]}}, None, None, None, 0.01)]"

@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 
 from bounds import BOUNDS
-from utils import UserError
+from processes.errors import UserError
 
 LABEL = np.array(
     [

@@ -5,8 +5,8 @@ import pytest
 from PIL import Image
 
 import main as program
-from augmentation import Augmentation
-from class_places import centres, told_by_place
+from datasets.augmentation import Augmentation
+from datasets.class_places import centres, told_by_place
 from tests.conftest import FOLDERS
 
 

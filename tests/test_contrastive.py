@@ -7,16 +7,19 @@ import torch
 import torch.nn.functional as F
 from conftest import FOLDERS
 
-from arguments import get_args
-from contrastive_losses import global_loss
-from dataloader import Batch, Stream, open_slices, parse_image_folder
-from distributed import Team
-from losses import LossSum
-from methods import METHODS
+from datasets.sampling import Partitions
+from datasets.slices import open_slices
+from datasets.streams import Batch, Stream
+from datasets.transforms import parse_image_folder
+from engine.arguments import get_args
+from methods.base import METHODS
 from methods.contrastive import GridPool, global_head, local_head
+from methods.contrastive_losses import global_loss
+from methods.objective import LossSum
 from networks import build_network
-from sampling import Partitions
-from utils import UserError, derived_seed, seed_everything
+from processes.errors import UserError
+from processes.team import Team
+from utils import derived_seed, seed_everything
 
 CPU = torch.device("cpu")
 STRATEGIES = [

@@ -6,7 +6,7 @@ import math
 import pytest
 import torch
 
-from contrastive_losses import (
+from methods.contrastive_losses import (
     LEAST,
     PLACES,
     REGIONS,
@@ -17,7 +17,7 @@ from contrastive_losses import (
     local_pairs,
     neighbours,
 )
-from utils import UserError
+from processes.errors import UserError
 
 CPU = torch.device("cpu")
 GLOBAL = {"GR": 2, "GD-": 3, "GD": 2}  # versions of a batch

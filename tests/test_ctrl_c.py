@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from preprocess.workers import in_processes
+from processes.pool import in_processes
 from utils import run_program
 
 ROOT = Path(__file__).parents[1]
@@ -29,7 +29,7 @@ def test_a_program_is_stopped_in_a_line(monkeypatch, capsys):
 
 def test_so_it_is_while_it_still_imports():
     done = subprocess.run(
-        [sys.executable, "-c", "import ctrl_c; import sys; sys.argv = ['plot.py']; raise KeyboardInterrupt"],
+        [sys.executable, "-c", "import processes.ctrl_c; import sys; sys.argv = ['plot.py']; raise KeyboardInterrupt"],
         capture_output=True,
         text=True,
         cwd=ROOT,
@@ -39,7 +39,7 @@ def test_so_it_is_while_it_still_imports():
 
 def test_other_errors_are_shown_as_ever():
     done = subprocess.run(
-        [sys.executable, "-c", "import ctrl_c; 1 / 0"], capture_output=True, text=True, cwd=ROOT, check=False
+        [sys.executable, "-c", "import processes.ctrl_c; 1 / 0"], capture_output=True, text=True, cwd=ROOT, check=False
     )
     assert done.returncode == 1
     assert done.stderr.splitlines()[-1].startswith("ZeroDivisionError")
@@ -59,7 +59,7 @@ def test_every_program_is_ready_for_it_before_its_other_imports():
         path
         for path, source in found.items()
         if next(ast.unparse(n) for n in ast.parse(source).body if isinstance(n, ast.Import | ast.ImportFrom))
-        != "import ctrl_c"
+        != "import processes.ctrl_c"
     ]
     assert late == []
 

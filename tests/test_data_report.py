@@ -13,12 +13,12 @@ import pytest
 from conftest import write_prior, write_site
 from PIL import Image
 
-from plots.data import spread_rows
 from preprocess import data_report
 from preprocess.data_report import as_text, report
-from preprocess.set_problems import find_problems, find_unchecked
-from preprocess.set_survey import survey_set
-from utils import UserError
+from preprocess.survey.pictures import spread_rows
+from preprocess.survey.problems import find_problems, find_unchecked
+from preprocess.survey.sets import survey_set
+from processes.errors import UserError
 
 ROOT = Path(__file__).parent.parent
 

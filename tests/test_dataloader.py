@@ -11,20 +11,14 @@ import torch
 from conftest import FOLDERS, write_prior, write_site
 from PIL import Image
 
-from augmentation import Augmentation
 from bounds import BOUNDS
-from dataloader import (
-    TRANSFORMS,
-    Stream,
-    check_patients,
-    join,
-    lay_bounds,
-    open_slices,
-    parse_folders,
-    parse_name,
-)
-from slice_files import FolderSpec, load_slice
-from utils import UserError, read_literal
+from datasets.augmentation import Augmentation
+from datasets.files import check_patients, load_slice, parse_name
+from datasets.slices import join, lay_bounds, open_slices
+from datasets.streams import Stream
+from datasets.transforms import TRANSFORMS, FolderSpec, parse_folders
+from processes.errors import UserError
+from utils import read_literal
 
 REGEX = r"(Case\d+)_(\d+)"
 CPU = torch.device("cpu")

@@ -5,9 +5,9 @@ import struct
 import numpy as np
 import pytest
 
-from preprocess.faults import VolumeFault
-from preprocess.formats.dicom_file import examine
-from preprocess.reading import read_grid, read_stack
+from files.faults import VolumeFault
+from files.formats.dicom_file import examine
+from files.reading import read_grid, read_stack
 from tests.tools import fuzz_volumes
 
 COUNT, STEP = 8, 3.0

@@ -4,8 +4,8 @@ import pytest
 import torch
 from torch import nn
 
-from discriminators import FCDiscriminator
-from utils import UserError
+from methods.discriminators import FCDiscriminator
+from processes.errors import UserError
 
 
 @pytest.mark.parametrize(

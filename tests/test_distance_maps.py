@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 from scipy.ndimage import distance_transform_edt
 
-from distance_maps import signed_distance_maps
+from datasets.distance_maps import signed_distance_maps
 
 
 def written_out(label, n_class, spacing=None):

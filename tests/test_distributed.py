@@ -17,10 +17,10 @@ import torch
 from conftest import CROSS_ENTROPY, FOLDERS
 from torch import nn
 
-import distributed
 import main as program
-from distributed import Team, WholeBatchNorm
 from methods.supervised import Supervised
+from processes import team as distributed
+from processes.team import Team, WholeBatchNorm
 from tests.tools.chaos import ASKED, ask_to_stop, before_call
 
 ROOT = Path(__file__).parents[1]

@@ -9,11 +9,11 @@ from PIL import Image
 from test_report import rescore, set_provenance, simple
 
 import plot
-from plots.draws import APART, draw_curve
+from analysis.plots.draws import APART, draw_curve
+from analysis.run import open_run
+from analysis.tables.draws import group_draws, read_experiment
+from processes.errors import UserError
 from report import main
-from reports.draws import group_draws, read_experiment
-from run_files import open_run
-from utils import UserError
 
 DICE = {"random_2": (0.5, 0.3, 0.4), "contrast_2": (0.6, 0.7, 0.3), "random_8": (0.7, 0.6), "contrast_8": (0.8, 0.7)}
 

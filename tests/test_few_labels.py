@@ -10,10 +10,11 @@ import torch
 from conftest import CROSS_ENTROPY, FOLDERS
 
 import main as program
+from analysis.run import open_run
+from engine.checkpoint_files import load_checkpoint
+from engine.run_folder import load_blocks
 from networks import build_network
-from run_files import open_run
-from run_folder import load_blocks, load_checkpoint
-from utils import UserError
+from processes.errors import UserError
 
 
 def flags(site, workdir, *more):

@@ -15,17 +15,18 @@ from pathlib import Path
 
 import pytest
 
-import folder_lock
-from folder_lock import clean, locked, renew
-from own_folders import RUN, begin, note_made, shown
-from utils import UserError, atomic_write
+from processes import lock as folder_lock
+from processes.errors import UserError
+from processes.lock import clean, locked, renew
+from processes.ownership import RUN, begin, note_made, shown
+from utils import atomic_write
 
 ROOT = Path(__file__).parents[1]
 FORK = multiprocessing.get_context("fork")
 
 HOLD = """
 import os, sys, time
-from folder_lock import locked
+from processes.lock import locked
 from pathlib import Path
 with locked(Path(sys.argv[1])):
     if "fork" in sys.argv and not os.fork():
@@ -112,7 +113,7 @@ def test_a_file_system_without_locks_is_one_warning(tmp_path, monkeypatch):
 
 
 def test_it_starts_without_torch():
-    done = start("-c", "import sys, folder_lock; sys.exit('torch' in sys.modules)")
+    done = start("-c", "import sys, processes.lock; sys.exit('torch' in sys.modules)")
     assert done.wait() == 0
 
 
@@ -123,7 +124,7 @@ SLOWLY += "log.open('a').write('made\\n'); time.sleep(float(sys.argv[3])); path.
 
 
 def command(verb, path, made, log, seconds=0.0):
-    return start("folder_lock.py", verb, path, "--", sys.executable, "-c", SLOWLY, made, log, seconds)
+    return start("-m", "processes.lock", verb, path, "--", sys.executable, "-c", SLOWLY, made, log, seconds)
 
 
 @pytest.mark.parametrize(("verb", "end"), [("once", ""), ("renew", "_tmp")])
@@ -183,7 +184,7 @@ POLITE += "time.sleep(60)"
 @pytest.mark.parametrize(("script", "code"), [(POLITE, 143), ("import time; print(flush=True); time.sleep(60)", 143)])
 def test_sigterm_reaches_the_command_and_its_answer_comes_back(tmp_path, script, code):
     (tmp_path / "run_tmp").mkdir()
-    asked = start("folder_lock.py", "renew", tmp_path / "run", "--", sys.executable, "-c", script)
+    asked = start("-m", "processes.lock", "renew", tmp_path / "run", "--", sys.executable, "-c", script)
     asked.stdout.readline()
     asked.terminate()
     assert asked.wait() == code
@@ -198,7 +199,7 @@ def test_a_failed_command_moves_nothing_and_bad_words_are_told(tmp_path):
         (("renew", tmp_path / "run", "--"), 2),
         (("twice", tmp_path / "run", "--", "true"), 2),
     ):
-        asked = start("folder_lock.py", *words)
+        asked = start("-m", "processes.lock", *words)
         said = asked.communicate()[0]
         assert asked.returncode == code
         assert "Traceback" not in said
@@ -240,9 +241,9 @@ def test_a_move_killed_at_any_step_loses_nothing_and_is_repaired(tmp_path, step)
     assert child.exitcode == -signal.SIGKILL
     assert "run_tmp" in {path.read_text() for path in tmp_path.glob("*/whole") if path.parent in (run, made)}
     if step == 1:  # neither old nor new is in place: the old one comes back before a training is tried that may fail
-        assert start("folder_lock.py", "renew", run, "--", "false").wait() == 1
+        assert start("-m", "processes.lock", "renew", run, "--", "false").wait() == 1
         assert (run / "whole").read_text() == "run"
-    assert start("folder_lock.py", "renew", run, "--", "true").wait() == 0
+    assert start("-m", "processes.lock", "renew", run, "--", "true").wait() == 0
     assert (run / "whole").read_text() == "run_tmp"
     assert [path.name for path in tmp_path.iterdir()] == ["run"]
 
@@ -320,7 +321,7 @@ def test_a_run_that_is_a_link_is_replaced_and_what_it_shows_is_kept(tmp_path):
         begin(folder, RUN)
         (folder / "whole").write_text(folder.name)
     (tmp_path / "run").symlink_to(elsewhere)
-    assert start("folder_lock.py", "renew", tmp_path / "run", "--", "true").wait() == 0
+    assert start("-m", "processes.lock", "renew", tmp_path / "run", "--", "true").wait() == 0
     assert (tmp_path / "run" / "whole").read_text() == "run_tmp"
     assert (elsewhere / "whole").read_text() == "elsewhere"
     assert sorted(path.name for path in tmp_path.iterdir()) == ["elsewhere", "run"]
@@ -344,13 +345,13 @@ include make/rules.mk
 
 # stands for python in every recipe: makes what it is asked for, slowly, every file marked with one name
 PRETENDER = """#!/bin/sh
-case $1 in folder_lock.py) exec {python} -S "$@";; *) exec {python} -S pretender.py "$@";; esac
+case "$1 $2" in "-m processes.lock") exec {python} -S "$@";; *) exec {python} -S pretender.py "$@";; esac
 """
 PRETENDER_PY = """
 import os, sys, time
 from pathlib import Path
-from folder_lock import locked
-from own_folders import RUN, begin, new_name, note_made, shown
+from processes.lock import locked
+from processes.ownership import RUN, begin, new_name, note_made, shown
 flag = next(word for word in ("--workdir", "--dest", "--out") if word in sys.argv)
 path = Path(sys.argv[sys.argv.index(flag) + 1])
 with open("log", "a") as log:
@@ -379,8 +380,7 @@ if flag != "--workdir":
 def toy(tmp_path):
     """A folder with an experiment's makefile, whose runs and slices are four small files."""
     shutil.copytree(ROOT / "make", tmp_path / "make")
-    for name in ("folder_lock.py", "own_folders.py", "errors.py"):
-        shutil.copy(ROOT / name, tmp_path)
+    shutil.copytree(ROOT / "processes", tmp_path / "processes", ignore=shutil.ignore_patterns("__pycache__"))
     (tmp_path / "toy.make").write_text(TOY)
     (tmp_path / "pretender").write_text(PRETENDER.format(python=sys.executable))
     (tmp_path / "pretender").chmod(0o755)

@@ -6,10 +6,10 @@ import json
 
 import pytest
 
-from foreign_files import Refused, read_json, read_text, reading
+from files.foreign import Refused, read_json, read_text, reading
 from prediction.inference import Wanted
 from prediction.outputs import Outputs
-from utils import UserError
+from processes.errors import UserError
 
 
 @pytest.mark.parametrize(

@@ -23,13 +23,14 @@ import torch
 from PIL import Image
 
 import main as program
-from arguments import get_args, get_parser
-from augmentation import LARGEST
-from evaluation import Evaluation
-from methods import METHODS
-from run_folder import load_checkpoint
+from datasets.augmentation import LARGEST
+from engine.arguments import get_args, get_parser
+from engine.checkpoint_files import load_checkpoint
+from engine.evaluation import Evaluation
+from methods.base import METHODS
+from processes.errors import UserError
 from tests.tools.chaos import _bits as bits
-from utils import UserError, tell_once
+from utils import tell_once
 
 VARIANTS = ("as they are", "wiped", "at random", "absent")
 BLIND = [name for name in METHODS if "target" not in METHODS[name].labelled or not METHODS[name].streams]

@@ -19,10 +19,10 @@ from test_label_guard import LOSS, VARIANTS, folders, is_tried
 import main as program
 import predict
 import report
+from datasets.size_table import read_size_table
 from preprocess import data_report, new_dataset, size_priors, slice_volumes, volume_set
-from preprocess.set_survey import survey_set
-from size_table import read_size_table
-from utils import UserError
+from preprocess.survey.sets import survey_set
+from processes.errors import UserError
 
 SHAPE, AFFINE = (9, 10, 4), np.diag([-1.5, -1.0, 3.0, 1.0])
 ASIDE = "with headers a little off"

@@ -6,14 +6,16 @@ import nibabel as nib
 import numpy as np
 import pytest
 
-from preprocess.labels import whole_labels
-from preprocess.site_volumes import read_site
-from preprocess.slice_volumes import describe, read_spec, slice_set
+from datasets.transforms import FolderSpec
+from datasets.volumes import open_volumes
+from files.labels import whole_labels
+from preprocess.slice_volumes import read_spec, slice_set
+from preprocess.slicing.tables import describe
+from preprocess.survey.sites import read_site
 from preprocess.volume_set import VolumeSpec, make_volume_set
 from preprocess.volume_set import describe as describe_volumes
-from slice_files import FolderSpec
-from utils import UserError, about_faulty, counted, whole
-from volume_set import open_volumes
+from processes.errors import UserError
+from utils import about_faulty, counted, whole
 
 LABELS = np.random.default_rng(0).integers(0, 4, (6, 5, 4))
 LPS = np.diag([-1.0, -1, 1, 1])  # as slices are cut, so that nothing is turned

@@ -8,21 +8,18 @@ import torch
 import torch.nn.functional as F
 from scipy.ndimage import distance_transform_edt
 
-from distance_maps import signed_distance_maps
-from losses import (
-    LOSSES,
+from datasets.distance_maps import signed_distance_maps
+from losses import LOSSES, max_normalised_proportion, mean_proportion, one_hot
+from methods.objective import (
     LossSum,
     build_loss,
     check_classes,
     check_company,
     check_folders,
     check_ignore,
-    max_normalised_proportion,
-    mean_proportion,
-    one_hot,
     parse_losses,
 )
-from utils import UserError
+from processes.errors import UserError
 
 B, K, W, H = 3, 4, 5, 6
 SIZE_LOSSES = ["EntKLProp", "KLPropInv", "NaivePenalty"]

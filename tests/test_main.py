@@ -17,11 +17,11 @@ from conftest import CROSS_ENTROPY, FOLDERS
 from PIL import Image
 
 import main as program
-from arguments import get_args
-from augmentation import Augmentation
-from run_folder import load_checkpoint
-from slice_files import check_class_count
-from utils import UserError
+from datasets.augmentation import Augmentation
+from datasets.files import check_class_count
+from engine.arguments import get_args
+from engine.checkpoint_files import load_checkpoint
+from processes.errors import UserError
 
 EPOCHS = 6
 

@@ -129,8 +129,7 @@ def trained(tmp_path_factory):
     """A toy experiment whose runs are all finished."""
     folder = tmp_path_factory.mktemp("toy")
     shutil.copytree(ROOT / "make", folder / "make")
-    for name in ("folder_lock.py", "own_folders.py", "errors.py"):
-        shutil.copy(ROOT / name, folder)
+    shutil.copytree(ROOT / "processes", folder / "processes", ignore=shutil.ignore_patterns("__pycache__"))
     (folder / "toy.make").write_text(TOY)
     (folder / "main.py").write_text(TRAINED)
     for name in ("data/source", "data/target", "sizes", "my"):

@@ -63,7 +63,9 @@ def test_every_command_line_builds_without_a_warning(makefile, words, capsys):
     told = subprocess.run(
         ["make", "-f", makefile, *words, "help"], cwd=ROOT, capture_output=True, text=True, check=True
     )
-    named = " ".join(re.findall(r"^(?:main runs|ablations|baselines|inference|few labels):(.*)$", told.stdout, re.M))
+    named = " ".join(
+        re.findall(r"^(?:main runs|ablations|baselines|inference|few labels|pre-training):(.*)$", told.stdout, re.M)
+    )
     assert check(makefile, *words) == len(named.split()) == len(trainings(commands))
 
 
@@ -111,7 +113,7 @@ def test_launch_and_nproc_wrap_the_trainings_alone(makefile):
     commands, warnings = dry_run(makefile, *words)
     assert not warnings
     lines = [line for line in commands.splitlines() if re.search(r"srun|torch\.distributed|main\.py", line)]
-    begin = "OMP_NUM_THREADS=3 PYTHON folder_lock.py renew RUN -- srun --gres=gpu:1 PYTHON -m torch.distributed.run "
+    begin = "OMP_NUM_THREADS=3 PYTHON -m processes.lock renew RUN -- srun --gres=gpu:1 PYTHON -m torch.distributed.run "
     begin += "--standalone --no_python --nproc_per_node=4 PYTHON -O main.py --target_dataset "
     begin = re.escape(begin).replace("PYTHON", re.escape(sys.executable)).replace("RUN", r"results/\w+/[\w.]+")
     assert all(re.match(begin, line) for line in lines)
@@ -148,8 +150,7 @@ def toy(folder, main, goals="PLOTS :=\nREPORT := results/toy/report.txt\n"):
     """A makefile of one run in a folder of its own, whose main.py is this text."""
     folder.mkdir(parents=True, exist_ok=True)
     shutil.copytree(ROOT / "make", folder / "make")
-    for name in ("folder_lock.py", "own_folders.py", "errors.py"):
-        shutil.copy(ROOT / name, folder)
+    shutil.copytree(ROOT / "processes", folder / "processes", ignore=shutil.ignore_patterns("__pycache__"))
     (folder / "main.py").write_text(main)
     (folder / "report.py").write_text("import sys\nopen(sys.argv[-1] + '.txt', 'w').write('a table')\n")
     (folder / "data").mkdir()

@@ -7,14 +7,15 @@ import torch
 from conftest import CROSS_ENTROPY, FOLDERS
 from torch import nn
 
-from arguments import get_args
+from dataloader import open_data
+from engine.arguments import get_args
 from main import build_losses
-from methods import METHODS
+from methods.base import METHODS
 from methods.optimisers import learning_rate
-from network_base import values_per_channel
+from nets.base import values_per_channel
 from networks import build_network
-from run_data import open_data
-from utils import UserError, seed_everything
+from processes.errors import UserError
+from utils import seed_everything
 
 BARE = [
     "--target_dataset",
@@ -49,7 +50,7 @@ def make(sites, method, losses, *flags, network="UNet:nG=4"):
     args = get_args(argv)
     seed_everything(0)
     loss, bounds = build_losses(args)
-    streams, _ = open_data(args, bounds)
+    streams, _ = open_data(METHODS[args.method], args, bounds)
     return kind(build_network(network, 1, 2), loss, args), streams
 
 

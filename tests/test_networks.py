@@ -10,19 +10,10 @@ import pytest
 import torch
 from torch import nn
 
-from network_base import check_batch_norms
-from networks import (
-    NETWORKS,
-    PooledUNet,
-    PublishedENet,
-    ResidualUNet,
-    UNet,
-    UNet3D,
-    build_network,
-    ghost_network,
-    unpool,
-)
-from utils import UserError
+from nets.base import NETWORKS, check_batch_norms
+from nets.enet import PublishedENet, unpool
+from networks import PooledUNet, ResidualUNet, UNet, UNet3D, build_network, ghost_network
+from processes.errors import UserError
 
 SIZES = [(1, 1), (2, 9), (7, 1), (16, 32), (73, 47)]
 ENCODERS = ["UNet", "ResidualUNet", "PooledUNet", "UNet3D"]

@@ -14,18 +14,18 @@ import pytest
 from conftest import disc_slice
 from nasty import NASTY
 
+from files.grids import Grid, turn
 from preprocess import new_dataset as program
 from preprocess import size_priors
-from preprocess.grids import Grid, turn
-from preprocess.new_makefile import Wishes, makefile_text
-from preprocess.set_plan import Plan
-from preprocess.site_volumes import Site, compare_grids, read_site
 from preprocess.slice_volumes import read_spec
+from preprocess.survey.makefile import Wishes, makefile_text
+from preprocess.survey.plan import Plan
+from preprocess.survey.sites import Site, compare_grids, read_site
+from processes.errors import UserError
 from tests.tools.check_makefiles import check
-from utils import UserError
 
 ROOT = Path(__file__).parent.parent
-NEEDED = ("preprocess", "plots", "reports", "methods", "make", "*.py")
+NEEDED = ("processes", "files", "datasets", "nets", "methods", "engine", "analysis", "preprocess", "make", "*.py")
 
 
 def write_volumes(folder, names, value=1, shape=(24, 20), spacing=1.0, dtype=np.uint8, seed=0):
@@ -286,7 +286,7 @@ def test_words_of_any_letters_arrive_at_the_commands_of_the_makefile_as_they_wer
         found = arguments_of(["-f", f"{name}.make", *goals])
         parts = [list(part) for is_one, part in groupby(found, lambda word: word == "once") if not is_one]
         for part, image, label in zip(parts[1:3], row[0:3:2], row[1:4:2], strict=True):
-            spec = read_spec(part[part.index("preprocess.slice_volumes") + 1 : part.index("folder_lock.py")])
+            spec = read_spec(part[part.index("preprocess.slice_volumes") + 1 : part.index("processes.lock") - 1])
             assert (spec.images, spec.label) == ({"IMG": image}, label)
             assert (spec.group, spec.patient, spec.modality) == tuple(row[4:7])
         assert size_priors.parse_args(parts[3][parts[3].index("make") :]).tags == Path(row[7])

@@ -8,10 +8,10 @@ from conftest import CROSS_ENTROPY, FOLDERS
 import main as program
 import plot
 import report
+from analysis.run import open_run
+from datasets.size_table import read_size_table
 from preprocess import tags
 from preprocess.size_priors import parse_args as size_arguments
-from run_files import open_run
-from size_table import read_size_table
 
 NAMES = ("Case\x0b5\x85", "Case\u20284")
 

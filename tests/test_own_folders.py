@@ -11,11 +11,11 @@ import main as program
 import plot
 import report
 import score_masks
-from own_folders import MADE, RUN, made_by_run, note_made, strangers
+from analysis.run import open_run
 from preprocess import data_report, new_dataset
 from preprocess.new_set import refuse_existing, refuse_overwriting
-from run_files import open_run
-from utils import UserError
+from processes.errors import UserError
+from processes.ownership import MADE, RUN, made_by_run, note_made, strangers
 
 
 @pytest.fixture(scope="module")

@@ -7,12 +7,12 @@ import numpy as np
 import pytest
 import SimpleITK as sitk
 
+from files.pairing import find_files, pair, read_patients
+from files.reading import read_grid, read_voxels, sha256
+from files.volume_names import FILE_NAME
 from prediction.volumes import digest, find_cases
-from preprocess.pairing import find_files, pair, read_patients
-from preprocess.reading import read_grid, read_voxels, sha256
 from preprocess.slice_volumes import read_spec
-from preprocess.volume_names import FILE_NAME
-from utils import UserError
+from processes.errors import UserError
 
 CASE = re.compile(r"(?i)(case\d+)")
 

@@ -14,8 +14,9 @@ import numpy as np
 import pytest
 import torch
 
-from distance_maps import signed_distance_maps
-from losses import LOSSES, LossSum, build_loss, one_hot, parse_losses
+from datasets.distance_maps import signed_distance_maps
+from losses import LOSSES, one_hot
+from methods.objective import LossSum, build_loss, parse_losses
 
 B, K, W, H = 3, 3, 8, 10
 ENTKL = "'ivd':True,'weights_se':[0.1,0.5,0.4],'idc_c':[1],'power':1"

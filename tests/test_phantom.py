@@ -15,7 +15,7 @@ from preprocess.phantom.__main__ import MAKERS, main, make_cohort
 from preprocess.phantom.archive import save
 from preprocess.phantom.cohorts import COHORTS
 from preprocess.phantom.render import Blob, Part, Tube, render, smooth_field
-from utils import UserError
+from processes.errors import UserError
 
 CLASSES = {
     "prostate": {0, 1, 2},

@@ -9,8 +9,8 @@ import torch
 from PIL import Image
 
 import main as program
-from evaluation import class_counts
-from utils import UserError
+from engine.evaluation import class_counts
+from processes.errors import UserError
 
 K, IGNORE = 3, 255
 FOLDERS = "[('IMG', png_transform, False), ('GT', gt_transform, False), ('GT', gt_transform, False)]"

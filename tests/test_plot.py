@@ -7,15 +7,15 @@ from fake_runs import add_columns, make_run, make_set
 from PIL import Image
 
 import score_masks
+from analysis.plots.epochs import draw_term
+from analysis.plots.labels import array_label, cases, column_label, is_share
+from analysis.plots.patients import case_values, join_patients, spread
+from analysis.plots.pictures import slice_score
+from analysis.plots.threshold import step_terms
+from analysis.plots.views import View, axis_codes, choose_slices, grey_or_colour, upright, window
+from analysis.run import open_run
 from plot import main
-from plots.epochs import draw_term
-from plots.labels import array_label, cases, column_label, is_share
-from plots.patients import case_values, join_patients, spread
-from plots.pictures import slice_score
-from plots.threshold import step_terms
-from plots.views import View, axis_codes, choose_slices, grey_or_colour, upright, window
-from run_files import open_run
-from utils import UserError
+from processes.errors import UserError
 
 RED = (176, 0, 32)
 PALETTE = [[128, 64, 128], [244, 35, 232], [70, 130, 180]]

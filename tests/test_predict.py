@@ -15,17 +15,17 @@ from test_reading import oblique, read_png, write
 import main as program
 import predict
 import report
-from folder_lock import locked
-from own_folders import begin
+from datasets.set_tables import read_rows
+from files.grids import turn
+from files.reading import read_grid
 from prediction import inference
 from prediction.model import load_model
-from preprocess.frames import restore
-from preprocess.grids import turn
-from preprocess.reading import read_grid
 from preprocess.slice_volumes import read_spec, slice_set
+from preprocess.slicing.frames import restore
 from preprocess.volume_set import main as make_volumes
-from set_tables import read_rows
-from utils import UserError
+from processes.errors import UserError
+from processes.lock import locked
+from processes.ownership import begin
 
 TURNS = ("LPS", "RAS", "SAR", "PIR", "IRA", "LSA")
 TRANSFORMS = {"png": "png_transform", "nii": "nii_transform", "npy": "npy_transform"}

@@ -12,10 +12,11 @@ import numpy as np
 import pytest
 import torch
 
+from datasets.set_tables import read_card
+from datasets.transforms import FolderSpec
+from datasets.volumes import WholeStream, open_volumes
 from preprocess.volume_set import VolumeSpec, assign_splits, describe, main, make_volume_set, read_spec
-from slice_files import FolderSpec, read_card
-from utils import UserError
-from volume_set import WholeStream, open_volumes
+from processes.errors import UserError
 
 OBLIQUE = np.array([[0, 0.2, 2.9, 11], [-1.5, 0, 0.1, -7], [0, -1.4, 0.3, 5], [0, 0, 0, 1.0]])
 FOLDERS = [FolderSpec("IMG", "nii_transform"), FolderSpec("GT", "nii_gt_transform")]

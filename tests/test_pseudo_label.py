@@ -12,12 +12,13 @@ from torch import nn
 from torch.distributions import Normal, kl_divergence
 
 import methods.pseudo_label as pseudo
-from arguments import get_args
-from dataloader import Batch
-from distributed import Team
-from losses import LossSum, build_loss, one_hot, parse_losses
-from methods import METHODS
-from utils import UserError
+from datasets.streams import Batch
+from engine.arguments import get_args
+from losses import one_hot
+from methods.base import METHODS
+from methods.objective import LossSum, build_loss, parse_losses
+from processes.errors import UserError
+from processes.team import Team
 
 SEGPL = "[('DiceLoss', {'idc': [1], 'smooth': 1}, 0.5), ('CrossEntropy', {'idc': [0, 1]}, 0.5)]"
 AT_ONCE = ("--warmup_start", "0", "--warmup", "0")

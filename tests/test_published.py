@@ -9,14 +9,15 @@ import numpy as np
 import pytest
 
 import main as program
-from arguments import get_args, get_parser
-from dataloader import open_slices, parse_folders
-from losses import LossSpec
-from methods import METHODS
+from dataloader import grey_note
+from datasets.slices import open_slices
+from datasets.transforms import parse_folders
+from engine.arguments import get_args, get_parser
+from engine.published import FOREIGN, as_published
+from methods.base import METHODS
+from methods.objective import LossSpec
 from methods.optimisers import learning_rate
-from published import FOREIGN, as_published
-from run_data import grey_note
-from utils import UserError
+from processes.errors import UserError
 
 PRIOR = (
     "'PredictionBounds', {{'margin':0,'dir':'high','idc':{idc},'predcol':'dumbpredwtags','power': 1,"

@@ -10,9 +10,10 @@ from test_main import flags
 from torch import nn
 
 import main as program
+from engine.checkpoint_files import load_checkpoint
+from engine.run_folder import load_blocks, load_weights
 from networks import build_network
-from run_folder import load_blocks, load_checkpoint, load_weights
-from utils import UserError
+from processes.errors import UserError
 
 DEEPLAB = "DeepLabV2:depth=50,aspp_branches=2,layout=caffe,align_corners=True,normalise=none"
 

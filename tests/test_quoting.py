@@ -12,7 +12,8 @@ from pathlib import Path
 import pytest
 from nasty import NASTY
 
-from quoting import (
+from processes.errors import UserError
+from processes.quoting import (
     INVISIBLE,
     VisibleStream,
     for_cell,
@@ -26,7 +27,6 @@ from quoting import (
     from_cell,
     visible,
 )
-from utils import UserError
 
 ARGUMENTS = [text for text in NASTY if "\0" not in text]
 

@@ -15,14 +15,14 @@ import pytest
 import SimpleITK as sitk
 from PIL import Image
 
-from preprocess.faults import VolumeFault
-from preprocess.frames import restore
-from preprocess.grids import Grid, is_direction, place, turn
-from preprocess.reading import read_grid, read_placed, read_stack, read_voxels, sha256
-from preprocess.slice_spec import SliceSpec
+from datasets.set_tables import read_rows
+from files.faults import VolumeFault
+from files.grids import Grid, is_direction, place, turn
+from files.reading import read_grid, read_placed, read_stack, read_voxels, sha256
 from preprocess.slice_volumes import read_spec, slice_set
-from set_tables import read_rows
-from utils import UserError
+from preprocess.slicing.frames import restore
+from preprocess.slicing.spec import SliceSpec
+from processes.errors import UserError
 
 SHAPE = (5, 6, 7)
 AXES = [("R", "L"), ("A", "P"), ("S", "I")]

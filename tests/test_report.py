@@ -8,10 +8,10 @@ import pytest
 from fake_runs import Killed, add_columns, killed_after, make_run, make_set
 
 import report as program
+from analysis.run import open_run
+from analysis.tables.classes import short_names
+from processes.errors import UserError
 from report import main
-from reports.classes import short_names
-from run_files import open_run
-from utils import UserError
 
 
 @pytest.fixture(scope="module")

@@ -20,14 +20,16 @@ from PIL import Image
 
 import main as program
 import plot
-import run_folder
-import training
-from methods import METHODS
+from engine import loop as training
+from engine import run_folder
+from engine.checkpoint_files import load_checkpoint
+from engine.run_folder import CsvLog, RunFolder
+from methods.base import METHODS
 from methods.supervised import Supervised
-from own_folders import note_made
-from run_folder import CsvLog, RunFolder, load_checkpoint
+from processes.errors import UserError
+from processes.ownership import note_made
 from tests.tools.chaos import ASKED, EPOCHS, arguments, ask_to_stop, before_call, chaos, differences
-from utils import UserError, run_program
+from utils import run_program
 
 STEPS = 4  # of an epoch
 STILL = ("--augmentation", "{'flip': True, 'rotate': 0}")  # leaves the sizes in an image as they are

@@ -5,8 +5,8 @@ from collections import Counter
 import pytest
 import torch
 
-from sampling import FixedSteps, InOrder, Partitions, Shuffled
-from utils import UserError
+from datasets.sampling import FixedSteps, InOrder, Partitions, Shuffled
+from processes.errors import UserError
 
 VOLUMES = ["a"] * 5 + ["b"] * 9 + ["c"] * 4 + ["d"] * 7
 

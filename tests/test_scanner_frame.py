@@ -17,15 +17,16 @@ from torch import nn
 
 import predict
 import prediction.model
+from files.grids import Grid, turn
+from files.reading import read_voxels
 from prediction.familiar import unlike_training
 from preprocess.data_report import main as report_data
-from preprocess.grids import Grid, turn
-from preprocess.reading import read_voxels
-from preprocess.slice_volumes import describe, read_spec, slice_set
+from preprocess.slice_volumes import read_spec, slice_set
+from preprocess.slicing.tables import describe
 from preprocess.volume_set import VolumeSpec, make_volume_set
 from preprocess.volume_set import describe as describe_volumes
 from preprocess.volume_set import read_spec as read_volume_spec
-from utils import UserError
+from processes.errors import UserError
 
 SCAN = Grid(SHAPE, oblique("LPS"))
 K = 3

@@ -2,9 +2,9 @@
 
 import pytest
 
-from losses import LossSum, build_loss, parse_losses
-from schedules import SCHEDULES, read_params
-from utils import UserError
+from methods.objective import LossSum, build_loss, parse_losses
+from methods.schedules import SCHEDULES, read_params
+from processes.errors import UserError
 
 TWO = "[('GeneralizedDice', {}, 1), ('SelfEntropy', {}, 0.01)]"
 

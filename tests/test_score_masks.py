@@ -10,11 +10,12 @@ from fake_runs import Killed, killed_after, make_run, make_set, save_png, write_
 from PIL import Image
 
 import score_masks
+from analysis.run import open_run
 from metrics import SCORES
-from preprocess.slice_volumes import Blocks, SliceSpec, slice_set
-from run_files import open_run
+from preprocess.slice_volumes import slice_set
+from preprocess.slicing.spec import Blocks, SliceSpec
+from processes.errors import UserError
 from score_masks import main
-from utils import UserError
 
 
 @pytest.fixture(scope="module")

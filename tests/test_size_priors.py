@@ -10,10 +10,10 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from preprocess.size_estimates import ball_diameter
+from datasets.size_table import read_size_table
+from preprocess.priors.estimates import ball_diameter
 from preprocess.size_priors import compare, divergence, parse_args, scale_sizes
-from size_table import read_size_table
-from utils import UserError
+from processes.errors import UserError
 
 ROOT = Path(__file__).parents[1]
 

@@ -6,8 +6,8 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from size_table import read_size_table, write_size_table
-from utils import UserError
+from datasets.size_table import read_size_table, write_size_table
+from processes.errors import UserError
 
 PUBLISHED = Path(__file__).parents[2] / "shared" / "reference" / "sizes"
 VARIANTS = {  # file: rows, K, columns that hold lists

@@ -15,14 +15,16 @@ import torch
 from conftest import FOLDERS, write_site
 from PIL import Image
 
-import slice_cache
-from code_identity import code_hash, source_hash
-from dataloader import Stream, join, open_slices, place
-from distance_maps import signed_distance_maps
-from folder_listing import look
-from slice_cache import Plane, narrowest, open_plane
-from slice_files import TRANSFORMS, FolderSpec, parse_folders
-from utils import UserError
+from datasets import cache as slice_cache
+from datasets.cache import Plane, open_plane
+from datasets.code_identity import code_hash, source_hash
+from datasets.distance_maps import signed_distance_maps
+from datasets.files import narrowest
+from datasets.slices import join, open_slices, place
+from datasets.streams import Stream
+from datasets.transforms import TRANSFORMS, FolderSpec, parse_folders
+from files.listing import look
+from processes.errors import UserError
 
 REGEX = r"(Case\d+)_(\d+)"
 CPU = torch.device("cpu")
@@ -413,8 +415,9 @@ PEAK = """
 import sys, torch
 from pathlib import Path
 from benchmarks.table import peak_memory
-from dataloader import Stream, open_slices
-from slice_files import parse_folders
+from datasets.slices import open_slices
+from datasets.streams import Stream
+from datasets.transforms import parse_folders
 torch.set_num_threads(1)
 slices = open_slices(Path(sys.argv[1]), "train", parse_folders({folders!r}, 1), 2, {regex!r})
 for batch, truth in Stream(slices, 8, torch.device("cpu")).epoch(0):

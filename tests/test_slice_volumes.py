@@ -12,18 +12,20 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from distance_maps import signed_distance_maps
-from preprocess import slice_case
-from preprocess.bias_field import correct_bias
-from preprocess.frames import Frame, restore
-from preprocess.grey_levels import Normalisation, percentiles
-from preprocess.labels import LabelMap, map_labels, parse_label_map
+from datasets.distance_maps import signed_distance_maps
+from datasets.set_tables import read_rows
+from files.grey_levels import Normalisation, percentiles
+from files.labels import LabelMap, map_labels, parse_label_map
+from files.reading import read_grid, read_stack
 from preprocess.new_set import whole_folder
-from preprocess.reading import read_grid, read_stack
-from preprocess.slice_split import split_patients
-from preprocess.slice_volumes import Blocks, SliceSpec, describe, read_spec, slice_set
-from set_tables import read_rows
-from utils import UserError
+from preprocess.slice_volumes import read_spec, slice_set
+from preprocess.slicing import case as slice_case
+from preprocess.slicing.bias_field import correct_bias
+from preprocess.slicing.frames import Frame, restore
+from preprocess.slicing.spec import Blocks, SliceSpec
+from preprocess.slicing.split import split_patients
+from preprocess.slicing.tables import describe
+from processes.errors import UserError
 
 ROOT = Path(__file__).parent.parent
 PLAIN = np.diag([0.5, 0.75, 3.0, 1.0])

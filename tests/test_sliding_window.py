@@ -7,8 +7,8 @@ import pytest
 import torch
 from torch import nn
 
-from sliding_window import gaussian, sliding_window, starts
-from utils import UserError
+from nets.sliding_window import gaussian, sliding_window, starts
+from processes.errors import UserError
 
 
 def points(image):

@@ -143,9 +143,10 @@ def cluster(tmp_path_factory):
     (folder / "slurm.conf").write_text(CONFIG.format(folder=folder, controller=free_port(), node=free_port()))
     (folder / "munge.key").write_bytes(os.urandom(1024))
     (folder / "munge.key").chmod(0o600)
-    for pattern in ("*.py", "make/*", "methods/*.py", "slurm/*"):
+    packages = ("processes", "files", "datasets", "nets", "methods", "engine", "analysis", "preprocess")
+    for pattern in ("*.py", "make/*", "slurm/*", *(f"{package}/**/*.py" for package in packages)):
         for path in ROOT.glob(pattern):
-            (checkout / path.relative_to(ROOT)).parent.mkdir(exist_ok=True)
+            (checkout / path.relative_to(ROOT)).parent.mkdir(parents=True, exist_ok=True)
             shutil.copy(path, checkout / path.relative_to(ROOT))
     write_site(checkout / "data" / "toy", inside=200, outside=60, seed=1)
     (checkout / "sizes").mkdir()

@@ -15,11 +15,11 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from preprocess import spine
-from preprocess.frames import restore
-from preprocess.reading import sha256
-from set_tables import read_rows
-from utils import UserError
+from datasets.set_tables import read_rows
+from files.reading import sha256
+from preprocess.archives import tptbox as spine
+from preprocess.slicing.frames import restore
+from processes.errors import UserError
 
 ROOT = Path(__file__).parent.parent
 PIR = np.array([[0, 0, 1.5, 0], [-1.5, 0, 0, 0], [0, -1.5, 0, 0], [0, 0, 0, 1]])  # to posterior, inferior, right

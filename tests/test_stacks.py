@@ -7,12 +7,13 @@ import pytest
 from conftest import FOLDERS
 from PIL import Image
 
-from dataloader import open_slices, parse_folders
-from evaluation import Evaluation, score_patients_of
-from preprocess.set_survey import survey_set
-from run_data import tell_places
+from dataloader import tell_places
+from datasets.slices import open_slices
+from datasets.stacks import about_places, are_places, gaps, stack
+from datasets.transforms import parse_folders
+from engine.evaluation import Evaluation, score_patients_of
+from preprocess.survey.sets import survey_set
 from score_masks import sliced_references
-from stacks import about_places, are_places, gaps, stack
 from utils import tell_once
 
 REGEX = r"(case\d+)_(\d+)"

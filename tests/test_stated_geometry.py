@@ -5,13 +5,14 @@ import numpy as np
 import pytest
 import SimpleITK as sitk
 
-from preprocess.faults import VolumeFault
-from preprocess.formats import files_of
-from preprocess.reading import read_grid, read_stack
-from preprocess.slice_volumes import describe, read_spec, slice_set
-from set_tables import read_rows
-from utils import UserError
-from volume_files import read_volume
+from datasets.set_tables import read_rows
+from datasets.volume_files import read_volume
+from files.faults import VolumeFault
+from files.formats import files_of
+from files.reading import read_grid, read_stack
+from preprocess.slice_volumes import read_spec, slice_set
+from preprocess.slicing.tables import describe
+from processes.errors import UserError
 
 SHAPE = (6, 5, 4)
 MM = np.diag([-0.5, -0.75, 3.0, 1]) + np.array([[0, 0, 0, 10.0], [0, 0, 0, -20], [0, 0, 0, 30], [0] * 4])

@@ -8,11 +8,14 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from dataloader import check_patients, open_slices, parse_folders, read_card
-from preprocess import streets
+from datasets.files import check_patients
+from datasets.set_tables import read_card
+from datasets.slices import open_slices
+from datasets.transforms import parse_folders
+from preprocess.archives import streets
+from preprocess.archives.streets import IGNORE, PALETTE, StreetSpec, colourise, convert_set, find_pictures, read_spec
 from preprocess.phantom import streets as phantom
-from preprocess.streets import IGNORE, PALETTE, StreetSpec, colourise, convert_set, find_pictures, read_spec
-from utils import UserError
+from processes.errors import UserError
 
 CLASS_OF = {7: 0, 8: 1, 11: 2, 12: 3, 13: 4, 17: 5, 19: 6, 20: 7, 21: 8, 22: 9, 23: 10, 24: 11, 25: 12, 26: 13}
 CLASS_OF |= {27: 14, 28: 15, 31: 16, 32: 17, 33: 18}

@@ -12,10 +12,10 @@ import numpy as np
 import pytest
 from PIL import Image
 
+from datasets.size_table import read_size_table
 from preprocess import size_priors, tags
 from preprocess.tags import THUMB, read_tags
-from size_table import read_size_table
-from utils import UserError
+from processes.errors import UserError
 
 NAMES = ["Case04_0", "Case04_1", "Case04_2", "Case04_3", "Case05_0", "Case05_1", "Case05_2", "Case05_3"]
 

@@ -9,11 +9,11 @@ import numpy as np
 import pytest
 
 import main as program
+from analysis.run import open_run
+from datasets.set_tables import read_card
 from preprocess.archives.pnp_tfrecords import make_set, read_slice
 from preprocess.archives.tfrecords import read_example, read_records
-from run_files import open_run
-from slice_files import read_card
-from utils import UserError
+from processes.errors import UserError
 
 
 def varint(number):

@@ -12,13 +12,13 @@ import torch
 from conftest import CROSS_ENTROPY, FOLDERS
 from torch.utils._python_dispatch import TorchDispatchMode
 
-import compilation
 import main as program
-from arguments import get_args
-from evaluation import class_counts
+from engine import compilation
+from engine.arguments import get_args
+from engine.evaluation import class_counts
+from engine.loop import Commits, Steps, endless, train_epoch
 from losses import LOSSES
-from training import Commits, Steps, endless, train_epoch
-from utils import UserError
+from processes.errors import UserError
 
 PRIOR = "'ConstantBounds', {'values': [400, 80]}, 'norm_soft_size', 1"
 EVERY_LOSS = {
@@ -52,7 +52,7 @@ def build(dataset, losses=CROSS_ENTROPY, *more):
     """Method, streams and arguments, as main.py builds them."""
     args = get_args(flags(dataset, "unused", losses, *more))
     loss, bounds = program.build_losses(args)
-    streams, _ = program.open_data(args, bounds)
+    streams, _ = program.open_data(program.METHODS[args.method], args, bounds)
     return program.build_method(args, loss, 1, load=False), streams, args
 
 

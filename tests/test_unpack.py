@@ -17,13 +17,14 @@ import nibabel as nib
 import numpy as np
 import pytest
 
+from datasets.files import parse_name
+from datasets.set_tables import read_rows
+from files.decoding import read_slice
+from files.zip_entries import read_entries
 from preprocess import unpack as module
 from preprocess.slice_volumes import read_spec, slice_set
 from preprocess.unpack import Lineage, check_archives, md5, read_lineage, unpack
-from preprocess.zip_entries import read_entries
-from set_tables import read_rows
-from slice_files import parse_name, read_slice
-from utils import UserError
+from processes.errors import UserError
 
 ROOT = Path(__file__).parent.parent
 FILES = {"training/a/1.txt": b"one", "training/b/2.txt": b"two"}

@@ -13,18 +13,17 @@ from conftest import CROSS_ENTROPY, FOLDERS
 import main as program
 import report
 import score_masks
-from arguments import get_args
 from bounds import BOUNDS
-from checkpoint_files import load_checkpoint
-from errors import LONGEST
-from losses import build_loss, parse_losses
+from engine.arguments import get_args
+from engine.checkpoint_files import load_checkpoint
+from engine.loop import on_cpu
+from methods.objective import build_loss, parse_losses
 from methods.optimisers import load_optimiser, make_optimiser
 from networks import build_network, ghost_network
 from prediction import model
+from processes.errors import LONGEST, UserError
 from tests.fake_runs import make_run, make_set
 from tests.tools import fuzz_checkpoints, fuzz_options
-from training import on_cpu
-from utils import UserError
 
 FUZZERS = {"options": (fuzz_options, 140), "checkpoints": (fuzz_checkpoints, 60)}
 

@@ -7,12 +7,12 @@ import pytest
 import torch
 
 import main as program
+from analysis.run import open_run
+from engine.checkpoint_files import load_checkpoint
 from methods.pseudo_label import PseudoLabel
 from preprocess.volume_set import VolumeSpec, make_volume_set
-from run_files import open_run
-from run_folder import load_checkpoint
+from processes.errors import UserError
 from tests.tools.chaos import ASKED, ask_to_stop, before_call, differences
-from utils import UserError
 
 SIZES = {
     "train": [(14, 12, 10), (6, 14, 12), (12, 12, 12)],

@@ -13,16 +13,18 @@ import numpy as np
 import pytest
 import torch
 
-import volume_files
 from bounds import BOUNDS
-from dataloader import join, lay_bounds
-from distributed import Team
-from preprocess.formats import nifti
-from sampling import FixedSteps, Shuffled
-from slice_files import FolderSpec, check_patients, parse_volume, read_slice
-from utils import UserError
-from volume_files import read_volume
-from volume_set import CropStream, WholeStream, open_volumes
+from datasets import volume_files
+from datasets.files import check_patients, parse_volume
+from datasets.sampling import FixedSteps, Shuffled
+from datasets.slices import join, lay_bounds
+from datasets.transforms import FolderSpec
+from datasets.volume_files import read_volume
+from datasets.volumes import CropStream, WholeStream, open_volumes
+from files.decoding import read_slice
+from files.formats import nifti
+from processes.errors import UserError
+from processes.team import Team
 
 CPU = torch.device("cpu")
 IMAGE, TRUTH, LOSS = (

@@ -14,18 +14,19 @@ import pytest
 from conftest import FOLDERS, write_site
 from PIL import Image
 
-from dataloader import check_patients, open_slices, parse_folders
-from decoding import read_slice
-from folder_listing import look_into, stem
-from preprocess.measuring import find_slices, measure_slices
-from preprocess.set_problems import find_problems
-from preprocess.set_survey import survey_set
+from datasets.files import check_patients, load_slice
+from datasets.set_tables import read_card, read_rows, spacing_of_names, spacing_of_patients
+from datasets.size_table import read_size_table
+from datasets.slices import open_slices
+from datasets.transforms import FolderSpec, parse_folders
+from datasets.volumes import open_volumes
+from files.decoding import read_slice
+from files.listing import look_into, stem
+from preprocess.priors.measuring import find_slices, measure_slices
+from preprocess.survey.problems import find_problems
+from preprocess.survey.sets import survey_set
 from preprocess.tags import read_images, read_tags
-from set_tables import read_card, read_rows, spacing_of_names, spacing_of_patients
-from size_table import read_size_table
-from slice_files import FolderSpec, load_slice
-from utils import UserError
-from volume_set import open_volumes
+from processes.errors import UserError
 
 REGEX = r"(Case\d+)_(\d+)"
 GREY = np.arange(64, dtype=np.uint8).reshape(8, 8) * 3

@@ -14,13 +14,13 @@ from pathlib import Path
 
 import pytest
 
-from preprocess.workers import in_processes
-from utils import UserError
+from processes.errors import UserError
+from processes.pool import in_processes
 
 STARTER = """
 import os, sys, time
 from pathlib import Path
-from preprocess.workers import in_processes
+from processes.pool import in_processes
 from utils import run_program
 
 def work(path):

@@ -23,18 +23,18 @@ from PIL import Image
 import main as program
 import plot
 import report as reporting
-from folder_listing import UNLISTED
+from analysis.run import open_run
+from analysis.tables.table import Report, as_csv, as_latex, as_markdown, as_text
+from datasets.set_tables import read_rows
+from datasets.size_table import read_size_table, write_size_table
+from files.listing import UNLISTED
 from prediction.inference import Wanted
 from prediction.outputs import Outputs
 from preprocess import data_report, tags
 from preprocess.new_set import write_card
 from preprocess.slice_volumes import read_spec, slice_set
-from quoting import FORMULA, INVISIBLE, from_cell, visible
-from reports.table import Report, as_csv, as_latex, as_markdown, as_text
-from run_files import open_run
-from set_tables import read_rows
-from size_table import read_size_table, write_size_table
-from utils import UserError
+from processes.errors import UserError
+from processes.quoting import FORMULA, INVISIBLE, from_cell, visible
 
 ROOT = Path(__file__).parents[1]
 FILES = [text for text in NASTY if "/" not in text and "\0" not in text]  # what a file can be called
@@ -189,7 +189,7 @@ def pages(place):
     }
 
 
-@writes("size_table.py: write_size_table")
+@writes("datasets/size_table.py: write_size_table")
 def sizes(place):
     write_size_table(place / "sizes", {"column": {name: [1, 2] for name in SIZED}}, {"made from": "\n".join(NASTY)})
     assert set(read_size_table(place / "sizes", "column").sizes) == set(SIZED)
@@ -215,7 +215,7 @@ def cards(place):
     return {place / "dataset.json": NASTY}
 
 
-@writes("preprocess/slice_tables.py: write_tables")
+@writes("preprocess/slicing/tables.py: write_tables")
 def slicing(place):
     names = [*[text for text in FILES if not set(text) & set("[*?~") and text[0] != "."][::3], "\udce9"]
     rng = np.random.default_rng(0)
@@ -237,9 +237,14 @@ def slicing(place):
 
 
 @writes(
-    *(f"run_folder.py: RunFolder.{name}" for name in ("begin", "write_text", "write_table")),
-    *("own_folders.py: note_made", "report.py: main", "run_folder.py: CsvLog.__init__", "plots/canvas.py: save"),
-    *("plots/pictures.py: draw_frame", "preprocess/data_report.py: report"),
+    *(f"engine/run_folder.py: RunFolder.{name}" for name in ("begin", "write_text", "write_table")),
+    *(
+        "processes/ownership.py: note_made",
+        "report.py: main",
+        "engine/run_folder.py: CsvLog.__init__",
+        "analysis/plots/canvas.py: save",
+    ),
+    *("analysis/plots/pictures.py: draw_frame", "preprocess/data_report.py: report"),
 )
 def training(place):
     """A run on slices of such names, in a folder of such a name, and all that is drawn and told of it."""
@@ -291,13 +296,13 @@ OTHERS = {
     "preprocess/phantom/archive.py: write_scan": "its own words",
     "preprocess/phantom/decathlon.py: write_contents": "its own words",
     "preprocess/unpack.py: unpack": "json of names and digests",
-    "run_folder.py: CsvLog.append": "numbers",
+    "engine/run_folder.py: CsvLog.append": "numbers",
     "score_masks.py: main": "numbers",
-    "slice_cache.py: _make": "json of names, shapes and digests",
-    "volume_files.py: VolumeFolder.open": "json of names, shapes and digests",
-    "quoting.py: csv_text": "the csv of all others",
+    "datasets/cache.py: _make": "json of names, shapes and digests",
+    "datasets/volume_files.py: VolumeFolder.open": "json of names, shapes and digests",
+    "processes/quoting.py: csv_text": "the csv of all others",
 }
-PACKAGES = ("plots", "reports", "prediction", "preprocess", "methods")
+PACKAGES = ("processes", "files", "datasets", "nets", "methods", "engine", "analysis", "preprocess", "prediction")
 MODULES = [*ROOT.glob("*.py"), *(path for package in PACKAGES for path in ROOT.glob(f"{package}/**/*.py"))]
 
 

@@ -10,7 +10,7 @@ of the body that is nearest to them differs from patient to patient.
 Oddities: end-diastole is frame 1 in all but one patient (090), so it is read off Info.cfg where one moment is wanted.
 """
 
-import ctrl_c  # noqa: F401  first: from here on Ctrl-C is one line
+import processes.ctrl_c  # noqa: F401  first: from here on Ctrl-C is one line
 
 import argparse
 import glob
@@ -19,9 +19,10 @@ import sys
 from collections.abc import Callable
 from pathlib import Path
 
+from files.pairing import find_files
 from preprocess.archives.layout import slice_archive
-from preprocess.pairing import find_files
-from utils import UserError, listing, run_program
+from processes.errors import UserError
+from utils import listing, run_program
 
 
 def add_flags(add: Callable[..., object]) -> None:

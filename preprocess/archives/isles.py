@@ -9,7 +9,7 @@ splits; the types of numbers differ between kinds and between packings, and do n
 is left out.
 """
 
-import ctrl_c  # noqa: F401  first: from here on Ctrl-C is one line
+import processes.ctrl_c  # noqa: F401  first: from here on Ctrl-C is one line
 
 import argparse
 import sys

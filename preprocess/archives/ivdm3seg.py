@@ -13,16 +13,17 @@ Bateson et al. cut the scans into 256 slices of 36 x 256, as then each shows one
 as they were scanned are `--axis 0`. The axes are those of the files (`--orient stored`), as published.
 """
 
-import ctrl_c  # noqa: F401  first: from here on Ctrl-C is one line
+import processes.ctrl_c  # noqa: F401  first: from here on Ctrl-C is one line
 
 import argparse
 import re
 import sys
 from collections.abc import Callable
 
+from files.pairing import find_files
 from preprocess.archives.layout import first_there, slice_archive
-from preprocess.pairing import find_files
-from utils import UserError, run_program
+from processes.errors import UserError
+from utils import run_program
 
 IMAGES = ("fat", "inn", "opp", "wat")
 

@@ -5,9 +5,11 @@ from collections.abc import Sequence
 from pathlib import Path
 from types import ModuleType
 
-from preprocess.pairing import find_files
-from preprocess.slice_volumes import describe, read_spec, slice_set
-from utils import UserError, listing
+from files.pairing import find_files
+from preprocess.slice_volumes import read_spec, slice_set
+from preprocess.slicing.tables import describe
+from processes.errors import UserError
+from utils import listing
 
 AXIAL = ("--orient", "LPS")  # axial slices alike however the volumes are stored; --plane or --axis behind it cut others
 

@@ -13,7 +13,7 @@ published crop is centred on the heart as the labels show it: `--centre labels`.
 volume, which takes no label and is what predict.py can do.
 """
 
-import ctrl_c  # noqa: F401  first: from here on Ctrl-C is one line
+import processes.ctrl_c  # noqa: F401  first: from here on Ctrl-C is one line
 
 import argparse
 import sys

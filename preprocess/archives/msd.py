@@ -9,7 +9,7 @@ The voxel axes of these archives run to the right, front and head, and so do tho
 Oddities: ._* shadows that macOS left beside every file, which are never read.
 """
 
-import ctrl_c  # noqa: F401  first: from here on Ctrl-C is one line
+import processes.ctrl_c  # noqa: F401  first: from here on Ctrl-C is one line
 
 import argparse
 import json
@@ -19,7 +19,8 @@ from pathlib import Path
 from typing import Any
 
 from preprocess.archives.layout import folder_there, slice_archive
-from utils import UserError, listing, run_program
+from processes.errors import UserError
+from utils import listing, run_program
 
 
 def add_flags(add: Callable[..., object]) -> None:

@@ -13,7 +13,7 @@ patient with several series is told. These are the patients of RUNMC and BMC in 
 other numbers.
 """
 
-import ctrl_c  # noqa: F401  first: from here on Ctrl-C is one line
+import processes.ctrl_c  # noqa: F401  first: from here on Ctrl-C is one line
 
 import argparse
 import glob
@@ -23,7 +23,8 @@ from collections.abc import Callable
 from pathlib import Path
 
 from preprocess.archives.layout import AXIAL, slice_archive
-from utils import UserError, listing, run_program
+from processes.errors import UserError
+from utils import listing, run_program
 
 COLLECTIONS = {"RUNMC": "Prostate3T-01", "BMC": "ProstateDx-01"}
 ENDINGS = ("_corrected_label", "_truth", "")  # of a label's name; the first that is there counts

@@ -11,7 +11,7 @@ and train and val are the archive's own. Only the slice in the middle is taken, 
 called <file>_1, as in the csv. Grey levels become (x + 4) / 8.5, cut to 0..1, as published. No spacing is known.
 """
 
-import ctrl_c  # noqa: F401  first: from here on Ctrl-C is one line
+import processes.ctrl_c  # noqa: F401  first: from here on Ctrl-C is one line
 
 import argparse
 import math
@@ -21,11 +21,11 @@ from pathlib import Path
 import numpy as np
 from tqdm import tqdm
 
+from files.faults import Fault
+from files.pairing import find_files
 from preprocess.archives.tfrecords import read_example, read_records
-from preprocess.faults import Fault
 from preprocess.new_set import refuse, refuse_existing, whole_folder, write_card
-from preprocess.pairing import find_files
-from preprocess.slice_case import save_nifti
+from preprocess.slicing.case import save_nifti
 from utils import doubled, run_program
 
 SHIFT, WIDTH = 4.0, 8.5

@@ -9,7 +9,7 @@ Oddities: four centres under running numbers, which the archive does not tell ap
 of SAML too (saml.py).
 """
 
-import ctrl_c  # noqa: F401  first: from here on Ctrl-C is one line
+import processes.ctrl_c  # noqa: F401  first: from here on Ctrl-C is one line
 
 import argparse
 import sys

@@ -9,7 +9,7 @@ are patients of NCI-ISBI 2013 (nci_isbi.py), UCL, BIDMC and HK of PROMISE12 (pro
 and test on the other.
 """
 
-import ctrl_c  # noqa: F401  first: from here on Ctrl-C is one line
+import processes.ctrl_c  # noqa: F401  first: from here on Ctrl-C is one line
 
 import argparse
 import sys

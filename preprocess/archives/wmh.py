@@ -9,7 +9,7 @@ Oddities: label 2 is other pathology, and background here; ids count anew at eac
 The test data of DataverseNL, which lie in test/, are left out.
 """
 
-import ctrl_c  # noqa: F401  first: from here on Ctrl-C is one line
+import processes.ctrl_c  # noqa: F401  first: from here on Ctrl-C is one line
 
 import argparse
 import sys

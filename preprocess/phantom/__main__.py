@@ -3,7 +3,7 @@
 Makes up a cohort and writes it in the layout of the data set's official archive.
 """
 
-import ctrl_c  # noqa: F401  first: from here on Ctrl-C is one line
+import processes.ctrl_c  # noqa: F401  first: from here on Ctrl-C is one line
 
 import argparse
 import json
@@ -20,7 +20,7 @@ from preprocess.phantom.archive import write_scan
 from preprocess.phantom.cohorts import COHORTS, DECATHLON
 from preprocess.phantom.decathlon import write_contents
 from preprocess.phantom.streets import make_streets
-from preprocess.workers import in_processes
+from processes.pool import in_processes
 from utils import run_program
 
 

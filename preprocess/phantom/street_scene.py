@@ -11,7 +11,7 @@ import numpy as np
 from numpy.random import Generator
 from PIL import Image, ImageDraw
 
-from preprocess.streets import CLASSES
+from preprocess.archives.streets import CLASSES
 
 Pair = Sequence[float]  # of two, from and to
 

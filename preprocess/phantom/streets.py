@@ -10,10 +10,10 @@ from PIL import Image
 from scipy.ndimage import gaussian_filter
 from tqdm import tqdm
 
+from preprocess.archives.streets import PALETTE, TRAIN_IDS, colourise
 from preprocess.phantom.street_parts import VEHICLES, cycle, garden, house, person, post, roadway, sky, tree, vehicle
 from preprocess.phantom.street_scene import IDS, Scene, Site, palette
-from preprocess.streets import PALETTE, TRAIN_IDS, colourise
-from preprocess.workers import in_processes
+from processes.pool import in_processes
 
 Item = tuple[float, Callable[[], None]]  # distance of a thing, what paints it
 Job = tuple[int, str, int]  # site, place, number of the picture there

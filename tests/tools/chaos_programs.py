@@ -44,7 +44,7 @@ SIGNALS = (signal.SIGKILL, signal.SIGTERM, signal.SIGINT)
 AGAIN = 1 / 3  # share of the kills after which it is killed once more before it may end
 PATIENCE = 30  # seconds in which a process that was asked to end does, and the workers of one that was killed
 ENDED = {number: {0, -number, 128 + number} for number in SIGNALS}  # exit codes, 0 of who was done by then
-RACES = re.compile(r"import ctrl_c|<frozen")  # python's own start cannot be told to be quiet about Ctrl-C
+RACES = re.compile(r"import processes.ctrl_c|<frozen")  # python's own start cannot be told to be quiet about Ctrl-C
 
 
 @dataclass(frozen=True)

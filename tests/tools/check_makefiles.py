@@ -12,7 +12,8 @@ from collections.abc import Sequence
 from pathlib import Path
 
 import main as program
-from utils import UserError, run_program
+from processes.errors import UserError
+from utils import run_program
 
 ROOT = Path(__file__).parents[2]
 

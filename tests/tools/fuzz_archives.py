@@ -17,8 +17,8 @@ from unittest.mock import patch
 import numpy as np
 
 from preprocess.unpack import NOTE, Lineage, unpack
+from processes.errors import UserError
 from tests.tools.fuzzing import each_kind, main, mutated
-from utils import UserError
 
 CONTENT = {
     "set/Case00.nii.gz": np.random.default_rng(0).bytes(900),

@@ -16,15 +16,15 @@ import torch
 
 import main as program
 import predict
-from arguments import get_args
+from engine.arguments import get_args
 from methods.supervised import Supervised
+from nets.weight_checks import not_finite
 from prediction.model import load_model
 from tests.conftest import write_site
 from tests.tiny_network import train_on_volumes
 from tests.tools.chaos import arguments, ask_to_stop, before_call
 from tests.tools.fuzz_options import ODD, places, replaced
 from tests.tools.fuzzing import each_kind, main, mutated
-from weight_checks import not_finite
 
 CANARY = b"cbuiltins\nexec\n"  # what a pickle would say to run code
 

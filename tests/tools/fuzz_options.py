@@ -16,11 +16,12 @@ import numpy as np
 import torch
 
 import main as program
-from arguments import get_args, get_parser
-from augmentation import Augmentation
-from methods import METHODS
+from datasets.augmentation import Augmentation
+from engine.arguments import get_args, get_parser
+from methods.base import METHODS
+from processes.errors import UserError
 from tests.tools.fuzzing import each_kind, main
-from utils import UserError, read_literal
+from utils import read_literal
 
 CSV = "sizes.csv"
 SIZES = "val_ids,col\n" + "".join(f'Case0_{k}.png,"[30, 20]"\n' for k in range(2))

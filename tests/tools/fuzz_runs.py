@@ -13,9 +13,9 @@ from functools import partial
 import plot
 import report
 import score_masks
+from processes.errors import UserError
 from tests.fake_runs import make_run, make_set
 from tests.tools.fuzzing import each_kind, main, mutated, mutated_json, mutated_text
-from utils import UserError
 
 TEXTS = (".csv", ".txt", ".json")
 PICTURES = (

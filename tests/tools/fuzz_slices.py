@@ -11,7 +11,7 @@ import nibabel as nib
 import numpy as np
 from PIL import Image
 
-from decoding import read_slice
+from files.decoding import read_slice
 from tests.tools.fuzzing import each_kind, main, mutated
 
 IMAGE = (np.arange(24 * 20).reshape(24, 20) % 251).astype(np.uint8)

@@ -8,19 +8,19 @@ from functools import partial
 
 import numpy as np
 
+from analysis.run import open_run
 from bounds import BOUNDS
+from datasets.files import check_class_count, check_patients
+from datasets.set_tables import read_card, read_rows, spacing_of_patients
+from datasets.volumes import _read_headers, _read_scale
+from files.pairing import read_patients
 from prediction.inference import Wanted
 from prediction.outputs import Outputs
 from preprocess.new_dataset import read_phantom
-from preprocess.pairing import read_patients
-from preprocess.slice_spec import SliceSpec
+from preprocess.slicing.spec import SliceSpec
 from preprocess.tags import read_tags
-from run_files import open_run
-from set_tables import read_card, read_rows, spacing_of_patients
-from slice_files import check_class_count, check_patients
 from tests.fake_runs import make_run, make_set
 from tests.tools.fuzzing import each_kind, main, mutated_json, mutated_text
-from volume_set import _read_headers, _read_scale
 
 NAMES = [f"Case{patient:02}_{number}" for patient in range(3) for number in range(3)]
 PATIENTS = [name[:6] for name in NAMES]

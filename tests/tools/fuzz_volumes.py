@@ -11,7 +11,7 @@ import nibabel as nib
 import numpy as np
 import SimpleITK as sitk
 
-from preprocess.reading import read_grid, read_stack
+from files.reading import read_grid, read_stack
 from tests.tools.fuzzing import each_kind, main, mutated
 
 VOXELS = np.arange(120, dtype=np.int16).reshape(4, 5, 6)

@@ -24,8 +24,8 @@ from pathlib import Path
 
 import numpy as np
 
-from preprocess.faults import VolumeFault
-from utils import UserError
+from files.faults import VolumeFault
+from processes.errors import UserError
 
 LIMIT = 2**30  # bytes that a reader may take beside what the process has
 SECONDS = 20

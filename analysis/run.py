@@ -1,0 +1,527 @@
+"""A finished run's folder, read back: what plots and reports know of a run.
+
+Nothing here opens the data set except `Run.slices`, so a folder out of an archive is as good as a fresh one.
+"""
+
+import csv
+import io
+import re
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from functools import cached_property
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import pandas as pd
+from PIL import Image, UnidentifiedImageError
+
+from datasets.files import check_regex
+from datasets.transforms import parse_folders
+from files.foreign import read_json, reading
+from metrics import DISTANCES, SCORES
+from processes.errors import UserError
+from processes.ownership import made_by_run, shown
+from processes.quoting import for_shell, from_cell
+from utils import doubled, fits, listing, nearest, read_literal
+
+if TYPE_CHECKING:
+    from datasets.slices import SliceSet  # opened where it is needed: it brings torch, which takes seconds
+
+PATIENT_FILES = {"last": "patients_last.csv", "best_3d": "patients_best_3d.csv"}
+CLASS_FILES = {"last": "classes_last.csv", "best_3d": "classes_best_3d.csv"}
+PICTURE_FOLDERS = {"last": "last_epoch", "best_3d": "best_epoch_3d"}
+PICTURES = (".png", ".pdf", ".svg", ".gif")  # as plot.py makes them
+WITH_UNIT = (*DISTANCES, "diagonal")
+DEFAULT_CSV = "*_target_metrics.csv"
+SCORED = "val_3d_"  # how the arrays begin that score_masks.py makes
+AGAIN = "train the run again"  # what mends a run that is broken
+NATIVE = "native_"  # what follows where it scored on the volumes' own grids
+
+SHAPES = dict.fromkeys(("val_dice.npy", "val_sizes.npy"), ("n_epoch", "slices", "K"))  # axes of raw arrays
+SHAPES |= dict.fromkeys(("val_gt_sizes.npy", "prior_sizes.npy"), ("slices", "K"))
+
+
+def _number(text: str) -> float:
+    return float(text) if text else float("nan")
+
+
+def _regex(text: str) -> str:
+    check_regex(text)
+    return text
+
+
+def _old_names(columns: Iterable[str]) -> dict[str, str]:
+    """Column -> its name of today, of a table in which ASSD stands alone: it is what is called MASD now."""
+    columns = list(columns)
+    if any("masd" in name for name in columns):
+        return {}
+    return {name: name.replace("assd", "masd") for name in columns if "assd" in name.split("_")}
+
+
+PATIENT_COLUMNS = {"patient": str, "class": int, "outcome": str}
+PATIENT_COLUMNS |= dict.fromkeys((*SCORES, "predicted", "true", "diagonal"), _number)
+CLASS_COLUMNS = {"class": int, "name": str, "iou": _number, "intersection": int, "union": int}
+
+
+KINDS = {  # of what provenance.json tells, where it does
+    **{"n_class": int, "n_epoch": int, "nsd_tolerance": (int, float), "path": str, "csv": (str, type(None))},
+    **{"scores": str, "distance_unit": str, "class_names": (list, dict, type(None))},
+}
+
+
+@dataclass(frozen=True)
+class Run:
+    """One run folder whose provenance could be read.
+
+    The methods raise UserError naming the file that is missing or broken.
+    """
+
+    folder: Path
+    provenance: dict[str, Any]
+
+    @property
+    def name(self) -> str:
+        return self.folder.resolve().name
+
+    @property
+    def own_files(self) -> list[Path]:
+        """What the run wrote: its files, and its folders of pictures. A run of before does not tell them apart."""
+        names = made_by_run(self.folder) or {name for name in shown(self.folder) if not name.endswith(PICTURES)}
+        paths = [self.folder / name for name in sorted(names)]
+        return [*paths, *(path / "val" for path in paths if path.is_dir())]
+
+    @property
+    def set_name(self) -> str:
+        return str(self.provenance["dataset"].get("name") or Path(self.provenance["dataset"]["path"]).name)
+
+    @property
+    def phantom(self) -> bool:
+        return bool(self.provenance["dataset"].get("phantom"))
+
+    @property
+    def label_uses(self) -> dict[str, str]:
+        """Set -> in what way labels shaped its images; a run of before knew it of its target set alone."""
+        how = self.provenance["dataset"].get("uses_labels")
+        return self.provenance.get("uses_labels", {self.set_name: how} if how else {})
+
+    @property
+    def scored(self) -> bool:
+        """Whether there was ground truth to compare with; a pre-training, which segments nothing yet, has no scores."""
+        return bool(self.provenance.get("scored", not self.provenance.get("pretraining")))
+
+    @property
+    def n_class(self) -> int:
+        return int(self.provenance["n_class"])
+
+    @property
+    def n_epoch(self) -> int:
+        """The epochs that were asked for; the log has fewer where the run stopped by itself."""
+        return int(self.provenance["n_epoch"])
+
+    @property
+    def adapts_nothing(self) -> bool:
+        """Whether it is the network as it came, only evaluated."""
+        return self.provenance.get("method") == "noadap"
+
+    @property
+    def start(self) -> str:
+        """The file of weights that it starts from, empty for random ones."""
+        return self.params.get("model_weights", "")
+
+    @property
+    def by_iou(self) -> bool:
+        """Whether it is scored by the IoU of all images together, instead of patient by patient."""
+        return self.provenance.get("scores") == "iou"
+
+    @property
+    def unit(self) -> str:
+        """Of distances: mm, or vox where the set states no spacing."""
+        return self.provenance.get("distance_unit", "mm")
+
+    @property
+    def nsd_tolerance(self) -> float:
+        """Of the NSD, in `unit`."""
+        return float(self.provenance.get("nsd_tolerance", "nan"))
+
+    def class_name(self, number: int) -> str:
+        """As the data set calls the class, or 'class 2'."""
+        names = self.provenance.get("class_names") or self.provenance["dataset"].get("class_names") or {}
+        named = dict(enumerate(names)) if isinstance(names, list) else {int(k): v for k, v in names.items()}
+        return str(named.get(number) or f"class {number}")
+
+    @cached_property
+    def palette(self) -> np.ndarray | None:
+        """(256, 3) uint8 colour of each label, black beyond the classes; None where the set's card has no palette."""
+        listed = self.provenance["dataset"].get("palette")
+        if not listed:
+            return None
+        try:
+            colours = np.array(listed, dtype=np.uint8)[: self.n_class]
+            if colours.shape != (self.n_class, 3):
+                raise ValueError(f"its shape is {colours.shape}")
+        except (ValueError, TypeError, OverflowError) as error:
+            raise UserError(
+                f"The palette of {self.provenance['dataset']['path']}/dataset.json, noted in {self.folder}, should be "
+                f"{self.n_class} triples of red, green and blue, 0..255, one a class; {error}."
+            ) from error
+        return np.concatenate([colours, np.zeros((256 - self.n_class, 3), np.uint8)])
+
+    @cached_property
+    def params(self) -> dict[str, str]:
+        """The lines of params.txt."""
+        pairs = (line.split(": ", 1) for line in self._text("params.txt").split("\n"))
+        return {pair[0].strip(): pair[1].strip() for pair in pairs if len(pair) == 2}
+
+    def param(self, name: str, default: str, read: Callable[[str], Any]) -> Any:
+        """An argument of the run out of params.txt, as `read` takes it. Raises UserError where it does not."""
+        text = self.params.get(name, default)
+        try:
+            return read(text)
+        except (UserError, ValueError, TypeError) as error:
+            raise UserError(f"{self._file('params.txt')} says '{name}: {text}': {error}; {AGAIN}.") from error
+
+    @cached_property
+    def metrics(self) -> pd.DataFrame:
+        """The log, one row an epoch; what an old one calls ASSD has its name of today, MASD."""
+        named = self.provenance.get("csv")
+        found = [self.folder / named] if named else sorted(self.folder.glob(DEFAULT_CSV))
+        path = self._file(found[0].name if found else DEFAULT_CSV)
+        with reading(path, AGAIN):
+            table = pd.read_csv(path).apply(pd.to_numeric)
+            has_epochs = not table.empty and "epoch" in table and table["epoch"].tolist() == [*range(len(table))]
+        if not has_epochs:
+            raise UserError(f"{path} has no epoch in it, or not each one in its row; train the run to its end.")
+        return table.rename(columns=_old_names(table))
+
+    def column(self, name: str) -> pd.Series:
+        """One column of the log."""
+        if name not in self.metrics:
+            raise UserError(f"The log of {self.folder} has no column '{name}'.{nearest(name, self.metrics.columns)}")
+        return self.metrics[name]
+
+    def patients(self, which: str) -> list[dict[str, Any]]:
+        """One row per patient and foreground class of the 'last' or the 'best_3d' epoch.
+
+        Numbers are float, NaN where the cell is empty; distances are in `unit`, which their names have lost. What an
+        old table calls ASSD has its name of today, MASD, and the ASSD is NaN.
+        """
+        columns = {name: f"{name}_{self.unit}" if name in WITH_UNIT else name for name in PATIENT_COLUMNS}
+        if self.has_old_assd:
+            columns["masd"] = columns.pop("assd")
+        rows = self._table(PATIENT_FILES[which], {column: PATIENT_COLUMNS[name] for name, column in columns.items()})
+        known = [{name: row[column] for name, column in columns.items()} for row in rows]
+        return [{name: row.get(name, float("nan")) for name in PATIENT_COLUMNS} for row in known]
+
+    @cached_property
+    def has_old_assd(self) -> bool:
+        """Whether its tables are of the time when the mean of the two directed means was called ASSD, not MASD."""
+        return bool(_old_names(next(csv.reader(io.StringIO(self._text(PATIENT_FILES["last"]))), [])))
+
+    def classes(self, which: str) -> list[dict[str, Any]]:
+        """One row per class of the epoch, of a run that is scored `by_iou`: class, name, iou, intersection, union.
+
+        The counts are pixels of all images together; iou is NaN where the class is neither true nor predicted.
+        """
+        return self._table(CLASS_FILES[which], CLASS_COLUMNS)
+
+    @property
+    def metric_axis(self) -> list[int]:
+        """The classes that the run's averages are over."""
+
+        def read(text: str) -> list[int]:
+            chosen = read_literal(text) or list(range(1, self.n_class))
+            if not fits(chosen, Sequence[int]) or not set(chosen) <= set(range(self.n_class)):
+                raise ValueError(f"expected classes, 0..{self.n_class - 1}")
+            return list(chosen)
+
+        return self.param("metric_axis", "[]", read)
+
+    @property
+    def ignore(self) -> int | None:
+        """The label of the ground truth whose pixels count nowhere."""
+
+        def read(text: str) -> int | None:
+            label = read_literal(text)
+            if not fits(label, int | None):
+                raise ValueError("expected a label, or None")
+            return label
+
+        return self.param("ignore", "None", read)
+
+    def epoch(self, which: str) -> int:
+        """Number of the last epoch, or of the best."""
+        if which == "last":
+            return int(self.metrics["epoch"].iloc[-1])
+        number = re.search(r"\d+", self._text("3dbestepoch.txt"))
+        if not number:
+            raise UserError(f"{self._file('3dbestepoch.txt')} should say 'epoch, 3D Dice'; it holds no number.")
+        if int(number[0]) >= len(self.metrics):
+            raise UserError(
+                f"{self._file('3dbestepoch.txt')} names epoch {number[0]}, and the log has 0..{len(self.metrics) - 1}; "
+                f"{AGAIN}."
+            )
+        return int(number[0])
+
+    def is_alarming(self, which: str) -> bool:
+        """Whether the collapse alarm of an adaptation rang in this epoch."""
+        table = self.metrics
+        return "alarms" in table and bool((table.loc[table["epoch"] == self.epoch(which), "alarms"] > 0).any())
+
+    def only_class(self, which: str) -> int | None:
+        """The class that the network of this epoch gives to every pixel; None where it predicts several, as it should.
+
+        None, too, where nothing else is there to be predicted, or where no sizes were noted.
+        """
+        if not (self.folder / "val_sizes.npy").is_file():
+            return None
+        predicted = np.flatnonzero(self.array("val_sizes.npy")[self.epoch(which)].sum(0))
+        if len(predicted) != 1:
+            return None
+        known = (self.folder / "val_gt_sizes.npy").is_file()
+        true = np.flatnonzero(self.array("val_gt_sizes.npy").sum(0)) if known else []
+        return None if [*true] == [*predicted] else int(predicted[0])
+
+    def array(self, name: str) -> np.ndarray:
+        """One of the raw arrays, such as val_sizes.npy (epochs, slices, K)."""
+        if name.startswith(SCORED) and not (self.folder / name).is_file():
+            score = Path(name).stem.removeprefix(SCORED)
+            flags = f"{score.removeprefix(NATIVE)} --native" if score.startswith(NATIVE) else score
+            raise UserError(
+                f"{self.folder / name} is missing; make it: python score_masks.py --run {for_shell(self.folder)} "
+                f"--score {flags}."
+            )
+        path = self._file(name)
+        self._must_name_its_score(path)
+        with reading(path, AGAIN):
+            array = np.load(path, allow_pickle=False)
+            if array.dtype.kind not in "fiub":
+                raise ValueError(f"it holds {array.dtype}, no numbers")
+            self._must_have_its_shape(name, array)
+        return array
+
+    def _must_have_its_shape(self, name: str, array: np.ndarray) -> None:
+        """Raises ValueError for an array of main.py's of other axes than those it writes."""
+        known = {"n_epoch": self.n_epoch, "K": self.n_class}
+        axes = SHAPES.get(name, array.shape)
+        if len(axes) != array.ndim or any(known.get(axis, n) != n for axis, n in zip(axes, array.shape, strict=True)):
+            raise ValueError(f"its shape is {array.shape}, expected ({', '.join(axes)}), {known}")
+
+    def _must_name_its_score(self, path: Path) -> None:
+        """Raises UserError for an array called ASSD of the time when that meant what is MASD now."""
+        if not (path.name.startswith(SCORED) and path.stem.endswith("assd")):
+            return
+        table = path.with_suffix(".csv")
+        if not (table.is_file() and table.read_text(encoding="utf-8").startswith("score,")):
+            raise UserError(
+                f"{path} was made when ASSD was the mean of the two directed means, which is called MASD now; remove "
+                f"it and make it again: python score_masks.py --run {for_shell(self.folder)} --score assd."
+            )
+
+    def class_means(self, name: str, classes: Sequence[int]) -> np.ndarray:
+        """(epochs, slices or patients) mean over these classes of a raw array, NaN left out."""
+        array = self.array(name)
+        if array.ndim != 3 or array.shape[2] != self.n_class:
+            raise UserError(
+                f"{self.folder / name} has the shape {array.shape}; a mean over classes needs (epochs, slices or "
+                f"patients, {self.n_class}), as val_dice.npy has."
+            )
+        if wrong := [k for k in classes if not 0 <= k < self.n_class]:
+            raise UserError(f"{self.folder} has no class {wrong[0]}; its classes are 0..{self.n_class - 1}.")
+        return np.stack([pd.DataFrame(epoch).mean(axis=1) for epoch in array[:, :, list(classes)]])
+
+    # ------------------------------------------------------------------------------------------ pictures
+
+    def picture(self, which: str, name: str) -> np.ndarray:
+        """(W, H) class numbers predicted on a slice; `which` is 'last', 'best_3d' or a folder such as iter004."""
+        return read_mask(self.mask_folder(which) / f"{name}.png")
+
+    def mask_folder(self, which: str) -> Path:
+        return self.folder / PICTURE_FOLDERS.get(which, which) / "val"
+
+    def picture_names(self, which: str) -> list[str]:
+        """The slices whose prediction was saved; raises UserError where none was."""
+        self._must_be_slices()
+        names = sorted(path.stem for path in self.mask_folder(which).glob("*.png"))
+        if not names:
+            raise UserError(f"{self.mask_folder(which)} holds no mask; run it again with --saveim 1.")
+        return names
+
+    def prediction(self, which: str, slices: "SliceSet", row: int) -> np.ndarray:
+        """The `picture` of a slice of the set; raises UserError where it does not fit the ground truth."""
+        mask, true = self.picture(which, slices.names[row]), slices.truth(row)
+        if mask.shape != true.shape:
+            raise UserError(
+                f"{self.folder} predicted {mask.shape} pixels on {slices.names[row]}, the ground truth in "
+                f"{slices.root} has {true.shape}: these are not the images of that run."
+            )
+        if mask.max() >= self.n_class:
+            raise UserError(
+                f"{self.folder} predicted class {mask.max()} on {slices.names[row]}, but has {self.n_class} classes; "
+                "run it again."
+            )
+        return mask
+
+    def entropy(self, name: str) -> np.ndarray:
+        """(W, H) entropy of the last network on a slice, 1 where every class is equally likely."""
+        return read_mask(self.folder / "ent_map" / f"{name}.png") / 255
+
+    @property
+    def has_entropy(self) -> bool:
+        return (self.folder / "ent_map").is_dir()
+
+    def epochs_saved(self) -> dict[int, str]:
+        """Number -> name of the folders iter000, iter001, …, in order; raises UserError where there is none."""
+        names = [path.parent.name for path in self.folder.glob("iter*/val")]
+        if not names:
+            raise UserError(f"{self.folder} holds no iter000/val; run it again with --saveim 1.")
+        found = dict(sorted((int(name[4:]), name) for name in names))
+        if max(found) >= self.n_epoch:
+            raise UserError(
+                f"{self.folder} holds masks of epoch {max(found)}, counted from 0, and its provenance.json has "
+                f"{self.n_epoch} epochs: these are not files of one run; {AGAIN}."
+            )
+        return found
+
+    def counted(self, true: np.ndarray) -> np.ndarray:
+        """Which pixels of a ground truth count: all but those to be ignored."""
+        return np.full(true.shape, True) if self.ignore is None else true != self.ignore
+
+    @cached_property
+    def names(self) -> list[str]:
+        """The slices that the run was evaluated on."""
+        return self._text("val_names.txt").removesuffix("\n").split("\n")
+
+    def slices(self, data: Path | None = None) -> "SliceSet":
+        """The slices that the run was evaluated on, with their ground truth.
+
+        `data`: where the set lies now; else where it lay when the run was made. Raises UserError when it is not there.
+        """
+        self._must_be_slices()
+        slices = self._open(data, 2)
+        seen = set(self.names)
+        rows = [row for row, name in enumerate(slices.names) if name in seen]
+        if lost := sorted(seen - set(slices.names)):
+            raise UserError(
+                f"{slices.root / slices.split} lacks {len(lost)} of the {len(seen)} slices that {self.folder} was "
+                f"evaluated on (its val_names.txt): {listing(lost)}. Put them back, or name the set of that run with "
+                "--data."
+            )
+        return slices.keep(rows)
+
+    def has_same_files(self, slices: "SliceSet") -> bool:
+        """Whether these slices are, byte for byte, what the run was evaluated on; True where it does not tell."""
+        noted = self.provenance.get("inputs", {}).get("val")
+        if not noted or self.provenance.get("debug") or slices.digest == noted:  # of few slices: no digest of the set
+            return True
+        try:
+            return self._open(slices.root).digest == noted  # the maps of its losses included
+        except UserError:  # which lie there no more
+            return False
+
+    def _open(self, data: Path | None, n_folder: int | None = None) -> "SliceSet":
+        """The split that the run was evaluated on, of so many of its folders: the first are image and ground truth."""
+        params = self.params
+        split = next((name for name in ("test", "train") if params.get(f"on{name}", "0") not in ("0", "False")), "val")
+        root = data or Path(self.provenance["dataset"]["path"])
+        if not (root / split).is_dir():
+            raise UserError(
+                f"The pictures of {self.folder} are drawn over the images it was evaluated on, and {root / split} is "
+                "not there. Make the data set again, or name its folder with --data."
+            )
+        keys = ("val_target_folders", "target_folders")
+        key = next((key for key in keys if params.get(key, "").startswith("[")), keys[-1])
+        folders = self.param(key, "", lambda text: parse_folders(text, len(read_literal(text))))[:n_folder]
+        regex = self.param("grp_regex", "", _regex)
+        from datasets.slices import open_slices  # brings torch, which a report does without
+
+        return open_slices(root, split, folders, self.n_class, regex, ignore=self.ignore, any_truth_size=True)
+
+    def _must_be_slices(self) -> None:
+        if not self.scored:
+            raise UserError(
+                f"{self.folder} was evaluated without ground truth, which pictures and scores of saved masks need."
+            )
+        if self.provenance.get("volumes"):
+            raise UserError(
+                f"{self.folder} was evaluated on volumes, whose masks are .nii.gz; pictures, and scores of saved "
+                "masks, are made of slices."
+            )
+
+    def _table(self, name: str, columns: Mapping[str, Callable[[str], Any]]) -> list[dict[str, Any]]:
+        """The rows of a csv file; `columns`: name -> how to read a cell."""
+        path, again = self._file(name), "evaluate the run again"
+        with reading(path, again):
+            rows = list(csv.DictReader(io.StringIO(self._text(name), newline="")))
+        lost = [column for column in columns if rows and column not in rows[0]]
+        if lost or not rows:
+            what = f"lacks the columns {', '.join(lost)}" if lost else "has no row in it"
+            raise UserError(f"{path} {what}; {again}.")
+        with reading(path, again):
+            return [{column: read(from_cell(row[column])) for column, read in columns.items()} for row in rows]
+
+    def _text(self, name: str) -> str:
+        path = self._file(name)
+        with reading(path, AGAIN):
+            return path.read_text(encoding="utf-8")
+
+    def _file(self, name: str) -> Path:
+        path = self.folder / name
+        if not path.is_file() and self.provenance.get("pretraining"):
+            raise UserError(f"{self.folder} is a pre-training, which has no scores; name the runs that start from it.")
+        if not path.is_file() and not self.scored:
+            raise UserError(
+                f"{self.folder} has no {name}: it was evaluated without ground truth, so there are no scores and no "
+                "best epoch; its log has loss, entropy and sizes."
+            )
+        if not path.is_file():
+            raise UserError(f"{path} is missing: {self.folder} is not a finished run; train it to its end.")
+        return path
+
+
+def open_runs(folders: Sequence[str | Path]) -> list[Run]:
+    """The runs in these folders; raises one UserError that lists every folder that is none."""
+    runs, faults = [], []
+    for folder in map(Path, folders):
+        try:
+            runs.append(open_run(folder))
+        except UserError as error:
+            faults.append(str(error))
+    if faults:
+        raise UserError(" ".join(faults))
+    if twice := doubled(run.name for run in runs):
+        raise UserError(f"Runs are told apart by their folder's name; given twice: {', '.join(twice)}.")
+    return runs
+
+
+def open_run(folder: Path) -> Run:
+    """Reads and checks provenance.json."""
+    if not folder.is_dir():
+        raise UserError(f"{folder} is not there; expected the folder of a finished run, results/<set>/<run>.")
+    path = folder / "provenance.json"
+    if not path.is_file():
+        raise UserError(f"{path} is missing: {folder} is not a finished run; train it to its end.")
+    provenance = read_json(path, AGAIN)
+    with reading(path, AGAIN):
+        if not provenance["dataset"]["path"] or int(provenance["n_class"]) < 1 or int(provenance["n_epoch"]) < 0:
+            raise ValueError("no data set or no class")
+        told = {**provenance["dataset"], **provenance}
+        if wrong := [key for key, kinds in KINDS.items() if key in told and not isinstance(told[key], kinds)]:
+            raise ValueError(f"{', '.join(f'{key} is {told[key]!r}' for key in wrong)}")
+    return Run(folder, provenance)
+
+
+def read_mask(path: Path) -> np.ndarray:
+    """(W, H) grey levels of a saved prediction (class numbers) or entropy map (0..255)."""
+    try:
+        with Image.open(path) as image:
+            return np.asarray(image.convert("L") if image.mode == "RGB" else image)
+    except FileNotFoundError as error:
+        raise UserError(f"{path} is missing; run it again with --saveim 1 (--entmap 1 for entropy).") from error
+    except (OSError, SyntaxError, UnidentifiedImageError) as error:
+        raise UserError(f"{path} cannot be read ({error}); run it again.") from error
+
+
+def unique(runs: Sequence[Run], read: Callable[[Run], Any]) -> list[Any]:
+    """What the runs say, each answer once, in the order of the runs."""
+    return list(dict.fromkeys(read(run) for run in runs))

@@ -1,0 +1,1 @@
+"""Tables of finished runs, by patient, by class, over draws, as text, csv, Markdown and LaTeX."""

@@ -1,0 +1,123 @@
+"""A table in words, and what it is written as: text, csv, Markdown, LaTeX."""
+
+import itertools
+import math
+import textwrap
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from processes.quoting import csv_text, for_comment, for_latex, for_markdown, visible
+
+BLOCKS = {
+    "last": "Last epoch (nothing was chosen with target labels)",
+    "best_3d": "Best epoch (chosen with target labels, hence optimistic)",
+}
+NOTHING = "–"
+NOTE_WIDTH = 110
+LATEX_WIDTH = 84  # letters of \footnotesize across a page of the class article
+LATEX_GAP = 3  # letters between two columns
+
+
+@dataclass(frozen=True)
+class Report:
+    """The table in words, whatever it is written as; the csv has every digit instead."""
+
+    title: str
+    warnings: list[str]
+    header: list[str]
+    blocks: list[tuple[str, list[list[str]]]]  # heading, rows
+    notes: list[str]
+    lines: list[dict[str, Any]]  # of the csv
+
+
+def number(value: float, digits: int = 3) -> str:
+    return f"{value:.{digits}f}" if math.isfinite(value) else NOTHING
+
+
+def as_text(report: Report) -> str:
+    """For the screen and .txt."""
+    header, ruler, *rows = aligned(report.header, [row for _, block in report.blocks for row in block])
+    lines, shown = [visible(report.title), *boxed(report.warnings)], iter(rows)
+    for heading, block in report.blocks:
+        lines += ["", heading, header, ruler, *itertools.islice(shown, len(block))]
+    notes = [
+        textwrap.fill(visible(note), NOTE_WIDTH, initial_indent="- ", subsequent_indent="  ") for note in report.notes
+    ]
+    return "\n".join([*lines, "", *notes, ""])
+
+
+def aligned(header: Sequence[str], rows: Sequence[Sequence[str]]) -> list[str]:
+    """Lines with their cells in columns: the header, a ruler, the rows."""
+    header, *rows = ([visible(cell) for cell in row] for row in (header, *rows))
+    widths = [max(map(len, column)) for column in zip(header, *rows, strict=True)]
+    cells = [header, ["-" * width for width in widths], *rows]
+    return ["  ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)).rstrip() for row in cells]
+
+
+def boxed(warnings: Sequence[str]) -> list[str]:
+    """Warnings in a frame that nobody overlooks, after an empty line; nothing where there is none."""
+    if not warnings:
+        return []
+    warnings = [visible(warning) for warning in warnings]
+    width = max(map(len, warnings))
+    rule = "*" * (width + 8)
+    return ["", rule, *(f"*** {warning.ljust(width)} ***" for warning in warnings), rule]
+
+
+def as_markdown(report: Report) -> str:
+    def line(row: Sequence[str]) -> str:
+        return "| " + " | ".join(map(for_markdown, row)) + " |"
+
+    lines = [f"### {for_markdown(report.title)}", ""]
+    lines += [f"> **{for_markdown(warning)}**  " for warning in report.warnings]
+    for heading, block in report.blocks:
+        ruler = "|" + " --- |" * len(report.header)
+        lines += ["", f"**{for_markdown(heading)}**", "", line(report.header), ruler, *map(line, block)]
+    return "\n".join([*lines, "", *(f"- {for_markdown(note)}" for note in report.notes), ""])
+
+
+def as_latex(report: Report) -> str:
+    r"""Tabulars for \usepackage{booktabs}, in a group of their own: warnings, the columns in pieces that fit, notes.
+
+    Each piece is as wide as a page of the class `article` is at most, and begins with the first column.
+    """
+    rows = [row for _, block in report.blocks for row in block]
+    lines = [rf"% {for_comment(report.title)}; needs \usepackage{{booktabs}}", r"\begingroup\footnotesize"]
+    lines += [rf"\noindent\textbf{{{for_latex(warning)}}}\par" for warning in report.warnings]
+    for columns in _pieces([max(map(len, cells)) for cells in zip(report.header, *rows, strict=True)]):
+        lines += _tabular(report, columns)
+    if report.notes:
+        lines += [r"\begin{itemize}", *(rf"\item {for_latex(note)}" for note in report.notes), r"\end{itemize}"]
+    return "\n".join([*lines, r"\endgroup", ""])
+
+
+def _pieces(widths: Sequence[int]) -> list[list[int]]:
+    """The columns, of so many letters, in pieces of LATEX_WIDTH at most, the first column in each."""
+    pieces, used = [[0]], widths[0]
+    for column, width in enumerate(widths[1:], 1):
+        used += LATEX_GAP + width
+        if used > LATEX_WIDTH and len(pieces[-1]) > 1:
+            pieces.append([0])
+            used = widths[0] + LATEX_GAP + width
+        pieces[-1].append(column)
+    return pieces
+
+
+def _tabular(report: Report, columns: Sequence[int]) -> list[str]:
+    """The lines of these columns of the table, blocks under their headings."""
+
+    def line(row: Sequence[str]) -> str:
+        return " & ".join(for_latex(row[column]) for column in columns) + r" \\"
+
+    lines = [r"\par\medskip\noindent", rf"\begin{{tabular}}{{{'l' * len(columns)}}}", r"\toprule", line(report.header)]
+    for heading, block in report.blocks:
+        across = rf"\multicolumn{{{len(columns)}}}{{l}}{{\emph{{{for_latex(heading)}}}}} \\"
+        lines += [r"\midrule", across, *map(line, block)]
+    return [*lines, r"\bottomrule", r"\end{tabular}\par"]
+
+
+def as_csv(report: Report) -> str:
+    """Every digit; an empty cell where there is no number."""
+    columns = list(report.lines[0])
+    return csv_text([columns, *([line[name] for name in columns] for line in report.lines)])

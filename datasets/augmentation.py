@@ -1,0 +1,385 @@
+"""Random transforms of a batch of slices or volumes, drawn and applied on the device where the batch lies.
+
+`Augmentation` holds the ranges, `Augmentation.draw` draws one transform per image, and the `Draw` applies it to
+the images, the label maps and the distance maps of the batch. Nothing here waits for the device.
+
+The order is flips, then one resampling for rotation, size, crop, shift and elastic deformation together, then the
+grey levels: equalisation, contrast, gamma, spread, brightness, noise, and the clip last. A volume is flipped along all
+its axes and resampled within its planes (W,H), each of them alike.
+"""
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass, fields, replace
+from typing import Any
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from processes.errors import UserError
+from utils import nearest, read_literal
+
+EXAMPLE = "{'rotate': 10, 'elastic': 3}"
+LARGEST = {  # beyond these nothing of an image is left
+    "rotate": 180.0,
+    "scale": 9.0,
+    "crop": 1.0,
+    "shift": 1e4,
+    "elastic": 1e3,
+    "elastic_share": 1.0,
+    "equalise": 1.0,
+    "contrast": 1.0,
+    "spread": 1.0,
+    "brightness": 10.0,
+    "offset": 1e6,
+    "gamma": 4.0,
+    "noise": 10.0,
+    "clip": 1e6,
+}
+KINDS = ("rotate", "scale", "flip", "turn")  # of which `one_of` leaves one
+
+
+@dataclass(frozen=True)
+class Augmentation:
+    """Ranges of the random transforms; a range of 0 is off. Raises UserError for what is out of range.
+
+    The defaults leave everything about where it was: a network may tell classes by their place, left from right or head
+    from tail, and could not learn them from images that are flipped or turned round. Where no class has such a place,
+    'flip' and large turns are for the user to name.
+
+    flip: each spatial axis with probability 1/2
+    rotate: degrees, uniform in ±rotate; rigid in pixels whatever the shape of the slice
+    turn: degrees of which a random multiple is turned by, all of 0..360 equally likely; on top of `rotate`
+    scale: size factor, log-uniform in 1/(1+scale)..1+scale
+    one_of: an image gets one of those four that are on, or none of them, all equally likely, instead of all; its
+        flip is then that of the last axis, still with probability 1/2
+    crop: share of each side that is cut out at a random place inside the slice and resized to the whole
+    shift: pixels, uniform in ±shift along each axis
+    elastic: standard deviation in pixels of the displacements at `elastic_points` x `elastic_points` control points
+        that span the slice, with bicubic interpolation between them; beyond about a third of the distance between
+        two points the slice may fold over itself
+    elastic_share: probability that an image is deformed
+    equalise: probability that the histogram of each channel of an image is equalised over the channel's own range
+    contrast: factor, uniform in 1±contrast, of images without negative values
+    spread: factor, uniform in 1±spread, of the distance of the grey levels from their mean in each channel
+    brightness: offset, uniform in ±brightness times the standard deviation of each channel of the image
+    offset: the same in grey levels, uniform in ±offset
+    either: an image gets contrast and spread or brightness and offset, each with probability 1/2, never both
+    gamma: exponent 2^u, u uniform in ±gamma, of images without negative values (a z-score has no gamma)
+    noise: Gaussian, its standard deviation as a share of that of each channel of the image
+    clip: grey levels are cut to 0..clip
+
+    The fine-tuning of Chaitanya et al. (NeurIPS 2020), for images in 0..1. The changes of grey levels, which the
+    released code computes and then leaves out, are applied; each image is deformed with probability 1/2, where that
+    code deforms the batch from a random image on:
+
+        {'flip': True, 'rotate': 15, 'scale': 0.05, 'turn': 45, 'one_of': True, 'elastic': 5, 'elastic_points': 3,
+        'elastic_share': 0.5, 'contrast': 0, 'gamma': 0, 'spread': 0.2, 'offset': 0.1, 'either': True}
+    """
+
+    flip: bool = False
+    rotate: float = 15.0
+    turn: float = 0.0
+    scale: float = 0.0
+    one_of: bool = False
+    crop: float = 0.0
+    shift: float = 0.0
+    elastic: float = 0.0
+    elastic_points: int = 4
+    elastic_share: float = 1.0
+    equalise: float = 0.0
+    contrast: float = 0.5
+    spread: float = 0.0
+    brightness: float = 0.0
+    offset: float = 0.0
+    either: bool = False
+    gamma: float = 1.0
+    noise: float = 0.0
+    clip: float = 0.0
+
+    def __post_init__(self) -> None:
+        for name in ("flip", "one_of", "either"):
+            if not isinstance(getattr(self, name), bool):
+                raise _refusal(name, "True or False", getattr(self, name))
+        points = self.elastic_points
+        if isinstance(points, bool) or not isinstance(points, int) or not 2 <= points <= 64:
+            raise _refusal("elastic_points", "a whole number in 2..64", points)
+        for name, largest in LARGEST.items():
+            if not _is_number(getattr(self, name)) or not 0 <= getattr(self, name) <= largest:
+                raise _refusal(name, f"a number in 0..{largest:g}", getattr(self, name))
+        if not _is_number(self.turn) or (self.turn and not (1 <= self.turn <= 360 and 360 % self.turn == 0)):
+            raise _refusal("turn", "0, or degrees in 1..360 that divide 360", self.turn)
+
+    @classmethod
+    def read(cls, text: str) -> "Augmentation":
+        """The ranges of an OPT string such as "{'rotate': 10, 'elastic': 3}"; what it leaves out has its default.
+
+        Raises UserError for what is no dict, an unknown name, a wrong type or a number out of range.
+        """
+        ranges = read_literal(text)
+        if not isinstance(ranges, dict):
+            raise UserError(f'The augmentation is a dict of ranges, such as "{EXAMPLE}"; this is {text!r}.')
+        known = {field.name for field in fields(cls)}
+        for name in ranges:
+            if name not in known:
+                raise UserError(f'There is no augmentation {name!r}.{nearest(str(name), known)} Example: "{EXAMPLE}".')
+        return cls(**ranges)
+
+    @property
+    def resizing(self) -> list[str]:
+        """Which of the ranges that are on change how much of an image a class has, so that a bound on it goes wrong.
+
+        | range                                | what becomes of the sizes in an image              | beside a bound |
+        |--------------------------------------|----------------------------------------------------|----------------|
+        | flip; turn by 180 or 360             | every pixel stays in the frame: the same           | may stay       |
+        | grey levels: equalise … clip         | the same                                           | may stay       |
+        | scale, crop                          | grow or shrink, and classes leave the frame        | refused        |
+        | elastic                              | grow or shrink here and there                      | refused        |
+        | shift; rotate; turn by less than 180 | what lies at the border, or in a corner, leaves it | refused        |
+
+        No factor on the bound would do: an organ grows by the square of the size only for as long as it stays inside,
+        and where it lies is not known. A tag does not say either whether the organ is still in the frame. The same for
+        volumes, which are moved within their planes.
+        """
+        names = ("rotate", "scale", "crop", "shift", "elastic", *(["turn"] if self.turn % 180 else []))
+        return [name for name in names if getattr(self, name)]
+
+    def reverses(self, n_axes: int) -> list[int]:
+        """The axes of an image, counted from the last, along which the order of things may turn round."""
+        flipped = [] if not self.flip else [-1] if self.one_of else list(range(-n_axes, 0))
+        turned = [-2, -1] if self.turn or self.rotate > 90 else []
+        return sorted({*flipped, *turned})
+
+    def draw(self, count: int, shape: Sequence[int], generator: torch.Generator) -> "Draw":
+        """One transform for each of `count` images, drawn from the generator and on its device.
+
+        `shape` is that of an image, (C,W,H) or (C,D,W,H), or (W,H); with (W,H) the channels of an image share their
+        noise. The same ranges, count, shape and state of the generator draw the same transforms.
+        """
+        shape = (1, *shape) if len(shape) == 2 else tuple(shape)
+        moves = self._draw_moves(count, shape, generator)
+        return Draw(**moves, **self._draw_greys(count, shape, generator), clip=self.clip or None)
+
+    def _draw_moves(self, count: int, shape: Sequence[int], generator: torch.Generator) -> dict[str, Tensor]:
+        """The flips, the grid and the size of a `Draw`, those that are on."""
+        moves, applies = {}, self._draw_kinds(count, generator)
+        if self.flip:
+            flips = _chance(0.5, generator, count, len(shape) - 1)
+            if self.one_of:
+                flips[:, :-1].zero_()
+            moves["flips"] = flips & applies["flip"][:, None]
+        if self.scale:
+            moves["size"] = (_uniform(math.log1p(self.scale), generator, count) * applies["scale"]).exp()
+        if not (self.rotate or self.turn or self.scale or self.crop or self.shift or self.elastic):
+            return moves
+        angle = _uniform(math.radians(self.rotate), generator, count) * applies["rotate"]
+        if self.turn:
+            turns = torch.randint(round(360 / self.turn), (count,), generator=generator, device=generator.device)
+            angle = angle + turns * math.radians(self.turn) * applies["turn"]
+        displacement = self._draw_displacement(count, shape, generator)
+        size, sign = moves.get("size", torch.ones_like(angle)), torch.ones_like(displacement[:, :, 0, 0])
+        if self.crop:
+            place = [_uniform((1 - self.crop) / 2 * side, generator, count) for side in shape[-2:]]
+            displacement = displacement + torch.stack(place, dim=1)[:, :, None, None]
+            moves["size"] = size = size / self.crop
+        if self.flip:
+            sign = 1 - 2 * moves["flips"][:, -2:].float()
+            moves["flips"] = moves["flips"][:, :-2]  # the others are now in the grid
+        return moves | {"grid": sampling_grid(shape, angle, size, displacement, sign)}
+
+    def _draw_kinds(self, count: int, generator: torch.Generator) -> dict[str, Tensor]:
+        """The images that each of the `KINDS` is for, bool (B,): all, or with `one_of` those on which its lot falls."""
+        if not self.one_of:
+            return dict.fromkeys(KINDS, torch.ones(count, dtype=torch.bool, device=generator.device))
+        on = [kind for kind in KINDS if getattr(self, kind)]
+        lot = torch.randint(len(on) + 1, (count,), generator=generator, device=generator.device)
+        return {kind: lot == (on.index(kind) if kind in on else -1) for kind in KINDS}
+
+    def _draw_displacement(self, count: int, shape: Sequence[int], generator: torch.Generator) -> Tensor:
+        """Shift and elastic deformation in pixels along W and H, (B,2,W,H) or (B,2,1,1)."""
+        shift = _uniform(self.shift, generator, count, 2, 1, 1)
+        if not self.elastic:
+            return shift
+        points = _normal(self.elastic, generator, count, 2, self.elastic_points, self.elastic_points)
+        if self.elastic_share < 1:
+            points = points * _chance(self.elastic_share, generator, count, 1, 1, 1)
+        return shift + F.interpolate(points, tuple(shape[-2:]), mode="bicubic", align_corners=True)
+
+    def _draw_greys(self, count: int, shape: Sequence[int], generator: torch.Generator) -> dict[str, Tensor]:
+        """The changes of the grey levels of a `Draw`, those that are on."""
+        greys, each = {}, (count, *(1 for _ in shape))
+        multiplied = added = torch.ones(each, dtype=torch.bool, device=generator.device)
+        if self.either:
+            multiplied = _chance(0.5, generator, *each)
+            added = ~multiplied
+        if self.equalise:
+            greys["equalise"] = _chance(self.equalise, generator, *each)
+        if self.contrast:
+            greys["contrast"] = 1 + _uniform(self.contrast, generator, *each) * multiplied
+        if self.gamma:
+            greys["gamma"] = _uniform(self.gamma, generator, *each).exp2()
+        if self.spread:
+            greys["spread"] = 1 + _uniform(self.spread, generator, *each) * multiplied
+        if self.brightness:
+            greys["brightness"] = _uniform(self.brightness, generator, *each) * added
+        if self.offset:
+            greys["offset"] = _uniform(self.offset, generator, *each) * added
+        if self.noise:
+            greys["noise"] = _normal(self.noise, generator, count, *shape)
+        return greys
+
+
+def _uniform(reach: float, generator: torch.Generator, *shape: int) -> Tensor:
+    return (2 * torch.rand(shape, generator=generator, device=generator.device) - 1) * reach
+
+
+def _normal(deviation: float, generator: torch.Generator, *shape: int) -> Tensor:
+    return torch.randn(shape, generator=generator, device=generator.device) * deviation
+
+
+def _chance(share: float, generator: torch.Generator, *shape: int) -> Tensor:
+    return torch.rand(shape, generator=generator, device=generator.device) < share
+
+
+def _is_number(value: Any) -> bool:
+    return isinstance(value, int | float) and not isinstance(value, bool)
+
+
+def _refusal(name: str, expected: str, value: Any) -> UserError:
+    return UserError(f"The augmentation '{name}' expects {expected}, got {value!r}. Example: \"{EXAMPLE}\".")
+
+
+# The two views of contrastive pre-training in Chaitanya et al., of images in 0..1: there 100 x 100 of 192 x 192 pixels.
+GLOBAL_VIEW = Augmentation(flip=False, rotate=0, crop=100 / 192, contrast=0, gamma=0, spread=0.3, offset=0.3, clip=1.5)
+LOCAL_VIEW = replace(GLOBAL_VIEW, crop=0)
+
+
+def sampling_grid(shape: Sequence[int], angle: Tensor, size: Tensor, displacement: Tensor, sign: Tensor) -> Tensor:
+    """Where each pixel of the result is read in the image, as `grid_sample` wants it: (B,W,H,2), float32.
+
+    Seen from the centre of the slice and in pixels, the pixel p is read at sign (R(-angle) p / size + displacement).
+
+    shape: (W,H), or longer with W and H at the end
+    angle: radians (B,) by which things turn, from W towards H as with `torch.rot90`
+    size: factor (B,) by which things grow
+    displacement: pixels (B,2,W,H) along W and H, or of a shape that broadcasts to it
+    sign: (B,2), -1 along an axis that is flipped, else 1
+    """
+    W, H = shape[-2:]
+    w = torch.arange(W, device=angle.device)[:, None] - (W - 1) / 2
+    h = torch.arange(H, device=angle.device) - (H - 1) / 2
+    cos, sin = (angle.cos() / size)[:, None, None], (angle.sin() / size)[:, None, None]
+    to_w, to_h = sign[:, 0, None, None] * (2 / W), sign[:, 1, None, None] * (2 / H)  # an image spans -1..1
+    # Written out, since affine_grid multiplies matrices, and in TF32 those would be a fraction of a pixel off.
+    along_w = (to_w * displacement[:, 0] + to_w * cos * w) + to_w * sin * h
+    along_h = (to_h * displacement[:, 1] + to_h * cos * h) - to_h * sin * w
+    return torch.stack((along_h, along_w), dim=-1)  # grid_sample's x runs along the last axis
+
+
+@dataclass(frozen=True)
+class Draw:
+    """The transforms of B images; None is off.
+
+    The methods take a whole batch, or the rows `part` of it: a rank that holds a part of the batch draws for all
+    of it and gets the very rows that one process would. None of them changes its argument.
+
+    flips: bool (B,n), along the first n of the axes (D,)W,H; without W and H where the grid flips
+    grid: float32 (B,W,H,2), of `sampling_grid`
+    size: factor (B,) by which things grow, already in the grid
+    equalise: bool (B,1,(1,)1,1)
+    contrast, gamma, spread, brightness, offset: (B,1,(1,)1,1)
+    noise: (B,C,(D,)W,H) or (B,1,W,H), in standard deviations of the image
+    clip: highest grey level, the same for all images
+    """
+
+    flips: Tensor | None = None
+    grid: Tensor | None = None
+    size: Tensor | None = None
+    equalise: Tensor | None = None
+    contrast: Tensor | None = None
+    gamma: Tensor | None = None
+    spread: Tensor | None = None
+    brightness: Tensor | None = None
+    offset: Tensor | None = None
+    noise: Tensor | None = None
+    clip: float | None = None
+
+    def image(self, image: Tensor, part: slice = slice(None)) -> Tensor:
+        """The images (b,C,(D,)W,H) float32, bilinear; beyond its border an image goes on with its border pixels."""
+        image = self._moved(image, part, "bilinear", "border")
+        if self.equalise is not None:
+            image = torch.where(self.equalise[part], equalised(image), image)
+        nonnegative = image.amin(tuple(range(1, image.ndim)), keepdim=True) >= 0
+        if self.contrast is not None or self.gamma is not None:
+            changed = image if self.contrast is None else image * self.contrast[part]
+            changed = changed if self.gamma is None else changed ** self.gamma[part]
+            image = torch.where(nonnegative, changed, image)
+        image = self._rescaled(image, part)
+        return image if self.clip is None else image.clamp(0, self.clip)
+
+    def _rescaled(self, image: Tensor, part: slice) -> Tensor:
+        """The images with what goes by the mean and the standard deviation of each of their channels."""
+        pixels = tuple(range(2, image.ndim))
+        if self.spread is not None:
+            mean = image.mean(pixels, keepdim=True)
+            image = mean + (image - mean) * self.spread[part]
+        if self.offset is not None:
+            image = image + self.offset[part]
+        if self.brightness is None and self.noise is None:
+            return image
+        deviation = image.std(pixels, correction=0, keepdim=True)
+        if self.brightness is not None:
+            image = image + self.brightness[part] * deviation
+        return image if self.noise is None else image + self.noise[part] * deviation
+
+    def label(self, label: Tensor, part: slice = slice(None), beyond: int = 0) -> Tensor:
+        """The label maps (b,(D,)W,H) int64, from the nearest pixel; over its border a map goes on with `beyond`."""
+        if self.grid is None:
+            return self._flipped(label[:, None], part)[:, 0]
+        return self._moved((label[:, None] - beyond).float(), part, "nearest", "zeros")[:, 0].long() + beyond
+
+    def distance(self, maps: Tensor, part: slice = slice(None)) -> Tensor:
+        """The distance maps (b,K,(D,)W,H) float32, bilinear, times the size factor of each image.
+
+        Up to the rounding of the grid they are those of the moved label maps for flips, rotations, shifts and
+        sizes; an elastic deformation stretches distances unevenly, which is left out, and so is that a volume does
+        not grow along D. What comes in over the border is taken for more of the border pixel's class, as in the
+        image, whereas the label map has background there, or no class.
+        """
+        moved = self._moved(maps, part, "bilinear", "border")
+        return moved if self.size is None else moved * _each(self.size[part], moved)
+
+    def _moved(self, maps: Tensor, part: slice, mode: str, beyond: str) -> Tensor:
+        flipped = self._flipped(maps, part)
+        if self.grid is None:
+            return flipped
+        planes = flipped.flatten(1, -3)  # of a volume, those of all channels
+        moved = F.grid_sample(planes, self.grid[part], mode=mode, padding_mode=beyond, align_corners=False)
+        return moved.reshape(maps.shape)
+
+    def _flipped(self, maps: Tensor, part: slice) -> Tensor:
+        # Without a grid, whose rounding would mix each pixel with a trace of its neighbour.
+        if self.flips is None:
+            return maps
+        for axis, turned in enumerate(self.flips[part].unbind(1), 2):
+            maps = torch.where(_each(turned, maps), maps.flip(axis), maps)
+        return maps
+
+
+def _each(values: Tensor, maps: Tensor) -> Tensor:
+    """One value per image (b,), to broadcast over its maps (b,...)."""
+    return values.view(-1, *(1 for _ in maps.shape[1:]))
+
+
+def equalised(image: Tensor) -> Tensor:
+    """The images (B,C,...) with the histogram of each channel equalised over the range of that channel.
+
+    There is a bin for each grey level that occurs, so the order of the levels stays and equal ones stay equal.
+    """
+    levels, place = image.flatten(2).sort(dim=-1)
+    rank = torch.searchsorted(levels, levels, right=True)  # the cumulative histogram
+    lowest, count = rank[..., :1], levels.shape[-1]
+    share = (rank - lowest) / (count - lowest).clamp(min=1)  # 0 throughout for a constant channel
+    even = torch.lerp(levels[..., :1], levels[..., -1:], share)
+    return even.scatter(-1, place, even).reshape(image.shape)

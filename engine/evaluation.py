@@ -1,0 +1,264 @@
+"""A network over a set of slices: predictions, class counts, Dice per slice and per patient, scores in mm."""
+
+import zlib
+from argparse import Namespace
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from dataloader import AnySet
+from datasets.stacks import numbers_of, placeless, stack, without_distances
+from datasets.streams import Stream
+from datasets.volumes import WholeStream
+from losses import log_probabilities
+from methods.base import Method
+from metrics import SCORES, Outcome, dice, score_patients
+from processes.interrupt import STOP
+
+
+class Packed(Sequence[np.ndarray]):
+    """uint8 maps of volumes (D, W, H), compressed in memory: hundreds of them are one evaluation."""
+
+    def __init__(self) -> None:
+        self.parts: list[tuple[bytes, tuple[int, ...]]] = []
+
+    def add(self, maps: Tensor) -> None:
+        """(B, D, W, H)"""
+        self.parts += [(zlib.compress(one.tobytes(), 1), one.shape) for one in maps.cpu().numpy()]
+
+    def __getitem__(self, row: int) -> np.ndarray:
+        content, shape = self.parts[row]
+        return np.frombuffer(zlib.decompress(content), np.uint8).reshape(shape)
+
+    def __len__(self) -> int:
+        return len(self.parts)
+
+    def whole(self) -> Sequence[np.ndarray]:
+        return self
+
+
+class Held:
+    """uint8 maps of slices (W, H), left on the device until all are there."""
+
+    def __init__(self) -> None:
+        self.parts: list[Tensor] = []
+
+    def add(self, maps: Tensor) -> None:
+        """(B, W, H)"""
+        self.parts.append(maps)
+
+    def whole(self) -> Sequence[np.ndarray]:
+        return torch.cat(self.parts).cpu().numpy()
+
+
+@dataclass
+class Evaluation:
+    """What one pass over S slices, or volumes, found. Counts are pixels, (S, K).
+
+    Without ground truth `intersection` and `true` are NaN, and so is every score. `everywhere` depends on no truth:
+    it is what an adaptation may look at.
+    """
+
+    names: list[str]
+    patients: list[str]
+    terms: dict[str, float]  # each loss term, mean over slices; NaN where a loss could not be computed
+    intersection: np.ndarray
+    predicted: np.ndarray
+    true: np.ndarray
+    everywhere: np.ndarray  # predicted, pixels that the truth ignores included
+    prediction: Sequence[np.ndarray] | None  # s, each w h or d w h uint8 class numbers, where they were asked for
+    entropy: Sequence[np.ndarray] | None  # likewise: 255 is log K
+    mean_entropy: float = np.nan  # over all pixels, 1 is log K; known where there is no ground truth
+
+    @property
+    def dice_2d(self) -> np.ndarray:
+        """(S, K) Dice of each slice, NaN where prediction and truth are both empty."""
+        return dice(self.intersection, self.predicted, self.true)
+
+    def per_patient(self) -> tuple[list[str], np.ndarray]:
+        """Patients in the order of their first slice, and (3, P, K) their intersections, predictions and truths."""
+        places = {patient: place for place, patient in enumerate(dict.fromkeys(self.patients))}
+        counts = np.stack([self.intersection, self.predicted, self.true])
+        sums = np.zeros((3, len(places), counts.shape[-1]), counts.dtype)
+        np.add.at(sums, (slice(None), [places[patient] for patient in self.patients]), counts)
+        return list(places), sums
+
+    def dice_3d(self) -> np.ndarray:
+        """(P, K) Dice of each patient's volume, patients in the order of their first slice."""
+        return dice(*self.per_patient()[1])
+
+    def iou(self) -> np.ndarray:
+        """(K,) intersection over union of each class over the whole set, NaN where it is in neither."""
+        intersection, union = self.overlap()
+        return np.divide(intersection, union, out=np.full(len(union), np.nan), where=union > 0)
+
+    def overlap(self) -> tuple[np.ndarray, np.ndarray]:
+        """(K,) pixels of intersection and union over the whole set."""
+        intersection = self.intersection.sum(0)
+        return intersection, self.predicted.sum(0) + self.true.sum(0) - intersection
+
+    def mean_iou(self, axis: Sequence[int]) -> float:
+        """Over the classes `axis` that the set holds; NaN if it holds none."""
+        return nanmean(self.iou()[list(axis)])
+
+    def score(self, args: Namespace) -> float:
+        """The one that a run is judged by: mean Dice of the volumes, or mean IoU of pictures; NaN without truth."""
+        return self.mean_iou(args.metric_axis) if args.scores == "iou" else self.mean_dice_3d(args.metric_axis)
+
+    def mean_dice_3d(self, axis: Sequence[int]) -> float:
+        """Over the patients, of each the mean over the classes `axis`; NaN if there is nothing to average."""
+        return nanmean(class_mean(self.dice_3d(), axis))
+
+
+def most_probable(scores: Tensor) -> Tensor:
+    """(B, K, W, H) logits or log-probabilities -> (B, W, H) int64 class numbers, the first of equal ones."""
+    return scores.max(1).indices  # the same as argmax(1), which takes ten times as long on a CPU
+
+
+def class_counts(predicted: Tensor, true: Tensor | None, n_class: int) -> Tensor:
+    """(4, B, K) pixel counts of intersection, prediction, truth, and of the prediction everywhere; no host sync.
+
+    Of two (B, W, H) label maps, any axes. Pixels whose truth is no class (a label to be ignored) count in the last
+    alone, which so never depends on the truth. Without truth the counts that need it are NaN.
+    """
+    if true is None:
+        every = predicted.flatten(1)
+        counts = torch.zeros(len(every), n_class, dtype=torch.float64, device=every.device)
+        counts.scatter_add_(1, every, torch.ones_like(every, dtype=torch.float64))
+        unknown = torch.full_like(counts, torch.nan)
+        return torch.stack([unknown, counts, unknown, counts])
+    cell = (true.long().clamp_max(n_class) * n_class + predicted).flatten(1)
+    counts = torch.zeros(len(cell), (n_class + 1) * n_class, dtype=torch.int64, device=cell.device)
+    whole = counts.scatter_add_(1, cell, torch.ones_like(cell)).unflatten(1, (n_class + 1, n_class))
+    confusion = whole[:, :n_class]
+    return torch.stack([confusion.diagonal(dim1=1, dim2=2), confusion.sum(1), confusion.sum(2), whole.sum(1)])
+
+
+@torch.inference_mode()
+def evaluate(
+    method: Method,
+    val: Stream | WholeStream,
+    args: Namespace,
+    keep_masks: bool = True,
+    keep_entropy: bool = False,
+    look: Callable[[int, Tensor], None] | None = None,
+) -> Evaluation:
+    """One pass in evaluation mode; that of slices is left on the device until it is over.
+
+    The loss is computed where every bound it needs is there. Several processes share out the forward passes, and each
+    holds the whole result; of volumes, which come one by one, the first has all the work.
+
+    look: is shown each batch's number and class numbers (B, W, H), any axes
+    """
+    method.net.eval()
+    slices, loss = val.slices, method.loss
+    measurable = all(
+        (bound is not None or not part.needs_bounds) and (slices.has_truth or not part.needs_target)
+        for part, bound in zip(loss.losses, slices.bounds, strict=True)
+    )
+    terms, counts, spread = [], [], []
+    predictions, entropies = (Packed(), Packed()) if args.crop else (Held(), Held())
+    for number, (batch, truth) in enumerate(val.epoch(0)):
+        STOP.check()
+        log_p = log_probabilities(method.predict(batch, None if truth is None else truth.shape[1:]))
+        if measurable:
+            values = loss(log_p, batch.targets, batch.bounds)
+            terms.append(torch.stack([values[name] for name in loss.columns]) * len(batch.rows))
+        label = most_probable(log_p)
+        if look:
+            look(number, label)
+        counts.append(class_counts(label, truth, args.n_class))
+        if keep_masks:
+            predictions.add(label.to(torch.uint8))
+        if keep_entropy or truth is None:
+            bits = -(log_p.exp() * log_p).sum(1) / np.log(args.n_class)
+            total = bits.double().sum()
+            spread.append(torch.stack([total, torch.full_like(total, bits.numel())]))
+        if keep_entropy:
+            entropies.add((bits * 255).round().clamp(0, 255).to(torch.uint8))
+    means = (torch.stack(terms).sum(0) / len(slices)).tolist() if terms else [float("nan")] * len(loss.columns)
+    intersection, predicted, true, everywhere = torch.cat(counts, 1).cpu().numpy()
+    total, pixels = torch.stack(spread).sum(0).tolist() if spread else (np.nan, 1)
+    return Evaluation(
+        slices.names,
+        slices.patients,
+        dict(zip(loss.columns, means, strict=True)),
+        intersection,
+        predicted,
+        true,
+        everywhere,
+        predictions.whole() if keep_masks else None,
+        entropies.whole() if keep_entropy else None,
+        total / pixels,
+    )
+
+
+def nanmean(values: np.ndarray) -> float:
+    """The mean without NaN, NaN if nothing is left."""
+    values = values[~np.isnan(values)]
+    return float(values.mean()) if len(values) else np.nan
+
+
+def class_mean(values: np.ndarray, axis: Sequence[int]) -> np.ndarray:
+    """(P,) or (S,) mean over the classes `axis`, NaN left out; NaN where all of them are."""
+    chosen = values[:, list(axis)]
+    known = ~np.isnan(chosen)
+    return np.where(known.any(1), np.nansum(chosen, 1) / np.maximum(known.sum(1), 1), np.nan)
+
+
+def score_patients_of(found: Evaluation, slices: AnySet, args: Namespace) -> list[dict[str, Any]]:
+    """One row per patient and foreground class; distances in mm, or in voxels for a set without spacing."""
+    return score_pictures(found) if args.scores == "iou" else score_volumes(found, slices, args)
+
+
+class Volumes(Mapping[str, tuple[np.ndarray, np.ndarray, tuple[float, float, float]]]):
+    """Patient -> prediction and truth (D, W, H), spacing in mm; put together when it is asked for."""
+
+    def __init__(self, found: Evaluation, slices: AnySet, ignore: int | None) -> None:
+        self.found, self.slices, self.ignore = found, slices, ignore
+        self.rows: dict[str, list[int]] = {}
+        for row, patient in enumerate(found.patients):
+            self.rows.setdefault(patient, []).append(row)
+
+    def __getitem__(self, patient: str) -> tuple[np.ndarray, np.ndarray, tuple[float, float, float]]:
+        rows = self.rows[patient]
+        predicted = [self.found.prediction[row] for row in rows]
+        stacks = [self._stack(maps, rows) for maps in (predicted, self.slices.labels(rows))]
+        if self.ignore is not None:
+            stacks = [np.where(stacks[1] == self.ignore, 0, stack) for stack in stacks]
+        return *stacks, (1.0, 1.0, 1.0) if self.slices.spacing is None else self.slices.spacing[patient]
+
+    def _stack(self, maps: Sequence[np.ndarray], rows: Sequence[int]) -> np.ndarray:
+        """(D, W, H) of slices (W, H) at their numbers, or of one volume (D, W, H)."""
+        return np.concatenate(maps) if maps[0].ndim == 3 else stack(maps, [self.slices.numbers[row] for row in rows])
+
+    def __iter__(self) -> Iterator[str]:
+        return iter(self.rows)
+
+    def __len__(self) -> int:
+        return len(self.rows)
+
+
+def score_volumes(found: Evaluation, slices: AnySet, args: Namespace) -> list[dict[str, Any]]:
+    """Overlap, surface distances and volume of each patient's stack of slices; distances where slices have a place."""
+    rows = score_patients(Volumes(found, slices, args.ignore), args.n_class, args.nsd_tolerance, args.jobs)
+    lost = placeless(numbers_of(slices.patients, slices.numbers))
+    return without_distances(rows, {*lost, *slices.contradicted})
+
+
+def score_pictures(found: Evaluation) -> list[dict[str, Any]]:
+    """The same rows for pictures, which have no depth: Dice alone, over all the pictures of a patient (a city)."""
+    patients, counts = found.per_patient()
+    overlap = dice(*counts)
+    nothing = dict.fromkeys([*SCORES, "diagonal"], np.nan)
+    return [
+        {"patient": patient, "class": k, "outcome": Outcome.of(predicted, true), **nothing}
+        | {"dice": float(overlap[row, k]), "predicted": int(predicted), "true": int(true)}
+        for row, patient in enumerate(patients)
+        for k, (predicted, true) in enumerate(zip(*counts[1:, row], strict=True))
+        if k > 0
+    ]

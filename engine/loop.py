@@ -1,0 +1,407 @@
+"""The epochs of a run: steps, guards, evaluation, and the commit of what was found.
+
+Within an epoch nothing waits for the device: terms and counts stay there until it is over. What an epoch found is
+written by a thread of its own while the next epoch trains. Whatever an epoch does follows from (seed, epoch, step),
+so a run that goes on after a kill, or in the middle of an epoch, ends with the same bits.
+"""
+
+import sys
+import time
+from argparse import Namespace
+from collections.abc import Callable, Iterator, Mapping
+from concurrent.futures import Future, ThreadPoolExecutor
+from contextlib import contextmanager, suppress
+from pathlib import Path
+from types import TracebackType
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+from tqdm import tqdm
+
+from dataloader import AnyStream, describe_preprocessing
+from datasets.streams import Batch, Stream
+from datasets.volumes import WholeStream
+from engine.evaluation import Evaluation, class_counts, evaluate, most_probable
+from engine.recorder import Recorder, Trained, epoch_line, is_due
+from engine.run_folder import ASTRAY, RunFolder, describe_network, load_weights
+from engine.watching import Watch
+from methods.base import Method
+from metrics import SHOWN
+from nets.weight_checks import not_finite
+from processes.errors import UserError
+from processes.interrupt import STOP, Interrupted
+from utils import derived_seed, listing
+
+CAUTION = 0.1  # factor on the learning rate after a collapse that was rolled back
+
+
+# ------------------------------------------------------------------------------------------------- an epoch
+
+
+class Steps:
+    """What the steps of an epoch gave so far, still on the device."""
+
+    def __init__(self, state: Mapping[str, Any] | None = None, device: str = "cpu") -> None:
+        self.terms: list[Tensor] = [] if state is None else list(state["terms"].to(device))
+        self.counts: list[Tensor] = [] if state is None else [part.to(device) for part in state["counts"]]
+        self.rows: list[Tensor] = [] if state is None else list(state["rows"])
+        sizes = [rows.numel() for rows in self.rows]
+        if len(self.terms) != len(sizes) or [part.shape[1] for part in self.counts] not in ([], sizes):
+            raise ValueError(f"{len(self.terms)} steps of {len(sizes)} batches, and counts of {len(self.counts)}")
+
+    def __len__(self) -> int:
+        return len(self.terms)
+
+    def add(self, terms: Tensor, counts: Tensor | None, rows: Tensor) -> None:
+        self.terms.append(terms)
+        self.counts += [] if counts is None else [counts]
+        self.rows.append(rows)
+
+    def state_dict(self) -> dict[str, Any]:
+        terms = torch.stack(self.terms).cpu() if self.terms else torch.empty(0)
+        return {"terms": terms, "counts": [part.cpu() for part in self.counts], "rows": self.rows}
+
+    def found(self) -> Trained:
+        """The whole epoch, fetched from the device."""
+        return {
+            "terms": torch.stack(self.terms).float().cpu().numpy(),
+            "sizes": np.array([len(rows) for rows in self.rows]),
+            "counts": torch.cat(self.counts, 1).cpu().numpy() if self.counts else None,
+            "rows": torch.cat(self.rows).numpy(),
+        }
+
+
+def endless(stream: AnyStream, epoch: int, start: int = 0) -> Iterator[Batch]:
+    """Batches without end, from step `start` on: each pass is a new epoch of the stream, in an order of its own."""
+    lap, skipped = divmod(start, len(stream))
+    while True:
+        for batch, _ in stream.epoch(derived_seed(epoch, lap), skipped):
+            yield batch
+        lap, skipped = lap + 1, 0
+
+
+def train_epoch(
+    method: Method, streams: dict[str, AnyStream], epoch: int, args: Namespace, steps: Steps | None = None
+) -> Trained:
+    """One pass over the first stream, from where `steps` ends to the end, added to `steps` as it goes.
+
+    Returns "terms" (steps, terms), "sizes" (steps,) slices a step, and "counts" (4, slices, K), or None where the
+    method does not segment yet, with "rows" (slices,).
+    Raises Interrupted between two steps, if the process was asked to stop.
+    """
+    steps = Steps() if steps is None else steps
+    start, (first, *others) = len(steps), streams
+    beside = {name: endless(streams[name], epoch, start) for name in others}
+    bar = tqdm(
+        streams[first].epoch(epoch, start),
+        f"epoch {epoch + 1}",
+        len(streams[first]),
+        leave=False,
+        disable=None,
+        initial=start,
+    )
+    # torch.manual_seed notes for devices that are not there who called it, which takes longer than a small step
+    seed_all = torch.default_generator.manual_seed if args.device == "cpu" else torch.manual_seed
+    for step, (batch, truth) in enumerate(bar, start):
+        STOP.check()
+        seed_all(derived_seed(args.seed, epoch, step, method.team.rank))  # for dropout
+        method.begin_step(epoch + step / len(streams[first]), derived_seed(args.seed, epoch, step))
+        values, logits = method.step({first: batch} | {name: next(stream) for name, stream in beside.items()})
+        terms = torch.stack([values[name] for name in method.columns])
+        counts = class_counts(most_probable(logits), truth, args.n_class) if method.segments else None
+        steps.add(terms, counts, batch.rows)
+    return steps.found()
+
+
+# ---------------------------------------------------------------------------------------------------- a run
+
+
+class Commits:
+    """Writes one epoch at a time, in a thread of its own; a fault of the writing is raised by the next call."""
+
+    def __init__(self) -> None:
+        self.pool, self.pending = ThreadPoolExecutor(1), None
+
+    def __enter__(self) -> "Commits":
+        return self
+
+    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType) -> None:
+        self.pool.shutdown(wait=True)  # what was found before a fault is still written
+        if error is None:
+            self.wait()
+
+    def submit(self, work: Callable[..., None], *args: Any) -> None:
+        self.wait()
+        self.pending: Future[None] | None = self.pool.submit(work, *args)
+
+    def wait(self) -> None:
+        """Until everything submitted is on the disk."""
+        pending, self.pending = self.pending, None
+        if pending:
+            pending.result()
+
+
+class Training:
+    """The epochs that are not done yet, then the scores of the last and of the best network.
+
+    `record` is None in the processes of a team that do not write, `val` for a pre-training, which has no scores.
+    """
+
+    def __init__(
+        self,
+        method: Method,
+        streams: dict[str, AnyStream],
+        val: Stream | WholeStream | None,
+        folder: RunFolder,
+        record: Recorder | None,
+        args: Namespace,
+    ) -> None:
+        self.method, self.streams, self.val, self.folder, self.record = method, streams, val, folder, record
+        self.args, self.leads = args, record is not None
+        self.in_channels = (val or next(iter(streams.values()))).slices.shape[0]
+        self.preprocessing = describe_preprocessing(args)
+        self.best: dict[str, Any] = {"epoch": -1, "dice": -1.0, "start": None}  # start: the score before the first step
+        self.found: Evaluation | None = None  # of a network that does not learn, which is always the same
+        self.watch = Watch(method, streams, val, args)
+        self.caution = 1.0  # factor on the learning rate, smaller after each roll-back
+        if folder.done < args.n_epoch:
+            self._meet_source()
+        if folder.checkpoint:
+            with fitting(folder.path / "last.pkl"):
+                self._restore(folder.checkpoint)
+                self.best, self.caution = self.best | folder.checkpoint["best"], folder.checkpoint["caution"]
+                self.watch.load_state_dict(folder.checkpoint["alarms"])
+        self.sound = self._state() if args.on_collapse == "rollback" else None
+
+    def _meet_source(self) -> None:
+        """Shows the alarms the network as --model_weights filled it: before anything is restored."""
+        with suppress(Interrupted):  # the first step is told the same, and notes how far the run came
+            source = self.watch.meet_source()
+            self.best["start"] = source.score(self.args) if source and self.val.slices.has_truth else None
+            self._say(self.watch.training.doubt() if source and not self.folder.resumes else "")
+
+    def run(self) -> None:
+        """Raises UserError where a loss is not finite or the run collapses, Interrupted if it was asked to stop."""
+        done = self.folder.done
+        if done and self.leads:
+            print(f"Going on after epoch {done}." if done < self.args.n_epoch else "Every epoch is done.", flush=True)
+        if self.folder.slowed_from is not None:
+            self._say(f"From here on --l_rate is {self.args.l_rate:g}; until epoch {done} {self.folder.slowed_from:g}.")
+        if self.leads and not done and self.streams:
+            print(*self.method.notes, sep="\n", end="\n" * bool(self.method.notes), flush=True)
+        with Commits() as commits:
+            for epoch in range(done, self.args.n_epoch):
+                self._epoch(epoch, commits)
+        end = self._score("last", keep_entropy=bool(self.args.entmap)) if self.val else None
+        if self.best["epoch"] >= 0:
+            load_weights(self.method.net, self.folder.path / "best_3d.pkl", self.args, self.in_channels)
+            self._score("best_3d")
+        if self.leads:
+            self.folder.end()
+            self._say(self.watch.sum_up())
+            self._tell_harm(end)
+
+    def _epoch(self, epoch: int, commits: Commits) -> None:
+        begin, trained, found = time.perf_counter(), None, None
+        self.method.begin_epoch(epoch, self.caution)
+        settings = self.method.settings()  # now: a roll-back also takes the optimiser, and its rate, back
+        steps = self._steps_done(epoch)
+        try:
+            if self.streams:
+                trained = train_epoch(self.method, self.streams, epoch, self.args, steps)
+                self._must_be_finite(trained["terms"], steps.rows, epoch)
+                self._must_stay_finite(epoch)
+            found = self._evaluate(epoch)
+        except Interrupted:
+            commits.wait()
+            self._pause(epoch, steps)
+            raise
+        if trained and self._is_rolled_back(trained, epoch):
+            found = self._evaluate(epoch)
+            self.watch.look_again()
+        if found and self.leads:
+            self._say(self.watch.one_class.listen(found.everywhere.sum(0), epoch))
+        is_best = found is not None and self._is_best(found, epoch)
+        self.method.end_epoch(epoch, self.best["epoch"])
+        if self.leads:
+            state = self._state() | {"epoch": epoch, "best": self.best, "caution": self.caution}
+            state["alarms"], settings = self.watch.state_dict(), settings | self.watch.cells(epoch)
+            seconds = time.perf_counter() - begin
+            commits.submit(self._commit, epoch, trained, found, settings, seconds, state, is_best)
+
+    def _evaluate(self, epoch: int) -> Evaluation | None:
+        """The validation of this epoch, None where --eval_every leaves it out, or there is none."""
+        if not self.val or not is_due(epoch, self.args.eval_every, self.args.n_epoch):
+            return None
+        if self.streams:
+            keep_masks = self.leads and self.record.keeps_masks(epoch)
+            return evaluate(self.method, self.val, self.args, keep_masks, look=self.watch.look)
+        self.found = evaluate(self.method, self.val, self.args, self.leads, bool(self.args.entmap))
+        return self.found
+
+    def _steps_done(self, epoch: int) -> Steps:
+        """None, or those that a pause noted, with the method as it was after them."""
+        paused, self.folder.paused = self.folder.paused, None
+        if not paused:
+            return Steps()
+        with fitting(self.folder.path / "paused.pkl"):
+            self._restore(paused)
+            steps = Steps(paused, self.args.device)
+            if len(steps) and steps.terms[0].shape != (len(self.method.columns),):
+                raise ValueError(f"terms of the shape {tuple(steps.terms[0].shape)}")
+            if any(part.shape[::2] != (4, self.args.n_class) for part in steps.counts):
+                raise ValueError("counts of another number of classes")
+        if self.leads:
+            print(f"Going on in epoch {epoch + 1}, after step {len(steps)}.", flush=True)
+        return steps
+
+    def _pause(self, epoch: int, steps: Steps) -> None:
+        if self.leads and self.streams:
+            self.folder.save("paused.pkl", self._state() | steps.state_dict() | {"epoch": epoch})
+            print(f"Stopped in epoch {epoch + 1}, after step {len(steps)}; the same command goes on from there.")
+
+    def _is_best(self, found: Evaluation, epoch: int) -> bool:
+        """Whether it has the highest score so far; without ground truth none has."""
+        if not self.val.slices.has_truth:
+            return False
+        score = float(np.nan_to_num(found.score(self.args), nan=-1.0))
+        if 0 <= self.best["epoch"] and score <= self.best["dice"]:
+            return False
+        self.best = self.best | {"epoch": epoch, "dice": score}  # another dict: the last one is being written
+        return True
+
+    def _commit(
+        self,
+        epoch: int,
+        trained: Trained | None,
+        found: Evaluation | None,
+        settings: Mapping[str, float],
+        seconds: float,
+        state: dict[str, Any],
+        is_best: bool,
+    ) -> None:
+        """Puts an epoch on the disk, in the order that run_folder.py tells."""
+        row = self.record.epoch(epoch, trained, found, settings, seconds)
+        if is_best:
+            self.folder.save("best_3d.pkl", {k: v for k, v in state.items() if k not in ("method", "alarms")})
+            self.folder.write_text("3dbestepoch.txt", [f"{epoch}, {state['best']['dice']:.6f}"])
+        self.folder.save_last(state)
+        print(epoch_line(row, state["best"], self.args), flush=True)
+
+    def _score(self, which: str, keep_entropy: bool = False) -> Evaluation:
+        found = self.found or evaluate(self.method, self.val, self.args, self.leads, keep_entropy)
+        if self.leads:
+            self.record.finish(which, found)
+        return found
+
+    # -- the state of a run ---------------------------------------------------------------------------------
+
+    def _state(self) -> dict[str, Any]:
+        """The network, what it wants of an image, and the method as they are now, copied to the CPU."""
+        network = describe_network(self.method.net, self.args, self.in_channels)
+        return on_cpu(network | {"preprocessing": self.preprocessing, "method": self.method.state_dict()})
+
+    def _restore(self, state: Mapping[str, Any]) -> None:
+        self.method.net.load_state_dict(state["net"])
+        self.method.load_state_dict(on_cpu(state["method"]))  # a copy: an optimiser writes into what it is given
+
+    # -- guards ---------------------------------------------------------------------------------------------
+
+    def _must_be_finite(self, terms: np.ndarray, rows: list[Tensor], epoch: int) -> None:
+        bad = np.flatnonzero(~np.isfinite(terms).all(1))
+        if not len(bad):
+            return
+        step = int(bad[0])
+        stream = next(iter(self.streams.values()))
+        names = [stream.slices.names[row] for row in rows[step]]
+        values = dict(zip(self.method.columns, terms[step].tolist(), strict=True))
+        if self.leads:
+            batch, _ = stream.batch(rows[step], epoch, step)
+            kept = {"image": batch.image, "targets": batch.targets, "bounds": batch.bounds}
+            self.folder.save_tensors(ASTRAY, on_cpu(kept) | {"names": names, "terms": values})
+        raise UserError(
+            f"The loss is not finite in epoch {epoch + 1}, step {step + 1}: "
+            f"{listing(f'{name} {value:g}' for name, value in values.items())}; slices {listing(names)}. The batch is "
+            f"in {self.folder.path / ASTRAY}, and the checkpoint of the epoch before is whole. Look at these "
+            "slices, or go on with the same command at a lower --l_rate."
+        )
+
+    def _must_stay_finite(self, epoch: int) -> None:
+        """What the last update made no loss has seen yet."""
+        bad = not_finite(self.method.net.state_dict())
+        if bad and self.leads and epoch:
+            self.folder.save_tensors(ASTRAY, {"tensors": bad})
+        if bad:
+            raise UserError(
+                f"The network is not finite after epoch {epoch + 1}: {len(bad)} of its tensors hold NaN or infinity, "
+                f"such as {listing(bad, 3)}. It is not saved, and what was saved before is whole. Go on with the same "
+                "command at a lower --l_rate."
+            )
+
+    def _is_rolled_back(self, trained: Trained, epoch: int) -> bool:
+        """Says what is alarming in an adaptation without ground truth; does what --on_collapse wants.
+
+        Returns whether the weights were rolled back, and the validation is no longer what they give.
+        """
+        told = self.watch.listen(trained, epoch)
+        is_news = self.watch.is_news(told)
+        if not told:
+            self.sound = self._state() if self.sound else None
+            return False
+        what = f"Alarm in epoch {epoch + 1}: {'; '.join(told)}."
+        if self.args.on_collapse == "stop":
+            saved = "the checkpoint of the epoch before is whole" if epoch else "nothing was saved of the first epoch"
+            raise UserError(
+                f"{what} --on_collapse stop: {saved}. Lower --l_rate, weigh the prior more (lamb_consprior), or look "
+                "at the prior."
+            )
+        back = self.args.on_collapse == "rollback"
+        if back:
+            self.watch.forget(epoch)
+            self._restore(self.sound)
+            self.caution *= CAUTION
+            what += f" Back to the epoch before, and on with {self.caution:g} times the learning rate."
+        if back or is_news:
+            self._say(what)
+        return back
+
+    def _say(self, words: str) -> None:
+        """On the screen, once for all processes; nothing if there is nothing to say."""
+        if words and self.leads:
+            print(words, file=sys.stderr, flush=True)
+
+    def _tell_harm(self, end: Evaluation | None) -> None:
+        """Says of an adaptation that it ended below the network it started from, where ground truth tells."""
+        start, score = self.best.get("start"), float("nan") if end is None else end.score(self.args)
+        if start is not None and start - score > SHOWN:
+            kind = "mIoU" if self.args.scores == "iou" else "Dice 3D"
+            self._say(
+                f"This adaptation did harm: {kind} {score:.3f} at the end, {start:.3f} with the network that it "
+                "started from, on the same validation images."
+            )
+
+
+@contextmanager
+def fitting(path: Path) -> Iterator[None]:
+    """What does not fit in a checkpoint of this run is a UserError."""
+    try:
+        yield
+    except (KeyError, TypeError, ValueError, AttributeError, IndexError, RuntimeError, OverflowError) as error:
+        raise UserError(
+            f"{path} does not hold the state of this run ({type(error).__name__}: {error}): it was damaged, or written "
+            f"by another program. Remove it to go on from previous.pkl, if that is there, or remove {path.parent} to "
+            "start anew."
+        ) from error
+
+
+def on_cpu(state: Any) -> Any:
+    """The same nested dicts, lists and values, each tensor copied to the CPU."""
+    if isinstance(state, Tensor):
+        return state.detach().to("cpu", copy=True)
+    if isinstance(state, Mapping):
+        return {key: on_cpu(value) for key, value in state.items()}
+    if isinstance(state, list | tuple):
+        return [on_cpu(value) for value in state]
+    return state

@@ -1,0 +1,140 @@
+"""What a run says of itself while it trains: that an adaptation does harm, as far as that is seen without labels."""
+
+import re
+from argparse import Namespace
+from collections.abc import Mapping
+from typing import Any
+
+import numpy as np
+import torch
+
+from dataloader import AnyStream
+from datasets.streams import Stream
+from datasets.volumes import WholeStream
+from engine.collapse import CollapseAlarm, OneClass, SourceMaps, estranged, kappa, prior_share
+from engine.evaluation import Evaluation, class_counts, evaluate, most_probable
+from methods.base import Method
+from processes.interrupt import STOP
+
+COLUMNS = ("alarms", "val_source_agreement")  # of the log of a run that is watched
+
+
+def adapts_blindly(method: Method, args: Namespace) -> bool:
+    """Whether it goes on from a whole trained network without the target's labels."""
+    learns = args.mode == "learn" and bool(method.streams) and method.segments
+    return learns and "target" not in method.labelled and bool(args.model_weights) and args.load_blocks is None
+
+
+class Watch:
+    """Listens to each epoch of a run, and knows what its alarms were compared with and what they said.
+
+    The source network is met before the first step, and again at each start after a kill, as its maps are not kept.
+    """
+
+    def __init__(
+        self,
+        method: Method,
+        streams: Mapping[str, AnyStream],
+        val: Stream | WholeStream | None,
+        args: Namespace,
+    ) -> None:
+        self.method, self.val, self.args = method, val, args
+        self.first = next(iter(streams.values()), None)
+        self.is_on = self.first is not None and adapts_blindly(method, args)
+        compares = [part.compares_ratios for part in method.loss.losses]
+        prior = self.first and prior_share(self.first.slices.bounds, compares)
+        # one for each mode of the network: batch normalisation may hold in the one and collapse in the other
+        self.training, self.validation = CollapseAlarm(prior), CollapseAlarm(prior)
+        self.maps, self.one_class = SourceMaps(args.n_class), OneClass(args.n_epoch)
+        self.agreement = np.nan  # of the last network that was evaluated, with the source network
+        self.rung: list[int] = []  # the epochs, counted from 1, in which something was alarming
+        self.said: list[str] = []  # the kinds of what was alarming in the epoch before
+
+    def meet_source(self) -> Evaluation | None:
+        """Looks at the network as it is now, before the first step: its shares and maps. Returns its validation."""
+        if not self.is_on:
+            return None
+        found = evaluate(self.method, self.val, self.args, keep_masks=False, look=self.maps.keep)
+        self.training.begin(_count_classes(self.method, self.first, self.args.n_class))
+        return found
+
+    @torch.inference_mode()
+    def look(self, number: int, labels: torch.Tensor) -> None:
+        """A batch of a validation: its number, and the class numbers predicted."""
+        if self.is_on:
+            self.maps.compare(number, labels)
+
+    def listen(self, trained: Mapping[str, np.ndarray], epoch: int) -> list[str]:
+        """What is alarming in an epoch of training and the validation after it, if there was one."""
+        if not self.is_on:
+            return []
+        ends = trained["sizes"].cumsum()[:-1]
+        steps = np.array([step.sum(0) for step in np.split(trained["counts"][3], ends)])
+        told = [f"{words} (training)" for words in self.training.listen(steps)]
+        pairs = self._compare()
+        if pairs is not None:
+            self.validation.begin(pairs.sum(1))
+            heard = [*self.validation.listen(pairs.sum(0)[None]), *estranged(self.agreement)]
+            told += [f"{words} (validation)" for words in heard]
+        self.rung += [epoch + 1] * bool(told)
+        return told
+
+    def _compare(self) -> np.ndarray | None:
+        pairs = self.maps.take()
+        self.agreement = np.nan if pairs is None else kappa(pairs)
+        return pairs
+
+    def forget(self, epoch: int) -> None:
+        """The network that was alarming in this epoch is given up: the log's row is that of the one before."""
+        self.rung.remove(epoch + 1)
+
+    def look_again(self) -> None:
+        """After a validation of a network that was rolled back."""
+        self._compare()
+
+    def is_news(self, told: list[str]) -> bool:
+        """Whether other things are alarming than in the epoch before, whatever their figures."""
+        kinds, before = [_kind(words) for words in told], self.said
+        self.said = kinds
+        return kinds != before
+
+    def cells(self, epoch: int) -> dict[str, float]:
+        """What the log has of it."""
+        if not self.is_on:
+            return {}
+        return {"alarms": float(epoch + 1 in self.rung), "val_source_agreement": self.agreement}
+
+    def sum_up(self) -> str:
+        """What a reader of the screen must know at the end; nothing where the last epoch was in order."""
+        if not self.rung or self.rung[-1] != self.args.n_epoch:
+            return ""
+        return (
+            f"The alarm rang in {len(self.rung)} of {self.args.n_epoch} epochs, the last among them. Before you use "
+            "this network, compare it with the one it started from (--method noadap), by eye where there are no labels."
+        )
+
+    def state_dict(self) -> dict[str, Any]:
+        """Plain numbers and texts."""
+        parts = {"training": self.training.state_dict(), "one_class": self.one_class.state_dict()}
+        return parts | {"rung": list(self.rung), "said": list(self.said)}
+
+    def load_state_dict(self, state: Mapping[str, Any]) -> None:
+        self.training.load_state_dict(state["training"])
+        self.one_class.load_state_dict(state["one_class"])
+        self.rung, self.said = list(state["rung"]), list(state["said"])
+
+
+def _kind(words: str) -> str:
+    """An alarm without its figures."""
+    return re.sub(r"[\d.]+(e-?\d+)? ?%|kappa [-\d.]+", "", words)
+
+
+@torch.inference_mode()
+def _count_classes(method: Method, stream: AnyStream, n_class: int) -> np.ndarray:
+    """(K,) pixels that the network, in evaluation mode, gives each class in the first epoch's batches."""
+    method.net.eval()
+    total = torch.zeros(n_class, dtype=torch.float64, device=method.args.device)
+    for batch, _ in stream.epoch(0):
+        STOP.check()
+        total += class_counts(most_probable(method.predict(batch)), None, n_class)[3].sum(0)
+    return total.cpu().numpy()

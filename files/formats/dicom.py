@@ -1,0 +1,142 @@
+"""DICOM: a folder with one series, read by GDCM through SimpleITK.
+
+ITK counts mm to the patient's left, back and head, and has the last axis of an array first.
+"""
+
+import re
+from collections.abc import Sequence
+from pathlib import Path
+
+import numpy as np
+import SimpleITK as sitk
+
+from files.faults import VolumeFault
+from files.formats.dicom_file import DicomFile, examine
+from files.formats.volume import LPS_TO_RAS, Volume, affine_of, refusing
+from utils import listing
+
+EVEN = 0.02  # how much the steps between the slices of a series may differ, as a share of the usual one
+ROUNDED = 0.1  # mm by which a slice may lie aside all the same: many scanners write places with one digit,
+APART = 0.2  # but no more than this share of a step, which a slice that lacks moves its neighbours by
+UNPACKED = 8  # bytes that a stored one becomes at most: whole numbers of 8 bits with a slope are float64
+sitk.ProcessObject_SetGlobalWarningDisplay(False)
+
+
+def open_volume(folder: Path) -> Volume:
+    """The slices in the order of their places, whatever their names and numbers say. Raises VolumeFault."""
+    with refusing(folder):
+        found = _only_series(folder)
+        files = [each.path for each in found]
+        headers = [_header(file) for file in files]
+        alike = {(header.GetSize()[:2], header.GetPixelID(), _rounded(header.GetDirection())) for header in headers}
+        if len(alike) > 1:
+            raise VolumeFault("has slices of several sizes, types or directions", f"{folder} ({len(files)} files)")
+        voxels = sum(int(np.prod(header.GetSize(), dtype=object)) for header in headers)
+        stored = sum(each.pixels for each in found)
+        if all(each.native for each in found) and voxels > UNPACKED * stored:
+            what = "has a header that promises more voxels than the file can hold"
+            raise VolumeFault(what, f"{folder} ({voxels} of {stored} bytes)")
+        dtype = _dtype(headers[0], folder)
+        if len(files) == 1:
+            header = headers[0]
+            return Volume(header.GetSize()[:3], _affine(header, folder), dtype, files, lambda: _read(header, folder))
+        if any(np.prod(header.GetSize()[2:]) > 1 for header in headers):
+            raise VolumeFault("has several files of many slices (give each a folder of its own)", str(folder))
+        places = [np.asarray(header.GetOrigin()[:3]) for header in headers]
+        order, step = _in_place(places, headers[0].GetDirection(), folder)
+        affine = _affine(headers[order[0]], folder)
+    affine[:3, 2] = LPS_TO_RAS[:3, :3] @ step
+    files = [files[number] for number in order]
+    reader = sitk.ImageSeriesReader()
+    reader.SetFileNames(list(map(str, files)))
+    return Volume((*headers[0].GetSize()[:2], len(files)), affine, dtype, files, lambda: _read(reader, folder))
+
+
+def _only_series(folder: Path) -> list[DicomFile]:
+    """The images of the one series. Raises VolumeFault for another number, and for files that are none, or torn."""
+    found, torn, foreign = [], [], []
+    for path in sorted(path for path in folder.iterdir() if path.is_file() and not path.name.startswith(".")):
+        try:
+            each = examine(path)
+        except ValueError as error:
+            torn.append(f"{path.name}: {error}")
+            continue
+        (foreign if each is None else found).append(each or path)
+    images = [each for each in found if each.pixels]
+    series = {each.series for each in images}
+    named = {_shape(each.path) for each in images}
+    for each in found:  # others without an image are reports, directories and the like
+        is_cut = not each.series and _shape(each.path) in named
+        if not each.pixels and (each.series in series or is_cut):
+            torn.append(f"{each.path.name}: it holds no image")
+    torn += [f"{path.name}: it is no DICOM file" for path in foreign if _shape(path) in named]
+    if torn:
+        what = "has files that are torn, or no slices of its series (copy it again, or take them out of the folder)"
+        raise VolumeFault(what, f"{folder} ({listing(torn, 5)})")
+    if len(series) != 1:
+        what = "holds no DICOM series (name the folder that its files lie in)"
+        what = "holds several DICOM series (give each a folder of its own)" if series else what
+        raise VolumeFault(what, f"{folder} ({len(series)})" if series else str(folder))
+    return images
+
+
+def _shape(path: Path) -> str:
+    """What the names of a series have in common: the ending, or where that is a number the name without its digits."""
+    ending = path.suffix.lower()
+    return ending if ending and not ending[1:].isdigit() else re.sub(r"\d+", "#", path.name)
+
+
+def _header(file: Path) -> sitk.ImageFileReader:
+    reader = sitk.ImageFileReader()
+    reader.SetFileName(str(file))
+    reader.ReadImageInformation()
+    return reader
+
+
+def _read(reader: sitk.ImageFileReader | sitk.ImageSeriesReader, folder: Path) -> np.ndarray:
+    with refusing(folder):
+        return sitk.GetArrayFromImage(reader.Execute()).T
+
+
+def _dtype(header: sitk.ImageFileReader, folder: Path) -> np.dtype:
+    name = sitk.GetPixelIDValueAsString(header.GetPixelID())
+    match = re.fullmatch(r"(8|16|32|64)-bit (?:(unsigned|signed) integer|float)", name)
+    if not match:
+        raise VolumeFault("holds no numbers but colours or complex values", f"{folder} ({name})")
+    kind = {"unsigned": "u", "signed": "i", None: "f"}[match[2]]
+    return np.dtype(f"{kind}{int(match[1]) // 8}")
+
+
+def _affine(header: sitk.ImageFileReader, folder: Path) -> np.ndarray:
+    directions = np.reshape(header.GetDirection(), (3, 3)) * header.GetSpacing()[:3]
+    return affine_of(directions, np.asarray(header.GetOrigin()[:3]), folder)
+
+
+def _rounded(numbers: Sequence[float]) -> tuple[float, ...]:
+    return tuple(np.round(numbers, 4) + 0.0)
+
+
+def _in_place(origins: Sequence[np.ndarray], direction: Sequence[float], folder: Path) -> tuple[list[int], np.ndarray]:
+    """The order of the slices along their normal, and the step from one to the next in mm (3,)."""
+    normal = np.reshape(direction, (3, 3))[:, 2]
+    along = np.array([origin @ normal for origin in origins])
+    order = np.argsort(along, kind="stable").tolist()
+    gaps = np.diff(along[order])
+    usual = float(np.median(gaps))
+    if usual <= 0 or gaps.min() < 0.5 * usual:
+        what = "has several slices in one place (give each echo, time or b-value a folder of its own)"
+        raise VolumeFault(what, f"{folder} ({len(origins)} files)")
+    allowed = max(EVEN * usual, min(ROUNDED, APART * usual))
+    numbers = np.arange(len(along))
+    line = np.polyval(np.polyfit(numbers, along[order], 1), numbers)
+    odd = [f"{gap:.3g}" for gap in gaps if abs(gap - usual) > EVEN * usual]
+    if odd and np.abs(along[order] - line).max() > allowed:
+        what = "lacks slices: the steps between those that are there differ (copy the series again)"
+        raise VolumeFault(what, f"{folder} ({', '.join(odd[:5])} mm, mostly {usual:.3g})")
+    places = np.stack(origins)[order] - origins[order[0]]
+    step = places[-1] / (len(places) - 1)  # not along the normal where the gantry was tilted
+    in_line = np.outer(places @ normal / (step @ normal), step)
+    aside = float(np.linalg.norm(places - in_line, axis=1).max())
+    if aside > allowed:
+        raise VolumeFault("has slices that do not lie in line", f"{folder} ({aside:.3g} mm aside)")
+    return order, step

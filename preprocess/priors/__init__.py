@@ -1,0 +1,1 @@
+"""Sizes of organs: measured in labels, estimated, given."""

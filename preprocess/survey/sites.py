@@ -1,0 +1,145 @@
+"""The volumes of one site as a user has them: paired, their geometry compared, their labels counted."""
+
+from collections import Counter
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from functools import partial
+from pathlib import Path
+
+import numpy as np
+
+from files.faults import Fault, VolumeFault
+from files.grids import RADIOLOGICAL, Grid
+from files.labels import whole_labels
+from files.pairing import Case, compile_pattern, pair
+from files.reading import read_grid, read_stack, unsure_place
+from processes.pool import in_processes
+
+IMAGE, LABEL = "IMG", "GT"
+MOST_LABELS = 64  # different values; a volume with more of them is an image
+
+
+@dataclass(frozen=True)
+class Offence:
+    """One way in which a label does not lie where its image lies."""
+
+    file: str
+    what: str  # shape, origin, direction or spacing
+    how_far: str
+    tolerance: str
+
+
+@dataclass
+class Found:
+    """What was found in the files of one patient."""
+
+    grid: Grid | None = None
+    offences: list[Offence] = field(default_factory=list)
+    faults: list[Fault] = field(default_factory=list)
+    labels: Counter[int] = field(default_factory=Counter)  # voxels of each
+    is_float: bool = False  # whole numbers, stored as fractions are
+
+
+@dataclass
+class Site:
+    """The volumes of a site. `labels`: label -> number of volumes that hold it, over voxels; empty without labels."""
+
+    name: str
+    image: str
+    label: str | None
+    cases: list[Case]
+    grids: list[Grid]  # their axes to the left, back and head, however they are stored
+    volumes: Counter[int]
+    voxels: Counter[int]
+    floats: int  # label volumes of floating-point numbers
+    offences: list[Offence]
+    faults: list[Fault]
+
+
+def read_site(
+    name: str, image: str, label: str | None, patient: str, tolerance: float, channel: int | None = None, jobs: int = 1
+) -> Site:
+    """Pairs the files, reads every header and every label. `tolerance`: mm that a corner may be off."""
+    patterns = {IMAGE: image, **({LABEL: label} if label else {})}
+    cases, faults = pair(patterns, compile_pattern("--patient", patient))
+    found = list(in_processes(partial(_read_case, tolerance=tolerance, channel=channel), cases, jobs))
+    whole = [(case, each.grid) for case, each in zip(cases, found, strict=True) if each.grid]
+    return Site(
+        name,
+        image,
+        label,
+        [case for case, _ in whole],
+        [grid for _, grid in whole],
+        Counter(value for each in found for value in each.labels),
+        sum((each.labels for each in found), Counter()),
+        sum(each.is_float for each in found),
+        [offence for each in found for offence in each.offences],
+        faults + [fault for each in found for fault in each.faults],
+    )
+
+
+def _read_case(case: Case, tolerance: float, channel: int | None) -> Found:
+    found, grids = Found(), {}
+    for role, path in case.paths.items():
+        try:
+            grids[role] = read_grid(path, channel if role == IMAGE else None, RADIOLOGICAL, is_label=role == LABEL)
+            if role == LABEL:
+                _count(path, found)
+        except VolumeFault as error:
+            found.faults.append(error.fault)
+    found.grid = grids.get(IMAGE)
+    if len(grids) == 2 and (aside := unsure_place(case.paths[IMAGE], case.paths[LABEL], channel, tolerance)):
+        found.faults.append(aside)
+    elif len(grids) == 2:
+        found.offences = compare_grids(grids[IMAGE], grids[LABEL], str(case.paths[LABEL]), tolerance)
+    return found
+
+
+def _count(path: Path, found: Found) -> None:
+    """The census of one label volume. Raises VolumeFault for what holds no labels."""
+    stack = read_stack(path, 0, is_label=True)
+    found.is_float = stack.dtype.kind == "f"
+    try:
+        values, counts = np.unique(whole_labels(stack), return_counts=True)
+    except ValueError as error:
+        raise VolumeFault("holds no labels (round it, or name the right file)", f"{path} ({error})") from error
+    if len(values) > MOST_LABELS:
+        raise VolumeFault(
+            f"holds more than {MOST_LABELS} different values, as an image does", f"{path} ({len(values)})"
+        )
+    found.labels = Counter(dict(zip(values.astype(int).tolist(), counts.tolist(), strict=True)))
+
+
+def compare_grids(image: Grid, label: Grid, file: str, tolerance: float) -> list[Offence]:
+    """How the label's grid differs from its image's: shape; origin, direction and spacing, by the mm that they cost."""
+    if image.shape != label.shape:
+        return [Offence(file, "shape", f"{label.shape}, its image {image.shape}", "none")]
+    tolerance = image.allows(tolerance)
+    if image.distance(label) <= tolerance:
+        return []
+    own, other = (np.array(grid.spacing()) for grid in (image, label))
+    turned = image.affine[:3, :3] / own, label.affine[:3, :3] / other
+    reach = (np.array(image.shape) - 1) * own
+    origin = float(np.linalg.norm(image.affine[:3, 3] - label.affine[:3, 3]))
+    angles = np.degrees(np.arccos(np.clip((turned[0] * turned[1]).sum(0), -1, 1)))
+    apart = float(np.linalg.norm((turned[0] - turned[1]) * reach, axis=0).max())
+    stretched = float((np.abs(own - other) * (np.array(image.shape) - 1)).max())
+    spacings = " and ".join("x".join(f"{mm:.4g}" for mm in each) for each in (other, own))
+    shown = [
+        ("origin", origin, f"{origin:.3g} mm apart"),
+        ("direction", apart, f"{angles.max():.3g} degrees, {apart:.3g} mm at the far edge"),
+        ("spacing", stretched, f"{spacings} mm, {stretched:.3g} mm at the far edge"),
+    ]
+    worst = max(far for _, far, _ in shown)
+    return [
+        Offence(file, what, words, f"{tolerance:g} mm")
+        for what, far, words in shown
+        if far > tolerance or far == worst  # each may be within, and their sum not
+    ]
+
+
+def unlike_spacing(sites: Sequence[Site], axis: int) -> tuple[np.ndarray, float]:
+    """(N, 2) mm along W and H of every volume, and the largest over the smallest of them, along the worse axis."""
+    planes = [np.delete(np.array(grid.spacing()), axis) for site in sites for grid in site.grids]
+    found = np.array(planes)
+    return found, float((found.max(0) / found.min(0)).max())
