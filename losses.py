@@ -13,21 +13,31 @@ Karimi and Salcudean 2019 (Hausdorff distance), Sudre et al. 2017 (generalised D
 """
 
 from collections.abc import Sequence
-from functools import lru_cache
 from typing import ClassVar, Literal
 
-import numpy as np
 import torch
 import torch.nn.functional as F
-from scipy.ndimage import distance_transform_edt
 from torch import Tensor, nn
 
-from datasets.distance_maps import signed_distance_maps
+from datasets.label_distances import border_distances, inner_distances
+from nets.probabilities import (
+    EPS,
+    PROPORTION_OF,
+    PROPORTIONS,
+    class_vector,
+    constant,
+    entropy,
+    in_range,
+    kl_divergence,
+    log_probabilities,
+    one_hot,
+    pick,
+    prior_ratios,
+)
 from processes.errors import UserError
 from utils import Registry
 
 LOSSES = Registry("loss", typed=True)
-EPS = 1e-10  # inside the logarithms of ratios: an absent class costs log(1e-10) = -23 per unit of its share
 
 
 class Loss(nn.Module):
@@ -47,97 +57,6 @@ class Loss(nn.Module):
     def needs_company(self, n_class: int) -> str:
         """Why the loss must not be the only one, for an error; '' if it may."""
         return ""
-
-
-def log_probabilities(logits: Tensor) -> Tensor:
-    """log softmax over the classes, (B, K, …), in fp32 at least."""
-    return F.log_softmax(logits if logits.dtype == torch.float64 else logits.float(), dim=1)
-
-
-def one_hot(label: Tensor, n_class: int, dtype: torch.dtype = torch.float32) -> Tensor:
-    """(B, W, H) class numbers -> (B, K, W, H) zeros and ones."""
-    # Not F.one_hot, which looks at the values, and so waits for them.
-    classes = torch.arange(n_class, device=label.device).view(-1, *[1] * (label.ndim - 1))
-    return (label.unsqueeze(1) == classes).to(dtype)
-
-
-def class_vector(values: Sequence[float] | None, idc: Sequence[int] | None, logits: Tensor, what: str) -> Tensor:
-    """(K,) one value a class: `values` laid on the classes `idc`, zero elsewhere; ones where values is None."""
-    n_class = logits.shape[1]
-    check_idc(idc, n_class)
-    chosen = list(range(n_class)) if idc is None else list(idc)
-    values = [1.0] * len(chosen) if values is None else list(values)
-    if min(values, default=0) < 0:
-        raise UserError(f"{what}: the weights of the classes are numbers from 0 up; got {values}.")
-    if len(values) == n_class and len(chosen) != n_class:
-        values = [values[k] for k in chosen]
-    if len(values) != len(chosen):
-        raise UserError(
-            f"{what}: {len(values)} weights {values} for the classes {chosen} of a network with {n_class} classes "
-            "(0 is the background); give one weight a class."
-        )
-    vector = [0.0] * n_class
-    for k, value in zip(chosen, values, strict=True):
-        vector[k] = float(value)
-    return constant(tuple(vector), torch.float32, logits.device)
-
-
-@lru_cache(maxsize=1024)
-def constant(values: tuple[float, ...], dtype: torch.dtype, device: torch.device) -> Tensor:
-    """The values as a tensor on the device; copied there once, as a copy in every step would wait for the device."""
-    with torch.inference_mode(False):
-        host = torch.tensor(values, dtype=dtype)
-        return host.pin_memory().to(device, non_blocking=True) if device.type == "cuda" else host.to(device)
-
-
-def pick(values: Tensor, idc: Sequence[int] | None) -> Tensor:
-    """(B, K, …) -> (B, |idc|, …): the classes `idc` alone, all of them where it is None."""
-    check_idc(idc, values.shape[1])
-    return values if idc is None else values.index_select(1, constant(tuple(idc), torch.int64, values.device))
-
-
-def check_idc(idc: Sequence[int] | None, n_class: int) -> None:
-    """Raises UserError unless they are classes, or None for all of them."""
-    if idc is not None and (not idc or set(idc) - set(range(n_class)) or len(set(idc)) < len(idc)):
-        raise UserError(
-            f"idc is {list(idc)}; it names classes, each once, of the {n_class} that there are (--n_class), from 0, "
-            "the background, on."
-        )
-
-
-def in_range(loss: str, parameter: str, value: float, low: float, high: float = float("inf")) -> float:
-    """The value. Raises UserError where it is out of range."""
-    if not low <= value <= high:
-        most = f" and at most {high:g}" if high < float("inf") else ""
-        raise UserError(f"{loss}: '{parameter}' is at least {low:g}{most}; got {value:g}.")
-    return value
-
-
-def mean_proportion(probs: Tensor, power: float = 1.0) -> Tensor:
-    """(B, K) share of each class in the image, the paper's: the mean of its probability (no `power` in it)."""
-    return probs.flatten(2).mean(2)
-
-
-def max_normalised_proportion(probs: Tensor, power: float = 1.0) -> Tensor:
-    """(B, K) share of each class as the published code measures it.
-
-    Each pixel's vector is divided by its own largest entry and raised to `power`, then summed, then normalised
-    over the classes: an uncertain pixel counts more than once, so rare classes come out larger than their mean.
-    """
-    relative = probs / (probs.amax(1, keepdim=True) + EPS)
-    relative = relative if power == 1 else relative**power
-    sizes = relative.flatten(2).sum(2)
-    return sizes / sizes.sum(1, keepdim=True)
-
-
-PROPORTIONS = {"soft_size": mean_proportion, "norm_soft_size": max_normalised_proportion}
-PROPORTION_OF = {"mean": "soft_size", "maxnorm": "norm_soft_size"}
-
-
-def prior_ratios(bounds: Tensor, dtype: torch.dtype) -> Tensor:
-    """(B, K, 2) pixels -> (B, K) ratios: the lower bound divided by its own sum, not by W·H."""
-    sizes = bounds[:, :, 0].to(dtype)
-    return sizes / sizes.sum(1, keepdim=True)
 
 
 class _SizeLoss(Loss):
@@ -421,22 +340,6 @@ class HausdorffLoss(HausdorffDTLoss):
         super().__init__(idc=idc, inner=inner)
 
 
-def border_distances(label: Tensor, n_class: int) -> Tensor:
-    """(B, …) class numbers -> (B, K, …) float32 signed distances in pixels, on the CPU."""
-    return torch.from_numpy(np.stack([signed_distance_maps(each, n_class) for each in label.cpu().numpy()]))
-
-
-def inner_distances(label: Tensor, n_class: int) -> Tensor:
-    """(B, …) class numbers -> (B, K, …) float32: inside each class the pixels to the nearest one of another, else 0.
-
-    On the CPU. As in the published code, a class that fills the image has whatever scipy makes of a shape without a
-    border. (Published, the distances of the prediction are whole numbers besides, cut towards zero.)
-    """
-    masks = one_hot(label, n_class, torch.bool).cpu().numpy()
-    maps = [[distance_transform_edt(mask) if mask.any() else mask for mask in image] for image in masks]
-    return torch.from_numpy(np.array(maps, np.float32))
-
-
 # ------------------------------------------------------------------------------ losses without ground truth
 
 
@@ -454,16 +357,6 @@ class SelfEntropy(Loss):
     def forward(self, logits: Tensor, target: Tensor | None = None, bounds: Tensor | None = None) -> Tensor:
         log_p = log_probabilities(logits)
         return entropy(log_p, log_p.exp(), self.weights, self.idc)
-
-
-def entropy(log_p: Tensor, probs: Tensor, weights: Sequence[float] | None, idc: Sequence[int] | None = None) -> Tensor:
-    """Scalar: −Σ ν_k p_k log p_k over images, pixels and the classes `idc`, by what these have of all pixels."""
-    weight = class_vector(weights, idc, log_p, "SelfEntropy").to(log_p.dtype)
-    per_class = -(probs * log_p).flatten(2).mean(2)  # b k
-    mean = (per_class * weight).sum(1).mean()
-    if idc is None or len(idc) == log_p.shape[1]:
-        return mean
-    return mean / (pick(probs, idc).flatten(2).mean(2).sum(1).mean() + EPS)
 
 
 @LOSSES.register()
@@ -577,11 +470,6 @@ class KLPropInv(_SizeLoss):
         if self.direction == "predicted":
             return len(logits) * kl_divergence(predicted, prior)
         return kl_divergence(prior, predicted)
-
-
-def kl_divergence(first: Tensor, second: Tensor) -> Tensor:
-    """Mean over the batch of Σ_k first_k [log(first_k + ε) − log(second_k + ε)]; both (B, K) ratios."""
-    return (first * ((first + EPS).log() - (second + EPS).log())).sum(1).mean()
 
 
 @LOSSES.register()

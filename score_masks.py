@@ -21,6 +21,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from analysis.masks import Masks
 from analysis.run import AGAIN, NATIVE, SCORED, Run, open_run
 from datasets.set_tables import is_split_by_patients, read_card, read_rows
 from datasets.stacks import about_places, placeless, stack, without_distances
@@ -136,7 +137,7 @@ def about_truth(run: Run, slices: "SliceSet") -> str:
         for row, name in enumerate(slices.names)
         if (np.bincount(slices.truth(row).ravel(), minlength=run.n_class)[: run.n_class] != noted[name]).any()
     ]
-    if not other and run.has_same_files(slices):
+    if not other and Masks(run).are_of(slices):
         return ""
     if not other:
         return (
@@ -164,7 +165,7 @@ def score_epoch(run: Run, slices: "SliceSet", references: Mapping[str, Reference
     """
     volumes = {}
     for patient, reference in references.items():
-        predicted = np.stack([run.prediction(folder, slices, row) for row in reference.rows])
+        predicted = np.stack([Masks(run).prediction(folder, slices, row) for row in reference.rows])
         counted = run.counted(reference.true)
         planes = (reference.on_grid(predicted), reference.true)
         volumes[patient] = (*(stack(each * counted, reference.numbers) for each in planes), reference.spacing)
@@ -221,7 +222,7 @@ def main(argv: Sequence[str] | None = None) -> None:
         refuse_input(path, [path for path in run.own_files if not path.name.startswith(SCORED)], "--out")
     if run.by_iou:
         raise UserError(f"{run.folder} was evaluated on pictures, by IoU; only slices of volumes have scores in 3D.")
-    folders, slices = run.epochs_saved(), run.slices(args.data)
+    folders, slices = Masks(run).epochs(), Masks(run).slices(args.data)
     unit = "vox" if slices.spacing is None else "mm"
     if unit != run.unit:
         raise UserError(

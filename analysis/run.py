@@ -14,23 +14,20 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import pandas as pd
-from PIL import Image, UnidentifiedImageError
 
 from datasets.files import check_regex
-from datasets.transforms import parse_folders
 from files.foreign import read_json, reading
 from metrics import DISTANCES, SCORES
 from processes.errors import UserError
 from processes.ownership import made_by_run, shown
 from processes.quoting import for_shell, from_cell
-from utils import doubled, fits, listing, nearest, read_literal
+from utils import doubled, fits, nearest, read_literal
 
 if TYPE_CHECKING:
-    from datasets.slices import SliceSet  # opened where it is needed: it brings torch, which takes seconds
+    pass  # opened where it is needed: it brings torch, which takes seconds
 
 PATIENT_FILES = {"last": "patients_last.csv", "best_3d": "patients_best_3d.csv"}
 CLASS_FILES = {"last": "classes_last.csv", "best_3d": "classes_best_3d.csv"}
-PICTURE_FOLDERS = {"last": "last_epoch", "best_3d": "best_epoch_3d"}
 PICTURES = (".png", ".pdf", ".svg", ".gif")  # as plot.py makes them
 WITH_UNIT = (*DISTANCES, "diagonal")
 DEFAULT_CSV = "*_target_metrics.csv"
@@ -46,7 +43,7 @@ def _number(text: str) -> float:
     return float(text) if text else float("nan")
 
 
-def _regex(text: str) -> str:
+def regex(text: str) -> str:
     check_regex(text)
     return text
 
@@ -170,7 +167,7 @@ class Run:
     @cached_property
     def params(self) -> dict[str, str]:
         """The lines of params.txt."""
-        pairs = (line.split(": ", 1) for line in self._text("params.txt").split("\n"))
+        pairs = (line.split(": ", 1) for line in self.text("params.txt").split("\n"))
         return {pair[0].strip(): pair[1].strip() for pair in pairs if len(pair) == 2}
 
     def param(self, name: str, default: str, read: Callable[[str], Any]) -> Any:
@@ -209,14 +206,16 @@ class Run:
         columns = {name: f"{name}_{self.unit}" if name in WITH_UNIT else name for name in PATIENT_COLUMNS}
         if self.has_old_assd:
             columns["masd"] = columns.pop("assd")
-        rows = self._table(PATIENT_FILES[which], {column: PATIENT_COLUMNS[name] for name, column in columns.items()})
-        known = [{name: row[column] for name, column in columns.items()} for row in rows]
+        scores = [column for name, column in columns.items() if name in SCORES]
+        read = {column: PATIENT_COLUMNS[name] for name, column in columns.items()}
+        rows = self._table(PATIENT_FILES[which], read, may_lack=scores)
+        known = [{name: row[column] for name, column in columns.items() if column in row} for row in rows]
         return [{name: row.get(name, float("nan")) for name in PATIENT_COLUMNS} for row in known]
 
     @cached_property
     def has_old_assd(self) -> bool:
         """Whether its tables are of the time when the mean of the two directed means was called ASSD, not MASD."""
-        return bool(_old_names(next(csv.reader(io.StringIO(self._text(PATIENT_FILES["last"]))), [])))
+        return bool(_old_names(next(csv.reader(io.StringIO(self.text(PATIENT_FILES["last"]))), [])))
 
     def classes(self, which: str) -> list[dict[str, Any]]:
         """One row per class of the epoch, of a run that is scored `by_iou`: class, name, iou, intersection, union.
@@ -253,7 +252,7 @@ class Run:
         """Number of the last epoch, or of the best."""
         if which == "last":
             return int(self.metrics["epoch"].iloc[-1])
-        number = re.search(r"\d+", self._text("3dbestepoch.txt"))
+        number = re.search(r"\d+", self.text("3dbestepoch.txt"))
         if not number:
             raise UserError(f"{self._file('3dbestepoch.txt')} should say 'epoch, 3D Dice'; it holds no number.")
         if int(number[0]) >= len(self.metrics):
@@ -330,59 +329,6 @@ class Run:
             raise UserError(f"{self.folder} has no class {wrong[0]}; its classes are 0..{self.n_class - 1}.")
         return np.stack([pd.DataFrame(epoch).mean(axis=1) for epoch in array[:, :, list(classes)]])
 
-    # ------------------------------------------------------------------------------------------ pictures
-
-    def picture(self, which: str, name: str) -> np.ndarray:
-        """(W, H) class numbers predicted on a slice; `which` is 'last', 'best_3d' or a folder such as iter004."""
-        return read_mask(self.mask_folder(which) / f"{name}.png")
-
-    def mask_folder(self, which: str) -> Path:
-        return self.folder / PICTURE_FOLDERS.get(which, which) / "val"
-
-    def picture_names(self, which: str) -> list[str]:
-        """The slices whose prediction was saved; raises UserError where none was."""
-        self._must_be_slices()
-        names = sorted(path.stem for path in self.mask_folder(which).glob("*.png"))
-        if not names:
-            raise UserError(f"{self.mask_folder(which)} holds no mask; run it again with --saveim 1.")
-        return names
-
-    def prediction(self, which: str, slices: "SliceSet", row: int) -> np.ndarray:
-        """The `picture` of a slice of the set; raises UserError where it does not fit the ground truth."""
-        mask, true = self.picture(which, slices.names[row]), slices.truth(row)
-        if mask.shape != true.shape:
-            raise UserError(
-                f"{self.folder} predicted {mask.shape} pixels on {slices.names[row]}, the ground truth in "
-                f"{slices.root} has {true.shape}: these are not the images of that run."
-            )
-        if mask.max() >= self.n_class:
-            raise UserError(
-                f"{self.folder} predicted class {mask.max()} on {slices.names[row]}, but has {self.n_class} classes; "
-                "run it again."
-            )
-        return mask
-
-    def entropy(self, name: str) -> np.ndarray:
-        """(W, H) entropy of the last network on a slice, 1 where every class is equally likely."""
-        return read_mask(self.folder / "ent_map" / f"{name}.png") / 255
-
-    @property
-    def has_entropy(self) -> bool:
-        return (self.folder / "ent_map").is_dir()
-
-    def epochs_saved(self) -> dict[int, str]:
-        """Number -> name of the folders iter000, iter001, …, in order; raises UserError where there is none."""
-        names = [path.parent.name for path in self.folder.glob("iter*/val")]
-        if not names:
-            raise UserError(f"{self.folder} holds no iter000/val; run it again with --saveim 1.")
-        found = dict(sorted((int(name[4:]), name) for name in names))
-        if max(found) >= self.n_epoch:
-            raise UserError(
-                f"{self.folder} holds masks of epoch {max(found)}, counted from 0, and its provenance.json has "
-                f"{self.n_epoch} epochs: these are not files of one run; {AGAIN}."
-            )
-        return found
-
     def counted(self, true: np.ndarray) -> np.ndarray:
         """Which pixels of a ground truth count: all but those to be ignored."""
         return np.full(true.shape, True) if self.ignore is None else true != self.ignore
@@ -390,77 +336,28 @@ class Run:
     @cached_property
     def names(self) -> list[str]:
         """The slices that the run was evaluated on."""
-        return self._text("val_names.txt").removesuffix("\n").split("\n")
+        return self.text("val_names.txt").removesuffix("\n").split("\n")
 
-    def slices(self, data: Path | None = None) -> "SliceSet":
-        """The slices that the run was evaluated on, with their ground truth.
+    def _table(
+        self, name: str, columns: Mapping[str, Callable[[str], Any]], may_lack: Sequence[str] = ()
+    ) -> list[dict[str, Any]]:
+        """The rows of a csv file; `columns`: name -> how to read a cell.
 
-        `data`: where the set lies now; else where it lay when the run was made. Raises UserError when it is not there.
+        may_lack: columns that a run of before had not, as the score did not exist; its rows are without them
         """
-        self._must_be_slices()
-        slices = self._open(data, 2)
-        seen = set(self.names)
-        rows = [row for row, name in enumerate(slices.names) if name in seen]
-        if lost := sorted(seen - set(slices.names)):
-            raise UserError(
-                f"{slices.root / slices.split} lacks {len(lost)} of the {len(seen)} slices that {self.folder} was "
-                f"evaluated on (its val_names.txt): {listing(lost)}. Put them back, or name the set of that run with "
-                "--data."
-            )
-        return slices.keep(rows)
-
-    def has_same_files(self, slices: "SliceSet") -> bool:
-        """Whether these slices are, byte for byte, what the run was evaluated on; True where it does not tell."""
-        noted = self.provenance.get("inputs", {}).get("val")
-        if not noted or self.provenance.get("debug") or slices.digest == noted:  # of few slices: no digest of the set
-            return True
-        try:
-            return self._open(slices.root).digest == noted  # the maps of its losses included
-        except UserError:  # which lie there no more
-            return False
-
-    def _open(self, data: Path | None, n_folder: int | None = None) -> "SliceSet":
-        """The split that the run was evaluated on, of so many of its folders: the first are image and ground truth."""
-        params = self.params
-        split = next((name for name in ("test", "train") if params.get(f"on{name}", "0") not in ("0", "False")), "val")
-        root = data or Path(self.provenance["dataset"]["path"])
-        if not (root / split).is_dir():
-            raise UserError(
-                f"The pictures of {self.folder} are drawn over the images it was evaluated on, and {root / split} is "
-                "not there. Make the data set again, or name its folder with --data."
-            )
-        keys = ("val_target_folders", "target_folders")
-        key = next((key for key in keys if params.get(key, "").startswith("[")), keys[-1])
-        folders = self.param(key, "", lambda text: parse_folders(text, len(read_literal(text))))[:n_folder]
-        regex = self.param("grp_regex", "", _regex)
-        from datasets.slices import open_slices  # brings torch, which a report does without
-
-        return open_slices(root, split, folders, self.n_class, regex, ignore=self.ignore, any_truth_size=True)
-
-    def _must_be_slices(self) -> None:
-        if not self.scored:
-            raise UserError(
-                f"{self.folder} was evaluated without ground truth, which pictures and scores of saved masks need."
-            )
-        if self.provenance.get("volumes"):
-            raise UserError(
-                f"{self.folder} was evaluated on volumes, whose masks are .nii.gz; pictures, and scores of saved "
-                "masks, are made of slices."
-            )
-
-    def _table(self, name: str, columns: Mapping[str, Callable[[str], Any]]) -> list[dict[str, Any]]:
-        """The rows of a csv file; `columns`: name -> how to read a cell."""
         path, again = self._file(name), "evaluate the run again"
         with reading(path, again):
-            rows = list(csv.DictReader(io.StringIO(self._text(name), newline="")))
-        lost = [column for column in columns if rows and column not in rows[0]]
+            rows = list(csv.DictReader(io.StringIO(self.text(name), newline="")))
+        missing = [column for column in columns if rows and column not in rows[0]]
+        lost = [column for column in missing if column not in may_lack]
         if lost or not rows:
             what = f"lacks the columns {', '.join(lost)}" if lost else "has no row in it"
             raise UserError(f"{path} {what}; {again}.")
         with reading(path, again):
-            return [{column: read(from_cell(row[column])) for column, read in columns.items()} for row in rows]
+            known = {column: read for column, read in columns.items() if column not in missing}
+            return [{column: read(from_cell(row[column])) for column, read in known.items()} for row in rows]
 
-    def _text(self, name: str) -> str:
+    def text(self, name: str) -> str:
         path = self._file(name)
         with reading(path, AGAIN):
             return path.read_text(encoding="utf-8")
@@ -509,17 +406,6 @@ def open_run(folder: Path) -> Run:
         if wrong := [key for key, kinds in KINDS.items() if key in told and not isinstance(told[key], kinds)]:
             raise ValueError(f"{', '.join(f'{key} is {told[key]!r}' for key in wrong)}")
     return Run(folder, provenance)
-
-
-def read_mask(path: Path) -> np.ndarray:
-    """(W, H) grey levels of a saved prediction (class numbers) or entropy map (0..255)."""
-    try:
-        with Image.open(path) as image:
-            return np.asarray(image.convert("L") if image.mode == "RGB" else image)
-    except FileNotFoundError as error:
-        raise UserError(f"{path} is missing; run it again with --saveim 1 (--entmap 1 for entropy).") from error
-    except (OSError, SyntaxError, UnidentifiedImageError) as error:
-        raise UserError(f"{path} cannot be read ({error}); run it again.") from error
 
 
 def unique(runs: Sequence[Run], read: Callable[[Run], Any]) -> list[Any]:

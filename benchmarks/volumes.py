@@ -31,7 +31,8 @@ from engine.evaluation import evaluate, score_patients_of
 from engine.loop import train_epoch
 from main import build_losses, build_method, set_up_machine
 from methods.base import METHODS, Method
-from preprocess.volume_set import VolumeSpec, make_volume_set
+from preprocess.packing import VolumeSpec
+from preprocess.volume_set import make_volume_set
 
 FOLDERS = "[('IMG', nii_transform, False), ('GT', nii_gt_transform, False)]"
 HALVES = "[('DiceLoss', {'idc': [1], 'smooth': 1}, 0.5), ('CrossEntropy', {}, 0.5)]"

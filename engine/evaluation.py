@@ -14,9 +14,9 @@ from dataloader import AnySet
 from datasets.stacks import numbers_of, placeless, stack, without_distances
 from datasets.streams import Stream
 from datasets.volumes import WholeStream
-from losses import log_probabilities
 from methods.base import Method
 from metrics import SCORES, Outcome, dice, score_patients
+from nets.probabilities import log_probabilities
 from processes.interrupt import STOP
 
 

@@ -1,9 +1,15 @@
 """Networks that tell the predictions of two sites apart."""
 
+import math
+from argparse import Namespace
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from itertools import pairwise
 
 from torch import Tensor, nn
+from torch.nn.modules.batchnorm import _BatchNorm
 
+from nets.probabilities import log_probabilities
 from processes.errors import UserError
 
 
@@ -35,3 +41,53 @@ class FCDiscriminator(nn.Sequential):
                 f"an image has {width} x {height}. Give {'--d_stride 1' if self.stride == 2 else 'larger images'}."
             )
         return super().forward(maps)
+
+
+class Levels(nn.Module):
+    """The segmentation network and its heads on coarser maps, called as one."""
+
+    def __init__(self, net: nn.Module, heads: Sequence[nn.Module]) -> None:
+        super().__init__()
+        self.net, self.heads = net, nn.ModuleList(heads)
+
+    def forward(self, image: Tensor) -> list[Tensor]:
+        """(B,C,W,H) -> logits (B,K,W,H) of each level, the network's own first."""
+        return self.net.levels(image, self.heads)
+
+
+WIDEST = 1024  # channels of the first layer; the last but one has eight times as many
+
+
+def check_settings(args: Namespace) -> None:
+    """Raises UserError for a setting out of range."""
+    for name, low in {"iter_size": 1, "d_width": 1, "lambda_seg": 0, "lambda_ent": 0, "d_l_rate": 0}.items():
+        if getattr(args, name) < low:
+            raise UserError(f"--{name} is {getattr(args, name):g}; it must be at least {low}.")
+    if args.d_width > WIDEST:
+        raise UserError(f"--d_width is {args.d_width}; it must be at most {WIDEST}.")
+    if args.crop:
+        raise UserError(
+            f"--method {args.method} judges the maps of slices, and --crop makes a run of volumes; leave it out, "
+            "or take another method (sfda, self_training)."
+        )
+    if min(args.lambda_adv) < 0:
+        raise UserError(f"--lambda_adv has one weight a level, none of them below 0; got {args.lambda_adv}.")
+
+
+@contextmanager
+def running_statistics_kept(module: nn.Module) -> Iterator[None]:
+    """Batch norms see these images and do not remember them: what is evaluated is the target's statistics alone."""
+    norms = {norm: norm.momentum for norm in module.modules() if isinstance(norm, _BatchNorm)}
+    for norm in norms:
+        norm.momentum = 0.0
+    try:
+        yield
+    finally:
+        for norm, momentum in norms.items():
+            norm.momentum = momentum
+
+
+def entropy_map(logits: Tensor) -> Tensor:
+    """(B,K,W,H) −p log p / log K of each class: over the classes they sum up to the entropy, at most 1."""
+    log_p = log_probabilities(logits)
+    return -(log_p.exp() * log_p) / math.log(logits.shape[1])

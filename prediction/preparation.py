@@ -23,10 +23,10 @@ from files.pairing import Case
 from files.reading import displaced, read_grid, read_stack, read_viewed_header
 from prediction.familiar import unlike_training
 from prediction.model import Recipe
+from preprocess.packing import gather_image, reordered
 from preprocess.slicing.case import as_stored, image_planes
 from preprocess.slicing.frames import Frame
 from preprocess.slicing.spec import SliceSpec
-from preprocess.volume_set import gather_image, reordered
 
 
 class Prepared(Protocol):

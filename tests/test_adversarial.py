@@ -8,7 +8,8 @@ import torch
 from conftest import CROSS_ENTROPY
 from test_methods import make, train
 
-from methods.adversarial import SOURCE, TARGET, entropy_map
+from methods.adversarial import SOURCE, TARGET
+from methods.discriminators import entropy_map
 from processes.errors import UserError
 
 MULTI = ("--lambda_adv", "1e-2", "2e-3")

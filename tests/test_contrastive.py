@@ -13,8 +13,8 @@ from datasets.streams import Batch, Stream
 from datasets.transforms import parse_image_folder
 from engine.arguments import get_args
 from methods.base import METHODS
-from methods.contrastive import GridPool, global_head, local_head
 from methods.contrastive_losses import global_loss
+from methods.embeddings import GridPool, global_head, local_head
 from methods.objective import LossSum
 from networks import build_network
 from processes.errors import UserError

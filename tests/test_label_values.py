@@ -9,11 +9,12 @@ import pytest
 from datasets.transforms import FolderSpec
 from datasets.volumes import open_volumes
 from files.labels import whole_labels
+from preprocess.packing import VolumeSpec
 from preprocess.slice_volumes import read_spec, slice_set
 from preprocess.slicing.tables import describe
 from preprocess.survey.sites import read_site
-from preprocess.volume_set import VolumeSpec, make_volume_set
 from preprocess.volume_set import describe as describe_volumes
+from preprocess.volume_set import make_volume_set
 from processes.errors import UserError
 from utils import about_faulty, counted, whole
 

@@ -9,7 +9,7 @@ import torch.nn.functional as F
 from scipy.ndimage import distance_transform_edt
 
 from datasets.distance_maps import signed_distance_maps
-from losses import LOSSES, max_normalised_proportion, mean_proportion, one_hot
+from losses import LOSSES
 from methods.objective import (
     LossSum,
     build_loss,
@@ -19,6 +19,7 @@ from methods.objective import (
     check_ignore,
     parse_losses,
 )
+from nets.probabilities import max_normalised_proportion, mean_proportion, one_hot
 from processes.errors import UserError
 
 B, K, W, H = 3, 4, 5, 6

@@ -15,8 +15,9 @@ import pytest
 import torch
 
 from datasets.distance_maps import signed_distance_maps
-from losses import LOSSES, one_hot
+from losses import LOSSES
 from methods.objective import LossSum, build_loss, parse_losses
+from nets.probabilities import one_hot
 
 B, K, W, H = 3, 3, 8, 10
 ENTKL = "'ivd':True,'weights_se':[0.1,0.5,0.4],'idc_c':[1],'power':1"

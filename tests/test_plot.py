@@ -7,6 +7,7 @@ from fake_runs import add_columns, make_run, make_set
 from PIL import Image
 
 import score_masks
+from analysis.masks import Masks
 from analysis.plots.epochs import draw_term
 from analysis.plots.labels import array_label, cases, column_label, is_share
 from analysis.plots.patients import case_values, join_patients, spread
@@ -158,7 +159,7 @@ def test_sizes_and_boxes_need_no_data(made, runs, tmp_path):
 
 def test_slices_come_from_the_best_to_the_worst_patient(made):
     run = open_run(made / "toy/sfda")
-    slices = run.slices()
+    slices = Masks(run).slices()
     table = pd.read_csv(made / "toy/sfda/patients_last.csv").set_index("patient")["dice"]
     chosen = choose_slices(slices, run, "last", 3)
     assert list(chosen.values()) == ["best of 4", "", "worst of 4"]
@@ -171,9 +172,9 @@ def test_slices_come_from_the_best_to_the_worst_patient(made):
 
 def test_few_patients_give_slices_of_different_places(made):
     run = open_run(made / "toy/sfda")
-    assert len(choose_slices(run.slices(), run, "last", 6)) == 6
+    assert len(choose_slices(Masks(run).slices(), run, "last", 6)) == 6
     heart = open_run(made / "heart/sfda")
-    chosen = choose_slices(heart.slices(), heart, "last", 2)
+    chosen = choose_slices(Masks(heart).slices(), heart, "last", 2)
     assert list(chosen.values()) == ["", ""]
     first, second = chosen
     assert first < 2 <= second
@@ -474,7 +475,7 @@ def test_any_number_of_channels_has_a_panel(tmp_path, channels):
     """Three are colour; of any other number the first is shown, in grey."""
     data = make_set(tmp_path / "data", n_patient=1, n_slice=2, channels=channels)
     run = open_run(make_run(tmp_path / "set/run", data, n_epoch=2))
-    shown = grey_or_colour(run.slices(), 1)
+    shown = grey_or_colour(Masks(run).slices(), 1)
     assert shown.shape == (3 if channels == 3 else 1, 32, 40)
     assert (shown.min(), shown.max()) == (0, 1)
     if channels == 3:
@@ -489,7 +490,7 @@ def count(picture, colour):
 def test_a_palette_colours_truth_and_predictions(made, tmp_path):
     """Of images half as large as their truth; what is to be ignored is black."""
     run = open_run(made / "streets/adapt")
-    slices = run.slices()
+    slices = Masks(run).slices()
     assert slices.shape == (3, 32, 40)
     assert grey_or_colour(slices, 0).shape == (3, 64, 80)
     picture = draw("panel", tmp_path / "panel.png", "--runs", run.folder, "--slices", "1")

@@ -15,7 +15,8 @@ import torch
 from datasets.set_tables import read_card
 from datasets.transforms import FolderSpec
 from datasets.volumes import WholeStream, open_volumes
-from preprocess.volume_set import VolumeSpec, assign_splits, describe, main, make_volume_set, read_spec
+from preprocess.packing import VolumeSpec
+from preprocess.volume_set import assign_splits, describe, main, make_volume_set, read_spec
 from processes.errors import UserError
 
 OBLIQUE = np.array([[0, 0.2, 2.9, 11], [-1.5, 0, 0.1, -7], [0, -1.4, 0.3, 5], [0, 0, 0, 1.0]])

@@ -12,11 +12,12 @@ from torch import nn
 from torch.distributions import Normal, kl_divergence
 
 import methods.pseudo_label as pseudo
+import methods.thresholds as thresholds
 from datasets.streams import Batch
 from engine.arguments import get_args
-from losses import one_hot
 from methods.base import METHODS
 from methods.objective import LossSum, build_loss, parse_losses
+from nets.probabilities import one_hot
 from processes.errors import UserError
 from processes.team import Team
 
@@ -120,8 +121,8 @@ def test_a_straight_through_label_is_the_label_with_the_gradient_of_a_soft_compa
     shares = pseudo.straight_through(probs, threshold)
     assert torch.equal(shares, one_hot(pseudo.pseudo_label(probs, threshold), 4, torch.float64))
     (gradient,) = torch.autograd.grad(shares[:, 0].sum(), threshold)
-    believed = ((probs[:, 1:].amax(1) - 0.35) / pseudo.SOFTNESS).sigmoid()
-    assert gradient.item() == pytest.approx((believed * (1 - believed)).sum().item() / pseudo.SOFTNESS)
+    believed = ((probs[:, 1:].amax(1) - 0.35) / thresholds.SOFTNESS).sigmoid()
+    assert gradient.item() == pytest.approx((believed * (1 - believed)).sum().item() / thresholds.SOFTNESS)
     assert torch.autograd.grad(pseudo.straight_through(probs, threshold).sum(), threshold)[0].abs() < 1e-12
 
 

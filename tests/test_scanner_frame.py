@@ -21,10 +21,11 @@ from files.grids import Grid, turn
 from files.reading import read_voxels
 from prediction.familiar import unlike_training
 from preprocess.data_report import main as report_data
+from preprocess.packing import VolumeSpec
 from preprocess.slice_volumes import read_spec, slice_set
 from preprocess.slicing.tables import describe
-from preprocess.volume_set import VolumeSpec, make_volume_set
 from preprocess.volume_set import describe as describe_volumes
+from preprocess.volume_set import make_volume_set
 from preprocess.volume_set import read_spec as read_volume_spec
 from processes.errors import UserError
 

@@ -10,6 +10,7 @@ from fake_runs import Killed, killed_after, make_run, make_set, save_png, write_
 from PIL import Image
 
 import score_masks
+from analysis.masks import Masks
 from analysis.run import open_run
 from metrics import SCORES
 from preprocess.slice_volumes import slice_set
@@ -230,7 +231,7 @@ def test_a_set_that_changed_since_the_run_is_told_or_refused(made, run, tmp_path
 def test_ground_truth_of_the_same_sizes_in_another_place_is_told(made, run, tmp_path, capsys):
     data = shutil.copytree(made / "data/toy", tmp_path / "data")
     card = json.loads((run / "provenance.json").read_text())
-    card["inputs"] = {"val": open_run(run).slices(data).digest}
+    card["inputs"] = {"val": Masks(open_run(run)).slices(data).digest}
     (run / "provenance.json").write_text(json.dumps(card))
     score(run, "dice", "--data", data)
     assert "not those" not in capsys.readouterr().err

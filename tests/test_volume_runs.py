@@ -10,7 +10,8 @@ import main as program
 from analysis.run import open_run
 from engine.checkpoint_files import load_checkpoint
 from methods.pseudo_label import PseudoLabel
-from preprocess.volume_set import VolumeSpec, make_volume_set
+from preprocess.packing import VolumeSpec
+from preprocess.volume_set import make_volume_set
 from processes.errors import UserError
 from tests.tools.chaos import ASKED, ask_to_stop, before_call, differences
 

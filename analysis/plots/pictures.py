@@ -14,6 +14,7 @@ from matplotlib.patches import Patch
 from matplotlib.patheffects import withStroke
 from PIL import Image
 
+from analysis.masks import Masks
 from analysis.plots.canvas import CONTOURS, EPOCHS, make_canvas, run_label, save, show_letters, wrap
 from analysis.plots.views import Shown, View, choose_slices, grey_or_colour, make_view
 from analysis.run import Run
@@ -138,11 +139,11 @@ def class_legend(body: FigureBase, run: Run, width: float) -> None:
 def plot_panel(runs: Sequence[Run], out: Path, number: int, which: str, data: Path | None) -> None:
     """Rows: slices. Columns: image, truth, each run's prediction with its score, entropy of the first two runs."""
     first, ranking = runs[0], runs[min(1, len(runs) - 1)]
-    slices = first.slices(data)
+    slices = Masks(first).slices(data)
     chosen = choose_slices(slices, ranking, which, number)
-    masks = {row: [run.prediction(which, slices, row) for run in runs] for row in chosen}
+    masks = {row: [Masks(run).prediction(which, slices, row) for run in runs] for row in chosen}
     views = {row: make_view(slices, row, [slices.truth(row), *masks[row]], first.palette is not None) for row in chosen}
-    unsure = [run for run in runs if run.has_entropy][:2] if which == "last" else []
+    unsure = [run for run in runs if Masks(run).has_entropy][:2] if which == "last" else []
     heads = ["image", "truth", *map(run_label, runs), *(f"entropy, {for_chart(run.name)}" for run in unsure)]
     heads = ["\n".join(wrap(head, 15)) for head in heads]
 
@@ -162,7 +163,7 @@ def plot_panel(runs: Sequence[Run], out: Path, number: int, which: str, data: Pa
         for ax, run, mask in zip(line[2:], runs, masks[row], strict=False):
             draw_prediction(ax, run, slices, row, mask, view)
         for ax, run in zip(line[2 + len(runs) :], unsure, strict=True):
-            draw_entropy(ax, run.entropy(slices.names[row]), view)
+            draw_entropy(ax, Masks(run).entropy(slices.names[row]), view)
     for ax, head in zip(axes[0], heads, strict=True):
         ax.set_title(head)
     if unsure:
@@ -183,11 +184,13 @@ def make_film(run: Run, out: Path, number: int, data: Path | None) -> None:
     """A GIF of the predictions over epochs on a few slices, the truth dashed, or below where the set has a palette."""
     if out.suffix != ".gif":
         raise UserError(f"The film is a .gif, not '{out.name}'; change --out.")
-    epochs = list(run.epochs_saved().items())
-    slices = run.slices(data)
+    epochs = list(Masks(run).epochs().items())
+    slices = Masks(run).slices(data)
     rows = list(choose_slices(slices, run, "last", number))
     picks = np.linspace(0, len(epochs) - 1, min(len(epochs), FILM_FRAMES)).round().astype(int)
-    masks = {epoch: [run.prediction(name, slices, row) for row in rows] for epoch, name in (epochs[i] for i in picks)}
+    masks = {
+        epoch: [Masks(run).prediction(name, slices, row) for row in rows] for epoch, name in (epochs[i] for i in picks)
+    }
     seen = [slices.truth(row) for row in rows] + [mask for frame in masks.values() for mask in frame]
     views = {row: make_view(slices, row, seen, run.palette is not None) for row in rows}
     frames = [draw_frame(run, slices, views, epoch, predicted) for epoch, predicted in masks.items()]
@@ -227,11 +230,11 @@ def draw_frame(
 
 def write_coloured(run: Run, which: str, out: Path) -> None:
     """Every saved mask of an epoch as a coloured PNG of the same name, in the folder `out`."""
-    names, colours = run.picture_names(which), label_colours(run)
-    if out.resolve() == run.mask_folder(which).resolve():
+    names, colours = Masks(run).names(which), label_colours(run)
+    if out.resolve() == Masks(run).folder(which).resolve():
         raise UserError(f"{out} holds the masks themselves; name another folder with --out.")
     refuse_taken(out, "plot.py", "--out")
     begin(out, "plot.py")
     for name in names:
         with atomic_write(out / f"{name}.png") as file:
-            Image.fromarray(colours[run.picture(which, name)]).save(file, format="png")
+            Image.fromarray(colours[Masks(run).picture(which, name)]).save(file, format="png")
