@@ -26,6 +26,7 @@ class Bounds:
 
     supervision: str = "none"
     needs_label: ClassVar[bool] = False
+    example: ClassVar[dict[str, Any]] = {}  # parameters that fit four classes: the tests try every bound with them
     of_slices: bool = True  # whether they tell sizes that are seen in a slice, and so go with what is seen of it
     as_ratios: bool = False  # whether a loss takes them for ratios, to which a row of zeros says nothing
 
@@ -72,6 +73,8 @@ class ConstantBounds(Bounds):
     ratios can mean anything then (the prior that information maximisation, as in SHOT, implies).
     """
 
+    example: ClassVar = {"values": [[1, 2]] * 4}
+
     def __init__(
         self,
         n_class: int,
@@ -104,6 +107,7 @@ class TagBounds(ConstantBounds):
     shows none of them, as published.
     """
 
+    example: ClassVar = {"values": {1: [1, 2]}}
     supervision = "image-level tags"
     needs_label = True
 
@@ -125,6 +129,8 @@ class PredictionBounds(Bounds):
     'percentage' (margin 0.1 is 10 %), m = margin pixels in `mode` 'abs'. The file is read at first use. A slice whose
     list is all zero is left out (`skips`).
     """
+
+    example: ClassVar = {"predcol": "prior"}
 
     def __init__(
         self,
@@ -232,6 +238,7 @@ class BoxBounds(Bounds):
     The box of the background is nearly always the slice: losses with these bounds name their classes (`idc`).
     """
 
+    example: ClassVar = {"margins": [0.5, 1]}
     supervision = "bounding boxes"
     needs_label = True
 

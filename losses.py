@@ -13,7 +13,7 @@ Karimi and Salcudean 2019 (Hausdorff distance), Sudre et al. 2017 (generalised D
 """
 
 from collections.abc import Sequence
-from typing import ClassVar, Literal
+from typing import Any, ClassVar, Literal
 
 import torch
 import torch.nn.functional as F
@@ -53,6 +53,7 @@ class Loss(nn.Module):
     own_weights: ClassVar[bool] = False  # whether its parameters weigh its terms: alone it has no other weight
     ignores: int | None = None  # the label whose pixels count nowhere
     note: str = ""  # what a reader of the log must know of it
+    example: ClassVar[dict[str, Any]] = {}  # parameters that fit two classes: the tests try every loss with them
 
     def needs_company(self, n_class: int) -> str:
         """Why the loss must not be the only one, for an error; '' if it may."""
@@ -89,6 +90,7 @@ class CrossEntropy(Loss):
     `ignore_index` count nowhere; in shares these are the pixels of which no class has any.
     """
 
+    example: ClassVar = {"idc": [1], "weights": [3]}
     needs_target = True
     takes_shares = True
 
@@ -153,6 +155,7 @@ class NegCrossEntropy(Loss):
 class FocalLoss(Loss):
     """−Σ y (1 − p)^γ log p / Σ y over the classes `idc`."""
 
+    example: ClassVar = {"idc": [1]}
     needs_target = True
 
     def __init__(self, *, idc: Sequence[int] | None = None, gamma: float = 2.0) -> None:
@@ -176,6 +179,7 @@ class DiceLoss(Loss):
     one's own, `smooth`, the formula holds for such a class too.
     """
 
+    example: ClassVar = {"idc": [1]}
     needs_target = True
     takes_shares = True
 
@@ -204,6 +208,7 @@ class GeneralizedDice(Loss):
     it is left; and then falls to -1 where `idc` lacks the background.
     """
 
+    example: ClassVar = {"idc": [0, 1]}
     needs_target = True
 
     def __init__(self, *, idc: Sequence[int] | None = None, legacy: bool = False) -> None:
@@ -275,6 +280,7 @@ class BoundaryLoss(Loss):
     several classes it stands alone if `idc` (all of them by default) holds every class.
     """
 
+    example: ClassVar = {"force": True}
     shown = ("lowest",)
     needs_target = True
     needs_maps = True
@@ -350,6 +356,8 @@ class SelfEntropy(Loss):
     `weights` ν: one a class (of `idc`), not in the divisor, which over all classes is B·|Ω|.
     """
 
+    example: ClassVar = {"weights": [0.1, 0.9]}
+
     def __init__(self, *, idc: Sequence[int] | None = None, weights: Sequence[float] | None = None) -> None:
         super().__init__()
         self.idc, self.weights = idc, weights
@@ -374,6 +382,7 @@ class EntKLProp(_SizeLoss):
     and change nothing; nor does, where this loss stands alone, the weight at the end of its tuple.
     """
 
+    example: ClassVar = {"weights_se": [0.1, 0.9]}
     terms = ("entropy", "prior")
     compares_ratios = True
     own_weights = True

@@ -38,6 +38,7 @@ class Adversarial(Method):
     """Output-space adaptation: source labels, target images, one discriminator a level."""
 
     streams = ("target", "source")
+    example = ("--d_stride", "1", "--d_width", "4")
     labelled = ("source",)
     supervision = "source labels"
     one_pass = False

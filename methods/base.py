@@ -43,6 +43,7 @@ class Method:
     needs_weights: ClassVar[bool] = False  # whether it starts from a trained network
     segments: ClassVar[bool] = True  # whether its logits mean anything yet; those of a pre-training do not
     supervision: ClassVar[str] = "full"  # of the training images, for the report
+    example: ClassVar[tuple[str, ...]] = ()  # flags that make it small: the tests try every method with them
     # whether a step is one backward pass into fresh gradients, which a CUDA graph can replay: the first gradients of a
     # step lie in the memory that a second forward pass of the same graph writes over
     one_pass: ClassVar[bool] = True

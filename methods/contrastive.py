@@ -110,6 +110,7 @@ class Contrastive(Method):
 class ContrastiveGlobal(Contrastive):
     """Stage 1: the encoder learns to tell the partitions of a volume apart, whatever volume and view they are of."""
 
+    example = ("--n_parts", "2")
     view = GLOBAL_VIEW
 
     @staticmethod

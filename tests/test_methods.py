@@ -41,10 +41,9 @@ def make(sites, method, losses, *flags, network="UNet:nG=4"):
     argv = f"--target_dataset {sites[1]} --workdir unused --n_class 2 --network {network} --method {method}".split()
     argv += ["--target_folders", FOLDERS, "--grp_regex", r"(Case\d+)_(\d+)", "--target_losses", losses, "--cpu"]
     argv += ["--l_rate", "1e-2", *flags] + (["--model_weights", "given"] if kind.needs_weights else [])
-    if method == "adversarial":
-        argv += ["--source_dataset", str(sites[0]), "--d_stride", "1", "--d_width", "4"]
-    if method == "contrastive_global":
-        argv += ["--n_parts", "2"]
+    argv += kind.example
+    if "source" in kind.streams:
+        argv += ["--source_dataset", str(sites[0])]
     if "unlabelled" in kind.streams:
         argv += ["--unlabelled_dataset", str(sites[0]), "--unlabelled_split", "train", "--warmup_start", "0"]
     args = get_args(argv)
@@ -78,20 +77,14 @@ def moved(method, streams, **more):
     return {name for name, value in method.net.state_dict().items() if not torch.equal(value, before[name])}
 
 
-LEARNING = [
-    ("supervised", CROSS_ENTROPY),
-    ("sfda", UNIFORM),
-    ("sfda", ENTROPY),
-    ("adversarial", CROSS_ENTROPY),
-    ("mixup", CROSS_ENTROPY),
-    ("pseudo_label", CROSS_ENTROPY),
-    ("self_training", CROSS_ENTROPY),
-]
-PRETRAINING = [("contrastive_global", CROSS_ENTROPY), ("contrastive_local", CROSS_ENTROPY)]
+def losses_of(kind):
+    """Losses that a method can be tried with: those of images without labels where it learns from nothing else."""
+    return CROSS_ENTROPY if kind.labelled or not issubclass(kind, METHODS["sfda"]) else UNIFORM
 
 
-def test_every_method_with_a_step_is_tried():
-    assert {name for name, _ in LEARNING + PRETRAINING} == {name for name in METHODS if METHODS[name].streams}
+LEARNING = [(name, losses_of(METHODS[name])) for name in METHODS if METHODS[name].streams and METHODS[name].segments]
+LEARNING.append(("sfda", ENTROPY))
+PRETRAINING = [(name, CROSS_ENTROPY) for name in METHODS if METHODS[name].streams and not METHODS[name].segments]
 
 
 @pytest.mark.parametrize(("name", "losses"), LEARNING + PRETRAINING)

@@ -21,21 +21,14 @@ from losses import LOSSES
 from processes.errors import UserError
 
 PRIOR = "'ConstantBounds', {'values': [400, 80]}, 'norm_soft_size', 1"
-EVERY_LOSS = {
-    "CrossEntropy": "('CrossEntropy', {'idc': [1], 'weights': [3]}, 1)",
-    "NegCrossEntropy": "('NegCrossEntropy', {}, 1)",
-    "FocalLoss": "('FocalLoss', {'idc': [1]}, 1)",
-    "DiceLoss": "('DiceLoss', {'idc': [1]}, 1)",
-    "GeneralizedDice": "('GeneralizedDice', {'idc': [0, 1]}, 1)",
-    "BCEGDice": "('BCEGDice', {}, 1)",
-    "BoundaryLoss": "('BoundaryLoss', {'force': True}, 1)",
-    "HausdorffDTLoss": "('HausdorffDTLoss', {}, 1)",
-    "HausdorffLoss": "('HausdorffLoss', {}, 1)",
-    "SelfEntropy": "('SelfEntropy', {'weights': [0.1, 0.9]}, 1)",
-    "EntKLProp": f"('EntKLProp', {{'weights_se': [0.1, 0.9]}}, {PRIOR})",
-    "KLPropInv": f"('KLPropInv', {{}}, {PRIOR})",
-    "NaivePenalty": f"('NaivePenalty', {{}}, {PRIOR})",
-}
+
+
+def tuple_of(name):
+    """What an OPT line says of a loss, with the parameters that it gives as an example."""
+    return f"('{name}', {LOSSES[name].example}, {PRIOR if LOSSES[name].needs_bounds else 1})"
+
+
+EVERY_LOSS = {LOSSES[name].__name__: tuple_of(LOSSES[name].__name__) for name in LOSSES}
 
 
 def flags(dataset, workdir, losses=CROSS_ENTROPY, *more):
@@ -74,7 +67,7 @@ class Watch(TorchDispatchMode):
 
 
 def test_every_loss_is_watched():
-    assert set(EVERY_LOSS) == {LOSSES[name].__name__ for name in LOSSES}
+    assert len(EVERY_LOSS) > 12
 
 
 @pytest.mark.parametrize("name", EVERY_LOSS)
