@@ -57,6 +57,17 @@ from methods.supervised import Supervised
 class Careful(Supervised):
     """Learns as Supervised does."""
 ''',
+    "analysis/plots/names.py": '''"""A picture of names."""
+
+from analysis.plots.canvas import make_canvas, save
+from analysis.plots.kinds import kind, of_a_score
+
+
+@kind("names", "what the runs are called", of_a_score)
+def names(runs, args):
+    figure, body = make_canvas(runs, ", ".join(run.name for run in runs), 4, 3)
+    save(figure, args.out)
+''',
     "datasets/transforms.py": """
 
 @TRANSFORMS.register()
@@ -70,7 +81,7 @@ LOSSES = "[('AbsoluteDifference', {}, 1), ('NaivePenalty', {}, 'HalfBounds', {'p
 
 @pytest.fixture(scope="module")
 def copy(tmp_path_factory):
-    """The programs in a folder of their own, with something added to five of their files."""
+    """The programs in a folder of their own, with something added to six of their files."""
     folder = tmp_path_factory.mktemp("copy")
     words = ["git", "ls-files", "--cached", "--others", "--exclude-standard", "*.py"]
     for name in subprocess.run(words, cwd=ROOT, capture_output=True, text=True, check=True).stdout.split():
@@ -130,3 +141,13 @@ def test_finished_runs_stay_readable_when_a_score_is_added(copy, python, tmp_pat
     done = run(python, copy, "report.py", "--runs", *runs, "--out", out)
     assert done.returncode == 0, done.stderr
     assert "sensitivity" in out.with_suffix(".csv").read_text().splitlines()[0]
+
+
+def test_a_plot_is_a_file(copy, python, tmp_path):
+    data = make_set(tmp_path / "data/toy")
+    run_folder = make_run(tmp_path / "results/noadap", data, pictures=False)
+    words = ["--runs", run_folder, "--score", "nsd", "--out", tmp_path / "names.png"]
+    done = run(python, copy, "plot.py", "names", *words)
+    assert done.returncode == 0, done.stderr
+    assert (tmp_path / "names.png").stat().st_size > 500
+    assert "what the runs are called" in run(python, copy, "plot.py", "--help").stdout

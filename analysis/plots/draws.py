@@ -2,15 +2,17 @@
 
 import itertools
 import math
+from argparse import ArgumentParser, Namespace
 from collections.abc import Sequence
 from pathlib import Path
 
 from matplotlib.axes import Axes
 
 from analysis.plots.canvas import EPOCHS, LINES, make_canvas, save
+from analysis.plots.kinds import kind, of_an_epoch
 from analysis.plots.labels import SHARE_LIMITS, score_label
 from analysis.run import Run
-from analysis.tables.draws import Repeated, experiment_marks, group_draws, read_experiment
+from analysis.tables.draws import DRAWS, Repeated, experiment_marks, group_draws, read_experiment
 from processes.errors import UserError
 from processes.quoting import for_chart
 
@@ -66,3 +68,12 @@ def draw_curve(ax: Axes, points: Sequence[Repeated], shift: float, colour: str, 
     ax.plot(places, [point.mean["dice"]["mean"] for point in points], "-_", color=colour, markersize=12, label=label)
     for x, point in zip(places, points, strict=True):
         ax.plot([x] * len(point.dice), point.dice, "o", color=colour, markersize=5, alpha=0.7, markeredgewidth=0)
+
+
+def _of_draws(parser: ArgumentParser) -> None:
+    parser.add_argument("--draws", metavar="REGEX", required=True, help=DRAWS)
+
+
+@kind("draws", "Dice over the number of labelled volumes, every draw of them a dot", _of_draws, of_an_epoch)
+def _draws(runs: Sequence[Run], args: Namespace) -> None:
+    plot_draws(runs, args.draws, args.which, args.out)

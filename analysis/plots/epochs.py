@@ -3,6 +3,7 @@
 import itertools
 import re
 import textwrap
+from argparse import ArgumentParser, Namespace
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -14,8 +15,10 @@ from matplotlib.lines import Line2D
 from matplotlib.patches import Patch
 
 from analysis.plots.canvas import GREY, LIGHT_GREY, LINES, make_canvas, make_grid, run_label, save, say, whole_numbers
+from analysis.plots.kinds import kind
 from analysis.plots.labels import SHARE_LIMITS, array_label, cases, column_label, is_share
 from analysis.run import Run
+from processes.errors import UserError
 from processes.quoting import for_chart
 
 LOWEST, ACCURACY = "_lowest", "_accuracy"  # how columns end that hold a loss's lower bound, a discriminator's accuracy
@@ -142,3 +145,33 @@ def plot_weights(runs: Sequence[Run], out: Path) -> None:
     ]
     body.legend(handles=handles, loc="outside lower center", ncols=max(min(len(handles), 4), 1))
     save(figure, out)
+
+
+# ------------------------------------------------------------------------------------------------- for plot.py
+
+
+def _of_a_column(parser: ArgumentParser) -> None:
+    source = parser.add_mutually_exclusive_group()
+    source.add_argument("--column", default="val_dice_3d", help="of the log (default: %(default)s)")
+    source.add_argument("--array", help="a raw array (epochs, cases, classes) of the run, such as val_3d_hd95.npy")
+    parser.add_argument("--classes", type=int, nargs="+", help="those of --array to average (default: --metric_axis)")
+
+
+@kind("curves", "one column of the log, or one raw array, over epochs", _of_a_column)
+def _curves(runs: Sequence[Run], args: Namespace) -> None:
+    if args.classes and not args.array:
+        raise UserError("--classes chooses classes of an --array; a --column of one class has its number in its name.")
+    if args.array:
+        plot_array(runs, args.array, args.classes, args.out)
+    else:
+        plot_column(runs, args.column, args.out)
+
+
+@kind("losses", "every loss term over epochs", several=False)
+def _losses(runs: Sequence[Run], args: Namespace) -> None:
+    plot_losses(runs[0], args.out)
+
+
+@kind("weights", "the weights of the losses over epochs")
+def _weights(runs: Sequence[Run], args: Namespace) -> None:
+    plot_weights(runs, args.out)

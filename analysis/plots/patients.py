@@ -1,6 +1,7 @@
 """Charts over patients and slices: box plots, histograms of scores, histograms of sizes."""
 
 import itertools
+from argparse import ArgumentParser, Namespace
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -23,6 +24,7 @@ from analysis.plots.canvas import (
     whole_numbers,
     wrap,
 )
+from analysis.plots.kinds import kind, of_a_score, of_an_epoch, of_one_class
 from analysis.plots.labels import SHARE_LIMITS, array_label, cases, is_share, score_label
 from analysis.run import Run
 from metrics import average_classes
@@ -179,3 +181,33 @@ def draw_sizes(ax: Axes, predicted: np.ndarray, true: np.ndarray, prior: np.ndar
         ax.hist(prior, bins, histtype="step", color=LINES[1], linestyle="--", linewidth=1.6)
     for level in levels if len(levels) <= 3 else ():
         ax.axvline(level, color=LINES[1], linestyle="--", linewidth=1.6)
+
+
+# ------------------------------------------------------------------------------------------------- for plot.py
+
+
+def _of_a_source(parser: ArgumentParser) -> None:
+    source = parser.add_mutually_exclusive_group()
+    of_a_score(source)
+    source.add_argument("--array", help="a raw array (epochs, cases, classes) of the run, such as val_dice.npy")
+
+
+@kind("boxes", "a score per patient and run", of_a_score, of_one_class, of_an_epoch)
+def _boxes(runs: Sequence[Run], args: Namespace) -> None:
+    plot_boxes(runs, args.score, args.which, args.out, args.only)
+
+
+@kind(
+    "histogram",
+    "how a score is distributed over patients, or an array over its slices",
+    _of_a_source,
+    of_one_class,
+    of_an_epoch,
+)
+def _histogram(runs: Sequence[Run], args: Namespace) -> None:
+    plot_histogram(runs, args.array or args.score, args.which, args.out, args.only)
+
+
+@kind("sizes", "predicted, true and prior sizes", several=False)
+def _sizes(runs: Sequence[Run], args: Namespace) -> None:
+    plot_sizes(runs[0], args.out)

@@ -1,5 +1,6 @@
 """Pictures of predictions: the panel of slices and runs, the film over epochs, masks in colour."""
 
+from argparse import Namespace
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -16,6 +17,7 @@ from PIL import Image
 
 from analysis.masks import Masks
 from analysis.plots.canvas import CONTOURS, EPOCHS, make_canvas, run_label, save, show_letters, wrap
+from analysis.plots.kinds import kind, of_an_epoch, of_slices
 from analysis.plots.views import Shown, View, choose_slices, grey_or_colour, make_view
 from analysis.run import Run
 from metrics import confusion_counts, dice
@@ -238,3 +240,21 @@ def write_coloured(run: Run, which: str, out: Path) -> None:
     for name in names:
         with atomic_write(out / f"{name}.png") as file:
             Image.fromarray(colours[Masks(run).picture(which, name)]).save(file, format="png")
+
+
+# ------------------------------------------------------------------------------------------------- for plot.py
+
+
+@kind("panel", "images with truth and predictions", of_slices, of_an_epoch)
+def _panel(runs: Sequence[Run], args: Namespace) -> None:
+    plot_panel(runs, args.out, args.slices, args.which, args.data)
+
+
+@kind("gif", "predictions over epochs", of_slices, several=False)
+def _gif(runs: Sequence[Run], args: Namespace) -> None:
+    make_film(runs[0], args.out, args.slices, args.data)
+
+
+@kind("colour", "saved masks as coloured pictures, in the folder --out", of_an_epoch, several=False)
+def _colour(runs: Sequence[Run], args: Namespace) -> None:
+    write_coloured(runs[0], args.which, args.out)

@@ -1,5 +1,6 @@
 """Chart over iterations: the threshold of pseudo labels beside its prior."""
 
+from argparse import Namespace
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -10,6 +11,7 @@ from matplotlib.lines import Line2D
 from matplotlib.patches import Patch
 
 from analysis.plots.canvas import GREY, LIGHT_GREY, LINES, make_grid, run_label, save, say, whole_numbers
+from analysis.plots.kinds import kind
 from analysis.plots.labels import SHARE_LIMITS
 from analysis.run import Run
 from processes.errors import UserError
@@ -64,3 +66,8 @@ def threshold_legend(body: FigureBase, with_prior: bool) -> None:
         handles.append(Line2D([], [], color=GREY, ls="--", linewidth=1, label="its prior"))
         handles.append(Patch(color=LIGHT_GREY, alpha=0.5, label="± sd of the prior"))
     body.legend(handles=handles, loc="outside lower center", ncols=len(handles), fontsize="small", columnspacing=1)
+
+
+@kind("threshold", "the threshold of pseudo labels over iterations, and its prior")
+def _threshold(runs: Sequence[Run], args: Namespace) -> None:
+    plot_threshold(runs, args.out)

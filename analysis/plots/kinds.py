@@ -1,0 +1,71 @@
+"""The kinds of pictures that plot.py makes. A kind is a function in a file of this folder that `kind` enters here.
+
+    @kind("sizes", "predicted, true and prior sizes", several=False)
+    def sizes(runs: Sequence[Run], args: Namespace) -> None:
+        plot_sizes(runs[0], args.out)
+
+adds `python plot.py sizes --run RUN --out FILE`; flags of its own are added by a function of the parser.
+"""
+
+from argparse import ArgumentParser, Namespace
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from analysis.plots.canvas import EPOCHS
+from analysis.run import Run
+from metrics import SCORES
+
+Draw = Callable[[Sequence[Run], Namespace], None]
+AddFlags = Callable[[ArgumentParser], None]
+
+
+@dataclass(frozen=True)
+class Kind:
+    """What draws it, what the help says of it, whether it is of several runs, and what adds its flags."""
+
+    draw: Draw
+    help: str
+    several: bool
+    add_flags: AddFlags
+
+
+KINDS: dict[str, Kind] = {}
+
+
+def kind(name: str, help: str, *add_flags: AddFlags, several: bool = True) -> Callable[[Draw], Draw]:
+    """Decorator: enters a function that draws, under this name."""
+
+    def add_all(parser: ArgumentParser) -> None:
+        for add in add_flags:
+            add(parser)
+
+    def enter(draw: Draw) -> Draw:
+        KINDS[name] = Kind(draw, help, several, add_all)
+        return draw
+
+    return enter
+
+
+# ---------------------------------------------------------------------------------------- flags that kinds share
+
+
+def of_an_epoch(parser: ArgumentParser) -> None:
+    """--which"""
+    parser.add_argument("--which", choices=EPOCHS, default="last", help="best_3d was chosen with target labels")
+
+
+def of_one_class(parser: ArgumentParser) -> None:
+    """--class"""
+    parser.add_argument("--class", dest="only", type=int, help="one class instead of the mean of all")
+
+
+def of_a_score(parser: ArgumentParser) -> None:
+    """--score"""
+    parser.add_argument("--score", choices=SCORES, default="dice")
+
+
+def of_slices(parser: ArgumentParser) -> None:
+    """--slices, --data"""
+    parser.add_argument("--slices", type=int, default=3, help="how many")
+    parser.add_argument("--data", type=Path, help="the set's folder, if it moved since the run")
