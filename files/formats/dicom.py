@@ -5,7 +5,9 @@ ITK counts mm to the patient's left, back and head, and has the last axis of an 
 
 import re
 from collections.abc import Sequence
+from functools import lru_cache
 from pathlib import Path
+from typing import NamedTuple
 
 import numpy as np
 import SimpleITK as sitk
@@ -22,34 +24,45 @@ UNPACKED = 8  # bytes that a stored one becomes at most: whole numbers of 8 bits
 sitk.ProcessObject_SetGlobalWarningDisplay(False)
 
 
+class Header(NamedTuple):
+    """Where a file lies in space, in mm LPS, and what it holds."""
+
+    size: tuple[int, ...]
+    pixel: int  # number of its type
+    direction: tuple[float, ...]
+    origin: tuple[float, ...]
+    spacing: tuple[float, ...]
+
+
 def open_volume(folder: Path) -> Volume:
     """The slices in the order of their places, whatever their names and numbers say. Raises VolumeFault."""
     with refusing(folder):
         found = _only_series(folder)
         files = [each.path for each in found]
         headers = [_header(file) for file in files]
-        alike = {(header.GetSize()[:2], header.GetPixelID(), _rounded(header.GetDirection())) for header in headers}
+        alike = {(header.size[:2], header.pixel, _rounded(header.direction)) for header in headers}
         if len(alike) > 1:
             raise VolumeFault("has slices of several sizes, types or directions", f"{folder} ({len(files)} files)")
-        voxels = sum(int(np.prod(header.GetSize(), dtype=object)) for header in headers)
+        voxels = sum(int(np.prod(header.size, dtype=object)) for header in headers)
         stored = sum(each.pixels for each in found)
         if all(each.native for each in found) and voxels > UNPACKED * stored:
             what = "has a header that promises more voxels than the file can hold"
             raise VolumeFault(what, f"{folder} ({voxels} of {stored} bytes)")
         dtype = _dtype(headers[0], folder)
         if len(files) == 1:
-            header = headers[0]
-            return Volume(header.GetSize()[:3], _affine(header, folder), dtype, files, lambda: _read(header, folder))
-        if any(np.prod(header.GetSize()[2:]) > 1 for header in headers):
+            header, one = headers[0], sitk.ImageFileReader()
+            one.SetFileName(str(files[0]))
+            return Volume(header.size[:3], _affine(header, folder), dtype, files, lambda: _read(one, folder))
+        if any(np.prod(header.size[2:]) > 1 for header in headers):
             raise VolumeFault("has several files of many slices (give each a folder of its own)", str(folder))
-        places = [np.asarray(header.GetOrigin()[:3]) for header in headers]
-        order, step = _in_place(places, headers[0].GetDirection(), folder)
+        places = [np.asarray(header.origin[:3]) for header in headers]
+        order, step = _in_place(places, headers[0].direction, folder)
         affine = _affine(headers[order[0]], folder)
     affine[:3, 2] = LPS_TO_RAS[:3, :3] @ step
     files = [files[number] for number in order]
     reader = sitk.ImageSeriesReader()
     reader.SetFileNames(list(map(str, files)))
-    return Volume((*headers[0].GetSize()[:2], len(files)), affine, dtype, files, lambda: _read(reader, folder))
+    return Volume((*headers[0].size[:2], len(files)), affine, dtype, files, lambda: _read(reader, folder))
 
 
 def _only_series(folder: Path) -> list[DicomFile]:
@@ -86,11 +99,19 @@ def _shape(path: Path) -> str:
     return ending if ending and not ending[1:].isdigit() else re.sub(r"\d+", "#", path.name)
 
 
-def _header(file: Path) -> sitk.ImageFileReader:
+def _header(file: Path) -> Header:
+    seen = file.stat()
+    return _header_of(str(file), (seen.st_ino, seen.st_size, seen.st_mtime_ns, seen.st_ctime_ns))
+
+
+@lru_cache(1 << 16)
+def _header_of(file: str, _: tuple[int, ...]) -> Header:
+    """Read once while the file is as it was seen: a series is opened several times on its way to slices."""
     reader = sitk.ImageFileReader()
-    reader.SetFileName(str(file))
+    reader.SetFileName(file)
     reader.ReadImageInformation()
-    return reader
+    parts = reader.GetSize(), reader.GetPixelID(), reader.GetDirection(), reader.GetOrigin(), reader.GetSpacing()
+    return Header(*parts)
 
 
 def _read(reader: sitk.ImageFileReader | sitk.ImageSeriesReader, folder: Path) -> np.ndarray:
@@ -98,8 +119,8 @@ def _read(reader: sitk.ImageFileReader | sitk.ImageSeriesReader, folder: Path) -
         return sitk.GetArrayFromImage(reader.Execute()).T
 
 
-def _dtype(header: sitk.ImageFileReader, folder: Path) -> np.dtype:
-    name = sitk.GetPixelIDValueAsString(header.GetPixelID())
+def _dtype(header: Header, folder: Path) -> np.dtype:
+    name = sitk.GetPixelIDValueAsString(header.pixel)
     match = re.fullmatch(r"(8|16|32|64)-bit (?:(unsigned|signed) integer|float)", name)
     if not match:
         raise VolumeFault("holds no numbers but colours or complex values", f"{folder} ({name})")
@@ -107,9 +128,9 @@ def _dtype(header: sitk.ImageFileReader, folder: Path) -> np.dtype:
     return np.dtype(f"{kind}{int(match[1]) // 8}")
 
 
-def _affine(header: sitk.ImageFileReader, folder: Path) -> np.ndarray:
-    directions = np.reshape(header.GetDirection(), (3, 3)) * header.GetSpacing()[:3]
-    return affine_of(directions, np.asarray(header.GetOrigin()[:3]), folder)
+def _affine(header: Header, folder: Path) -> np.ndarray:
+    directions = np.reshape(header.direction, (3, 3)) * header.spacing[:3]
+    return affine_of(directions, np.asarray(header.origin[:3]), folder)
 
 
 def _rounded(numbers: Sequence[float]) -> tuple[float, ...]:
