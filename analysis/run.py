@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import pandas as pd
 
-from datasets.files import check_regex
+from datasets.files import MOST_CLASSES, check_regex
 from files.foreign import read_json, reading
 from metrics import DISTANCES, SCORES
 from processes.errors import UserError
@@ -402,6 +402,8 @@ def open_run(folder: Path) -> Run:
     with reading(path, AGAIN):
         if not provenance["dataset"]["path"] or int(provenance["n_class"]) < 1 or int(provenance["n_epoch"]) < 0:
             raise ValueError("no data set or no class")
+        if int(provenance["n_class"]) > MOST_CLASSES:
+            raise ValueError(f"{provenance['n_class']} classes, and masks hold {MOST_CLASSES} at most")
         told = {**provenance["dataset"], **provenance}
         if wrong := [key for key, kinds in KINDS.items() if key in told and not isinstance(told[key], kinds)]:
             raise ValueError(f"{', '.join(f'{key} is {told[key]!r}' for key in wrong)}")

@@ -301,6 +301,7 @@ def test_latex_and_markdown_are_well_formed(runs, tmp_path, capsys):
         (lambda run: (run / "IMG_target_metrics.csv").write_text(""), "target_metrics.csv cannot be read"),
         (lambda run: (run / "3dbestepoch.txt").write_text("none\n"), "holds no number"),
         (lambda run: (run / "params.txt").unlink(), "params.txt is missing"),
+        (lambda run: set_provenance(run, '"n_class": 3', '"n_class": 3000000000'), "masks hold 256 at most"),
     ],
 )
 def test_broken_runs_are_named(runs, tmp_path, spoil, match):
