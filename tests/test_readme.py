@@ -1,5 +1,7 @@
-"""Every command of the README: make's are dry-run in a checkout, one's own data is tried in earnest."""
+"""Every command of README and docs: make is run dry in a checkout, python is parsed, one's own data is tried."""
 
+import argparse
+import importlib
 import re
 import shlex
 import subprocess
@@ -11,17 +13,30 @@ import numpy as np
 import pytest
 from test_makefiles import ROOT, checkout  # noqa: F401  a fixture
 
-README = (ROOT / "README.md").read_text(encoding="utf-8")
-BLOCKS = re.findall(r"^```\n(.*?)^```$", README, re.S | re.M)
-COMMANDS = [
-    line.split("#")[0].strip()
-    for block in BLOCKS
-    for line in block.replace("\\\n", " ").splitlines()
-    if re.match(r"(make|python)\b", line)
-]
-NEW_DATASET = [line for line in COMMANDS if "new_dataset" in line or "mine.make" in line]
-PREDICT = [line for line in COMMANDS if "predict.py" in line]
-OWN_DATA = COMMANDS.index(next(line for line in COMMANDS if "slice_volumes" in line))
+from preprocess.archives.layout import slice_archive
+from preprocess.slice_volumes import read_spec
+
+PAGES = {page: (ROOT / page).read_text(encoding="utf-8") for page in ("README.md", "sizes/README.md")}
+PAGES |= {f"docs/{path.name}": path.read_text(encoding="utf-8") for path in sorted(ROOT.glob("docs/*.md"))}
+README, DATA = PAGES["README.md"], PAGES["docs/data.md"]
+COMMAND = re.compile(r"(?:for s in [\d ]+; do )?((?:make|python) .*?|make)(?:; done)?")
+
+
+def commands(text):
+    """Of the blocks, and in the line; `s` is a seed, and what is left out by … is known."""
+    blocks = re.findall(r"^```\n(.*?)^```$", text, re.S | re.M)
+    lines = [line.split("#")[0].strip() for block in blocks for line in block.replace("\\\n", " ").splitlines()]
+    lines += re.findall(r"`([^`\n]+)`", re.sub(r"^```.*?^```$", "", text, flags=re.S | re.M))
+    lines = [line.replace("… --count", "python -m tests.tools.torture --count") for line in lines]
+    found = [COMMAND.fullmatch(line.strip()) for line in lines]
+    return [match[1].replace("$s", "1") for match in found if match and "…" not in match[1] and "<" not in match[1]]
+
+
+ALL = list(dict.fromkeys(command for text in PAGES.values() for command in commands(text)))
+EXAMPLE = [line for line in ALL if "sfda_half" in line]  # the run that docs/makefiles.md adds to a makefile
+NEW_DATASET = [line for line in commands(README) if "new_dataset" in line or "mine.make" in line]
+PREDICT = [line for line in commands(DATA) if "predict.py" in line]
+OWN_DATA = [line for line in commands(DATA) if re.search(r"slice_volumes|size_priors make|G_RGX", line)]
 
 
 @pytest.fixture(autouse=True)
@@ -29,12 +44,33 @@ def _use_the_fixture(checkout):  # noqa: F811
     """All of these run in the copy."""
 
 
-@pytest.mark.parametrize("command", [line for line in COMMANDS if line.startswith("make") and line not in NEW_DATASET])
+def test_commands_are_found():
+    assert len(ALL) > 80
+    assert len(OWN_DATA) == 4
+    assert len(NEW_DATASET) == 3
+
+
+@pytest.mark.parametrize(
+    "command", [line for line in ALL if line.startswith("make") and line not in NEW_DATASET + EXAMPLE]
+)
 def test_make_command(checkout, command):  # noqa: F811
     words = [word for word in shlex.split(command)[1:] if not word.startswith("CC=")]
     done = subprocess.run(["make", "-n", *words], cwd=checkout, capture_output=True, text=True)
     assert done.returncode == 0, done.stderr
     assert "warning" not in done.stderr.replace("jobserver", "")
+
+
+def test_the_experiment_of_the_lesson(checkout):  # noqa: F811
+    """Its two lines, put where the page says, are a run."""
+    (block,) = re.findall(r"^```make\n(ABL .*?)^```$", PAGES["docs/makefiles.md"], re.S | re.M)
+    text, last = (checkout / "prostate.make").read_text(), "include make/rules.mk\n"
+    (checkout / "half.make").write_text(text.replace(last, block + last))
+    assert len(EXAMPLE) == 2
+    for command in EXAMPLE:
+        words = shlex.split(command.replace("prostate.make", "half.make"))
+        done = subprocess.run([*words, "-n"], cwd=checkout, capture_output=True, text=True)
+        assert done.returncode == 0, done.stderr
+        assert "lamb_consprior" in done.stdout
 
 
 def write_patient(folder: Path, number: int, inside: float) -> None:
@@ -55,7 +91,7 @@ def write_sites(checkout):  # noqa: F811
 
 def test_one_s_own_data_in_four_commands(checkout, python):  # noqa: F811
     write_sites(checkout)
-    for command in COMMANDS[OWN_DATA : OWN_DATA + 4]:
+    for command in OWN_DATA:
         words = shlex.split(command)
         words = [python, *words[1:]] if words[0] == "python" else [*words, f"CC={python}"]
         if words[0] == "make":
@@ -94,7 +130,7 @@ def test_one_s_own_volumes_in_one_command(checkout):  # noqa: F811
     for number in range(8):
         write_patient(checkout / "old", number, 300)
         write_patient(checkout / "new", number + 20, 200)
-    (command,) = [line for line in COMMANDS if "volume_set" in line]
+    (command,) = [line for line in commands(DATA) if "volume_set" in line]
     done = subprocess.run([sys.executable, *shlex.split(command)[1:]], cwd=checkout, capture_output=True, text=True)
     assert done.returncode == 0, done.stderr
     counts = {
@@ -104,22 +140,82 @@ def test_one_s_own_volumes_in_one_command(checkout):  # noqa: F811
     assert np.load(checkout / "data/mine/train/GT/case00.npy").shape == (6, 20, 24)
 
 
-def test_the_picture_and_the_pages_that_are_linked_exist():
-    for link in re.findall(r"\]\(([^)]+)\)", README):
-        assert (ROOT / link).is_file(), link
+class Parsed(BaseException):
+    """The words are all known; nothing is done with them."""
 
 
-def test_every_file_that_is_named_exists():
-    for path in set(re.findall(r"`((?:methods/)?\w+\.(?:py|mk|make))`", README)) - {"mine.make"}:  # one to be made
+@pytest.mark.parametrize("command", [line for line in ALL if line.startswith("python")])
+def test_python_command_is_understood(checkout, command, monkeypatch):  # noqa: F811
+    parse, depth, left = argparse.ArgumentParser.parse_known_args, [], []
+
+    def outermost(self, *args, **more):
+        depth.append(1)
+        told = parse(self, *args, **more)
+        depth.pop()
+        if not depth:
+            left.extend(told[1])
+            raise Parsed
+        return told
+
+    _, program, *words = shlex.split(command)
+    name = words.pop(0) if program == "-m" else Path(program).stem
+    if name == "pytest":
+        path, _, word = words
+        assert re.search(rf"def test_\w*{word}", (ROOT / path).read_text())
+        return
+    module = importlib.import_module(name)
+    monkeypatch.chdir(checkout)
+    monkeypatch.setattr(argparse.ArgumentParser, "parse_known_args", outermost)
+    monkeypatch.setattr(sys, "argv", [name, *words])
+    start = getattr(module, "main", lambda: slice_archive(module))
+    given = (module.__doc__, module.campaign) if name.startswith("tests.tools.fuzz_") else ()
+    with pytest.raises(Parsed):
+        start(*given)
+    monkeypatch.undo()
+    if left:
+        read_spec(["--image", "IMG=a", "--label", "b", "--patient", "(c)", *left])
+
+
+@pytest.mark.parametrize("page", PAGES)
+def test_what_is_linked_exists(page):
+    for link in re.findall(r"\]\(([^)]+)\)", PAGES[page]):
+        if link.startswith("https://"):
+            continue
+        path, _, anchor = link.partition("#")
+        linked = (ROOT / page).parent / path if path else ROOT / page
+        assert linked.is_file(), link
+        titles = re.findall(r"^#+ (.+)$", linked.read_text(), re.M) if anchor else []
+        slugs = {re.sub(r"[^\w\- ]", "", title.lower()).replace(" ", "-") for title in titles}
+        assert not anchor or anchor in slugs, link
+
+
+@pytest.mark.parametrize("page", PAGES)
+def test_every_file_that_is_named_exists(page):
+    others = {"mine.make", "main_sfda.py"}  # one that a command makes, and one of the published code
+    for path in set(re.findall(r"`((?:\w+/)*\w+\.(?:py|mk|make))`", PAGES[page])) - others:
         assert (ROOT / path).is_file(), path
 
 
 def test_every_file_of_the_top_level_has_its_place():
     house = README.partition("## Where is what")[2].partition("\n## ")[0]
+    named = set(re.findall(r"`([\w.]+/?)`", house))
     files = {path.name for kind in ("*.py", "*.make") for path in ROOT.glob(kind)}
-    assert files - {"utils.py"} <= set(re.findall(r"`([\w.]+)`", house))
+    packages = {f"{path.parent.name}/" for path in ROOT.glob("[a-z]*/__init__.py")}
+    assert files | packages <= named
+
+
+def test_every_page_is_linked():
+    assert {f"docs/{path.name}" for path in ROOT.glob("docs/*.md")} <= set(re.findall(r"\]\(([^)#]+)", README))
+    assert len(README.splitlines()) <= 190
+
+
+def test_every_floor_is_on_its_page():
+    from test_house import FLOORS
+
+    rows = re.findall(r"^\| \d+ \| ([^|]+) \|", PAGES["docs/design.md"], re.M)
+    assert [set(re.findall(r"`(\w+)`", row)) for row in rows] == FLOORS
 
 
 def test_every_file_of_rules_is_explained():
-    page = (ROOT / "docs" / "makefiles.md").read_text()
+    page = PAGES["docs/makefiles.md"]
     assert {path.name for path in ROOT.glob("make/*.mk")} <= set(re.findall(r"`(?:make/)?(\w+\.mk)`", page))
