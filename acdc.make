@@ -55,7 +55,7 @@ GT_GT  = $(GT), $(GT)
 $(RD)/ce: private OPT = $(call folders,$(GT)) --losses "[('CrossEntropy', {$(IDC)}, 1)]"
 $(RD)/diceloss: private OPT = $(call folders,$(GT)) --losses "[('DiceLoss', {$(ABSENT) $(IDC)}, 1)]"
 $(RD)/boundary: private OPT = $(call folders,$(PHI)) --losses "[('BoundaryLoss', {$(IDC)}, 1)]"
-# generalised Dice, and regional losses beside the boundary loss or the one it is compared with
+# generalised Dice, and regional losses with the boundary loss or with the loss it is compared with
 $(RD)/gdl: private OPT = $(call folders,$(GT)) --losses "[('GeneralizedDice', {$(ABSENT) $(IDC)}, 1)]"
 $(RD)/ce_boundary: private OPT = $(call folders,$(GT_PHI)) \
    --losses "[('CrossEntropy', {$(IDC)}, 1), ('BoundaryLoss', {$(IDC)}, 0.1)]"

@@ -2,7 +2,7 @@
 
 A bound is called with the label map (W, H) of a slice, or None where `needs_label` is False, and the slice's name. It
 gives (K, 2) float64 pixels, lower and upper. The class-ratio losses divide the lower ones by their own sum; the size
-penalty wants both. `supervision` says in words what had to be known of the target to make them; runs record it.
+penalty uses both. `supervision` says in words what had to be known of the target to make them; runs record it.
 
 Parameters that published lines carry without effect are accepted (`sep`, `idc`, `power`, `fake`, `prop`, `fn`).
 """
@@ -22,7 +22,7 @@ ROUGHLY = 0.01  # of the pixels of a slice, that published sizes miss by: 385² 
 
 
 class Bounds:
-    """What all bounds have in common; `check` and `skips` matter to those that look slices up."""
+    """The base of all bounds. `check` and `skips` matter to those that look slices up in a table."""
 
     supervision: str = "none"
     needs_label: ClassVar[bool] = False
@@ -34,7 +34,7 @@ class Bounds:
         self.n_class = n_class
 
     def take_as_ratios(self) -> None:
-        """Their loss compares ratios. Raises UserError where they cannot be any."""
+        """Tells the bounds that their loss compares ratios. Raises UserError if they cannot be turned into ratios."""
         self.as_ratios = True
 
     def __call__(self, label: np.ndarray | None, name: str) -> np.ndarray:
@@ -49,7 +49,10 @@ class Bounds:
         return False
 
     def doubt(self, names: Sequence[str], pixels: Sequence[int]) -> str:
-        """A line on what cannot be so in slices of these names, each of so many pixels; '' if nothing is odd."""
+        """A line on sizes that cannot be right for slices of these names and numbers of pixels.
+
+        '' if nothing is odd.
+        """
         return ""
 
     def count(self, label: np.ndarray | None) -> np.ndarray:
@@ -103,8 +106,8 @@ class ConstantBounds(Bounds):
 class TagBounds(ConstantBounds):
     """The limits of ConstantBounds for the classes that the slice shows, [0, 0] for the others.
 
-    A background without limits of its own gets what the others leave of the slice: all W·H pixels of a slice that
-    shows none of them, as published.
+    A background without limits of its own gets the pixels that the other classes leave: all W·H of a slice that shows
+    none of them, as published.
     """
 
     example: ClassVar = {"values": {1: [1, 2]}}
@@ -158,7 +161,7 @@ class PredictionBounds(Bounds):
 
     @property
     def supervision(self) -> str:
-        """As the csv tells it."""
+        """What had to be known of the target, as the csv tells it."""
         return self.table.supervision
 
     def __call__(self, label: np.ndarray | None, name: str) -> np.ndarray:

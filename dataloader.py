@@ -1,4 +1,4 @@
-"""What a run reads: its sets opened and checked, bounds laid on them, and the streams that draw batches of them."""
+"""What a run reads: opens and checks its sets, looks up what losses may know of the sizes, and makes the streams."""
 
 import hashlib
 from argparse import Namespace
@@ -40,7 +40,7 @@ class Consumer(Protocol):
 
     @staticmethod
     def batch_size(stream: str, args: Namespace) -> int:
-        """Images of a stream in one step."""
+        """How many images of a stream one step sees."""
 
     @staticmethod
     def sampler(stream: str, patients: Sequence[str], args: Namespace) -> Sampler | None:
@@ -76,7 +76,10 @@ def open_data(
 
 
 def open_sets(method: type[Consumer], args: Namespace, bounds: Sequence[Any]) -> dict[str, AnySet]:
-    """ "val", unless the method is a pre-training, and the sets of the method's streams; bounds are laid on them."""
+    """The sets that a run reads, by name: "val", unless the method is a pre-training, and one for each of its streams.
+
+    Each knows what its losses may know of the sizes.
+    """
     learns = args.mode == "learn"
     streams = method.streams_of(args) if learns else ()
     sets = {}
@@ -104,7 +107,7 @@ def open_sets(method: type[Consumer], args: Namespace, bounds: Sequence[Any]) ->
 
 
 def must_have_classes(found: AnySet | None, ignore: int | None) -> None:
-    """Raises UserError for ground truth of pixels to be ignored alone, from which nothing is learnt or scored."""
+    """Raises UserError if every pixel of the ground truth is to be ignored: it can teach and score nothing."""
     truths = [folder for folder in found.folders[1:] if not folder.is_map] if found and ignore is not None else []
     for folder in dict.fromkeys(truths):
         if not any((found.labels([row], folder)[0] != ignore).any() for row in range(len(found))):
@@ -115,7 +118,10 @@ def must_have_classes(found: AnySet | None, ignore: int | None) -> None:
 
 
 def tell_places(found: AnySet, debug: bool) -> None:
-    """What is to be known of distances between these slices; gaps are none where but a few were read (`debug`)."""
+    """Says once what a reader must know of the distances between slices.
+
+    With `debug` only a few slices are read, so gaps between them mean nothing.
+    """
     whole = not debug and is_split_by_patients(read_card(found.root))
     for line in about_places(numbers_of(found.patients, found.numbers), found.contradicted, whole):
         tell_once(line)

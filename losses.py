@@ -1,4 +1,4 @@
-"""Losses as importable modules: `forward(logits, target, bounds)`, fp32 inside whatever the precision around.
+"""Losses as importable modules: `forward(logits, target, bounds)`. Each computes in fp32, at any precision of the run.
 
 Shapes: B batch, K classes, W and H the spatial axes (any number of them: `bk...`). Every loss takes
     logits   (B, K, W, H)       the network's raw output
@@ -41,7 +41,7 @@ LOSSES = Registry("loss", typed=True)
 
 
 class Loss(nn.Module):
-    """What a loss says of itself."""
+    """The base of every loss: what a loss says of itself."""
 
     terms: ClassVar[tuple[str, ...]] = ("",)  # names of the scalars that add up to the loss; "" for the loss itself
     shown: ClassVar[tuple[str, ...]] = ()  # names of those that are logged and count for nothing
@@ -87,7 +87,7 @@ class CrossEntropy(Loss):
     """−Σ_{b,k,i} ω_k y_{bki} log p_{bki} / Σ y, over the classes `idc` (all of them by default).
 
     `weights` ω: one a class of `idc`; they are not in the divisor, as published. Pixels that carry
-    `ignore_index` count nowhere; in shares these are the pixels of which no class has any.
+    `ignore_index` count nowhere. In shares these are the pixels in which no class has a share.
     """
 
     example: ClassVar = {"idc": [1], "weights": [3]}
@@ -130,7 +130,7 @@ class CrossEntropy(Loss):
 
 @LOSSES.register()
 class NegCrossEntropy(Loss):
-    """Cross-entropy on those images alone that hold no class but those of `idc`, 0 elsewhere.
+    """Cross-entropy on the images that hold only classes of `idc`; 0 on all others.
 
     For weak labels: it teaches the background from the slices that hold nothing else, and says nothing about
     the slices that hold an organ. `weights`: as in CrossEntropy.
@@ -202,8 +202,8 @@ class GeneralizedDice(Loss):
     """1 − 2 (Σ_k w_k Σ p y + ε) / (Σ_k w_k Σ (p + y) + ε) per image, w_k = 1 / (Σ y_k)², then the mean.
 
     A class that the image lacks has the weight of the smallest one that it has, so that predicting it costs what it
-    costs to miss that one. An image that lacks all of `idc` costs the share of it that is predicted as them, which is
-    what two classes cost with the background among `idc`. The published 1/(0 + 1e-10)², `legacy`, makes an absent class
+    costs to miss that one. An image that lacks all of `idc` costs the share of it that is predicted as them. With the
+    background among `idc`, two classes cost the same. The published 1/(0 + 1e-10)², `legacy`, makes an absent class
     the only one that counts: the loss is 1 whatever is predicted, without a gradient, until less than half a pixel of
     it is left; and then falls to -1 where `idc` lacks the background.
     """
@@ -315,10 +315,11 @@ class HausdorffDTLoss(Loss):
     """mean_{b,k ∈ idc,i} (p − y)² (φ_y² + φ_p²), the Hausdorff distance by its transforms (Karimi et al. 2019).
 
     φ_y and φ_p: signed distances, in pixels, to the border of the truth and of the most probable class. The latter
-    are computed anew in every step, on the CPU: a step waits for the device, and takes as long as the transforms do.
+    are computed again in every step, on the CPU: a step waits for the device, and takes as long as the transforms do.
 
-    `inner`, the loss of the published code: the distances inside of truth and prediction alone (see `inner_distances`),
-    so that what lies outside of both, however far, costs nothing. HausdorffLoss, its published name, has it set.
+    `inner` is the loss of the published code. It uses only the distances inside truth and prediction
+    (`inner_distances`), so what lies outside of both costs nothing, however far away it is. HausdorffLoss, its
+    published name, has it set.
     """
 
     needs_target = True
@@ -340,7 +341,7 @@ class HausdorffDTLoss(Loss):
 
 @LOSSES.register()
 class HausdorffLoss(HausdorffDTLoss):
-    """HausdorffDTLoss as published: with distances inside of the shapes alone, unless `inner` is False."""
+    """HausdorffDTLoss as published: only with distances inside the shapes, unless `inner` is False."""
 
     def __init__(self, *, idc: Sequence[int] | None = None, inner: bool = True) -> None:
         super().__init__(idc=idc, inner=inner)

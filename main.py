@@ -3,6 +3,10 @@
     python main.py --target_dataset data/spine_mr --workdir results/spine/sfda --method sfda --target_losses "[…]" …
 
 It names no method, loss or data set: those come by name from METHODS, LOSSES, BOUNDS, NETWORKS and TRANSFORMS.
+
+Letters in shapes, here and everywhere: B images in a batch, C channels, K classes (background included), W and H the
+axes of a slice, D that of a volume across its slices, N slices or volumes in a set. W is the first axis of an array of
+an image, H the second.
 """
 
 import processes.ctrl_c  # noqa: F401  first: from here on Ctrl-C is one line
@@ -55,7 +59,10 @@ from utils import listing, run_program, seed_everything
 
 
 def build_losses(args: Namespace) -> tuple[LossSum, list[Any]]:
-    """The weighted sum of the listed losses, and the bound of each, or None; a pre-training has a loss of its own."""
+    """The weighted sum of the listed losses, and the bound of each or None.
+
+    A pre-training has a loss of its own, so its sum is empty.
+    """
     specs = parse_losses(args.target_losses) if METHODS[args.method].segments else []
     specs = [as_published(spec, args.published) for spec in specs]
     bounds = [
@@ -76,7 +83,10 @@ def build_losses(args: Namespace) -> tuple[LossSum, list[Any]]:
 
 
 def check_sizes(losses: Sequence[Loss], bounds: Sequence[Any], args: Namespace) -> None:
-    """Tells the bounds whose loss compares ratios; UserError for those that have none, or that the images outgrow."""
+    """Tells each bound whether its loss compares ratios.
+
+    Raises UserError for a bound that has no ratios, and for one that augmentation would make wrong.
+    """
     used = [(loss, bound) for loss, bound in zip(losses, bounds, strict=True) if loss.needs_bounds and bound]
     for loss, bound in used:
         if loss.compares_ratios:
@@ -94,7 +104,7 @@ def check_sizes(losses: Sequence[Loss], bounds: Sequence[Any], args: Namespace) 
 
 
 def build_method(args: Namespace, loss: LossSum, in_channels: int, load: bool = True, team: Team = ALONE) -> Method:
-    """The method around its network, the network filled from --model_weights."""
+    """Builds the method around its network, and fills the network from --model_weights."""
     seed_everything(args.seed)
     net = build_network(args.network, in_channels, args.n_class)
     if args.backbone_weights and load:
@@ -140,7 +150,7 @@ def check_batches(method: Method, streams: Mapping[str, AnyStream]) -> None:
 
 
 def warn_of_augmentation(streams: Mapping[str, AnyStream], args: Namespace, team: Team) -> None:
-    """Says what is turned round that the labels tell by its place, where a step may look at the labels."""
+    """Warns of a flip that swaps classes which differ only by their side, if a step may look at the labels."""
     for name in METHODS[args.method].labelled if args.augment and team.leads else ():
         if name in streams:
             told = warn_of_flips(streams[name].slices, Augmentation.read(args.augmentation), args.n_class)
@@ -151,7 +161,7 @@ def warn_of_augmentation(streams: Mapping[str, AnyStream], args: Namespace, team
 
 
 def set_up_machine(args: Namespace) -> None:
-    """Precision and determinism of the device."""
+    """Sets the precision of the device, and whether it computes deterministically."""
     allow_tf32(args.precision)
     torch.backends.cudnn.benchmark = not args.deterministic  # shapes repeat: the fastest algorithm is worth a search
     if args.deterministic:
@@ -160,7 +170,7 @@ def set_up_machine(args: Namespace) -> None:
 
 
 def check(args: Namespace, loss: LossSum) -> str:
-    """Builds everything that needs no data; one line about it."""
+    """Builds everything that needs no data, and returns one line about it."""
     method = build_method(args, loss, in_channels=args.modalities or 1, load=False)
     if args.load_blocks is not None:
         method.net.parts(args.load_blocks)
@@ -170,7 +180,7 @@ def check(args: Namespace, loss: LossSum) -> str:
 
 
 def train(args: Namespace, loss: LossSum, bounds: Sequence[Any], team: Team) -> None:
-    """One run, from the data to the scores; nothing is written before everything it needs was found sound."""
+    """Trains one run, from the data to the scores. Writes nothing before everything it needs was found in order."""
     streams, val = open_data(METHODS[args.method], args, bounds, team)
     in_channels = (val or next(iter(streams.values()))).slices.shape[0]
     method = build_method(args, loss, in_channels, team=team)

@@ -98,7 +98,7 @@ def _check_shapes(prediction: NDArray[Any], truth: NDArray[Any]) -> None:
 
 
 def check_labels(name: str, labels: NDArray[Any], n_class: int) -> None:
-    """Raises ValueError if the array of this name is not one of the class numbers 0..K-1."""
+    """Raises ValueError if the array of this name, of any shape, does not hold class numbers 0..K-1."""
     if labels.dtype.kind not in "biu":
         raise ValueError(f"The {name} must hold class numbers 0..{n_class - 1}; its type is {labels.dtype}.")
     if labels.size and not (labels.min() >= 0 and labels.max() < n_class):
@@ -123,7 +123,7 @@ class SurfaceDistances:
 
     @property
     def pooled(self) -> NDArray[np.float64]:
-        """Both directions in one array, so that the larger surface weighs more."""
+        """(N,) the distances of both directions in one array, so that the larger surface weighs more."""
         return np.concatenate([self.prediction_to_truth, self.truth_to_prediction])
 
     @property
@@ -153,7 +153,7 @@ def surface_distances(
 
 
 def checked_spacing(spacing: Sequence[float], shape: tuple[int, ...]) -> NDArray[np.float64]:
-    """The spacing as an array. Raises ValueError if it is not one positive length per axis of the shape."""
+    """The spacing as an array (n,). Raises ValueError if it is not one positive length for each of the n axes."""
     step = np.atleast_1d(np.asarray(spacing, dtype=np.float64))
     if step.shape != (len(shape),):
         raise ValueError(f"The spacing {spacing} must have one length per axis of the shape {shape}.")
@@ -179,7 +179,7 @@ class _Surface:
         return [np.flatnonzero(self.voxels.any(axis=others)) for others in ((1, 2), (0, 2), (0, 1))]
 
     def turned(self, order: NDArray[np.int64]) -> "_Surface":
-        """The same with its axes in this order."""
+        """This surface with its axes in this order."""
         return _Surface(self.voxels.transpose(order), self.origin[order])
 
     def places(self, step: NDArray[np.float64]) -> NDArray[np.float64]:
@@ -455,7 +455,7 @@ def summarise(rows: Iterable[Mapping[str, Any]], value_key: str) -> dict[str, fl
 def bootstrap_interval(
     values: Iterable[float], seed: int, level: float = 0.95, n_resample: int = 10_000
 ) -> tuple[float, float]:
-    """The percentile bootstrap interval of the mean: the values, one a patient, drawn anew with replacement.
+    """The percentile bootstrap interval of the mean: the values, one per patient, are drawn with replacement.
 
     NaN is left out; (NaN, NaN) for fewer than two values. With ten or twenty patients it is too narrow.
     """

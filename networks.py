@@ -31,7 +31,10 @@ def build_network(text: str, in_channels: int, n_class: int) -> nn.Module:
 
 
 def ghost_network(text: str, in_channels: int, n_class: int) -> nn.Module:
-    """The same network with shapes alone: no weight of it takes memory, nor a number of the random generator."""
+    """The network of a command-line value with shapes alone.
+
+    Its weights take no memory, and no number is drawn from the random generator.
+    """
     with torch.device("meta"):
         return _build(text, in_channels, n_class)
 
@@ -98,7 +101,7 @@ class EncoderDecoder(Network):
         return self.widths[-2:0:-1]
 
     def features(self, image: Tensor) -> list[Tensor]:
-        """The maps of the whole decoder, of the padded image: from the bottleneck to what the classifier reads."""
+        """(B, C, W, H) -> maps (B, *, w, h) of the decoder, on the padded image: from the bottleneck to the last."""
         return self.decode(self.encode(self.pad(image)))
 
     def decode(self, maps: Sequence[Tensor], blocks: int | None = None) -> list[Tensor]:
@@ -129,7 +132,10 @@ class EncoderDecoder(Network):
 
 
 def chain(levels: Iterable[nn.Module], image: Tensor, *, pooled: bool = False) -> list[Tensor]:
-    """What each level makes of the map before it, the first of the image; `pooled` halves each map on its way."""
+    """(B, C, W, H) -> maps (B, *, w, h), one per level. Each level reads the map before it, the first the image.
+
+    pooled: whether each map is halved before the next level reads it
+    """
     first, *others = levels
     maps = [first(image)]
     for level in others:
@@ -304,7 +310,10 @@ class PooledUNet(EncoderDecoder):
 
 
 class InstanceNorm(nn.InstanceNorm3d):
-    """Lets no image at all through as well: of a small batch a process of a team may have none."""
+    """Instance normalisation that also takes an empty batch.
+
+    When several processes share a small batch, one of them may get no image.
+    """
 
     def forward(self, image: Tensor) -> Tensor:
         if len(image):

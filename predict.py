@@ -191,7 +191,7 @@ def _read_all(prepare: Preparation, cases: Sequence[Case]) -> Iterator[tuple[Cas
 
 
 def _made_with(args: argparse.Namespace, model: Model) -> dict[str, Any]:
-    """What a prediction depends on, beside its volume."""
+    """What a prediction depends on, apart from its volume."""
     flags = {name: getattr(args, name) for name in ("flip", "largest_component", "label_values")}
     recipe = model.recipe
     return {

@@ -242,7 +242,7 @@ def main(argv: Sequence[str] | None = None) -> None:
     out.parent.mkdir(parents=True, exist_ok=True)
     with atomic_write(out.with_suffix(".csv"), "w") as file:
         file.write(make_table(epochs, args.score, run))
-    with atomic_write(out) as file:  # make's target, so last: what a kill before it left is made anew
+    with atomic_write(out) as file:  # make's target, so last: what a kill before it left is made again
         np.save(file, make_array(epochs, args.score, run))
     if out.parent.samefile(run.folder) and made_by_run(run.folder):
         note_made(run.folder, (out.name, out.with_suffix(".csv").name))

@@ -254,7 +254,7 @@ ROUNDING = 1e-3  # a label this near to a whole number is it: floats written und
 
 
 def whole(labels: np.ndarray) -> np.ndarray:
-    """The nearest whole numbers where all of the labels lie within ROUNDING of them, else the labels as they are."""
+    """Labels of any shape as whole numbers if all lie within ROUNDING of them, else the labels as they are."""
     if labels.dtype.kind != "f":
         return labels
     nearest = np.rint(labels)
@@ -268,8 +268,8 @@ def whole(labels: np.ndarray) -> np.ndarray:
 def atomic_write(path: str | Path, mode: str = "wb") -> Iterator[IO[Any]]:
     """A file that appears under its name only when it is whole and on the disk.
 
-    Written beside its place under a hidden name of its own, flushed to the disk, then renamed; on any error that part
-    goes away and what stood under the name stays.
+    It is written next to its place under a hidden name of its own, flushed to the disk, then renamed. On any error that
+    part goes away, and what stood under the name stays.
     """
     path = Path(path)
     with own_part(path) as (descriptor, part):
@@ -296,7 +296,7 @@ ONE_AT_A_TIME = threading.Lock()
 
 
 def load_npy(file: str | Path | IO[bytes], **how: Any) -> np.ndarray:
-    """The array of a .npy, never a pickle; `how` as np.load takes it, and what it raises.
+    """The array of a .npy file, never a pickle. `how` goes to np.load, which may raise.
 
     One thread at a time: `ast` reads the header, and before Python 3.11.8 all threads share its count of how deep it
     is, so that two of them at once end now and then in a SystemError.

@@ -41,7 +41,10 @@ class Masks:
         return names
 
     def prediction(self, which: str, slices: "SliceSet", row: int) -> np.ndarray:
-        """The `picture` of a slice of the set; raises UserError where it does not fit the ground truth."""
+        """(W, H) class numbers predicted on a slice of the set.
+
+        Raises UserError if they do not fit its ground truth.
+        """
         mask, true = self.picture(which, slices.names[row]), slices.truth(row)
         if mask.shape != true.shape:
             raise UserError(
@@ -104,7 +107,7 @@ class Masks:
             return False
 
     def _open(self, data: Path | None, n_folder: int | None = None) -> "SliceSet":
-        """The split that the run was evaluated on, of so many of its folders: the first are image and ground truth."""
+        """Opens the split that the run was evaluated on, with the first so many folders: image, ground truth, …"""
         params = self.run.params
         split = next((name for name in ("test", "train") if params.get(f"on{name}", "0") not in ("0", "False")), "val")
         root = data or Path(self.run.provenance["dataset"]["path"])

@@ -49,7 +49,7 @@ def regex(text: str) -> str:
 
 
 def _old_names(columns: Iterable[str]) -> dict[str, str]:
-    """Column -> its name of today, of a table in which ASSD stands alone: it is what is called MASD now."""
+    """Old column -> its name of today, for a table in which ASSD stands alone: that ASSD is called MASD now."""
     columns = list(columns)
     if any("masd" in name for name in columns):
         return {}
@@ -83,7 +83,7 @@ class Run:
 
     @property
     def own_files(self) -> list[Path]:
-        """What the run wrote: its files, and its folders of pictures. A run of before does not tell them apart."""
+        """What the run wrote: its files, and its folders of pictures. An older run does not tell them apart."""
         names = made_by_run(self.folder) or {name for name in shown(self.folder) if not name.endswith(PICTURES)}
         paths = [self.folder / name for name in sorted(names)]
         return [*paths, *(path / "val" for path in paths if path.is_dir())]
@@ -98,7 +98,7 @@ class Run:
 
     @property
     def label_uses(self) -> dict[str, str]:
-        """Set -> in what way labels shaped its images; a run of before knew it of its target set alone."""
+        """Set -> in what way labels shaped its images. An older run knew it only of its target set."""
         how = self.provenance["dataset"].get("uses_labels")
         return self.provenance.get("uses_labels", {self.set_name: how} if how else {})
 
@@ -133,16 +133,16 @@ class Run:
 
     @property
     def unit(self) -> str:
-        """Of distances: mm, or vox where the set states no spacing."""
+        """The unit of distances: mm, or vox if the set states no spacing."""
         return self.provenance.get("distance_unit", "mm")
 
     @property
     def nsd_tolerance(self) -> float:
-        """Of the NSD, in `unit`."""
+        """The tolerance of the NSD, in `unit`."""
         return float(self.provenance.get("nsd_tolerance", "nan"))
 
     def class_name(self, number: int) -> str:
-        """As the data set calls the class, or 'class 2'."""
+        """The name that the data set gives the class, or 'class 2'."""
         names = self.provenance.get("class_names") or self.provenance["dataset"].get("class_names") or {}
         named = dict(enumerate(names)) if isinstance(names, list) else {int(k): v for k, v in names.items()}
         return str(named.get(number) or f"class {number}")
@@ -300,14 +300,14 @@ class Run:
         return array
 
     def _must_have_its_shape(self, name: str, array: np.ndarray) -> None:
-        """Raises ValueError for an array of main.py's of other axes than those it writes."""
+        """Raises ValueError for a raw array whose axes are not those that main.py writes."""
         known = {"n_epoch": self.n_epoch, "K": self.n_class}
         axes = SHAPES.get(name, array.shape)
         if len(axes) != array.ndim or any(known.get(axis, n) != n for axis, n in zip(axes, array.shape, strict=True)):
             raise ValueError(f"its shape is {array.shape}, expected ({', '.join(axes)}), {known}")
 
     def _must_name_its_score(self, path: Path) -> None:
-        """Raises UserError for an array called ASSD of the time when that meant what is MASD now."""
+        """Raises UserError for an array called ASSD from the time when ASSD meant what is now MASD."""
         if not (path.name.startswith(SCORED) and path.stem.endswith("assd")):
             return
         table = path.with_suffix(".csv")
@@ -330,7 +330,7 @@ class Run:
         return np.stack([pd.DataFrame(epoch).mean(axis=1) for epoch in array[:, :, list(classes)]])
 
     def counted(self, true: np.ndarray) -> np.ndarray:
-        """Which pixels of a ground truth count: all but those to be ignored."""
+        """(W, H) class numbers -> (W, H) bool: which pixels of a ground truth count, all but those to be ignored."""
         return np.full(true.shape, True) if self.ignore is None else true != self.ignore
 
     @cached_property

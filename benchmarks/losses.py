@@ -112,7 +112,7 @@ def pairs(shape: tuple[int, ...]) -> Iterator[tuple[str, Tensor, Callable[..., T
 
 
 def measure(options: Namespace) -> Iterator[Row]:
-    """Against the slow form as it is, and without its checks (python -O)."""
+    """Measures our losses against the slow form as it is, and without its checks (python -O)."""
     for shape in QUICK if options.quick else SHAPES:
         for name, logits, ours, slow in pairs(shape):
             references = {

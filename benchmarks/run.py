@@ -1,4 +1,4 @@
-"""What the pipeline costs, measured beside what it could cost otherwise, on this machine.
+"""What the pipeline costs on this machine, measured next to what it could cost otherwise.
 
     make bench        (python -m benchmarks.run [--only surfaces,training] [--networks UNet,ENet] [--rounds 3] …)
 

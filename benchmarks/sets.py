@@ -69,7 +69,7 @@ def settle() -> None:
 
 
 class NaiveSet:
-    """Items as the published code makes them: decoded and checked anew each time, the prior looked up by name."""
+    """Items as the published code makes them: decoded and checked again each time, the prior looked up by name."""
 
     def __init__(self, root: Path, names: Sequence[str], suffix: str, n_class: int, checks: bool) -> None:
         self.root, self.names, self.suffix = root / "train", list(names), suffix

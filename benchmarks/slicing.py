@@ -63,7 +63,7 @@ def write_cohort(folder: Path, shape: tuple[int, ...], count: int = 3) -> None:
 
 def cut_cohort(folder: Path, made: Path, suffix: str) -> None:
     images, labels = {"IMG": f"{folder}/Case??.nii.gz"}, f"{folder}/Case??_seg.nii.gz"
-    dest = made / f"{len(list(made.iterdir()))}"  # a folder anew: emptying the last one is not measured
+    dest = made / f"{len(list(made.iterdir()))}"  # a new folder: emptying the last one is not measured
     slice_set(SliceSpec(dest, images, r"(Case\d+)", label=labels, format=suffix, val=1))
 
 

@@ -1,6 +1,6 @@
 """Images per second of an epoch: ours, the bare network step on random tensors, and a naive loop.
 
-The bare step (forward, loss, backward, optimiser) is the ceiling. The naive loop decodes and checks every item anew,
+The bare step (forward, loss, backward, optimiser) is the ceiling. The naive loop decodes and checks every item again,
 fetches loss and Dice from the device after each batch, and ends the epoch with MedPy's HD95. Each network and method
 is measured in a process of its own, whose peak memory is then theirs; the three take turns.
 """
@@ -164,7 +164,7 @@ def slow_loss(method: str, logits: Tensor, mask: Tensor, bounds: Tensor) -> Tens
 
 
 def naive_dice(prediction: Tensor, truth: Tensor) -> Tensor:
-    """(B, K) of one-hot masks."""
+    """(B, K) Dice of one-hot masks (B, K, W, H)."""
     check_simplex(prediction)
     check_simplex(truth)
     both = torch.einsum("bkwh,bkwh->bk", prediction.float(), truth.float())
@@ -225,7 +225,7 @@ def measure_one(network: str, method: str, options: Namespace) -> list[Row]:
 
 
 def describe(trial: Trial, name: str, times: Mapping[str, list[float]]) -> list[Row]:
-    """`times`: seconds an image."""
+    """Describes what the trials found. `times` are seconds per image."""
     rate = {work: 1 / statistics.median(spent) for work, spent in times.items()}
     rows = [
         Row("training", name, work, rate["ours"], rate[work], "images/s", better(times["ours"], times[work]))

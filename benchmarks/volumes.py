@@ -197,7 +197,7 @@ def peaks(root: Path, case: Case, options: Namespace) -> list[float]:
 
 
 def compare_peaks(fewer: Sequence[float], more: Sequence[float], case: Case) -> Iterator[Row]:
-    """`case`: of the fewer."""
+    """Compares the peaks of memory with fewer and with more volumes; `case` is that of the fewer."""
     for part, few, many in zip(PARTS, fewer, more, strict=True):
         what, against = f"{part}: peak, {MORE * len(case)} volumes", f"{len(case)} volumes"
         note = f"{many / 1024 / LIMIT:.0%} of {LIMIT} GiB; {MORE * case.voxels:,.0f} MiB of voxels"
@@ -236,7 +236,7 @@ def compare_crops(root: Path, case: Case, rounds: int) -> Iterator[Row]:
 
 
 def decode(path: Path) -> np.ndarray:
-    """(C, D, W, H) or (D, W, H)."""
+    """The voxels of a volume: (C, D, W, H), or (D, W, H) of labels."""
     voxels = read_volume(path)[0]
     return voxels.transpose(*range(voxels.ndim - 3), *(voxels.ndim - 3 + axis for axis in AXES))
 

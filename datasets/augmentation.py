@@ -139,8 +139,8 @@ class Augmentation:
         | shift; rotate; turn by less than 180 | what lies at the border, or in a corner, leaves it | refused        |
 
         No factor on the bound would do: an organ grows by the square of the size only for as long as it stays inside,
-        and where it lies is not known. A tag does not say either whether the organ is still in the frame. The same for
-        volumes, which are moved within their planes.
+        and where it lies is not known. A tag does not say either whether the organ is still in the frame. Volumes are
+        moved within their planes, so all of this holds for them too.
         """
         names = ("rotate", "scale", "crop", "shift", "elastic", *(["turn"] if self.turn % 180 else []))
         return [name for name in names if getattr(self, name)]

@@ -1,4 +1,4 @@
-"""One folder of a split as one array: decoded once, in the smallest type that loses nothing, read where it lies.
+"""One folder of a split as one array. It is decoded once, in the smallest type that loses nothing, and read in place.
 
     <split>/.cache/<folder>-<transform>.json         what the folder's listing looked like, and which content that was
     <split>/.cache/<folder>-<transform>-<hash>.npy   the slices of that content, in the order of their names
@@ -6,9 +6,9 @@
 The hash is taken over the content of the files, the code that makes an array of them (that of the transform, with the
 versions of the libraries), and the spacing where the transform needs it. So a cache can be old but never wrong: when
 the listing (names, sizes, times, inodes, spacing) is not the one noted, the files are read and hashed again, and
-decoded again if they or the code differ. Nor is it torn: an array that is not what was written is made anew. The folder
-lies below the split, not beside it, since make looks at the time stamp of the set's own folder. Where it cannot be
-written, the slices are held in memory instead.
+decoded again if they or the code differ. Nor can it be torn: an array that is not what was written is made again. The
+folder lies inside the split, since make looks at the time stamp of the set's own folder. Where it cannot be written,
+the slices are held in memory instead.
 """
 
 import hashlib
@@ -38,12 +38,17 @@ from processes.errors import UserError
 from processes.lock import locked
 from utils import about_faulty, atomic_write, counted, tell_once
 
-FORMAT = 3  # of the files below; another number makes every cache anew
+FORMAT = 3  # of the files below; another number makes every cache again
 CHUNK = 64  # slices decoded, written and copied at a time: what bounds the memory
 
 
 class Plane:
-    """The slices of one folder, (N, …) in their stored type: on the disk, in RAM or on the GPU."""
+    """The slices of one folder in their stored type, on the disk, in RAM or on the GPU.
+
+    parts: arrays that follow each other, (N1, …), (N2, …): (N, C, W, H) of images, (N, W, H) uint8 of ground truth,
+        (N, K, W, H) of maps
+    divisor: `decode` divides by it: 255 for 8 bits, 65535 for 16 bits, 1 for values that are used as stored
+    """
 
     def __init__(self, parts: Sequence[Tensor | StoredRows], divisor: float) -> None:
         self.parts, self.divisor = list(parts), divisor
@@ -57,7 +62,7 @@ class Plane:
 
     @property
     def shape(self) -> tuple[int, ...]:
-        """Of one slice."""
+        """The shape of one slice: (C, W, H), (W, H) or (K, W, H)."""
         return tuple(self.parts[0].shape[1:])
 
     @property
@@ -71,11 +76,14 @@ class Plane:
 
     @property
     def slice_bytes(self) -> int:
-        """Of one slice."""
+        """How many bytes one slice takes as it is stored."""
         return math.prod(self.shape) * self.dtype.itemsize
 
     def gather(self, rows: Tensor, pin: bool = False) -> Tensor:
-        """The slices of these rows (on the plane's device) in their stored type; `pin`: in page-locked memory."""
+        """(B,) rows -> (B, …) slices in their stored type.
+
+        rows: int64, on the plane's device; pin: whether the slices lie in page-locked memory
+        """
         if self.device.type != "cpu":
             return self.parts[0].index_select(0, rows)
         found = torch.empty((len(rows), *self.shape), dtype=self.dtype, pin_memory=pin)
@@ -92,12 +100,12 @@ class Plane:
         return found
 
     def decode(self, stored: Tensor) -> Tensor:
-        """Stored values -> float32."""
+        """Stored values of any shape -> float32, divided by `divisor`."""
         values = stored.float()
         return values if self.divisor == 1 else values.div_(self.divisor)
 
     def hold(self, rows: Tensor, device: torch.device) -> "Plane":
-        """A copy of these rows, in their order, on the device."""
+        """(B,) rows -> a plane of B slices: a copy of these rows, in their order, on the device."""
         held = torch.empty((len(rows), *self.shape), dtype=self.dtype, device=device)
         for start in range(0, len(rows), CHUNK):
             held[start : start + CHUNK] = self.gather(rows[start : start + CHUNK]).to(device)
@@ -130,11 +138,11 @@ def open_plane(
     ignore: int | None = None,
     spacing: Mapping[SliceFile, tuple[float, float]] | None = None,
 ) -> tuple[Plane, str]:
-    """The slices of these files, in their order, and the SHA-256 of what they were made of.
+    """The slices of these files, in their order, and the SHA-256 of what they were made from.
 
-    keep: in `<split>/.cache`; otherwise, or where that cannot be written, in memory
-    ignore: a label that ground truth may hold beside 0..K-1
-    spacing: (W, H) mm of each file, for a transform in mm
+    keep: whether they are kept in `<split>/.cache`; if not, or where that cannot be written, they are held in memory
+    ignore: a label that ground truth may hold besides 0..K-1
+    spacing: (W, H) in mm of each file, for a transform in mm
 
     Raises UserError that lists every file with a fault (unreadable, NaN, another shape or depth, a label outside
     0..K-1, another number of maps than K).
@@ -174,7 +182,7 @@ def _as_noted(folder: "Folder", signature: str) -> dict[str, Any]:
 
 
 def _make(folder: "Folder", signature: str) -> dict[str, Any]:
-    """The cache made, or found to be right after a second look; one process at a time."""
+    """Makes the cache, or finds after a second look that it is right. One process does so at a time."""
     folder.cache.mkdir(exist_ok=True)
     with locked(folder.cache, wait=True):
         if note := _as_noted(folder, signature):
@@ -224,7 +232,10 @@ class Folder:
 
     @property
     def name(self) -> str:
-        """Of the cache's files: what the array depends on beside the content of the files and the spacing."""
+        """The beginning of the names of the cache's files.
+
+        It tells what the array depends on, apart from the content of the files and the spacing.
+        """
         classes = f"-{self.n_class}" if self.spec.is_map else ""
         kind = "" if self.is_image else "-labels"
         return f"{self.spec.folder}-{self.spec.transform}{classes}{kind}".replace("/", "_")
@@ -248,7 +259,7 @@ class Folder:
         return max(max(file.modified, file.changed) for file in self.files) < time.time_ns() - SETTLED
 
     def digest(self) -> str:
-        """SHA-256 over names, content (read anew) and spacing."""
+        """SHA-256 over names, content (read again) and spacing."""
         whole = hashlib.sha256()
         with ThreadPoolExecutor() as pool:
             for chunk in self._chunks():

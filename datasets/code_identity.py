@@ -65,7 +65,7 @@ def _reached(name: str, value: Any, way: _Way, seen: dict[int, Any]) -> Iterator
         return
     if id(value) in seen:
         return
-    seen[id(value)] = value  # held, as a number is given anew once its object is gone
+    seen[id(value)] = value  # held, as a number is given again once its object is gone
     if said := _said_of(name, value, way):
         yield said
     for each, item in _inside(name, value, way):

@@ -2,7 +2,7 @@
 
 Layout: `<root>/{train,val[,test]}/<folder>/<slice>.{png,nii,nii.gz,npy}`, the same file names in each folder; images
 are (W, H) or (C, W, H), ground truth is (W, H) and holds the class numbers 0..K-1. The slicer's `manifest.csv`
-(spacing) and `dataset.json` (modality, phantom, …) may lie beside the splits.
+(spacing) and `dataset.json` (modality, phantom, …) may lie next to the splits.
 """
 
 import os
@@ -63,7 +63,10 @@ def parse_name(name: str, regex: str) -> SliceName | None:
 
 
 def parse_volume(name: str, regex: str) -> SliceName | None:
-    """The same of a volume's name: the patient is the first group, or the whole name where there is none."""
+    """The patient of a volume's name, as slice 0; None where the expression does not match.
+
+    The patient is the first group of the expression, or the whole name where it has no group.
+    """
     match = re.search(regex, name)
     patient = match and (match[1] if match.re.groups else name)
     return None if patient is None else SliceName(patient, 0)
@@ -151,11 +154,13 @@ def load_slice(
     ignore: int | None = None,
     spacing: tuple[float, float] | None = None,
 ) -> tuple[np.ndarray | None, str]:
-    """Array and fault of one file: None and a sentence, or the array and ''.
+    """Reads one file and applies its transform. Returns the array and '', or None and a sentence on what is wrong.
 
-    ignore: a label that ground truth may hold beside the class numbers; no distance is known to its pixels, so a
-        folder of which distance maps are made may not
-    spacing: (W, H) mm, for a transform in mm
+    The array is (W, H) or (C, W, H) of an image, (W, H) uint8 of ground truth, (K, W, H) float32 of maps.
+
+    ignore: a label that ground truth may hold besides the class numbers. A folder that distance maps are made from may
+        not hold it, since no distance is known for its pixels
+    spacing: (W, H) in mm, for a transform in mm
     """
     try:
         raw = read_slice(path, is_image)
@@ -177,7 +182,10 @@ def load_slice(
 
 
 def image_fault(image: np.ndarray, axes: int = 2) -> str:
-    """What is wrong with an image of so many spatial axes, after the file's name in a sentence; '' if nothing is."""
+    """What is wrong with an image, after the file's name in a sentence; '' if nothing is.
+
+    image: (W, H) or (C, W, H) for two spatial axes, (D, W, H) or (C, D, W, H) for three
+    """
     layout = LAYOUTS[axes]
     if image.ndim not in (axes, axes + 1):
         return f"has shape {image.shape}; an image is ({layout}), or (C, {layout}) with its channels first"
@@ -193,7 +201,10 @@ def image_fault(image: np.ndarray, axes: int = 2) -> str:
 
 
 def map_fault(maps: np.ndarray, n_class: int, axes: int = 2) -> str:
-    """The same of ready-made maps."""
+    """What is wrong with ready-made maps (K, W, H), after the file's name in a sentence; '' if nothing is.
+
+    axes: 3 for maps of a volume (K, D, W, H)
+    """
     if maps.ndim != axes + 1 or len(maps) != n_class:
         wanted = f"(K, {LAYOUTS[axes]}), one a class, K = {n_class} (--n_class)"
         return f"has shape {maps.shape}; ready-made maps are {wanted}"
@@ -201,14 +212,17 @@ def map_fault(maps: np.ndarray, n_class: int, axes: int = 2) -> str:
 
 
 def label_fault(label: np.ndarray, n_class: int, ignore: int | None = None, axes: int = 2) -> str:
-    """The same of a label map."""
+    """What is wrong with a label map (W, H), after the file's name in a sentence; '' if nothing is.
+
+    axes: 3 for the label map of a volume (D, W, H)
+    """
     if label.ndim != axes:
         return f"has shape {label.shape}; ground truth is one grey level a pixel, ({LAYOUTS[axes]})"
     return values_fault(np.unique(label), n_class, ignore)
 
 
 def values_fault(values: np.ndarray, n_class: int, ignore: int | None = None) -> str:
-    """The same of the values that a label map holds."""
+    """What is wrong with the values (N,) of a label map, after the file's name in a sentence; '' if nothing is."""
     if values.dtype.kind == "f" and not np.isfinite(values).all():
         return "has labels that are NaN or infinite"
     known = {*range(n_class), ignore}
@@ -275,12 +289,12 @@ def check_patients(
 
 
 def divisor_of(image: np.ndarray) -> float:
-    """What makes 0..1 of an image's stored values: the largest of its depth where they are grey levels of a png."""
+    """The number that an image, of any shape, is divided by: the largest of its type if unsigned (a png), else 1."""
     return float(np.iinfo(image.dtype).max) if image.dtype.kind == "u" else 1.0
 
 
 def narrowest(array: np.ndarray) -> np.dtype:
-    """The smallest of uint8, int16, float16, int32 and float32 that holds every value exactly."""
+    """The smallest of uint8, int16, float16, int32 and float32 that holds all values, of any shape, exactly."""
     low, high = array.min(), array.max()
     if array.dtype.kind in "iub" or (abs(low) < 2**15 and abs(high) < 2**15 and (array == np.rint(array)).all()):
         return next(

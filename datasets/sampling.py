@@ -36,7 +36,10 @@ class Shuffled:
 
 
 class FixedSteps:
-    """So many whole batches of another sampler's rows, begun anew as often as it takes: for few slices, and crops."""
+    """A fixed number of whole batches of another sampler's rows, which starts again as often as needed.
+
+    It serves sets of few slices, and crops.
+    """
 
     def __init__(self, sampler: Sampler, batch_size: int, steps: int) -> None:
         self.sampler, self.batch_size, self.steps = sampler, batch_size, steps

@@ -113,7 +113,7 @@ def open_slices(
     """Opens and checks one split; what was opened before comes out of its cache.
 
     limit: keep that many slices, spread over the set (`--debug`)
-    ignore: a label that ground truth may hold beside 0..K-1, for pixels without a class
+    ignore: a label that ground truth may hold besides 0..K-1, for pixels without a class
     any_truth_size: ground truth, all of one size, need not have that of the images (evaluation alone)
 
     Raises UserError that lists every offender: a missing folder or partner file, a name the expression does not
@@ -211,11 +211,13 @@ def join(sets: Sequence[SliceSet]) -> SliceSet:
 
 
 def lay_bounds(slices: SliceSet, bounds: Sequence[Any], required: bool = True) -> SliceSet:
-    """The set with what each loss may know of the sizes, without the slices that a prior leaves out.
+    """The set, with `bounds` (N, K, 2) in pixels for each loss. Slices that a prior leaves out are dropped.
 
-    `bounds`: one object of bounds.py per loss, or None. Not `required` (validation): every slice stays, and a bound
-    that does not cover them all, or needs the ground truth of a set without, is left out, instead of raising UserError;
-    its loss is then not measured.
+    bounds: one object of bounds.py per loss, or None
+    required: whether a bound must cover every slice, and find the ground truth it reads. If not (in validation), every
+        slice stays, such a bound is left out, and its loss is not measured
+
+    Raises UserError for a bound that is required and cannot be looked up.
     """
     laid: list[np.ndarray | None] = []
     kept = np.ones(len(slices), bool)

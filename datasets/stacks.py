@@ -19,7 +19,9 @@ def are_places(numbers: Sequence[int]) -> bool:
 
 
 def stack(planes: Sequence[np.ndarray], numbers: Sequence[int]) -> np.ndarray:
-    """(D, W, H) of the planes (W, H) at their numbers, zeros where a number lacks; one after another if they are none.
+    """Stacks planes (W, H) to (D, W, H) at their numbers, with zeros where a number lacks.
+
+    The planes follow each other if the numbers are no places.
 
     numbers: in ascending order
     """
@@ -45,7 +47,7 @@ def gaps(numbers: Sequence[int]) -> list[int]:
 
 
 def constant_step(numbers: Sequence[int]) -> int:
-    """By how much three numbers or more go up, each time as much; 1 where they do not."""
+    """The constant step by which three or more numbers go up; 1 if the step is not constant."""
     steps = {later - earlier for earlier, later in pairwise(sorted(numbers))}
     return steps.pop() if len(numbers) > 2 and len(steps) == 1 else 1
 

@@ -28,22 +28,22 @@ Item = TypeVar("Item")
 class Batch:
     """What a step sees. `targets` and `bounds` have one entry per loss, None where the method may not look.
 
-    Of several processes each holds its share of the images, and all the rest of the batch.
+    Where several processes share a batch, each holds its share of the images, and everything else of the whole batch.
     """
 
-    image: Tensor  # b c w h, float32
-    targets: list[Tensor | None]  # b w h int64 class numbers (or the set's `ignore`), or b k w h float32 maps
-    bounds: list[Tensor | None]  # b k 2, float64
-    rows: Tensor  # b, row of each slice in its set, on the CPU
+    image: Tensor  # (B, C, W, H) float32
+    targets: list[Tensor | None]  # (B, W, H) int64 class numbers (or the set's `ignore`), or (B, K, W, H) float32 maps
+    bounds: list[Tensor | None]  # (B, K, 2) float64, in pixels
+    rows: Tensor  # (B,) int64, the row of each slice in its set, on the CPU
 
 
 @dataclass
 class Stored:
     """A batch as it is stored: gathered, perhaps not yet on the device."""
 
-    image: Tensor
-    labels: dict[FolderSpec, Tensor]
-    bounds: list[Tensor | None]
+    image: Tensor  # (B, C, W, H) in its stored type
+    labels: dict[FolderSpec, Tensor]  # (B, W, H) uint8 class numbers, or (B, K, W, H) maps
+    bounds: list[Tensor | None]  # (B, K, 2) float64, in pixels
 
 
 class Stream:
@@ -82,7 +82,10 @@ class Stream:
         return len(self.sampler)
 
     def epoch(self, epoch: int, start: int = 0) -> Iterator[tuple[Batch, Tensor | None]]:
-        """This epoch's batches from step `start` on, each with the metrics' ground truth (B, W, H), if there is any."""
+        """Yields this epoch's batches from step `start` on.
+
+        Each comes with the metrics' ground truth (B, W, H) int64, or None where there is none.
+        """
         steps = self.sampler(torch.Generator().manual_seed(derived_seed(self.seed, epoch)))[start:]
         if not steps:
             return
@@ -97,7 +100,10 @@ class Stream:
             yield self._finish(found, rows, share, derived_seed(self.seed, epoch, step))
 
     def batch(self, rows: Tensor, epoch: int = 0, step: int = 0, shared: bool = False) -> tuple[Batch, Tensor | None]:
-        """The batch of these rows as that step would see it, and its ground truth; `shared`: only the own images."""
+        """The batch of these rows (B,) as that step would see it, and the metrics' ground truth (B, W, H) or None.
+
+        shared: whether the batch holds this process's share of the images alone
+        """
         share = self.team.share(len(rows)) if shared else slice(None)
         stored = self._gather(rows.to(self.slices.order.device), share)
         return self._finish(stored, rows, share, derived_seed(self.seed, epoch, step))
@@ -113,7 +119,7 @@ class Stream:
         )
 
     def _finish(self, stored: Stored, rows: Tensor, share: slice, seed: int) -> tuple[Batch, Tensor | None]:
-        """On the device, decoded, augmented. One draw turns image and ground truth alike."""
+        """Moves a batch to the device, decodes and augments it. One draw turns image and ground truth alike."""
 
         def move(tensor: Tensor) -> Tensor:
             return tensor.to(self.device, non_blocking=True)

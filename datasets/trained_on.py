@@ -23,7 +23,7 @@ SPACINGS = ("slice", "w", "h")
 
 
 def grey_levels(voxels: np.ndarray) -> list[float]:
-    """The PERCENTILES of a volume, of every n-th voxel along each axis."""
+    """The PERCENTILES of a volume, any number of axes, taken from every n-th voxel along each."""
     step = max(1, round((voxels.size / SAMPLE) ** (1 / voxels.ndim)))
     sample = voxels[(slice(None, None, step),) * voxels.ndim]
     return np.percentile(sample.astype(np.float32), PERCENTILES).tolist()
@@ -38,7 +38,10 @@ def stored_as(grids: Mapping[str, Grid]) -> dict[str, list[str]]:
 
 
 def describe_geometry(grids: Iterable[Grid], spacings: Iterable[Sequence[float]]) -> dict[str, Any]:
-    """Of the training volumes as they are cut; `spacings`: of each, in mm, from slice to slice, along W and H."""
+    """Describes the training volumes as they are cut.
+
+    spacings: of each volume, in mm, from slice to slice, along W and along H
+    """
     grids = list(grids)
     directions = {grid.directions() for grid in grids}
     orders = stored_as({str(number): grid for number, grid in enumerate(grids)})
@@ -51,7 +54,10 @@ def describe_geometry(grids: Iterable[Grid], spacings: Iterable[Sequence[float]]
 
 
 def describe_levels(volumes: Iterable[Sequence[Sequence[float]]]) -> list[dict[str, list[float]]]:
-    """Of each channel; `volumes`: of each training volume the percentiles of its channels."""
+    """Describes the grey levels of each channel.
+
+    volumes: for each training volume the percentiles of its channels
+    """
     return [
         {str(percent): _spread(found) for percent, found in zip(PERCENTILES, zip(*channel, strict=True), strict=True)}
         for channel in zip(*volumes, strict=True)
@@ -64,7 +70,7 @@ def _spread(values: Iterable[float]) -> list[float]:
 
 
 def read_orders(root: Path) -> tuple[dict[str, list[str]], str | None]:
-    """Of a set, by its manifest.csv: as `stored_as` has it, and the directions that all its volumes were cut in.
+    """What a set's manifest.csv tells: orders as in `stored_as`, and the directions that all its volumes were cut in.
 
     None for the latter where they differ; nothing where there is no manifest that tells.
     """

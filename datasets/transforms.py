@@ -1,8 +1,8 @@
 """The folders of an OPT line, `[('IMG', png_transform, False), …]`, and the transforms that it names.
 
-A transform is a function of the array in a file, (W, H) or (C, W, H) of an image, (W, H) of ground truth. One that
-takes `n_class` makes (K, W, H) maps out of the ground truth's class numbers; one that takes `spacing` too needs the
-(W, H) lengths of a pixel in mm.
+A transform is a function of the array in a file. That array is (W, H) or (C, W, H) for an image, and (W, H) for ground
+truth. A transform that takes `n_class` makes (K, W, H) maps from the class numbers of the ground truth. One that takes
+`spacing` as well needs the lengths (W, H) of a pixel in mm.
 """
 
 import inspect
@@ -23,7 +23,10 @@ EXACT = 2**24  # up to here float32 holds every whole number
 
 @TRANSFORMS.register("npy_transform", "tensor_transform", "torch.tensor")
 def nii_transform(raw: np.ndarray) -> np.ndarray:
-    """Image as stored, float. Raises UserError for numbers that float32 cannot tell apart."""
+    """(W, H) or (C, W, H) -> the same shape: the image as it is stored, float32.
+
+    Raises UserError for numbers that float32 cannot tell apart.
+    """
     if fault := wide_fault(raw):
         raise UserError(fault)
     return raw.astype(np.float32, copy=False)
@@ -31,7 +34,9 @@ def nii_transform(raw: np.ndarray) -> np.ndarray:
 
 @TRANSFORMS.register()
 def nii_zscore_transform(raw: np.ndarray) -> np.ndarray:
-    """Image of mean 0 and sd 1, whose -4 to 4.5 become 0 to 1: what the published heart recipe calls nii_transform.
+    """(W, H) or (C, W, H) -> the same shape: takes an image of mean 0 and sd 1 to (x + 4) / 8.5, float32 from 0 to 1.
+
+    The published heart recipe calls this nii_transform.
 
     Raises UserError for grey levels outside of that, as the published loader does.
     """
@@ -46,15 +51,16 @@ def nii_zscore_transform(raw: np.ndarray) -> np.ndarray:
 
 @TRANSFORMS.register()
 def nii_transform2(raw: np.ndarray) -> np.ndarray:
-    """Image as stored, cropped to the published 384 x 384."""
+    """(W, H) or (C, W, H) -> its first 384 rows and columns, as published; grey levels as stored, float32."""
     return nii_transform(raw)[..., :PUBLISHED_CROP, :PUBLISHED_CROP]
 
 
 @TRANSFORMS.register("imnpy_transform")
 def png_transform(raw: np.ndarray) -> np.ndarray:
-    """Image divided by the largest value of its depth; the integers stay integers until they are batched.
+    """(W, H) or (C, W, H) -> the same shape: an image that will be divided by the largest value of its bit depth.
 
-    Raises UserError for anything but grey levels of 8 or 16 bits, of which no largest value is known.
+    The integers stay integers until they are batched, and are divided then. Raises UserError for anything but unsigned
+    grey levels of 8 or 16 bits, since no largest value is known for others.
     """
     if raw.dtype == np.bool_:
         return raw.astype(np.uint8) * 255
@@ -68,49 +74,49 @@ def png_transform(raw: np.ndarray) -> np.ndarray:
 
 @TRANSFORMS.register("gtpng_transform", "gt_transform", "npy_gt_transform", "gtnpy_transform")
 def nii_gt_transform(raw: np.ndarray) -> np.ndarray:
-    """Ground truth: class numbers as stored."""
+    """(W, H) -> (W, H): the class numbers of the ground truth as stored."""
     return raw
 
 
 @TRANSFORMS.register()
 def nii_gt_transform2(raw: np.ndarray) -> np.ndarray:
-    """Ground truth, cropped to the published 384 x 384."""
+    """(W, H) -> the first 384 rows and columns of the ground truth, as published."""
     return raw[..., :PUBLISHED_CROP, :PUBLISHED_CROP]
 
 
 @TRANSFORMS.register()
 def dist_map_transform(raw: np.ndarray, n_class: int) -> np.ndarray:
-    """(K, W, H) signed distance maps of the ground truth, in pixels, for the boundary loss."""
+    """(W, H) class numbers -> (K, W, H) signed distance maps in pixels, for the boundary loss."""
     return signed_distance_maps(raw, n_class)
 
 
 @TRANSFORMS.register()
 def dist_map_mm_transform(raw: np.ndarray, n_class: int, spacing: tuple[float, float]) -> np.ndarray:
-    """Signed distance maps in mm."""
+    """(W, H) class numbers -> (K, W, H) signed distance maps in mm."""
     return signed_distance_maps(raw, n_class, spacing)
 
 
 @TRANSFORMS.register()
 def dist_map_max_transform(raw: np.ndarray, n_class: int) -> np.ndarray:
-    """Signed distance maps, each divided by its largest absolute value."""
+    """(W, H) class numbers -> (K, W, H) signed distance maps, each divided by its largest absolute value."""
     return signed_distance_maps(raw, n_class, normalise=True)
 
 
 @TRANSFORMS.register()
 def dist_map_legacy_transform(raw: np.ndarray, n_class: int) -> np.ndarray:
-    """Signed distance maps in whole pixels, as published."""
+    """(W, H) class numbers -> (K, W, H) signed distance maps in whole pixels, as published."""
     return signed_distance_maps(raw, n_class, legacy=True)
 
 
 @TRANSFORMS.register()
 def dist_map_legacy_mm_transform(raw: np.ndarray, n_class: int, spacing: tuple[float, float]) -> np.ndarray:
-    """Signed distance maps in whole mm, as published with a spacing."""
+    """(W, H) class numbers -> (K, W, H) signed distance maps in whole mm, as published with a spacing."""
     return signed_distance_maps(raw, n_class, spacing, legacy=True)
 
 
 @TRANSFORMS.register()
 def raw_npy_transform(raw: np.ndarray) -> np.ndarray:
-    """(K, W, H) maps as stored, one a class: distances that were measured in the volume."""
+    """(K, W, H) maps as stored, float32, one a class: distances that were measured in the volume."""
     return raw.astype(np.float32, copy=False)
 
 
@@ -127,7 +133,7 @@ def _parameters(transform: str) -> frozenset[str]:
 
 @dataclass(frozen=True)
 class FolderSpec:
-    """One tuple of `--target_folders`: subfolder, transform name, and whether the published code one-hot encodes it."""
+    """One tuple of `--target_folders`: the subfolder, the name of its transform, and the published one-hot flag."""
 
     folder: str
     transform: str
@@ -149,7 +155,10 @@ class FolderSpec:
         return "spacing" in _parameters(self.transform)
 
     def apply(self, raw: np.ndarray, n_class: int, spacing: tuple[float, float] | None = None) -> np.ndarray:
-        """What the transform makes of a file's array; `spacing`: (W, H) mm, for one in mm."""
+        """What the transform makes of a file's array: (W, H) or (C, W, H) of an image, (W, H) of ground truth.
+
+        spacing: (W, H) in mm, for a transform in mm
+        """
         known, wanted = {"n_class": n_class, "spacing": spacing}, _parameters(self.transform)
         return TRANSFORMS[self.transform](raw, **{name: known[name] for name in known if name in wanted})
 
@@ -189,7 +198,10 @@ def parse_folders(text: str, n_loss: int) -> list[FolderSpec]:
 
 
 def parse_image_folder(text: str) -> FolderSpec:
-    """The first tuple of such a list, the image, for who reads nothing else. Raises UserError for anything else."""
+    """Reads the first tuple of a list of folders: the image. The rest of the list is not looked at.
+
+    Raises UserError if that tuple is not the folder of an image.
+    """
     items = read_literal(text)
     if not isinstance(items, list) or not items:
         raise UserError(f"A list of folders starts with the image, like {FOLDERS}; got {text!r}.")
@@ -209,7 +221,7 @@ def _read_folder(item: Any) -> FolderSpec:
 
 
 def _check_role(spec: FolderSpec, is_image: bool) -> None:
-    """Raises UserError for a transform of ground truth where images are read, which it does not scale; the reverse."""
+    """Raises UserError for a transform of ground truth where images are read, and for the reverse."""
     if TRANSFORMS[spec.transform] not in (OF_LABELS if is_image else OF_IMAGES):
         return
     here, there = ("images", "ground truth") if is_image else ("ground truth", "images")
@@ -221,7 +233,10 @@ def _check_role(spec: FolderSpec, is_image: bool) -> None:
 
 
 def wide_fault(image: np.ndarray) -> str:
-    """The same of numbers that float32, which networks compute in, cannot hold, and whole ones it cannot tell apart."""
+    """What is wrong with an image of any shape whose numbers are too wide for float32; '' if nothing is.
+
+    Networks compute in float32. Numbers are too wide if it cannot hold them, or tell whole numbers apart.
+    """
     if not image.size or image.dtype.kind not in "iuf" or image.dtype.itemsize <= (4 if image.dtype.kind == "f" else 2):
         return ""
     low, high = image.min(), image.max()

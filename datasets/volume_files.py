@@ -32,7 +32,7 @@ from processes.errors import UserError
 from processes.lock import locked
 from utils import atomic_write, load_npy, whole
 
-FORMAT = 3  # of the notes and of what is decoded; another number makes both anew
+FORMAT = 3  # of the notes and of what is decoded; another number makes both again
 READERS = 3  # volumes examined at a time, each of which takes a few times its size
 Size = tuple[int, int, int]  # voxels along D, W and H
 Note = dict[str, Any]
@@ -129,7 +129,7 @@ class VolumeFolder:
 
     @property
     def name(self) -> str:
-        """Of what lies in the cache: the folder, and what its files are taken for."""
+        """The name of what lies in the cache: the folder, and what its files are read as."""
         kind = "image" if self.is_image else "labels" if self.holds_labels else f"maps{self.n_class}"
         return f"{self.spec.folder}-{kind}".replace("/", "_")
 
@@ -165,7 +165,7 @@ class VolumeFolder:
     # -- notes --------------------------------------------------------------------------------------------
 
     def _notes(self) -> dict[str, Note]:
-        """What was found in the folder's files, by case."""
+        """Case -> what was found in its file."""
         try:
             noted = json.loads((self.cache / f"{self.name}.json").read_text(encoding="utf-8"))
             return noted["volumes"] if (noted["format"], noted["code"]) == (FORMAT, _code()) else {}
@@ -189,7 +189,7 @@ class VolumeFolder:
     # -- examining ----------------------------------------------------------------------------------------
 
     def _examine(self, notes: dict[str, Note], keep: bool = True) -> tuple[dict[str, Note], dict[str, str]]:
-        """The notes, with those of the unknown files made anew, and the faults of files that get none, by case.
+        """The notes, with those of the unknown files made again, and the faults of files that get none, by case.
 
         keep: whether the cache can be written
         """

@@ -60,11 +60,11 @@ class VolumePlane:
 
     @property
     def shape(self) -> tuple[int, ...]:
-        """Of a voxel: (C,), or ()."""
+        """The shape of one voxel: (C,) of images, () of ground truth."""
         return self.volumes[0].shape[:-3]
 
     def read(self, row: int, box: Box | None = None) -> np.ndarray:
-        """The part of a volume that the box holds, or all of it, in its stored type."""
+        """The part of a volume that the box holds, or all of it: (C, D, W, H) or (D, W, H), in its stored type."""
         start, size = box or ((0, 0, 0), self.volumes[row].size)
         inside = (..., *(slice(at, at + length) for at, length in zip(start, size, strict=True)))
         found = np.array(self.volumes[row].map()[inside])
@@ -75,14 +75,14 @@ class VolumePlane:
         return np.pad(found, [(0, 0)] * len(self.shape) + missing, **how)
 
     def decode(self, stored: Tensor) -> Tensor:
-        """Stored values -> float32."""
+        """Stored values of any shape -> float32, less `mean`, divided by `divisor`."""
         values = stored.float()
         return values if (self.mean, self.divisor) == (0, 1) else values.sub_(self.mean).div_(self.divisor)
 
 
 @dataclass(kw_only=True)
 class VolumeSet(SliceSet):
-    """One split: N volumes in the order of patient and name, which differ in size, and of which crops are taken."""
+    """One split: N volumes in the order of patient and name. They differ in size, and crops are taken from them."""
 
     crop: Size
 
@@ -93,7 +93,7 @@ class VolumeSet(SliceSet):
 
     @property
     def sizes(self) -> list[Size]:
-        """Of each volume."""
+        """(D, W, H) of each volume."""
         volumes = self.planes[self.folders[0]].volumes
         return [volumes[row].size for row in self.order.tolist()]
 
@@ -131,7 +131,7 @@ def open_volumes(
     folders: the image, the metrics' ground truth, one per loss; or the image alone, of a split without labels
     regex: its first group is the patient of a volume; without a group each volume is a patient of its own
     limit: keep that many volumes, spread over the set (`--debug`)
-    ignore: a label that ground truth may hold beside 0..K-1, for voxels without a class
+    ignore: a label that ground truth may hold besides 0..K-1, for voxels without a class
 
     Raises UserError that lists every offender: a missing folder or partner file, a name the expression does not
     match, an unreadable file, ground truth of another size than its image, another number of channels than the rest
@@ -195,7 +195,7 @@ def _check_transforms(folders: Sequence[FolderSpec]) -> None:
 
 
 def _reading(spec: FolderSpec, image: FolderSpec, ignore: int | None) -> tuple[torch.dtype, int | None]:
-    """Of a plane: its type, and what lies beyond its volumes."""
+    """The type of a plane, and the value that lies beyond its volumes."""
     return (torch.float32, None) if spec == image or spec.is_map else (torch.uint8, ignore or 0)
 
 
@@ -263,13 +263,13 @@ def _read_scale(root: Path) -> dict[str, float]:
 
 
 def _read_headers(root: Path) -> dict[str, Header]:
-    """Where each volume lies by manifest.csv; empty where there is none. One written before forms were has affines."""
+    """Name -> where each volume lies, by manifest.csv; {} where there is none. An older manifest has affines alone."""
     with reading(root / "manifest.csv", "each row should have the 16 numbers of an affine; make the set again"):
         return {row["name"]: _header_of(row) for row in read_rows(root) if row.get("affine")}
 
 
 def _header_of(row: Mapping[str, str]) -> Header:
-    """Of a row's affine, and of its qform and the codes of qform and sform, where it has them."""
+    """The header of a row's affine, and of its qform and the codes of qform and sform, if it has them."""
     codes = tuple(map(int, (row.get("codes") or "1 1").split()))
     return header_at(affine_of(row), affine_of(row, "qform") if row.get("qform") else None, codes)
 
@@ -289,13 +289,13 @@ def _spacing(images: Mapping[str, Volume], patients: Sequence[str]) -> dict[str,
 class VolumeStream(Stream):
     """Batches of parts of volumes, read ahead; everything follows from seed, epoch and step, as with slices.
 
-    Of several processes each reads its share of the images, and all of the ground truth.
+    Where several processes share a batch, each reads its share of the images, and all of the ground truth.
     """
 
     ahead: ClassVar[int] = AHEAD  # batches that are read before they are asked for
 
     def boxes(self, rows: Tensor, seed: int) -> list[Box]:
-        """Which part of each of these volumes; all of one size."""
+        """(B,) rows -> which part of each of these volumes is read. All parts have one size."""
         raise NotImplementedError
 
     def epoch(self, epoch: int, start: int = 0) -> Iterator[tuple[Batch, Tensor | None]]:
@@ -309,7 +309,10 @@ class VolumeStream(Stream):
             yield self._finish(found, *each)
 
     def batch(self, rows: Tensor, epoch: int = 0, step: int = 0, shared: bool = False) -> tuple[Batch, Tensor | None]:
-        """The batch of these rows as that step would see it, and its ground truth; `shared`: only the own images."""
+        """The batch of these rows (B,) as that step would see it, and its ground truth (B, D, W, H) or None.
+
+        shared: whether the batch holds this process's share of the images alone
+        """
         share = self.team.share(len(rows)) if shared else slice(None)
         each = rows, share, derived_seed(self.seed, epoch, step)
         return self._finish(self._read(*each), *each)
@@ -334,7 +337,7 @@ class VolumeStream(Stream):
 
 
 class CropStream(VolumeStream):
-    """Of every volume a crop, each time another one, any place as likely as another; made like a Stream.
+    """Draws a random crop of every volume, each time another, at any place with equal chance. It is made like a Stream.
 
     A crop larger than its volume holds all of it, from its first voxel on.
 
@@ -368,7 +371,7 @@ class WholeStream(VolumeStream):
 
 
 def _with_margins(slices: VolumeSet) -> VolumeSet:
-    """The set with bounds of crops that hold whole volumes: what lies beyond a volume is more background."""
+    """The set with its bounds for crops that hold whole volumes. What lies beyond a volume is more background."""
     if all(bound is None for bound in slices.bounds):
         return slices
     crop, sizes = np.array(slices.crop), np.array(slices.sizes)

@@ -105,7 +105,10 @@ class SourceMaps:
         self.maps.append(_thinned(labels).to(torch.uint8))
 
     def compare(self, number: int, labels: Tensor) -> None:
-        """The same batch with the classes of another network; nothing waits for the device."""
+        """Counts which classes another network gives the pixels of a batch. Never waits for the device.
+
+        number: the batch's, as in `keep`; labels: the other network's class numbers (B, W, H) or (B, D, W, H)
+        """
         cell = (self.maps[number].long() * self.n_class + _thinned(labels)).flatten()
         if self.pairs is None:
             self.pairs = torch.zeros(self.n_class**2, dtype=torch.int64, device=labels.device)

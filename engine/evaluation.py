@@ -27,7 +27,7 @@ class Packed(Sequence[np.ndarray]):
         self.parts: list[tuple[bytes, tuple[int, ...]]] = []
 
     def add(self, maps: Tensor) -> None:
-        """(B, D, W, H)"""
+        """Adds the class numbers or grey levels (B, D, W, H) of a batch, uint8."""
         self.parts += [(zlib.compress(one.tobytes(), 1), one.shape) for one in maps.cpu().numpy()]
 
     def __getitem__(self, row: int) -> np.ndarray:
@@ -48,7 +48,7 @@ class Held:
         self.parts: list[Tensor] = []
 
     def add(self, maps: Tensor) -> None:
-        """(B, W, H)"""
+        """Adds the class numbers or grey levels (B, W, H) of a batch, uint8."""
         self.parts.append(maps)
 
     def whole(self) -> Sequence[np.ndarray]:
@@ -102,15 +102,21 @@ class Evaluation:
         return intersection, self.predicted.sum(0) + self.true.sum(0) - intersection
 
     def mean_iou(self, axis: Sequence[int]) -> float:
-        """Over the classes `axis` that the set holds; NaN if it holds none."""
+        """The mean IoU over the classes `axis` that the set holds; NaN if it holds none."""
         return nanmean(self.iou()[list(axis)])
 
     def score(self, args: Namespace) -> float:
-        """The one that a run is judged by: mean Dice of the volumes, or mean IoU of pictures; NaN without truth."""
+        """The score that a run is judged by: mean Dice of volumes, or mean IoU of pictures.
+
+        It is NaN without ground truth.
+        """
         return self.mean_iou(args.metric_axis) if args.scores == "iou" else self.mean_dice_3d(args.metric_axis)
 
     def mean_dice_3d(self, axis: Sequence[int]) -> float:
-        """Over the patients, of each the mean over the classes `axis`; NaN if there is nothing to average."""
+        """The mean Dice over patients, each being the mean over the classes `axis`.
+
+        It is NaN if there is nothing to average.
+        """
         return nanmean(class_mean(self.dice_3d(), axis))
 
 
@@ -147,7 +153,7 @@ def evaluate(
     keep_entropy: bool = False,
     look: Callable[[int, Tensor], None] | None = None,
 ) -> Evaluation:
-    """One pass in evaluation mode; that of slices is left on the device until it is over.
+    """Makes one pass in evaluation mode. What it finds on slices stays on the device until it is over.
 
     The loss is computed where every bound it needs is there. Several processes share out the forward passes, and each
     holds the whole result; of volumes, which come one by one, the first has all the work.
@@ -198,7 +204,7 @@ def evaluate(
 
 
 def nanmean(values: np.ndarray) -> float:
-    """The mean without NaN, NaN if nothing is left."""
+    """The mean of the values (N,) that are not NaN; NaN if nothing is left."""
     values = values[~np.isnan(values)]
     return float(values.mean()) if len(values) else np.nan
 
@@ -233,7 +239,7 @@ class Volumes(Mapping[str, tuple[np.ndarray, np.ndarray, tuple[float, float, flo
         return *stacks, (1.0, 1.0, 1.0) if self.slices.spacing is None else self.slices.spacing[patient]
 
     def _stack(self, maps: Sequence[np.ndarray], rows: Sequence[int]) -> np.ndarray:
-        """(D, W, H) of slices (W, H) at their numbers, or of one volume (D, W, H)."""
+        """Stacks slices (W, H) at their numbers to (D, W, H); one volume (D, W, H) stays as it is."""
         return np.concatenate(maps) if maps[0].ndim == 3 else stack(maps, [self.slices.numbers[row] for row in rows])
 
     def __iter__(self) -> Iterator[str]:
@@ -244,14 +250,20 @@ class Volumes(Mapping[str, tuple[np.ndarray, np.ndarray, tuple[float, float, flo
 
 
 def score_volumes(found: Evaluation, slices: AnySet, args: Namespace) -> list[dict[str, Any]]:
-    """Overlap, surface distances and volume of each patient's stack of slices; distances where slices have a place."""
+    """Scores volumes: one row per patient and foreground class, with overlap, surface distances and volume error.
+
+    A distance is NaN where the slices of a patient do not say where they lie.
+    """
     rows = score_patients(Volumes(found, slices, args.ignore), args.n_class, args.nsd_tolerance, args.jobs)
     lost = placeless(numbers_of(slices.patients, slices.numbers))
     return without_distances(rows, {*lost, *slices.contradicted})
 
 
 def score_pictures(found: Evaluation) -> list[dict[str, Any]]:
-    """The same rows for pictures, which have no depth: Dice alone, over all the pictures of a patient (a city)."""
+    """Scores pictures: one row per patient (a city) and foreground class, with the Dice over all its pictures.
+
+    A picture has no depth, so every other score is NaN.
+    """
     patients, counts = found.per_patient()
     overlap = dice(*counts)
     nothing = dict.fromkeys([*SCORES, "diagonal"], np.nan)

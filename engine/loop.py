@@ -64,7 +64,7 @@ class Steps:
         return {"terms": terms, "counts": [part.cpu() for part in self.counts], "rows": self.rows}
 
     def found(self) -> Trained:
-        """The whole epoch, fetched from the device."""
+        """Fetches what the whole epoch found from the device."""
         return {
             "terms": torch.stack(self.terms).float().cpu().numpy(),
             "sizes": np.array([len(rows) for rows in self.rows]),
@@ -137,7 +137,7 @@ class Commits:
         self.pending: Future[None] | None = self.pool.submit(work, *args)
 
     def wait(self) -> None:
-        """Until everything submitted is on the disk."""
+        """Waits until everything submitted is on the disk."""
         pending, self.pending = self.pending, None
         if pending:
             pending.result()
@@ -183,7 +183,10 @@ class Training:
             self._say(self.watch.training.doubt() if source and not self.folder.resumes else "")
 
     def run(self) -> None:
-        """Raises UserError where a loss is not finite or the run collapses, Interrupted if it was asked to stop."""
+        """Trains the epochs that are left, then scores the last and the best network.
+
+        Raises UserError if a loss is not finite or the run collapses, and Interrupted if it was asked to stop.
+        """
         done = self.folder.done
         if done and self.leads:
             print(f"Going on after epoch {done}." if done < self.args.n_epoch else "Every epoch is done.", flush=True)
@@ -232,7 +235,7 @@ class Training:
             commits.submit(self._commit, epoch, trained, found, settings, seconds, state, is_best)
 
     def _evaluate(self, epoch: int) -> Evaluation | None:
-        """The validation of this epoch, None where --eval_every leaves it out, or there is none."""
+        """Evaluates this epoch. Returns None if --eval_every leaves it out, or if there is nothing to validate on."""
         if not self.val or not is_due(epoch, self.args.eval_every, self.args.n_epoch):
             return None
         if self.streams:
@@ -242,7 +245,7 @@ class Training:
         return self.found
 
     def _steps_done(self, epoch: int) -> Steps:
-        """None, or those that a pause noted, with the method as it was after them."""
+        """The steps that a pause noted, with the method as it was after them; no steps without a pause."""
         paused, self.folder.paused = self.folder.paused, None
         if not paused:
             return Steps()
@@ -263,7 +266,7 @@ class Training:
             print(f"Stopped in epoch {epoch + 1}, after step {len(steps)}; the same command goes on from there.")
 
     def _is_best(self, found: Evaluation, epoch: int) -> bool:
-        """Whether it has the highest score so far; without ground truth none has."""
+        """Whether this epoch has the highest score so far. Without ground truth no epoch has."""
         if not self.val.slices.has_truth:
             return False
         score = float(np.nan_to_num(found.score(self.args), nan=-1.0))
@@ -299,7 +302,7 @@ class Training:
     # -- the state of a run ---------------------------------------------------------------------------------
 
     def _state(self) -> dict[str, Any]:
-        """The network, what it wants of an image, and the method as they are now, copied to the CPU."""
+        """The network, what it expects of an image, and the method, as they are now, copied to the CPU."""
         network = describe_network(self.method.net, self.args, self.in_channels)
         return on_cpu(network | {"preprocessing": self.preprocessing, "method": self.method.state_dict()})
 
@@ -329,7 +332,7 @@ class Training:
         )
 
     def _must_stay_finite(self, epoch: int) -> None:
-        """What the last update made no loss has seen yet."""
+        """Raises UserError if the last update made weights that are not finite. No loss has seen them yet."""
         bad = not_finite(self.method.net.state_dict())
         if bad and self.leads and epoch:
             self.folder.save_tensors(ASTRAY, {"tensors": bad})
@@ -368,12 +371,12 @@ class Training:
         return back
 
     def _say(self, words: str) -> None:
-        """On the screen, once for all processes; nothing if there is nothing to say."""
+        """Prints a line, once for all processes; nothing if there is nothing to say."""
         if words and self.leads:
             print(words, file=sys.stderr, flush=True)
 
     def _tell_harm(self, end: Evaluation | None) -> None:
-        """Says of an adaptation that it ended below the network it started from, where ground truth tells."""
+        """Says so if an adaptation ended below the network it started from, as far as ground truth tells."""
         start, score = self.best.get("start"), float("nan") if end is None else end.score(self.args)
         if start is not None and start - score > SHOWN:
             kind = "mIoU" if self.args.scores == "iou" else "Dice 3D"
@@ -385,7 +388,7 @@ class Training:
 
 @contextmanager
 def fitting(path: Path) -> Iterator[None]:
-    """What does not fit in a checkpoint of this run is a UserError."""
+    """Turns whatever does not fit in a checkpoint of this run into a UserError."""
     try:
         yield
     except (KeyError, TypeError, ValueError, AttributeError, IndexError, RuntimeError, OverflowError) as error:
@@ -397,7 +400,7 @@ def fitting(path: Path) -> Iterator[None]:
 
 
 def on_cpu(state: Any) -> Any:
-    """The same nested dicts, lists and values, each tensor copied to the CPU."""
+    """A copy of nested dicts and lists in which each tensor lies on the CPU."""
     if isinstance(state, Tensor):
         return state.detach().to("cpu", copy=True)
     if isinstance(state, Mapping):

@@ -98,12 +98,12 @@ def _flags(words: Sequence[str]) -> list[tuple[str, list[str]]]:
 
 
 def defaults(known: Namespace) -> dict[str, Any]:
-    """What flags are worth that a line does not give, by --published and --use_sgd."""
+    """The values of flags that a line does not give, by --published and --use_sgd."""
     return DEFAULTS.get(known.published, {}) | (SGD if known.use_sgd else {})
 
 
 def put_in_our_words(args: Namespace) -> None:
-    """Names of networks and transforms that mean something else in the code of --published, or with --use_spacing."""
+    """Renames networks and transforms to ours where --published or --use_spacing gives them another meaning."""
     args.network = NETWORKS.get(args.published, {}).get(args.network, args.network)
     for name in ("target_folders", "val_target_folders", "source_folders"):
         for names in (TRANSFORMS.get(args.published, {}), IN_MM if args.use_spacing else {}):
@@ -122,7 +122,7 @@ def _renamed(text: str | None, names: dict[str, str]) -> str | None:
 
 
 def what_differs(argv: Sequence[str], args: Namespace) -> list[str]:
-    """Of a line that names its set as the published boundary loss does, what it leaves unsaid and means there."""
+    """What a line leaves unsaid and means in the published boundary loss, if it names its set as that code does."""
     if args.published or not any(word.partition("=")[0] == "--dataset" for word in argv):
         return []
     dice, losses = "a Dice without a gradient on images that lack a class", args.target_losses or ""

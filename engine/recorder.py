@@ -147,7 +147,7 @@ class Recorder:
         return cells | self._distance_cells(epoch, found)
 
     def _blind_cells(self, epoch: int, found: Evaluation) -> dict[str, float]:
-        """What a validation without ground truth tells."""
+        """The cells of the log for a validation without ground truth."""
         self.arrays["val_sizes"].write(epoch, found.predicted)
         sizes = found.predicted.mean(0)
         cells = {f"val_loss_{name}": value for name, value in found.terms.items()}
@@ -155,7 +155,7 @@ class Recorder:
         return cells | {f"val_size_{k}": float(sizes[k]) for k in range(1, self.args.n_class)}
 
     def _distance_cells(self, epoch: int, found: Evaluation) -> dict[str, float]:
-        """Mean distances per class in the epochs that --do_hd and --do_asd name."""
+        """The cells of the log with mean distances per class, in the epochs that --do_hd and --do_asd name."""
         due = [name for name, each in self._every().items() if is_due(epoch, each, self.args.n_epoch)]
         if not due:
             return {}
@@ -167,13 +167,13 @@ class Recorder:
         }
 
     def start(self, bounds: Sequence[Any], inputs: dict[str, str]) -> None:
-        """What is known before the first epoch."""
+        """Writes what is known before the first epoch."""
         card, reference = read_card(self.args.target_dataset), self.val or self.train
         supervision = sorted({bound.supervision for bound in bounds if bound is not None} - {"none"})
         if self.args.n_labelled and self.train:
             supervision.append(f"labels of {self.args.n_labelled}")
         elif self.train and self.method.labelled and any(part.needs_target for part in self.method.loss.losses):
-            supervision.insert(0, self.method.supervision)  # beside what the sizes knew
+            supervision.insert(0, self.method.supervision)  # in addition to what the sizes knew
         used = label_uses(type(self.method), self.args)
         for name, how in used.items():
             print(f"Labels shaped the images of {name}: {how}.", flush=True)
@@ -227,7 +227,7 @@ class Recorder:
         return earlier
 
     def _describe_val(self) -> None:
-        """Names, true sizes and prior sizes of what is evaluated."""
+        """Writes the names, true sizes and prior sizes of what is evaluated."""
         self.folder.write_text("val_names.txt", self.val.names)
         at_once = 1 if self.args.crop else COUNTED
         priors = [bound[:, :, 0] for bound in self.val.bounds if bound is not None]
@@ -243,7 +243,7 @@ class Recorder:
         self.folder.write_array("val_gt_sizes", np.array(truth))
 
     def finish(self, which: str, found: Evaluation) -> None:
-        """Scores per patient, masks and entropy maps of the last or the best network."""
+        """Writes scores per patient, masks and entropy maps of the last or the best network."""
         if self.scored:
             self._write_scores(which, found)
         if self.args.saveim:
@@ -271,7 +271,7 @@ class Recorder:
             write_masks(self.folder.path / name, names, masks)
 
     def _classes(self, found: Evaluation) -> pd.DataFrame:
-        """Intersection over union of each averaged class over the whole set."""
+        """The rows with the intersection over union of each averaged class over the whole set."""
         told, every = read_card(self.args.target_dataset).get("class_names") or [], range(self.args.n_class)
         names = told if len(told) == len(every) else every
         intersection, union = found.overlap()
@@ -281,7 +281,7 @@ class Recorder:
 
 
 def epoch_line(row: Mapping[str, float], best: Mapping[str, float], args: Namespace) -> str:
-    """One line an epoch, with what there is to tell; --pprint adds one for each value of a class."""
+    """The line that is printed of an epoch. --pprint adds one for each value of a class."""
     parts = [f"epoch {row['epoch'] + 1:3.0f}/{args.n_epoch}"]
     trained, evaluated = np.isfinite(row["tra_loss_tot"]), np.isfinite(row.get("val_gt_size_mean", np.nan))
     parts.append(f"loss {row['tra_loss_tot']:.4f}" if trained else "no step")

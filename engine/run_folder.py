@@ -41,7 +41,7 @@ from utils import atomic_write, counted, fits, listing, sha256_of
 ELSEWHERE = ("workdir", "resume", "device", "cpu", "jobs", "check", "pprint", "cache", "workers")
 ELSEWHERE += ("in_memory", "nsd_tolerance", "saveim", "entmap", "dice_3d", "group")
 
-OF_AN_EPOCH = ("epoch", "best", "caution", "alarms", "method", "identity")  # of a checkpoint, beside the network
+OF_AN_EPOCH = ("epoch", "best", "caution", "alarms", "method", "identity")  # of a checkpoint, apart from the network
 ASTRAY = "nonfinite.pkl"  # what a run that is not finite leaves behind
 OF_A_PAUSE = ("epoch", "method", "identity", "terms", "counts", "rows")
 
@@ -71,7 +71,7 @@ class RunFolder:
             self.paused = None  # its epoch was finished since
 
     def _whole(self, name: str) -> dict[str, Any] | None:
-        """This checkpoint, if it is there and whole; a torn one is told and passed over."""
+        """Reads this checkpoint if it is there and whole. A torn one is told and passed over."""
         if not (self.path / name).exists():
             return None
         try:
@@ -124,7 +124,7 @@ class RunFolder:
         return 0 if self.checkpoint is None else self.checkpoint["epoch"] + 1
 
     def array(self, name: str, shape: Sequence[int]) -> "EpochArray":
-        """`<name>.npy` of this shape, the first axis being epochs."""
+        """The raw array `<name>.npy` of this shape, whose first axis is epochs."""
         return EpochArray(self.path / f"{name}.npy", shape, keep=self.done > 0)
 
     def write_array(self, name: str, values: np.ndarray) -> None:
@@ -136,12 +136,12 @@ class RunFolder:
             file.writelines(f"{line}\n" for line in lines)
 
     def write_table(self, name: str, rows: Iterable[Iterable[Any]]) -> None:
-        """A csv file, its header being the first row."""
+        """Writes a csv file whose header is the first row."""
         with atomic_write(self.path / name, "w") as file:
             file.write(csv_text(rows))
 
     def read_json(self, name: str) -> dict[str, Any]:
-        """What `write_json` wrote; empty where there is none, or it is torn."""
+        """Reads what `write_json` wrote; {} if there is no such file, or it is torn."""
         try:
             value = json.loads((self.path / name).read_text(encoding="utf-8"))
         except (OSError, ValueError):
@@ -152,18 +152,21 @@ class RunFolder:
         self.write_text(name, [json.dumps(value, indent=1, default=str)])
 
     def save(self, name: str, state: dict[str, Any]) -> None:
-        """A checkpoint of this run: tensors and plain types."""
+        """Writes a checkpoint of this run: tensors and plain types."""
         self.save_tensors(name, state | {"identity": self.identity})
 
     def save_tensors(self, name: str, state: dict[str, Any]) -> None:
-        """Tensors and plain types, under their name only when whole."""
+        """Writes tensors and plain types. The file gets its name only when it is whole."""
         whole = io.BytesIO()  # torch hides the error of a full disk behind one of its own
         torch.save(state, whole)
         with atomic_write(self.path / name) as file:
             file.write(whole.getbuffer())
 
     def save_last(self, state: dict[str, Any]) -> None:
-        """last.pkl; the one before stays as previous.pkl, unless it is torn, and at no moment is there no whole one."""
+        """Writes last.pkl.
+
+        The one before stays as previous.pkl, unless it is torn, so there is a whole one at any moment.
+        """
         last, previous = self.path / "last.pkl", self.path / "previous.pkl"
         if last.exists() and "last.pkl" not in self.torn:
             spare = self.path / ".previous.pkl.part"
@@ -179,7 +182,7 @@ class RunFolder:
         (self.path / "paused.pkl").unlink(missing_ok=True)
 
     def end(self) -> None:
-        """The run is whole: what only a resume needed goes, and what the run has made is noted."""
+        """Ends a whole run: removes what only a resume needed, and notes what the run has made."""
         for path in (self.path / "previous.pkl", self.path / "paused.pkl", *self.path.glob(".*.part*")):
             path.unlink(missing_ok=True)
         note_made(self.path, shown(self.path) - {*self.strangers})
@@ -209,7 +212,10 @@ class EpochArray:
                 file.write(nothing)
 
     def write(self, epoch: int, values: np.ndarray) -> None:
-        """The values (…) of one epoch, on the disk when this returns."""
+        """Writes the values of one epoch, of the array's shape without its first axis.
+
+        They are on the disk at the end.
+        """
         content = np.broadcast_to(values, self.shape[1:]).astype("<f4").tobytes()
         with self.path.open("r+b") as file:
             file.seek((epoch - self.shape[0]) * len(content), os.SEEK_END)
@@ -257,7 +263,7 @@ class CsvLog:
 
 
 def weights_for(net: nn.Module, path: Path) -> tuple[dict[str, Tensor], dict[str, Any]]:
-    """The network's state out of a file of weights, and the checkpoint that it lay in; tensors alone lie in none."""
+    """The network's state from a file of weights, and the checkpoint around it; {} for a file of tensors alone."""
     state, ours = load_checkpoint(path, bare=True), net.state_dict()
     if "bare" in state:
         return adopt(net, unwrapped(state["bare"], ours), path), {}
@@ -265,7 +271,7 @@ def weights_for(net: nn.Module, path: Path) -> tuple[dict[str, Tensor], dict[str
 
 
 def fitting_weights(net: nn.Module, path: Path, args: Namespace, in_channels: int) -> dict[str, Tensor]:
-    """The network's state out of a checkpoint. Raises UserError naming both sides where they differ."""
+    """The network's state from a checkpoint. Raises UserError that names both sides where they differ."""
     (theirs, state), ours = weights_for(net, path), net.state_dict()
     faults = {"do not fit": misfits(theirs, ours, ours), "are foreign": [name for name in theirs if name not in ours]}
     if told := [f"{len(names)} {fault}, such as {listing(names, 3)}" for fault, names in faults.items() if names]:
@@ -309,7 +315,7 @@ def _module_of(net: nn.Module, name: str) -> str:
 
 
 def describe_network(net: nn.Module, args: Namespace, in_channels: int) -> dict[str, Any]:
-    """What it takes to build this network again, and its weights."""
+    """All that is needed to build this network again, and its weights."""
     return {
         "network": args.network,
         "in_channels": in_channels,
@@ -323,7 +329,7 @@ def describe_network(net: nn.Module, args: Namespace, in_channels: int) -> dict[
 
 
 def write_masks(folder: Path, names: Sequence[str], masks: np.ndarray) -> None:
-    """One 8-bit PNG a slice, `masks` (S, W, H) uint8, the grey level as it is."""
+    """Writes one 8-bit PNG per slice; the grey levels are those of `masks` (S, W, H) uint8."""
     folder.mkdir(parents=True, exist_ok=True)
 
     def write(item: tuple[str, np.ndarray]) -> None:
@@ -338,7 +344,7 @@ def write_masks(folder: Path, names: Sequence[str], masks: np.ndarray) -> None:
 def write_volumes(
     folder: Path, names: Sequence[str], masks: Sequence[np.ndarray], headers: Mapping[str, Header] | None
 ) -> None:
-    """One .nii.gz a volume, (D, W, H) uint8, where the header of its image puts it, if that is known."""
+    """Writes one .nii.gz per volume (D, W, H) uint8, placed as the header of its image says, if that is known."""
     folder.mkdir(parents=True, exist_ok=True)
     for name, mask in zip(names, masks, strict=True):
         with atomic_write(folder / f"{name}.nii.gz") as file:

@@ -60,12 +60,18 @@ class Watch:
 
     @torch.inference_mode()
     def look(self, number: int, labels: torch.Tensor) -> None:
-        """A batch of a validation: its number, and the class numbers predicted."""
+        """Compares a batch of a validation with what the source network predicted on it.
+
+        number: the batch's place; labels: predicted class numbers (B, W, H) or (B, D, W, H)
+        """
         if self.is_on:
             self.maps.compare(number, labels)
 
     def listen(self, trained: Mapping[str, np.ndarray], epoch: int) -> list[str]:
-        """What is alarming in an epoch of training and the validation after it, if there was one."""
+        """Says what is alarming in an epoch of training and in the validation after it, if there was one; else [].
+
+        trained: "counts" (4, S, K) of the pixels predicted in training, and "sizes", the images of each step
+        """
         if not self.is_on:
             return []
         ends = trained["sizes"].cumsum()[:-1]
@@ -85,21 +91,21 @@ class Watch:
         return pairs
 
     def forget(self, epoch: int) -> None:
-        """The network that was alarming in this epoch is given up: the log's row is that of the one before."""
+        """Forgets the network that was alarming in this epoch: the log's row becomes that of the one before."""
         self.rung.remove(epoch + 1)
 
     def look_again(self) -> None:
-        """After a validation of a network that was rolled back."""
+        """Compares again, after a validation of a network that was rolled back."""
         self._compare()
 
     def is_news(self, told: list[str]) -> bool:
-        """Whether other things are alarming than in the epoch before, whatever their figures."""
+        """Whether other kinds of things are alarming than in the epoch before. Their figures do not count."""
         kinds, before = [_kind(words) for words in told], self.said
         self.said = kinds
         return kinds != before
 
     def cells(self, epoch: int) -> dict[str, float]:
-        """What the log has of it."""
+        """The cells of the log."""
         if not self.is_on:
             return {}
         return {"alarms": float(epoch + 1 in self.rung), "val_source_agreement": self.agreement}

@@ -14,7 +14,7 @@ Note = dict[str, Any]
 
 
 def describe(path: Path) -> Note:
-    """Size, state and checksums (CRC-32 by the block) of a file, in plain types."""
+    """Notes the size, state and checksums (CRC-32 of each block) of a file, in plain types."""
     with _opened(path) as fd:
         size = os.fstat(fd).st_size
         return {"size": size, "state": _state(fd), "blocks": _checksums(fd, range(-(-size // BLOCK)))}
@@ -33,7 +33,7 @@ def is_as_written(path: Path, note: Note) -> bool:
 
 
 def is_whole(path: Path, note: Note) -> bool:
-    """Whether the whole content is what was written, whatever its times."""
+    """Whether the whole content of the file is what was written. Its time stamps do not count."""
     try:
         with _opened(path) as fd:
             return holds(fd, note)
@@ -42,7 +42,7 @@ def is_whole(path: Path, note: Note) -> bool:
 
 
 def holds(fd: int, note: Note) -> bool:
-    """The same of a file that is open, by its number."""
+    """Whether the whole content of an open file, given by its descriptor, is what was written."""
     return os.fstat(fd).st_size == note["size"] and _agrees(fd, note, range(len(note["blocks"])))
 
 

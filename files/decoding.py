@@ -19,7 +19,7 @@ from utils import ONE_AT_A_TIME, load_npy
 DEFLATED = 1032  # times as large as its file can content be that was compressed by zlib, at most
 SLACK = 2**16  # bytes behind the voxels that a header tells of, at most
 NIFTI1, NIFTI2 = 348, 540  # bytes of a header
-QUIET = logging.getLogger("slices.headers")  # what nibabel says beside what it raises
+QUIET = logging.getLogger("slices.headers")  # what nibabel says apart from what it raises
 QUIET.addHandler(logging.NullHandler())
 QUIET.propagate = False
 OTHER_KINDS = {
@@ -76,7 +76,7 @@ def _read_npy(content: bytes) -> np.ndarray:
 
 
 def _read_png(content: bytes, is_image: bool) -> np.ndarray:
-    """(W, H), or (C, W, H); a .png that holds a JPEG is read too."""
+    """The array of a .png: (W, H), or (C, W, H). A .png that holds a JPEG is read too."""
     depth, is_grey = _check_png(content)
     try:
         with Image.open(io.BytesIO(content), formats=("PNG", "JPEG")) as picture:
@@ -89,7 +89,7 @@ def _read_png(content: bytes, is_image: bool) -> np.ndarray:
 
 
 def _check_png(content: bytes) -> tuple[int, bool]:
-    """Bits a channel, and whether there are neither colours nor opacity; (8, True) for what is no png.
+    """The bits per channel, and whether there are neither colours nor opacity; (8, True) if the file is no png.
 
     Raises Refused for a picture too large for its file, and for colours of 16 bits, which Pillow cuts to 8.
     """
@@ -155,7 +155,7 @@ def _read_nifti(path: Path) -> np.ndarray:
 
 
 def _header(head: bytes) -> tuple[nib.Nifti1Header, int]:
-    """A NIfTI's header out of its first bytes, and the byte behind its last voxel."""
+    """The header of a NIfTI, read from its first bytes, and the position after its last voxel."""
     second = NIFTI2 in (int.from_bytes(head[:4], "little"), int.from_bytes(head[:4], "big"))
     kind, length = (nib.Nifti2Header, NIFTI2) if second else (nib.Nifti1Header, NIFTI1)
     if len(head) < length:

@@ -8,7 +8,7 @@ Fault = tuple[str, str]  # what is wrong and how to mend it; which file it is
 
 
 class VolumeFault(Exception):
-    """One volume that cannot be used; collected, so that the user sees all of them at once."""
+    """One volume cannot be used. These faults are collected, so that the user sees all of them at once."""
 
     def __init__(self, what: str, which: str) -> None:
         super().__init__(what, which)

@@ -13,12 +13,12 @@ MARKS = {codecs.BOM_UTF8: "utf-8-sig", codecs.BOM_UTF16_LE: "utf-16", codecs.BOM
 
 
 class Refused(ValueError):
-    """What a file holds and cannot be used, as the words behind its name."""
+    """A file cannot be used. The message is the words that follow its name in a sentence."""
 
 
 @contextmanager
 def reading(path: Path, cure: str) -> Iterator[None]:
-    """Whatever fails in here is a UserError on this file, which ends in the cure, a clause.
+    """Turns whatever fails in this block into a UserError on this file, which ends in the cure, a clause.
 
     Readers raise anything over broken bytes, which no list of errors foresees. What is in words already (UserError, or
     Refused for words that go behind the file's name) stays as it is, and what the system says is no fault of the
@@ -38,13 +38,13 @@ def reading(path: Path, cure: str) -> Iterator[None]:
 
 
 def in_words(error: Exception) -> str:
-    """What a reader complained of, in one line."""
+    """The complaint of a reader, in one line."""
     said = " ".join(str(error).split())
     return f"{type(error).__name__}: {said}" if said else type(error).__name__
 
 
 def read_text(path: Path) -> str:
-    """A text file in whatever encoding: by its mark, else UTF-8, else Latin-1."""
+    """Reads a text file in any encoding: the one of its mark, else UTF-8, else Latin-1."""
     content = path.read_bytes()
     for mark, encoding in MARKS.items():
         if content.startswith(mark):

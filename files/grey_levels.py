@@ -1,4 +1,4 @@
-"""Grey levels: how those of a volume become the input of a network."""
+"""How the grey levels of a volume become the input of a network. A stack is (N, W, H), N planes of a volume."""
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -14,7 +14,7 @@ FEW = 8  # values that are counted one by one
 
 
 def histogram(stack: np.ndarray) -> tuple[int, np.ndarray]:
-    """The lowest of the integers and how often each value from it upwards occurs."""
+    """The lowest integer of a stack (N, W, H) or plane (W, H), and how often each integer from it upwards occurs."""
     low, high = int(stack.min()), int(stack.max())
     counts = np.zeros(high - low + 1, np.int64)
     for plane in stack if stack.ndim == 3 else [stack]:
@@ -23,10 +23,10 @@ def histogram(stack: np.ndarray) -> tuple[int, np.ndarray]:
 
 
 def count_values(plane: np.ndarray, low: int, count: int) -> np.ndarray:
-    """(count,) how often each of the integers from `low` upwards occurs in a plane that holds no others.
+    """(W, H) -> (count,): how often each of the integers from `low` upwards occurs in a plane that holds no others.
 
-    A few by comparing, ten times as fast as counting; small ones by OpenCV, twice as fast as numpy, whose float32
-    counts are whole up to 2^24.
+    A few values are compared, ten times as fast as counting. Small integers are counted by OpenCV, twice as fast as by
+    numpy; its float32 counts are whole up to 2^24.
     """
     if count <= FEW:
         return np.array([np.count_nonzero(plane == low + place) for place in range(count)])
@@ -39,7 +39,7 @@ def count_values(plane: np.ndarray, low: int, count: int) -> np.ndarray:
 
 
 def percentiles(stack: np.ndarray, wanted: Sequence[float]) -> list[float]:
-    """Percentiles with linear interpolation, as numpy has them.
+    """Percentiles (0 to 100) of all values of a stack (N, W, H) or plane (W, H), with linear interpolation as in numpy.
 
     Small integers are counted instead of sorted, ten times as fast.
     """
@@ -58,7 +58,7 @@ def percentiles(stack: np.ndarray, wanted: Sequence[float]) -> list[float]:
 
 @dataclass(frozen=True)
 class Scale:
-    """Grey level -> (grey level - shift) / width; `lowest` is the lowest grey level there is."""
+    """Maps a grey level to (grey level - shift) / width; `lowest` is the lowest grey level of the volume."""
 
     shift: float
     width: float
@@ -76,8 +76,8 @@ class Normalisation:
     zscore      (x - mean) / sd                                         open
     none        x                                                       open
 
-    `no_clip` leaves the values of percentile and window that are outside 0..1 what they are. `clip` cuts the grey
-    levels before all that. `scope`: min, percentile, mean, … over the volume or over each slice.
+    `no_clip` keeps the values of percentile and window that lie outside 0..1. `clip` cuts the grey levels before all
+    that. `scope` says whether min, percentile, mean, … are those of the volume or of each slice.
     A flat slice becomes 0 under scope 'slice'; a flat volume is a fault.
     """
 
@@ -111,13 +111,13 @@ class Normalisation:
 
     @classmethod
     def from_card(cls, told: Mapping[str, Any]) -> "Normalisation":
-        """The one that a set's dataset.json tells of. Raises KeyError where it lacks a part."""
+        """The normalisation that a set's dataset.json describes. Raises KeyError where it lacks a part."""
         limits = {name: told[name] and tuple(told[name]) for name in ("percentiles", "window", "clip")}
         known = {name: pair for name, pair in limits.items() if pair}
         return cls(told["kind"], told["scope"] or "volume", no_clip=told["no_clip"], **known)
 
     def clipped(self, stack: np.ndarray) -> np.ndarray:
-        """The stack cut at `clip`; integers stay integers where the limits are whole numbers."""
+        """(N, W, H) -> (N, W, H): the stack cut at `clip`. Integers stay integers if the limits are whole numbers."""
         if self.clip is None:
             return stack
         low, high = self.clip
@@ -127,7 +127,7 @@ class Normalisation:
         return np.clip(stack, min(max(int(low), kind.min), kind.max), min(max(int(high), kind.min), kind.max))
 
     def fit(self, stack: np.ndarray) -> Scale:
-        """The scale of these (already clipped) voxels: a stack, or one plane under scope 'slice'."""
+        """The scale of grey levels already clipped: a stack (N, W, H), or a plane (W, H) under scope 'slice'."""
         lowest = float(stack.min())
         if self.kind == "minmax":
             return Scale(lowest, float(stack.max()) - lowest, lowest)
@@ -141,7 +141,7 @@ class Normalisation:
         return Scale(low, high - low, lowest)
 
     def apply(self, plane: np.ndarray | float, scale: Scale) -> np.ndarray:
-        """float32 values of the plane under this scale."""
+        """(W, H) grey levels, or one, -> float32 of the same shape, under this scale."""
         levels = np.array(plane, np.float32)  # a copy, for the steps below to work in
         if scale.width == 0:
             return np.zeros_like(levels)

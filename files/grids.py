@@ -39,11 +39,11 @@ class Grid:
     centre: tuple[float, float, float] | None = None
 
     def spacing(self) -> tuple[float, float, float]:
-        """mm between voxels along each axis."""
+        """The distances in mm between voxels along the three axes."""
         return tuple(float(length) for length in np.linalg.norm(self.affine[:3, :3], axis=0))
 
     def voxel_volume(self) -> float:
-        """In mm³."""
+        """The volume of one voxel in mm³."""
         return abs(float(np.linalg.det(self.affine[:3, :3])))
 
     def distance(self, other: "Grid") -> float:
@@ -53,7 +53,7 @@ class Grid:
         return float(np.linalg.norm(apart, axis=1).max())
 
     def allows(self, tolerance: float) -> float:
-        """How many mm another volume may lie aside: the tolerance, on a grid finer than that a part of a voxel."""
+        """How many mm another volume may be displaced: the tolerance, or part of a voxel on a grid finer than that."""
         return tolerance if tolerance > TOLERANCE else min(tolerance, FINE * min(self.spacing()))
 
     def directions(self) -> str:
@@ -61,19 +61,19 @@ class Grid:
         return "".join(ornt2axcodes(io_orientation(self.affine)))
 
     def turned(self, directions: str) -> "Grid":
-        """The same voxels with axes reordered and flipped to run in these directions."""
+        """The grid of the voxels once their axes are reordered and flipped to run in these directions, as in 'LPS'."""
         change = ornt_transform(io_orientation(self.affine), axcodes2ornt(directions))
         shape = tuple(self.shape[int(axis)] for axis in np.argsort(change[:, 0]))
         return Grid(shape, self.affine @ inv_ornt_aff(change, self.shape), self.directions())
 
 
 def turn(voxels: np.ndarray, now: str, wanted: str) -> np.ndarray:
-    """The voxels (first three axes) reordered and flipped from these directions to those; no copy."""
+    """(X, Y, Z, …) -> its first three axes reordered and flipped from directions `now` to `wanted`; not copied."""
     return apply_orientation(voxels, ornt_transform(axcodes2ornt(now), axcodes2ornt(wanted)))
 
 
 def is_direction(text: str) -> bool:
-    """Whether it names three directions, one out of each of left or right, back or front, head or feet."""
+    """Whether a text names three directions: one of left and right, one of back and front, one of head and feet."""
     return sorted("LPS"["LRPASI".index(letter) // 2] if letter in "LRPASI" else "" for letter in text) == list("LPS")
 
 

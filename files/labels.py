@@ -53,7 +53,7 @@ def parse_label_map(text: str, others: int | None = None) -> LabelMap:
 
 
 def map_labels(stack: np.ndarray, mapping: LabelMap | None) -> tuple[np.ndarray, list[int]]:
-    """Class numbers (uint8, same shape) and the labels that have no class.
+    """(N, W, H) labels -> (N, W, H) uint8 class numbers, and the labels that have no class.
 
     Without a mapping the labels are the classes. Raises ValueError if the values are no labels, see `whole_labels`.
     """
@@ -73,7 +73,10 @@ def map_labels(stack: np.ndarray, mapping: LabelMap | None) -> tuple[np.ndarray,
 
 
 def whole_labels(stack: np.ndarray) -> np.ndarray:
-    """The labels as integers. Raises ValueError if they are none: fractions, or a range too wide; it shows values."""
+    """(N, W, H) labels as integers.
+
+    Raises ValueError that shows values if they are fractions, or their range too wide.
+    """
     low, high = float(stack.min()), float(stack.max())
     if not high - low < MAX_LABEL_RANGE or max(-low, high) >= 2**62:
         raise ValueError(f"values from {low:.6g} to {high:.6g}")
@@ -87,7 +90,10 @@ def whole_labels(stack: np.ndarray) -> np.ndarray:
 
 
 def classes_of(stack: np.ndarray, mapping: LabelMap | None, path: Path) -> np.ndarray:
-    """The class numbers of a file's labels. Raises VolumeFault for what holds none, and for labels without a class."""
+    """(N, W, H) labels of a file -> (N, W, H) uint8 class numbers.
+
+    Raises VolumeFault for values that are no labels, and for labels without a class.
+    """
     try:
         classes, unknown = map_labels(stack, mapping)
     except ValueError as error:

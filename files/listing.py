@@ -70,7 +70,7 @@ class Listing:
 
 
 def look(folder: Path) -> Listing:
-    """One look at the disk for each file."""
+    """Looks at the folder on the disk, once for each file."""
     found: dict[str, list[SliceFile]] = {}
     foreign = []
     with os.scandir(folder) as entries:
@@ -86,7 +86,10 @@ def look(folder: Path) -> Listing:
 
 
 def _as_listed(entry: os.DirEntry) -> SliceFile:
-    """The file; a link to nothing is one too: who reads it tells of it, with all else that is broken."""
+    """The file as it is listed. A link to nothing counts too.
+
+    Whoever reads it tells of it, with all else that is broken.
+    """
     try:
         seen = entry.stat()
     except OSError:
@@ -95,7 +98,10 @@ def _as_listed(entry: os.DirEntry) -> SliceFile:
 
 
 def look_into(folders: Iterable[Path]) -> list[Listing]:
-    """Of each folder. Raises UserError that lists the names that a folder holds several times, or no list can hold."""
+    """Folder -> its listing.
+
+    Raises UserError that lists names which a folder holds several times, or which no list can hold.
+    """
     listings = [look(folder) for folder in folders]
     if unfit := [f"{found.folder}/{name}" for found in listings for name in found.files if UNLISTED.search(name)]:
         raise UserError(
@@ -113,6 +119,6 @@ def look_into(folders: Iterable[Path]) -> list[Listing]:
 
 
 def tell_foreign(found: Listing) -> None:
-    """One line on the files of a folder that are not read."""
+    """Prints one line on the files of a folder that are not read."""
     if found.foreign:
         tell_once(f"{found.about_foreign}; slices are {', '.join(SUFFIXES)}.")

@@ -34,7 +34,10 @@ def header_at(affine: np.ndarray, qform: np.ndarray | None = None, codes: tuple[
 
 
 def unsheared(affine: np.ndarray) -> np.ndarray:
-    """The same matrix with axes at right angles: the first as it is, the second in the plane of the first two."""
+    """A copy of the (4, 4) matrix with axes at right angles.
+
+    The first axis stays as it is; the second stays in the plane of the first two.
+    """
     lengths = np.linalg.norm(affine[:3, :3], axis=0)
     rotation, upper = np.linalg.qr(affine[:3, :3] / lengths)
     out = affine.copy()
@@ -70,7 +73,7 @@ def qform_in_mm(header: Header) -> np.ndarray:
 
 
 def states_no_place(header: Header) -> bool:
-    """Whether a volume says nothing of where its axes run: every reader has a guess of its own."""
+    """Whether a volume says nothing of where its axes run, so that every reader guesses differently."""
     return not (header["qform_code"] or header["sform_code"])
 
 
@@ -80,7 +83,7 @@ def to_text(header: Header) -> str:
 
 
 def from_text(text: str) -> Header:
-    """The header out of its hexadecimal digits."""
+    """The header that these hexadecimal digits stand for."""
     block = bytes.fromhex(text)
     kind = nib.Nifti1Header if len(block) == nib.Nifti1Header.template_dtype.itemsize else nib.Nifti2Header
     return kind(block, "<", check=False)

@@ -76,7 +76,7 @@ def read_id(path: Path, pattern: re.Pattern[str]) -> str | None:
 
 
 def read_patients(text: str) -> tuple[str, ...]:
-    """The patients in a list, or in a file of their names: parted by lines, blanks, commas, semicolons or quotes.
+    """The patients in a list, or in a file of their names, which lines, blanks, commas, semicolons or quotes separate.
 
     Raises UserError for a file that is not written in UTF-8; a byte-order mark is no part of a name.
     """
@@ -116,7 +116,7 @@ def _hint(pattern: str) -> str:
 
 
 def _no_id(patient: re.Pattern[str]) -> str:
-    """That a name holds no id, in words."""
+    """A sentence: the name holds no id."""
     if patient.pattern == FILE_NAME:
         return (
             "a file's name is the patient's id, of letters, digits, . _ and - (or give --patient), which is not so in"

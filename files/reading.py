@@ -65,7 +65,7 @@ def read_header(path: Path) -> Header:
             image = nib.load(header_of(path))
         if isinstance(image, nib.Nifti1Pair):  # or one of its subclasses: NIfTI-1 and 2, a file or two
             return image.header
-        if isinstance(image, nib.AnalyzeImage):  # which states no place, unless SPM laid a .mat beside it
+        if isinstance(image, nib.AnalyzeImage):  # which states no place, unless SPM laid a .mat next to it
             header = nib.Nifti1Header.from_header(image.header)
             if np.allclose(header.get_best_affine(), image.affine):
                 return header
@@ -73,7 +73,7 @@ def read_header(path: Path) -> Header:
 
 
 def read_viewed_header(path: Path) -> Header:
-    """The same for a mask that is to lie on the volume in ITK, and its viewers. Raises VolumeFault.
+    """The header for a mask that shall lie on the volume in ITK and its viewers. Raises VolumeFault.
 
     ITK takes the numbers of an NRRD or a MetaImage for mm, whatever unit they state, and heeds the unit of a NIfTI. So
     the mask of one in another unit has these numbers, and no unit.
@@ -229,7 +229,7 @@ def _stacked(voxels: np.ndarray, axis: int, is_label: bool, path: Path) -> np.nd
 
 
 def sha256(path: Path) -> str:
-    """Of a file; of a volume of several files, that of their digests and names. Raises VolumeFault."""
+    """The SHA-256 of a volume: of its file, or of the digests and names of its files. Raises VolumeFault."""
     files = files_of(path)
     digests = [sha256_of(each) for each in files]
     if files == [path]:

@@ -18,7 +18,7 @@ from utils import ONE_AT_A_TIME
 
 
 class StoredRows:
-    """The array (N, …) of a file of a cache; it stays open, whatever becomes of its name.
+    """The array (N, …) in a file of a cache. The file stays open, even if its name is removed.
 
     note: what cached_file.describe told of the file when it was written
     """

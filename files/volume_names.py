@@ -1,4 +1,4 @@
-"""What the name of a volume's file says: its name without the ending, and the header that lies beside its voxels."""
+"""What the name of a volume's file says: its name without the ending, and the header that lies next to its voxels."""
 
 import re
 from pathlib import Path
@@ -24,7 +24,7 @@ def is_of_pair(path: Path) -> bool:
 
 
 def header_of(path: Path) -> Path:
-    """The header beside which a file lies that belongs to it; every other file itself."""
+    """The header that a file of voxels belongs to and lies next to; of any other file, the file itself."""
     for header, endings in PAIRS.items():
         for ending in endings:
             if path.name.lower().endswith(ending):

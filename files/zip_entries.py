@@ -31,7 +31,7 @@ def read_entries(archive: ZipFile) -> list[ZipInfo]:
 
 
 def _stated_number(file: IO[bytes]) -> int:
-    """How many entries the record at the end of the file tells of."""
+    """How many entries the record at the end of the file states."""
     size = file.seek(0, 2)
     file.seek(max(size - END_SIZE - LONGEST_COMMENT - LOCATOR_SIZE, 0))
     tail = file.read()

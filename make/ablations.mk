@@ -16,7 +16,7 @@ $(RD)/sfda_mean: private OPT = $(sfda_with) "[($(ENTKL), $(call prior,dumbpredwt
 $(RD)/adaent: private OPT = $(sfda_with) \
    "[('SelfEntropy', {'weights':$(NU)}, 1), ('KLPropInv', {}, $(call prior,dumbpredwtags), 'norm_soft_size', 1)]"
 # a quadratic penalty on sizes 10 % off the prior instead of the KL (constrained domain adaptation, Bateson et al. 2021), at
-# its published strength, which is that of a mean over the pixels; there beside the cross-entropy on source images
+# its published strength, which is that of a mean over the pixels; there in addition to the cross-entropy on source images
 $(RD)/cda: private OPT = $(sfda_with) "[('SelfEntropy', {'weights':$(NU)}, 1), \
    ('NaivePenalty', {'idc':$(FORE), 'reduction':'pixels'}, $(call prior_within,0.1,dumbpredwtags), 'soft_size', 2.5)]"
 # entropy over the scale and shift of the batch norms alone (TENT, Wang et al. 2021)

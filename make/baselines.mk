@@ -7,7 +7,7 @@
 WITH_SOURCE = --source_dataset $(firstword $(DATA)) --source_folders "$(S_DATA)"
 WITH_MAPS   = $(1)+[$(MAPS)]
 GDL         = [('GeneralizedDice', {}, None, None, None, 1)]
-# the boundary loss beside a regional loss, from which it takes its weight: $(call boundary,folders,losses)
+# the boundary loss with a regional loss, from which it takes its weight: $(call boundary,folders,losses)
 boundary    = --target_folders "$(WITH_MAPS)" --val_target_folders "$(WITH_MAPS)" \
               --target_losses "$(2)+[('BoundaryLoss', {'idc':$(FORE)}, None, None, None, 0.01)]" \
               --scheduler StealWeight --scheduler_params "{'to_steal': 0.01}"
@@ -16,7 +16,7 @@ boundary    = --target_folders "$(WITH_MAPS)" --val_target_folders "$(WITH_MAPS)
 # output alone; at the next coarser level of the decoder too
 $(RD)/adapt: private OPT = $(WEIGHTS) --method adversarial $(WITH_SOURCE) $(ADVERSARY) --lambda_adv $(firstword $(LAMBDAS))
 $(RD)/adapt_multi: private OPT = $(WEIGHTS) --method adversarial $(WITH_SOURCE) $(ADVERSARY) --lambda_adv $(LAMBDAS)
-# boundary loss (Kervadec et al. 2019): beside the cross-entropy in the source network; beside the generalised Dice in full
+# boundary loss (Kervadec et al. 2019): with the cross-entropy in the source network; with the generalised Dice in full
 # supervision, and the generalised Dice alone
 $(RD)/cesource_boundary: private OPT = $(SOURCE) --model_weights="" $(LEARN) $(call boundary,$(S_DATA),$(L_OR))
 $(RD)/fs_boundary: private OPT = --model_weights="" $(LEARN) $(call boundary,$(TT_DATA),$(GDL))

@@ -9,7 +9,7 @@ endif
 
 # the runs that were asked for by name, short or long
 NAMED := $(filter $(RUNS),$(MAKECMDGOALS) $(addprefix $(RD)/,$(MAKECMDGOALS)))
-# `make -B sfda` makes what is named anew, and keeps the runs that it is made of; -B of all makes all anew.
+# `make -B sfda` makes what is named again, and keeps the runs that it is made of; -B of all makes all again.
 ONLY_NAMED := $(if $(findstring B,$(LETTERS)),$(if $(filter-out $(RD)/% $(notdir $(RUNS)),$(MAKECMDGOALS)),,$(NAMED)))
 is_kept = $(and $(ONLY_NAMED),$(filter-out $(ONLY_NAMED),$(1)),$(wildcard $(1)/last.pkl))
 
@@ -25,7 +25,7 @@ $(if $(OTHER),$(info Finished with other arguments than these, and kept: $(OTHER
 endif
 
 # -- names and lines --------------------------------------------------------------------------------------------------
-# the experiment makefile, and what it includes beside the files of this folder
+# the experiment makefile, and what it includes apart from the files of this folder
 MINE := $(filter-out make/%,$(MAKEFILE_LIST))
 # file:line of the last place in them that has this word, or their names
 at = $(or $(shell grep -nHwF -- '$(1)' $(MINE) | tail -n 1 | cut -d: -f1,2),$(MINE))

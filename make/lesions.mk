@@ -1,4 +1,4 @@
-# The boundary loss on lesions (Kervadec et al. 2019 and 2021): one class, highly unbalanced, so that it stands beside the
+# The boundary loss on lesions (Kervadec et al. 2019 and 2021): one class, highly unbalanced, so that it stands next to the
 # generalised Dice. isles.make and wmh.make differ in their facts alone (see boundary.mk).
 include make/begin.mk
 

@@ -90,8 +90,8 @@ $(addsuffix /last.pkl,$(RUNS)): %/last.pkl: | % ;
 $(addsuffix /best_3d.pkl,$(RUNS)): %/best_3d.pkl: | % ;
 
 # -- data -------------------------------------------------------------------------------------------------------------
-# Slices that are there are used as they are; the volumes are needed only to cut those that are not. A phantom's volumes
-# may have been made just now, beside slices of one's own.
+# Slices that are there are used as they are. Volumes are needed only to cut those that are not. A phantom's volumes may
+# have been made just now, while other slices here are real.
 OF_PHANTOM = $(if $(VOLUMES),$(call read_phantom,$(VOLUMES)/phantom.json))
 $(sort $(DATA) $(FEW_DATA)): | $(VENV)
 	$(ONCE) $(CC) $(CUT) --dest $@ --jobs $(JOBS) $(addprefix --phantom ,$(or $(OF_PHANTOM),$(PHANTOM))) $(SLICE)
@@ -99,7 +99,7 @@ ifneq ($(VOLUMES),)
 $(filter-out $(wildcard $(DATA) $(FEW_DATA)),$(DATA) $(FEW_DATA)): | $(VOLUMES)
 endif
 
-# What lies in the sets, and what is wrong with it: looked at anew each time.
+# What lies in the sets, and what is wrong with it. Make looks again each time.
 data-report: | $(DATA) $(VENV)                                  ## problems, counts, pictures of the data, before any training
 	$(CC) -m preprocess.data_report --data $(DATA) $(if $(G_RGX),--grp_regex '$(G_RGX)') \
 	   $(addprefix --sizes ,$(firstword $(PRIORS))) --out $(RD)/data-report

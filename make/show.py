@@ -15,7 +15,7 @@ from itertools import groupby
 from pathlib import Path
 
 NAME = re.compile(r"\$\((?:call )?(\w+)")
-WHOLE = re.compile(r"\$\((?:call )?(\w+)[^()]*\)(?=[\"'\s]|$)")  # nothing beside the name
+WHOLE = re.compile(r"\$\((?:call )?(\w+)[^()]*\)(?=[\"'\s]|$)")  # nothing but the name
 DEFINITION = re.compile(r"(?:override )?(\w+) *[:+?]?=(.*)", re.S)
 OF_TARGET = re.compile(r"([^=\t#]+?): *(?:private )?(?:override )?(\w+) *[:+?]?=(.*)", re.S)
 WIDTH = 72  # letters of a value's line

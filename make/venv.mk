@@ -1,5 +1,5 @@
-# What every makefile reads first. The environment is not read: a LOCAL, PLOTS or CC that a shell happens to export is not
-# meant for us. `NAME ?= value` would take it all the same, so each such name is forgotten before.
+# Every makefile reads this file first. Variables of the environment are forgotten: a shell may export a LOCAL, PLOTS or CC
+# that is meant for another program, and `NAME ?= value` would take it.
 $(foreach name,$(shell sed -n 's/^\([A-Za-z_0-9]*\) *?=.*/\1/p' make/*.mk | sort -u),\
   $(if $(filter environment,$(origin $(name))),$(eval undefine $(name))))
 

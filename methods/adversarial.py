@@ -9,8 +9,9 @@ L_D is the binary cross-entropy of D's logits (vanilla GAN) or their squared err
 maps; with `--d_input entropy` it sees −p log p / log K in their place, which is ADVENT (Vu et al., CVPR 2019), and
 `--lambda_ent` adds its other half, MinEnt: the mean entropy of the target's prediction.
 
-It is a bound with source access beside source-free adaptation: the target's ground truth stays unseen. Adversarial
-training peaks early and then wanders: look at the curve, not at the best epoch, which was chosen with labels.
+It shows what access to the source would add to source-free adaptation. It never sees the target's ground truth.
+Adversarial training peaks early and then wanders: look at the curve, not at the best epoch, which was chosen with
+labels.
 """
 
 from argparse import Namespace, _ArgumentGroup
@@ -119,7 +120,10 @@ class Adversarial(Method):
         return {name: terms[name].detach() for name in self.columns}, logits.detach()
 
     def learn_source(self, batch: Batch) -> tuple[list[Tensor], dict[str, Tensor]]:
-        """Phase 1. Returns what the discriminators will see of each level, and the terms."""
+        """Phase 1: the segmenter learns from a labelled source batch.
+
+        Returns what the discriminators will see of each level, (B, K, W, H) without a gradient, and the scalar terms.
+        """
         with nullcontext() if self.args.bn_stats == "both" else running_statistics_kept(self.module):
             levels = self.predict_levels(batch)
         terms = self.loss(levels[0], batch.targets, batch.bounds)
@@ -130,7 +134,11 @@ class Adversarial(Method):
         return [self.shown(logits).detach() for logits in levels], terms
 
     def fool(self, batch: Batch) -> tuple[Tensor, list[Tensor], dict[str, Tensor]]:
-        """Phase 2. Returns the target's logits, what the discriminators see of each level, and the terms."""
+        """Phase 2: the segmenter learns to make the target look like the source to the discriminators.
+
+        Returns the target's logits (B, K, W, H), what the discriminators see of each level, (B, K, W, H) without a
+        gradient, and the scalar terms.
+        """
         levels = self.predict_levels(batch)
         seen, terms = [self.shown(logits) for logits in levels], {}
         for number, (weight, view, judge) in enumerate(
@@ -144,7 +152,11 @@ class Adversarial(Method):
         return levels[0], [view.detach() for view in seen], terms
 
     def tell_apart(self, source: Sequence[Tensor], target: Sequence[Tensor]) -> dict[str, Tensor]:
-        """Phase 3. The loss of each discriminator, and the share of its judgements that are right."""
+        """Phase 3: the discriminators learn to tell the two sites apart.
+
+        source, target: what they see of each level, (B, K, W, H). Returns the loss of each discriminator and the share
+        of its judgements that are right, all scalars.
+        """
         terms, border = {}, 0.0 if self.args.gan == "vanilla" else (SOURCE + TARGET) / 2
         for number, (ours, theirs, judge) in enumerate(zip(source, target, self.discriminators, strict=True), 1):
             on_source, on_target = self.verdict(judge, ours), self.verdict(judge, theirs)
@@ -157,7 +169,7 @@ class Adversarial(Method):
     # -- its parts --------------------------------------------------------------------------------------------
 
     def predict_levels(self, batch: Batch) -> list[Tensor]:
-        """(B,K,W,H) logits of every level, of the whole batch."""
+        """(B, C, W, H) images -> logits (B, K, W, H) of each level, of the whole batch, the network's own first."""
         with self.precision():
             levels = self.model(self.laid_out(batch.image))
         return [self.team.gather(logits, len(batch.rows)) for logits in levels]
@@ -166,11 +178,11 @@ class Adversarial(Method):
         return self.predict_levels(batch)[0] if self.net.training else super().predict(batch, size)
 
     def shown(self, logits: Tensor) -> Tensor:
-        """(B,K,W,H) what a discriminator sees of a prediction, in fp32."""
+        """(B, K, W, H) logits -> (B, K, W, H): what a discriminator sees of a prediction, in fp32."""
         return log_probabilities(logits).exp() if self.args.d_input == "softmax" else entropy_map(logits)
 
     def verdict(self, judge: nn.Module, view: Tensor) -> Tensor:
-        """(B,1,w,h) what a discriminator says of a view, computed at the run's precision, in fp32."""
+        """(B, K, W, H) -> (B, 1, w, h): a discriminator's logits, computed at the run's precision, in fp32."""
         with self.precision():
             return judge(view).float()
 
@@ -180,7 +192,7 @@ class Adversarial(Method):
         return (F.binary_cross_entropy_with_logits if self.args.gan == "vanilla" else F.mse_loss)(verdict, wanted)
 
     def backward(self, loss: Tensor) -> None:
-        """Adds the gradients of one batch out of --iter_size."""
+        """Adds the gradients of a scalar loss: that of one batch out of --iter_size."""
         self.scaler.scale(loss / self.args.iter_size).backward()
 
     def _clear_gradients(self) -> None:

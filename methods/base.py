@@ -50,21 +50,21 @@ class Method:
 
     @staticmethod
     def add_arguments(group: _ArgumentGroup) -> None:
-        """The flags that only this method has."""
+        """Adds the flags that only this method has."""
 
     @classmethod
     def streams_of(cls, args: Namespace) -> tuple[str, ...]:
-        """Those of `streams` that a run with these arguments consumes."""
+        """The names in `streams` that a run with these arguments consumes."""
         return cls.streams
 
     @staticmethod
     def batch_size(stream: str, args: Namespace) -> int:
-        """Images of a stream in one step."""
+        """How many images of a stream one step sees."""
         return args.batch_size
 
     @staticmethod
     def sampler(stream: str, patients: Sequence[str], args: Namespace) -> Sampler | None:
-        """What draws the batches of a stream out of slices of these patients; None: all of them in random order."""
+        """What draws a stream's batches from slices of these patients. None draws all slices in random order."""
         return None
 
     def __init__(self, net: nn.Module, loss: LossSum, args: Namespace, team: Team = ALONE) -> None:
@@ -87,13 +87,13 @@ class Method:
 
     @property
     def heads(self) -> dict[str, nn.Module]:
-        """By name what `extended` put beside the network: it learns along, and is kept with the method's state."""
+        """By name what `extended` added to the network. It learns along, and is kept with the method's state."""
         if self.module is self.net:
             return {}
         return {name: part for name, part in self.module.named_children() if part is not self.net}
 
     def groups(self) -> Groups:
-        """What learns, and how fast beside --l_rate."""
+        """What learns, in groups, each with its factor on --l_rate."""
         return [*self.net.parameter_groups(), *((list(part.parameters()), 1.0) for part in self.heads.values())]
 
     @property
@@ -102,7 +102,7 @@ class Method:
         return self.loss.columns
 
     def settings(self) -> dict[str, float]:
-        """What moves from epoch to epoch: "lr" (NaN where nothing learns), and the scheduled weights of the losses."""
+        """What changes from epoch to epoch: "lr" (NaN if nothing learns), and the scheduled weights of the losses."""
         lr = self.optimiser.param_groups[0]["lr"] if self.optimiser else float("nan")
         return {"lr": lr} | self.loss.moving_weights()
 
@@ -112,23 +112,23 @@ class Method:
         return [self.optimiser] if self.optimiser else []
 
     def begin_epoch(self, epoch: int, caution: float = 1.0) -> None:
-        """Training mode, this epoch's weights of the losses, and its learning rate, times `caution`."""
+        """Sets training mode, this epoch's weights of the losses, and its learning rate, times `caution`."""
         self.set_modes()
         self.loss.begin_epoch(epoch)
         self.caution = caution
         self._set_rates(epoch)
 
     def set_modes(self) -> None:
-        """Training mode, but for what stands still."""
+        """Sets training mode, except for parts that stand still."""
         self.module.train()
 
     @classmethod
     def images_at_once(cls, rows: Mapping[str, int], args: Namespace) -> int:
-        """The fewest images of a forward pass in training, of so many rows of each stream."""
+        """The fewest images of a forward pass in training, for the smallest batch of each stream."""
         return min(rows.values())
 
     def begin_step(self, progress: float, seed: int = 0) -> None:
-        """The rate of this step, if it changes by the step; `progress` counts epochs, the running one in part.
+        """Sets the rate of this step, if it changes by the step. `progress` counts epochs, the running one in part.
 
         seed: of what a step draws alike in every process of a team (torch's own generator draws something else in each)
         """
@@ -137,7 +137,7 @@ class Method:
             self._set_rates(progress)
 
     def end_epoch(self, epoch: int, best_epoch: int) -> None:
-        """After an epoch and its validation, of which `best_epoch` is the best so far."""
+        """Is called after an epoch and its validation. `best_epoch` is the best epoch so far."""
         self.halvings += self.args.lr_rule == "legacy" and epoch % (best_epoch + 20) == 0
 
     def _set_rates(self, progress: float) -> None:
@@ -145,17 +145,26 @@ class Method:
             set_rates(optimiser, progress, self.args, self.caution * 0.5**self.halvings)
 
     def step(self, batches: Mapping[str, Batch]) -> tuple[dict[str, Tensor], Tensor]:
-        """One update. Returns the detached terms, still on the device, and the first stream's logits (B,K,W,H)."""
+        """Makes one update.
+
+        Returns the detached scalar terms, still on the device, and the first stream's logits (B, K, W, H).
+        """
         raise NotImplementedError
 
     def predict(self, batch: Batch, size: Sequence[int] | None = None) -> Tensor:
-        """(B,K,W,H) logits of the whole batch, whoever holds its images; in evaluation of another `size`, if given."""
+        """(B, K, W, H) logits of the whole batch, whichever process holds its images.
+
+        size: (W, H) of the logits in evaluation, where it is not that of the images
+        """
         with self.precision():
             logits = self.model(self.laid_out(batch.image)) if self.net.training else self.infer(batch.image, size)
         return self.team.gather(logits, len(batch.rows))
 
     def infer(self, image: Tensor, size: Sequence[int] | None = None) -> Tensor:
-        """(B,K,W,H) logits in evaluation mode; of a volume by windows of --crop, a training batch of them at a time."""
+        """(B, K, W, H) logits in evaluation mode.
+
+        A volume is seen in windows of --crop, a training batch of them at a time.
+        """
         if not self.args.crop:
             return self.net(self.laid_out(image), size)
         args = self.args
@@ -164,25 +173,25 @@ class Method:
         )
 
     def laid_out(self, image: Tensor) -> Tensor:
-        """The image in the memory layout of --channels_last."""
+        """The images (B, C, W, H) or (B, C, D, W, H) in the memory layout of --channels_last."""
         if not self.args.channels_last:
             return image
         return image.contiguous(memory_format=torch.channels_last_3d if image.ndim == 5 else torch.channels_last)
 
     def precision(self) -> AbstractContextManager[Any]:
-        """The context of a forward pass; the losses compute in fp32 whatever it is."""
+        """The context of a forward pass at the run's precision. The losses always compute in fp32."""
         dtype = AUTOCAST.get(self.args.precision)
         return torch.autocast(self.args.device.split(":")[0], dtype) if dtype else nullcontext()
 
     def update(self, total: Tensor) -> None:
-        """Backward and optimiser step."""
+        """Computes the gradients of a scalar loss and makes an optimiser step."""
         self.optimiser.zero_grad(set_to_none=True)
         self.scaler.scale(total).backward()
         self.scaler.step(self.optimiser)
         self.scaler.update()
 
     def state_dict(self) -> dict[str, Any]:
-        """What a resume needs beside the network's weights: tensors and plain types."""
+        """What a resume needs in addition to the network's weights: tensors and plain types."""
         return {
             "optimiser": self.optimiser.state_dict() if self.optimiser else None,
             "scaler": self.scaler.state_dict(),

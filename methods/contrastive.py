@@ -98,7 +98,7 @@ class Contrastive(Method):
         return {name: term.detach() for name, term in terms.items()}, None
 
     def versions(self, batch: Batch) -> list[Tensor]:
-        """The own images (b,C,W,H) as they are, and views of them: as many as the strategy wants."""
+        """This process's images (b, C, W, H) as they are, and views of them, as many as the strategy needs."""
         count, shape = len(batch.rows), batch.image.shape[1:]
         generator, share = self.generator.manual_seed(self.step_seed), self.team.share(count)
         n_plain, n_views = VERSIONS[self.args.strategy]
@@ -108,7 +108,7 @@ class Contrastive(Method):
 
 @METHODS.register()
 class ContrastiveGlobal(Contrastive):
-    """Stage 1: the encoder learns to tell the partitions of a volume apart, whatever volume and view they are of."""
+    """Stage 1: the encoder learns to tell the partitions of a volume apart, of any volume and in any view."""
 
     example = ("--n_parts", "2")
     view = GLOBAL_VIEW

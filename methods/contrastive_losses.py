@@ -50,7 +50,7 @@ LEAST = 8  # pixels of a map along each axis: on a smaller one two regions would
 
 
 def both_ways(first: Tensor, second: Tensor) -> Tensor:
-    """(T,) and (T,) -> (2T,2)."""
+    """(T,) and (T,) -> (2T, 2): each pair, and each pair the other way round."""
     return torch.cat([torch.stack([first, second], 1), torch.stack([second, first], 1)])
 
 
@@ -105,7 +105,7 @@ def are_near(count: int, device: torch.device) -> Tensor:
 
 
 def global_loss(embeddings: Tensor, strategy: str, n_parts: int, temperature: float) -> dict[str, Tensor]:
-    """GR, GD- or GD of (V,n,E) embeddings; `contrast` of them."""
+    """The terms of `contrast` for (V, n, E) embeddings of slices, by GR, GD- or GD."""
     units = normalised(embeddings).flatten(0, 1)
     pairs, negatives = global_pairs(strategy, embeddings.shape[1], n_parts, units.device)
     anchors, positives = pairs.T
@@ -114,7 +114,7 @@ def global_loss(embeddings: Tensor, strategy: str, n_parts: int, temperature: fl
 
 
 def local_loss(embeddings: Tensor, strategy: str, n_parts: int, temperature: float) -> dict[str, Tensor]:
-    """LR or LD of (2,n,17,E) embeddings of the regions at PLACES in two views; `contrast` of them."""
+    """The terms of `contrast` for (2, n, 17, E) embeddings of the regions at PLACES in two views, by LR or LD."""
     units, n_regions = normalised(embeddings).flatten(0, 1), len(REGIONS)
     anchors, positives = local_pairs(strategy, embeddings.shape[1], n_parts, units.device).T
     regions = units[anchors, :n_regions]
@@ -126,15 +126,15 @@ def local_loss(embeddings: Tensor, strategy: str, n_parts: int, temperature: flo
 
 
 def normalised(embeddings: Tensor) -> Tensor:
-    """Of length 1 along the last axis, in fp32 at least."""
+    """(…, E) embeddings -> (…, E) of length 1, in fp32 at least."""
     return F.normalize(embeddings if embeddings.dtype == torch.float64 else embeddings.float(), dim=-1)
 
 
 def contrast(positive: Tensor, others: Tensor, negatives: Tensor, temperature: float, count: int) -> dict[str, Tensor]:
-    """Σ l(a, b) / count as "tot"; the mean cosine of anchors to their "positive" and to their "negative".
+    """Scalars: "tot" = Σ l(a, b) / count, and the mean cosine of anchors to their "positive" and to their "negative".
 
     positive: (…) cosine of each anchor and its positive
-    others: (…,M) cosines of the anchor and the rest of the batch, of which `negatives` (…,M) says what counts
+    others: (…,M) cosines of the anchor and the rest of the batch; `negatives` (…,M) says which of them count
     """
     repulsion = (others / temperature).masked_fill(~negatives, -torch.inf).logsumexp(-1)
     loss = F.softplus(repulsion - positive / temperature)  # −log(e^s / (e^s + e^r)) = log(1 + e^(r−s))

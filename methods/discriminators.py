@@ -76,7 +76,7 @@ def check_settings(args: Namespace) -> None:
 
 @contextmanager
 def running_statistics_kept(module: nn.Module) -> Iterator[None]:
-    """Batch norms see these images and do not remember them: what is evaluated is the target's statistics alone."""
+    """In this block batch norms see images and do not remember them: evaluation uses the target's statistics."""
     norms = {norm: norm.momentum for norm in module.modules() if isinstance(norm, _BatchNorm)}
     for norm in norms:
         norm.momentum = 0.0
@@ -88,6 +88,6 @@ def running_statistics_kept(module: nn.Module) -> Iterator[None]:
 
 
 def entropy_map(logits: Tensor) -> Tensor:
-    """(B,K,W,H) −p log p / log K of each class: over the classes they sum up to the entropy, at most 1."""
+    """(B, K, W, H) logits -> (B, K, W, H): −p log p / log K. Over the classes it adds up to the entropy, at most 1."""
     log_p = log_probabilities(logits)
     return -(log_p.exp() * log_p) / math.log(logits.shape[1])

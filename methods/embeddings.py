@@ -17,7 +17,7 @@ class Embedder(nn.Module):
         self.net, self.blocks, self.head = net, blocks, head
 
     def forward(self, image: Tensor) -> Tensor:
-        """(B,C,W,H) -> (B,…,E)."""
+        """(B, C, W, H) images -> (B, …, E) embeddings."""
         return self.head(self.net.decode(self.net.encode(self.net.pad(image)), self.blocks)[-1])
 
 
@@ -57,6 +57,6 @@ def local_head(width: int, embedding: int) -> nn.Module:
 
 
 def initialise(module: nn.Module) -> None:
-    """For `apply`: Xavier."""
+    """For `apply`: draws the weights of convolutions and linear layers by Xavier."""
     if isinstance(module, nn.Conv2d | nn.Linear):
         nn.init.xavier_uniform_(module.weight)

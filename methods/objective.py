@@ -76,8 +76,8 @@ def build_loss(spec: LossSpec) -> Loss:
 def check_classes(losses: Sequence[Loss], n_class: int) -> None:
     """Raises UserError that lists the losses whose parameters do not fit this number of classes.
 
-    Each is computed once, on a made-up image of four pixels: whatever it would say of them in the first step, after
-    the data were read, it says here.
+    Each is computed once, on a made-up image of four pixels. So an error that would come in the first step, after the
+    data were read, comes here.
     """
     logits, label = torch.zeros(1, n_class, 2, 2), torch.zeros(1, 2, 2, dtype=torch.long)
     bounds = torch.ones(1, n_class, 2)
@@ -117,7 +117,7 @@ def check_finite(loss: "LossSum", n_class: int, n_epoch: int) -> None:
 
 
 def check_company(losses: Sequence[Loss], n_class: int) -> None:
-    """Raises UserError for losses of which none can stand alone."""
+    """Raises UserError if every one of the losses needs another loss next to it."""
     reasons = [loss.needs_company(n_class) for loss in losses]
     if reasons and all(reasons):
         raise UserError(reasons[0])
@@ -155,7 +155,7 @@ class LossSum(nn.Module):
     """The weighted sum of the listed losses, every term under its own name.
 
     `forward` returns {"tot": scalar, "<loss>" or "<loss>_<term>": weighted scalar, …}; the names are `columns`. What
-    a loss only shows stands beside its terms, and not in the total. The weights may follow a schedule over epochs.
+    a loss only shows stands next to its terms, and not in the total. The weights may follow a schedule over epochs.
     A loss that stands alone and weighs its terms itself (`own_weights`) has no other weight, as published.
     """
 

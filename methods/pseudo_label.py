@@ -138,7 +138,10 @@ class PseudoLabel(Method):
         return self.whole(logits, batches), {name: torch.cat(self.whole(part, batches)) for name, part in head.items()}
 
     def whole(self, own: Tensor, batches: Sequence[Batch]) -> list[Tensor]:
-        """Of each batch the rows of all processes; `own` holds this process's share of each, one after the other."""
+        """For each batch the rows (B, …) of all processes.
+
+        own: (b, …) this process's share of each batch, one after the other
+        """
         parts = own.split([len(batch.image) for batch in batches])
         return [self.team.gather(part, len(batch.rows)) for part, batch in zip(parts, batches, strict=True)]
 
@@ -146,7 +149,7 @@ class PseudoLabel(Method):
         return self.see([batch])[0][0] if self.net.training else super().predict(batch, size)
 
     def learn_pseudo(self, batch: Batch, logits: Sequence[Tensor], head: Mapping[str, Tensor]) -> dict[str, Tensor]:
-        """The terms of the images without labels, whose logits are the last."""
+        """The scalar terms of the batch without labels. Its logits are the last of `logits`, each (B, K, …)."""
         args, n_loss = self.args, len(self.loss.losses)
         terms = self.draw_threshold(logits, head)
         threshold = terms["threshold"]
@@ -165,7 +168,10 @@ class PseudoLabel(Method):
         return terms
 
     def without_empty(self, batch: Batch, terms: Mapping[str, Tensor]) -> dict[str, Tensor]:
-        """The terms, of which those that are learnt from are 0 where the ground truth has too little foreground."""
+        """The scalar terms.
+
+        Those that are learnt from are 0 if the ground truth has too little foreground (--skip_empty).
+        """
         truth = batch.targets[0]
         empty = ((truth > 0) & (truth < self.args.n_class)).float().mean() < self.args.skip_empty
         learnt = {*self.loss.columns, "unlabelled", "kl"}
@@ -201,7 +207,7 @@ class PseudoLabel(Method):
         return Gaussian(mean, spread(mean) if args.pri_sd else torch.full_like(mean, args.prior_sd))
 
     def posterior(self, confidence: Tensor, head: Mapping[str, Tensor], count: int) -> Gaussian:
-        """(count,256): from the head, from the confidence, or as given for the prior, whatever that is now."""
+        """(count, 256) posterior of the threshold: from the head, from the confidence, or as the prior is given."""
         args = self.args
         given = Gaussian(*(torch.full_like(confidence, value) for value in (args.prior_mu, args.prior_sd)))
         mean = head["mean"].float().relu() if args.post_mu == 0 else (confidence, given.mean)[args.post_mu - 1]

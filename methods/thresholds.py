@@ -24,7 +24,10 @@ class Gaussian(NamedTuple):
     sd: Tensor
 
     def kl(self, other: "Gaussian") -> Tensor:
-        """KL(self ‖ other) of each, in closed form; as published, no gradient goes through the logarithm of other's."""
+        """KL(self ‖ other) of each distribution, in closed form, of the broadcast shape of both.
+
+        As published, no gradient goes through the logarithm of the other's deviation.
+        """
         distance = (self.sd**2 + (self.mean - other.mean) ** 2) / (2 * other.sd**2)
         return torch.log(other.sd.detach() / self.sd) + distance - 0.5
 
@@ -123,7 +126,7 @@ def deviation(log_variance: Tensor) -> Tensor:
 
 
 def spread(mean: Tensor) -> Tensor:
-    """The deviation that keeps mean ± 2 sd within 0..1."""
+    """The deviation that keeps mean ± 2 sd within 0..1, of the shape of `mean`."""
     return (torch.minimum(mean, 1 - mean) / 2).clamp_min(LEAST)
 
 

@@ -21,7 +21,7 @@ def torchvision_models() -> ModuleType:
     try:
         from torchvision import models
     except RuntimeError:
-        # torchvision built for another torch (one with CUDA, beside one without) has no operators, yet its import
+        # torchvision built for another torch (one with CUDA, the other without) has no operators, yet its import
         # describes the output of these two, and fails. No classification network calls them: declared is enough.
         for name in ("nms", "qnms"):
             torch.library.define(f"torchvision::{name}", "(Tensor dets, Tensor scores, float iou_threshold) -> Tensor")

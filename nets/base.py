@@ -127,14 +127,14 @@ class Network(nn.Module):
     def encode(self, image: Tensor) -> list[Tensor]:
         """Maps (B,*,w,h) of an image that is already padded, fine to coarse, the bottleneck last.
 
-        Raises UserError, like the two methods below, where the network has no encoder of its own.
+        Raises UserError where the network has no encoder of its own; so do `decode` and `parts`.
         """
         raise self._no_encoder()
 
     def decode(self, maps: Sequence[Tensor], blocks: int | None = None) -> list[Tensor]:
-        """The maps of `encode` -> the bottleneck, then the map after decoder block 1, 2, … up to `blocks`.
+        """Maps (B, *, w, h) of `encode` -> the bottleneck, then the map after decoder block 1, 2, … up to `blocks`.
 
-        Without `blocks` all of them, and where more layers follow, last of all the map that the classifier reads.
+        Without `blocks` these are all blocks. If more layers follow, the map that the classifier reads comes last.
         Raises UserError for more blocks than there are.
         """
         raise self._no_encoder()
@@ -160,7 +160,7 @@ class Network(nn.Module):
         return False
 
     def from_published(self, state: dict[str, Tensor]) -> dict[str, Tensor]:
-        """Published weights that have this network's names already, as its layers take them."""
+        """Turns published weights that have this network's names already into what its layers take."""
         return state
 
     def load_backbone(self, path: Path) -> None:
@@ -181,9 +181,10 @@ def trainable(module: nn.Module) -> list[nn.Parameter]:
 
 
 def xavier(module: nn.Module) -> None:
-    """For `apply`: Xavier-normal convolutions, their biases 0; nothing of one of shapes alone.
+    """For `apply`: makes convolutions Xavier-normal and their biases 0.
 
-    For numbers that are nowhere torch would load its compiler, for seconds.
+    A module that has shapes and no weights (on the meta device) is left as it is: torch would load its compiler to draw
+    its weights, which takes seconds.
     """
     if isinstance(module, nn.Conv2d | nn.ConvTranspose2d | nn.Conv3d) and not module.weight.is_meta:
         nn.init.xavier_normal_(module.weight)
@@ -202,10 +203,10 @@ def initialise(module: nn.Module) -> None:
 
 
 def values_per_channel(module: nn.Module, shape: Sequence[int]) -> dict[str, int]:
-    """How many values of a channel each batch norm in training mode would average over, by its name.
+    """Name of each batch norm in training mode -> how many values of a channel it would average over.
 
-    The module is called on an image of this shape (B,C,…) that has no values, and computes none: no weight, running
-    statistic or mode changes. Empty for a module that cannot be called so, one that looks at values.
+    The module is called on an image of this shape (B,C,…) on the meta device, so nothing is computed: no weight,
+    running statistic or mode changes. The dict is empty for a module that looks at values and so cannot be called.
     """
     norms = {part: name for name, part in module.named_modules() if isinstance(part, _BatchNorm) and part.training}
     counts: dict[str, int] = {}

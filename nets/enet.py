@@ -77,7 +77,7 @@ def unpool(x: Tensor, where: Tensor) -> Tensor:
 
 
 class _Initial(nn.Module):
-    """Halves W and H: strided convolution beside the max-pooled image.
+    """Halves W and H: a strided convolution, and next to it the max-pooled image.
 
     Without room for the image's own channels (C >= width) the convolution is all there is.
     """
@@ -195,7 +195,7 @@ class _Sum(nn.Module):
 
 
 class _Halved(nn.Module):
-    """Halves W and H: beside the branch the max-pooled map with channels of zeros; hands on where its maxima were."""
+    """Halves W and H: adds the branch to the max-pooled map with channels of zeros; hands on where its maxima were."""
 
     def __init__(self, n_in: int, n_out: int) -> None:
         super().__init__()
@@ -213,10 +213,10 @@ class _Halved(nn.Module):
 class PublishedENet(Network):
     """What the published boundary loss calls ENet (Kervadec et al., MIDL 2019, MedIA 2021).
 
-    Beside ENet it has biases, one PReLU slope a layer and one more PReLU in each branch, branches a quarter as wide as
-    their input, dropout of single values, a decoder that sees the encoder's maps beside its own and upsamples to the
-    nearest pixel at its end. Published for one channel and `kernels` 16; with four classes it has 463,475 parameters,
-    of which 5,194 (`idle`) are never used, as published.
+    Unlike ENet it has biases, one PReLU slope a layer and one more PReLU in each branch. Its branches are a quarter as
+    wide as their input, and dropout drops single values. Its decoder sees the encoder's maps as well as its own, and
+    upsamples to the nearest pixel at its end. Published for one channel and `kernels` 16; with four classes it has
+    463,475 parameters, of which 5,194 (`idle`) are never used, as published.
     """
 
     multiple = 8

@@ -16,7 +16,7 @@ EPS = 1e-10  # inside the logarithms of ratios: an absent class costs log(1e-10)
 
 
 def log_probabilities(logits: Tensor) -> Tensor:
-    """log softmax over the classes, (B, K, …), in fp32 at least."""
+    """(B, K, …) logits -> (B, K, …): log softmax over the classes, in fp32 at least."""
     return F.log_softmax(logits if logits.dtype == torch.float64 else logits.float(), dim=1)
 
 
@@ -50,20 +50,23 @@ def class_vector(values: Sequence[float] | None, idc: Sequence[int] | None, logi
 
 @lru_cache(maxsize=1024)
 def constant(values: tuple[float, ...], dtype: torch.dtype, device: torch.device) -> Tensor:
-    """The values as a tensor on the device; copied there once, as a copy in every step would wait for the device."""
+    """(N,) the values as a tensor on the device.
+
+    They are copied there once, since a copy in every step would wait for the device.
+    """
     with torch.inference_mode(False):
         host = torch.tensor(values, dtype=dtype)
         return host.pin_memory().to(device, non_blocking=True) if device.type == "cuda" else host.to(device)
 
 
 def pick(values: Tensor, idc: Sequence[int] | None) -> Tensor:
-    """(B, K, …) -> (B, |idc|, …): the classes `idc` alone, all of them where it is None."""
+    """(B, K, …) -> (B, |idc|, …): only the classes `idc`, or all of them where it is None."""
     check_idc(idc, values.shape[1])
     return values if idc is None else values.index_select(1, constant(tuple(idc), torch.int64, values.device))
 
 
 def check_idc(idc: Sequence[int] | None, n_class: int) -> None:
-    """Raises UserError unless they are classes, or None for all of them."""
+    """Raises UserError unless `idc` names classes, each once, or is None for all of them."""
     if idc is not None and (not idc or set(idc) - set(range(n_class)) or len(set(idc)) < len(idc)):
         raise UserError(
             f"idc is {list(idc)}; it names classes, each once, of the {n_class} that there are (--n_class), from 0, "
@@ -72,7 +75,7 @@ def check_idc(idc: Sequence[int] | None, n_class: int) -> None:
 
 
 def in_range(loss: str, parameter: str, value: float, low: float, high: float = float("inf")) -> float:
-    """The value. Raises UserError where it is out of range."""
+    """Returns the value. Raises UserError where it is out of range."""
     if not low <= value <= high:
         most = f" and at most {high:g}" if high < float("inf") else ""
         raise UserError(f"{loss}: '{parameter}' is at least {low:g}{most}; got {value:g}.")
@@ -80,12 +83,15 @@ def in_range(loss: str, parameter: str, value: float, low: float, high: float = 
 
 
 def mean_proportion(probs: Tensor, power: float = 1.0) -> Tensor:
-    """(B, K) share of each class in the image, the paper's: the mean of its probability (no `power` in it)."""
+    """(B, K, W, H) -> (B, K): the share of each class in the image, its mean probability, as in the paper.
+
+    `power` changes nothing here.
+    """
     return probs.flatten(2).mean(2)
 
 
 def max_normalised_proportion(probs: Tensor, power: float = 1.0) -> Tensor:
-    """(B, K) share of each class as the published code measures it.
+    """(B, K, W, H) -> (B, K): the share of each class in the image, as the published code measures it.
 
     Each pixel's vector is divided by its own largest entry and raised to `power`, then summed, then normalised
     over the classes: an uncertain pixel counts more than once, so rare classes come out larger than their mean.

@@ -55,7 +55,7 @@ def adopt(net: Network, state: Mapping[str, Tensor], path: Path) -> dict[str, Te
 
 
 def _taken(net: Network, state: Mapping[str, Tensor]) -> dict[str, Tensor]:
-    """Without what learns a threshold beside the published 3D network, and what else this network does not have."""
+    """The state without the published layers that learn a threshold, and without others that this network lacks."""
     prefix = "segmentor."
     inner = {name.removeprefix(prefix): state[name] for name in state if name.startswith(prefix)} or state
     return {name: value for name, value in inner.items() if not (name.endswith(COUNTER) or net.lacks_published(name))}

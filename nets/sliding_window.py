@@ -46,7 +46,7 @@ def _mean(
     corners: Sequence[tuple[int, ...]],
     batch: int,
 ) -> Tensor:
-    """The same of an image (B, C, *size) that windows at these corners cover."""
+    """(B, K, *size) log probabilities of an image (B, C, *size) that windows at these corners cover."""
     weight = gaussian(window).to(image.device)
     total = weights = None
     for first in range(0, len(corners), batch):

@@ -53,7 +53,7 @@ def _in_32_bits(value: Tensor) -> Tensor:
 
 
 def not_finite(weights: Mapping[str, Tensor]) -> list[str]:
-    """The names of those tensors that hold NaN or infinity; waits once for the device."""
+    """The names of the tensors, of any shape, that hold NaN or infinity. Waits once for the device."""
     names = [name for name, value in weights.items() if value.is_floating_point() or value.is_complex()]
     if not names:
         return []
@@ -62,13 +62,13 @@ def not_finite(weights: Mapping[str, Tensor]) -> list[str]:
 
 
 def unwrapped(theirs: Mapping[str, Tensor], ours: Mapping[str, Tensor]) -> dict[str, Tensor]:
-    """Their weights under the network's own names, without what a wrapper round the network put before them."""
+    """Their weights under the network's own names, without the prefix that a wrapper of the network adds."""
     plain = {re.sub(WRAPPERS, "", name): value for name, value in theirs.items()}
     return plain if len(plain) == len(theirs) and not ours.keys() >= theirs.keys() else dict(theirs)
 
 
 def misfits(theirs: Mapping[str, Tensor], ours: Mapping[str, Tensor], wanted: Iterable[str]) -> list[str]:
-    """Of the wanted weights those that they lack, or have in another shape, or as another kind of number."""
+    """The wanted weights that `theirs` lacks, or has in another shape than `ours`, or as another kind of number."""
     wrong = []
     for name in wanted:
         if name not in theirs:

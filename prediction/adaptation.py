@@ -48,7 +48,10 @@ Train = Callable[[Sequence[str]], None]  # what trains, given flags: main.py's m
 
 
 def adapt(args: argparse.Namespace, model: Model, cases: Sequence[Case], train: Train) -> Path:
-    """The weights of the adapted network. Raises UserError where something lacks, and for whatever slicing finds."""
+    """Adapts the network and returns the file of its weights.
+
+    Raises UserError if something lacks, or if slicing fails.
+    """
     _check(args, model)
     place = args.out / "adaptation"
     if (args.out / MADE_WITH).exists() and not place.exists() and not args.overwrite:
@@ -118,7 +121,7 @@ def _check(args: argparse.Namespace, model: Model) -> None:
 
 
 def _slice(dest: Path, args: argparse.Namespace, recipe: Recipe, cases: Sequence[Case]) -> Mapping[str, Any]:
-    """The card of the set of slices, made unless it is there. Raises UserError for one that is of other volumes."""
+    """Makes the set of slices unless it is there, and returns its card. Raises UserError for a set of other volumes."""
     if dest.exists():
         card = read_card(dest)
         files = {(path.resolve(), digest(path)) for case in cases for path in case.paths.values()}
@@ -147,7 +150,7 @@ def _usual_size(spec: SliceSpec, recipe: Recipe) -> tuple[int, int] | None:
 
 
 def _prior(place: Path, args: argparse.Namespace, model: Model) -> tuple[Path, str]:
-    """The csv of sizes and its column, made unless it is there."""
+    """Makes the csv of sizes unless it is there. Returns it and the name of its column."""
     if args.sizes is not None:
         return args.sizes, args.prior_column
     path = place / "sizes.csv"

@@ -53,7 +53,7 @@ PAIRS = ("size", "resize", "spacing", "percentiles", "window", "clip")  # of two
 
 
 def check_card(card: Mapping[str, Any], where: str) -> None:
-    """Raises UserError that lists the values that no set of ours has; `where`: what the card is of, in words."""
+    """Raises UserError that lists values which no set of ours has. `where` says in words what the card belongs to."""
     wrong = mistyped(_stated(card))
     wrong += [] if wrong else _impossible(card)
     if wrong:
@@ -64,7 +64,7 @@ def check_card(card: Mapping[str, Any], where: str) -> None:
 
 
 def mistyped(stated: Iterable[tuple[str, Any, Any]]) -> list[str]:
-    """Of names, their values and what these must be: a clause on each value that is of another type."""
+    """A clause on each value that is not of the type it must have. Each entry is a name, its value, and that type."""
     return [
         f"{name} is {str(value)[:40]!r}, expected {described(kind)}"
         for name, value, kind in stated
@@ -93,7 +93,7 @@ def _stated(card: Mapping[str, Any]) -> Iterator[tuple[str, Any, Any]]:
 
 
 def _impossible(card: Mapping[str, Any]) -> Iterator[str]:
-    """Of values of the right types, what is wrong with their numbers."""
+    """What is wrong with the numbers of values that have the right types."""
     for name, value, _ in _stated(card):
         first, _, last = name.rpartition(".")
         if first.startswith(("geometry.", "grey_levels.")) and len(value) != SPREAD:

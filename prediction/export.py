@@ -33,13 +33,15 @@ class Exported(nn.Module):
 
 
 def export_onnx(model: Model, path: Path, real: Tensor | None) -> str:
-    """Writes `image` (B, C, W, H) float32 -> `logits` (B, K, W, H), or the same with (D, W, H); a line about it.
+    """Writes a network that maps `image` (B, C, W, H) float32 to `logits` (B, K, W, H), or both with (D, W, H).
+
+    Returns a line about it.
 
     Number and size of the images are free where the exporter can follow the network with them; then W and H are
     multiples of what the network halves them by. Else they are those of the example. What the image must be is in
     the file's metadata, as in the checkpoint.
 
-    real: a prepared image (1, C, …) to compare on, beside random ones
+    real: a prepared image (1, C, …) to compare on, in addition to random ones
 
     Raises UserError where a package lacks, the network cannot be exported, or both differ by more than MOST.
     """
@@ -68,7 +70,7 @@ def export_onnx(model: Model, path: Path, real: Tensor | None) -> str:
 
 
 def _packages() -> tuple[ModuleType, ModuleType]:
-    """onnx and onnxruntime; onnxscript, which torch wants, is looked for too. Raises UserError where one lacks."""
+    """The packages onnx and onnxruntime. Raises UserError if one of them lacks, or onnxscript, which torch needs."""
     try:
         import onnx
         import onnxruntime

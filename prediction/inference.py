@@ -16,7 +16,7 @@ from prediction.preparation import Prepared, as_tensor
 
 @dataclass(frozen=True)
 class Wanted:
-    """What is to be found beside the classes, and whether of each class the largest component alone is kept."""
+    """What is wanted in addition to the classes, and whether only the largest component of each class is kept."""
 
     probabilities: bool = False
     entropy: bool = False
@@ -26,7 +26,7 @@ class Wanted:
 
 @dataclass(frozen=True)
 class Prediction:
-    """Of one patient, on the grid of its volumes.
+    """The prediction of one patient, on the grid of its volumes.
 
     header         where that is, as the first of them states it
     classes        (X, Y, Z) uint8, the background where the network saw nothing
@@ -42,7 +42,7 @@ class Prediction:
 
 
 def predict(model: Model, prepared: Prepared, wanted: Wanted) -> Prediction:
-    """Batch by batch; of a whole volume nothing but what is wanted is kept."""
+    """Predicts one patient, batch by batch. Only what is wanted of the whole volume is kept."""
     parts = [_maps(model, prepared, batch, wanted) for batch in as_tensor(prepared.stored).split(wanted.batch_size)]
     classes, probabilities, entropy = (
         None if maps[0] is None else np.concatenate(maps) for maps in zip(*parts, strict=True)
@@ -71,7 +71,7 @@ def _maps(
 
 
 def _put_back_all(prepared: Prepared, probabilities: np.ndarray) -> np.ndarray:
-    """(N, K, …) -> (X, Y, Z, K)."""
+    """(N, K, …) maps -> (X, Y, Z, K) on the grid of the volumes."""
     seen = prepared.put_back(np.ones(probabilities[:, 0].shape, np.uint8))
     whole = np.stack([prepared.put_back(maps) for maps in probabilities.swapaxes(0, 1)], axis=-1)
     whole[seen == 0, 0] = 1
@@ -79,7 +79,10 @@ def _put_back_all(prepared: Prepared, probabilities: np.ndarray) -> np.ndarray:
 
 
 def largest_components(classes: np.ndarray, n_class: int) -> np.ndarray:
-    """Of each class from 1 the largest piece whose voxels touch by their faces; the rest is background."""
+    """(X, Y, Z) class numbers -> (X, Y, Z): keeps the largest piece of each class, and makes the rest background.
+
+    The voxels of a piece touch by their faces.
+    """
     kept = np.zeros_like(classes)
     for k in range(1, n_class):
         pieces, count = ndimage.label(classes == k)

@@ -21,7 +21,7 @@ STORED = "stored"
 
 
 def directions_of(card: Mapping[str, Any], where: str, home: Path | None, asked: str | None) -> str | None:
-    """As in 'LPS'; None: volumes are taken as they are stored, which must be asked for.
+    """The directions of a network's volumes, as in 'LPS'; None for volumes taken as they are stored, if asked for.
 
     where: what the card is of, in words; home: folder of the set, if it is known
     asked: directions or 'stored', by the user, where the card does not tell
@@ -48,18 +48,21 @@ def directions_of(card: Mapping[str, Any], where: str, home: Path | None, asked:
 
 
 def stated(card: Mapping[str, Any]) -> str | None:
-    """What the card's geometry tells; of a set of volumes before their axes became D, W and H."""
+    """The directions that the card's geometry tells.
+
+    For a set of volumes they are those before the axes became D, W, H.
+    """
     found = card.get("geometry", {}).get("directions")
     return found and in_file_order(found, card.get("axes", (0, 1, 2)))
 
 
 def in_file_order(directions: str, axes: tuple[int, int, int]) -> str:
-    """Of axes reordered as `axes`: the directions in their old order."""
+    """The directions of axes that were reordered as `axes`, in their old order."""
     return "".join(directions[axis] for axis in np.argsort(axes))
 
 
 def found_in(card: Mapping[str, Any], home: Path | None) -> str | None:
-    """By the manifest of the set, if it is the one that the card is of, and all its volumes run alike."""
+    """The directions in the manifest of the set, if the card belongs to that set and all its volumes run alike."""
     theirs = read_card(home) if home else None
     if theirs is None or any(theirs.get(name) != value for name, value in card.items() if name not in LONG):
         return None

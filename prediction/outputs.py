@@ -22,7 +22,7 @@ from processes.quoting import csv_text, from_cell
 from utils import atomic_write, listing
 
 SUFFIX = ".nii.gz"
-MAPS = ("probabilities", "entropy")  # folders beside the label maps
+MAPS = ("probabilities", "entropy")  # folders next to the label maps
 MADE_WITH = "predict.json"
 SIZES = "volumes.csv"
 PROGRAM = "predict.py"
@@ -60,7 +60,7 @@ class Outputs:
             path, made_with = self.folder / MADE_WITH, json.loads(json.dumps(made_with))
             old = _read(path, overwrite) if path.exists() else {}
             known = old.get("volumes", {})
-            if old or not path.exists():  # a note that cannot be read, and is to be written anew, lists nothing
+            if old or not path.exists():  # a note that cannot be read, and is to be written again, lists nothing
                 self._must_know(known, volumes)
             if path.exists() and not overwrite:
                 self._must_be_the_same(old, made_with, volumes)
@@ -103,13 +103,13 @@ class Outputs:
         save_volume(paths["classes"], self.as_labels(found.classes), found.header)
 
     def as_labels(self, classes: np.ndarray) -> np.ndarray:
-        """Class numbers -> what is written for them, in the smallest type that holds them all."""
+        """(X, Y, Z) class numbers -> (X, Y, Z) labels to be written, in the smallest type that holds them all."""
         values = [self.labels[k] for k in sorted(self.labels)]
         kind = next(kind for kind in (np.uint8, np.int16, np.int32) if _holds(kind, values))
         return np.array(values, kind)[classes]
 
     def write_sizes(self, files: Mapping[str, str], mm3: Mapping[str, float]) -> Path:
-        """A line for each class from 1 of every patient who has a label map.
+        """Writes a line for each class from 1 of every patient who has a label map.
 
         The lines of other patients, of another call, stay while their label maps do.
 
@@ -135,7 +135,7 @@ class Outputs:
 
 
 def _read(path: Path, overwrite: bool) -> dict[str, Any]:
-    """The note in a folder of predictions; of one that is to be written anew, what can be read of it."""
+    """The note in a folder of predictions. If it is to be written again, what can be read of it."""
     try:
         note = read_json(path, "name another --out, or give --overwrite, which writes it anew")
         if not isinstance(note.get("volumes", {}), dict):
@@ -174,7 +174,7 @@ def _holds(kind: type, values: Iterable[int]) -> bool:
 
 
 def save_volume(path: Path, voxels: np.ndarray, header: Header) -> None:
-    """A NIfTI where this header says, under its name only when it is whole."""
+    """Writes voxels (X, Y, Z[, C]) as a NIfTI with this header. The file gets its name only when it is whole."""
     with atomic_write(path) as file:
         file.write(pack(voxels, header))
 

@@ -44,7 +44,7 @@ class Prepared(Protocol):
     unlike: list[Fault]
 
     def decode(self, stored: Tensor) -> Tensor:
-        """A part of `stored`, on the device -> float32 input."""
+        """A part of `stored`, (B, C, W, H) or (1, C, d, w, h) on the device -> the network's input, float32."""
 
     def put_back(self, maps: np.ndarray) -> np.ndarray:
         """Maps of the input's size, (N, W, H) or (1, D, W, H) -> on the grid, 0 where the network saw nothing."""
@@ -54,11 +54,11 @@ class Preparation(Protocol):
     """How the volumes of a patient are prepared."""
 
     def read(self, case: Case) -> Prepared:
-        """Raises VolumeFault for a volume that cannot be used."""
+        """Prepares the volumes of a patient. Raises VolumeFault for a volume that cannot be used."""
 
 
 def preparation(recipe: Recipe, dest: Path) -> "SlicePreparation | VolumePreparation":
-    """The one that a network was trained with. Raises UserError for a card that lacks a part."""
+    """The preparation that a network was trained with. Raises UserError for a card that lacks a part."""
     if recipe.crop is not None:
         scale = recipe.card["scale"] or {"mean": 0.0, "sd": 1.0}
         kept = tuple(recipe.card.get("kept_channels", ()))
@@ -100,7 +100,7 @@ class PreparedSlices:
 
 @dataclass(frozen=True)
 class SlicePreparation:
-    """As preprocess.slice_volumes makes slices, and as the transform of the image folder reads them."""
+    """Prepares volumes as preprocess.slice_volumes makes slices and the transform of the image folder reads them."""
 
     recipe: Recipe
     spec: SliceSpec
@@ -119,7 +119,7 @@ class SlicePreparation:
         return PreparedSlices(grid, header, np.stack(slices), unlike, spec.axis, frame, spec.orient)
 
     def _frame(self, grid: Grid) -> Frame:
-        """As the spec has it; a whole plane holds a window of the network's at least."""
+        """The frame of the spec. A frame of the whole plane is at least as large as a window of the network."""
         frame, tile = self.spec.frame(grid), self.recipe.tile
         if not tile or all(map(le, tile, frame.size)):
             return frame
@@ -159,7 +159,7 @@ class PreparedVolume:
 
 @dataclass(frozen=True)
 class VolumePreparation:
-    """As preprocess.volume_set makes volumes, and as a volumetric run reads them."""
+    """Prepares volumes as preprocess.volume_set makes them and a volumetric run reads them."""
 
     recipe: Recipe
     axes: tuple[int, int, int]
@@ -191,7 +191,7 @@ def common_grid(paths: Mapping[str, Path], channel: int | None, directions: str 
 
 
 def unplaced(patient: str, header: Header, grid: Grid) -> list[Fault]:
-    """A word on a volume whose directions are a guess."""
+    """A fault for a volume whose directions are a guess; [] if they are known."""
     if not states_no_place(header):
         return []
     what = (
@@ -201,10 +201,13 @@ def unplaced(patient: str, header: Header, grid: Grid) -> list[Fault]:
 
 
 def first_header(case: Case) -> Header:
-    """That of the first of a patient's volumes."""
+    """The header of the first of a patient's volumes."""
     return read_viewed_header(next(iter(case.paths.values())))
 
 
 def as_tensor(stored: np.ndarray) -> Tensor:
-    """Of the same type; torch has no arithmetic, but a place, for uint16."""
+    """An array of any shape as a tensor of the same type.
+
+    It may be uint16, which torch stores but cannot compute with.
+    """
     return torch.from_numpy(np.ascontiguousarray(stored))

@@ -64,7 +64,7 @@ def patterns(volumes: Sequence[str]) -> dict[str, str]:
 
 
 def digest(path: Path) -> str | None:
-    """SHA-256 of a volume; None of one that cannot be read, which is told when it is to be predicted."""
+    """SHA-256 of a volume; None if it cannot be read, which is told when it is to be predicted."""
     try:
         return sha256(path)
     except (OSError, VolumeFault):
@@ -87,5 +87,5 @@ def voxel_volumes(cases: Sequence[Case]) -> dict[str, float]:
 
 
 def shown(case: Case) -> str:
-    """Its files, in the table of sizes."""
+    """The files of a patient, as the table of sizes shows them."""
     return ";".join(path.as_posix() for path in case.paths.values())

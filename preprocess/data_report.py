@@ -59,7 +59,7 @@ def report(surveys: Sequence[Survey], prior: Path | None, out: Path) -> str:
 
 
 def draw(surveys: Sequence[Survey], out: Path) -> None:
-    """The pictures, those for which there is something to show."""
+    """Draws the pictures for which there is something to show."""
     plot_levels(surveys, out / "histograms.png")
     if any(len(survey.counted()) and survey.n_class > 1 for survey in surveys):
         plot_ratios(surveys, out / "ratios.png")
@@ -69,7 +69,7 @@ def draw(surveys: Sequence[Survey], out: Path) -> None:
 
 
 def group(problems: Sequence[Fault]) -> dict[str, list[str]]:
-    """What -> which, each kind once, in order."""
+    """Kind of fault -> the items that have it, each kind once, in order."""
     groups: dict[str, list[str]] = {}
     for what, which in problems:
         groups.setdefault(what, []).append(which)
@@ -80,7 +80,7 @@ def group(problems: Sequence[Fault]) -> dict[str, list[str]]:
 
 
 def slice_rows(survey: Survey) -> Iterator[dict[str, Any]]:
-    """One row a slice and image folder."""
+    """One row per slice and image folder."""
     for item in survey.items:
         counts = {} if item.pixels is None else {f"class{k}": int(item.pixels[k]) for k in range(survey.n_class)}
         for image in item.images.values():

@@ -74,9 +74,9 @@ def check_sites(sites: Sequence[Site], makefile: Path, folder: Path) -> None:
 
 
 def find_phantom(sites: Sequence[Site]) -> str | None:
-    """small or full where a phantom's card lies beside the volumes or above them, for no picture may hide it.
+    """The size of the phantom, small or full, if its card lies next to the volumes or in a folder above; else None.
 
-    Raises UserError for a card that says neither.
+    Every picture of a phantom must say so. Raises UserError for a card that says neither size.
     """
     folders = {
         folder for site in sites for case in site.cases for path in case.paths.values() for folder in path.parents
@@ -107,12 +107,15 @@ def check_sizes(args: argparse.Namespace, n_class: int) -> None:
 
 
 def new_dataset(args: argparse.Namespace) -> None:
-    """Looks, proposes, writes. Raises UserError, with the report written and no makefile, for volumes at fault."""
+    """Looks at the volumes, and writes the report and the makefile.
+
+    Raises UserError for volumes at fault, after writing the report and no makefile.
+    """
     makefile, folder = Path(f"{args.name}.make"), Path("results") / args.name
     own = (makefile, *(Path(f"data/{args.name}_{s}") for s in ("source", "target")))
     taken = [str(path) for path in own if os.path.lexists(path)]
     if (notes := folder / NOTES).exists() and not notes.read_text("utf-8", "replace").startswith(GEOMETRY):
-        taken.append(str(notes))  # of somebody else; those of an earlier start are written anew
+        taken.append(str(notes))  # of somebody else; those of an earlier start are written again
     if taken:
         raise UserError(
             f"{listing(taken)} is there already and is never overwritten: take another --name, or move it away."

@@ -29,7 +29,7 @@ def refuse_overwriting(path: Path) -> None:
 
 @contextmanager
 def whole_folder(dest: Path) -> Iterator[Path]:
-    """A place beside `dest`, not yet made, that takes its name when the block is over and goes when it fails.
+    """A place next to `dest`, not yet made. It takes the name of `dest` when the block is over, and goes when it fails.
 
     Every start has a place of its own, where nothing that outlives a killed one can write. Raises UserError while
     another process makes `dest`, and where it is there.

@@ -118,13 +118,16 @@ class Written:
 
 
 def moments(values: np.ndarray) -> np.ndarray:
-    """Number, sum and sum of squares, float64."""
+    """(3,) float64: number, sum and sum of squares of values of any shape."""
     values = values.astype(np.float64)
     return np.array([values.size, values.sum(), np.square(values).sum()])
 
 
 def moments_of_image(image: np.ndarray, _: np.ndarray | None) -> np.ndarray:
-    """Of the voxels above the lowest grey level of their channel, which is that of padding and of what was cut away."""
+    """(C, D, W, H) -> `moments` of the voxels above the lowest grey level of their channel.
+
+    Padding, and what was cut away, has that lowest grey level.
+    """
     lowest = [channel.min() for channel in image]
     planes = ((plane, low) for channel, low in zip(image, lowest, strict=True) for plane in channel)
     return sum(moments(plane[plane > low]) for plane, low in planes)  # of one plane at a time: float64 is large
@@ -142,12 +145,12 @@ MOMENTS: Mapping[str, Callable[[np.ndarray, np.ndarray | None], np.ndarray | Non
 
 
 def reordered(grid: Grid, axes: Sequence[int]) -> Grid:
-    """The same voxels with these of their axes as D, W and H."""
+    """The grid of a volume whose axes of these numbers become D, W and H."""
     return Grid(tuple(grid.shape[axis] for axis in axes), grid.affine[:, [*axes, 3]], grid.stored)
 
 
 def turned_header(path: Path, channel: int | None, grid: Grid) -> Header:
-    """Where the file says that its voxels lie, for them on this grid, which has the same in another order."""
+    """The header of a file for its voxels on this grid, where they lie in another order of axes."""
     stored = read_grid(path, channel)
     return turned(read_header(path), np.rint(np.linalg.inv(stored.affine) @ grid.affine))
 

@@ -4,10 +4,10 @@
     python -m preprocess.size_priors check --sizes sizes/X.csv --column dumbpredwtags
     python -m preprocess.size_priors scale --sizes sizes/X.csv --column dumbpredwtags --factors 0.5 2
 
-One size a class is estimated, from constants ("anatomical knowledge") or from the source's labels (size_estimates.py).
-With tags (preprocess.tags) a slice gets the sizes of the classes that it shows, without tags every slice gets all of
-them; the background is the rest of the slice (Bateson et al. 2020 and 2022). Of a set of volumes, made by
-preprocess.volume_set, all of this is by volume and in voxels. sizes/README.md lists the columns.
+One size per class is estimated from constants ("anatomical knowledge") or from the source's labels
+(priors/estimates.py). With tags (preprocess.tags) a slice gets the sizes of the classes that it shows. Without tags
+every slice gets all of them. The background is the rest of the slice (Bateson et al. 2020 and 2022). For a set of
+volumes, made by preprocess.volume_set, all of this is per volume and in voxels. sizes/README.md lists the columns.
 """
 
 import processes.ctrl_c  # noqa: F401  first: from here on Ctrl-C is one line

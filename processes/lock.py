@@ -2,7 +2,7 @@
 
     with locked(folder): ...                                  refused while another process works in the folder
     python -m processes.lock once PATH -- COMMAND…               runs COMMAND, which makes PATH, unless PATH is there
-    python -m processes.lock renew PATH -- COMMAND…              runs COMMAND, which makes PATH or PATH_tmp anew
+    python -m processes.lock renew PATH -- COMMAND…              runs COMMAND, which makes PATH or PATH_tmp again
     python -m processes.lock clean PATH…                         removes PATH_tmp where it is an unfinished run
 
 The commands are the makefiles', so that two makes can be typed at once: the second waits for the first, then makes
@@ -93,7 +93,7 @@ def _acquire(lock: Path, what: Path, wait: bool) -> FileIO:
 
 @contextmanager
 def own_part(path: Path) -> Iterator[tuple[int, Path]]:
-    """An empty file beside `path` that no other process writes to: its descriptor, and its hidden name.
+    """Makes an empty file next to `path` that no other process writes to. Returns its descriptor and its hidden name.
 
     It is locked, so that what a killed process left is told from what a living one writes, and is written over.
     """
@@ -174,7 +174,7 @@ def once(path: Path, command: Sequence[str]) -> int:
 
 
 def renew(path: Path, command: Sequence[str]) -> int:
-    """Runs `command`, which makes `path` or `<path>_tmp` anew, unless another process did meanwhile; the exit code.
+    """Runs `command`, which makes `path` or `<path>_tmp` again, unless another process did meanwhile; the exit code.
 
     Raises UserError before that for a folder under either name that no run began.
     """

@@ -4,7 +4,7 @@
     .of-<program>           in a folder: begun by this program, and the files in it are its own
     .made                   in the folder of a finished run: the names of what the run wrote
 
-A folder of any other kind is the user's, whatever its name. Nothing here needs torch.
+A folder of any other kind is the user's, even if its name looks like ours. Nothing here needs torch.
 """
 
 import re
@@ -24,7 +24,7 @@ RUN_FILES = (MADE, "last.pkl", "previous.pkl", "paused.pkl")  # what tells a run
 
 
 def new_name(path: Path, what: str) -> Path:
-    """A name beside `path` that nothing has or had."""
+    """A name next to `path` that nothing has or had."""
     return path.with_name(f".{path.name}.{what}-{secrets.token_hex(4)}")
 
 

@@ -54,7 +54,7 @@ END = b"."  # a byte for each worker
 
 
 def _end_with_starter(watched: Connection, folder: str) -> None:
-    """In a worker: from now on it ends, whatever it is at, when told to, or when the pipe's other end is gone.
+    """In a worker: from now on the process ends at once when it is told to, or when the pipe's other end is gone.
 
     Ctrl-C, which a terminal sends to all of them, ends it at once, and its starter alone tells of that.
 

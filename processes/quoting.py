@@ -1,6 +1,6 @@
 """How words that came as data are written, so that no format takes them for its own language.
 
-Names of files, folders, classes and sets, and what files beside the data say, may hold anything. Whoever writes them
+Names of files, folders, classes and sets, and what files next to the data say, may hold anything. Whoever writes them
 passes them through the function of the format; whoever opens the file finds them again as words.
 """
 

@@ -1,7 +1,7 @@
 """Several processes that train one network together, and end where one process would.
 
 The processes share out the images of each batch, gather the logits, and compute the loss of the whole batch, every
-one of them: so any loss means what it means in one process, whatever it divides by. Batch normalisation takes its
+one of them: so any loss means what it means in one process, by whatever it divides. Batch normalisation takes its
 statistics over the whole batch too. Started by torchrun (`make … NPROC=4`).
 """
 
@@ -42,7 +42,7 @@ class Team:
         return sum(len(range(count)[Team(rank, self.world).share(count)]) == 0 for rank in range(self.world))
 
     def gather(self, local: Tensor, count: int) -> Tensor:
-        """The parts (b, …) of all processes in one (count, …) tensor, with the gradient of the own part."""
+        """Joins the parts (b, …) of all processes in one tensor (count, …). The gradient flows into the own part."""
         return local if self.world == 1 else _Gather.apply(local, count, self)
 
     def synchronise(self, net: nn.Module) -> nn.Module:
@@ -122,7 +122,7 @@ class _Gather(torch.autograd.Function):
 
 
 class _Normalise(torch.autograd.Function):
-    """Batch normalisation over the images of all processes, of which any may have none.
+    """Batch normalisation over the images of all processes. Any of them may have none.
 
     Two sums over the processes forward and one backward, always in float32 or wider: a process without an image sends
     zeros of the type that the others send. Kept for the way back: the input as it came, and vectors of C.

@@ -50,7 +50,10 @@ class Titled(Protocol):
 
 
 def make_canvas(runs: Sequence[Titled], title: str, width: float, height: float) -> tuple[Figure, FigureBase]:
-    """A figure of this size in inches, and the part of it to draw in: below the red banner if a run is phantom."""
+    """Makes a figure of this size in inches.
+
+    Returns it and the part to draw in, below the red banner if a run is phantom.
+    """
     phantom = any(run.phantom for run in runs)
     figure = Figure(figsize=(width, height + phantom * BANNER_HEIGHT), layout="constrained")
     body: FigureBase = figure
@@ -66,7 +69,7 @@ def make_canvas(runs: Sequence[Titled], title: str, width: float, height: float)
 
 
 def make_grid(runs: Sequence[Titled], title: str, number: int) -> tuple[Figure, FigureBase, list[Axes]]:
-    """A canvas with that many charts in rows of at most three, and room for a legend below."""
+    """Makes a canvas with that many charts, in rows of at most three, with room for a legend below."""
     columns = 2 if number == 4 else min(number, 3)
     rows = -(-number // columns)
     figure, body = make_canvas(runs, title, max(3.7 * columns, 5.2), 2.9 * rows + 0.8)
@@ -88,7 +91,7 @@ def save(figure: Figure, path: Path) -> None:
 
 
 def show_letters(figure: Figure) -> None:
-    """Whatever names are in its words, they are drawn letter by letter, and none stops the drawing."""
+    """Makes the words of a figure be drawn letter by letter, so that no name in them can stop the drawing."""
     for text in figure.findobj(Text):
         text.set_parse_math(False)
         text.set_text(visible(text.get_text(), keep="\n"))
@@ -103,14 +106,17 @@ def run_label(run: Run) -> str:
 
 
 def wrap(name: str, letters: int) -> list[str]:
-    """The lines of a name, where it is long broken at spaces and after underscores."""
+    """Breaks a long name into lines, at spaces and after underscores."""
     if len(name) <= letters:
         return [name]
     return [line.replace("_ ", "_") for line in textwrap.wrap(name.replace("_", "_ "), letters)]
 
 
 def say(ax: Axes, words: str) -> None:
-    """What stands in a chart that has nothing to show: a run may fail altogether, and its other plots be wanted."""
+    """Writes into a chart that has nothing to show.
+
+    A run may fail altogether, and its other plots may still be wanted.
+    """
     ax.text(0.5, 0.5, words, transform=ax.transAxes, ha="center", va="center", color=GREY)
 
 

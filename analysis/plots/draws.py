@@ -20,7 +20,7 @@ APART = 0.06  # between the dots of one kind and the next, lest they hide each o
 
 
 def plot_draws(runs: Sequence[Run], pattern: str, which: str, out: Path) -> None:
-    """One line a kind of experiment; an experiment without a number of labelled volumes is a level, drawn dashed."""
+    """Draws one line per kind of experiment. An experiment without a number of labelled volumes is a dashed level."""
     experiments = group_draws(runs, pattern)
     numbers = sorted({each.labelled for each in experiments if each.labelled is not None})
     if not numbers:
@@ -62,7 +62,7 @@ def label_kind(points: Sequence[Repeated], runs: Sequence[Run]) -> str:
 
 
 def draw_curve(ax: Axes, points: Sequence[Repeated], shift: float, colour: str, label: str) -> None:
-    """The means of one kind, and the draws behind them, `shift` to the right of their place."""
+    """Draws the means of one kind, and the draws behind them, `shift` to the right of their place."""
     points = sorted(points, key=lambda point: point.experiment.labelled or 0)
     places = [place(point.experiment.labelled or 0) + shift for point in points]
     ax.plot(places, [point.mean["dice"]["mean"] for point in points], "-_", color=colour, markersize=12, label=label)

@@ -35,13 +35,13 @@ def epoch_axis(ax: Axes, n_epoch: int) -> None:
 
 
 def plot_column(runs: Sequence[Run], column: str, out: Path) -> None:
-    """One curve a run of a column of the log."""
+    """Draws one curve per run, of a column of the log."""
     series = [pd.Series(run.column(column).to_numpy(float), run.metrics["epoch"]) for run in runs]
     plot_curves(runs, series, column_label(column, runs[0]), is_share(column), out)
 
 
 def plot_array(runs: Sequence[Run], name: str, classes: Sequence[int] | None, out: Path) -> None:
-    """One curve a run of a raw array: the mean over patients or slices of the mean over these classes."""
+    """Draws one curve per run, of a raw array: the mean over patients or slices of the mean over these classes."""
     means = [run.class_means(name, classes or run.metric_axis) for run in runs]
     series = [pd.DataFrame(each[: len(run.metrics)]).mean(axis=1) for each, run in zip(means, runs, strict=True)]
     words = ", ".join([array_label(name, runs), *(for_chart(runs[0].class_name(k)) for k in classes or [])])
@@ -49,7 +49,7 @@ def plot_array(runs: Sequence[Run], name: str, classes: Sequence[int] | None, ou
 
 
 def plot_curves(runs: Sequence[Run], series: Sequence[pd.Series], words: str, share: bool, out: Path) -> None:
-    """One curve a run, indexed by epoch; a run of one epoch beside longer ones is a level, drawn dashed."""
+    """Draws one curve per run, indexed by epoch. A run of one epoch among longer ones is a level, drawn dashed."""
     figure, body = make_canvas(runs, "epoch by epoch", 7.5, 4)
     ax = body.subplots()
     longest = max(map(len, series))
@@ -75,7 +75,7 @@ def plot_curves(runs: Sequence[Run], series: Sequence[pd.Series], words: str, sh
 
 
 def plot_losses(run: Run, out: Path) -> None:
-    """Every loss term in training and in validation, one panel a term."""
+    """Draws every loss term in training and in validation, one panel per term."""
     found = [match[1] for name in run.metrics if (match := re.fullmatch("(?:tra|val)_loss_(.+)", name))]
     terms = [term for term in dict.fromkeys(found) if term.removesuffix(LOWEST) == term and known_sides(run, term)]
     figure, body, axes = make_grid([run], f"loss terms of {run_label(run)}", max(len(terms), 1))
@@ -88,14 +88,14 @@ def plot_losses(run: Run, out: Path) -> None:
 
 
 def known_sides(run: Run, term: str) -> dict[str, pd.Series]:
-    """'tra', 'val' -> what is known of the term, of those of which anything is; the index counts epochs from 1."""
+    """'tra' and 'val' -> the values of the term, if any are known; the index counts epochs from 1."""
     table = run.metrics.set_index(run.metrics["epoch"] + 1)
     columns = {side: table[name].dropna() for side in ("tra", "val") if (name := f"{side}_loss_{term}") in table}
     return {side: column for side, column in columns.items() if len(column)}
 
 
 def draw_term(ax: Axes, run: Run, term: str) -> None:
-    """A term of the loss, with its lower bound if that was logged; or a discriminator's accuracy in its range."""
+    """Draws a term of the loss, with its lower bound if that was logged, or a discriminator's accuracy in its range."""
     for name, width in ((term, 1.8), (term + LOWEST, 0.8)):
         for side, values in known_sides(run, name).items():
             line, colour = ("-", LINES[0]) if side == "tra" else ("--", LINES[1])
@@ -124,7 +124,7 @@ def loss_legend(body: FigureBase, run: Run, terms: Sequence[str]) -> None:
 
 
 def plot_weights(runs: Sequence[Run], out: Path) -> None:
-    """The weights of a run's losses over epochs, one panel a run; runs without --scheduler are named in the title."""
+    """Draws the weights of the losses over epochs, one panel per run. The title names runs without --scheduler."""
     columns = {run.name: [name for name in run.metrics if name.startswith(WEIGHT)] for run in runs}
     moving, still = [run for run in runs if columns[run.name]], [name for name, found in columns.items() if not found]
     names = dict.fromkeys(name for found in columns.values() for name in found)

@@ -47,7 +47,7 @@ def column_label(column: str, run: Run) -> str:
 
 
 def score_label(score: str, runs: Sequence[Run]) -> str:
-    """Dice, HD95 (mm), …"""
+    """The name of a score on an axis, such as Dice or HD95 (mm)."""
     dice = "Dice" if any(run.by_iou for run in runs) else "3D Dice"  # of pictures, which have no depth
     names = {"dice": dice, "nsd": "NSD", "volume_error": "relative volume error"}
     unit = f" ({', '.join(unique(runs, lambda run: run.unit))})" if score in DISTANCES else ""
@@ -65,5 +65,5 @@ def array_label(name: str, runs: Sequence[Run]) -> str:
 
 
 def cases(source: str) -> str:
-    """What there is one value of each: in a raw array (…npy), or of a score."""
+    """What has one value each, 'slices' or 'patients', in a raw array (…npy) or a score."""
     return "slices" if source.endswith(".npy") and not source.startswith(SCORED) else "patients"

@@ -39,7 +39,10 @@ BINS = 20
 
 
 def plot_boxes(runs: Sequence[Run], score: str, which: str, out: Path, only: int | None = None) -> None:
-    """One box a run over its patients, every patient a point, the same patient joined by a line."""
+    """Draws one box per run over its patients.
+
+    Each patient is a point, and a line joins the same patient in two runs.
+    """
     title = f"patients one by one, {EPOCHS[which]}"
     figure, body = make_canvas(runs, title, max(5.2, 1.15 * len(runs) + 1.2), 4)
     ax = body.subplots()
@@ -75,7 +78,7 @@ def chosen_rows(run: Run, which: str, only: int | None) -> list[dict[str, Any]]:
 
 
 def patient_scores(run: Run, score: str, which: str, only: int | None) -> dict[str, float]:
-    """Patient -> score, the mean of the classes or that of class `only`; patients without one left out."""
+    """Patient -> score: the mean of the classes, or that of class `only`. Patients without a score are left out."""
     rows = average_classes(chosen_rows(run, which, only))
     return {row["patient"]: row[score] for row in rows if np.isfinite(row[score])}
 
@@ -90,12 +93,12 @@ def box_label(run: Run, which: str, only: int | None, number: int) -> str:
 
 
 def spread(number: int) -> np.ndarray:
-    """Sideways shifts that keep points of similar height apart, the same in every picture."""
+    """(number,) sideways shifts that keep points of similar height apart, the same in every picture."""
     return np.zeros(1) if number == 1 else 0.16 * np.array([(i * 0.618) % 1 - 0.5 for i in range(number)]) * 2
 
 
 def join_patients(ax: Axes, points: Sequence[dict[str, float]]) -> None:
-    """A thin line between a patient's scores in neighbouring runs."""
+    """Draws a thin line between a patient's scores in neighbouring runs."""
     for number, (left, right) in enumerate(itertools.pairwise(points)):
         starts, ends = (dict(zip(side, spread(len(side)), strict=True)) for side in (left, right))
         for patient in (each for each in left if each in right):  # in one order, where a set has none
@@ -107,7 +110,7 @@ def join_patients(ax: Axes, points: Sequence[dict[str, float]]) -> None:
 
 
 def plot_histogram(runs: Sequence[Run], source: str, which: str, out: Path, only: int | None = None) -> None:
-    """How a score of patients, or a raw array (`source` ends in .npy), is distributed; one panel a run."""
+    """Draws how a score of patients, or a raw array (`source` ends in .npy), is distributed, one panel per run."""
     values = [case_values(run, source, which, only) for run in runs]
     figure, body, axes = make_grid(runs, f"{cases(source)} one by one, {EPOCHS[which]}", len(runs))
     bins = np.histogram_bin_edges([0, *np.concatenate(values)], BINS, (0, 1) if is_share(source) else None)
@@ -128,7 +131,7 @@ def plot_histogram(runs: Sequence[Run], source: str, which: str, out: Path, only
 
 
 def case_values(run: Run, source: str, which: str, only: int | None) -> np.ndarray:
-    """The finite values of one epoch, one a patient or slice: the mean over the classes, or class `only`."""
+    """(N,) the finite values of one epoch, one per patient or slice: the mean over the classes, or class `only`."""
     if not source.endswith(".npy"):
         return np.array(list(patient_scores(run, source, which, only).values()))
     values = run.class_means(source, run.metric_axis if only is None else [only])[run.epoch(which)]
@@ -144,7 +147,7 @@ def source_label(source: str, runs: Sequence[Run], only: int | None) -> str:
 
 
 def plot_sizes(run: Run, out: Path) -> None:
-    """Histogram per class of the sizes predicted in the last epoch, of the true ones and of the prior."""
+    """Draws a histogram per class of the sizes predicted in the last epoch, of the true ones and of the prior."""
     true, prior = run.array("val_gt_sizes.npy"), run.array("prior_sizes.npy")
     predicted = run.array("val_sizes.npy")[len(run.metrics) - 1]
     classes = run.metric_axis
@@ -167,7 +170,10 @@ def plot_sizes(run: Run, out: Path) -> None:
 
 
 def draw_sizes(ax: Axes, predicted: np.ndarray, true: np.ndarray, prior: np.ndarray) -> None:
-    """Sizes above zero; a prior of few values is a line at each, as a bar would hide the rest."""
+    """Draws the histograms of sizes (N,) above zero, in pixels.
+
+    A prior of few values is a line at each, since a bar would hide the rest.
+    """
     predicted, true, prior = (sizes[np.isfinite(sizes) & (sizes > 0)] for sizes in (predicted, true, prior))
     everything = np.concatenate([predicted, true, prior])
     if not len(everything):

@@ -54,7 +54,10 @@ def shown_classes(run: Run) -> list[int]:
 
 
 def slice_score(run: Run, predicted: np.ndarray, true: np.ndarray) -> float:
-    """2D Dice, or IoU of a run that is scored so, mean over the classes that are there; NaN where none is."""
+    """The mean over the classes of the Dice of a slice, or of its IoU if the run is scored so; NaN where none is there.
+
+    predicted, true: class numbers (W, H)
+    """
     counted = run.counted(true)
     both, *each = confusion_counts(predicted[counted], true[counted], run.n_class)
     values = dice(both, *each)[run.metric_axis]
@@ -74,14 +77,14 @@ def draw_entropy(ax: Axes, entropy: np.ndarray, view: View) -> None:
 
 
 def strip(ax: Axes) -> None:
-    """No grid, no ticks, no frame."""
+    """Takes away grid, ticks and frame."""
     ax.grid(visible=False)
     ax.set(xticks=[], yticks=[])
     ax.spines[:].set_visible(False)
 
 
 def draw_label(ax: Axes, run: Run, slices: "SliceSet", row: int, label: np.ndarray, view: View) -> None:
-    """A label map in the palette of the set; where there is none, its outlines on the image."""
+    """Draws a label map (W, H) in the palette of the set, or its outlines on the image where there is no palette."""
     if run.palette is not None:
         ax.imshow(run.palette[view(label)], aspect=view.aspect)
         strip(ax)
@@ -93,7 +96,10 @@ def draw_label(ax: Axes, run: Run, slices: "SliceSet", row: int, label: np.ndarr
 def draw_contours(
     ax: Axes, label: np.ndarray, classes: Sequence[int], colours: np.ndarray | str, style: str = "solid"
 ) -> None:
-    """The outline of each class of a label map as shown, each in its own colour or all in one."""
+    """Draws the outline of each class of a label map as it is shown, each in its own colour or all in one.
+
+    label: (rows, columns) class numbers; colours: (K, 3) from 0 to 1, or the name of one
+    """
     padded = np.pad(label, 1)  # closes outlines at the image's border
     rows, columns = padded.shape
     for k in classes:
@@ -107,7 +113,7 @@ def draw_contours(
 
 
 def draw_prediction(ax: Axes, run: Run, slices: "SliceSet", row: int, mask: np.ndarray, view: View) -> None:
-    """A prediction and its score."""
+    """Draws a predicted label map (W, H), with its score below it."""
     draw_label(ax, run, slices, row, mask, view)
     score = slice_score(run, mask, slices.truth(row))
     words = f"mIoU {100 * score:.1f} %" if run.by_iou else f"Dice {score:.2f}"
@@ -125,7 +131,7 @@ def legend_height(run: Run, width: float) -> float:
 
 
 def class_legend(body: FigureBase, run: Run, width: float) -> None:
-    """What the colours stand for, where there is more than one."""
+    """Draws what the colours stand for, if there are several."""
     colours, classes = label_colours(run) / 255, shown_classes(run)
     if len(classes) > 1:
         names = {k: for_chart(run.class_name(k)) for k in classes}
@@ -139,7 +145,11 @@ def class_legend(body: FigureBase, run: Run, width: float) -> None:
 
 
 def plot_panel(runs: Sequence[Run], out: Path, number: int, which: str, data: Path | None) -> None:
-    """Rows: slices. Columns: image, truth, each run's prediction with its score, entropy of the first two runs."""
+    """Draws the panel of slices.
+
+    Its rows are slices. Its columns are the image, the truth, each run's prediction with its score, and the entropy of
+    the first two runs.
+    """
     first, ranking = runs[0], runs[min(1, len(runs) - 1)]
     slices = Masks(first).slices(data)
     chosen = choose_slices(slices, ranking, which, number)
@@ -183,7 +193,10 @@ def panel_title(which: str, chosen: Mapping[int, str], ranking: Run) -> str:
 
 
 def make_film(run: Run, out: Path, number: int, data: Path | None) -> None:
-    """A GIF of the predictions over epochs on a few slices, the truth dashed, or below where the set has a palette."""
+    """Writes a GIF of the predictions over epochs on a few slices.
+
+    The truth is dashed, or stands below if there is a palette.
+    """
     if out.suffix != ".gif":
         raise UserError(f"The film is a .gif, not '{out.name}'; change --out.")
     epochs = list(Masks(run).epochs().items())
@@ -207,7 +220,10 @@ def make_film(run: Run, out: Path, number: int, data: Path | None) -> None:
 def draw_frame(
     run: Run, slices: "SliceSet", views: Mapping[int, View], epoch: int, masks: Sequence[np.ndarray]
 ) -> Image.Image:
-    """One epoch of the film as an RGB picture."""
+    """Draws one epoch of the film, as an RGB picture.
+
+    masks: predicted class numbers (W, H), one per slice of `views`
+    """
     coloured = run.palette is not None
     width, height = 2.4 * len(views) + 0.3, max(2.4 * tall / wide for tall, wide in (v.size for v in views.values()))
     title = f"{run_label(run)}, epoch {epoch + 1} (truth {'below' if coloured else 'dashed'})"
@@ -231,7 +247,7 @@ def draw_frame(
 
 
 def write_coloured(run: Run, which: str, out: Path) -> None:
-    """Every saved mask of an epoch as a coloured PNG of the same name, in the folder `out`."""
+    """Writes every saved mask of an epoch as a coloured PNG of the same name, into the folder `out`."""
     names, colours = Masks(run).names(which), label_colours(run)
     if out.resolve() == Masks(run).folder(which).resolve():
         raise UserError(f"{out} holds the masks themselves; name another folder with --out.")

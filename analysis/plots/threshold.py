@@ -1,4 +1,4 @@
-"""Chart over iterations: the threshold of pseudo labels beside its prior."""
+"""Chart over iterations: the threshold of pseudo labels, and its prior."""
 
 from argparse import Namespace
 from collections.abc import Sequence
@@ -21,7 +21,7 @@ TERM = "tra_loss_"  # how the log calls the terms of a step, whose order is that
 
 
 def plot_threshold(runs: Sequence[Run], out: Path) -> None:
-    """One panel a run; runs without pseudo labels are named in the title."""
+    """Draws one panel per run. The title names runs without pseudo labels."""
     made = [run for run in runs if f"{TERM}threshold" in run.metrics]
     others = [for_chart(run.name) for run in runs if run not in made]
     title = "threshold of the pseudo labels" + f" (no pseudo labels in {', '.join(others)})" * bool(others)
@@ -34,7 +34,10 @@ def plot_threshold(runs: Sequence[Run], out: Path) -> None:
 
 
 def draw_threshold(ax: Axes, run: Run) -> bool:
-    """The threshold of every step, and the prior behind it where there was one; returns whether there was."""
+    """Draws the threshold of every step, and the prior behind it if there was one.
+
+    Returns whether there was a prior.
+    """
     terms = step_terms(run)
     steps = np.arange(1, len(terms["threshold"]) + 1)
     has_prior = "prior_mu" in terms

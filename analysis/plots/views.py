@@ -75,7 +75,10 @@ class View:
 
 
 def make_view(slices: Shown, row: int, masks: Sequence[np.ndarray], whole: bool) -> View:
-    """The view of a slice: a window around these masks or the whole, upright if the set's manifest says how it lies."""
+    """The view of a slice.
+
+    A window around these masks (W, H), or the whole, upright if the manifest says how it lies.
+    """
     spacing = (1.0, 1.0, 1.0) if slices.spacing is None else slices.spacing[slices.patients[row]]
     swap, flip = upright(axis_codes(slices.root, slices.names[row]))
     aspect = spacing[2] / spacing[1] if swap else spacing[1] / spacing[2]
@@ -105,7 +108,7 @@ def axis_codes(root: Path, name: str) -> str:
 
 
 def window(masks: Sequence[np.ndarray]) -> tuple[slice, slice]:
-    """The part of the image to show: everything true or predicted with a margin, at least half of each axis."""
+    """The part of the image to show: all that the masks (W, H) hold, with a margin, and at least half of each axis."""
     seen = np.any([mask > 0 for mask in masks], axis=0)
     parts = []
     for axis, size in enumerate(seen.shape):

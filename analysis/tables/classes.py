@@ -34,7 +34,7 @@ class Entry:
 
     @property
     def miou(self) -> float:
-        """Mean over the classes that are there."""
+        """The mean IoU over the classes that are there."""
         known = [row["iou"] for row in self.rows.values() if math.isfinite(row["iou"])]
         return float(np.mean(known)) if known else math.nan
 
@@ -101,7 +101,7 @@ def make_notes(entries: Sequence[Entry], names: argparse.Namespace) -> list[str]
 
 
 def csv_lines(entry: Entry) -> list[dict[str, Any]]:
-    """A line for the mean, one a class. Counts are pixels; IoU is a share, not in per cent."""
+    """The lines of the csv: one for the mean, one per class. Counts are pixels; IoU is a share, not in per cent."""
     first = facts(entry.run, entry.which) | {"worse_than": entry.worse_than, "images": len(entry.run.names)}
     mean = {"class": "mean", "name": "", "iou": entry.miou, "intersection": math.nan, "union": math.nan}
     lines = [first | row | {"gap_closed": math.nan} for row in (mean, *entry.rows.values())]
@@ -110,7 +110,10 @@ def csv_lines(entry: Entry) -> list[dict[str, Any]]:
 
 
 def make_class_report(runs: Sequence[Run], names: argparse.Namespace) -> Report:
-    """`names`: the `lower` and the `upper` run of the gap, if they are there."""
+    """Makes the report of runs on pictures.
+
+    names: its `lower` and `upper` are the runs of the gap, if they are there
+    """
     blocks = {which: [read_entry(run, which) for run in runs] for which in BLOCKS}
     for block in blocks.values():
         close_gaps(block, names.lower, names.upper)

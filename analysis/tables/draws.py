@@ -38,7 +38,7 @@ FAILURES = ("misses", "false_structures")
 
 @dataclass(frozen=True)
 class Experiment:
-    """Runs that differ in their draw alone."""
+    """Runs that differ only in their draw."""
 
     name: str
     runs: dict[str, Run]  # draw -> run
@@ -245,7 +245,10 @@ def make_notes(
 
 
 def csv_lines(entry: Repeated) -> list[dict[str, Any]]:
-    """A line for the mean of the classes, one a class; where draws differ in a fact, each draw's in their order."""
+    """The lines of the csv: one for the mean of the classes, one per class.
+
+    If draws differ in a fact, it stands for each.
+    """
     of_draws = [patient_facts(each) for each in entry.entries.values()]
     first = {"experiment": entry.experiment.name, "draws": len(of_draws)}
     first |= {key: in_common([each[key] for each in of_draws]) for key in of_draws[0]}
@@ -262,7 +265,10 @@ def in_common(values: Sequence[Any]) -> Any:
 
 
 def make_draw_report(runs: Sequence[Run], names: argparse.Namespace) -> Report:
-    """`names`: `draws`, the regular expression; the `reference` experiment or kind; `iou`, whether it is shown too."""
+    """Makes the report of runs repeated over draws.
+
+    names: `draws`, the regular expression; `reference`, an experiment or a kind; `iou`, whether that is shown too
+    """
     experiments = group_draws(runs, names.draws)
     kind = choose_kind(experiments, names.reference)
     blocks = {which: [read_experiment(each, which, names.iou) for each in experiments] for which in BLOCKS}

@@ -15,11 +15,11 @@ class Scored(Protocol):
 
     @property
     def images(self) -> frozenset[str]:
-        """What it was scored on: patients, or pictures."""
+        """The patients or pictures that the run was scored on."""
 
     @property
     def score(self) -> float:
-        """Mean Dice or IoU."""
+        """The mean Dice or IoU of the run."""
 
 
 Entry = TypeVar("Entry", bound=Scored)

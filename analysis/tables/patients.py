@@ -237,7 +237,7 @@ def worst(entry: Entry) -> str:
 
 
 def patient_facts(entry: Entry) -> dict[str, Any]:
-    """`epoch` counts from 0, as in the log; distances are in `distance_unit`."""
+    """The facts of one line of the csv. `epoch` counts from 0, as in the log; distances are in `distance_unit`."""
     run = entry.run
     more = {"distance_unit": run.unit, "nsd_tolerance": run.nsd_tolerance, "patients": len(entry.dice)}
     return facts(run, entry.which) | {"worse_than": entry.worse_than} | more
@@ -251,7 +251,7 @@ def score_cells(scores: Mapping[str, Mapping[str, float]]) -> dict[str, float]:
 
 
 def csv_lines(entry: Entry) -> list[dict[str, Any]]:
-    """A line for the mean of the classes, one a class."""
+    """The lines of the csv: one for the mean of the classes, one per class."""
     lines = []
     for name, scores in entry.scores.items():
         line = patient_facts(entry) | {"class": name} | score_cells(scores)
@@ -263,9 +263,11 @@ def csv_lines(entry: Entry) -> list[dict[str, Any]]:
 
 
 def make_patient_report(runs: Sequence[Run], names: argparse.Namespace) -> Report:
-    """`names`: the `lower` and the `upper` run of the gap and the `reference` of the test, if they are there.
+    """Makes the report of runs scored patient by patient.
 
-    `names.iou`: whether intersection over union is to stand beside Dice.
+    names: its `lower` and `upper` are the runs of the gap, its `reference` that of the test, if they are there
+
+    `names.iou`: whether intersection over union is to stand next to Dice.
     """
     blocks = {which: [read_entry(run, which, names.iou) for run in runs] for which in BLOCKS}
     reference = choose_reference(runs, names)

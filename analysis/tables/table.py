@@ -21,7 +21,7 @@ LATEX_GAP = 3  # letters between two columns
 
 @dataclass(frozen=True)
 class Report:
-    """The table in words, whatever it is written as; the csv has every digit instead."""
+    """The table in words, the same for text, Markdown and LaTeX; the csv has every digit instead."""
 
     title: str
     warnings: list[str]
@@ -36,7 +36,7 @@ def number(value: float, digits: int = 3) -> str:
 
 
 def as_text(report: Report) -> str:
-    """For the screen and .txt."""
+    """The table as plain text, for the screen and .txt."""
     header, ruler, *rows = aligned(report.header, [row for _, block in report.blocks for row in block])
     lines, shown = [visible(report.title), *boxed(report.warnings)], iter(rows)
     for heading, block in report.blocks:
@@ -118,6 +118,6 @@ def _tabular(report: Report, columns: Sequence[int]) -> list[str]:
 
 
 def as_csv(report: Report) -> str:
-    """Every digit; an empty cell where there is no number."""
+    """The table as csv, with every digit, and an empty cell where there is no number."""
     columns = list(report.lines[0])
     return csv_text([columns, *([line[name] for name in columns] for line in report.lines)])

@@ -12,7 +12,7 @@ COLUMNS = {"loss": "tra_loss_tot", "entropy": "val_entropy", "size": "val_size_m
 
 
 def make_unscored_report(runs: Sequence[Run]) -> Report:
-    """Loss, mean entropy and mean size of the last epoch, a run a line."""
+    """Makes a report of the loss, mean entropy and mean size of the last epoch, one line per run."""
     last = [{name: _last(run, column) for name, column in COLUMNS.items()} for run in runs]
     facts = [{"run": run.name, "set": run.set_name, "supervision": supervision(run)} for run in runs]
     rows = [

@@ -35,7 +35,7 @@ class Header(NamedTuple):
 
 
 def open_volume(folder: Path) -> Volume:
-    """The slices in the order of their places, whatever their names and numbers say. Raises VolumeFault."""
+    """The slices in the order of their places. Their names and numbers do not count. Raises VolumeFault."""
     with refusing(folder):
         found = _only_series(folder)
         files = [each.path for each in found]
@@ -66,7 +66,7 @@ def open_volume(folder: Path) -> Volume:
 
 
 def _only_series(folder: Path) -> list[DicomFile]:
-    """The images of the one series. Raises VolumeFault for another number, and for files that are none, or torn."""
+    """The images of the only series. Raises VolumeFault for several series or none, and for files that are torn."""
     found, torn, foreign = [], [], []
     for path in sorted(path for path in folder.iterdir() if path.is_file() and not path.name.startswith(".")):
         try:

@@ -33,7 +33,10 @@ Tag = tuple[int, int]
 
 @dataclass(frozen=True)
 class DicomFile:
-    """What a whole file says of itself. `pixels`: bytes of voxels, 0 where it is no image; `native`: uncompressed."""
+    """What a whole file says of itself. `pixels` are the bytes of its voxels, 0 if it is no image.
+
+    `native` says whether they are uncompressed.
+    """
 
     path: Path
     series: str
@@ -42,7 +45,7 @@ class DicomFile:
 
 
 def examine(path: Path) -> DicomFile | None:
-    """The file walked from end to end; None for one that is no DICOM. Raises ValueError for one that is torn."""
+    """Walks the file from end to end. Returns None if it is no DICOM, and raises ValueError if it is torn."""
     content = path.read_bytes()
     start, mark = MARK
     if content[start : start + 4] == mark:
@@ -103,7 +106,7 @@ class _Walk:
     """Goes over the elements of some bytes. Every method raises ValueError where a length leads beyond their end."""
 
     content: bytes
-    explicit: bool  # whether the kind of a value stands beside its tag
+    explicit: bool  # whether the kind of a value stands next to its tag
     order: str = "<"
 
     def elements(self, at: int, end: int, depth: int = 0) -> Iterator[tuple[Tag, int, int]]:

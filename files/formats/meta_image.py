@@ -1,4 +1,4 @@
-"""MetaImage: .mha, and .mhd with its voxels in a file beside it (.raw, .zraw).
+"""MetaImage: .mha, and .mhd with its voxels in a file next to it (.raw, .zraw).
 
 Read here and not by ITK, whose parser of these headers ends the whole process at some broken ones. Format: "MetaIO" in
 the documentation of ITK.
@@ -24,7 +24,7 @@ TYPES = {
 
 
 def open_volume(path: Path) -> Volume:
-    """Raises VolumeFault."""
+    """Reads the header of a MetaImage. Raises VolumeFault."""
     with refusing(path):
         fields, end = _read_fields(path)
         count = int(fields["ndims"])

@@ -19,7 +19,10 @@ ZERO = "pixdim[1,2,3] should be non-zero"
 
 
 def open_volume(path: Path) -> Volume:
-    """Raises VolumeFault, also for a header whose geometry nibabel would have to mend."""
+    """Reads the header of a NIfTI or Analyze file.
+
+    Raises VolumeFault, also if nibabel would have to mend its geometry.
+    """
     if path.suffix.lower() == ".dcm":
         raise VolumeFault("is a file of DICOM (name its folder, with a / at the end: a series is a volume)", str(path))
     with refusing(path), _mending_is_told(path):
@@ -67,7 +70,7 @@ def _load(path: Path) -> nib.filebasedimages.FileBasedImage:
 def _files_of(image: nib.spatialimages.SpatialImage, path: Path) -> tuple[Path, ...]:
     """The files of a volume: of a pair the header and the voxels, the one that was named first.
 
-    A .mat, which SPM may lay beside an Analyze pair, holds the matrix and belongs to them where it is there.
+    A .mat, which SPM may lay next to an Analyze pair, holds the matrix and belongs to them where it is there.
     """
     named = (Path(holder.filename) for holder in image.file_map.values() if holder.filename)
     return (path, *sorted(file for file in named if file != path and file.exists()))
@@ -90,7 +93,7 @@ nib.imageglobals.logger.addFilter(_Told())
 
 @contextmanager
 def _mending_is_told(path: Path) -> Iterator[None]:
-    """Nothing on the screen of what nibabel mends in a header; a fault where it is the geometry."""
+    """Keeps off the screen what nibabel mends in a header, and raises a fault if it mends the geometry."""
     _Told.heard.words = words = []
     try:
         yield

@@ -1,4 +1,4 @@
-"""NRRD: .nrrd, and .nhdr with its voxels in a file beside it; the header is read by pynrrd.
+"""NRRD: .nrrd, and .nhdr with its voxels in a file next to it; the header is read by pynrrd.
 
 The voxels are not: it unpacks whatever is there, and skips as many lines as a header asks for. Format: "NRRD" in the
 documentation of Teem.
@@ -36,7 +36,7 @@ SPACES = {
 
 
 def open_volume(path: Path) -> Volume:
-    """Raises VolumeFault."""
+    """Reads the header of an NRRD. Raises VolumeFault."""
     with refusing(path):
         with path.open("rb") as file:
             header = nrrd.read_header(file)

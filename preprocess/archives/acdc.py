@@ -3,7 +3,7 @@
     python -m preprocess.archives.acdc --volumes data/acdc_volumes --dest data/acdc --val 50 --format png
 
 Layout: training/patientNNN/patientNNN_frameFF.nii.gz and …_gt.nii.gz at end-diastole (ED) and end-systole (ES), whose
-frames stand in Info.cfg beside them; newer archives have database/training. Labels: 1 right ventricle, 2 myocardium,
+frames stand in Info.cfg next to them; newer archives have database/training. Labels: 1 right ventricle, 2 myocardium,
 3 left ventricle. A set's patients are the frames, and both frames of a patient are in one split.
 Slices are cut as they were scanned (`--orient stored`): short-axis planes run obliquely through the body, and the plane
 of the body that is nearest to them differs from patient to patient.
@@ -42,7 +42,7 @@ def flags(args: argparse.Namespace) -> list[str]:
 
 
 def find_frames(root: Path, moment: str) -> list[str]:
-    """Of every patient the frame of this moment, without its ending. Raises UserError where Info.cfg does not tell."""
+    """Every patient's frame of this moment, without its ending. Raises UserError if Info.cfg does not tell it."""
     told = {}
     for path in find_files(f"{root}/**/training/patient*/Info.cfg"):
         match = re.search(rf"^{moment}:\s*(\d+)", path.read_text(encoding="utf-8"), re.M)

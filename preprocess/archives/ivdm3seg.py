@@ -5,12 +5,12 @@
 
 Layout: NN_fat.nii, NN_inn.nii (in-phase), NN_opp.nii (opposed), NN_wat.nii (water) and NN_Labels.nii, 36 x 256 x 256,
 the 36 sagittal slices along the first axis. Each image becomes a folder: Fat, Inn, Opp, Wat.
-Oddities: scans come in pairs of time points of one person, of which a random split would put one in training and one in
-validation. The archive does not say which belong together: neighbours are taken for a pair, 1 and 2, 3 and 4, and --val
-takes whole pairs. All labels of discs become 1. A label that does not
-lie on its image (that of scan 16, by up to 10.8 mm) is placed there by its geometry.
-Bateson et al. cut the scans into 256 slices of 36 x 256, as then each shows one disc at most (`--axis 1`); the slices
-as they were scanned are `--axis 0`. The axes are those of the files (`--orient stored`), as published.
+Oddities: scans come in pairs of time points of one person. A random split would put one of a pair in training and one
+in validation. The archive does not say which belong together: neighbours are taken for a pair, 1 and 2, 3 and 4, and
+--val takes whole pairs. All labels of discs become 1. A label that does not lie on its image (that of scan 16, by up to
+10.8 mm) is placed there by its geometry. Bateson et al. cut the scans into 256 slices of 36 x 256, as then each shows
+one disc at most (`--axis 1`); the slices as they were scanned are `--axis 0`. The axes are those of the files
+(`--orient stored`), as published.
 """
 
 import processes.ctrl_c  # noqa: F401  first: from here on Ctrl-C is one line

@@ -6,7 +6,7 @@
 Layout: TaskNN_Name/dataset.json, imagesTr, labelsTr, imagesTs (without labels, left out). Several images of a patient
 are one 4D file; dataset.json names them ("modality") and the classes ("labels"), which are kept as they are numbered.
 The voxel axes of these archives run to the right, front and head, and so do those of the slices (`--orient RAS`).
-Oddities: ._* shadows that macOS left beside every file, which are never read.
+Oddities: ._* shadows that macOS left next to every file, which are never read.
 """
 
 import processes.ctrl_c  # noqa: F401  first: from here on Ctrl-C is one line

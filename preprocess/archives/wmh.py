@@ -5,7 +5,7 @@
 Layout: <id>/pre/FLAIR.nii.gz, <id>/pre/T1.nii.gz and <id>/wmh.nii.gz, below Utrecht, Singapore and GE3T (older
 archives) or training/Utrecht, training/Singapore and training/Amsterdam/GE3T (DataverseNL). FLAIR and T1 are the
 channels of one image.
-Oddities: label 2 is other pathology, and background here; ids count anew at each site, so a patient is site and id.
+Oddities: label 2 is other pathology, and background here; ids start again at each site, so a patient is site and id.
 The test data of DataverseNL, which lie in test/, are left out.
 """
 

@@ -1,4 +1,4 @@
-"""What every body region is built with. Sizes and places (mm) are drawn anew for every patient."""
+"""What every body region is built with. Sizes and places (mm) are drawn for every patient."""
 
 from numpy.random import Generator
 

@@ -14,7 +14,7 @@ Job = tuple[str, int, int]  # kind, number of the site, number of the scan
 
 
 def write_scan(job: Job, folder: Path, size: str, seed: int) -> None:
-    """One scan: its images, its labels, its note."""
+    """Writes one scan: its images, its labels, its note."""
     kind, number, scan = job
     site = COHORTS[kind][number]
     volumes, affine = render(site, size, (seed, list(COHORTS).index(kind), number), scan)
@@ -26,7 +26,10 @@ def write_scan(job: Job, folder: Path, size: str, seed: int) -> None:
 
 
 def save(path: Path, volume: np.ndarray, affine: np.ndarray) -> None:
-    """NIfTI, .nii or .nii.gz, the same bytes each time: no time stamp, no file name inside."""
+    """Writes voxels (X, Y, Z[, C]) as .nii or .nii.gz. The bytes are the same each time.
+
+    They hold no time stamp and no file name.
+    """
     path.parent.mkdir(parents=True, exist_ok=True)
     image = nib.Nifti1Image(volume, affine)
     image.header.set_xyzt_units("mm")

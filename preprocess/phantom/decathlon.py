@@ -9,7 +9,7 @@ from preprocess.phantom.render import Site
 
 @dataclass(frozen=True)
 class Contents:
-    """What dataset.json says of a task, beside its channels and scans."""
+    """What dataset.json says of a task, apart from its channels and scans."""
 
     task: str  # the folder
     name: str
@@ -24,7 +24,7 @@ def with_tests(training: Site, scans: dict[str, int], **change: object) -> tuple
 
 
 def write_contents(folder: Path, contents: Contents, channels: list[str]) -> None:
-    """dataset.json beside the scans that lie in the task's folder below `folder`."""
+    """Writes dataset.json next to the scans that lie in the task's folder below `folder`."""
     root = folder / contents.task
     training, test = (sorted(path.name for path in (root / part).iterdir()) for part in ("imagesTr", "imagesTs"))
     card = {

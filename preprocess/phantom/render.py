@@ -123,7 +123,7 @@ class Site:
     tilt: float = 3.0  # sd in degrees of the volume's obliqueness
     slip: tuple[int, int, int] | None = None  # (scan, label, what is written for it in that scan's last plane)
     texture: dict[str, float] = field(default_factory=dict)  # tissue -> factor on the grain
-    note: tuple[str, str] | None = None  # file name and content of a text that lies beside each scan
+    note: tuple[str, str] | None = None  # file name and content of a text that lies next to each scan
 
     def number(self, scan: int) -> int:
         """What a scan, counted from 0, is called."""
@@ -131,7 +131,10 @@ class Site:
 
 
 def render(site: Site, size: str, key: tuple[int, ...], scan: int) -> tuple[dict[str, np.ndarray], np.ndarray]:
-    """One scan: ({file name: (X,Y,Z[,C]) image or (X,Y,Z) int16 labels}, affine (4,4)). `key` seeds the site."""
+    """Renders one scan: ({file name: (X,Y,Z[,C]) image or (X,Y,Z) int16 labels}, affine (4,4)).
+
+    `key` seeds the site.
+    """
     subject, visit = divmod(scan, site.visits)
     session = np.random.default_rng([*key, subject, 1 + visit])
     grid = site.grids[size]

@@ -88,14 +88,14 @@ class Scene:
         return self.rng.choice((COLOURS | self.site.colours)[material]) * self.rng.normal(1, 0.05)
 
     def draw(self, label: str, points: np.ndarray, colour: np.ndarray) -> None:
-        """A polygon (N,2) in pixels."""
+        """Draws a polygon (N, 2) in pixels."""
         if label:
             self.pens[0].polygon(points.ravel().tolist(), fill=IDS[label])
         fill = tuple(min(max(round(each), 0), 255) for each in colour.tolist())
         self.pens[1].polygon((2 * points).ravel().tolist(), fill=fill)
 
     def paint(self, label: str, corners: Sequence[Sequence[float]], colour: np.ndarray | None = None) -> None:
-        """A polygon in space; distance fades it."""
+        """Paints a polygon in space; distance fades it."""
         colour = self.colour(label) if colour is None else colour
         offset = np.array(corners, float) - self.eye
         z = np.maximum(offset[:, 2:], NEAR)
@@ -104,30 +104,30 @@ class Scene:
         self.draw(label, points, seen * colour + (1 - seen) * self.mist)
 
     def panel(self, label: str, xs: Pair, ys: Pair, z: float, colour: np.ndarray | None = None) -> None:
-        """A rectangle that faces the camera."""
+        """Paints a rectangle that faces the camera."""
         self.paint(label, [(xs[0], ys[0], z), (xs[1], ys[0], z), (xs[1], ys[1], z), (xs[0], ys[1], z)], colour)
 
     def side(self, label: str, x: float, ys: Pair, zs: Pair, colour: np.ndarray) -> None:
-        """A rectangle along the street; what faces left is in the shade."""
+        """Paints a rectangle along the street; what faces left is in the shade."""
         light = 1 - self.site.shade * (x > self.eye[0])
         self.paint(label, [(x, ys[0], zs[0]), (x, ys[0], zs[1]), (x, ys[1], zs[1]), (x, ys[1], zs[0])], light * colour)
 
     def ground(self, label: str, xs: Pair, zs: Pair, colour: np.ndarray | None = None, y: float = 0.0) -> None:
-        """A level strip, in pieces, as each fades by its own distance."""
+        """Paints a level strip, in pieces, since each fades by its own distance."""
         colour = self.colour(label) if colour is None else colour
         near, far = max(zs[0], NEAR), min(zs[1], FAR)
         for a, b in pairwise(np.geomspace(near, far, 2 + int(8 * np.log10(far / near)))):
             self.paint(label, [(xs[0], y, a), (xs[1], y, a), (xs[1], y, b), (xs[0], y, b)], colour)
 
     def disc(self, label: str, centre: Sequence[float], radii: Pair, colour: np.ndarray, along: bool = False) -> None:
-        """An ellipse that faces the camera, or lies `along` the street."""
+        """Paints an ellipse that faces the camera, or lies `along` the street."""
         corners = np.full((len(ROUND), 3), centre)
         corners[:, 2 * along] += radii[0] * COS
         corners[:, 1] += radii[1] * SIN
         self.paint(label, corners, colour)
 
     def box(self, label: str, xs: Pair, ys: Pair, zs: Pair, colour: np.ndarray) -> float | None:
-        """Those faces of a box that the camera sees; the x of the side among them."""
+        """Paints the faces of a box that the camera sees. Returns the x of its side."""
         low, high = min(xs), max(xs)
         seen = low if low > self.eye[0] else high if high < self.eye[0] else None
         if ys[1] < self.eye[1]:

@@ -75,7 +75,7 @@ def _pavement(scene: Scene, x: float) -> list[Item]:
 
 
 def _traffic(scene: Scene, rails: float | None) -> list[Item]:
-    """What drives in the two lanes, and parks beside them."""
+    """What drives in the two lanes, and parks next to them."""
     rng, half, items = scene.rng, scene.half, []
     for x, start in ((1.2 - half, 4), (-0.45 * half, 9), (0.45 * half, 9), (half - 1.2, 5)):
         z = rng.uniform(start, 3 * start)
@@ -149,7 +149,7 @@ SITES = (GAME, CITIES)
 
 
 def write_picture(job: Job, folder: Path, size: str, seed: int) -> None:
-    """One picture and its labels, where the archive has them."""
+    """Writes one picture, and its labels where the archive has them."""
     which, place, number = job
     image, target = _files(job)
     scene = street(SITES[which], size, np.random.default_rng([seed, *image.encode()]))

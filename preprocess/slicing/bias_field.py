@@ -9,7 +9,9 @@ FEWEST = 8  # voxels that shrinking leaves along an axis
 
 
 def correct_bias(volume: np.ndarray, shrink: int = 1) -> np.ndarray:
-    """The volume divided by its bias field, float32; one of a single grey level above 0 is returned as it is.
+    """(X, Y, Z) -> (X, Y, Z) float32: the volume divided by its bias field.
+
+    A volume with a single grey level above 0 is returned as it is.
 
     N4 works on logarithms: voxels at or below 0 are divided too, but the field is estimated without them. No other mask
     is made, as published by Chaitanya et al.; Otsu's would leave dark organs out. The field has the same number of

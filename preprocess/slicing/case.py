@@ -98,7 +98,7 @@ def _read_label(path: Path, grid: Grid, spec: SliceSpec, done: Sliced) -> np.nda
 
 
 def image_planes(stack: np.ndarray, frame: Frame, path: Path, spec: SliceSpec) -> Iterator[np.ndarray]:
-    """Checks the image, then gives its slices: normalised float32, padded with the lowest value."""
+    """Checks the image (N, W, H), then yields its slices (W, H): normalised float32, padded with the lowest value."""
     how = spec.normalisation
     stack = how.clipped(correct_bias(stack, spec.n4_shrink) if spec.n4 else stack)
     scale = how.fit(stack)
@@ -155,18 +155,18 @@ def _write_distance_maps(classes: np.ndarray, task: Task, spec: SliceSpec, folde
 
 
 def as_stored(plane: np.ndarray, spec: SliceSpec) -> np.ndarray:
-    """What is read back from a file of this plane of an image: of a png whole grey levels, else the plane itself."""
+    """(W, H) -> (W, H): what a file of this plane gives back; whole grey levels for png, else the plane itself."""
     return quantised(plane, spec.bits) if spec.format == "png" else plane
 
 
 def quantised(plane: np.ndarray, bits: int) -> np.ndarray:
-    """0..1 times 255 (65535 with 16 bits), as whole numbers."""
+    """(W, H) from 0 to 1 -> (W, H) whole grey levels up to 255, or 65535 with 16 bits."""
     kind = np.uint8 if bits == 8 else np.uint16
     return np.rint(plane * np.float32(np.iinfo(kind).max)).astype(kind)
 
 
 def save_png(path: Path, plane: np.ndarray, bits: int) -> None:
-    """Grey png of class numbers (uint8) as they are, or of an image in 0..1.
+    """Writes a grey png of class numbers (W, H) uint8 as they are, or of an image (W, H) from 0 to 1.
 
     Packed by ISA-L: through Pillow, packing took as long as all else that slicing does.
     """

@@ -39,9 +39,9 @@ class Frame:
         multiple: int | None,
         centre: tuple[float, float] | None = None,
     ) -> "Frame":
-        """A cut of the resampled plane to this size, or to its own, padded up to a multiple.
+        """The frame that cuts the resampled plane to this size (W, H), or to its own, padded up to a multiple.
 
-        centre: the pixel of the plane (W, H) to cut round; by default its middle
+        centre: the pixel (W, H) of the plane to cut round; by default its middle
         """
         wanted = size or scaled
         if multiple:
@@ -60,11 +60,11 @@ class Frame:
         return tuple(n / m for n, m in zip(self.shape, self.scaled, strict=True))
 
     def take(self, plane: np.ndarray, fill: float = 0) -> np.ndarray:
-        """The slice out of its plane: `fill` where the plane has no pixel."""
+        """Cuts the slice (W, H) out of its plane (W, H), with `fill` where the plane has no pixel."""
         return self.cut(self.resample(plane), fill)
 
     def resample(self, plane: np.ndarray) -> np.ndarray:
-        """The plane at its new size.
+        """(W, H) `shape` -> (W, H) `scaled`: the plane at its new size.
 
         An image (float32) is smoothed along an axis that shrinks and interpolated linearly, by scikit-image: unlike the
         widened kernels of Pillow and torch, that puts nothing a fraction of a pixel aside. Class numbers are those of
@@ -77,7 +77,7 @@ class Frame:
         return resize(plane, self.scaled, order=1, mode="edge", anti_aliasing=True, preserve_range=True)
 
     def cut(self, plane: np.ndarray, fill: float = 0) -> np.ndarray:
-        """The slice out of its resampled plane."""
+        """Cuts the slice (W, H) `size` out of its plane (W, H) `scaled`, with `fill` where the plane has no pixel."""
         if plane.shape == self.size:
             return plane
         out = np.full(self.size, fill, plane.dtype)
@@ -86,21 +86,24 @@ class Frame:
         return out
 
     def put_back(self, pixels: np.ndarray) -> np.ndarray:
-        """The plane out of the slice, nearest pixels where it was resampled, 0 where nothing was cut."""
+        """(W, H) `size` -> (W, H) `shape`: lays the slice back on its plane.
+
+        A resampled plane gets the nearest pixels; what was not cut is 0.
+        """
         plane = np.zeros(self.scaled, pixels.dtype)
         inside, there = self._overlap()
         plane[inside] = pixels[there]
         return _nearest(plane, self.shape)
 
     def _overlap(self) -> tuple[tuple[slice, ...], tuple[slice, ...]]:
-        """The common part of resampled plane and cut, in the pixels of each."""
+        """The common part of the resampled plane and the slice: where it lies in the one, and where in the other."""
         axes = zip(self.scaled, self.size, self.offset, strict=True)
         spans = [(max(o, 0), max(min(o + w, h), max(o, 0)), o) for h, w, o in axes]
         return tuple(slice(lo, hi) for lo, hi, _ in spans), tuple(slice(lo - o, hi - o) for lo, hi, o in spans)
 
 
 def _nearest(plane: np.ndarray, size: tuple[int, int]) -> np.ndarray:
-    """The pixel at the centre of each pixel of the new size; the further one where the centre falls between two."""
+    """(W, H) -> (W, H) `size`: the pixel at the centre of each new one, or the further of two that are equally near."""
     picked = [(2 * np.arange(want) + 1) * have // (2 * want) for have, want in zip(plane.shape, size, strict=True)]
     return plane[np.ix_(*picked)]
 
@@ -129,7 +132,10 @@ def restore(slices: Mapping[int, np.ndarray], rows: Sequence[Mapping[str, str]])
 
 
 def restack(slices: Mapping[int, np.ndarray], rows: Sequence[Mapping[str, str]]) -> np.ndarray:
-    """The same in the directions in which it was cut, cutting axis first: (N, W, H)."""
+    """(N, W, H) one patient's slices stacked in the directions in which they were cut, the cutting axis first.
+
+    slices, rows: as for `restore`. Raises UserError if they do not belong together.
+    """
     if not rows or len({(row["patient"], row["source"]) for row in rows}) != 1:
         raise UserError(
             f"Expected rows of one patient's volume, got {listing(sorted({row['source'] for row in rows})) or 'none'}."

@@ -11,7 +11,7 @@ from processes.quoting import for_comment, for_recipe
 
 @dataclass(frozen=True)
 class Wishes:
-    """What the user typed beside the volumes."""
+    """What the user typed in addition to the volumes."""
 
     name: str
     patient: str

@@ -105,7 +105,7 @@ def _unusual(survey: Survey, what: str, found: Sequence[tuple[str, object]]) -> 
 
 
 def _duplicates(surveys: Sequence[Survey]) -> Iterator[Fault]:
-    """The same grey levels under several names, be it in one split, in two, or at two sites; flat images apart."""
+    """Images with equal grey levels under several names, in one split, in two, or at two sites; but no flat images."""
     places: dict[tuple[str, str], list[tuple[str, str]]] = defaultdict(list)
     for survey in surveys:
         for item in survey.items:

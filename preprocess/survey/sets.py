@@ -1,7 +1,7 @@
 """A set of slices or volumes as it lies on the disk: every file read once and measured, nothing taken for granted.
 
 Truly nothing: ground truth, manifest.csv, dataset.json and any split but one may be missing, files may be torn. What is
-wrong with a file is noted beside its measures; set_problems.py says what is wrong with the whole.
+wrong with a file is noted next to its measures; problems.py says what is wrong with the whole.
 """
 
 import hashlib
