@@ -1,5 +1,5 @@
 # What can be taken out of source-free adaptation, or put in its place: the ablations of every experiment makefile.
-# A makefile that wants one of these otherwise writes its own OPT line after including this file.
+# A makefile that wants another version of a run writes its own line for it after including this file.
 #   ENTKL     the loss of sfda and its parameters      NU       class weights of the entropy
 #   FORE      the foreground classes                   ADAPT    epochs and learning rate of the adaptation
 

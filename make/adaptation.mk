@@ -5,7 +5,7 @@
 #   NU                the weights of the classes in the entropy, where they are more than two
 #   MAPS              the folder of the boundary loss's distance maps, where the baselines are wanted
 #   PRIOR             how large an organ is, as flags of preprocess.size_priors
-# Each setting and each line here can be had otherwise: the same name, or the same line, in the makefile.
+# A makefile changes a setting or a line by writing one of the same name after including this file.
 include make/begin.mk
 
 TRN ?= cesource noadap sfda_lr0 sfda SFDA_TrueSize fs

@@ -1,5 +1,5 @@
 # What source-free adaptation is compared with, in every experiment makefile that adapts: the runs of `make … baselines`.
-# A makefile that wants one of these otherwise writes its own OPT line after including this file.
+# A makefile that wants another version of a run writes its own line for it after including this file.
 #   S_DATA     the folders of the source                    LEARN    epochs and learning rate of a training from scratch
 #   MAPS       the folder of the distance maps              LAMBDAS  weights of the adversaries, ADVERSARY its settings
 #   L_OR       the cross-entropy                            FORE     the foreground classes

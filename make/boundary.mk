@@ -1,18 +1,18 @@
-# The runs of the makefiles of the boundary loss have in common: every one trains from random weights on one set. Such a
-# makefile includes this file after it said what it is about (see begin.mk), and then states its facts:
+# The makefiles of the boundary loss include this file: each of their runs trains from random weights on one set. Such a
+# makefile first says what it is about (see begin.mk), then includes this file, then states its facts:
 #   B_DATA      the folders of every run: the image, and the ground truth that the metrics look at
 #   G_RGX       how a slice's name is read
 #   N_CLASS     the number of classes, with the background
 #   MODALITIES  the channels of an image, where there are several
 #   MOVING      weights.png, where a scheduler moves the weights of the losses: a picture of them
-# Each setting here can be had otherwise: the same name in the makefile.
+# A makefile changes a setting by writing one of the same name after including this file.
 ifneq ($(origin BEGUN),file)
 include make/begin.mk
 endif
 
-# PARITY=1 trains as published, faults included: distance maps whose zero is off the border, cut to whole numbers; a Dice and
-# a generalised Dice without a gradient on slices that lack a class; a Hausdorff loss of the distances inside of the shapes
-# alone; a learning rate that halves at every multiple of (best epoch + 20), epoch 0 first of all; the published ENet
+# PARITY=1 trains as published, faults included. Distance maps have their zero off the border and are cut to whole numbers. The
+# Dice and the generalised Dice have no gradient on slices that lack a class. The Hausdorff loss sees only distances inside the
+# shapes. The learning rate halves at every multiple of (best epoch + 20), epoch 0 first of all. ENet is the published one
 PARITY ?=
 ABSENT  = $(if $(PARITY),'legacy': True$(comma))
 INNER   = $(if $(PARITY),'inner': True$(comma))

@@ -1,12 +1,12 @@
-# Few labels (Chaitanya et al., NeurIPS 2020): contrastive pre-training on every image of a set, without labels, then training
+# Few labels (Chaitanya et al., NeurIPS 2020): contrastive pre-training on every image of a set, without labels; then training
 # on the labels of LABELLED of its volumes, DRAWS times. The runs are chained by their weights: global -> local -> contrast_*.
-# A makefile includes this file after its kind's, and says
+# A makefile includes this file after that of its kind (adaptation.mk, boundary.mk or begin.mk), and says
 #   LABELLED   the numbers of labelled volumes        KINDS, DRAWS    which runs, and how often
 #   FEW_DATA   the folder of slices, in which every training image may be looked at
 #   FEW_SLICE  how they are cut
 #   FEW_FACTS  what every run has in common: folders, regular expression, classes
-# A run <kind>_<n>_<d> sees the labels of n volumes, the d-th draw of them. KINDS: random weights, those of both
-# pre-trainings (contrast), these with mixup; or those of the first alone (encoder).
+# A run <kind>_<n>_<d> sees the labels of n volumes, the d-th draw of them. KINDS says what it starts from: random weights, the
+# weights of both pre-trainings (contrast, or mixup with mixed images), or those of the first pre-training (encoder).
 PRETRAIN += global local
 
 # -- settings: those that show the point on the small phantom, and as published ---------------------------------------------
@@ -26,7 +26,7 @@ endif
 # what is matched with what: GR, GD- or GD; LR or LD (see contrastive_losses.py)
 GLOBAL    ?= GD
 LOCAL     ?= LR
-# as published: an image is rotated, scaled, flipped, turned or left; half of them are bent; contrast or brightness changes
+# as published: an image is rotated, scaled, flipped, turned or left as it is; half of them are bent; contrast or brightness changes
 FEW_AUG   ?= {'flip': True, 'rotate': 15, 'scale': 0.05, 'turn': 45, 'one_of': True, 'elastic': 5, 'elastic_points': 3, \
               'elastic_share': 0.5, 'contrast': 0, 'gamma': 0, 'spread': 0.2, 'offset': 0.1, 'either': True}
 N_PARTS   ?= 4

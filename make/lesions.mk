@@ -1,5 +1,5 @@
-# The boundary loss on lesions (Kervadec et al. 2019 and 2021): one class, highly unbalanced, so that it stands next to the
-# generalised Dice. isles.make and wmh.make differ in their facts alone (see boundary.mk).
+# The boundary loss on lesions (Kervadec et al. 2019 and 2021). There is one class, highly unbalanced, so the boundary loss
+# stands next to the generalised Dice. isles.make and wmh.make differ only in their facts (see boundary.mk).
 include make/begin.mk
 
 TRN      ?= gdl gdl_surface_w gdl_surface_add gdl_surface_steal

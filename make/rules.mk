@@ -1,5 +1,5 @@
-# How everything is made. The last line of every experiment makefile includes this file: what it says of itself, its facts,
-# its lists and the lines of its runs stand above, in whatever order (see begin.mk).
+# How everything is made. The last line of every experiment makefile includes this file. What the makefile says of itself, its
+# facts, its lists and the lines of its runs stand above, in any order (see begin.mk).
 
 # -- what the makefile did not say --------------------------------------------------------------------------------------
 NET ?= $(if $(filter small,$(PHANTOM)),UNet:nG=8,UNet)
@@ -77,8 +77,8 @@ $(RUNS): $$(check_line) $$(if $$(SHOWN),,$$(call files_of,$$(COMMON) $$(OPT))) |
 	$(if $(SHOWN),@$(show),$(if $(call is_kept,$@),@echo '$@ is there and is kept.',$(train)))
 train = $(if $(THREADS),OMP_NUM_THREADS=$(THREADS)) $(RENEW) $(TRAIN) $(COMMON) --seed $(SEED) --jobs $(JOBS) --workdir $@_tmp --resume $(OPT) $(TYPED)
 
-# The words after these flags, the last one of each, and every sizefile of a loss; no word that is neither a file of
-# weights or sizes nor a folder of data.
+# The files that a line names: the last word after each of these flags, and every sizefile of a loss. A word counts only if it
+# is a file of weights or sizes, or a folder of data.
 flat     = $(strip $(subst ', ,$(subst ", ,$(subst =, ,$(subst '', none ,$(subst "", none ,$(1)))))))
 after    = $(patsubst $(1)@%,%,$(filter $(1)@%,$(subst $(1) ,$(1)@,$(2))))
 files_in = $(filter %.pkl %.csv data/% $(DATA) $(FEW_DATA),$(call after,sizefile:,$(subst sizefile :,sizefile:,$(1))) \
