@@ -22,7 +22,7 @@ for name in ("MAKELEVEL", "MAKEFLAGS", "MFLAGS"):  # of `make test`: a make that
 
 SHARED = Path(__file__).parents[2] / "shared"
 # Started first, as each file is one process's from its first test to its last: none of them is left over at the end.
-LONGEST = ("test_makefiles", "test_label_guard", "test_resume", "test_recipes", "test_networks", "test_distributed")
+LONGEST = ("test_makefiles", "test_label_guard", "test_resume", "test_recipes", "test_networks", "test_team")
 LONGEST += ("test_reading", "test_main", "test_phantom", "test_nuclei", "test_readme", "test_plot", "test_collapse")
 FOLDERS = "[('IMG', png_transform, False), ('GT', gt_transform, False), ('GT', gt_transform, False)]"
 CROSS_ENTROPY = "[('CrossEntropy', {'idc': [0, 1], 'weights': [1, 1]}, None, None, None, 1)]"

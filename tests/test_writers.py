@@ -290,7 +290,7 @@ def training(place):
 
 # Writers of nothing that came as data, or of what a test of their own looks at.
 OTHERS = {
-    "preprocess/new_dataset.py: write": "tests/test_new_dataset.py hands every word on to make",
+    "preprocess/new_dataset.py: write": "tests/preprocess/test_new_dataset.py hands every word on to make",
     "preprocess/volume_set.py: _write_manifest": "rows of csv_text, as slice_tables has them",
     "preprocess/phantom/__main__.py: make_cohort": "its own words",
     "preprocess/phantom/archive.py: write_scan": "its own words",

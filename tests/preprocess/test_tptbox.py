@@ -21,7 +21,7 @@ from preprocess.archives import tptbox as spine
 from preprocess.slicing.frames import restore
 from processes.errors import UserError
 
-ROOT = Path(__file__).parent.parent
+ROOT = Path(__file__).parents[2]
 PIR = np.array([[0, 0, 1.5, 0], [-1.5, 0, 0, 0], [0, -1.5, 0, 0], [0, 0, 0, 1]])  # to posterior, inferior, right
 
 

@@ -10,7 +10,6 @@ import pytest
 import SimpleITK as sitk
 import test_stated_geometry as stated
 import torch
-from test_reading import oblique, read_png, write
 
 import main as program
 import predict
@@ -26,6 +25,7 @@ from preprocess.volume_set import main as make_volumes
 from processes.errors import UserError
 from processes.lock import locked
 from processes.ownership import begin
+from tests.files.test_reading import oblique, read_png, write
 
 TURNS = ("LPS", "RAS", "SAR", "PIR", "IRA", "LSA")
 TRANSFORMS = {"png": "png_transform", "nii": "nii_transform", "npy": "npy_transform"}

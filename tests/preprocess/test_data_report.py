@@ -20,7 +20,7 @@ from preprocess.survey.problems import find_problems, find_unchecked
 from preprocess.survey.sets import survey_set
 from processes.errors import UserError
 
-ROOT = Path(__file__).parent.parent
+ROOT = Path(__file__).parents[2]
 
 
 @pytest.fixture
@@ -168,7 +168,9 @@ def test_a_prior_that_lacks_slices_or_is_far_off(site, tmp_path):
 def test_all_files_are_written_and_a_phantom_is_marked(site, tmp_path, phantom, monkeypatch):
     (site / "dataset.json").write_text(json.dumps({"split_unit": "patient", "phantom": phantom}))
     banners = []
-    monkeypatch.setattr("plots.data.save", lambda figure, path: banners.append((path.name, len(figure.subfigs))))
+    monkeypatch.setattr(
+        "preprocess.survey.pictures.save", lambda figure, path: banners.append((path.name, len(figure.subfigs)))
+    )
     text = report([survey_set(site)], None, tmp_path / "out")
     assert ("PHANTOM" in text) == bool(phantom)
     assert text == (tmp_path / "out/report.txt").read_text()

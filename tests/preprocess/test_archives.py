@@ -7,7 +7,6 @@ from types import SimpleNamespace
 import nibabel as nib
 import numpy as np
 import pytest
-from test_reading import read_png, write
 
 from datasets.set_tables import read_card, read_rows
 from files.decoding import read_slice
@@ -17,6 +16,7 @@ from preprocess.archives.layout import slice_archive
 from preprocess.slicing.frames import restore
 from preprocess.unpack import Lineage, unpack
 from processes.errors import UserError
+from tests.files.test_reading import read_png, write
 
 SHAPE = (8, 9, 5)
 LPS = np.diag([-1.0, -1.0, 2.0, 1.0])

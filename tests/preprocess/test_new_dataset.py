@@ -24,7 +24,7 @@ from preprocess.survey.sites import Site, compare_grids, read_site
 from processes.errors import UserError
 from tests.tools.check_makefiles import check
 
-ROOT = Path(__file__).parent.parent
+ROOT = Path(__file__).parents[2]
 NEEDED = ("processes", "files", "datasets", "nets", "methods", "engine", "analysis", "preprocess", "make", "*.py")
 
 

@@ -252,6 +252,6 @@ def test_the_table_of_differences_names_flags_that_there_are():
     parser = argparse.ArgumentParser(conflict_handler="resolve", parents=[get_parser()], add_help=False)
     for method in METHODS:
         METHODS[method].add_arguments(parser)
-    table = (Path(__file__).parents[1] / "docs" / "parity.md").read_text(encoding="utf-8")
+    table = (Path(__file__).parents[2] / "docs" / "parity.md").read_text(encoding="utf-8")
     elsewhere = {"--normalise"}  # of preprocess.volume_set
     assert set(re.findall(r"--[a-z]\w+", table)) <= {*parser._option_string_actions, *FOREIGN, *elsewhere}

@@ -12,7 +12,7 @@ import pytest
 from processes.pool import in_processes
 from utils import run_program
 
-ROOT = Path(__file__).parents[1]
+ROOT = Path(__file__).parents[2]
 
 
 def stop_here():

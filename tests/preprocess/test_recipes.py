@@ -10,10 +10,10 @@ from pathlib import Path
 import nibabel as nib
 import numpy as np
 import pytest
-from test_archives import HEART, discs, scan, volume
-from test_makefiles import checkout  # noqa: F401  a fixture
 
 from preprocess.archives.isles import KINDS
+from tests.make.test_makefiles import checkout  # noqa: F401  a fixture
+from tests.preprocess.test_archives import HEART, discs, scan, volume
 
 SHAPE = (24, 20, 8)
 SMOKE = ("NET=Dimwit", "EPC=1", "DEBUG=--debug", "JOBS=1", "THREADS=1")

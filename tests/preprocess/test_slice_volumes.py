@@ -27,7 +27,7 @@ from preprocess.slicing.split import split_patients
 from preprocess.slicing.tables import describe
 from processes.errors import UserError
 
-ROOT = Path(__file__).parent.parent
+ROOT = Path(__file__).parents[2]
 PLAIN = np.diag([0.5, 0.75, 3.0, 1.0])
 
 

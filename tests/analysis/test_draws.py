@@ -6,7 +6,6 @@ import pytest
 from fake_runs import make_run, make_set
 from matplotlib.figure import Figure
 from PIL import Image
-from test_report import rescore, set_provenance, simple
 
 import plot
 from analysis.plots.draws import APART, draw_curve
@@ -14,6 +13,7 @@ from analysis.run import open_run
 from analysis.tables.draws import group_draws, read_experiment
 from processes.errors import UserError
 from report import main
+from tests.analysis.test_report import rescore, set_provenance, simple
 
 DICE = {"random_2": (0.5, 0.3, 0.4), "contrast_2": (0.6, 0.7, 0.3), "random_8": (0.7, 0.6), "contrast_8": (0.8, 0.7)}
 

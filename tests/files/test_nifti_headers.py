@@ -6,13 +6,13 @@ import nibabel as nib
 import numpy as np
 import pytest
 import SimpleITK as sitk
-from test_reading import ORIENTATIONS, SHAPE, oblique, write, write_series
 
 from datasets.transforms import parse_folders
 from datasets.volumes import open_volumes
 from engine.run_folder import write_volumes
 from files.nifti_headers import from_text, header_at, pack, states_no_place, to_text, turned, unsheared
 from files.reading import read_grid, read_header
+from tests.files.test_reading import ORIENTATIONS, SHAPE, oblique, write, write_series
 
 SHEAR = np.eye(4)
 SHEAR[0, 1], SHEAR[1, 2] = 0.1, -0.05

@@ -11,8 +11,6 @@ import nibabel as nib
 import numpy as np
 import pytest
 import torch
-from test_nifti_headers import STYLES, assert_on_one_grid, put
-from test_reading import ORIENTATIONS, SHAPE, oblique, write
 from torch import nn
 
 import predict
@@ -28,6 +26,8 @@ from preprocess.volume_set import describe as describe_volumes
 from preprocess.volume_set import make_volume_set
 from preprocess.volume_set import read_spec as read_volume_spec
 from processes.errors import UserError
+from tests.files.test_nifti_headers import STYLES, assert_on_one_grid, put
+from tests.files.test_reading import ORIENTATIONS, SHAPE, oblique, write
 
 SCAN = Grid(SHAPE, oblique("LPS"))
 K = 3

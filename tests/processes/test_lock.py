@@ -21,7 +21,7 @@ from processes.lock import clean, locked, renew
 from processes.ownership import RUN, begin, note_made, shown
 from utils import atomic_write
 
-ROOT = Path(__file__).parents[1]
+ROOT = Path(__file__).parents[2]
 FORK = multiprocessing.get_context("fork")
 
 HOLD = """

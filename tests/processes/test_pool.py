@@ -55,7 +55,7 @@ def test_workers_end_with_their_starter(tmp_path, number):
     script, pids = tmp_path / "starter.py", [tmp_path / "1", tmp_path / "2"]
     script.write_text(STARTER)
     place = Path(tempfile.mkdtemp())  # of a short name, as the names of sockets have to be
-    environment = os.environ | {"PYTHONPATH": str(Path(__file__).parents[1]), "TMPDIR": str(place)}
+    environment = os.environ | {"PYTHONPATH": str(Path(__file__).parents[2]), "TMPDIR": str(place)}
     starter = subprocess.Popen([sys.executable, script, *pids], env=environment, start_new_session=True)
     try:
         wait_until(lambda: all(path.exists() for path in pids))

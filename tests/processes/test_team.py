@@ -23,7 +23,7 @@ from processes import team as distributed
 from processes.team import Team, WholeBatchNorm
 from tests.tools.chaos import ASKED, ask_to_stop, before_call
 
-ROOT = Path(__file__).parents[1]
+ROOT = Path(__file__).parents[2]
 PARTIAL = "[('CrossEntropy', {'idc': [1]}, 0.5), ('DiceLoss', {}, 1)]"  # neither divides by the images alone
 
 

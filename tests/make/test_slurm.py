@@ -15,7 +15,7 @@ import pytest
 import torch
 from conftest import write_site
 
-ROOT = Path(__file__).parents[1]
+ROOT = Path(__file__).parents[2]
 PATH = f"{os.environ['PATH']}:/usr/sbin:/sbin"
 PROGRAMS = ("munged", "slurmctld", "slurmd", "srun", "sbatch", "scontrol")
 MISSING = [name for name in PROGRAMS if not shutil.which(name, path=PATH)]

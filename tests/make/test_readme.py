@@ -11,10 +11,10 @@ from pathlib import Path
 import nibabel as nib
 import numpy as np
 import pytest
-from test_makefiles import ROOT, checkout  # noqa: F401  a fixture
 
 from preprocess.archives.layout import slice_archive
 from preprocess.slice_volumes import read_spec
+from tests.make.test_makefiles import ROOT, checkout  # noqa: F401  a fixture
 
 PAGES = {page: (ROOT / page).read_text(encoding="utf-8") for page in ("README.md", "sizes/README.md")}
 PAGES |= {f"docs/{path.name}": path.read_text(encoding="utf-8") for path in sorted(ROOT.glob("docs/*.md"))}

@@ -6,11 +6,11 @@ import math
 import pytest
 import torch
 from conftest import CROSS_ENTROPY
-from test_methods import make, train
 
 from methods.adversarial import SOURCE, TARGET
 from methods.discriminators import entropy_map
 from processes.errors import UserError
+from tests.methods.test_methods import make, train
 
 MULTI = ("--lambda_adv", "1e-2", "2e-3")
 

@@ -7,7 +7,6 @@ from argparse import Namespace
 
 import pytest
 import torch
-from test_training import Watch
 from torch import nn
 from torch.distributions import Normal, kl_divergence
 
@@ -20,6 +19,7 @@ from methods.objective import LossSum, build_loss, parse_losses
 from nets.probabilities import one_hot
 from processes.errors import UserError
 from processes.team import Team
+from tests.engine.test_loop import Watch
 
 SEGPL = "[('DiceLoss', {'idc': [1], 'smooth': 1}, 0.5), ('CrossEntropy', {'idc': [0, 1]}, 0.5)]"
 AT_ONCE = ("--warmup_start", "0", "--warmup", "0")

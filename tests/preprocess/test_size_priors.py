@@ -15,7 +15,7 @@ from preprocess.priors.estimates import ball_diameter
 from preprocess.size_priors import compare, divergence, parse_args, scale_sizes
 from processes.errors import UserError
 
-ROOT = Path(__file__).parents[1]
+ROOT = Path(__file__).parents[2]
 
 
 def run(*argv: object) -> None:

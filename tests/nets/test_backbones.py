@@ -13,7 +13,7 @@ from nets.deeplab import DeepLabV2, DeepLabVGG
 from networks import build_network
 from processes.errors import UserError
 
-ROOT = Path(__file__).parents[1]
+ROOT = Path(__file__).parents[2]
 LAYOUTS = ["torchvision", "caffe"]
 
 

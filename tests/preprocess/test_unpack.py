@@ -26,7 +26,7 @@ from preprocess.slice_volumes import read_spec, slice_set
 from preprocess.unpack import Lineage, check_archives, md5, read_lineage, unpack
 from processes.errors import UserError
 
-ROOT = Path(__file__).parent.parent
+ROOT = Path(__file__).parents[2]
 FILES = {"training/a/1.txt": b"one", "training/b/2.txt": b"two"}
 
 

@@ -14,7 +14,6 @@ from typing import Any
 import nibabel as nib
 import numpy as np
 import pytest
-from test_label_guard import LOSS, VARIANTS, folders, is_tried
 
 import main as program
 import predict
@@ -23,6 +22,7 @@ from datasets.size_table import read_size_table
 from preprocess import data_report, new_dataset, size_priors, slice_volumes, volume_set
 from preprocess.survey.sets import survey_set
 from processes.errors import UserError
+from tests.engine.test_label_guard import LOSS, VARIANTS, folders, is_tried
 
 SHAPE, AFFINE = (9, 10, 4), np.diag([-1.5, -1.0, 3.0, 1.0])
 ASIDE = "with headers a little off"

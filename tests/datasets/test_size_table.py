@@ -9,7 +9,7 @@ import pytest
 from datasets.size_table import read_size_table, write_size_table
 from processes.errors import UserError
 
-PUBLISHED = Path(__file__).parents[2] / "shared" / "reference" / "sizes"
+PUBLISHED = Path(__file__).parents[3] / "shared" / "reference" / "sizes"
 VARIANTS = {  # file: rows, K, columns that hold lists
     "prostate.csv": (
         578,

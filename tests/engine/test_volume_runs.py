@@ -7,6 +7,7 @@ import pytest
 import torch
 
 import main as program
+from analysis.masks import Masks
 from analysis.run import open_run
 from engine.checkpoint_files import load_checkpoint
 from methods.pseudo_label import PseudoLabel
@@ -165,7 +166,7 @@ def test_a_network_of_volumes_asks_for_crops(site, tmp_path):
 def test_pictures_of_volumes_are_refused(supervised):
     run = open_run(supervised)
     assert len(run.patients("last")) == 2
-    for ask in (lambda: run.picture_names("last"), run.slices):
+    for ask in (lambda: Masks(run).names("last"), Masks(run).slices):
         with pytest.raises(UserError, match="evaluated on volumes"):
             ask()
 
