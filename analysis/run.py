@@ -32,6 +32,7 @@ PICTURES = (".png", ".pdf", ".svg", ".gif")  # as plot.py makes them
 WITH_UNIT = (*DISTANCES, "diagonal")
 DEFAULT_CSV = "*_target_metrics.csv"
 SCORED = "val_3d_"  # how the arrays begin that score_masks.py makes
+MOST_EPOCHS = 100_000  # what nobody trains; a larger number is a broken file, which no memory is taken for
 AGAIN = "train the run again"  # what mends a run that is broken
 NATIVE = "native_"  # what follows where it scored on the volumes' own grids
 
@@ -404,9 +405,13 @@ def open_run(folder: Path) -> Run:
             raise ValueError("no data set or no class")
         if int(provenance["n_class"]) > MOST_CLASSES:
             raise ValueError(f"{provenance['n_class']} classes, and masks hold {MOST_CLASSES} at most")
+        if int(provenance["n_epoch"]) > MOST_EPOCHS:
+            raise ValueError(f"{provenance['n_epoch']} epochs, of which a run has {MOST_EPOCHS} at most")
         told = {**provenance["dataset"], **provenance}
         if wrong := [key for key, kinds in KINDS.items() if key in told and not isinstance(told[key], kinds)]:
             raise ValueError(f"{', '.join(f'{key} is {told[key]!r}' for key in wrong)}")
+        if not 0 <= told.get("nsd_tolerance", 0) < float("inf"):
+            raise ValueError(f"nsd_tolerance is {told['nsd_tolerance']}, and no distance")
     return Run(folder, provenance)
 
 

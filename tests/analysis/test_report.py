@@ -1,4 +1,5 @@
 import csv
+import json
 import re
 import shutil
 
@@ -52,6 +53,11 @@ def rescore(folder, scores, files=("last", "best_3d")):
             rows.append(row)
     for which in files:
         pd.DataFrame(rows).to_csv(folder / f"patients_{which}.csv", index=False)
+
+
+def spoil_tolerance(folder, value):
+    path = folder / "provenance.json"
+    path.write_text(json.dumps(json.loads(path.read_text()) | {"nsd_tolerance": value}))
 
 
 def set_provenance(folder, old, new):
@@ -302,6 +308,9 @@ def test_latex_and_markdown_are_well_formed(runs, tmp_path, capsys):
         (lambda run: (run / "3dbestepoch.txt").write_text("none\n"), "holds no number"),
         (lambda run: (run / "params.txt").unlink(), "params.txt is missing"),
         (lambda run: set_provenance(run, '"n_class": 3', '"n_class": 3000000000'), "masks hold 256 at most"),
+        (lambda run: set_provenance(run, '"n_epoch": ', '"n_epoch": 9999999'), "of which a run has 100000 at most"),
+        (lambda run: spoil_tolerance(run, float("nan")), "nsd_tolerance is nan, and no distance"),
+        (lambda run: spoil_tolerance(run, -1), "nsd_tolerance is -1, and no distance"),
     ],
 )
 def test_broken_runs_are_named(runs, tmp_path, spoil, match):
