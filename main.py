@@ -4,9 +4,9 @@
 
 It names no method, loss or data set: those come by name from METHODS, LOSSES, BOUNDS, NETWORKS and TRANSFORMS.
 
-Letters in shapes, here and everywhere: B images in a batch, C channels, K classes (background included), W and H the
-axes of a slice, D that of a volume across its slices, N slices or volumes in a set. W is the first axis of an array of
-an image, H the second.
+Letters in shapes, here and everywhere: B is the images in a batch, C the channels, K the classes (background included),
+N the slices or volumes in a set. W and H are the axes of a slice, D is that of a volume across its slices. W is the
+first axis of an array of an image, H the second.
 """
 
 import processes.ctrl_c  # noqa: F401  first: from here on Ctrl-C is one line

@@ -82,9 +82,9 @@ def _read_params(rest: str, text: str) -> dict[str, Any]:
 class EncoderDecoder(Network):
     """Base class: an encoder, a decoder of blocks that each take in one of the encoder's maps, a classifier.
 
-    A subclass sets `widths`, the channels of all maps of `decode`, and implements `encode`, `_block` unless its blocks
-    are UpBlocks, and `_ending` where layers lie between the last block and the classifier. `encoding` names the
-    children that the encoder consists of, `decoding` the lists of which each block has one entry.
+    A subclass sets `widths`, the channels of all maps of `decode`, and implements `encode`. It implements `_block`
+    unless its blocks are UpBlocks, and `_ending` if layers lie between the last block and the classifier. `encoding`
+    names the children that the encoder consists of, `decoding` the lists of which each block has one entry.
     """
 
     encoding: tuple[str, ...] = ("encoder",)

@@ -122,8 +122,8 @@ class Registry:
     def build(self, name: str, *args: Any, **params: Any) -> Any:
         """The entry called with these parameters, each checked against its signature first.
 
-        Raises UserError for an unknown name, an unknown parameter or a missing one, and where the registry is `typed`
-        for values that are not of the types that the signature states.
+        Raises UserError for an unknown name, an unknown parameter or a missing one. If the registry is `typed`, raises
+        it for values that are not of the types that the signature states, too.
         """
         entry = self[name]
         signature = inspect.signature(entry)
@@ -298,8 +298,8 @@ ONE_AT_A_TIME = threading.Lock()
 def load_npy(file: str | Path | IO[bytes], **how: Any) -> np.ndarray:
     """The array of a .npy file, never a pickle. `how` goes to np.load, which may raise.
 
-    One thread at a time: `ast` reads the header, and before Python 3.11.8 all threads share its count of how deep it
-    is, so that two of them at once end now and then in a SystemError.
+    One thread at a time: `ast` reads the header. Before Python 3.11.8 all threads share its count of how deep it is, so
+    two of them at once end now and then in a SystemError.
     """
     with ONE_AT_A_TIME:
         return np.load(file, allow_pickle=False, **how)

@@ -3,12 +3,12 @@
     <split>/.cache/<folder>-<transform>.json         what the folder's listing looked like, and which content that was
     <split>/.cache/<folder>-<transform>-<hash>.npy   the slices of that content, in the order of their names
 
-The hash is taken over the content of the files, the code that makes an array of them (that of the transform, with the
-versions of the libraries), and the spacing where the transform needs it. So a cache can be old but never wrong: when
-the listing (names, sizes, times, inodes, spacing) is not the one noted, the files are read and hashed again, and
-decoded again if they or the code differ. Nor can it be torn: an array that is not what was written is made again. The
-folder lies inside the split, since make looks at the time stamp of the set's own folder. Where it cannot be written,
-the slices are held in memory instead.
+The hash is taken over the content of the files, the code that makes an array from them, and the spacing where the
+transform needs it. That code is the transform's, with the versions of the libraries. So a cache can be old but never
+wrong: when the listing (names, sizes, times, inodes, spacing) is not the one noted, the files are read and hashed
+again, and decoded again if they or the code differ. Nor can it be torn: an array that is not what was written is made
+again. The folder lies inside the split, since make looks at the time stamp of the set's own folder. Where it cannot be
+written, the slices are held in memory instead.
 """
 
 import hashlib

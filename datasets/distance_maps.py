@@ -20,12 +20,12 @@ def signed_distance_maps(
 ) -> NDArray[np.float32]:
     """One map per class k, d_out - h/2 outside the class and h/2 - d_in inside it: (W,H) or (S,W,H) to (K,…).
 
-    d_out is the Euclidean distance from the centre of a pixel to that of the nearest pixel of the class, d_in to
-    that of the nearest pixel outside it, h the smallest spacing. So zero lies on the border, half way between two
-    pixels (within half a pixel of that where the spacing differs between the axes), every pixel has the sign of its
-    side, and of two classes the one map is minus the other. A class that is absent has zeros, as in the published
-    code, and so has one that fills the whole map, for which there the distances are undefined: without a border, the
-    boundary loss has nothing to say.
+    d_out is the Euclidean distance from the centre of a pixel to that of the nearest pixel of the class, and d_in to
+    that of the nearest pixel outside it; h is the smallest spacing. So zero lies on the border, half way between two
+    pixels, or within half a pixel of that where the spacing differs between the axes. Every pixel has the sign of its
+    side. With two classes the one map is minus the other. A class that is absent has zeros, as in the published code,
+    and so has one that fills the whole map, for which there the distances are undefined: without a border, the boundary
+    loss has nothing to say.
 
     Parameters
     ----------

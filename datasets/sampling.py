@@ -78,8 +78,8 @@ class Partitions:
     group of a batch empty.)
 
     patients: the volume of each row, rows in the order of volume and slice number
-    Raises UserError for a batch that is no whole number of groups, or is of more volumes than there are, and for
-    volumes with fewer than S slices.
+    Raises UserError for a batch that is no whole number of groups, or that needs more volumes than there are. Raises
+    it, too, for volumes with fewer than S slices.
     """
 
     def __init__(self, patients: Sequence[str], batch_size: int, n_parts: int) -> None:

@@ -3,9 +3,9 @@
     <split>/.cache/<folder>-<kind>.json                  SHA-256, shape and labels of each file
     <split>/.cache/<folder>-<kind>-<case>-<hash>.npy     a NIfTI, decoded in the smallest type that loses nothing
 
-As with slices (cache.py) a note may be old but is never wrong: a file whose size, times or inode are not those
-noted is read and hashed again, and decoded again if it differs, or if what was decoded is not as it was written. Where
-the cache cannot be written, a .npy is checked each time.
+As with slices (cache.py) a note may be old but is never wrong: a file whose size, times or inode are not those noted is
+read and hashed again. It is decoded again if it differs, or if what was decoded is not as it was written. Where the
+cache cannot be written, a .npy is checked each time.
 """
 
 import hashlib

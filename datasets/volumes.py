@@ -1,8 +1,8 @@
 """Sets of volumes: the crops that a training draws from them, and the whole volumes of an evaluation.
 
-Layout: `<root>/<split>/<folder>/<case>.{npy,nii,nii.gz}`, the same names in each folder. An image is (D, W, H), or
-(C, D, W, H) with its channels first (in a NIfTI last), ground truth is (D, W, H) and holds the class numbers 0..K-1.
-Where the set's dataset.json says {"scale": {"mean": m, "sd": s}}, the network sees (grey level - m) / s.
+Layout: `<root>/<split>/<folder>/<case>.{npy,nii,nii.gz}`, the same names in each folder. An image is (D, W, H), or with
+its channels first (C, D, W, H); in a NIfTI they come last. Ground truth is (D, W, H) and holds the class numbers
+0..K-1. Where the set's dataset.json says {"scale": {"mean": m, "sd": s}}, the network sees (grey level - m) / s.
 
 No volume stays in memory: each is a .npy (volume_files.py) that is mapped for as long as a crop is read.
 """

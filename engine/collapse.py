@@ -29,10 +29,10 @@ KEPT = 2**18  # pixels of an image, or voxels of a volume, that are compared at 
 class CollapseAlarm:
     """Compares the share of the pixels that each class is given with its prior and with the source network's.
 
-    A class vanishes (floods) if the odds of its share are five times smaller (larger) than those of both, or ten
-    times than the source network's where there is no prior. Odds, so that the background that floods is as far off as
-    the organ that vanishes. Without ground truth, a loss that falls while this happens is the way entropy minimisation
-    fails: one class everywhere has no entropy.
+    A class vanishes (floods) if the odds of its share are five times smaller (larger) than those of both. Without a
+    prior they must be ten times smaller (larger) than the source network's. Odds are compared, so that a background
+    that floods is as far off as an organ that vanishes. Without ground truth, a loss that falls while this happens is
+    the way entropy minimisation fails: one class everywhere has no entropy.
     """
 
     def __init__(self, prior: np.ndarray | None) -> None:

@@ -2,8 +2,8 @@
 
 Order of writing within an epoch: arrays, csv row, best_3d.pkl, last.pkl. What last.pkl says is done is done; whatever
 was written after it belongs to an epoch that will be run again, and is cut off on resume. Until the run is whole,
-previous.pkl keeps the checkpoint before, should last.pkl turn out to be torn, and paused.pkl the middle of an epoch
-in which the run was asked to stop.
+previous.pkl keeps the checkpoint before, in case last.pkl turns out to be torn. And paused.pkl keeps the middle of an
+epoch in which the run was asked to stop.
 """
 
 import hashlib

@@ -12,8 +12,8 @@ HEADER_SIZE = 30  # before an entry's own bytes, at least
 def read_entries(archive: ZipFile) -> list[ZipInfo]:
     """The files and folders of an archive that is open, in its order.
 
-    Raises BadZipFile where there are not as many as its end states, and for entries without a name, folders with
-    content, and entries that lie in one another, as only damage or malice makes them.
+    Raises BadZipFile if there are not as many as its end states. Raises it, too, for what only damage or malice makes:
+    entries without a name, folders with content, and entries that lie in one another.
     """
     entries, stated = archive.infolist(), _stated_number(archive.fp)
     if len(entries) != stated:

@@ -1,7 +1,8 @@
 """Adversarial adaptation of the output space (AdaptSegNet: Tsai et al., CVPR 2018), and of its entropy (ADVENT).
 
-A segmentation network learns from the labelled source, and at the same time makes its predictions on the target look
-like those on the source to a discriminator D that learns to tell them apart. A step has the paper's phases:
+A segmentation network learns from the labelled source. At the same time a discriminator D learns to tell its
+predictions on source and target apart, and the network learns to make them look alike to D. A step has the paper's
+phases:
     1  segmenter, source      L_seg(P_s, y_s), the losses of the OPT line; on the coarser levels times λ_seg
     2  segmenter, target      Σ_i λ_adv^i · L_D(D_i(P_t^i), "source"), D standing still
     3  discriminators         ½ L_D(D_i(P_s^i), "source") + ½ L_D(D_i(P_t^i), "target"), the segmenter standing still

@@ -7,9 +7,9 @@ probable than a threshold, its own prediction becomes the label of the images wi
 α(t) is 0 until --warmup_start of the training, rises to --alpha over --warmup of it, and stays.
 
 SegPL has a fixed T_h. In SegPL-VI it is a latent variable with the prior N(μ_p, σ_p²) and a posterior N(μ_q, σ_q²) in
-256 dimensions, which two linear layers predict from the pooled map that the classifier reads. A step has one T_h, the
-mean of a draw over its images and the dimensions. A step whose pseudo labels cost nothing, or whose T_h lies outside of
-(--conf_lower, 1), learns from the ground truth alone.
+256 dimensions. Two linear layers predict the posterior from the pooled map that the classifier reads. A step has one
+T_h, the mean of a draw over its images and the dimensions. A step whose pseudo labels cost nothing, or whose T_h lies
+outside of (--conf_lower, 1), learns from the ground truth alone.
 
 A T_h that lies further than 2 σ_p from μ_p is μ_p here. The published training has this rule commented out: there a
 fresh network draws a T_h near 0, at which nearly everything is foreground, until the KL has moved it. --threshold_draw
@@ -21,7 +21,7 @@ there. So here it ends in the linear layers, unless --threshold_moves network.
 
 A comparison has no gradient, so as published the losses never move T_h: the KL alone does, and the "learnt" threshold
 goes to its prior, whatever the images. With --straight_through the label is 1[p > T_h] in value and σ((p − T_h)/s) in
-gradient, and the losses move T_h too, to where the pseudo labels agree with the prediction.
+gradient. Then the losses move T_h too, to where the pseudo labels agree with the prediction.
 """
 
 from argparse import Namespace, _ArgumentGroup

@@ -45,9 +45,9 @@ def read_tags(path: Path, names: Sequence[str], n_class: int) -> np.ndarray:
     """(N, K-1) bool: whether slice n shows class k+1.
 
     The csv has val_ids, and "tags" with lists such as [1, 0], background first, or one column for each class but the
-    background. Raises UserError that lists every slice without a row, or with two that differ, every cell that is
-    neither yes nor no, and every patient of whom no slice is marked at all in a template (write a 0 into one row where
-    that is meant).
+    background. Raises UserError that lists every slice without a row, or with two that differ, and every cell that is
+    neither yes nor no. It also lists every patient without any mark in a template; write a 0 into one row if that is
+    meant.
     """
     rows = _read_rows(path)
     if rows and "tags" in rows[0]:

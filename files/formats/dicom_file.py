@@ -1,8 +1,8 @@
 """The bytes of a DICOM file, walked element by element before they are read: is it whole, of which series, an image?
 
-GDCM, which reads the voxels, takes each length that a file states at its word (four bytes that went astray have it ask
-for gigabytes), and leaves out of a series, in silence, what it cannot parse. Here a length that leads beyond the end of
-the file is a fault of the file.
+GDCM reads the voxels. It believes each length that a file states, so four wrong bytes make it ask for gigabytes. And it
+silently leaves out of a series what it cannot parse. Here a length that leads beyond the end of the file is a fault of
+the file.
 
 Source: DICOM PS3.5 (data elements, sequences, encapsulated pixel data) and PS3.10 (file format).
 """
