@@ -27,6 +27,8 @@ from nets.probabilities import (
     class_vector,
     constant,
     entropy,
+    fits_bounds,
+    fits_labels,
     in_range,
     kl_divergence,
     log_probabilities,
@@ -107,6 +109,7 @@ class CrossEntropy(Loss):
         self.idc, self.weights, self.ignores = idc, weights, ignore_index
 
     def forward(self, logits: Tensor, target: Tensor, bounds: Tensor | None = None) -> Tensor:
+        assert fits_labels(target, logits), (target.shape, logits.shape)
         log_p, n_class = log_probabilities(logits), logits.shape[1]
         weight = class_vector(self.weights, self.idc, logits, "CrossEntropy").to(log_p.dtype)
         if target.is_floating_point():
@@ -143,6 +146,7 @@ class NegCrossEntropy(Loss):
         self.idc, self.weights = list(idc), weights
 
     def forward(self, logits: Tensor, target: Tensor, bounds: Tensor | None = None) -> Tensor:
+        assert fits_labels(target, logits), (target.shape, logits.shape)
         log_p = log_probabilities(logits).flatten(2)  # b k i
         label = target.flatten(1)  # b i
         weight = class_vector(self.weights, self.idc, logits, "NegCrossEntropy").to(log_p.dtype)
@@ -163,6 +167,7 @@ class FocalLoss(Loss):
         self.idc, self.gamma = idc, in_range("FocalLoss", "gamma", gamma, 0)
 
     def forward(self, logits: Tensor, target: Tensor, bounds: Tensor | None = None) -> Tensor:
+        assert fits_labels(target, logits), (target.shape, logits.shape)
         log_p = log_probabilities(logits)
         picked = log_p.gather(1, target.unsqueeze(1)).squeeze(1)
         counted = class_vector(None, self.idc, logits, "FocalLoss").to(log_p.dtype)[target]
@@ -232,6 +237,7 @@ class GeneralizedDice(Loss):
 
 def _chosen(logits: Tensor, target: Tensor, idc: Sequence[int] | None) -> tuple[Tensor, Tensor]:
     """Probabilities and ground truth, one-hot or shares, of the classes `idc`, both (B, |idc|, pixels)."""
+    assert fits_labels(target, logits), (target.shape, logits.shape)
     probs = log_probabilities(logits).exp()
     truth = target.to(probs) if target.is_floating_point() else one_hot(target, logits.shape[1], probs.dtype)
     return pick(probs, idc).flatten(2), pick(truth, idc).flatten(2)
@@ -305,6 +311,7 @@ class BoundaryLoss(Loss):
         )
 
     def forward(self, logits: Tensor, target: Tensor, bounds: Tensor | None = None) -> dict[str, Tensor]:
+        assert fits_labels(target, logits), (target.shape, logits.shape)
         probs = pick(log_probabilities(logits).exp(), self.idc)
         maps = pick(target, self.idc).to(probs.dtype)
         return {"": (probs * maps).mean(), "lowest": maps.clamp_max(0).mean()}
@@ -329,6 +336,7 @@ class HausdorffDTLoss(Loss):
         self.idc, self.inner = idc, inner
 
     def forward(self, logits: Tensor, target: Tensor, bounds: Tensor | None = None) -> Tensor:
+        assert fits_labels(target, logits), (target.shape, logits.shape)
         probs = log_probabilities(logits).exp()
         n_class, predicted = probs.shape[1], probs.argmax(1)
         error = (probs - one_hot(target, n_class, probs.dtype)) ** 2
@@ -413,6 +421,7 @@ class EntKLProp(_SizeLoss):
         self.needs_bounds = not self.prior_from_truth  # type: ignore[misc]
 
     def forward(self, logits: Tensor, target: Tensor | None = None, bounds: Tensor | None = None) -> dict[str, Tensor]:
+        assert self.prior_from_truth or fits_bounds(bounds, logits), (bounds.shape, logits.shape)
         log_p = log_probabilities(logits)
         probs = log_p.exp()
         predicted = self.ratios(probs)
@@ -475,6 +484,7 @@ class KLPropInv(_SizeLoss):
             )
 
     def forward(self, logits: Tensor, target: Tensor | None, bounds: Tensor) -> Tensor:
+        assert fits_bounds(bounds, logits), (bounds.shape, logits.shape)
         log_p = log_probabilities(logits)
         predicted, prior = self.ratios(log_p.exp()), prior_ratios(bounds, log_p.dtype)
         if self.direction == "predicted":
@@ -515,6 +525,7 @@ class NaivePenalty(_SizeLoss):
             )
 
     def forward(self, logits: Tensor, target: Tensor | None, bounds: Tensor) -> Tensor:
+        assert fits_bounds(bounds, logits), (bounds.shape, logits.shape)
         log_p = log_probabilities(logits)
         pixels = log_p[0, 0].numel()
         share, limits = pick(self.ratios(log_p.exp()), self.idc), pick(bounds, self.idc).to(log_p.dtype) / pixels

@@ -20,6 +20,16 @@ def log_probabilities(logits: Tensor) -> Tensor:
     return F.log_softmax(logits if logits.dtype == torch.float64 else logits.float(), dim=1)
 
 
+def fits_labels(target: Tensor, logits: Tensor) -> bool:
+    """Whether a target is (B, W, H) class numbers, or (B, K, W, H) shares or maps, for logits (B, K, W, H)."""
+    return target.shape in (logits.shape, logits[:, 0].shape)
+
+
+def fits_bounds(bounds: Tensor, logits: Tensor) -> bool:
+    """Whether bounds are (B, K, 2) for logits (B, K, W, H)."""
+    return bounds.shape == (*logits.shape[:2], 2)
+
+
 def one_hot(label: Tensor, n_class: int, dtype: torch.dtype = torch.float32) -> Tensor:
     """(B, W, H) class numbers -> (B, K, W, H) zeros and ones."""
     # Not F.one_hot, which looks at the values, and so waits for them.

@@ -595,3 +595,20 @@ def test_all_losses_that_do_not_fit_the_classes_are_listed():
 def test_wrong_number_of_weights_is_refused(logits, label):
     with pytest.raises(UserError, match="one weight a class"):
         LOSSES.build("CrossEntropy", weights=[1, 1])(logits, label)
+
+
+WRONG = [
+    ("CrossEntropy", {}, (2, 5, 4), None),
+    ("DiceLoss", {}, (2, 4), None),
+    ("BoundaryLoss", {"force": True}, (2, 3), None),
+    ("HausdorffLoss", {}, (1, 4, 4), None),
+    ("EntKLProp", {}, None, (2, 2)),
+    ("NaivePenalty", {}, None, (3, 2, 2)),
+]
+
+
+@pytest.mark.parametrize(("name", "params", "target", "bounds"), WRONG)
+def test_a_loss_asserts_the_shapes_at_its_door(name, params, target, bounds):
+    given = [shape if shape is None else torch.zeros(shape, dtype=torch.long) for shape in (target, bounds)]
+    with pytest.raises(AssertionError, match=r"torch\.Size"):
+        LOSSES.build(name, **params)(torch.zeros(2, 2, 4, 4), *given)
