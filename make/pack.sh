@@ -15,13 +15,15 @@ done
 part=$folder/.packing-$HOSTNAME-$$
 trap 'rm -f "$part"' EXIT
 
+files=()  # a prior that no run asked for was never made
+for file in "$@"; do [ ! -e "$file" ] || files+=("$file"); done
 named=()
 for run in $runs; do named+=(-o -path "$run"); done
 masks=()
 for epoch in iter[0-9][0-9][0-9] iter[0-9][0-9][0-9][0-9]; do masks+=(--exclude="$results/*/$epoch/val"); done
 
 find "$results" -mindepth 1 -maxdepth 1 ! -name '.*' ! -name '*.part' \( ! -name '*_tmp' "${named[@]}" \) -print0 | sort -z |
-  tar cf - --anchored --no-wildcards-match-slash "${masks[@]}" --null -T - -- "$@" |
+  tar cf - --anchored --no-wildcards-match-slash "${masks[@]}" --null -T - -- "${files[@]}" |
   "$(command -v pigz || echo gzip)" > "$part"
 chmod a=r "$part"
 for number in '' -NO={02..99}; do

@@ -176,6 +176,16 @@ def test_a_table_of_sizes_that_is_missing_is_named(trained):
     assert "my/sizes.csv" in done.stderr
 
 
+def test_a_prior_that_no_run_asks_for_is_not_missed_in_the_archive(trained, tmp_path):
+    folder = shutil.copytree(trained, tmp_path / "toy")
+    (folder / "sizes/toy.csv").unlink()
+    (folder / "report.py").write_text("import sys\nopen(sys.argv[-1] + '.txt', 'w').write('a table')\n")
+    words = ["make", f"CC={sys.executable}", "-f", "toy.make", "TRN=cesource noadap", "ABL=", "INF="]
+    done = subprocess.run(words, cwd=folder, capture_output=True, text=True, timeout=60)
+    assert done.returncode == 0, done.stderr
+    assert len(list((folder / "archives").glob("*.tar.gz"))) == 1
+
+
 # ------------------------------------------------------------------------------------------------------- show
 
 
