@@ -169,7 +169,8 @@ def score_epoch(run: Run, slices: "SliceSet", references: Mapping[str, Reference
         counted = run.counted(reference.true)
         planes = (reference.on_grid(predicted), reference.true)
         volumes[patient] = (*(stack(each * counted, reference.numbers) for each in planes), reference.spacing)
-    rows = score_patients(volumes, run.n_class, run.nsd_tolerance, jobs)
+    tolerance = run.nsd_tolerance if math.isfinite(run.nsd_tolerance) else 0.0  # a run of before may not tell it
+    rows = score_patients(volumes, run.n_class, tolerance, jobs)
     return without_distances(rows, placeless({name: each.numbers for name, each in references.items()}))
 
 
@@ -222,6 +223,11 @@ def main(argv: Sequence[str] | None = None) -> None:
         refuse_input(path, [path for path in run.own_files if not path.name.startswith(SCORED)], "--out")
     if run.by_iou:
         raise UserError(f"{run.folder} was evaluated on pictures, by IoU; only slices of volumes have scores in 3D.")
+    if args.score == "nsd" and not math.isfinite(run.nsd_tolerance):
+        raise UserError(
+            f"{run.folder}/provenance.json does not tell nsd_tolerance, without which there is no NSD; ask for another "
+            "--score, or train the run again."
+        )
     folders, slices = Masks(run).epochs(), Masks(run).slices(args.data)
     unit = "vox" if slices.spacing is None else "mm"
     if unit != run.unit:

@@ -260,3 +260,14 @@ def test_sizes_of_another_number_of_slices_are_refused(run):
     np.save(run / "val_gt_sizes.npy", sizes[:-1])
     with pytest.raises(UserError, match=r"shape \(11, 3\), not that of the 12 slices in val_names.txt and 3 classes"):
         main(["--run", str(run), "--score", "dice"])
+
+
+def test_a_run_that_tells_no_tolerance_has_every_score_but_the_nsd(run, tmp_path):
+    path = run / "provenance.json"
+    told = json.loads(path.read_text())
+    del told["nsd_tolerance"]
+    path.write_text(json.dumps(told))
+    main(["--run", str(run), "--score", "dice", "--out", str(tmp_path / "dice.npy")])
+    assert (tmp_path / "dice.npy").is_file()
+    with pytest.raises(UserError, match="does not tell nsd_tolerance"):
+        main(["--run", str(run), "--score", "nsd", "--out", str(tmp_path / "nsd.npy")])
