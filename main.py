@@ -34,7 +34,7 @@ from engine.published import as_published
 from engine.recorder import Recorder
 from engine.run_folder import RunFolder, load_blocks, load_weights
 from losses import Loss
-from methods.base import METHODS, Method, allow_tf32
+from methods.base import METHODS, Method
 from methods.objective import (
     LossSum,
     build_loss,
@@ -47,6 +47,7 @@ from methods.objective import (
 )
 from methods.schedules import read_params
 from nets.base import check_batch_norms
+from nets.precision import allow_tf32
 from networks import build_network, network_class
 from processes.errors import UserError
 from processes.interrupt import STOP, Interrupted

@@ -26,7 +26,7 @@ from datasets.streams import ahead
 from files.faults import Fault, VolumeFault, describe_faults
 from files.pairing import Case
 from main import main as train
-from methods.base import PRECISIONS
+from nets.precision import PRECISIONS
 from prediction.adaptation import adapt, add_adaptation_flags
 from prediction.export import export_onnx
 from prediction.inference import Wanted, predict

@@ -14,9 +14,10 @@ import torch
 from datasets.augmentation import Augmentation
 from datasets.files import check_ignored, check_regex
 from engine.published import CODES, defaults, put_in_our_words, read_foreign, what_differs
-from methods.base import AUTOCAST, METHODS, PRECISIONS
+from methods.base import METHODS
 from methods.optimisers import LR_RULES, check_rates
 from methods.schedules import SCHEDULES
+from nets.precision import AUTOCAST, PRECISIONS
 from networks import network_class
 from processes.errors import UserError
 

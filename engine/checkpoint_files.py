@@ -32,7 +32,8 @@ ENTRIES: dict[str, Any] = {
     "n_class": int,
     "epoch": int,
     "caution": float,
-    **dict.fromkeys(("best", "alarms", "method", "preprocessing", "identity"), Mapping[str, Any]),
+    "best": Mapping[str, float | None],
+    **dict.fromkeys(("alarms", "method", "preprocessing", "identity"), Mapping[str, Any]),
     **dict.fromkeys(("counts", "rows"), Sequence[Any]),
 }
 OF_PLAIN_TYPES = ("best", "alarms", "preprocessing", "identity")

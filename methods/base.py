@@ -13,6 +13,7 @@ from datasets.sampling import Sampler
 from datasets.streams import Batch
 from methods.objective import LossSum
 from methods.optimisers import Groups, load_optimiser, make_optimiser, set_rates
+from nets.precision import AUTOCAST
 from nets.sliding_window import sliding_window
 from processes.team import ALONE, Team
 from utils import Registry
@@ -23,13 +24,6 @@ def snake_case(name: str) -> str:
 
 
 METHODS = Registry("method", naming=snake_case)  # class SFDA is --method sfda, PseudoLabel pseudo_label
-AUTOCAST = {"bf16": torch.bfloat16, "fp16": torch.float16}
-PRECISIONS = ("auto", "fp32", "tf32", *AUTOCAST)  # auto: tf32 on a GPU, which is fp32 everywhere else
-
-
-def allow_tf32(precision: str) -> None:
-    """Whether a GPU may round the factors of float32 products to ten bits, several times as fast."""
-    torch.backends.cuda.matmul.allow_tf32 = torch.backends.cudnn.allow_tf32 = precision in ("auto", "tf32")
 
 
 class Method:

@@ -16,7 +16,7 @@ from datasets.set_tables import read_card
 from datasets.transforms import FolderSpec, parse_image_folder
 from engine.checkpoint_files import load_checkpoint, require
 from engine.run_folder import fitting_weights
-from methods.base import AUTOCAST, PRECISIONS, allow_tf32
+from nets.precision import AUTOCAST, PRECISIONS, allow_tf32
 from nets.probabilities import log_probabilities
 from nets.sliding_window import sliding_window
 from networks import build_network, ghost_network

@@ -180,6 +180,14 @@ def test_a_tensor_that_the_file_does_not_hold_is_refused(tmp_path, odd, message)
         load_checkpoint(network(tmp_path, other=odd))
 
 
+def test_a_best_epoch_of_words_is_refused(tmp_path):
+    """Of a checkpoint's notes on its best epoch each is a number, or None."""
+    best = {"epoch": 1, "dice": 0.5, "start": None}
+    assert load_checkpoint(network(tmp_path, best=best))["best"] == best
+    with pytest.raises(UserError, match="'best' is dict, expected"):
+        load_checkpoint(network(tmp_path, best=best | {"start": "a word"}))
+
+
 WEIGHTS = {
     "a variance below 0": (
         lambda net: net | {"body.1.running_var": -torch.ones(2)},

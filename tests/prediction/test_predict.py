@@ -8,7 +8,6 @@ import numpy as np
 import pandas as pd
 import pytest
 import SimpleITK as sitk
-import test_stated_geometry as stated
 import torch
 
 import main as program
@@ -25,6 +24,7 @@ from preprocess.volume_set import main as make_volumes
 from processes.errors import UserError
 from processes.lock import locked
 from processes.ownership import begin
+from tests.files import test_stated_geometry as stated
 from tests.files.test_reading import oblique, read_png, write
 
 TURNS = ("LPS", "RAS", "SAR", "PIR", "IRA", "LSA")
