@@ -92,12 +92,13 @@ def check_classes(losses: Sequence[Loss], n_class: int) -> None:
 
 
 def check_finite(loss: "LossSum", n_class: int, n_epoch: int) -> None:
-    """Raises UserError unless the losses add up to a finite number on a made-up image, in the first epoch and the last.
+    """Raises UserError unless the losses and their gradient are finite on a made-up image, in first and last epoch.
 
-    They do not where a weight or a parameter is too large; and a weight must not pass 0 on its way, behind which the
+    They are not where a weight or a parameter is too large. Also, a weight must not pass 0 on its way: behind it the
     run would unlearn.
     """
-    logits, label = torch.zeros(1, n_class, 2, 2), torch.zeros(1, 2, 2, dtype=torch.long)
+    logits = torch.linspace(-1, 1, 4 * n_class**2).view(1, n_class, 4, n_class).requires_grad_()
+    label = torch.arange(n_class).expand(1, 4, n_class)  # which shows every class
     targets = [torch.ones_like(logits) if each.needs_maps else label for each in loss.losses]
     begun = loss.schedule(0)
     for epoch in dict.fromkeys((0, n_epoch - 1)):
@@ -108,7 +109,11 @@ def check_finite(loss: "LossSum", n_class: int, n_epoch: int) -> None:
                 f"{loss.schedule(epoch)} in epoch {epoch + 1}, past 0; give smaller steps, or fewer epochs."
             )
         terms = loss(logits, targets, [torch.ones(1, n_class, 2)] * len(targets)) if targets else {}
-        if wrong := [f"{name} {value:g}" for name, value in terms.items() if not torch.isfinite(value)]:
+        wrong = [f"{name} {value:g}" for name, value in terms.items() if not torch.isfinite(value)]
+        if terms and not wrong and terms["tot"].requires_grad:
+            (gradient,) = torch.autograd.grad(terms["tot"], logits, allow_unused=True)
+            wrong = ["its gradient"] if gradient is not None and not torch.isfinite(gradient).all() else []
+        if wrong:
             raise UserError(
                 f"--target_losses is not finite on a made-up image, in epoch {epoch + 1}: {listing(wrong)}. A weight "
                 "or a parameter in it, or in --scheduler_params, is too large."

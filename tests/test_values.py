@@ -48,6 +48,17 @@ def build(*more):
 
 
 BAD = {
+    "a weight of a class too large": (
+        ("--target_losses", "[('CrossEntropy', {'idc': [0, 1], 'weights': [1, 1e308]}, 1)]"),
+        "is not finite on a made-up image, in epoch 1: tot inf, CrossEntropy inf",
+    ),
+    "a power too large": (
+        (
+            "--target_losses",
+            "[('EntKLProp', {'power': 1e308}, 'ConstantBounds', {'values': [1, 1]}, 'norm_soft_size', 1)]",
+        ),
+        "is not finite on a made-up image, in epoch 1: its gradient",
+    ),
     "a weight too large": (("--target_losses", "[('CrossEntropy', {}, 1e300)]"), "is not finite on a made-up image"),
     "a parameter too large": (
         ("--target_losses", "[('CrossEntropy', {'weights': [1e300, 1]}, 1)]"),
