@@ -366,7 +366,8 @@ def differences(whole: Path, ended: Path) -> list[str]:
     found = [f"{name} is {'left over' if name in ours else 'missing'}" for name in sorted(ours ^ theirs)]
     same = {".pkl": _same_states, ".gz": _same_archives}
     for name in sorted(ours & theirs):
-        compare = _same_tables if name.endswith("_metrics.csv") else same.get(Path(name).suffix, _same_bytes)
+        has_times = name.endswith(("_metrics.csv", "report.csv"))
+        compare = _same_tables if has_times else same.get(Path(name).suffix, _same_bytes)
         stamped = Path(name).name in OWN or re.search(r"\.cache/[^/]*\.json$", name)  # with times and places of files
         if not stamped and not compare(whole / name, ended / name):
             found.append(f"{name} differs")
