@@ -11,7 +11,6 @@ import sys
 import textwrap
 from collections.abc import Iterator
 from dataclasses import dataclass
-from itertools import groupby
 from pathlib import Path
 
 NAME = re.compile(r"\$\((?:call )?(\w+)")
@@ -72,23 +71,15 @@ def in_reach(name: str, run: str, known: Known, seen: set[str]) -> Iterator[Said
             yield from in_reach(other, run, known, seen)
 
 
-def flags(words: list[str]) -> Iterator[tuple[str, list[str]]]:
-    for word in words:
-        if re.match(r"--[a-z]", word):
-            name, _, value = word.partition("=")
-            yield name, [value] if _ else []
-        else:
-            yield "", [word]
-
-
 def by_flag(words: list[str]) -> list[tuple[str, list[str]]]:
     """Flags with all of their words, in order."""
     joined: list[tuple[str, list[str]]] = []
-    for name, values in flags(words):
-        if name or not joined:
-            joined.append((name, values))
+    for word in words:
+        if re.match(r"--[a-z]", word) or not joined:
+            name, has_value, value = word.partition("=")
+            joined.append((name, [value] if has_value else []))
         else:
-            joined[-1][1].extend(values)
+            joined[-1][1].append(word)
     return joined
 
 
@@ -119,13 +110,19 @@ def _best(candidates: list[Said], value: str) -> Said | None:
 
 
 def sections(words: list[str]) -> list[list[str]]:
-    """The words between those that are --."""
-    return [[*group] for is_end, group in groupby(words, lambda word: word == "--") if not is_end]
+    """The words between those that are --, of which there may be none."""
+    parts: list[list[str]] = [[]]
+    for word in words:
+        if word == "--":
+            parts.append([])
+        else:
+            parts[-1].append(word)
+    return parts
 
 
 def main() -> None:
     run, files, *rest = sys.argv[1:]
-    makefiles, common, own, *typed = sections(rest)
+    makefiles, common, own, typed = sections(rest)
     known: Known = {}
     for path in map(Path, makefiles):
         for said in definitions(path):
@@ -135,7 +132,7 @@ def main() -> None:
         reached = list(in_reach(variable, Path(run).name, known, set()))
         for flag, values in by_flag(words):
             chosen[flag] = (" ".join(values), place_of(flag, " ".join(values), reached))
-    for flag, values in by_flag(typed[0] if typed else []):
+    for flag, values in by_flag(typed):
         chosen[flag] = (" ".join(values), "the command line")
     print(f"{run} is made of {files or 'nothing'}, by main.py with")
     for flag, (value, place) in chosen.items():

@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.tools.check_makefiles import ROOT
+from tests.tools.checkout import ROOT, copy_rules
 
 LINE = "$(RD)/mine: private OPT = $(WEIGHTS) --method sfda"
 END = "include make/rules.mk"
@@ -128,8 +128,7 @@ for name in ("last.pkl", "best_3d.pkl"):
 def trained(tmp_path_factory):
     """A toy experiment whose runs are all finished."""
     folder = tmp_path_factory.mktemp("toy")
-    shutil.copytree(ROOT / "make", folder / "make")
-    shutil.copytree(ROOT / "processes", folder / "processes", ignore=shutil.ignore_patterns("__pycache__"))
+    copy_rules(folder)
     (folder / "toy.make").write_text(TOY)
     (folder / "main.py").write_text(TRAINED)
     for name in ("data/source", "data/target", "sizes", "my"):
@@ -213,6 +212,14 @@ def test_show_says_each_flag_and_its_line():
         assert name in text, (flag, text)
     assert places["--n_class"][0].startswith("prostate.make:")
     assert places["--method"][0].startswith("make/adaptation.mk:")
+
+
+def test_show_reads_a_makefile_whose_runs_share_no_flag():
+    words = ["make/show.py", "results/x/mine", "", "prostate.make", "--", "--", "--l_rate", "1", "--", "--n_epoch=5"]
+    done = subprocess.run([sys.executable, *words], cwd=ROOT, capture_output=True, text=True, timeout=60)
+    assert done.returncode == 0, done.stderr
+    told = [line.split() for line in done.stdout.splitlines()[1:]]
+    assert told == [["--l_rate", "1"], ["--n_epoch", "5", "the", "command", "line"]]
 
 
 def test_show_of_no_run_names_the_runs():
