@@ -1,13 +1,12 @@
 """What the README promises of adding something: one class or function in one file of a copy, and it can be used."""
 
-import shutil
 import subprocess
 
 import pytest
 from conftest import FOLDERS, write_site
 from fake_runs import make_run, make_set
 
-from tests.tools.check_makefiles import ROOT
+from tests.tools.checkout import ROOT, copy_files, tracked
 
 ADDED = {
     "losses.py": """
@@ -82,12 +81,8 @@ LOSSES = "[('AbsoluteDifference', {}, 1), ('NaivePenalty', {}, 'HalfBounds', {'p
 @pytest.fixture(scope="module")
 def copy(tmp_path_factory):
     """The programs in a folder of their own, with something added to six of their files."""
-    folder = tmp_path_factory.mktemp("copy")
-    words = ["git", "ls-files", "--cached", "--others", "--exclude-standard", "*.py"]
-    for name in subprocess.run(words, cwd=ROOT, capture_output=True, text=True, check=True).stdout.split():
-        if name.split("/")[0] not in ("tests", "benchmarks") and (ROOT / name).is_file():
-            (folder / name).parent.mkdir(parents=True, exist_ok=True)
-            shutil.copy(ROOT / name, folder / name)
+    programs = [name for name in tracked("*.py") if name.split("/")[0] not in ("tests", "benchmarks")]
+    folder = copy_files(programs, tmp_path_factory.mktemp("copy"))
     for name, text in ADDED.items():
         with (folder / name).open("a") as file:
             file.write(text)

@@ -8,7 +8,8 @@ from pathlib import Path
 
 import pytest
 
-ROOT = Path(__file__).resolve().parents[1]
+from tests.tools.checkout import ROOT, tracked
+
 FLOORS = [  # bottom up: a package or a file of the top level imports those below it alone
     {"metrics", "processes"},
     {"utils"},
@@ -33,12 +34,6 @@ FIXED = {
     "tests",
 }
 FIXED |= {"prostate.make", "whs.make", "ivd.make", "requirements.txt"}
-
-
-def tracked(*patterns):
-    words = ["git", "ls-files", "--cached", "--others", "--exclude-standard", *patterns]
-    names = subprocess.run(words, cwd=ROOT, capture_output=True, text=True).stdout.split()
-    return [name for name in names if (ROOT / name).is_file()]
 
 
 PRODUCT = [name for name in tracked("*.py") if name.split("/")[0] not in ("tests", "benchmarks", "make")]

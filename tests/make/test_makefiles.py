@@ -2,14 +2,14 @@
 
 import re
 import shlex
-import shutil
 import subprocess
 import sys
 from pathlib import Path
 
 import pytest
 
-from tests.tools.check_makefiles import ROOT, check, dry_run, trainings
+from tests.tools.check_makefiles import check, dry_run, trainings
+from tests.tools.checkout import ROOT, copy_files, copy_rules, tracked
 
 ADAPTATION = ("spine.make", "prostate.make", "whs.make", "ivd.make")
 BOUNDARY = ("acdc.make", "isles.make", "wmh.make")
@@ -149,8 +149,7 @@ folder.mkdir()
 def toy(folder, main, goals="PLOTS :=\nREPORT := results/toy/report.txt\n"):
     """A makefile of one run in a folder of its own, whose main.py is this text."""
     folder.mkdir(parents=True, exist_ok=True)
-    shutil.copytree(ROOT / "make", folder / "make")
-    shutil.copytree(ROOT / "processes", folder / "processes", ignore=shutil.ignore_patterns("__pycache__"))
+    copy_rules(folder)
     (folder / "main.py").write_text(main)
     (folder / "report.py").write_text("import sys\nopen(sys.argv[-1] + '.txt', 'w').write('a table')\n")
     (folder / "data").mkdir()
@@ -421,13 +420,7 @@ def test_the_batch_script_parses():
 @pytest.fixture(scope="module")
 def checkout(tmp_path_factory):
     """A copy of the repository's files, in which make may make things."""
-    copy = tmp_path_factory.mktemp("checkout")
-    words = ["git", "ls-files", "--cached", "--others", "--exclude-standard"]
-    names = subprocess.run(words, cwd=ROOT, capture_output=True, text=True, check=True).stdout.split()
-    for name in names:
-        (copy / name).parent.mkdir(parents=True, exist_ok=True)
-        shutil.copy(ROOT / name, copy / name)
-    return copy
+    return copy_files(tracked(), tmp_path_factory.mktemp("checkout"))
 
 
 def make(checkout, *words):

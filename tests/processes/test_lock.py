@@ -19,6 +19,7 @@ from processes import lock as folder_lock
 from processes.errors import UserError
 from processes.lock import clean, locked, renew
 from processes.ownership import RUN, begin, note_made, shown
+from tests.tools.checkout import copy_rules
 from utils import atomic_write
 
 ROOT = Path(__file__).parents[2]
@@ -379,8 +380,7 @@ if flag != "--workdir":
 @pytest.fixture
 def toy(tmp_path):
     """A folder with an experiment's makefile, whose runs and slices are four small files."""
-    shutil.copytree(ROOT / "make", tmp_path / "make")
-    shutil.copytree(ROOT / "processes", tmp_path / "processes", ignore=shutil.ignore_patterns("__pycache__"))
+    copy_rules(tmp_path)
     (tmp_path / "toy.make").write_text(TOY)
     (tmp_path / "pretender").write_text(PRETENDER.format(python=sys.executable))
     (tmp_path / "pretender").chmod(0o755)

@@ -9,14 +9,11 @@ import shlex
 import subprocess
 import sys
 from collections.abc import Sequence
-from pathlib import Path
 
 import main as program
 from processes.errors import UserError
+from tests.tools.checkout import ROOT
 from utils import run_program
-
-ROOT = Path(__file__).parents[2]
-
 
 GOALS = ("pack", "ablations", "baselines", "inference", "few_labels")
 
