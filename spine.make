@@ -34,6 +34,6 @@ $(RD)/cesource: private OPT = $(SOURCE) --model_weights="" $(LEARN) --augment \
 
 # -- an experiment of your own: take the # away from its name and its line, then `make -f spine.make gentle` -----------------
 # ABL += gentle
-# $(RD)/gentle: private OPT = $(WEIGHTS) --method sfda $(ADAPT) --l_rate 1e-4 $(call sfda_loss,dumbpredwtags)
+# $(RD)/gentle: private OPT = $(WEIGHTS) --method sfda $(ADAPT) --l_rate 1e-4 $(call sfda_loss,$(COLUMN))
 
 include make/rules.mk

@@ -20,6 +20,8 @@ prior_within = 'PredictionBounds', {'margin':$(strip $(1)),'dir':'both','mode':'
 prior        = $(call prior_from,sizes/$(SET).csv,$(1))
 FORE      ?= $(call commas,$(FOREGROUND))
 L_OR      ?= [('CrossEntropy', {'idc': $(call commas,0 $(FOREGROUND)), 'weights':$(call commas,1 $(FOREGROUND:%=1))}, None, None, None, 1)]
+# the column of sizes/$(SET).csv that sfda reads, and how it measures a predicted size
+COLUMN    ?= dumbpredwtags
 SIZE_OF   ?= 'norm_soft_size'
 NU        ?= [0.1,0.9]
 ENTKL     ?= 'EntKLProp', {'lamb_se':1, 'lamb_consprior':1, 'weights_se':$(NU), 'power':1}
@@ -68,10 +70,10 @@ WEIGHTS = --model_weights $(M_WEIGHTS_ul)
 $(RD)/cesource: private OPT = $(SOURCE) --model_weights="" $(LEARN)
 # lower bound: the source network on the target as it is
 $(RD)/noadap: private OPT = $(WEIGHTS) --method noadap --saveim True --entmap
-# source-free adaptation: one prior size, switched by image-level tags. --saveim False, and no --entmap, to speed it up
-$(RD)/sfda: private OPT = $(WEIGHTS) --method sfda $(ADAPT) --saveim True --entmap $(call sfda_loss,dumbpredwtags)
+# source-free adaptation: one prior size, by default switched by image-level tags. --saveim False, and no --entmap, to speed it up
+$(RD)/sfda: private OPT = $(WEIGHTS) --method sfda $(ADAPT) --saveim True --entmap $(call sfda_loss,$(COLUMN))
 # its control, the same at learning rate 0: what re-estimating the batch-norm statistics does on its own
-$(RD)/sfda_lr0: private OPT = $(WEIGHTS) --method sfda $(ADAPT) --l_rate 0 $(call sfda_loss,dumbpredwtags)
+$(RD)/sfda_lr0: private OPT = $(WEIGHTS) --method sfda $(ADAPT) --l_rate 0 $(call sfda_loss,$(COLUMN))
 # upper bounds: the true sizes as prior; full supervision on the target
 $(RD)/SFDA_TrueSize: private OPT = $(WEIGHTS) --method sfda $(ADAPT) $(call sfda_loss,val_gt_size)
 $(RD)/fs: private OPT = --model_weights="" $(LEARN) --saveim True

@@ -30,7 +30,8 @@ REPORT_WITH ?=
 # the smallest network for a smoke test: a run may name another for Dimwit, which has no encoder and knows no volumes
 DIMWIT ?= Dimwit
 
-.PHONY: all runs ablations baselines inference few_labels plot report data-report pack show help clean-tmp
+GOALS := all runs ablations baselines inference few_labels plot report data-report pack show help clean-tmp
+.PHONY: $(GOALS)
 
 # -- the runs ---------------------------------------------------------------------------------------------------------
 FEW  := $(strip $(foreach n,$(LABELLED),$(foreach kind,$(KINDS),$(foreach d,$(DRAWS),$(kind)_$(n)_$(d)))) \

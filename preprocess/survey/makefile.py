@@ -3,7 +3,7 @@
 from dataclasses import dataclass
 from string import Template
 
-from datasets.size_table import WITH_TAGS, WITHOUT_TAGS
+from datasets.size_table import WITHOUT_TAGS
 from preprocess.survey.plan import Plan
 from preprocess.survey.sites import IMAGE, LABEL, Site
 from processes.quoting import for_comment, for_recipe
@@ -56,17 +56,17 @@ data/${name}_source: private SLICE += --site source --val $val_source --image IM
 data/${name}_target: private SLICE += --site target --val $val_target --image IMG=$target$target_label
 # how large each class is in a slice: $prior_words
 PRIOR   = --n_class $n_class $prior
-$prior_needs
+$untagged$prior_needs
 # -- settings: the published ones; fewer epochs do for a first look -------------------------------------------------
 BATCH   = 8
 TRAINED =
 LEARN   = --n_epoch 100 --l_rate 5e-4 --lr_decay 0.9
 # if sfda ends where sfda_lr0 does, its learning rate is too low: 1e-5, 1e-4
 ADAPT   = --n_epoch 50 --l_rate 1e-6 --lr_decay 0.9
-$untagged
+
 # -- an experiment of your own: a name and a line. Without the #, `make -f $name.make faster` trains it -----
 # ABL += faster
-# $$(RD)/faster: private OPT = $$(WEIGHTS) --method sfda $$(ADAPT) --l_rate 1e-5 $$(call sfda_loss,$column)
+# $$(RD)/faster: private OPT = $$(WEIGHTS) --method sfda $$(ADAPT) --l_rate 1e-5 $$(call sfda_loss,$$(COLUMN))
 
 include make/rules.mk
 """)
@@ -79,11 +79,9 @@ PLOTS   = $(RD)/losses.png
 LABELLED_LISTS = """\
 ABL     = entropy klprop sfda_notags sfda_mean adaent cda tent bnrefresh shot
 """
-UNTAGGED = """\
-
-# -- runs: those of make/adaptation.mk, with one prior for every slice, as nothing tells which show an organ ---------
-$(RD)/sfda: private OPT = $(WEIGHTS) --method sfda $(ADAPT) --saveim True --entmap $(call sfda_loss,dumbprednotags)
-$(RD)/sfda_lr0: private OPT = $(WEIGHTS) --method sfda $(ADAPT) --l_rate 0 $(call sfda_loss,dumbprednotags)
+UNTAGGED = f"""\
+# nothing tells which slices show an organ: one prior for every slice
+COLUMN  = {WITHOUT_TAGS}
 """
 
 
@@ -91,7 +89,6 @@ def makefile_text(sites: tuple[Site, Site], plan: Plan, wishes: Wishes) -> str:
     """The makefile. Raises UserError for a word that no command can be given."""
     source, target = sites
     labelled = target.label is not None
-    column = WITH_TAGS if labelled or wishes.tags else WITHOUT_TAGS
     prior, words, needs = _prior(wishes, labelled)
     numbers = range(plan.n_class)
     share = 0.9 / (plan.n_class - 1)
@@ -116,8 +113,7 @@ def makefile_text(sites: tuple[Site, Site], plan: Plan, wishes: Wishes) -> str:
         prior_words=words,
         prior_needs=needs,
         nu=",".join(["0.1", *(f"{share:.4g}" for _ in numbers[1:])]),
-        column=column,
-        untagged="" if column == WITH_TAGS else UNTAGGED,
+        untagged="" if labelled or wishes.tags else UNTAGGED,
     )
 
 
