@@ -1,6 +1,6 @@
 """What a training minimises: the losses of an OPT line, each with its bound and its weight, and their sum."""
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -73,18 +73,28 @@ def build_loss(spec: LossSpec) -> Loss:
     return loss
 
 
+def made_up(losses: Iterable[Loss], n_class: int) -> tuple[Tensor, list[Tensor], Tensor]:
+    """An image that no one took and that shows every class: what each loss can be tried with.
+
+    Logits (1, K, 4, K) with a gradient, (1, 4, K) class numbers or (1, K, 4, K) maps a loss, and bounds (1, K, 2).
+    """
+    logits = torch.linspace(-1, 1, 4 * n_class**2).view(1, n_class, 4, n_class).requires_grad_()
+    label = torch.arange(n_class).expand(1, 4, n_class)
+    targets = [torch.ones_like(logits) if loss.needs_maps else label for loss in losses]
+    return logits, targets, torch.ones(1, n_class, 2)
+
+
 def check_classes(losses: Sequence[Loss], n_class: int) -> None:
     """Raises UserError that lists the losses whose parameters do not fit this number of classes.
 
-    Each is computed once, on a made-up image of four pixels. So an error that would come in the first step, after the
+    Each is computed once, on a made-up image. So an error that would come in the first step, after the
     data were read, comes here.
     """
-    logits, label = torch.zeros(1, n_class, 2, 2), torch.zeros(1, 2, 2, dtype=torch.long)
-    bounds = torch.ones(1, n_class, 2)
+    logits, targets, bounds = made_up(losses, n_class)
     wrong = []
-    for loss in losses:
+    for loss, target in zip(losses, targets, strict=True):
         try:
-            loss(logits, torch.zeros_like(logits) if loss.needs_maps else label, bounds)
+            loss(logits, target, bounds)
         except UserError as error:
             wrong.append(f"{type(loss).__name__}: {error}")
     if wrong:
@@ -97,9 +107,7 @@ def check_finite(loss: "LossSum", n_class: int, n_epoch: int) -> None:
     They are not where a weight or a parameter is too large. Also, a weight must not pass 0 on its way: behind it the
     run would unlearn.
     """
-    logits = torch.linspace(-1, 1, 4 * n_class**2).view(1, n_class, 4, n_class).requires_grad_()
-    label = torch.arange(n_class).expand(1, 4, n_class)  # which shows every class
-    targets = [torch.ones_like(logits) if each.needs_maps else label for each in loss.losses]
+    logits, targets, bounds = made_up(loss.losses, n_class)
     begun = loss.schedule(0)
     for epoch in dict.fromkeys((0, n_epoch - 1)):
         loss.begin_epoch(epoch)
@@ -108,7 +116,7 @@ def check_finite(loss: "LossSum", n_class: int, n_epoch: int) -> None:
                 f"--scheduler takes the weights of the losses from {begun} in the first epoch to "
                 f"{loss.schedule(epoch)} in epoch {epoch + 1}, past 0; give smaller steps, or fewer epochs."
             )
-        terms = loss(logits, targets, [torch.ones(1, n_class, 2)] * len(targets)) if targets else {}
+        terms = loss(logits, targets, [bounds] * len(targets)) if targets else {}
         wrong = [f"{name} {value:g}" for name, value in terms.items() if not torch.isfinite(value)]
         if terms and not wrong and terms["tot"].requires_grad:
             (gradient,) = torch.autograd.grad(terms["tot"], logits, allow_unused=True)
