@@ -278,10 +278,10 @@ def _read_margin(kind: str, margin: Any, mode: Any) -> tuple[float, str]:
     return float(margin), _choose(kind, "mode", mode, {"percentage": "percentage", "abs": "abs"})
 
 
-def _choose(kind: str, parameter: str, value: Any, known: Mapping[str, Any]) -> Any:
-    if not isinstance(value, str) or value not in known:
-        raise UserError(f"{kind}: there is no {parameter} {value!r}.{nearest(str(value), known)}")
-    return known[value]
+def _choose(kind: str, parameter: str, value: Any, choices: Mapping[str, Any]) -> Any:
+    if not isinstance(value, str) or value not in choices:
+        raise UserError(f"{kind}: there is no {parameter} {value!r}.{nearest(str(value), choices)}")
+    return choices[value]
 
 
 def _read_pair(what: str, limits: Any) -> np.ndarray:

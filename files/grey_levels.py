@@ -38,17 +38,17 @@ def count_values(plane: np.ndarray, low: int, count: int) -> np.ndarray:
     return found.ravel().astype(np.int64)
 
 
-def percentiles(stack: np.ndarray, wanted: Sequence[float]) -> list[float]:
+def percentiles(stack: np.ndarray, percents: Sequence[float]) -> list[float]:
     """Percentiles (0 to 100) of all values of a stack (N, W, H) or plane (W, H), with linear interpolation as in numpy.
 
     Small integers are counted instead of sorted, ten times as fast.
     """
     if stack.dtype.kind == "f":
-        return [float(value) for value in np.percentile(stack, wanted)]
+        return [float(value) for value in np.percentile(stack, percents)]
     low, counts = histogram(stack)
     upto = np.cumsum(counts)
     values = []
-    for percent in wanted:
+    for percent in percents:
         place = percent / 100 * (stack.size - 1)
         rank = int(place)
         below, above = np.searchsorted(upto, [rank, min(rank + 1, stack.size - 1)], side="right")
@@ -110,11 +110,11 @@ class Normalisation:
             )
 
     @classmethod
-    def from_card(cls, told: Mapping[str, Any]) -> "Normalisation":
+    def from_card(cls, card: Mapping[str, Any]) -> "Normalisation":
         """The normalisation that a set's dataset.json describes. Raises KeyError where it lacks a part."""
-        limits = {name: told[name] and tuple(told[name]) for name in ("percentiles", "window", "clip")}
+        limits = {name: card[name] and tuple(card[name]) for name in ("percentiles", "window", "clip")}
         known = {name: pair for name, pair in limits.items() if pair}
-        return cls(told["kind"], told["scope"] or "volume", no_clip=told["no_clip"], **known)
+        return cls(card["kind"], card["scope"] or "volume", no_clip=card["no_clip"], **known)
 
     def clipped(self, stack: np.ndarray) -> np.ndarray:
         """(N, W, H) -> (N, W, H): the stack cut at `clip`. Integers stay integers if the limits are whole numbers."""

@@ -52,9 +52,9 @@ class Grid:
         apart = nib.affines.apply_affine(self.affine, corners) - nib.affines.apply_affine(other.affine, corners)
         return float(np.linalg.norm(apart, axis=1).max())
 
-    def allows(self, tolerance: float) -> float:
+    def allows(self, tolerance_mm: float) -> float:
         """How many mm another volume may be displaced: the tolerance, or part of a voxel on a grid finer than that."""
-        return tolerance if tolerance > TOLERANCE else min(tolerance, FINE * min(self.spacing()))
+        return tolerance_mm if tolerance_mm > TOLERANCE else min(tolerance_mm, FINE * min(self.spacing()))
 
     def directions(self) -> str:
         """Where each axis runs, as in 'LPS': to the patient's left, back, head; of an oblique one the nearest."""
@@ -67,9 +67,9 @@ class Grid:
         return Grid(shape, self.affine @ inv_ornt_aff(change, self.shape), self.directions())
 
 
-def turn(voxels: np.ndarray, now: str, wanted: str) -> np.ndarray:
+def turn(voxels: np.ndarray, stored_directions: str, directions: str) -> np.ndarray:
     """(X, Y, Z, …) -> its first three axes reordered and flipped from directions `now` to `wanted`; not copied."""
-    return apply_orientation(voxels, ornt_transform(axcodes2ornt(now), axcodes2ornt(wanted)))
+    return apply_orientation(voxels, ornt_transform(axcodes2ornt(stored_directions), axcodes2ornt(directions)))
 
 
 def is_direction(text: str) -> bool:
@@ -82,15 +82,15 @@ def axis_across(plane: str, directions: str) -> int:
     return next(axis for axis, letter in enumerate(directions) if letter in PLANES[plane])
 
 
-def deviation(wanted: Grid, grid: Grid, tolerance: float) -> str | None:
-    """How a grid differs from the wanted one, in words; None where it does not, within `tolerance` in mm."""
-    if grid.shape != wanted.shape:
-        return f"shape {grid.shape}, not {wanted.shape}"
-    apart, allowed = wanted.distance(grid), wanted.allows(tolerance)
+def deviation(reference: Grid, grid: Grid, tolerance_mm: float) -> str | None:
+    """How a grid differs from the wanted one, in words; None where it does not, within `tolerance_mm`."""
+    if grid.shape != reference.shape:
+        return f"shape {grid.shape}, not {reference.shape}"
+    apart, allowed = reference.distance(grid), reference.allows(tolerance_mm)
     return f"{apart:.3g} mm apart, {allowed:g} allowed" if apart > allowed else None
 
 
-def place(labels: np.ndarray, where: Grid, wanted: Grid) -> np.ndarray:
+def place(labels: np.ndarray, grid: Grid, target: Grid) -> np.ndarray:
     """Labels (X, Y, Z) that lie on the grid `where`, on the `wanted` grid: the nearest one at each voxel, 0 outside."""
-    there = np.linalg.inv(where.affine) @ wanted.affine  # voxel numbers of the one to those of the other
-    return affine_transform(labels, there[:3, :3], there[:3, 3], wanted.shape, order=0, mode="grid-constant", cval=0)
+    there = np.linalg.inv(grid.affine) @ target.affine  # voxel numbers of the one to those of the other
+    return affine_transform(labels, there[:3, :3], there[:3, 3], target.shape, order=0, mode="grid-constant", cval=0)

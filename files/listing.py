@@ -118,7 +118,7 @@ def look_into(folders: Iterable[Path]) -> list[Listing]:
     return listings
 
 
-def tell_foreign(found: Listing) -> None:
+def tell_foreign(listed: Listing) -> None:
     """Prints one line on the files of a folder that are not read."""
-    if found.foreign:
-        tell_once(f"{found.about_foreign}; slices are {', '.join(SUFFIXES)}.")
+    if listed.foreign:
+        tell_once(f"{listed.about_foreign}; slices are {', '.join(SUFFIXES)}.")

@@ -93,13 +93,13 @@ def displaced(
     paths: Mapping[str, Path],
     grids: Mapping[str, Grid],
     reference: str,
-    tolerance: float,
+    tolerance_mm: float,
     remedy: str = "resample one of them, or raise --tolerance",
 ) -> Iterator[Fault]:
-    """The volumes of a patient that do not lie on the grid of the `reference`, one of them; `tolerance` in mm."""
+    """The volumes of a patient that do not lie on the grid of the `reference`, one of them."""
     wanted = grids[reference]
     for role, grid in grids.items():
-        if (apart := deviation(wanted, grid, tolerance)) is None:
+        if (apart := deviation(wanted, grid, tolerance_mm)) is None:
             continue
         nowhere = _placeless(paths[role], paths[reference]) if grid.shape == wanted.shape else None
         if nowhere:
@@ -115,7 +115,7 @@ def _placeless(*paths: Path) -> Path | None:
 
 
 def unsure_place(
-    image: Path, label: Path, channel: int | None, tolerance: float, directions: str | None = RADIOLOGICAL
+    image: Path, label: Path, channel: int | None, tolerance_mm: float, directions: str | None = RADIOLOGICAL
 ) -> Fault | None:
     """What is unsure of the places of an image and its label, which lie apart: one states none, or one states two.
 
@@ -125,15 +125,17 @@ def unsure_place(
     Raises VolumeFault.
     """
     grid, drawn = read_grid(image, channel, directions), read_grid(label, None, directions, is_label=True)
-    apart = deviation(grid, drawn, tolerance)
+    apart = deviation(grid, drawn, tolerance_mm)
     if apart is None:
         return None
     if nowhere := _placeless(label, image):
         return f"{NOWHERE} image and label do not lie on one grid ({WRITE_IT})", f"{nowhere} ({apart})"
-    return _on_the_qform(image, grid, drawn, channel, tolerance, directions) or _two_places(image, label, tolerance)
+    return _on_the_qform(image, grid, drawn, channel, tolerance_mm, directions) or _two_places(
+        image, label, tolerance_mm
+    )
 
 
-def _two_places(image: Path, label: Path, tolerance: float) -> Fault | None:
+def _two_places(image: Path, label: Path, tolerance_mm: float) -> Fault | None:
     """The fault of an image or a label whose sform and qform are two places: by which of them are the labels moved?
 
     A qform knows no shear: that it is the sform without it is no second place.
@@ -143,14 +145,14 @@ def _two_places(image: Path, label: Path, tolerance: float) -> Fault | None:
         if header["qform_code"] and header["sform_code"]:
             second = Grid(grid.shape, qform_in_mm(header))
             apart = min(first.distance(second) for first in (grid, Grid(grid.shape, unsheared(grid.affine))))
-            if apart > grid.allows(tolerance):
+            if apart > grid.allows(tolerance_mm):
                 what = "states two places, sform and qform, and by the first image and label lie apart"
                 return f"{what} (write one of the two into both)", f"{path} ({apart:.3g} mm apart)"
     return None
 
 
 def _on_the_qform(
-    image: Path, grid: Grid, drawn: Grid, channel: int | None, tolerance: float, directions: str | None
+    image: Path, grid: Grid, drawn: Grid, channel: int | None, tolerance_mm: float, directions: str | None
 ) -> Fault | None:
     """The fault of an image whose sform and qform are two places, where its label lies on the qform.
 
@@ -164,7 +166,7 @@ def _on_the_qform(
         return None
     second = Grid(stored.shape, qform_in_mm(header))
     second = second.turned(directions) if directions else second
-    allowed, apart = grid.allows(tolerance), grid.distance(second)
+    allowed, apart = grid.allows(tolerance_mm), grid.distance(second)
     if apart <= allowed or drawn.shape != second.shape or second.distance(drawn) > allowed:
         return None
     what = "states two places, sform and qform, and its label lies on the qform (write one of the two into both)"
@@ -196,7 +198,7 @@ def read_stack(
     return _stacked(voxels, axis, is_label, path)
 
 
-def read_placed(path: Path, axis: int, wanted: Grid) -> tuple[np.ndarray, float]:
+def read_placed(path: Path, axis: int, target: Grid) -> tuple[np.ndarray, float]:
     """The labels of a volume on another grid, cutting axis first: (N, W, H); the share of the foreground kept.
 
     The nearest label at each voxel; the share is by volume, in mm³. Raises VolumeFault, also where less than KEPT of
@@ -204,8 +206,8 @@ def read_placed(path: Path, axis: int, wanted: Grid) -> tuple[np.ndarray, float]
     """
     volume = open_volume(path)
     grid, labels = _grid_of(volume, path, None, None, is_label=True), _stacked(_voxels_of(volume, 0), 0, True, path)
-    placed = place(labels, grid, wanted)
-    before, after = (np.count_nonzero(part) * g.voxel_volume() for part, g in ((labels, grid), (placed, wanted)))
+    placed = place(labels, grid, target)
+    before, after = (np.count_nonzero(part) * g.voxel_volume() for part, g in ((labels, grid), (placed, target)))
     share = after / before if before else 1.0
     if share < KEPT:
         what = f"would lose more than {1 - KEPT:.0%} of its labelled volume on the grid of its image"

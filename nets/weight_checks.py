@@ -67,10 +67,10 @@ def unwrapped(theirs: Mapping[str, Tensor], ours: Mapping[str, Tensor]) -> dict[
     return plain if len(plain) == len(theirs) and not ours.keys() >= theirs.keys() else dict(theirs)
 
 
-def misfits(theirs: Mapping[str, Tensor], ours: Mapping[str, Tensor], wanted: Iterable[str]) -> list[str]:
+def misfits(theirs: Mapping[str, Tensor], ours: Mapping[str, Tensor], names: Iterable[str]) -> list[str]:
     """The wanted weights that `theirs` lacks, or has in another shape than `ours`, or as another kind of number."""
     wrong = []
-    for name in wanted:
+    for name in names:
         if name not in theirs:
             wrong.append(f"{name} (missing)")
         elif theirs[name].shape != ours[name].shape:

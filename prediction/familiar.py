@@ -43,9 +43,9 @@ def unlike_training(
     return found
 
 
-def _unlike_spacing(told: Mapping[str, Sequence[float]], patient: str, spacing: Sequence[float]) -> list[Fault]:
+def _unlike_spacing(spacings: Mapping[str, Sequence[float]], patient: str, spacing_mm: Sequence[float]) -> list[Fault]:
     what = f"spacing more than {FACTOR:g} times that of the training, or less than its {FACTOR:g}th part"
-    pairs = [(name, mm, told[name]) for name, mm in zip(SPACINGS, spacing, strict=True) if name in told]
+    pairs = [(name, mm, spacings[name]) for name, mm in zip(SPACINGS, spacing_mm, strict=True) if name in spacings]
     return [
         (what, f"{patient} ({mm:.3g} mm {ALONG[name]}, trained on {low:.3g} to {high:.3g})")
         for name, mm, (low, _, high) in pairs
@@ -53,8 +53,8 @@ def _unlike_spacing(told: Mapping[str, Sequence[float]], patient: str, spacing: 
     ]
 
 
-def _is_far(told: Mapping[str, Sequence[float]], own: Sequence[float], is_scaled: bool) -> bool:
-    spreads = [told[str(percent)] for percent in PERCENTILES]
+def _is_far(by_percent: Mapping[str, Sequence[float]], own: Sequence[float], is_scaled: bool) -> bool:
+    spreads = [by_percent[str(percent)] for percent in PERCENTILES]
     usual = spreads[-1][1] - spreads[0][1]
     if is_scaled:
         return not usual / TIMES <= own[-1] - own[0] <= usual * TIMES

@@ -70,8 +70,8 @@ class Outputs:
                 json.dump(made_with | {"volumes": {**known, **volumes}}, file, indent=1)
                 file.write("\n")
 
-    def _must_know(self, known: Mapping[str, Any], volumes: Iterable[str]) -> None:
-        paths = [path for name in volumes if name not in known for path in self.paths(name).values()]
+    def _must_know(self, noted: Mapping[str, Any], volumes: Iterable[str]) -> None:
+        paths = [path for name in volumes if name not in noted for path in self.paths(name).values()]
         if foreign := [path.relative_to(self.folder).as_posix() for path in paths if os.path.lexists(path)]:
             raise UserError(
                 f"{self.folder} holds files that have the names of masks, and predict.py did not make them "
@@ -95,12 +95,12 @@ class Outputs:
                 f"{self.folder / MADE_WITH}). Name another --out, or give --overwrite."
             )
 
-    def write(self, patient: str, found: Prediction) -> None:
+    def write(self, patient: str, prediction: Prediction) -> None:
         paths = self.paths(patient)
-        for kind, values in (("probabilities", found.probabilities), ("entropy", found.entropy)):
+        for kind, values in (("probabilities", prediction.probabilities), ("entropy", prediction.entropy)):
             if values is not None:
-                save_volume(paths[kind], values.astype(np.float32, copy=False), found.header)
-        save_volume(paths["classes"], self.as_labels(found.classes), found.header)
+                save_volume(paths[kind], values.astype(np.float32, copy=False), prediction.header)
+        save_volume(paths["classes"], self.as_labels(prediction.classes), prediction.header)
 
     def as_labels(self, classes: np.ndarray) -> np.ndarray:
         """(X, Y, Z) class numbers -> (X, Y, Z) labels to be written, in the smallest type that holds them all."""

@@ -120,7 +120,7 @@ def new_dataset(args: argparse.Namespace) -> None:
         raise UserError(
             f"{listing(taken)} is there already and is never overwritten: take another --name, or move it away."
         )
-    look = {"patient": args.patient, "tolerance": args.tolerance, "channel": args.channel, "jobs": args.jobs}
+    look = {"patient": args.patient, "tolerance_mm": args.tolerance, "channel": args.channel, "jobs": args.jobs}
     source = read_site("source", args.source, args.source_label, **look)
     target = read_site("target", args.target, args.target_label, **look)
     sites = source, target

@@ -35,10 +35,10 @@ def read_records(path: Path) -> Iterator[bytes]:
             yield content
 
 
-def _check(content: bytes, told: bytes) -> None:
+def _check(content: bytes, checksum: bytes) -> None:
     crc = google_crc32c.value(content)
     masked = ((crc >> 15 | crc << 17) + 0xA282EAD8) & 0xFFFFFFFF
-    if told != struct.pack("<I", masked):
+    if checksum != struct.pack("<I", masked):
         raise ValueError("the checksum of a record is wrong")
 
 

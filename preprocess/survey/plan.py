@@ -127,7 +127,7 @@ def _same_groups(cases: Sequence[Case], group: str) -> bool:
     return True
 
 
-def propose_val(site: Site, group: str | None, wanted: int | None) -> int:
+def propose_val(site: Site, group: str | None, n_val: int | None) -> int:
     """Patients who validate: a fifth, or what comes nearest in whole groups. Raises UserError where none can."""
     names = [case.patient for case in site.cases]
     homes = dict(zip(names, names, strict=True))
@@ -137,7 +137,7 @@ def propose_val(site: Site, group: str | None, wanted: int | None) -> int:
         if lost := [name for name, person in read.items() if person is None]:
             raise UserError(f"--group '{group}' does not match the image file of {listing(lost)}.")
         homes = {name: str(person) for name, person in read.items()}
-    target = wanted or max(1, round(VAL_SHARE * len(names)))
+    target = n_val or max(1, round(VAL_SHARE * len(names)))
     for number in sorted(range(1, len(names)), key=lambda n: (abs(n - target), n)):
         try:
             split_patients(homes, _split_spec(number))

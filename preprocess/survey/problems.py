@@ -97,9 +97,9 @@ def _places(survey: Survey) -> Iterator[Fault]:
             yield what, f"{split}/{patient} ({listing(lost, 5)})"
 
 
-def _unusual(survey: Survey, what: str, found: Sequence[tuple[str, object]]) -> Iterator[Fault]:
-    usual = Counter(value for _, value in found).most_common(1)
-    for key, value in found:
+def _unusual(survey: Survey, what: str, values_by_key: Sequence[tuple[str, object]]) -> Iterator[Fault]:
+    usual = Counter(value for _, value in values_by_key).most_common(1)
+    for key, value in values_by_key:
         if value != usual[0][0]:
             yield f"{survey.set_name}: other {what} than the usual {usual[0][0]}", f"{key} ({value})"
 

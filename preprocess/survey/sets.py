@@ -257,12 +257,12 @@ def _contradictions(
 
 
 def _find_kind(
-    card: Mapping[str, Any], found: Mapping[str, Mapping[str, Listing]], images: str, labels: str
+    card: Mapping[str, Any], listings: Mapping[str, Mapping[str, Listing]], images: str, labels: str
 ) -> tuple[bool, str]:
     """Whether the set is of volumes, by its card, else by the shape of a file; and `taken_for` of Survey."""
     if {"volumetric", "truth_size", "channels"} & card.keys():
         return bool(card.get("volumetric")), ""
-    label, image = (_a_shape(found, folder) for folder in (labels, images))
+    label, image = (_a_shape(listings, folder) for folder in (labels, images))
     is_open = len(label) != 2 and len(image) > 2  # ground truth of a slice is flat, whatever its image
     if not is_open:
         return False, ""
@@ -273,9 +273,9 @@ def _find_kind(
     return volumetric, f'{shown} were taken for {kind}; if they are {right}, write {{"volumetric": {key}}} into it'
 
 
-def _a_shape(found: Mapping[str, Mapping[str, Listing]], folder: str) -> tuple[int, ...]:
+def _a_shape(listings: Mapping[str, Mapping[str, Listing]], folder: str) -> tuple[int, ...]:
     """Of the first file of a folder that can be read; of a picture, which is no volume, without its channels."""
-    files = (Path(file.path) for each in found.values() if folder in each for file in each[folder].files.values())
+    files = (Path(file.path) for each in listings.values() if folder in each for file in each[folder].files.values())
     for path in files:
         with suppress(UserError):
             shape = read_slice(path, is_image=False).shape
@@ -288,17 +288,17 @@ def _look(place: Path, folders: Sequence[str]) -> dict[str, Listing]:
     return {name: look(place / name) for name in folders if name and (place / name).is_dir()}
 
 
-def _faults_of(found: Listing) -> Iterator[Fault]:
+def _faults_of(files: Listing) -> Iterator[Fault]:
     """Files that training refuses, or never reads."""
-    yield from (("a slice twice, which training refuses", f"{found.folder}: {t}") for t in found.twins)
-    yield from (("an image file that is not read", f"{found.folder / name}") for name in found.foreign)
+    yield from (("a slice twice, which training refuses", f"{files.folder}: {t}") for t in files.twins)
+    yield from (("an image file that is not read", f"{files.folder / name}") for name in files.foreign)
 
 
-def _list_items(split: str, found: Mapping[str, Listing], regex: str, volumetric: bool) -> Iterator[Item]:
+def _list_items(split: str, listings: Mapping[str, Listing], regex: str, volumetric: bool) -> Iterator[Item]:
     """The slices of a split, those that lack a file in one of the folders included."""
     items = []
-    for name in set().union(*(each.files for each in found.values())):
-        paths = {folder: Path(each.files[name].path) for folder, each in found.items() if name in each.files}
+    for name in set().union(*(each.files for each in listings.values())):
+        paths = {folder: Path(each.files[name].path) for folder, each in listings.items() if name in each.files}
         read, fault = _read_name(name, regex, volumetric)
         items.append(Item(split, name, read.patient if read else name, read and read.index, paths))
         items[-1].faults += [(fault, items[-1].key)] if fault else []

@@ -30,7 +30,7 @@ class Offence:
 
 
 @dataclass
-class Found:
+class CaseFacts:
     """What was found in the files of one patient."""
 
     grid: Grid | None = None
@@ -57,12 +57,18 @@ class Site:
 
 
 def read_site(
-    name: str, image: str, label: str | None, patient: str, tolerance: float, channel: int | None = None, jobs: int = 1
+    name: str,
+    image: str,
+    label: str | None,
+    patient: str,
+    tolerance_mm: float,
+    channel: int | None = None,
+    jobs: int = 1,
 ) -> Site:
-    """Pairs the files, reads every header and every label. `tolerance`: mm that a corner may be off."""
+    """Pairs the files, reads every header and every label. `tolerance_mm`: how far a corner may be off."""
     patterns = {IMAGE: image, **({LABEL: label} if label else {})}
     cases, faults = pair(patterns, compile_pattern("--patient", patient))
-    found = list(in_processes(partial(_read_case, tolerance=tolerance, channel=channel), cases, jobs))
+    found = list(in_processes(partial(_read_case, tolerance_mm=tolerance_mm, channel=channel), cases, jobs))
     whole = [(case, each.grid) for case, each in zip(cases, found, strict=True) if each.grid]
     return Site(
         name,
@@ -78,27 +84,27 @@ def read_site(
     )
 
 
-def _read_case(case: Case, tolerance: float, channel: int | None) -> Found:
-    found, grids = Found(), {}
+def _read_case(case: Case, tolerance_mm: float, channel: int | None) -> CaseFacts:
+    facts, grids = CaseFacts(), {}
     for role, path in case.paths.items():
         try:
             grids[role] = read_grid(path, channel if role == IMAGE else None, RADIOLOGICAL, is_label=role == LABEL)
             if role == LABEL:
-                _count(path, found)
+                _count(path, facts)
         except VolumeFault as error:
-            found.faults.append(error.fault)
-    found.grid = grids.get(IMAGE)
-    if len(grids) == 2 and (aside := unsure_place(case.paths[IMAGE], case.paths[LABEL], channel, tolerance)):
-        found.faults.append(aside)
+            facts.faults.append(error.fault)
+    facts.grid = grids.get(IMAGE)
+    if len(grids) == 2 and (aside := unsure_place(case.paths[IMAGE], case.paths[LABEL], channel, tolerance_mm)):
+        facts.faults.append(aside)
     elif len(grids) == 2:
-        found.offences = compare_grids(grids[IMAGE], grids[LABEL], str(case.paths[LABEL]), tolerance)
-    return found
+        facts.offences = compare_grids(grids[IMAGE], grids[LABEL], str(case.paths[LABEL]), tolerance_mm)
+    return facts
 
 
-def _count(path: Path, found: Found) -> None:
+def _count(path: Path, facts: CaseFacts) -> None:
     """The census of one label volume. Raises VolumeFault for what holds no labels."""
     stack = read_stack(path, 0, is_label=True)
-    found.is_float = stack.dtype.kind == "f"
+    facts.is_float = stack.dtype.kind == "f"
     try:
         values, counts = np.unique(whole_labels(stack), return_counts=True)
     except ValueError as error:
@@ -107,15 +113,15 @@ def _count(path: Path, found: Found) -> None:
         raise VolumeFault(
             f"holds more than {MOST_LABELS} different values, as an image does", f"{path} ({len(values)})"
         )
-    found.labels = Counter(dict(zip(values.astype(int).tolist(), counts.tolist(), strict=True)))
+    facts.labels = Counter(dict(zip(values.astype(int).tolist(), counts.tolist(), strict=True)))
 
 
-def compare_grids(image: Grid, label: Grid, file: str, tolerance: float) -> list[Offence]:
+def compare_grids(image: Grid, label: Grid, file: str, tolerance_mm: float) -> list[Offence]:
     """How the label's grid differs from its image's: shape; origin, direction and spacing, by the mm that they cost."""
     if image.shape != label.shape:
         return [Offence(file, "shape", f"{label.shape}, its image {image.shape}", "none")]
-    tolerance = image.allows(tolerance)
-    if image.distance(label) <= tolerance:
+    tolerance_mm = image.allows(tolerance_mm)
+    if image.distance(label) <= tolerance_mm:
         return []
     own, other = (np.array(grid.spacing()) for grid in (image, label))
     turned = image.affine[:3, :3] / own, label.affine[:3, :3] / other
@@ -132,9 +138,9 @@ def compare_grids(image: Grid, label: Grid, file: str, tolerance: float) -> list
     ]
     worst = max(far for _, far, _ in shown)
     return [
-        Offence(file, what, words, f"{tolerance:g} mm")
+        Offence(file, what, words, f"{tolerance_mm:g} mm")
         for what, far, words in shown
-        if far > tolerance or far == worst  # each may be within, and their sum not
+        if far > tolerance_mm or far == worst  # each may be within, and their sum not
     ]
 
 
