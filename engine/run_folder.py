@@ -278,10 +278,10 @@ def fitting_weights(net: nn.Module, path: Path, args: Namespace, in_channels: in
         channels = counted(state.get("in_channels"), "channel")
         held = f"{state.get('network')} ({channels}, {state.get('n_class')} classes)"
         wanted = f"{args.network} ({counted(in_channels, 'channel')}, {args.n_class} classes)"
-        raise UserError(
-            f"{path} holds weights of {held}, this run has {wanted}; give the same --network and --n_class. Of the "
-            f"weights {'; '.join(told)}."
-        )
+        words = f"{path} holds weights of {held}, this run has {wanted}; give the same --network and --n_class."
+        if held == wanted:
+            words = f"{path} says that it holds weights of {held}, as this run has, and holds others."
+        raise UserError(f"{words} Of the weights {'; '.join(told)}.")
     return theirs
 
 

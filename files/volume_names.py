@@ -18,6 +18,12 @@ ENDINGS = {*OF_PAIRS, ".nii", ".nii.gz", ".mha", ".nrrd", ".mgh", ".mgh.gz", ".m
 FILE_NAME = rf"(?i)^(.+?)(?:{'|'.join(map(re.escape, sorted(ENDINGS)))})?$"
 
 
+def is_mixed(path: Path) -> bool:
+    """Whether the ending of a volume's file is neither in small nor in capital letters, as in `.Nii`."""
+    ending = path.name.removeprefix(re.match(FILE_NAME, path.name)[1])
+    return any(part not in (part.lower(), part.upper()) for part in ending.split("."))
+
+
 def is_of_pair(path: Path) -> bool:
     """Whether a file of this name belongs to a volume of several files."""
     return path.name.lower().endswith(tuple(OF_PAIRS))

@@ -29,11 +29,16 @@ def is_state_dict(content: object) -> bool:
 
 
 def check_weights(path: Path, weights: Any) -> None:
-    """Raises UserError unless these, out of the file, are finite tensors by name."""
+    """Raises UserError unless these, out of the file, are finite real tensors by name."""
     if not is_state_dict(weights):
         raise UserError(
             f"{path}: its entry 'net' is {type(weights).__name__}, where tensors by name were expected, as "
             "net.state_dict() gives them."
+        )
+    if bad := [name for name, value in weights.items() if value.is_complex()]:
+        raise UserError(
+            f"{path}: {len(bad)} of its {len(weights)} tensors hold complex numbers, and no network here has such "
+            f"weights: {listing(bad, 3)}. The file was damaged, or written by another program."
         )
     if bad := not_finite({name: _in_32_bits(value) for name, value in weights.items()}):
         raise UserError(

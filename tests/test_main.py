@@ -535,7 +535,7 @@ STRANGE = {  # weights, what is said of them
     ),
     "complex": (
         lambda net: net | {"classifier.bias": net["classifier.bias"].to(torch.complex64)},
-        r"classifier.bias \(complex numbers, not real numbers\)",
+        r"1 of its \d+ tensors hold complex numbers, .*: classifier.bias",
     ),
 }
 

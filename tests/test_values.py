@@ -208,6 +208,10 @@ WEIGHTS = {
         lambda net: net | {"body.1.running_mean": torch.full((2,), 1e300, dtype=torch.float64)},
         "hold NaN or infinite weights: body.1.running_mean",
     ),
+    "a complex variance": (
+        lambda net: net | {"body.1.running_var": torch.ones(2, dtype=torch.complex64)},
+        "1 of its 8 tensors hold complex numbers, and no network here has such weights: body.1.running_var",
+    ),
 }
 
 
@@ -227,7 +231,9 @@ def test_a_huge_network_in_a_small_checkpoint_is_compared_and_not_made(tmp_path,
     }
     path = network(tmp_path, network="UNet:nG=20000", preprocessing=made)
     monkeypatch.setattr(model, "build_network", None)
-    with pytest.raises(UserError, match=r"this run has UNet:nG=20000 .1 channel, 2 classes.; give the same"):
+    with pytest.raises(
+        UserError, match=r"says that it holds weights of UNet:nG=20000 .1 channel, 2 classes., as this run has, and"
+    ):
         model.load_model(path, "cpu")
 
 

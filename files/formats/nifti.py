@@ -13,6 +13,7 @@ from isal import isal_zlib
 from files.faults import VolumeFault
 from files.formats.volume import Volume, not_3d, refusing
 from files.nifti_headers import Header, mm_of
+from files.volume_names import is_mixed
 
 PLACE = ("pixdim", "form_code")  # words of nibabel's where it mends a header's geometry, which is then a guess
 ZERO = "pixdim[1,2,3] should be non-zero"
@@ -56,6 +57,8 @@ def open_volume(path: Path) -> Volume:
 
 def _load(path: Path) -> nib.filebasedimages.FileBasedImage:
     """What nibabel makes of the file; of a pair with one ending in capitals, `.hdr` and `.IMG`, too."""
+    if is_mixed(path):  # nibabel would look for a file of another name
+        raise VolumeFault("ends in capital and small letters mixed, which is not read (rename it)", str(path))
     image = nib.load(path)
     voxels = image.file_map.get("image")
     if voxels is None or not voxels.filename or Path(voxels.filename).exists():

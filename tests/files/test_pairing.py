@@ -7,6 +7,7 @@ import numpy as np
 import pytest
 import SimpleITK as sitk
 
+from files.faults import VolumeFault
 from files.pairing import find_files, pair, read_patients
 from files.reading import read_grid, read_voxels, sha256
 from files.volume_names import FILE_NAME
@@ -50,6 +51,19 @@ def test_brackets_that_match_nothing_are_explained(tmp_path):
     assert "letters to choose from" in faults[0][0]
     assert names_of(tmp_path / "case[[]1]_*.nii") == ["case[1]_t2.nii"]
     assert pair({"IMG": f"{tmp_path}/none*.nii"}, CASE)[1][0][0] == "no file matches"
+
+
+@pytest.mark.parametrize("name", ["scan.Nii", "scan.Nii.Gz", "scan.nii.GZ", "scan.NII"])
+def test_an_ending_in_mixed_letters_is_named_as_what_it_is(tmp_path, name):
+    """It lies there, so "no such file" would be no reason; each part in one kind of letters is read."""
+    nib.save(nib.Nifti1Image(np.zeros((4, 5, 6), np.int16), np.eye(4)), tmp_path / name.lower())
+    (tmp_path / name.lower()).rename(tmp_path / name)
+    if name in ("scan.Nii", "scan.Nii.Gz"):
+        with pytest.raises(VolumeFault) as raised:
+            read_grid(tmp_path / name)
+        assert raised.value.fault[0] == "ends in capital and small letters mixed, which is not read (rename it)"
+    else:
+        assert read_grid(tmp_path / name).shape == (4, 5, 6)
 
 
 def test_accents_are_one_letter_however_a_disk_spells_them(tmp_path):
