@@ -26,7 +26,7 @@ from datasets.streams import ahead
 from files.faults import Fault, VolumeFault, describe_faults
 from files.pairing import Case
 from main import main as train
-from nets.precision import PRECISIONS
+from nets.precision import PRECISIONS, device_of
 from prediction.adaptation import adapt, add_adaptation_flags
 from prediction.export import export_onnx
 from prediction.inference import Wanted, predict
@@ -58,7 +58,7 @@ def get_args(argv: Sequence[str] | None) -> argparse.Namespace:
         raise UserError(f"--export names the file of the network; {args.export} is a folder.")
     if args.batch_size < 1:
         raise UserError(f"--batch_size is at least 1; got {args.batch_size}.")
-    args.device = args.device or ("cuda" if torch.cuda.is_available() else "cpu")
+    args.device = device_of(args.device)
     return args
 
 

@@ -3,13 +3,12 @@
 import argparse
 import math
 import os
+import re
 import sys
 from argparse import Namespace
 from collections.abc import Sequence
 from pathlib import Path
 from typing import NoReturn
-
-import torch
 
 from datasets.augmentation import Augmentation
 from datasets.files import check_ignored, check_regex
@@ -17,7 +16,7 @@ from engine.published import CODES, defaults, put_in_our_words, read_foreign, wh
 from methods.base import METHODS
 from methods.optimisers import LR_RULES, check_rates
 from methods.schedules import SCHEDULES
-from nets.precision import AUTOCAST, PRECISIONS
+from nets.precision import AUTOCAST, PRECISIONS, device_of
 from networks import network_class
 from processes.errors import UserError
 
@@ -177,7 +176,7 @@ def get_args(argv: Sequence[str] | None = None) -> Namespace:
     args.saveim = args.saveim or int(args.mode == "makeim")
     args.n_epoch = args.n_epoch if learns else 1
     args.steps = min(args.steps, DEBUG_STEPS) if args.debug else args.steps
-    args.device = args.device or ("cuda" if torch.cuda.is_available() and not args.cpu else "cpu")
+    args.device = device_of(args.device or ("cpu" if args.cpu else None))
     if args.channels_last is None:
         halved = args.device.startswith("cuda") and args.precision in AUTOCAST
         args.channels_last = int(halved and network_class(args.network).keeps_channels_last)
@@ -254,6 +253,11 @@ def _check_settings(args: Namespace) -> None:
         )
     if args.crop and min(args.crop) < 1:
         raise UserError(f"--crop D W H is a size in voxels, from 1 upwards; got {args.crop}.")
+    if args.csv and not re.fullmatch(r"(?!patients_|classes_|\.)[^/]+\.csv", args.csv):
+        raise UserError(
+            f"--csv {args.csv}: the log is a file of the run's own folder that nothing else there is called, such as "
+            "metrics.csv."
+        )
     if not 0 <= args.overlap < 1:
         raise UserError(f"--overlap is a share of a window, 0 to below 1; got {args.overlap:g}.")
     check_ignored(args.ignore, args.n_class)

@@ -1,6 +1,8 @@
-"""The precisions that a network can compute in."""
+"""The devices and the precisions that a network can compute in."""
 
 import torch
+
+from processes.errors import UserError
 
 AUTOCAST = {"bf16": torch.bfloat16, "fp16": torch.float16}
 PRECISIONS = ("auto", "fp32", "tf32", *AUTOCAST)  # auto: tf32 on a GPU, which is fp32 everywhere else
@@ -9,3 +11,18 @@ PRECISIONS = ("auto", "fp32", "tf32", *AUTOCAST)  # auto: tf32 on a GPU, which i
 def allow_tf32(precision: str) -> None:
     """Whether a GPU may round the factors of float32 products to ten bits, several times as fast."""
     torch.backends.cuda.matmul.allow_tf32 = torch.backends.cudnn.allow_tf32 = precision in ("auto", "tf32")
+
+
+def device_of(asked: str | None) -> str:
+    """The device that was asked for; without one a GPU, else the CPU. Raises UserError for one that is not here."""
+    if not asked:
+        return "cuda" if torch.cuda.is_available() else "cpu"
+    kind = torch.accelerator.current_accelerator() if torch.accelerator.is_available() else None
+    here = [f"{kind.type}:{number}" for number in range(torch.accelerator.device_count())] if kind else []
+    try:
+        device = torch.device(asked)
+    except RuntimeError:
+        device = None  # no name of any device
+    if device is None or (device.type != "cpu" and f"{device.type}:{device.index or 0}" not in here):
+        raise UserError(f"--device {asked}: there is none of that name here. There is {', '.join(['cpu', *here])}.")
+    return asked

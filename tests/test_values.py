@@ -111,6 +111,12 @@ BAD = {
     "a label to ignore": (("--ignore", "1"), "expected a label that is no class, 2..255"),
     "a class twice": (("--metric_axis", "1", "1"), "names each once"),
     "epochs": (("--n_epoch", "10000000"), "--n_epoch is 10000000; it must be at most 1000000"),
+    "a device of no kind": (("--device", "gpu"), "--device gpu: there is none of that name here. There is cpu"),
+    "a device of a number that is not here": (("--device", "cuda:99"), "--device cuda:99: there is none"),
+    "a device that computes nothing": (("--device", "meta"), "--device meta: there is none"),
+    "a log in another folder": (("--csv", "../metrics.csv"), "a file of the run's own folder"),
+    "a log in the place of the weights": (("--csv", "last.pkl"), "that nothing else there is called"),
+    "a log in the place of the scores": (("--csv", "patients_last.csv"), "that nothing else there is called"),
     "a rate": (("--l_rate", "1e39"), "--l_rate is 1e\\+39; it must be at least 0 and at most 3e\\+38"),
 }
 

@@ -69,6 +69,12 @@ def run(weights, *flags):
     predict.main(list(map(str, ["--weights", weights, "--patient", r"(p\d)", "--device", "cpu", *flags])))
 
 
+def test_a_device_that_is_not_here_is_refused(tmp_path):
+    words = ["--weights", "none.pkl", "--volumes", "none.nii", "--out", tmp_path / "out", "--device", "cuda:99"]
+    with pytest.raises(UserError, match=r"--device cuda:99: there is none of that name here\. There is cpu"):
+        predict.main(list(map(str, words)))
+
+
 def evaluated(work, patient):
     """The masks of the last epoch's evaluation, put back where their slices came from."""
     rows = [row for row in read_rows(work / "set") if row["patient"] == patient]
