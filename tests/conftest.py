@@ -17,6 +17,8 @@ from tests.tools.warm_python import warm_python
 os.environ["OMP_NUM_THREADS"] = "1"  # of all that a test starts
 torch.set_num_threads(1)
 
+os.fsync = lambda _: None  # it is for power cuts, which no test can make, and takes a tenth of a small training
+
 for name in ("MAKELEVEL", "MAKEFLAGS", "MFLAGS"):  # of `make test`: a make that a test starts is nobody's part
     os.environ.pop(name, None)
 
