@@ -28,10 +28,12 @@ from methods.base import METHODS
 from methods.supervised import Supervised
 from processes.errors import UserError
 from processes.ownership import note_made
-from tests.tools.chaos import ASKED, EPOCHS, arguments, ask_to_stop, before_call, chaos, differences
+from tests.tools import chaos as of_chaos
+from tests.tools.chaos import ASKED, EPOCHS, ask_to_stop, before_call, chaos, differences
 from utils import run_program
 
 STEPS = 4  # of an epoch
+SMALLEST = ("--network", "Dimwit", "--l_rate", 0.1)
 STILL = ("--augmentation", "{'flip': True, 'rotate': 0}")  # leaves the sizes in an image as they are
 
 
@@ -41,6 +43,11 @@ class Crash(Exception):
 
 def crash():
     raise Crash
+
+
+def arguments(site, run, *more):
+    """Chaos's training of the smallest network that has batch norms, which finds the organ in the last epoch."""
+    return of_chaos.arguments(site, run, *SMALLEST, *more)
 
 
 @pytest.fixture(scope="module")
@@ -98,12 +105,13 @@ def bounded(site):
 
 def test_ten_kills_ten_identical_endings(tmp_path):
     """More of them: make chaos."""
-    tally = chaos(tmp_path, kills=10)
+    tally = chaos(tmp_path, 10, 0, *SMALLEST)
     assert tally["endings compared"] > 10
     assert tally["SIGKILL"] > 0
     assert tally["SIGTERM"] > 0
 
 
+ENCODER, LOCAL = ["--network", "UNet:nG=2"], ["--local_blocks", 2]
 CASES = {
     "augmented": [],
     "dropout": ["--network", "ENet", "--n_epoch", 2],
@@ -111,8 +119,18 @@ CASES = {
     "updates out of several batches": ["--method", "adversarial", "--d_stride", 1, "--d_width", 4, "--iter_size", 3],
     "scheduled weights, halved rates": ["--scheduler", "StealWeight", "--schedule"],
     "batch-norm statistics of the epoch": ["--method", "sfda", "--bn_stats", "refresh", "--n_epoch", 3],
-    "a pre-training": ["--method", "contrastive_global", "--n_parts", 2],
-    "its second stage": ["--method", "contrastive_local", "--strategy", "LD", "--n_parts", 2, "--local_blocks", 2],
+    "a pre-training": ["--method", "contrastive_global", "--n_parts", 2, *ENCODER],
+    "its second stage": [
+        "--method",
+        "contrastive_local",
+        "--strategy",
+        "LD",
+        "--n_parts",
+        2,
+        "--local_blocks",
+        2,
+        *ENCODER,
+    ],
     "mixed pairs": ["--method", "mixup"],
     "a learnt threshold": ["--method", "pseudo_label", "--threshold", "learnt", "--warmup_start", 0.3],
 }
@@ -126,7 +144,8 @@ def test_asked_to_stop_in_the_middle_of_an_epoch(site, whole, tmp_path, name, mo
     if "adversarial" in more:
         more = [*more, "--source_dataset", site]
     if "contrastive_local" in more:
-        more = [*more, "--model_weights", whole / "last.pkl", "--load_blocks", 0]
+        program.main(arguments(site, tmp_path / "first", *ENCODER, "--n_epoch", 1))
+        more = [*more, "--model_weights", tmp_path / "first" / "last.pkl", "--load_blocks", 0]
     if "pseudo_label" in more:
         more = [*more, "--unlabelled_dataset", site, "--unlabelled_split", "val"]
     if "--scheduler" in more:
@@ -382,7 +401,7 @@ def test_code_is_known_by_the_modules_that_are_loaded(monkeypatch, tmp_path):
 
 
 def test_a_run_that_went_astray_goes_on_at_a_lower_rate_and_at_no_other(site, tmp_path, monkeypatch, capsys):
-    argv = arguments(site, tmp_path / "run", "--n_epoch", 2, "--network", "Dimwit:nG=4")
+    argv = arguments(site, tmp_path / "run", "--n_epoch", 2, "--l_rate", 1e-2)
     with monkeypatch.context() as patch:
         found = iter([[], ["body.0.weight"]])
         patch.setattr(training, "not_finite", lambda state: next(found))
@@ -432,8 +451,8 @@ def test_the_batch_of_a_loss_that_is_not_finite_is_kept(site, tmp_path, monkeypa
 
 @pytest.fixture(scope="module")
 def seldom(site):
-    """Eight epochs, validated after the fourth, the seventh and the last."""
-    program.main(arguments(site, site.parent / "seldom", "--n_epoch", 8, "--eval_every", 3))
+    """Eight epochs, validated after the fourth, the seventh and the last, of a network that finds the organ."""
+    program.main(of_chaos.arguments(site, site.parent / "seldom", "--n_epoch", 8, "--eval_every", 3))
     return site.parent / "seldom"
 
 

@@ -117,12 +117,13 @@ def ask_to_stop(number: int = signal.SIGTERM) -> None:
 class Chaos:
     """The undisturbed run, and the processes that are to end like it."""
 
-    def __init__(self, root: Path, seed: int) -> None:
+    def __init__(self, root: Path, seed: int, *more: object) -> None:
         self.root, self.random = root, random.Random(seed)
         self.site, self.whole, self.log = write_site(root / "site", 150, 90, seed=2), root / "whole", root / "log.txt"
+        self.more = more  # flags of the training
         self.tally: Counter[str] = Counter()
         with contextlib.redirect_stdout(None):
-            program.main(arguments(self.site, self.whole))  # here, so that every child finds all modules loaded
+            program.main(arguments(self.site, self.whole, *more))  # here, so that every child finds all modules loaded
         begin = time.perf_counter()
         self._finish(root / "timed")
         self.life = time.perf_counter() - begin  # of a process that trains from the start to the end
@@ -186,7 +187,7 @@ class Chaos:
         with self.log.open("a") as log:
             os.dup2(log.fileno(), 1)
             os.dup2(log.fileno(), 2)
-        run_program(partial(program.main, arguments(self.site, run)))
+        run_program(partial(program.main, arguments(self.site, run, *self.more)))
 
     def _finish(self, run: Path) -> None:
         child = self._start(run)
@@ -206,9 +207,12 @@ class Chaos:
         raise ChaosError(f"{what}\nThe last that the processes said:\n{said}")
 
 
-def chaos(root: Path, kills: int, seed: int = 0) -> Counter[str]:
-    """That many kills; how many there were of each kind. Raises ChaosError at the first run that ends otherwise."""
-    here, killed, number = Chaos(root, seed), 0, 0
+def chaos(root: Path, kills: int, seed: int, *more: object) -> Counter[str]:
+    """That many kills of a training with `more` flags; how many there were of each kind.
+
+    Raises ChaosError at the first run that ends otherwise.
+    """
+    here, killed, number = Chaos(root, seed, *more), 0, 0
     while killed < kills:
         run = root / f"run{number}"
         if not here.kill(run):

@@ -131,13 +131,13 @@ def main() -> None:
     os.environ["GIT_DIR"] = os.devnull  # or each run notes the changes of the code, which may change meanwhile
     disk, whole = Disk(args.folder / "disk"), args.folder / "whole"
     site, run = write_site(disk.path / "site", 150, 90, seed=2), disk.path / "run"
-    argv = arguments(site, run, "--network", "UNet:nG=1")
+    argv = arguments(site, run, "--network", "Dimwit", "--l_rate", 0.1)
     writes = needs(disk, argv)
     shutil.copytree(run, whole)
     if not args.all:
-        writes = list(
-            {(re.sub(r"\d", "", str(path.parent)), path.suffix): (path, size) for path, size in writes}.values()
-        )
+        kinds = [path.name if path.suffix == ".pkl" else path.suffix for path, _ in writes]
+        folders = [re.sub(r"\d", "", str(path.parent)) for path, _ in writes]
+        writes = list(dict(zip(zip(folders, kinds, strict=True), writes, strict=True)).values())
     for path, size in writes:
         for folder in (run, *site.glob("*/.cache")):
             shutil.rmtree(folder)
