@@ -13,6 +13,12 @@ from files.listing import composed
 from files.volume_names import FILE_NAME, header_of
 from processes.errors import UserError
 
+PICTURES = (".png", ".jpg", ".jpeg", ".bmp", ".gif", ".webp")
+NO_VOLUME = (
+    "is a picture, where volumes are read (pictures are a set as they are: lay them into <set>/train/IMG and "
+    "<set>/train/GT, val likewise, under the same names, <patient>_<number>.png; docs/data.md, What lies where)"
+)
+
 
 @dataclass(frozen=True)
 class Case:
@@ -121,14 +127,15 @@ def _no_id(patient: re.Pattern[str]) -> str:
         return (
             "a file's name is the patient's id, of letters, digits, . _ and - (or give --patient), which is not so in"
         )
-    return f"--patient '{patient.pattern}' must find an id of letters, digits, . _ and -, but does not in"
+    where = "the path" if "/" in patient.pattern else "the file's name (in the whole path if there is a / in it)"
+    return f"--patient '{patient.pattern}' must find an id of letters, digits, . _ and - in {where}, but does not in"
 
 
 def pair(patterns: Mapping[str, str], patient: re.Pattern[str]) -> tuple[list[Case], list[Fault]]:
     """The patients of a set, sorted by name, and what is wrong with the files.
 
     `patterns`: role -> glob. A file belongs to the patient that its name says. Faults: a pattern without a file,
-    a name without a patient, two files for one place, a patient who lacks a role.
+    a picture, a name without a patient, two files for one place, a patient who lacks a role.
     """
     found: dict[str, dict[str, Path]] = {}
     faults: list[Fault] = []
@@ -138,7 +145,9 @@ def pair(patterns: Mapping[str, str], patient: re.Pattern[str]) -> tuple[list[Ca
             faults.append((f"no file matches{_hint(pattern)}", f"{role} '{pattern}'"))
         for path in files:
             name = read_id(path, patient)
-            if not name or not re.fullmatch(r"[\w.-]+", name):
+            if path.suffix.lower() in PICTURES:
+                faults.append((NO_VOLUME, str(path)))
+            elif not name or not re.fullmatch(r"[\w.-]+", name):
                 faults.append((_no_id(patient), str(path)))
             elif role in found.setdefault(name, {}):
                 what = (

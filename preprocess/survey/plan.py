@@ -146,7 +146,8 @@ def propose_val(site: Site, group: str | None, n_val: int | None) -> int:
         return number
     raise UserError(
         f"The {site.name} has {counted(len(names), 'patient')} ({listing(names)}): one trains and "
-        "another validates. Widen the pattern, or mend --patient (or --group) if it reads several as one."
+        "another validates. Widen the pattern, or mend --patient (or --group) if it reads several as one. A single "
+        "volume is not parted: neighbouring slices look alike, so what is scored on some of them proves nothing."
     )
 
 

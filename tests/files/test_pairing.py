@@ -8,7 +8,7 @@ import pytest
 import SimpleITK as sitk
 
 from files.faults import VolumeFault
-from files.pairing import find_files, pair, read_patients
+from files.pairing import NO_VOLUME, find_files, pair, read_patients
 from files.reading import read_grid, read_voxels, sha256
 from files.volume_names import FILE_NAME
 from prediction.volumes import digest, find_cases
@@ -64,6 +64,15 @@ def test_an_ending_in_mixed_letters_is_named_as_what_it_is(tmp_path, name):
         assert raised.value.fault[0] == "ends in capital and small letters mixed, which is not read (rename it)"
     else:
         assert read_grid(tmp_path / name).shape == (4, 5, 6)
+
+
+def test_pictures_are_one_fault_that_says_where_they_go(tmp_path):
+    """Slices of one patient are no volumes of which there are too many."""
+    touch(tmp_path, *(f"case{patient}_{number}.png" for patient in (1, 2) for number in (0, 1)))
+    cases, faults = pair({"IMG": f"{tmp_path}/*.png"}, CASE)
+    assert cases == []
+    assert {what for what, _ in faults} == {NO_VOLUME}
+    assert len(faults) == 4
 
 
 def test_accents_are_one_letter_however_a_disk_spells_them(tmp_path):

@@ -625,7 +625,11 @@ def test_rounded_matrices_pass_and_the_tolerance_can_be_raised(tmp_path):
         ({"images": {"IMG": "{source}/Case*.nii.gz"}}, "two files for IMG of one patient.*Case00_segmentation"),
         ({"patient": "Case"}, "--patient 'Case' has no group"),
         ({"patient": "(Case"}, r"--patient '\(Case' is no regular expression"),
-        ({"patient": "(Fall[0-9]+)"}, r"must find an id.*Case00.nii.gz"),
+        (
+            {"patient": "(Fall[0-9]+)"},
+            r"must find an id .* in the file's name \(in the whole path if there is a / in it\), .*Case00.nii.gz",
+        ),
+        ({"patient": "/Fall/(Case[0-9]+)"}, r"must find an id .* in the path, .*Case00.nii.gz"),
         ({"patient": r"(Case\d\d\.nii.*)|(Case\d\d)_"}, "without GT volume"),
         ({"group": "Fall(.)"}, "--group 'Fall(.)' does not match the image file of Case00, Case01, Case02"),
         ({"val_list": ("Case00", "Case09")}, "--val_list names patients that are not there: Case09. There are Case00"),
