@@ -170,6 +170,8 @@ def get_args(argv: Sequence[str] | None = None) -> Namespace:
     args, foreign = parser.parse_known_args(argv)
     put_in_our_words(args)
     said = read_foreign(foreign) + what_differs(argv, args)
+    if args.augmentation != "{}" and not args.augment:
+        said.append("--augmentation tells how, and --augment whether: it is off, so nothing is augmented.")
     if said and int(os.environ.get("RANK", 0)) == 0:  # of the processes of a team one speaks
         print(*said, sep="\n", flush=True)
     learns = bool(method.streams) and args.mode == "learn"

@@ -426,6 +426,14 @@ def test_bounds_and_images_that_outgrow_them_do_not_go_together(sites, tmp_path,
         assert Augmentation(**{**ast.literal_eval(augmentation), **ast.literal_eval(told)}).resizing == []
 
 
+def test_ranges_of_an_augmentation_that_is_off_are_said_to_do_nothing(sites, tmp_path, capsys):
+    line = flags(sites[1], tmp_path / "run", CROSS_ENTROPY, "--augmentation", "{'rotate': 5}", "--check")
+    program.main(line)
+    assert "--augment whether: it is off, so nothing is augmented." in capsys.readouterr().out
+    program.main([*line, "--augment"])
+    assert "nothing is augmented" not in capsys.readouterr().out
+
+
 def test_a_prior_that_no_image_made_goes_with_any_augmentation(sites, tmp_path):
     losses = "[('EntKLProp', {}, 'ConstantBounds', {'values': 'uniform'}, 'soft_size', 1)]"
     program.main(flags(sites[1], tmp_path / "run", losses, "--augment", "--check"))
