@@ -159,6 +159,13 @@ def get_parser() -> Parser:  # noqa: PLR0915  a flat list of flags reads better 
     return parser
 
 
+def _idle(args: Namespace) -> list[str]:
+    """What to say of a flag that changes nothing beside the others."""
+    if args.augment or args.augmentation == "{}":
+        return []
+    return ["--augmentation tells how, and --augment whether: it is off, so nothing is augmented."]
+
+
 def get_args(argv: Sequence[str] | None = None) -> Namespace:
     """Reads the flags twice: once for the method's name, then with that method's own flags."""
     argv = sys.argv[1:] if argv is None else argv
@@ -169,9 +176,7 @@ def get_args(argv: Sequence[str] | None = None) -> Namespace:
     parser.set_defaults(**defaults(known))
     args, foreign = parser.parse_known_args(argv)
     put_in_our_words(args)
-    said = read_foreign(foreign) + what_differs(argv, args)
-    if args.augmentation != "{}" and not args.augment:
-        said.append("--augmentation tells how, and --augment whether: it is off, so nothing is augmented.")
+    said = read_foreign(foreign) + what_differs(argv, args) + _idle(args)
     if said and int(os.environ.get("RANK", 0)) == 0:  # of the processes of a team one speaks
         print(*said, sep="\n", flush=True)
     learns = bool(method.streams) and args.mode == "learn"
