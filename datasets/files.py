@@ -15,8 +15,9 @@ from pathlib import Path
 import numpy as np
 
 from datasets.set_tables import is_split_by_patients, read_card
-from datasets.transforms import FolderSpec, wide_fault
+from datasets.transforms import FolderSpec
 from files.decoding import read_slice
+from files.grey_levels import wide_fault
 from files.listing import SUFFIXES, SliceFile, is_slice, look_into, stem, tell_foreign
 from processes.errors import UserError
 from utils import ROUNDING, counted, listing, whole

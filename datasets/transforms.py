@@ -13,12 +13,12 @@ from typing import Any
 import numpy as np
 
 from datasets.distance_maps import signed_distance_maps
+from files.grey_levels import wide_fault
 from processes.errors import UserError
 from utils import Registry, read_literal
 
 TRANSFORMS = Registry("transform")
 PUBLISHED_CROP = 384  # nii_transform2 keeps the first 384 rows and columns: the published prostate slices are 385
-EXACT = 2**24  # up to here float32 holds every whole number
 
 
 @TRANSFORMS.register("npy_transform", "tensor_transform", "torch.tensor")
@@ -230,21 +230,3 @@ def _check_role(spec: FolderSpec, is_image: bool) -> None:
         f"'{spec.transform}' is for {there}, and {spec.folder} is read as {here}: name {right} there, or another "
         f"folder. The images come first, as in {FOLDERS}."
     )
-
-
-def wide_fault(image: np.ndarray) -> str:
-    """What is wrong with an image of any shape whose numbers are too wide for float32; '' if nothing is.
-
-    Networks compute in float32. Numbers are too wide if it cannot hold them, or tell whole numbers apart.
-    """
-    if not image.size or image.dtype.kind not in "iuf" or image.dtype.itemsize <= (4 if image.dtype.kind == "f" else 2):
-        return ""
-    low, high = image.min(), image.max()
-    if -EXACT <= low and high <= EXACT:
-        return ""
-    words = f"holds grey levels from {low:.10g} to {high:.10g}"
-    if max(abs(float(low)), abs(float(high))) > float(np.finfo(np.float32).max):
-        return f"{words}, beyond what 32 bits hold; divide them first"
-    if image.dtype.kind == "f" and (image != np.rint(image)).any():
-        return ""  # rounded to 7 digits, as any image is
-    return f"{words}, whole numbers of which 32 bits tell only each second or fewer apart; subtract or divide first"

@@ -2,15 +2,44 @@
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 import cv2
 import numpy as np
 
+from files.faults import VolumeFault
 from processes.errors import UserError
 from utils import listing
 
 FEW = 8  # values that are counted one by one
+EXACT = 2**24  # up to here float32 holds every whole number
+
+
+def wide_fault(image: np.ndarray) -> str:
+    """What is wrong with an image of any shape whose numbers are too wide for float32; '' if nothing is.
+
+    Networks compute in float32. Numbers are too wide if it cannot hold them, or tell whole numbers apart.
+    """
+    if not image.size or image.dtype.kind not in "iuf" or image.dtype.itemsize <= (4 if image.dtype.kind == "f" else 2):
+        return ""
+    low, high = image.min(), image.max()
+    if -EXACT <= low and high <= EXACT:
+        return ""
+    words = f"holds grey levels from {low:.10g} to {high:.10g}"
+    if max(abs(float(low)), abs(float(high))) > float(np.finfo(np.float32).max):
+        return f"{words}, beyond what 32 bits hold; divide them first"
+    if image.dtype.kind == "f" and (image != np.rint(image)).any():
+        return ""  # rounded to 7 digits, as any image is
+    if (image.astype(np.float32) == image).all():
+        return ""  # a far value that marks the outside, for example
+    return f"{words}, whole numbers of which 32 bits tell only each second or fewer apart; subtract or divide first"
+
+
+def must_fit(image: np.ndarray, path: Path) -> None:
+    """Raises VolumeFault for the image of a volume, of any shape, whose numbers are too wide for float32."""
+    if fault := wide_fault(image):
+        raise VolumeFault("has grey levels too wide for a network, which computes in 32 bits", f"{path} ({fault})")
 
 
 def histogram(stack: np.ndarray) -> tuple[int, np.ndarray]:

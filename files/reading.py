@@ -15,6 +15,7 @@ import numpy as np
 from files.faults import Fault, VolumeFault
 from files.formats import files_of, format_of, nifti, open_volume
 from files.formats.volume import Volume, not_3d, refusing
+from files.grey_levels import must_fit
 from files.grids import RADIOLOGICAL, Grid, deviation, place, turn
 from files.nifti_headers import Header, header_at, qform_in_mm, states_no_place, unsheared
 from files.volume_names import header_of
@@ -189,7 +190,7 @@ def read_stack(
     """The voxels, cutting axis first: (N, W, H), each plane in one piece; of a 4D volume those of the channel.
 
     Small integers stay what they are; other images become float32, and labels keep their type. Raises VolumeFault
-    for an unreadable file, colours, NaN or infinity.
+    for an unreadable file, colours, NaN or infinity, and images of numbers too wide for float32.
     """
     volume = open_volume(path)
     voxels = _voxels_of(volume, channel)
@@ -217,6 +218,8 @@ def read_placed(path: Path, axis: int, target: Grid) -> tuple[np.ndarray, float]
 
 def _stacked(voxels: np.ndarray, axis: int, is_label: bool, path: Path) -> np.ndarray:
     keep = is_label or (voxels.dtype.kind in "iu" and voxels.dtype.itemsize <= 2)
+    if not keep:
+        must_fit(voxels, path)
     kind = voxels.dtype.newbyteorder("=") if keep else np.dtype(np.float32)
     stack = np.moveaxis(np.asarray(voxels), axis, 0)
     # planes that lie scattered over the volume are put together by one copy: one by one they would read it N times

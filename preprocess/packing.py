@@ -9,6 +9,7 @@ import numpy as np
 
 from datasets.volume_files import read_volume
 from files.faults import Fault, VolumeFault
+from files.grey_levels import must_fit
 from files.grids import ORIENT_RULE, RADIOLOGICAL, TOLERANCE, Grid, is_direction, turn
 from files.labels import LabelMap, classes_of, parse_label_map
 from files.nifti_headers import Header, turned
@@ -174,10 +175,14 @@ def turned_voxels(path: Path, channel: int | None, directions: str | None) -> np
 
 
 def read_image(path: Path, directions: str | None = None) -> np.ndarray:
-    """(C, X, Y, Z) with its axes in these directions. Raises VolumeFault, also for NaN and infinity."""
+    """(C, X, Y, Z) with its axes in these directions.
+
+    Raises VolumeFault, also for NaN and infinity, and for numbers too wide for float32.
+    """
     image = turned_voxels(path, 0, directions)
     if image.dtype.kind == "f" and (bad := int((~np.isfinite(image)).sum())):
         raise VolumeFault("has voxels that are NaN or infinite", f"{path} ({bad} of {image.size})")
+    must_fit(image, path)
     return image[None] if image.ndim == 3 else image
 
 

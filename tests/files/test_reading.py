@@ -19,6 +19,7 @@ from datasets.set_tables import read_rows
 from files.faults import VolumeFault
 from files.grids import Grid, is_direction, place, turn
 from files.reading import read_grid, read_placed, read_stack, read_voxels, sha256
+from preprocess.packing import read_image
 from preprocess.slice_volumes import read_spec, slice_set
 from preprocess.slicing.frames import restore
 from preprocess.slicing.spec import SliceSpec
@@ -354,6 +355,32 @@ def test_what_is_not_3d_gets_the_advice_that_mends_it(tmp_path, ending, case):
         nrrd.write(str(path), np.moveaxis(voxels, -1, 0) if layers else voxels, header)  # as Slicer has it
     with pytest.raises(VolumeFault, match=says):
         read_grid(path, is_label=is_label)
+
+
+FAR = -(2**31)  # a power of two, which float32 holds, as what marks the outside of a scan
+WIDE = {
+    "whole numbers far from 0": (3 * 10**9 + np.arange(210), "whole numbers of which 32 bits tell only each second"),
+    "beyond 32 bits": (np.linspace(0, 1e300, 210), "beyond what 32 bits hold"),
+    "a far value that is held": (np.where(np.arange(210) < 5, FAR, np.arange(210)), None),
+    "fractions": (np.linspace(0, 1e9, 210) + 0.25, None),
+}
+
+
+@pytest.mark.parametrize("kind", WIDE)
+def test_an_image_too_wide_for_a_network_is_refused_and_no_other(tmp_path, kind):
+    """In 32 bits a scan of 3000000000 to 3000000209 would have two grey levels left."""
+    voxels, says = WIDE[kind]
+    path = tmp_path / "a.nii"
+    nib.save(nib.Nifti1Image(voxels.reshape(SHAPE), np.eye(4), dtype=voxels.dtype), path)
+    for read in (lambda: read_stack(path, 2), lambda: read_image(path)):
+        if says:
+            with pytest.raises(VolumeFault) as raised:
+                read()
+            assert raised.value.fault[0] == "has grey levels too wide for a network, which computes in 32 bits"
+            assert says in raised.value.fault[1]
+        else:
+            read()
+    assert read_stack(path, 0, is_label=True).dtype == voxels.dtype  # labels keep their type
 
 
 def test_a_digest_covers_every_file_of_a_volume(tmp_path):
