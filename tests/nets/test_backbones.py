@@ -15,6 +15,7 @@ from processes.errors import UserError
 
 ROOT = Path(__file__).parents[2]
 LAYOUTS = ["torchvision", "caffe"]
+SHAPES = torch.device("meta")  # where no weight is drawn and nothing is computed
 
 
 @pytest.fixture(scope="module", params=[*LAYOUTS, "vgg"])
@@ -90,31 +91,33 @@ def test_normalise():
     ],
 )
 def test_output_stride_of_resnet_is_8(layout, size, answer):
-    with torch.no_grad():
-        maps = DilatedResNet(3, 50, layout)(torch.rand(2, 3, *size))
+    with torch.no_grad(), SHAPES:
+        maps = DilatedResNet(3, 50, layout).eval()(torch.rand(2, 3, *size))
     assert [tuple(level.shape) for level in maps] == [(2, 1024, *answer), (2, 2048, *answer)]
 
 
 def test_output_stride_of_vgg_is_8():
-    net = DeepLabVGG(3, 2)
-    with torch.no_grad():
+    with torch.no_grad(), SHAPES:
+        net = DeepLabVGG(3, 2)
         assert net.trunk(torch.rand(2, 3, 64, 104)).shape == (2, 512, 8, 13)
         assert net.features(torch.rand(2, 3, 33, 47))[0].shape == (2, 1024, 5, 6)
 
 
 def test_parameter_counts():
     resnet_fc = 2048 * 1000 + 1000
-    assert count(DilatedResNet(3, 50, "caffe")) == 25_557_032 - resnet_fc
-    assert count(DilatedResNet(3, 101, "torchvision")) == 44_549_160 - resnet_fc
-    assert count(dilated_vgg16(3)) == 138_357_544 - (25088 * 4096 + 4096**2 + 4096 * 1000 + 2 * 4096 + 1000)
-    assert count(DilatedResNet(1, 50, "caffe")) == 25_557_032 - resnet_fc - 2 * 64 * 49
+    with SHAPES:
+        assert count(DilatedResNet(3, 50, "caffe")) == 25_557_032 - resnet_fc
+        assert count(DilatedResNet(3, 101, "torchvision")) == 44_549_160 - resnet_fc
+        assert count(dilated_vgg16(3)) == 138_357_544 - (25088 * 4096 + 4096**2 + 4096 * 1000 + 2 * 4096 + 1000)
+        assert count(DilatedResNet(1, 50, "caffe")) == 25_557_032 - resnet_fc - 2 * 64 * 49
 
 
 @pytest.mark.parametrize(
     ("layout", "third", "fourth"), [("torchvision", [1] + [2] * 5, [2, 4, 4]), ("caffe", [2] * 6, [4] * 3)]
 )
 def test_strides_and_dilations_of_the_layouts(layout, third, fourth):
-    trunk = DilatedResNet(3, 50, layout)
+    with SHAPES:
+        trunk = DilatedResNet(3, 50, layout)
     dilations = [[block.conv2.dilation[0] for block in layer] for layer in (trunk.layer3, trunk.layer4)]
     assert dilations == [third, fourth]
     assert all(block.conv2.padding == block.conv2.dilation for layer in (trunk.layer3, trunk.layer4) for block in layer)
@@ -126,7 +129,8 @@ def test_strides_and_dilations_of_the_layouts(layout, third, fourth):
 
 
 def test_vgg_has_neither_pool4_nor_pool5():
-    features = dilated_vgg16(3).features
+    with SHAPES:
+        features = dilated_vgg16(3).features
     assert [place for place, layer in enumerate(features) if isinstance(layer, nn.MaxPool2d)] == [4, 9, 16]
     dilated = [place for place, layer in enumerate(features) if isinstance(layer, nn.Conv2d) and layer.dilation[0] == 2]
     assert dilated == [24, 26, 28]
@@ -150,14 +154,15 @@ def test_batch_norm_is_frozen_but_for_its_statistics(layout):
 
 
 def test_parameter_counts_of_the_networks():
-    aspp = 4 * (9 * 2048 * 19 + 19)
-    assert count(DeepLabV2(3, 19, depth=50)) == 23_508_032 + aspp
-    fc = 512 * 1024 * 9 + 1024 + 1024 * 1024 * 9 + 1024
-    assert count(DeepLabVGG(3, 19, aspp_branches=2)) == 14_714_688 + fc + 2 * (9 * 1024 * 19 + 19)
+    aspp, fc = 4 * (9 * 2048 * 19 + 19), 512 * 1024 * 9 + 1024 + 1024 * 1024 * 9 + 1024
+    with SHAPES:
+        assert count(DeepLabV2(3, 19, depth=50)) == 23_508_032 + aspp
+        assert count(DeepLabVGG(3, 19, aspp_branches=2)) == 14_714_688 + fc + 2 * (9 * 1024 * 19 + 19)
 
 
 def test_learning_rates_of_backbone_and_classifier():
-    net = DeepLabV2(3, 5, depth=50)
+    with SHAPES:
+        net = DeepLabV2(3, 5, depth=50)
     (backbone, slow), (classifier, fast) = net.parameter_groups()
     assert (slow, fast) == (1, 10)
     assert sum(param.numel() for param in classifier) == count(net.classifier)
@@ -244,7 +249,8 @@ def test_weights_of_another_depth_or_of_another_number_of_channels_are_refused(t
     torch.save(DilatedResNet(3, 50, "caffe").state_dict(), path)
     with pytest.raises(UserError, match=r"conv1.weight \(64, 3, 7, 7\) for \(64, 1, 7, 7\)"):
         DeepLabV2(1, 2, depth=50, normalise="none").load_backbone(path)
-    deep = DilatedResNet(3, 101, "caffe")
+    with SHAPES:
+        deep = DilatedResNet(3, 101, "caffe")
     with pytest.raises(UserError, match=r"lacks layer3\.6\.conv1\.weight.* more\)"):
         load_trunk(deep, path)
     torch.save(deep.state_dict(), path)
