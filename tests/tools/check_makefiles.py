@@ -8,7 +8,11 @@ import re
 import shlex
 import subprocess
 import sys
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from typing import Any
+
+from torch import Tensor
+from torch.overrides import TorchFunctionMode
 
 import main as program
 from processes.errors import UserError
@@ -38,10 +42,25 @@ def trainings(commands: str) -> list[list[str]]:
     return [call[call.index("main.py") + 1 :] for call in calls]
 
 
+class Undrawn(TorchFunctionMode):
+    """Weights begin as whatever the memory holds: to draw those of large networks takes longer than all the rest."""
+
+    def __torch_function__(
+        self, function: Callable[..., Any], _: Any, args: tuple[Any, ...] = (), more: dict[str, Any] | None = None
+    ) -> Any:
+        more = more or {}
+        if function in (Tensor.normal_, Tensor.uniform_):
+            return args[0]
+        if getattr(function, "__module__", "") == "torch.nn.init":
+            return args[0] if args else more["tensor"]
+        return function(*args, **more)
+
+
 @functools.cache
 def build(*call: str) -> None:
     """Everything of one command line, once: how a training is launched changes none of it."""
-    program.main([*call, "--check"])
+    with Undrawn():
+        program.main([*call, "--check"])
 
 
 def check(makefile: str, *words: str) -> int:
