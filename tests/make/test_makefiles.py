@@ -470,13 +470,13 @@ def test_smoke_of_the_other_kinds(checkout, python, goal):
     assert (checkout / "results" / goal).exists()
 
 
-def test_a_failing_run_leaves_the_old_one(checkout):
+def test_a_failing_run_leaves_the_old_one(checkout, python):
     """A prior that lost its rows: one paragraph, exit code, and the run of before still there."""
     prior = checkout / "sizes" / "ivd.csv"
     whole = prior.read_text()
     before = (checkout / "results/ivd/sfda/last.pkl").read_bytes()
     prior.write_text("\n".join(whole.splitlines()[:9]) + "\n")
-    failed = make(checkout, "-f", "ivd.make", *SMOKE, "EPC=1", "DEBUG=", "results/ivd/sfda")
+    failed = make(checkout, "-f", "ivd.make", *SMOKE, "EPC=1", f"CC={python}", "DEBUG=", "results/ivd/sfda")
     prior.write_text(whole)
     assert failed.returncode
     assert "Traceback" not in failed.stderr

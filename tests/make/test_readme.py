@@ -126,13 +126,12 @@ def run(checkout, python, command, more=()):  # noqa: F811
     assert done.returncode == 0, done.stderr
 
 
-def test_one_s_own_volumes_in_one_command(checkout):  # noqa: F811
+def test_one_s_own_volumes_in_one_command(checkout, python):  # noqa: F811
     for number in range(8):
         write_patient(checkout / "old", number, 300)
         write_patient(checkout / "new", number + 20, 200)
     (command,) = [line for line in commands(DATA) if "volume_set" in line]
-    done = subprocess.run([sys.executable, *shlex.split(command)[1:]], cwd=checkout, capture_output=True, text=True)
-    assert done.returncode == 0, done.stderr
+    run(checkout, python, command)
     counts = {
         split: len(list((checkout / "data/mine" / split / "IMG").iterdir())) for split in ("train", "val", "unlabelled")
     }
