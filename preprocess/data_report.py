@@ -127,6 +127,7 @@ def summarise_split(survey: Survey, split: str) -> dict[str, Any]:
 
 
 def quantiles(values: np.ndarray) -> list[float]:
+    """The QUANTILES of values (N,); none of no value."""
     return np.percentile(values, QUANTILES).tolist() if len(values) else []
 
 

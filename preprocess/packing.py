@@ -135,6 +135,7 @@ def moments_of_image(image: np.ndarray, _: np.ndarray | None) -> np.ndarray:
 
 
 def moments_of_foreground(image: np.ndarray, classes: np.ndarray | None) -> np.ndarray:
+    """(C, D, W, H) -> `moments` of the voxels whose class, of (D, W, H), is above 0."""
     return moments(image[:, classes > 0])
 
 

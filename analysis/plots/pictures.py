@@ -72,6 +72,7 @@ def draw_image(ax: Axes, slices: Shown, row: int, view: View) -> None:
 
 
 def draw_entropy(ax: Axes, entropy: np.ndarray, view: View) -> None:
+    """Draws the entropy (W, H) of each pixel, 0..1 of its maximum, from black to bright."""
     ax.imshow(view(entropy), cmap="magma", aspect=view.aspect, vmin=0, vmax=1)
     strip(ax)
 

@@ -46,9 +46,11 @@ class Shown(Protocol):
     patients: Sequence[str]
     spacing: Mapping[str, tuple[float, float, float]] | None
 
-    def image(self, row: int) -> np.ndarray: ...
+    def image(self, row: int) -> np.ndarray:
+        """(C, W, H) grey levels of the slice in this row of `names`."""
 
-    def truth(self, row: int) -> np.ndarray: ...
+    def truth(self, row: int) -> np.ndarray:
+        """(W, H) class numbers of the slice in this row of `names`."""
 
 
 @dataclass(frozen=True)

@@ -92,6 +92,7 @@ def _one_a_class(flag: str, values: Sequence[float], n_class: int) -> np.ndarray
 
 
 def in_words(numbers: Sequence[float] | np.ndarray) -> str:
+    """Numbers (N,) of six digits at most, with blanks between them."""
     return " ".join(f"{number:.6g}" for number in numbers)
 
 
