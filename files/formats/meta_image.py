@@ -16,6 +16,7 @@ from files.formats.volume import Volume, affine_of, beside, mm_of, not_3d, refus
 
 SUFFIXES = (".mhd", ".mha")
 LONGEST = 2**16  # bytes of a header
+BLANKS = " \t\r\n"  # around a key and its value; to python a file separator would be one too, to ITK it is a letter
 TYPES = {
     **{"MET_CHAR": "i1", "MET_UCHAR": "u1", "MET_SHORT": "i2", "MET_USHORT": "u2", "MET_INT": "i4", "MET_UINT": "u4"},
     **{"MET_LONG": "i4", "MET_ULONG": "u4", "MET_LONG_LONG": "i8", "MET_ULONG_LONG": "u8"},
@@ -58,10 +59,10 @@ def _read_fields(path: Path) -> tuple[dict[str, str], int]:
     with path.open("rb") as file:
         while file.tell() < LONGEST and (line := file.readline(LONGEST)):
             key, equals, value = line.decode("ascii").partition("=")
-            key = key.strip().lower()
+            key = key.strip(BLANKS).lower()
             if not equals or key in fields:
                 raise ValueError(f"expected lines 'key = value', each key once, got '{line.decode('ascii').strip()}'")
-            fields[key] = value.strip()
+            fields[key] = value.strip(BLANKS)
             if key == "elementdatafile":
                 return fields, file.tell()
     raise ValueError("its header does not end in ElementDataFile")

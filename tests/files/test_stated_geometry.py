@@ -103,6 +103,14 @@ def test_a_unit_that_is_none_is_refused(tmp_path, ending):
         read_grid(path)
 
 
+def test_a_key_with_a_control_character_is_no_key(tmp_path):
+    """ITK, which does not know it either, would lay the volume at 0."""
+    path = write(tmp_path / "a.mha", disc()[0], MM)
+    path.write_bytes(path.read_bytes().replace(b"Offset =", b"Offset\x1c="))
+    with pytest.raises(VolumeFault, match=r"expected one line Offset or Position or Origin, there are 0"):
+        read_grid(path)
+
+
 def slicing(folder, *more, ending="nii", dest="set"):
     flags = ["--dest", f"{folder}/{dest}", "--image", f"IMG={folder}/p?_img.{ending}", "--patient", r"(p\d)"]
     return read_spec([*flags, "--label", f"{folder}/p?_gt.{ending}", "--val", "1", "--jobs", "1", *more])
