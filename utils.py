@@ -17,8 +17,9 @@ import threading
 import types
 import typing
 from collections import Counter, abc
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
+from dataclasses import fields
 from functools import cache
 from pathlib import Path
 from typing import IO, Any, get_args, get_origin
@@ -197,6 +198,22 @@ def described(kind: Any) -> str:
 
 _WORDS = {bool: "True or False", int: "a whole number", float: "a number", str: "a word", types.NoneType: "None"}
 _PLURALS = {int: "whole numbers", float: "numbers", str: "words"}
+
+
+# ------------------------------------------------------------------------------------------------- settings
+
+T = typing.TypeVar("T")
+
+
+def taken(kind: type[T], values: Mapping[str, Any]) -> T:
+    """The settings of this dataclass out of values by name, such as all flags of a program: each field is one of them.
+
+    A default in the dataclass does not count. Raises KeyError that lists the fields of which there is no value.
+    """
+    names = [each.name for each in fields(kind)]
+    if lacking := [name for name in names if name not in values]:
+        raise KeyError(f"{kind.__qualname__} has fields that are no flags: {listing(lacking)}")
+    return kind(**{name: values[name] for name in names})
 
 
 # ---------------------------------------------------------------------------------------------- OPT strings

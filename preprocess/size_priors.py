@@ -33,11 +33,11 @@ from datasets.size_table import (
     write_size_table,
 )
 from preprocess.new_set import refuse_overwriting
-from preprocess.priors.estimates import PUBLISHED, estimate_sizes, in_words
+from preprocess.priors.estimates import PUBLISHED, Knowledge, estimate_sizes, in_words
 from preprocess.priors.measuring import Slices, measure_slices
 from preprocess.tags import read_tags
 from processes.errors import UserError
-from utils import counted, listing, run_program
+from utils import counted, listing, run_program, taken
 
 EPS = 1e-10  # in the logarithms, as in the losses
 
@@ -45,14 +45,31 @@ EPS = 1e-10  # in the logarithms, as in the losses
 # ------------------------------------------------------------------------------------------------ make
 
 
+@dataclass(frozen=True, kw_only=True)
+class Prior(Knowledge):
+    """The csv that is made, and of what, under the names of the flags."""
+
+    data: Path
+    folder: str
+    n_class: int
+    out: Path
+    unlabelled: bool = False
+    tags: Path | None = None
+
+
 def make(args: argparse.Namespace) -> None:
+    """Makes the csv that the flags describe."""
+    make_prior(taken(Prior, vars(args)))
+
+
+def make_prior(prior: Prior) -> None:
     """Writes the csv. Raises UserError if it is there already, and for whatever the data lack."""
-    refuse_overwriting(args.out)
-    if args.extent_mm is not None and args.constant_mm3 is None:
+    refuse_overwriting(prior.out)
+    if prior.extent_mm is not None and prior.constant_mm3 is None:
         raise UserError("--extent_mm says what a volume spans: it goes with --constant_mm3.")
-    check_class_count([args.data], args.n_class)
-    slices = measure_slices(args.data, args.folder, None if args.unlabelled else args.n_class)
-    estimate = estimate_sizes(args, slices)
+    check_class_count([prior.data], prior.n_class)
+    slices = measure_slices(prior.data, prior.folder, None if prior.unlabelled else prior.n_class)
+    estimate = estimate_sizes(prior, prior.n_class, prior.folder, slices)
     foreground = np.maximum(np.rint(estimate.pixels), 1)
     too_large = [n for n, size, area in zip(slices.names, foreground.sum(1), slices.area, strict=True) if size >= area]
     if too_large:
@@ -60,7 +77,7 @@ def make(args: argparse.Namespace) -> None:
             f"The sizes of the classes ({estimate.words}) leave no background in {len(too_large)} of "
             f"{len(slices.names)} slices: {listing(too_large, 5)}. Give smaller ones; check their unit."
         )
-    tags, origin = _read_tags(args, slices)
+    tags, origin = _read_tags(prior, slices)
     columns: dict[str, np.ndarray] = {}
     notes: dict[str, tuple[str, str]] = {}  # column -> estimator, supervision
     if tags is not None:
@@ -71,16 +88,16 @@ def make(args: argparse.Namespace) -> None:
     notes[WITHOUT_TAGS] = (f"{estimate.words}, in every slice", estimate.supervision)
     if slices.counts is not None:
         columns[TRUE_SIZES] = slices.counts
-        notes[TRUE_SIZES] = (f"pixels counted in {args.folder}", ORACLE)
-    _write(args.out, slices.names, columns, _origin(args.data), notes)
+        notes[TRUE_SIZES] = (f"pixels counted in {prior.folder}", ORACLE)
+    _write(prior.out, slices.names, columns, _origin(prior.data), notes)
 
 
-def _read_tags(args: argparse.Namespace, slices: Slices) -> tuple[np.ndarray | None, str]:
+def _read_tags(prior: Prior, slices: Slices) -> tuple[np.ndarray | None, str]:
     """(N, K-1) whether the slice shows the class, and where that comes from; None where nothing tells."""
-    if args.tags is not None:
-        return read_tags(args.tags, slices.names, args.n_class), f"from {args.tags}"
+    if prior.tags is not None:
+        return read_tags(prior.tags, slices.names, prior.n_class), f"from {prior.tags}"
     if slices.counts is not None:
-        return slices.counts[:, 1:] > 0, f"read off {args.folder}"
+        return slices.counts[:, 1:] > 0, f"read off {prior.folder}"
     return None, ""
 
 

@@ -1,8 +1,8 @@
 """One size a class, estimated without the target's ground truth: from knowledge, or from the source's labels."""
 
-import argparse
 from collections.abc import Sequence
 from dataclasses import dataclass
+from pathlib import Path
 
 import numpy as np
 
@@ -29,6 +29,19 @@ PUBLISHED = {
 }
 
 
+@dataclass(frozen=True, kw_only=True)
+class Knowledge:
+    """What the sizes are estimated from, under the names of the flags: one of them, with `extent_mm` and a folder."""
+
+    constant: Sequence[float] | None = None
+    constant_mm2: Sequence[float] | None = None
+    constant_mm3: Sequence[float] | None = None
+    extent_mm: Sequence[float] | None = None
+    published: str | None = None
+    source_mean: Path | None = None
+    source_folder: str | None = None
+
+
 @dataclass(frozen=True)
 class Estimate:
     """One size per slice and foreground class, (N, K-1) pixels, how it was come by and what it had to see."""
@@ -38,29 +51,32 @@ class Estimate:
     supervision: str = "none"
 
 
-def estimate_sizes(args: argparse.Namespace, slices: Slices) -> Estimate:
-    """The estimator that the flags name, on these slices. Raises UserError for flags that do not fit together."""
+def estimate_sizes(known: Knowledge, n_class: int, folder: str, slices: Slices) -> Estimate:
+    """The sizes in these slices by what is known. Raises UserError for flags that do not fit together.
+
+    folder: of the target's labels; the source's have the same name unless `source_folder` tells another
+    """
     ones = np.ones((len(slices.names), 1))
-    if args.source_mean is not None:
-        return _mean_of_source(args, slices)
-    if args.published is not None:
-        return _published(PUBLISHED[args.published], args.n_class, slices)
-    if args.constant is not None:
-        sizes = _one_a_class("--constant", args.constant, args.n_class)
+    if known.source_mean is not None:
+        return _mean_of_source(known.source_mean, known.source_folder or folder, n_class, slices)
+    if known.published is not None:
+        return _published(PUBLISHED[known.published], n_class, slices)
+    if known.constant is not None:
+        sizes = _one_a_class("--constant", known.constant, n_class)
         return Estimate(ones * sizes, f"constant {in_words(sizes)} pixels")
     if slices.axes == 3:
-        if args.constant_mm2 is not None or args.extent_mm is not None:
+        if known.constant_mm2 is not None or known.extent_mm is not None:
             raise UserError(f"{slices.root} is a set of volumes: give --constant_mm3 alone, not an area or an extent.")
-        areas = _one_a_class("--constant_mm3", args.constant_mm3, args.n_class)
+        areas = _one_a_class("--constant_mm3", known.constant_mm3, n_class)
         words = f"constant {in_words(areas)} mm3"
-    elif args.constant_mm2 is not None:
-        areas = _one_a_class("--constant_mm2", args.constant_mm2, args.n_class)
+    elif known.constant_mm2 is not None:
+        areas = _one_a_class("--constant_mm2", known.constant_mm2, n_class)
         words = f"constant {in_words(areas)} mm2"
     else:
-        volumes = _one_a_class("--constant_mm3", args.constant_mm3, args.n_class)
+        volumes = _one_a_class("--constant_mm3", known.constant_mm3, n_class)
         extents, shape = ball_diameter(volumes), "the diameter of a ball"
-        if args.extent_mm is not None:
-            extents, shape = _one_a_class("--extent_mm", args.extent_mm, args.n_class), "given"
+        if known.extent_mm is not None:
+            extents, shape = _one_a_class("--extent_mm", known.extent_mm, n_class), "given"
         areas = volumes / extents
         words = f"constant {in_words(volumes)} mm3 over {in_words(extents)} mm ({shape})"
     return Estimate(areas / slices.pixel_mm()[:, None], words)
@@ -96,22 +112,20 @@ def in_words(numbers: Sequence[float] | np.ndarray) -> str:
     return " ".join(f"{number:.6g}" for number in numbers)
 
 
-def _mean_of_source(args: argparse.Namespace, slices: Slices) -> Estimate:
+def _mean_of_source(root: Path, folder: str, n_class: int, slices: Slices) -> Estimate:
     """Mean size of each class over the source's training slices that show it.
 
     In mm2 where both sets have a manifest, otherwise as a share of the slice.
     """
-    source = measure_slices(args.source_mean, args.source_folder or args.folder, args.n_class, ("train",))
+    source = measure_slices(root, folder, n_class, ("train",))
     in_mm = source.spacing is not None and slices.spacing is not None
     unit = source.pixel_mm() if in_mm else 1 / source.area
     shown = source.counts > 0
-    absent = [k for k in range(1, args.n_class) if not shown[:, k].any()]
+    absent = [k for k in range(1, n_class) if not shown[:, k].any()]
     if absent:
-        raise UserError(
-            f"{args.source_mean}: no training label shows class {listing(absent)}; its mean size is unknown."
-        )
+        raise UserError(f"{root}: no training label shows class {listing(absent)}; its mean size is unknown.")
     means = (source.counts * unit[:, None]).sum(axis=0)[1:] / shown.sum(axis=0)[1:]
     back = slices.pixel_mm() if in_mm else 1 / slices.area
     measure = f"mm{slices.axes}" if in_mm else "of the slice"
-    words = f"mean of the labelled slices of {args.source_mean}: {in_words(means)} {measure}"
+    words = f"mean of the labelled slices of {root}: {in_words(means)} {measure}"
     return Estimate(means / back[:, None], words, "source labels")
