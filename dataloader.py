@@ -1,10 +1,10 @@
 """What a run reads: opens and checks its sets, looks up what losses may know of the sizes, and makes the streams."""
 
 import hashlib
-from argparse import Namespace
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, ClassVar, Protocol
+from typing import Any
 
 import numpy as np
 import torch
@@ -28,81 +28,107 @@ AnySet = SliceSet | VolumeSet
 AnyStream = Stream | CropStream
 
 
-class Consumer(Protocol):
-    """What a method says of the data that it learns from; see methods/base.py."""
+@dataclass(frozen=True)
+class Demand:
+    """What a method wants of the data that it learns from; see methods/base.py."""
 
-    labelled: ClassVar[tuple[str, ...]]  # its streams whose batches carry ground truth
-    segments: ClassVar[bool]  # whether it is evaluated, on a set of its own
+    method: str
+    streams: Mapping[str, int]  # those that the run consumes, and how many images of each one step sees
+    labelled: tuple[str, ...]  # its streams whose batches carry ground truth
+    segments: bool  # whether it is evaluated, on a set of its own
+    sampler: Callable[[Sequence[str]], Sampler] | None = None  # of slices of these patients; None: all in random order
 
-    @classmethod
-    def streams_of(cls, args: Namespace) -> tuple[str, ...]:
-        """The streams that a run with these arguments consumes."""
 
-    @staticmethod
-    def batch_size(stream: str, args: Namespace) -> int:
-        """How many images of a stream one step sees."""
+@dataclass(frozen=True, kw_only=True)
+class Reading:
+    """What is read, and how, under the names of the flags."""
 
-    @staticmethod
-    def sampler(stream: str, patients: Sequence[str], args: Namespace) -> Sampler | None:
-        """What draws the batches of a stream; None: all of its images in random order."""
+    target_dataset: Path
+    source_dataset: Path | None
+    unlabelled_dataset: Path | None
+    unlabelled_split: str
+    target_folders: str
+    val_target_folders: str | None
+    source_folders: str | None
+    grp_regex: str
+    source_regex: str | None
+    n_class: int
+    ignore: int | None
+    modalities: int
+    n_labelled: int
+    draw: int
+    batch_size: int
+    crop: Sequence[int] | None
+    overlap: float
+    steps: int
+    augment: int
+    augmentation: str
+    cache: str
+    workers: int
+    trainval: int
+    valonly: int
+    ontest: int
+    ontrain: int
+    scores: str
+    seed: int
+    device: str
+    debug: int
 
 
 def open_data(
-    method: type[Consumer], args: Namespace, bounds: Sequence[Any], team: Team = ALONE
+    demand: Demand, reading: Reading, bounds: Sequence[Any], team: Team = ALONE
 ) -> tuple[dict[str, AnyStream], Stream | WholeStream | None]:
     """The streams that the method consumes, and the one that evaluation goes through, if the method has one."""
-    sets = open_sets(method, args, bounds)
-    check_channels(sets, args.modalities)
-    device, share = torch.device(args.device), {"team": team, "workers": args.workers}
-    if not args.crop:
-        sets = place(sets, args.cache, device, team.world)
+    sets = open_sets(demand, reading, bounds)
+    check_channels(sets, reading.modalities)
+    device, share = torch.device(reading.device), {"team": team, "workers": reading.workers}
+    if not reading.crop:
+        sets = place(sets, reading.cache, device, team.world)
     val = sets.pop("val", None)
-    if val and args.crop:
+    if val and reading.crop:
         val = WholeStream(val, device, **share)
     elif val:
-        val = Stream(val, args.batch_size, device, shuffle=False, **share)
-    share["augmentation"] = Augmentation.read(args.augmentation) if args.augment else None
+        val = Stream(val, reading.batch_size, device, shuffle=False, **share)
+    share["augmentation"] = Augmentation.read(reading.augmentation) if reading.augment else None
     streams = {}
     for number, (name, found) in enumerate(sets.items()):
-        size, seed = method.batch_size(name, args), derived_seed(args.seed, number)
-        sampler = method.sampler(name, found.patients, args) or Shuffled(len(found), size)
-        sampler = FixedSteps(sampler, size, args.steps) if args.steps else sampler
-        share["with_targets"] = name in method.labelled
-        if args.crop:
+        size, seed = demand.streams[name], derived_seed(reading.seed, number)
+        sampler = demand.sampler(found.patients) if demand.sampler else Shuffled(len(found), size)
+        sampler = FixedSteps(sampler, size, reading.steps) if reading.steps else sampler
+        share["with_targets"] = name in demand.labelled
+        if reading.crop:
             streams[name] = CropStream(found, size, device, seed, sampler=sampler, **share)
         else:
             streams[name] = Stream(found, size, device, seed, sampler=sampler, **share)
     return streams, val
 
 
-def open_sets(method: type[Consumer], args: Namespace, bounds: Sequence[Any]) -> dict[str, AnySet]:
+def open_sets(demand: Demand, reading: Reading, bounds: Sequence[Any]) -> dict[str, AnySet]:
     """The sets that a run reads, by name: "val", unless the method is a pre-training, and one for each of its streams.
 
     Each knows what its losses may know of the sizes.
     """
-    learns = args.mode == "learn"
-    streams = method.streams_of(args) if learns else ()
     sets = {}
-    if method.segments:
-        roots = [args.target_dataset, *([args.source_dataset] if "source" in streams else [])]
-        check_class_count(roots, args.n_class)
-        folders = parse_folders(args.target_folders, len(bounds))
+    if demand.segments:
+        roots = [reading.target_dataset, *([reading.source_dataset] if "source" in demand.streams else [])]
+        check_class_count(roots, reading.n_class)
+        folders = parse_folders(reading.target_folders, len(bounds))
         check_patients(
-            args.target_dataset, folders[0].folder, args.grp_regex, parse_volume if args.crop else parse_name
+            reading.target_dataset, folders[0].folder, reading.grp_regex, parse_volume if reading.crop else parse_name
         )
-        split = "test" if args.ontest else "train" if args.ontrain else "val"
-        sets["val"] = lay_bounds(open_split(method, "val", split, args, len(bounds)), bounds, required=False)
-        if args.scores == "volume" and sets["val"].has_truth:
-            tell_places(sets["val"], args.debug)
-    for name in streams:
-        found = join([open_split(method, name, split, args, len(bounds)) for split in splits_of(name, args)])
-        if args.n_labelled and name in method.labelled:
-            found = found.keep(labelled_rows(found, args))
-        if args.debug and not method.segments:
+        split = "test" if reading.ontest else "train" if reading.ontrain else "val"
+        sets["val"] = lay_bounds(open_split(demand, "val", split, reading, len(bounds)), bounds, required=False)
+        if reading.scores == "volume" and sets["val"].has_truth:
+            tell_places(sets["val"], reading.debug)
+    for name in demand.streams:
+        found = join([open_split(demand, name, split, reading, len(bounds)) for split in splits_of(name, reading)])
+        if reading.n_labelled and name in demand.labelled:
+            found = found.keep(labelled_rows(found, reading))
+        if reading.debug and not demand.segments:
             found = found.keep(rows_of(found, sorted(set(found.patients))[:DEBUG_VOLUMES]))
         sets[name] = lay_bounds(found, bounds) if bounds and name != "unlabelled" else found
-    for name in ("val", *method.labelled):
-        must_have_classes(sets.get(name), args.ignore)
+    for name in ("val", *demand.labelled):
+        must_have_classes(sets.get(name), reading.ignore)
     return sets
 
 
@@ -127,45 +153,45 @@ def tell_places(found: AnySet, debug: bool) -> None:
         tell_once(line)
 
 
-def splits_of(name: str, args: Namespace) -> list[str]:
+def splits_of(name: str, reading: Reading) -> list[str]:
     """The splits that a stream reads."""
     if name == "unlabelled":
-        return [args.unlabelled_split]
-    if name == "target" and args.trainval:
+        return [reading.unlabelled_split]
+    if name == "target" and reading.trainval:
         return ["train", "val"]
-    return ["val"] if name == "target" and args.valonly else ["train"]
+    return ["val"] if name == "target" and reading.valonly else ["train"]
 
 
-def open_split(method: type[Consumer], name: str, split: str, args: Namespace, n_loss: int) -> AnySet:
+def open_split(demand: Demand, name: str, split: str, reading: Reading, n_loss: int) -> AnySet:
     """One split of the set that a stream reads, opened and checked."""
-    texts = {"val": args.val_target_folders, "source": args.source_folders}
-    roots = {"source": args.source_dataset, "unlabelled": args.unlabelled_dataset}
-    text, root = texts.get(name) or args.target_folders, roots.get(name) or args.target_dataset
-    regex = args.source_regex or args.grp_regex if name == "source" else args.grp_regex
-    blind = name == "unlabelled" or not method.segments
+    texts = {"val": reading.val_target_folders, "source": reading.source_folders}
+    roots = {"source": reading.source_dataset, "unlabelled": reading.unlabelled_dataset}
+    text, root = texts.get(name) or reading.target_folders, roots.get(name) or reading.target_dataset
+    regex = reading.source_regex or reading.grp_regex if name == "source" else reading.grp_regex
+    blind = name == "unlabelled" or not demand.segments
     folders = [parse_image_folder(text)] if blind else parse_folders(text, n_loss)
-    if len(folders) == 1 and name in method.labelled:
+    if len(folders) == 1 and name in demand.labelled:
         raise UserError(
-            f"--method {args.method} learns from labels, and the folders {text} of {root} are the images alone: name "
+            f"--method {demand.method} learns from labels, and the folders {text} of {root} are the images alone: name "
             "the ground truth too, or take a method that needs none (sfda)."
         )
-    limit = DEBUG_SLICES if args.debug and method.segments else None
-    if args.crop:
-        return open_volumes(root, split, folders, args.n_class, regex, args.crop, limit, ignore=args.ignore)
-    wide = name == "val" and args.scores == "iou"
-    return open_slices(root, split, folders, args.n_class, regex, limit, ignore=args.ignore, any_truth_size=wide)
+    limit = DEBUG_SLICES if reading.debug and demand.segments else None
+    if reading.crop:
+        return open_volumes(root, split, folders, reading.n_class, regex, reading.crop, limit, ignore=reading.ignore)
+    wide = name == "val" and reading.scores == "iou"
+    return open_slices(root, split, folders, reading.n_class, regex, limit, ignore=reading.ignore, any_truth_size=wide)
 
 
-def labelled_rows(found: AnySet, args: Namespace) -> list[int]:
+def labelled_rows(found: AnySet, reading: Reading) -> list[int]:
     """The rows of --n_labelled volumes of the set, drawn by the number --draw."""
     volumes = list(dict.fromkeys(found.patients))
-    if args.n_labelled > len(volumes):
+    if reading.n_labelled > len(volumes):
         raise UserError(
-            f"--n_labelled {args.n_labelled}, but {found.root / found.split} holds {counted(len(volumes), 'volume')}: "
-            f"{listing(volumes)}."
+            f"--n_labelled {reading.n_labelled}, but {found.root / found.split} holds "
+            f"{counted(len(volumes), 'volume')}: {listing(volumes)}."
         )
-    order = np.random.default_rng(args.draw).permutation(sorted(volumes))
-    return rows_of(found, order[: args.n_labelled].tolist())
+    order = np.random.default_rng(reading.draw).permutation(sorted(volumes))
+    return rows_of(found, order[: reading.n_labelled].tolist())
 
 
 def rows_of(found: AnySet, volumes: Sequence[str]) -> list[int]:
@@ -192,20 +218,20 @@ def check_channels(sets: Mapping[str, AnySet], wanted: int) -> None:
 LONG = ("sources", "counts", "split", "foreground_cut_away", "placed_labels", "stored_as", "guessed_directions")
 
 
-def describe_preprocessing(args: Namespace) -> dict[str, Any]:
+def describe_preprocessing(reading: Reading) -> dict[str, Any]:
     """How an image of the set that the run is evaluated on came from its volume to the network, in plain types.
 
     card     the set's dataset.json without what it tells of single volumes; empty where there is none
     image    folder and transform of the images
     crop     size of the windows of a volumetric run, else None; `overlap` of them
     """
-    image = parse_image_folder(args.val_target_folders or args.target_folders)
-    card = {name: value for name, value in read_card(args.target_dataset).items() if name not in LONG}
+    image = parse_image_folder(reading.val_target_folders or reading.target_folders)
+    card = {name: value for name, value in read_card(reading.target_dataset).items() if name not in LONG}
     return {
         "card": card,
         "image": [image.folder, image.transform],
-        "crop": args.crop and list(args.crop),
-        "overlap": args.overlap,
+        "crop": reading.crop and list(reading.crop),
+        "overlap": reading.overlap,
     }
 
 
@@ -234,23 +260,25 @@ def grey_note(found: AnySet) -> str:
     )
 
 
-def label_uses(method: type[Consumer], args: Namespace) -> dict[str, str]:
+def label_uses(demand: Demand, reading: Reading) -> dict[str, str]:
     """Set -> in what way labels shaped its images (a crop round them, a scale by them), as the sets' cards tell.
 
     Of every set that the run reads; one whose images no label has touched is left out.
     """
-    streams = method.streams_of(args) if args.mode == "learn" else ()
-    others = {"source": args.source_dataset, "unlabelled": args.unlabelled_dataset}
-    roots = [args.target_dataset, *(root for name, root in others.items() if root and name in streams)]
+    others = {"source": reading.source_dataset, "unlabelled": reading.unlabelled_dataset}
+    roots = [reading.target_dataset, *(root for name, root in others.items() if root and name in demand.streams)]
     cards = {root: read_card(root) for root in dict.fromkeys(roots)}
     told = {root: card["uses_labels"] for root, card in cards.items() if card.get("uses_labels")}
     return {str(cards[root].get("name") or root.name): str(how) for root, how in told.items()}
 
 
 def describe_inputs(
-    args: Namespace, streams: Mapping[str, AnyStream], val: Stream | WholeStream | None
+    weights: Mapping[str, str], streams: Mapping[str, AnyStream], val: Stream | WholeStream | None
 ) -> dict[str, str]:
-    """SHA-256 of everything that the run reads, and of what turns it: what makes it this run and no other."""
+    """SHA-256 of everything that the run reads, and of what turns it: what makes it this run and no other.
+
+    weights: by flag the file of weights that the run starts from, '' where there is none
+    """
     inputs = {"val": val.slices.digest} if val else {}
     inputs |= {name: stream.slices.digest for name, stream in streams.items()}
     read = [*streams.values(), *([val] if val else [])]
@@ -259,7 +287,4 @@ def describe_inputs(
     for name, stream in streams.items():
         laid = b"".join(bound.tobytes() for bound in stream.slices.bounds if bound is not None)
         inputs |= {f"bounds of {name}": hashlib.sha256(laid).hexdigest()} if laid else {}
-    for name in ("model_weights", "backbone_weights"):
-        if getattr(args, name):
-            inputs[name] = sha256_of(Path(getattr(args, name)))
-    return inputs
+    return inputs | {name: sha256_of(Path(path)) for name, path in weights.items() if path}

@@ -16,6 +16,7 @@ import sys
 from argparse import Namespace
 from collections.abc import Mapping, Sequence
 from contextlib import nullcontext
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -23,16 +24,17 @@ import torch
 from torch import nn
 
 from bounds import BOUNDS
-from dataloader import AnyStream, describe_inputs, open_data
+from dataloader import AnyStream, Demand, Reading, describe_inputs, describe_preprocessing, label_uses, open_data
 from datasets.augmentation import Augmentation
 from datasets.class_places import warn_of_flips
 from datasets.transforms import parse_folders
 from engine.arguments import get_args
 from engine.compilation import try_to_compile
-from engine.loop import Training
+from engine.loop import Looping, Training
 from engine.published import as_published
-from engine.recorder import Recorder
+from engine.recorder import Recorder, Recording
 from engine.run_folder import RunFolder, load_blocks, load_weights
+from engine.watching import Watch
 from losses import Loss
 from methods.base import METHODS, Method
 from methods.objective import (
@@ -54,7 +56,7 @@ from processes.interrupt import STOP, Interrupted
 from processes.lock import locked
 from processes.ownership import RUN, RUN_FILES, refuse_taken
 from processes.team import ALONE, Team, join_team, leave_team
-from utils import listing, run_program, seed_everything
+from utils import listing, run_program, seed_everything, taken
 
 # ---------------------------------------------------------------------------------------------------- build
 
@@ -115,14 +117,22 @@ def build_method(args: Namespace, loss: LossSum, in_channels: int, load: bool = 
     net.to(args.device)
     if args.channels_last:
         net.to(memory_format=torch.channels_last_3d if net.axes == 3 else torch.channels_last)
-    return METHODS[args.method](team.synchronise(net), loss, args, team)
+    kind = METHODS[args.method]
+    return kind(team.synchronise(net), loss, taken(kind.Settings, vars(args)), team)
+
+
+def demand_of(args: Namespace) -> Demand:
+    """What the run wants of the data: what its method wants, and no stream where nothing is to be learnt."""
+    kind = METHODS[args.method]
+    demand = kind.demand(taken(kind.Settings, vars(args)))
+    return demand if args.mode == "learn" else replace(demand, streams={})
 
 
 def fill(net: nn.Module, args: Namespace, in_channels: int, tell: bool) -> None:
     """Fills the network from --model_weights: all of it, or what --load_blocks says."""
     path = Path(args.model_weights)
     if args.load_blocks is None:
-        load_weights(net, path, args, in_channels)
+        load_weights(net, path, args.network, in_channels, args.n_class)
         return
     parts = load_blocks(net, path, args.load_blocks, in_channels)
     if tell:
@@ -147,7 +157,7 @@ def check_batches(method: Method, streams: Mapping[str, AnyStream]) -> None:
     rows = {name: min(map(len, stream.sampler(torch.Generator()))) for name, stream in streams.items()}
     method.set_modes()
     shape = next(iter(streams.values())).slices.shape
-    check_batch_norms(method.module, (method.images_at_once(rows, method.args), *shape))
+    check_batch_norms(method.module, (method.images_at_once(rows), *shape))
 
 
 def warn_of_augmentation(streams: Mapping[str, AnyStream], args: Namespace, team: Team) -> None:
@@ -182,12 +192,14 @@ def check(args: Namespace, loss: LossSum) -> str:
 
 def train(args: Namespace, loss: LossSum, bounds: Sequence[Any], team: Team) -> None:
     """Trains one run, from the data to the scores. Writes nothing before everything it needs was found in order."""
-    streams, val = open_data(METHODS[args.method], args, bounds, team)
+    demand, reading = demand_of(args), taken(Reading, vars(args))
+    streams, val = open_data(demand, reading, bounds, team)
     in_channels = (val or next(iter(streams.values()))).slices.shape[0]
     method = build_method(args, loss, in_channels, team=team)
     check_batches(method, streams)
     warn_of_augmentation(streams, args, team)
-    inputs = describe_inputs(args, streams, val)
+    weights = {name: getattr(args, name) for name in ("model_weights", "backbone_weights")}
+    inputs = describe_inputs(weights, streams, val)
     if team.leads and (idle := team.idle(args.batch_size)):
         print(
             f"{team.world} processes share batches of {args.batch_size} images: {idle} of them have nothing to do. "
@@ -195,14 +207,16 @@ def train(args: Namespace, loss: LossSum, bounds: Sequence[Any], team: Team) -> 
             flush=True,
         )
     with locked(args.workdir) if team.leads else nullcontext():
-        folder, record = RunFolder(args.workdir, args, inputs), None
+        folder, record = RunFolder(args.workdir, vars(args), inputs), None
+        watch = Watch(method, streams, val, whole=bool(args.model_weights) and args.load_blocks is None)
         if team.leads:
             folder.begin()
-            record = Recorder(folder, method, val and val.slices, streams, args)
-            record.start(bounds, inputs)
+            record = Recorder(folder, method, val and val.slices, streams, taken(Recording, vars(args)), watch.is_on)
+            record.start(bounds, inputs, label_uses(demand, reading))
         if args.compile and streams and method.segments:
             try_to_compile(method, next(iter(streams.values())))
-        Training(method, streams, val, folder, record, args).run()
+        looping, preprocessing = taken(Looping, vars(args)), describe_preprocessing(reading)
+        Training(method, streams, val, watch, folder, record, looping, preprocessing).run()
         team.wait()
 
 

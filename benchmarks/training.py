@@ -27,14 +27,14 @@ from torch.profiler import ProfilerActivity, profile
 from benchmarks.losses import check_simplex, hard, slow_cross_entropy, slow_entropy_and_prior
 from benchmarks.sets import FOLDERS, REGEX, SLICES, NaiveSet, write_set
 from benchmarks.table import Row, better, in_turns, peak_memory, seconds
-from dataloader import open_data
+from dataloader import Reading, open_data
 from datasets.streams import Batch, Stream
 from engine.arguments import get_args
 from engine.compilation import try_to_compile
 from engine.loop import train_epoch
-from main import build_losses, build_method, set_up_machine
-from methods.base import METHODS as REGISTRY
+from main import build_losses, build_method, demand_of, set_up_machine
 from methods.base import Method
+from utils import taken
 
 METHODS = {
     "supervised": "[('CrossEntropy', {'idc': [0, 1]}, 1)]",
@@ -58,7 +58,7 @@ class Trial:
         self.args = get_args([*argv, "--model_weights", "none"])
         set_up_machine(self.args)
         loss, bounds = build_losses(self.args)
-        streams, val = open_data(REGISTRY[self.args.method], self.args, bounds)
+        streams, val = open_data(demand_of(self.args), taken(Reading, vars(self.args)), bounds)
         self.all = streams["target"]
         self.method: Method = build_method(self.args, loss, val.slices.shape[0], load=False)
         if self.args.compile:
@@ -90,7 +90,7 @@ class Trial:
 
         self.method.step = timed
         begin = self.now()
-        train_epoch(self.method, {"target": self.stream}, 0, self.args)
+        train_epoch(self.method, {"target": self.stream}, 0, self.args.seed)
         end = self.now()
         if self.cuda:
             torch.cuda.synchronize()

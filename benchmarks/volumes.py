@@ -23,16 +23,17 @@ from scipy.ndimage import gaussian_filter
 from torch import Tensor
 
 from benchmarks.table import Row, compare, peak_memory
-from dataloader import open_data
+from dataloader import Reading, open_data
 from datasets.streams import AHEAD
 from datasets.volume_files import read_volume
 from engine.arguments import get_args
-from engine.evaluation import evaluate, score_patients_of
+from engine.evaluation import Scoring, evaluate, score_patients_of
 from engine.loop import train_epoch
-from main import build_losses, build_method, set_up_machine
-from methods.base import METHODS, Method
+from main import build_losses, build_method, demand_of, set_up_machine
+from methods.base import Method
 from preprocess.packing import VolumeSpec
 from preprocess.volume_set import make_volume_set
+from utils import taken
 
 FOLDERS = "[('IMG', nii_transform, False), ('GT', nii_gt_transform, False)]"
 HALVES = "[('DiceLoss', {'idc': [1], 'smooth': 1}, 0.5), ('CrossEntropy', {}, 0.5)]"
@@ -120,7 +121,7 @@ class Run:
         self.args = get_args([*argv, "--target_losses", HALVES])
         set_up_machine(self.args)
         loss, bounds = build_losses(self.args)
-        self.streams, self.val = open_data(METHODS[self.args.method], self.args, bounds)
+        self.streams, self.val = open_data(demand_of(self.args), taken(Reading, vars(self.args)), bounds)
         self.method = build_method(self.args, loss, CHANNELS, load=False)
         self.method.begin_epoch(0)
 
@@ -144,14 +145,14 @@ def make(root: Path, case: Case) -> None:
 
 def train(root: Path, case: Case) -> None:
     run = Run(root / "set", case)
-    train_epoch(run.method, run.streams, 0, run.args)
+    train_epoch(run.method, run.streams, 0, run.args.seed)
 
 
 def validate(root: Path, case: Case) -> None:
     """All volumes, by windows side by side: such as overlap take more time and no more memory."""
     run = Run(root / "set", case, "--mode", "makeim", "--model_weights", "none", "--overlap", "0")
     spare(run.method, case.val - AHEAD - 1)
-    score_patients_of(evaluate(run.method, run.val, run.args), run.val.slices, run.args)
+    score_patients_of(evaluate(run.method, run.val), run.val.slices, taken(Scoring, vars(run.args)))
 
 
 def spare(method: Method, row: int) -> None:

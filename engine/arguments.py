@@ -12,13 +12,15 @@ from typing import NoReturn
 
 from datasets.augmentation import Augmentation
 from datasets.files import check_ignored, check_regex
-from engine.published import CODES, defaults, put_in_our_words, read_foreign, what_differs
+from engine.published import CODES, defaults, in_our_words, read_foreign, what_differs
 from methods.base import METHODS
-from methods.optimisers import LR_RULES, check_rates
+from methods.optimisers import LR_RULES, Learning, check_rates
 from methods.schedules import SCHEDULES
+from methods.settings import add_flags
 from nets.precision import AUTOCAST, PRECISIONS, device_of
 from networks import network_class
 from processes.errors import UserError
+from utils import taken
 
 DEBUG_STEPS = 5  # that --debug keeps of an epoch of --steps
 
@@ -172,11 +174,11 @@ def get_args(argv: Sequence[str] | None = None) -> Namespace:
     known, _ = get_parser().parse_known_args(argv)
     method = METHODS[known.method]
     parser = get_parser()
-    method.add_arguments(parser.add_argument_group(f"--method {known.method}"))
-    parser.set_defaults(**defaults(known))
+    add_flags(parser.add_argument_group(f"--method {known.method}"), method.Settings)
+    parser.set_defaults(**defaults(known.published, known.use_sgd))
     args, foreign = parser.parse_known_args(argv)
-    put_in_our_words(args)
-    said = read_foreign(foreign) + what_differs(argv, args) + _idle(args)
+    vars(args).update(in_our_words(vars(args)))
+    said = read_foreign(foreign) + what_differs(argv, vars(args)) + _idle(args)
     if said and int(os.environ.get("RANK", 0)) == 0:  # of the processes of a team one speaks
         print(*said, sep="\n", flush=True)
     learns = bool(method.streams) and args.mode == "learn"
@@ -194,7 +196,7 @@ def get_args(argv: Sequence[str] | None = None) -> Namespace:
     _check_numbers(args)
     args.metric_axis = args.metric_axis or list(range(1, args.n_class))
     _check_settings(args)
-    check_rates(args)
+    check_rates(taken(Learning, vars(args)))
     if method.segments and not args.target_losses:
         raise UserError(
             f"--method {args.method} learns from losses: give --target_losses [(loss, {{}}, …, weight), …]."

@@ -26,7 +26,7 @@ def try_to_compile(method: Method, stream: Stream) -> None:
         compiled = _timed(method, batch)
     except Exception as error:  # noqa: BLE001  a compiler fails in any way it likes, and the run must not
         eager, compiled, failure = 0.0, math.inf, type(error).__name__
-    eager, compiled = (method.team.slowest(seconds, method.args.device) for seconds in (eager, compiled))
+    eager, compiled = (method.team.slowest(seconds, method.settings.device) for seconds in (eager, compiled))
     if compiled >= eager:
         method.model = plain
     if math.isinf(compiled):

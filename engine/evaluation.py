@@ -1,7 +1,6 @@
 """A network over a set of slices: predictions, class counts, Dice per slice and per patient, scores in mm."""
 
 import zlib
-from argparse import Namespace
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -18,6 +17,18 @@ from methods.base import Method
 from metrics import SCORES, Outcome, dice, score_patients
 from nets.probabilities import log_probabilities
 from processes.interrupt import STOP
+
+
+@dataclass(frozen=True, kw_only=True)
+class Scoring:
+    """How an evaluation is scored, under the names of the flags."""
+
+    n_class: int
+    metric_axis: Sequence[int]
+    scores: str
+    ignore: int | None
+    nsd_tolerance: float
+    jobs: int
 
 
 class Packed(Sequence[np.ndarray]):
@@ -105,12 +116,13 @@ class Evaluation:
         """The mean IoU over the classes `axis` that the set holds; NaN if it holds none."""
         return nanmean(self.iou()[list(axis)])
 
-    def score(self, args: Namespace) -> float:
+    def score(self, scoring: Scoring) -> float:
         """The score that a run is judged by: mean Dice of volumes, or mean IoU of pictures.
 
         It is NaN without ground truth.
         """
-        return self.mean_iou(args.metric_axis) if args.scores == "iou" else self.mean_dice_3d(args.metric_axis)
+        mean = self.mean_iou if scoring.scores == "iou" else self.mean_dice_3d
+        return mean(scoring.metric_axis)
 
     def mean_dice_3d(self, axis: Sequence[int]) -> float:
         """The mean Dice over patients, each being the mean over the classes `axis`.
@@ -148,7 +160,6 @@ def class_counts(predicted: Tensor, true: Tensor | None, n_class: int) -> Tensor
 def evaluate(
     method: Method,
     val: Stream | WholeStream,
-    args: Namespace,
     keep_masks: bool = True,
     keep_entropy: bool = False,
     look: Callable[[int, Tensor], None] | None = None,
@@ -161,13 +172,13 @@ def evaluate(
     look: is shown each batch's number and class numbers (B, W, H), any axes
     """
     method.net.eval()
-    slices, loss = val.slices, method.loss
+    slices, loss, n_class = val.slices, method.loss, method.settings.n_class
     measurable = all(
         (bound is not None or not part.needs_bounds) and (slices.has_truth or not part.needs_target)
         for part, bound in zip(loss.losses, slices.bounds, strict=True)
     )
     terms, counts, spread = [], [], []
-    predictions, entropies = (Packed(), Packed()) if args.crop else (Held(), Held())
+    predictions, entropies = (Packed(), Packed()) if isinstance(val, WholeStream) else (Held(), Held())
     for number, (batch, truth) in enumerate(val.epoch(0)):
         STOP.check()
         log_p = log_probabilities(method.predict(batch, None if truth is None else truth.shape[1:]))
@@ -177,11 +188,11 @@ def evaluate(
         label = most_probable(log_p)
         if look:
             look(number, label)
-        counts.append(class_counts(label, truth, args.n_class))
+        counts.append(class_counts(label, truth, n_class))
         if keep_masks:
             predictions.add(label.to(torch.uint8))
         if keep_entropy or truth is None:
-            bits = -(log_p.exp() * log_p).sum(1) / np.log(args.n_class)
+            bits = -(log_p.exp() * log_p).sum(1) / np.log(n_class)
             total = bits.double().sum()
             spread.append(torch.stack([total, torch.full_like(total, bits.numel())]))
         if keep_entropy:
@@ -216,9 +227,9 @@ def class_mean(values: np.ndarray, axis: Sequence[int]) -> np.ndarray:
     return np.where(known.any(1), np.nansum(chosen, 1) / np.maximum(known.sum(1), 1), np.nan)
 
 
-def score_patients_of(found: Evaluation, slices: AnySet, args: Namespace) -> list[dict[str, Any]]:
+def score_patients_of(found: Evaluation, slices: AnySet, scoring: Scoring) -> list[dict[str, Any]]:
     """One row per patient and foreground class; distances in mm, or in voxels for a set without spacing."""
-    return score_pictures(found) if args.scores == "iou" else score_volumes(found, slices, args)
+    return score_pictures(found) if scoring.scores == "iou" else score_volumes(found, slices, scoring)
 
 
 class Volumes(Mapping[str, tuple[np.ndarray, np.ndarray, tuple[float, float, float]]]):
@@ -249,12 +260,13 @@ class Volumes(Mapping[str, tuple[np.ndarray, np.ndarray, tuple[float, float, flo
         return len(self.rows)
 
 
-def score_volumes(found: Evaluation, slices: AnySet, args: Namespace) -> list[dict[str, Any]]:
+def score_volumes(found: Evaluation, slices: AnySet, scoring: Scoring) -> list[dict[str, Any]]:
     """Scores volumes: one row per patient and foreground class, with overlap, surface distances and volume error.
 
     A distance is NaN where the slices of a patient do not say where they lie.
     """
-    rows = score_patients(Volumes(found, slices, args.ignore), args.n_class, args.nsd_tolerance, args.jobs)
+    volumes = Volumes(found, slices, scoring.ignore)
+    rows = score_patients(volumes, scoring.n_class, scoring.nsd_tolerance, scoring.jobs)
     lost = placeless(numbers_of(slices.patients, slices.numbers))
     return without_distances(rows, {*lost, *slices.contradicted})
 

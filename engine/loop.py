@@ -7,10 +7,10 @@ so a run that goes on after a kill, or in the middle of an epoch, ends with the 
 
 import sys
 import time
-from argparse import Namespace
 from collections.abc import Callable, Iterator, Mapping
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import contextmanager, suppress
+from dataclasses import dataclass
 from pathlib import Path
 from types import TracebackType
 from typing import Any
@@ -20,12 +20,12 @@ import torch
 from torch import Tensor
 from tqdm import tqdm
 
-from dataloader import AnyStream, describe_preprocessing
+from dataloader import AnyStream
 from datasets.streams import Batch, Stream
 from datasets.volumes import WholeStream
-from engine.evaluation import Evaluation, class_counts, evaluate, most_probable
+from engine.evaluation import Evaluation, Scoring, class_counts, evaluate, most_probable
 from engine.recorder import Recorder, Trained, epoch_line, is_due
-from engine.run_folder import ASTRAY, RunFolder, describe_network, load_weights
+from engine.run_folder import ASTRAY, RunFolder, load_weights
 from engine.watching import Watch
 from methods.base import Method
 from metrics import SHOWN
@@ -83,15 +83,16 @@ def endless(stream: AnyStream, epoch: int, start: int = 0) -> Iterator[Batch]:
 
 
 def train_epoch(
-    method: Method, streams: dict[str, AnyStream], epoch: int, args: Namespace, steps: Steps | None = None
+    method: Method, streams: dict[str, AnyStream], epoch: int, seed: int, steps: Steps | None = None
 ) -> Trained:
     """One pass over the first stream, from where `steps` ends to the end, added to `steps` as it goes.
 
+    seed: of the run
     Returns "terms" (steps, terms), "sizes" (steps,) slices a step, and "counts" (4, slices, K), or None where the
     method does not segment yet, with "rows" (slices,).
     Raises Interrupted between two steps, if the process was asked to stop.
     """
-    steps = Steps() if steps is None else steps
+    steps, settings = Steps() if steps is None else steps, method.settings
     start, (first, *others) = len(steps), streams
     beside = {name: endless(streams[name], epoch, start) for name in others}
     bar = tqdm(
@@ -103,14 +104,14 @@ def train_epoch(
         initial=start,
     )
     # torch.manual_seed notes for devices that are not there who called it, which takes longer than a small step
-    seed_all = torch.default_generator.manual_seed if args.device == "cpu" else torch.manual_seed
+    seed_all = torch.default_generator.manual_seed if settings.device == "cpu" else torch.manual_seed
     for step, (batch, truth) in enumerate(bar, start):
         STOP.check()
-        seed_all(derived_seed(args.seed, epoch, step, method.team.rank))  # for dropout
-        method.begin_step(epoch + step / len(streams[first]), derived_seed(args.seed, epoch, step))
+        seed_all(derived_seed(seed, epoch, step, method.team.rank))  # for dropout
+        method.begin_step(epoch + step / len(streams[first]), derived_seed(seed, epoch, step))
         values, logits = method.step({first: batch} | {name: next(stream) for name, stream in beside.items()})
         terms = torch.stack([values[name] for name in method.columns])
-        counts = class_counts(most_probable(logits), truth, args.n_class) if method.segments else None
+        counts = class_counts(most_probable(logits), truth, settings.n_class) if method.segments else None
         steps.add(terms, counts, batch.rows)
     return steps.found()
 
@@ -143,6 +144,18 @@ class Commits:
             pending.result()
 
 
+@dataclass(frozen=True, kw_only=True)
+class Looping(Scoring):
+    """How a run goes from epoch to epoch, under the names of the flags."""
+
+    network: str
+    seed: int
+    n_epoch: int
+    eval_every: int
+    on_collapse: str
+    entmap: int
+
+
 class Training:
     """The epochs that are not done yet, then the scores of the last and of the best network.
 
@@ -154,32 +167,33 @@ class Training:
         method: Method,
         streams: dict[str, AnyStream],
         val: Stream | WholeStream | None,
+        watch: Watch,
         folder: RunFolder,
         record: Recorder | None,
-        args: Namespace,
+        looping: Looping,
+        preprocessing: Mapping[str, Any],
     ) -> None:
+        """preprocessing: of `describe_preprocessing`, for who uses the network."""
         self.method, self.streams, self.val, self.folder, self.record = method, streams, val, folder, record
-        self.args, self.leads = args, record is not None
+        self.looping, self.leads, self.watch, self.preprocessing = looping, record is not None, watch, preprocessing
         self.in_channels = (val or next(iter(streams.values()))).slices.shape[0]
-        self.preprocessing = describe_preprocessing(args)
         self.best: dict[str, Any] = {"epoch": -1, "dice": -1.0, "start": None}  # start: the score before the first step
         self.found: Evaluation | None = None  # of a network that does not learn, which is always the same
-        self.watch = Watch(method, streams, val, args)
         self.caution = 1.0  # factor on the learning rate, smaller after each roll-back
-        if folder.done < args.n_epoch:
+        if folder.done < looping.n_epoch:
             self._meet_source()
         if folder.checkpoint:
             with fitting(folder.path / "last.pkl"):
                 self._restore(folder.checkpoint)
                 self.best, self.caution = self.best | folder.checkpoint["best"], folder.checkpoint["caution"]
                 self.watch.load_state_dict(folder.checkpoint["alarms"])
-        self.sound = self._state() if args.on_collapse == "rollback" else None
+        self.sound = self._state() if looping.on_collapse == "rollback" else None
 
     def _meet_source(self) -> None:
         """Shows the alarms the network as --model_weights filled it: before anything is restored."""
         with suppress(Interrupted):  # the first step is told the same, and notes how far the run came
             source = self.watch.meet_source()
-            self.best["start"] = source.score(self.args) if source and self.val.slices.has_truth else None
+            self.best["start"] = source.score(self.looping) if source and self.val.slices.has_truth else None
             self._say(self.watch.training.doubt() if source and not self.folder.resumes else "")
 
     def run(self) -> None:
@@ -187,19 +201,20 @@ class Training:
 
         Raises UserError if a loss is not finite or the run collapses, and Interrupted if it was asked to stop.
         """
-        done = self.folder.done
+        done, n_epoch, rate = self.folder.done, self.looping.n_epoch, self.method.settings.l_rate
         if done and self.leads:
-            print(f"Going on after epoch {done}." if done < self.args.n_epoch else "Every epoch is done.", flush=True)
+            print(f"Going on after epoch {done}." if done < n_epoch else "Every epoch is done.", flush=True)
         if self.folder.slowed_from is not None:
-            self._say(f"From here on --l_rate is {self.args.l_rate:g}; until epoch {done} {self.folder.slowed_from:g}.")
+            self._say(f"From here on --l_rate is {rate:g}; until epoch {done} {self.folder.slowed_from:g}.")
         if self.leads and not done and self.streams:
             print(*self.method.notes, sep="\n", end="\n" * bool(self.method.notes), flush=True)
         with Commits() as commits:
-            for epoch in range(done, self.args.n_epoch):
+            for epoch in range(done, n_epoch):
                 self._epoch(epoch, commits)
-        end = self._score("last", keep_entropy=bool(self.args.entmap)) if self.val else None
+        end = self._score("last", keep_entropy=bool(self.looping.entmap)) if self.val else None
         if self.best["epoch"] >= 0:
-            load_weights(self.method.net, self.folder.path / "best_3d.pkl", self.args, self.in_channels)
+            network = (self.looping.network, self.in_channels, self.looping.n_class)
+            load_weights(self.method.net, self.folder.path / "best_3d.pkl", *network)
             self._score("best_3d")
         if self.leads:
             self.folder.end()
@@ -209,11 +224,11 @@ class Training:
     def _epoch(self, epoch: int, commits: Commits) -> None:
         begin, trained, found = time.perf_counter(), None, None
         self.method.begin_epoch(epoch, self.caution)
-        settings = self.method.settings()  # now: a roll-back also takes the optimiser, and its rate, back
+        settings = self.method.moving()  # now: a roll-back also takes the optimiser, and its rate, back
         steps = self._steps_done(epoch)
         try:
             if self.streams:
-                trained = train_epoch(self.method, self.streams, epoch, self.args, steps)
+                trained = train_epoch(self.method, self.streams, epoch, self.looping.seed, steps)
                 self._must_be_finite(trained["terms"], steps.rows, epoch)
                 self._must_stay_finite(epoch)
             found = self._evaluate(epoch)
@@ -236,12 +251,12 @@ class Training:
 
     def _evaluate(self, epoch: int) -> Evaluation | None:
         """Evaluates this epoch. Returns None if --eval_every leaves it out, or if there is nothing to validate on."""
-        if not self.val or not is_due(epoch, self.args.eval_every, self.args.n_epoch):
+        if not self.val or not is_due(epoch, self.looping.eval_every, self.looping.n_epoch):
             return None
         if self.streams:
             keep_masks = self.leads and self.record.keeps_masks(epoch)
-            return evaluate(self.method, self.val, self.args, keep_masks, look=self.watch.look)
-        self.found = evaluate(self.method, self.val, self.args, self.leads, bool(self.args.entmap))
+            return evaluate(self.method, self.val, keep_masks, look=self.watch.look)
+        self.found = evaluate(self.method, self.val, self.leads, bool(self.looping.entmap))
         return self.found
 
     def _steps_done(self, epoch: int) -> Steps:
@@ -251,10 +266,10 @@ class Training:
             return Steps()
         with fitting(self.folder.path / "paused.pkl"):
             self._restore(paused)
-            steps = Steps(paused, self.args.device)
+            steps = Steps(paused, self.method.settings.device)
             if len(steps) and steps.terms[0].shape != (len(self.method.columns),):
                 raise ValueError(f"terms of the shape {tuple(steps.terms[0].shape)}")
-            if any(part.shape[::2] != (4, self.args.n_class) for part in steps.counts):
+            if any(part.shape[::2] != (4, self.looping.n_class) for part in steps.counts):
                 raise ValueError("counts of another number of classes")
         if self.leads:
             print(f"Going on in epoch {epoch + 1}, after step {len(steps)}.", flush=True)
@@ -269,7 +284,7 @@ class Training:
         """Whether this epoch has the highest score so far. Without ground truth no epoch has."""
         if not self.val.slices.has_truth:
             return False
-        score = float(np.nan_to_num(found.score(self.args), nan=-1.0))
+        score = float(np.nan_to_num(found.score(self.looping), nan=-1.0))
         if 0 <= self.best["epoch"] and score <= self.best["dice"]:
             return False
         self.best = self.best | {"epoch": epoch, "dice": score}  # another dict: the last one is being written
@@ -291,10 +306,10 @@ class Training:
             self.folder.save("best_3d.pkl", {k: v for k, v in state.items() if k not in ("method", "alarms")})
             self.folder.write_text("3dbestepoch.txt", [f"{epoch}, {state['best']['dice']:.6f}"])
         self.folder.save_last(state)
-        print(epoch_line(row, state["best"], self.args), flush=True)
+        print(epoch_line(row, state["best"], self.record.recording), flush=True)
 
     def _score(self, which: str, keep_entropy: bool = False) -> Evaluation:
-        found = self.found or evaluate(self.method, self.val, self.args, self.leads, keep_entropy)
+        found = self.found or evaluate(self.method, self.val, self.leads, keep_entropy)
         if self.leads:
             self.record.finish(which, found)
         return found
@@ -303,8 +318,16 @@ class Training:
 
     def _state(self) -> dict[str, Any]:
         """The network, what it expects of an image, and the method, as they are now, copied to the CPU."""
-        network = describe_network(self.method.net, self.args, self.in_channels)
-        return on_cpu(network | {"preprocessing": self.preprocessing, "method": self.method.state_dict()})
+        state = {
+            "network": self.looping.network,
+            "in_channels": self.in_channels,
+            "n_class": self.looping.n_class,
+            "seed": self.looping.seed,
+            "net": self.method.net.state_dict(),
+            "preprocessing": self.preprocessing,
+            "method": self.method.state_dict(),
+        }
+        return on_cpu(state)
 
     def _restore(self, state: Mapping[str, Any]) -> None:
         self.method.net.load_state_dict(state["net"])
@@ -354,13 +377,13 @@ class Training:
             self.sound = self._state() if self.sound else None
             return False
         what = f"Alarm in epoch {epoch + 1}: {'; '.join(told)}."
-        if self.args.on_collapse == "stop":
+        if self.looping.on_collapse == "stop":
             saved = "the checkpoint of the epoch before is whole" if epoch else "nothing was saved of the first epoch"
             raise UserError(
                 f"{what} --on_collapse stop: {saved}. Lower --l_rate, weigh the prior more (lamb_consprior), or look "
                 "at the prior."
             )
-        back = self.args.on_collapse == "rollback"
+        back = self.looping.on_collapse == "rollback"
         if back:
             self.watch.forget(epoch)
             self._restore(self.sound)
@@ -377,9 +400,9 @@ class Training:
 
     def _tell_harm(self, end: Evaluation | None) -> None:
         """Says so if an adaptation ended below the network it started from, as far as ground truth tells."""
-        start, score = self.best.get("start"), float("nan") if end is None else end.score(self.args)
+        start, score = self.best.get("start"), float("nan") if end is None else end.score(self.looping)
         if start is not None and start - score > SHOWN:
-            kind = "mIoU" if self.args.scores == "iou" else "Dice 3D"
+            kind = "mIoU" if self.looping.scores == "iou" else "Dice 3D"
             self._say(
                 f"This adaptation did harm: {kind} {score:.3f} at the end, {start:.3f} with the network that it "
                 "started from, on the same validation images."

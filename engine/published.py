@@ -6,8 +6,7 @@ the meaning that their names have there: `sfda` is the code of Bateson et al. 20
 """
 
 import re
-from argparse import Namespace
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -97,19 +96,22 @@ def _flags(words: Sequence[str]) -> list[tuple[str, list[str]]]:
     return found
 
 
-def defaults(known: Namespace) -> dict[str, Any]:
+def defaults(code: str | None, use_sgd: bool) -> dict[str, Any]:
     """The values of flags that a line does not give, by --published and --use_sgd."""
-    return DEFAULTS.get(known.published, {}) | (SGD if known.use_sgd else {})
+    return DEFAULTS.get(code, {}) | (SGD if use_sgd else {})
 
 
-def put_in_our_words(args: Namespace) -> None:
-    """Renames networks and transforms to ours where --published or --use_spacing gives them another meaning."""
-    args.network = NETWORKS.get(args.published, {}).get(args.network, args.network)
+def in_our_words(told: Mapping[str, Any]) -> dict[str, Any]:
+    """The flags that mean something else here, with our networks and transforms, by --published and --use_spacing.
+
+    told: the value of every flag
+    """
+    code, ours = told["published"], {}
+    ours["network"] = NETWORKS.get(code, {}).get(told["network"], told["network"])
     for name in ("target_folders", "val_target_folders", "source_folders"):
-        for names in (TRANSFORMS.get(args.published, {}), IN_MM if args.use_spacing else {}):
-            setattr(args, name, _renamed(getattr(args, name), names))
-    if args.published == "sfda" and args.adamw:
-        args.weight_decay = ADAMW_DECAY
+        published = _renamed(told[name], TRANSFORMS.get(code, {}))
+        ours[name] = _renamed(published, IN_MM if told["use_spacing"] else {})
+    return ours | ({"weight_decay": ADAMW_DECAY} if code == "sfda" and told["adamw"] else {})
 
 
 def as_published(spec: LossSpec, code: str | None) -> LossSpec:
@@ -121,17 +123,20 @@ def _renamed(text: str | None, names: dict[str, str]) -> str | None:
     return text and re.sub(r"\w+", lambda word: names.get(word[0], word[0]), text)
 
 
-def what_differs(argv: Sequence[str], args: Namespace) -> list[str]:
-    """What a line leaves unsaid and means in the published boundary loss, if it names its set as that code does."""
-    if args.published or not any(word.partition("=")[0] == "--dataset" for word in argv):
+def what_differs(argv: Sequence[str], told: Mapping[str, Any]) -> list[str]:
+    """What a line leaves unsaid and means in the published boundary loss, if it names its set as that code does.
+
+    told: the value of every flag
+    """
+    if told["published"] or not any(word.partition("=")[0] == "--dataset" for word in argv):
         return []
-    dice, losses = "a Dice without a gradient on images that lack a class", args.target_losses or ""
+    dice, losses = "a Dice without a gradient on images that lack a class", told["target_losses"] or ""
     maps = "distance maps in whole numbers, half a pixel off the border"
     theirs = {
-        "--betas 0.9 0.99": args.optimiser == "adam" and tuple(args.betas) != (0.9, 0.99),
-        f"--network {NETWORKS['boundary'].get(args.network)}": args.network in NETWORKS["boundary"],
+        "--betas 0.9 0.99": told["optimiser"] == "adam" and tuple(told["betas"]) != (0.9, 0.99),
+        f"--network {NETWORKS['boundary'].get(told['network'])}": told["network"] in NETWORKS["boundary"],
         dice: any(name in losses for name in LEGACY) and "legacy" not in losses,
-        maps: any(name in args.target_folders for name in ("dist_map_transform", "dist_map_mm_transform")),
+        maps: any(name in told["target_folders"] for name in ("dist_map_transform", "dist_map_mm_transform")),
     }
     meant = [what for what, differs in theirs.items() if differs]
     if not meant:

@@ -1,19 +1,19 @@
 """What a run writes down: the csv log, raw arrays per slice, masks, scores per patient, provenance."""
 
 import sys
-from argparse import Namespace
 from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pandas as pd
 
-from dataloader import AnySet, AnyStream, grey_note, label_uses
+from dataloader import AnySet, AnyStream, grey_note
 from datasets.set_tables import read_card
-from engine.evaluation import Evaluation, class_mean, nanmean, score_patients_of
+from engine.evaluation import Evaluation, Scoring, class_mean, nanmean, score_patients_of
 from engine.run_folder import CsvLog, RunFolder, describe_code, earlier_code, other_versions, write_masks, write_volumes
 from engine.watching import COLUMNS as WATCHED
-from engine.watching import adapts_blindly
 from methods.base import Method
 from metrics import DISTANCES, dice
 
@@ -24,6 +24,24 @@ COUNTED = 64  # slices whose classes are counted at a time; volumes, one by one
 def is_due(epoch: int, every: int, n_epoch: int) -> bool:
     """Whether what happens every `every` epochs happens in this one: it does in the last, and with 0 never."""
     return every > 0 and (epoch == n_epoch - 1 or (epoch % every == 0 and (epoch > 0 or every == 1)))
+
+
+@dataclass(frozen=True, kw_only=True)
+class Recording(Scoring):
+    """What is written down, and how often, under the names of the flags."""
+
+    target_dataset: Path
+    network: str
+    load_blocks: int | None
+    crop: Sequence[int] | None
+    n_labelled: int
+    n_epoch: int
+    csv: str | None
+    do_hd: int
+    do_asd: int
+    saveim: int
+    pprint: int
+    debug: int
 
 
 class Recorder:
@@ -38,9 +56,12 @@ class Recorder:
         method: Method,
         val: AnySet | None,
         streams: Mapping[str, AnyStream],
-        args: Namespace,
+        recording: Recording,
+        watched: bool,
     ) -> None:
-        self.folder, self.method, self.val, self.args = folder, method, val, args
+        """watched: whether the log has columns for the alarms of an adaptation."""
+        self.folder, self.method, self.val, self.recording, self.watched = folder, method, val, recording, watched
+        self.classes = range(1, recording.n_class)  # all but the background
         self.train = next((stream.slices for stream in streams.values()), None)
         self.scored = val is not None and val.has_truth
         self.unit = "vox" if val is None or val.spacing is None else "mm"
@@ -48,33 +69,33 @@ class Recorder:
         shapes = {}
         if val:
             names = ("val_dice", "val_sizes") if self.scored else ("val_sizes",)
-            shapes |= dict.fromkeys(names, (len(val), args.n_class))
+            shapes |= dict.fromkeys(names, (len(val), recording.n_class))
         if self.train:
             shapes["tra_loss"] = (len(next(iter(streams.values()))), len(method.columns))
         if self.train and self.train.has_truth and method.segments:
-            shapes["tra_dice"] = (len(self.train), args.n_class)
-        self.arrays = {name: folder.array(name, (args.n_epoch, *shape)) for name, shape in shapes.items()}
+            shapes["tra_dice"] = (len(self.train), recording.n_class)
+        self.arrays = {name: folder.array(name, (recording.n_epoch, *shape)) for name, shape in shapes.items()}
 
     @property
     def csv_name(self) -> str:
         folder = (self.val or self.train).folders[0].folder.replace("/", "_")  # it may lie in another
-        return self.args.csv or f"{folder}_target_metrics.csv"
+        return self.recording.csv or f"{folder}_target_metrics.csv"
 
     def _columns(self) -> list[str]:
         columns = ["epoch", *(f"tra_loss_{name}" for name in self.method.columns)]
-        watched = self.train is not None and adapts_blindly(self.method, self.args)
-        settings = [*self.method.settings(), *(WATCHED if watched else ())]
+        settings = [*self.method.moving(), *(WATCHED if self.watched else ())]
         if self.val is None:
             return [*columns, *settings, "seconds"]
         columns += [f"val_loss_{name}" for name in self.method.loss.columns]
         if not self.scored:
             columns += ["tra_dice"] * (self.train is not None and self.train.has_truth)
-            columns += ["val_entropy", "val_size_mean", *(f"val_size_{k}" for k in range(1, self.args.n_class))]
+            columns += ["val_entropy", "val_size_mean", *(f"val_size_{k}" for k in self.classes)]
             return [*columns, *settings, "seconds"]
         columns += ["tra_dice", "val_dice", "val_dice_3d", "val_dice_3d_sd", "val_size_mean", "val_gt_size_mean"]
-        columns += [f"val_dice_3d_{k}" for k in range(1, self.args.n_class)]
-        columns += [f"val_{name}_{self.unit}_{k}" for name in self._distances() for k in range(1, self.args.n_class)]
-        columns += ["val_miou", *(f"val_iou_{k}" for k in self.args.metric_axis)] if self.args.scores == "iou" else []
+        columns += [f"val_dice_3d_{k}" for k in self.classes]
+        columns += [f"val_{name}_{self.unit}_{k}" for name in self._distances() for k in self.classes]
+        if self.recording.scores == "iou":
+            columns += ["val_miou", *(f"val_iou_{k}" for k in self.recording.metric_axis)]
         return [*columns, *settings, "seconds"]
 
     def _distances(self) -> list[str]:
@@ -82,17 +103,16 @@ class Recorder:
 
     def _every(self) -> dict[str, int]:
         """Distance -> every how many epochs it stands in the log; 0: never."""
-        return {"hd95": self.args.do_hd, "assd": self.args.do_asd, "masd": self.args.do_asd}
+        return {"hd95": self.recording.do_hd, "assd": self.recording.do_asd, "masd": self.recording.do_asd}
 
     def keeps_masks(self, epoch: int) -> bool:
         """Whether anything needs this epoch's masks: a picture or a distance."""
-        return any(is_due(epoch, every, self.args.n_epoch) for every in (self.args.do_hd, self.args.do_asd)) or (
-            self._shows(epoch)
-        )
+        due = [is_due(epoch, every, self.recording.n_epoch) for every in self._every().values()]
+        return any(due) or self._shows(epoch)
 
     def _shows(self, epoch: int) -> bool:
-        every = self.args.saveim
-        return every > 0 and (epoch % every == 0 or epoch == self.args.n_epoch - 1)
+        every = self.recording.saveim
+        return every > 0 and (epoch % every == 0 or epoch == self.recording.n_epoch - 1)
 
     def epoch(
         self,
@@ -119,17 +139,17 @@ class Recorder:
         cells = {f"tra_loss_{name}": value for name, value in zip(self.method.columns, means, strict=True)}
         if "tra_dice" not in self.arrays:
             return cells
-        counts = np.zeros((3, len(self.train), self.args.n_class), np.int64)
+        counts = np.zeros((3, len(self.train), self.recording.n_class), np.int64)
         seen = trained["counts"][:3]  # where there is truth
         np.add.at(counts, (slice(None), trained["rows"]), seen)  # several crops of a volume are one row
         tra_dice = dice(*counts).astype(np.float32)
         self.arrays["tra_dice"].write(epoch, tra_dice)
-        return cells | {"tra_dice": nanmean(class_mean(tra_dice, self.args.metric_axis))}
+        return cells | {"tra_dice": nanmean(class_mean(tra_dice, self.recording.metric_axis))}
 
     def _validation_cells(self, epoch: int, found: Evaluation) -> dict[str, float]:
         if not self.scored:
             return self._blind_cells(epoch, found)
-        axis, volumes = self.args.metric_axis, found.dice_3d()
+        axis, volumes = self.recording.metric_axis, found.dice_3d()
         per_patient = class_mean(volumes, axis)
         self.arrays["val_dice"].write(epoch, found.dice_2d)
         self.arrays["val_sizes"].write(epoch, found.predicted)
@@ -141,8 +161,8 @@ class Recorder:
             "val_size_mean": float(found.predicted[:, axis].mean()),
             "val_gt_size_mean": float(found.true[:, axis].mean()),
         }
-        cells |= {f"val_dice_3d_{k}": nanmean(volumes[:, k]) for k in range(1, self.args.n_class)}
-        if self.args.scores == "iou":
+        cells |= {f"val_dice_3d_{k}": nanmean(volumes[:, k]) for k in self.classes}
+        if self.recording.scores == "iou":
             cells |= {"val_miou": found.mean_iou(axis)} | {f"val_iou_{k}": found.iou()[k] for k in axis}
         return cells | self._distance_cells(epoch, found)
 
@@ -151,30 +171,32 @@ class Recorder:
         self.arrays["val_sizes"].write(epoch, found.predicted)
         sizes = found.predicted.mean(0)
         cells = {f"val_loss_{name}": value for name, value in found.terms.items()}
-        cells |= {"val_entropy": found.mean_entropy, "val_size_mean": float(sizes[self.args.metric_axis].mean())}
-        return cells | {f"val_size_{k}": float(sizes[k]) for k in range(1, self.args.n_class)}
+        cells |= {"val_entropy": found.mean_entropy, "val_size_mean": float(sizes[self.recording.metric_axis].mean())}
+        return cells | {f"val_size_{k}": float(sizes[k]) for k in self.classes}
 
     def _distance_cells(self, epoch: int, found: Evaluation) -> dict[str, float]:
         """The cells of the log with mean distances per class, in the epochs that --do_hd and --do_asd name."""
-        due = [name for name, each in self._every().items() if is_due(epoch, each, self.args.n_epoch)]
+        due = [name for name, each in self._every().items() if is_due(epoch, each, self.recording.n_epoch)]
         if not due:
             return {}
-        scores = pd.DataFrame(score_patients_of(found, self.val, self.args)).groupby("class")
+        scores = pd.DataFrame(score_patients_of(found, self.val, self.recording)).groupby("class")
         return {
             f"val_{name}_{self.unit}_{k}": nanmean(scores.get_group(k)[name].to_numpy())
             for name in due
-            for k in range(1, self.args.n_class)
+            for k in self.classes
         }
 
-    def start(self, bounds: Sequence[Any], inputs: dict[str, str]) -> None:
-        """Writes what is known before the first epoch."""
-        card, reference = read_card(self.args.target_dataset), self.val or self.train
+    def start(self, bounds: Sequence[Any], inputs: Mapping[str, str], used: Mapping[str, str]) -> None:
+        """Writes what is known before the first epoch.
+
+        inputs: the hash of everything that is read; used: set -> how labels shaped its images
+        """
+        card, reference = read_card(self.recording.target_dataset), self.val or self.train
         supervision = sorted({bound.supervision for bound in bounds if bound is not None} - {"none"})
-        if self.args.n_labelled and self.train:
-            supervision.append(f"labels of {self.args.n_labelled}")
+        if self.recording.n_labelled and self.train:
+            supervision.append(f"labels of {self.recording.n_labelled}")
         elif self.train and self.method.labelled and any(part.needs_target for part in self.method.loss.losses):
             supervision.insert(0, self.method.supervision)  # in addition to what the sizes knew
-        used = label_uses(type(self.method), self.args)
         for name, how in used.items():
             print(f"Labels shaped the images of {name}: {how}.", flush=True)
         if note := grey_note(self.train or self.val):
@@ -185,14 +207,14 @@ class Recorder:
             code
             | {
                 "earlier": self._tell_earlier(code),
-                "dataset": {"path": str(self.args.target_dataset), "phantom": None} | card,
+                "dataset": {"path": str(self.recording.target_dataset), "phantom": None} | card,
                 "inputs": inputs,
-                "method": self.args.method,
-                "network": self.args.network,
-                "n_class": self.args.n_class,
-                "n_epoch": self.args.n_epoch,
-                "debug": bool(self.args.debug),
-                "device": self.args.device,
+                "method": self.method.settings.method,
+                "network": self.recording.network,
+                "n_class": self.recording.n_class,
+                "n_epoch": self.recording.n_epoch,
+                "debug": bool(self.recording.debug),
+                "device": self.method.settings.device,
                 "supervision": ", ".join(supervision) or self.method.supervision,
                 "oracle": any("oracle" in words for words in supervision),
                 "uses_labels": used,
@@ -200,12 +222,12 @@ class Recorder:
                 "image_folder": reference.folders[0].folder,
                 "label_folder": self.val.folders[1].folder if self.scored else None,
                 "scored": self.scored,
-                "loaded_blocks": self.args.load_blocks,
-                "volumes": bool(self.args.crop),
+                "loaded_blocks": self.recording.load_blocks,
+                "volumes": bool(self.recording.crop),
                 "pretraining": not self.method.segments,
                 "training_volumes": sorted(set(self.train.patients)) if self.train else [],
-                "nsd_tolerance": self.args.nsd_tolerance,
-                "scores": self.args.scores,
+                "nsd_tolerance": self.recording.nsd_tolerance,
+                "scores": self.recording.scores,
                 "distance_unit": self.unit,
             },
         )
@@ -229,14 +251,14 @@ class Recorder:
     def _describe_val(self) -> None:
         """Writes the names, true sizes and prior sizes of what is evaluated."""
         self.folder.write_text("val_names.txt", self.val.names)
-        at_once = 1 if self.args.crop else COUNTED
+        at_once = 1 if self.recording.crop else COUNTED
         priors = [bound[:, :, 0] for bound in self.val.bounds if bound is not None]
-        unknown = np.full((len(self.val), self.args.n_class), np.nan)
+        unknown = np.full((len(self.val), self.recording.n_class), np.nan)
         self.folder.write_array("prior_sizes", priors[-1] if priors else unknown)
         if not self.scored:
             return
         truth = [
-            np.bincount(label.ravel(), minlength=self.args.n_class)[: self.args.n_class]
+            np.bincount(label.ravel(), minlength=self.recording.n_class)[: self.recording.n_class]
             for start in range(0, len(self.val), at_once)
             for label in self.val.labels(range(start, min(start + at_once, len(self.val))))
         ]
@@ -246,43 +268,43 @@ class Recorder:
         """Writes scores per patient, masks and entropy maps of the last or the best network."""
         if self.scored:
             self._write_scores(which, found)
-        if self.args.saveim:
+        if self.recording.saveim:
             name = {"last": "last_epoch", "best_3d": "best_epoch_3d"}[which]
             self._write_masks(f"{name}/val", found.names, found.prediction)
         if found.entropy is not None:
             self._write_masks("ent_map", found.names, found.entropy)
 
     def _write_scores(self, which: str, found: Evaluation) -> None:
-        scores = pd.DataFrame(score_patients_of(found, self.val, self.args))
+        scores = pd.DataFrame(score_patients_of(found, self.val, self.recording))
         scores = scores.rename(columns={name: f"{name}_{self.unit}" for name in (*DISTANCES, "diagonal")})
         first = ["patient", "class", "outcome"]
         scores = scores[first + [name for name in scores.columns if name not in first]]
         self._write_table(f"patients_{which}.csv", scores)
-        if self.args.scores == "iou":
+        if self.recording.scores == "iou":
             self._write_table(f"classes_{which}.csv", self._classes(found))
 
     def _write_table(self, name: str, table: pd.DataFrame) -> None:
         self.folder.write_table(name, [table.columns, *table.itertuples(index=False)])
 
     def _write_masks(self, name: str, names: Sequence[str], masks: Sequence[np.ndarray]) -> None:
-        if self.args.crop:
+        if self.recording.crop:
             write_volumes(self.folder.path / name, names, masks, self.val.headers)
         else:
             write_masks(self.folder.path / name, names, masks)
 
     def _classes(self, found: Evaluation) -> pd.DataFrame:
         """The rows with the intersection over union of each averaged class over the whole set."""
-        told, every = read_card(self.args.target_dataset).get("class_names") or [], range(self.args.n_class)
+        told, every = read_card(self.recording.target_dataset).get("class_names") or [], range(self.recording.n_class)
         names = told if len(told) == len(every) else every
         intersection, union = found.overlap()
-        axis = self.args.metric_axis
+        axis = self.recording.metric_axis
         columns = {"class": axis, "name": [names[k] for k in axis], "iou": found.iou()[axis]}
         return pd.DataFrame(columns | {"intersection": intersection[axis], "union": union[axis]})
 
 
-def epoch_line(row: Mapping[str, float], best: Mapping[str, float], args: Namespace) -> str:
+def epoch_line(row: Mapping[str, float], best: Mapping[str, float], recording: Recording) -> str:
     """The line that is printed of an epoch. --pprint adds one for each value of a class."""
-    parts = [f"epoch {row['epoch'] + 1:3.0f}/{args.n_epoch}"]
+    parts = [f"epoch {row['epoch'] + 1:3.0f}/{recording.n_epoch}"]
     trained, evaluated = np.isfinite(row["tra_loss_tot"]), np.isfinite(row.get("val_gt_size_mean", np.nan))
     parts.append(f"loss {row['tra_loss_tot']:.4f}" if trained else "no step")
     lowest = [name for name in row if trained and name.startswith("tra_loss_") and name.endswith("_lowest")]
@@ -290,12 +312,12 @@ def epoch_line(row: Mapping[str, float], best: Mapping[str, float], args: Namesp
     if evaluated:
         parts[1] += f" (val {row['val_loss_tot']:.4f})" if trained else ""
         volumes = f"val Dice 3D {row['val_dice_3d']:.3f} (slices {row['val_dice']:.3f})"
-        parts.append(f"val mIoU {row['val_miou']:.3f}" if args.scores == "iou" else volumes)
+        parts.append(f"val mIoU {row['val_miou']:.3f}" if recording.scores == "iou" else volumes)
         parts.append(f"best {best['dice']:.3f} in epoch {best['epoch'] + 1}")
     if np.isfinite(row.get("val_entropy", np.nan)):
         parts.append(f"val entropy {row['val_entropy']:.3f}, size {row['val_size_mean']:.1f}, no ground truth")
     line = "  ".join([*parts, f"{row['seconds']:.1f} s"])
-    if args.pprint:
+    if recording.pprint:
         names = [name for name in row if name.startswith("val_") and name[-1].isdecimal()]
         line += "".join(f"\n    {name:24s} {row[name]:.4f}" for name in names)
     return line

@@ -15,7 +15,6 @@ import re
 import shutil
 import subprocess
 import sys
-from argparse import Namespace
 from collections.abc import Iterable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
@@ -52,11 +51,12 @@ class RunFolder:
     Raises UserError if the folder holds a run already and `resume` is off, or a run of other arguments or inputs.
     """
 
-    def __init__(self, path: Path, args: Namespace, inputs: Mapping[str, str]) -> None:
-        self.path, self.args = path, args
-        self.identity = {k: v for k, v in vars(args).items() if k not in ELSEWHERE} | {"inputs": dict(inputs)}
+    def __init__(self, path: Path, parameters: Mapping[str, Any], inputs: Mapping[str, str]) -> None:
+        """parameters: the value of every flag; inputs: the hash of everything that the run reads."""
+        self.path, self.parameters = path, parameters
+        self.identity = {k: v for k, v in parameters.items() if k not in ELSEWHERE} | {"inputs": dict(inputs)}
         self.identity = json.loads(json.dumps(self.identity, default=str))
-        if (path / "last.pkl").exists() and not args.resume:
+        if (path / "last.pkl").exists() and not parameters["resume"]:
             raise UserError(f"{path} holds a run already. Continue it with --resume, or name another --workdir.")
         self.torn: list[str] = []
         self.slowed_from: float | None = None  # the learning rate of the epochs that are done, if it was a higher one
@@ -66,7 +66,7 @@ class RunFolder:
                 f"No checkpoint in {path} is whole ({listing(self.torn)}); remove it (rm -r {for_shell(path)}) to "
                 "start anew."
             )
-        self.paused = self._whole("paused.pkl") if args.resume else None
+        self.paused = self._whole("paused.pkl") if parameters["resume"] else None
         if self.paused and self.paused["epoch"] != self.done:
             self.paused = None  # its epoch was finished since
 
@@ -89,7 +89,7 @@ class RunFolder:
         begin(self.path, RUN)
         self.strangers = strangers(self.path) if (self.path / MADE).exists() else []
         with atomic_write(self.path / "params.txt", "w") as file:
-            file.writelines(f"{key}: {visible(value)}\n" for key, value in sorted(vars(self.args).items()))
+            file.writelines(f"{key}: {visible(value)}\n" for key, value in sorted(self.parameters.items()))
 
     def _must_be_the_same(self, begun: Mapping[str, Any]) -> None:
         named = {*begun, *self.identity} - {*ELSEWHERE}
@@ -270,14 +270,17 @@ def weights_for(net: nn.Module, path: Path) -> tuple[dict[str, Tensor], dict[str
     return unwrapped(state["net"], ours), state
 
 
-def fitting_weights(net: nn.Module, path: Path, args: Namespace, in_channels: int) -> dict[str, Tensor]:
-    """The network's state from a checkpoint. Raises UserError that names both sides where they differ."""
+def fitting_weights(net: nn.Module, path: Path, name: str, in_channels: int, n_class: int) -> dict[str, Tensor]:
+    """The state of this network from a checkpoint. Raises UserError that names both sides where they differ.
+
+    name, in_channels, n_class: what the network was built from
+    """
     (theirs, state), ours = weights_for(net, path), net.state_dict()
     faults = {"do not fit": misfits(theirs, ours, ours), "are foreign": [name for name in theirs if name not in ours]}
     if told := [f"{len(names)} {fault}, such as {listing(names, 3)}" for fault, names in faults.items() if names]:
         channels = counted(state.get("in_channels"), "channel")
         held = f"{state.get('network')} ({channels}, {state.get('n_class')} classes)"
-        wanted = f"{args.network} ({counted(in_channels, 'channel')}, {args.n_class} classes)"
+        wanted = f"{name} ({counted(in_channels, 'channel')}, {n_class} classes)"
         words = f"{path} holds weights of {held}, this run has {wanted}; give the same --network and --n_class."
         if held == wanted:
             words = f"{path} says that it holds weights of {held}, as this run has, and holds others."
@@ -285,9 +288,9 @@ def fitting_weights(net: nn.Module, path: Path, args: Namespace, in_channels: in
     return theirs
 
 
-def load_weights(net: nn.Module, path: Path, args: Namespace, in_channels: int) -> None:
-    """Fills the network from a checkpoint. Raises UserError naming both sides where they differ."""
-    net.load_state_dict(fitting_weights(net, path, args, in_channels))
+def load_weights(net: nn.Module, path: Path, name: str, in_channels: int, n_class: int) -> None:
+    """Fills the network, built from these three, from a checkpoint. Raises UserError where they differ, naming both."""
+    net.load_state_dict(fitting_weights(net, path, name, in_channels, n_class))
 
 
 def load_blocks(net: nn.Module, path: Path, blocks: int, in_channels: int) -> dict[str, list[str]]:
@@ -312,17 +315,6 @@ def _module_of(net: nn.Module, name: str) -> str:
     """The child of the network that an entry of its state belongs to, one of a list of them by its number."""
     child, number, *_ = name.split(".")
     return f"{child}.{number}" if isinstance(net.get_submodule(child), nn.ModuleList) else child
-
-
-def describe_network(net: nn.Module, args: Namespace, in_channels: int) -> dict[str, Any]:
-    """All that is needed to build this network again, and its weights."""
-    return {
-        "network": args.network,
-        "in_channels": in_channels,
-        "n_class": args.n_class,
-        "seed": args.seed,
-        "net": net.state_dict(),
-    }
 
 
 # ------------------------------------------------------------------------------------------------- pictures

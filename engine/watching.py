@@ -1,7 +1,6 @@
 """What a run says of itself while it trains: that an adaptation does harm, as far as that is seen without labels."""
 
 import re
-from argparse import Namespace
 from collections.abc import Mapping
 from typing import Any
 
@@ -19,12 +18,6 @@ from processes.interrupt import STOP
 COLUMNS = ("alarms", "val_source_agreement")  # of the log of a run that is watched
 
 
-def adapts_blindly(method: Method, args: Namespace) -> bool:
-    """Whether it goes on from a whole trained network without the target's labels."""
-    learns = args.mode == "learn" and bool(method.streams) and method.segments
-    return learns and "target" not in method.labelled and bool(args.model_weights) and args.load_blocks is None
-
-
 class Watch:
     """Listens to each epoch of a run, and knows what its alarms were compared with and what they said.
 
@@ -36,16 +29,19 @@ class Watch:
         method: Method,
         streams: Mapping[str, AnyStream],
         val: Stream | WholeStream | None,
-        args: Namespace,
+        whole: bool,
     ) -> None:
-        self.method, self.val, self.args = method, val, args
+        """whole: whether all of the network comes from a checkpoint."""
+        self.method, self.val = method, val
+        self.n_class, self.n_epoch = method.settings.n_class, method.settings.n_epoch
         self.first = next(iter(streams.values()), None)
-        self.is_on = self.first is not None and adapts_blindly(method, args)
+        blind = method.segments and "target" not in method.labelled
+        self.is_on = self.first is not None and blind and whole
         compares = [part.compares_ratios for part in method.loss.losses]
         prior = self.first and prior_share(self.first.slices.bounds, compares)
         # one for each mode of the network: batch normalisation may hold in the one and collapse in the other
         self.training, self.validation = CollapseAlarm(prior), CollapseAlarm(prior)
-        self.maps, self.one_class = SourceMaps(args.n_class), OneClass(args.n_epoch)
+        self.maps, self.one_class = SourceMaps(self.n_class), OneClass(self.n_epoch)
         self.agreement = np.nan  # of the last network that was evaluated, with the source network
         self.rung: list[int] = []  # the epochs, counted from 1, in which something was alarming
         self.said: list[str] = []  # the kinds of what was alarming in the epoch before
@@ -54,8 +50,8 @@ class Watch:
         """Looks at the network as it is now, before the first step: its shares and maps. Returns its validation."""
         if not self.is_on:
             return None
-        found = evaluate(self.method, self.val, self.args, keep_masks=False, look=self.maps.keep)
-        self.training.begin(_count_classes(self.method, self.first, self.args.n_class))
+        found = evaluate(self.method, self.val, keep_masks=False, look=self.maps.keep)
+        self.training.begin(_count_classes(self.method, self.first, self.n_class))
         return found
 
     @torch.inference_mode()
@@ -112,10 +108,10 @@ class Watch:
 
     def sum_up(self) -> str:
         """What a reader of the screen must know at the end; nothing where the last epoch was in order."""
-        if not self.rung or self.rung[-1] != self.args.n_epoch:
+        if not self.rung or self.rung[-1] != self.n_epoch:
             return ""
         return (
-            f"The alarm rang in {len(self.rung)} of {self.args.n_epoch} epochs, the last among them. Before you use "
+            f"The alarm rang in {len(self.rung)} of {self.n_epoch} epochs, the last among them. Before you use "
             "this network, compare it with the one it started from (--method noadap), by eye where there are no labels."
         )
 
@@ -139,7 +135,7 @@ def _kind(words: str) -> str:
 def _count_classes(method: Method, stream: AnyStream, n_class: int) -> np.ndarray:
     """(K,) pixels that the network, in evaluation mode, gives each class in the first epoch's batches."""
     method.net.eval()
-    total = torch.zeros(n_class, dtype=torch.float64, device=method.args.device)
+    total = torch.zeros(n_class, dtype=torch.float64, device=method.settings.device)
     for batch, _ in stream.epoch(0):
         STOP.check()
         total += class_counts(most_probable(method.predict(batch)), None, n_class)[3].sum(0)

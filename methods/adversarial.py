@@ -15,7 +15,6 @@ Adversarial training peaks early and then wanders: look at the curve, not at the
 labels.
 """
 
-from argparse import Namespace, _ArgumentGroup
 from collections.abc import Mapping, Sequence
 from contextlib import nullcontext
 from typing import Any
@@ -26,7 +25,14 @@ from torch import Tensor, nn
 
 from datasets.streams import Batch
 from methods.base import METHODS, Method
-from methods.discriminators import FCDiscriminator, Levels, check_settings, entropy_map, running_statistics_kept
+from methods.discriminators import (
+    AdversarialSettings,
+    FCDiscriminator,
+    Levels,
+    check_settings,
+    entropy_map,
+    running_statistics_kept,
+)
 from methods.objective import LossSum
 from methods.optimisers import Groups, load_optimiser
 from nets.probabilities import log_probabilities
@@ -45,41 +51,27 @@ class Adversarial(Method):
     supervision = "source labels"
     one_pass = False
 
-    @staticmethod
-    def add_arguments(group: _ArgumentGroup) -> None:
-        add = group.add_argument
-        add("--lambda_adv", type=float, nargs="+", default=[1e-3], help="λ_adv of each level, the network's own first")
-        add("--lambda_seg", type=float, default=0.1, help="weight of the losses on the source at the coarser levels")
-        add("--lambda_ent", type=float, default=0.0, help="weight of the target's entropy (MinEnt)")
-        add("--d_input", choices=("softmax", "entropy"), default="softmax", help="what discriminators see")
-        add("--gan", choices=("vanilla", "ls"), default="vanilla", help="cross-entropy or least squares")
-        add("--d_l_rate", type=float, default=1e-4, help="learning rate of the discriminators (Adam, betas 0.9, 0.99)")
-        add("--d_width", type=int, default=64, help="channels of the discriminators' first layer")
-        add("--d_stride", type=int, choices=(1, 2), default=2, help="of the discriminators' convolutions")
-        add(
-            "--bn_stats",
-            choices=("target", "both"),
-            default="target",
-            help="whose images the running statistics of the batch norms follow (published: both)",
-        )
-        add("--iter_size", type=int, default=1, help="batches whose gradients make one update")
+    Settings = AdversarialSettings
+    settings: AdversarialSettings
 
-    def __init__(self, net: nn.Module, loss: LossSum, args: Namespace, team: Team = ALONE) -> None:
-        check_settings(args)
-        super().__init__(net, loss, args, team)
+    def __init__(self, net: nn.Module, loss: LossSum, settings: AdversarialSettings, team: Team = ALONE) -> None:
+        check_settings(settings)
+        super().__init__(net, loss, settings, team)
         self.discriminators = nn.ModuleList(
-            FCDiscriminator(args.n_class, nF=args.d_width, stride=args.d_stride) for _ in args.lambda_adv
-        ).to(args.device)
+            FCDiscriminator(settings.n_class, nF=settings.d_width, stride=settings.d_stride)
+            for _ in settings.lambda_adv
+        ).to(settings.device)
         self.d_optimiser = torch.optim.Adam(
-            [{"params": list(self.discriminators.parameters()), "initial_lr": args.d_l_rate}],
-            lr=args.d_l_rate,
+            [{"params": list(self.discriminators.parameters()), "initial_lr": settings.d_l_rate}],
+            lr=settings.d_l_rate,
             betas=(0.9, 0.99),
             fused=True,
         )
         self.gathered = 0  # batches whose gradients wait for their update
 
     def extended(self, net: nn.Module) -> nn.Module:
-        return Levels(net, [net.make_head(level) for level in range(1, len(self.args.lambda_adv))]).to(self.args.device)
+        heads = [net.make_head(level) for level in range(1, len(self.settings.lambda_adv))]
+        return Levels(net, heads).to(self.settings.device)
 
     def groups(self) -> Groups:
         heads = [(list(head.parameters()), self.net.head_rate) for head in self.module.heads]
@@ -91,7 +83,7 @@ class Adversarial(Method):
 
     @property
     def columns(self) -> list[str]:
-        names = [*self.loss.columns, "entropy"] if self.args.lambda_ent else self.loss.columns
+        names = [*self.loss.columns, "entropy"] if self.settings.lambda_ent else self.loss.columns
         for level in range(1, len(self.discriminators) + 1):
             names = [*names, *([f"seg{level}"] if level > 1 else []), f"adv{level}", f"d{level}", f"d{level}_accuracy"]
         return names
@@ -125,11 +117,11 @@ class Adversarial(Method):
 
         Returns what the discriminators will see of each level, (B, K, W, H) without a gradient, and the scalar terms.
         """
-        with nullcontext() if self.args.bn_stats == "both" else running_statistics_kept(self.module):
+        with nullcontext() if self.settings.bn_stats == "both" else running_statistics_kept(self.module):
             levels = self.predict_levels(batch)
         terms = self.loss(levels[0], batch.targets, batch.bounds)
         for number, logits in enumerate(levels[1:], 2):
-            terms[f"seg{number}"] = self.args.lambda_seg * self.loss(logits, batch.targets, batch.bounds)["tot"]
+            terms[f"seg{number}"] = self.settings.lambda_seg * self.loss(logits, batch.targets, batch.bounds)["tot"]
             terms["tot"] = terms["tot"] + terms[f"seg{number}"]
         self.backward(terms["tot"])
         return [self.shown(logits).detach() for logits in levels], terms
@@ -143,11 +135,11 @@ class Adversarial(Method):
         levels = self.predict_levels(batch)
         seen, terms = [self.shown(logits) for logits in levels], {}
         for number, (weight, view, judge) in enumerate(
-            zip(self.args.lambda_adv, seen, self.discriminators, strict=True), 1
+            zip(self.settings.lambda_adv, seen, self.discriminators, strict=True), 1
         ):
             terms[f"adv{number}"] = weight * self.judged(self.verdict(judge, view), SOURCE)
-        if self.args.lambda_ent:
-            terms["entropy"] = self.args.lambda_ent * entropy_map(levels[0]).sum(1).mean()
+        if self.settings.lambda_ent:
+            terms["entropy"] = self.settings.lambda_ent * entropy_map(levels[0]).sum(1).mean()
         terms["tot"] = torch.stack(list(terms.values())).sum()
         self.backward(terms["tot"])
         return levels[0], [view.detach() for view in seen], terms
@@ -158,7 +150,7 @@ class Adversarial(Method):
         source, target: what they see of each level, (B, K, W, H). Returns the loss of each discriminator and the share
         of its judgements that are right, all scalars.
         """
-        terms, border = {}, 0.0 if self.args.gan == "vanilla" else (SOURCE + TARGET) / 2
+        terms, border = {}, 0.0 if self.settings.gan == "vanilla" else (SOURCE + TARGET) / 2
         for number, (ours, theirs, judge) in enumerate(zip(source, target, self.discriminators, strict=True), 1):
             on_source, on_target = self.verdict(judge, ours), self.verdict(judge, theirs)
             terms[f"d{number}"] = (self.judged(on_source, SOURCE) + self.judged(on_target, TARGET)) / 2
@@ -180,7 +172,7 @@ class Adversarial(Method):
 
     def shown(self, logits: Tensor) -> Tensor:
         """(B, K, W, H) logits -> (B, K, W, H): what a discriminator sees of a prediction, in fp32."""
-        return log_probabilities(logits).exp() if self.args.d_input == "softmax" else entropy_map(logits)
+        return log_probabilities(logits).exp() if self.settings.d_input == "softmax" else entropy_map(logits)
 
     def verdict(self, judge: nn.Module, view: Tensor) -> Tensor:
         """(B, K, W, H) -> (B, 1, w, h): a discriminator's logits, computed at the run's precision, in fp32."""
@@ -190,11 +182,11 @@ class Adversarial(Method):
     def judged(self, verdict: Tensor, truth: float) -> Tensor:
         """Scalar: how far a discriminator's map (B,1,w,h) is from saying `truth` everywhere."""
         wanted = torch.full_like(verdict, truth)
-        return (F.binary_cross_entropy_with_logits if self.args.gan == "vanilla" else F.mse_loss)(verdict, wanted)
+        return (F.binary_cross_entropy_with_logits if self.settings.gan == "vanilla" else F.mse_loss)(verdict, wanted)
 
     def backward(self, loss: Tensor) -> None:
         """Adds the gradients of a scalar loss: that of one batch out of --iter_size."""
-        self.scaler.scale(loss / self.args.iter_size).backward()
+        self.scaler.scale(loss / self.settings.iter_size).backward()
 
     def _clear_gradients(self) -> None:
         if self.gathered == 0:
@@ -202,7 +194,7 @@ class Adversarial(Method):
                 optimiser.zero_grad(set_to_none=True)
 
     def _update(self) -> None:
-        self.gathered = (self.gathered + 1) % self.args.iter_size
+        self.gathered = (self.gathered + 1) % self.settings.iter_size
         if self.gathered == 0:
             self.team.average(self.discriminators.parameters())
             for optimiser in self.optimisers:

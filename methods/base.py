@@ -1,7 +1,6 @@
 """What the training loop asks of a method."""
 
 import re
-from argparse import Namespace, _ArgumentGroup
 from collections.abc import Mapping, Sequence
 from contextlib import AbstractContextManager, nullcontext
 from typing import Any, ClassVar
@@ -9,10 +8,11 @@ from typing import Any, ClassVar
 import torch
 from torch import Tensor, nn
 
-from datasets.sampling import Sampler
+from dataloader import Demand
 from datasets.streams import Batch
 from methods.objective import LossSum
 from methods.optimisers import Groups, load_optimiser, make_optimiser, set_rates
+from methods.settings import Settings
 from nets.precision import AUTOCAST
 from nets.sliding_window import sliding_window
 from processes.team import ALONE, Team
@@ -41,34 +41,21 @@ class Method:
     # whether a step is one backward pass into fresh gradients, which a CUDA graph can replay: the first gradients of a
     # step lie in the memory that a second forward pass of the same graph writes over
     one_pass: ClassVar[bool] = True
-
-    @staticmethod
-    def add_arguments(group: _ArgumentGroup) -> None:
-        """Adds the flags that only this method has."""
+    Settings: ClassVar[type[Settings]] = Settings  # what it is told: its own flags are declared here
 
     @classmethod
-    def streams_of(cls, args: Namespace) -> tuple[str, ...]:
-        """The names in `streams` that a run with these arguments consumes."""
-        return cls.streams
+    def demand(cls, settings: Settings) -> Demand:
+        """What a run that learns with these settings wants of the data."""
+        return Demand(settings.method, dict.fromkeys(cls.streams, settings.batch_size), cls.labelled, cls.segments)
 
-    @staticmethod
-    def batch_size(stream: str, args: Namespace) -> int:
-        """How many images of a stream one step sees."""
-        return args.batch_size
-
-    @staticmethod
-    def sampler(stream: str, patients: Sequence[str], args: Namespace) -> Sampler | None:
-        """What draws a stream's batches from slices of these patients. None draws all slices in random order."""
-        return None
-
-    def __init__(self, net: nn.Module, loss: LossSum, args: Namespace, team: Team = ALONE) -> None:
-        self.net, self.loss, self.args, self.team = net, loss, args, team
+    def __init__(self, net: nn.Module, loss: LossSum, settings: Settings, team: Team = ALONE) -> None:
+        self.net, self.loss, self.settings, self.team = net, loss, settings, team
         self.module = self.extended(net)
         self.model = team.wrap(self.module)  # the same as it is called in training: shared out, perhaps compiled
-        self.optimiser = make_optimiser(self.groups(), args)
+        self.optimiser = make_optimiser(self.groups(), settings)
         self.caution, self.halvings = 1.0, 0  # factors on the learning rate: after a collapse; by --lr_rule legacy
         self.step_seed = 0
-        self.scaler = torch.amp.GradScaler(enabled=args.precision == "fp16" and args.device.startswith("cuda"))
+        self.scaler = torch.amp.GradScaler(enabled=settings.precision == "fp16" and settings.device.startswith("cuda"))
 
     @property
     def notes(self) -> list[str]:
@@ -95,7 +82,7 @@ class Method:
         """Names of the terms that a step returns, "tot" first; the log's columns."""
         return self.loss.columns
 
-    def settings(self) -> dict[str, float]:
+    def moving(self) -> dict[str, float]:
         """What changes from epoch to epoch: "lr" (NaN if nothing learns), and the scheduled weights of the losses."""
         lr = self.optimiser.param_groups[0]["lr"] if self.optimiser else float("nan")
         return {"lr": lr} | self.loss.moving_weights()
@@ -116,8 +103,7 @@ class Method:
         """Sets training mode, except for parts that stand still."""
         self.module.train()
 
-    @classmethod
-    def images_at_once(cls, rows: Mapping[str, int], args: Namespace) -> int:
+    def images_at_once(self, rows: Mapping[str, int]) -> int:
         """The fewest images of a forward pass in training, for the smallest batch of each stream."""
         return min(rows.values())
 
@@ -127,16 +113,16 @@ class Method:
         seed: of what a step draws alike in every process of a team (torch's own generator draws something else in each)
         """
         self.step_seed = seed
-        if self.args.lr_rule == "poly":
+        if self.settings.lr_rule == "poly":
             self._set_rates(progress)
 
     def end_epoch(self, epoch: int, best_epoch: int) -> None:
         """Is called after an epoch and its validation. `best_epoch` is the best epoch so far."""
-        self.halvings += self.args.lr_rule == "legacy" and epoch % (best_epoch + 20) == 0
+        self.halvings += self.settings.lr_rule == "legacy" and epoch % (best_epoch + 20) == 0
 
     def _set_rates(self, progress: float) -> None:
         for optimiser in self.optimisers:
-            set_rates(optimiser, progress, self.args, self.caution * 0.5**self.halvings)
+            set_rates(optimiser, progress, self.settings, self.caution * 0.5**self.halvings)
 
     def step(self, batches: Mapping[str, Batch]) -> tuple[dict[str, Tensor], Tensor]:
         """Makes one update.
@@ -159,23 +145,21 @@ class Method:
 
         A volume is seen in windows of --crop, a training batch of them at a time.
         """
-        if not self.args.crop:
+        crop, overlap, at_once = self.settings.crop, self.settings.overlap, self.settings.batch_size
+        if not crop:
             return self.net(self.laid_out(image), size)
-        args = self.args
-        return sliding_window(
-            lambda part: self.net(self.laid_out(part)), image, args.crop, args.overlap, args.batch_size
-        )
+        return sliding_window(lambda part: self.net(self.laid_out(part)), image, crop, overlap, at_once)
 
     def laid_out(self, image: Tensor) -> Tensor:
         """The images (B, C, W, H) or (B, C, D, W, H) in the memory layout of --channels_last."""
-        if not self.args.channels_last:
+        if not self.settings.channels_last:
             return image
         return image.contiguous(memory_format=torch.channels_last_3d if image.ndim == 5 else torch.channels_last)
 
     def precision(self) -> AbstractContextManager[Any]:
         """The context of a forward pass at the run's precision. The losses always compute in fp32."""
-        dtype = AUTOCAST.get(self.args.precision)
-        return torch.autocast(self.args.device.split(":")[0], dtype) if dtype else nullcontext()
+        dtype = AUTOCAST.get(self.settings.precision)
+        return torch.autocast(self.settings.device.split(":")[0], dtype) if dtype else nullcontext()
 
     def update(self, total: Tensor) -> None:
         """Computes the gradients of a scalar loss and makes an optimiser step."""

@@ -11,22 +11,35 @@ Where this differs from the published code on purpose: batches are whole groups 
 each image instead of once a batch, and the frozen encoder keeps its batch-norm statistics, too.
 """
 
-from argparse import Namespace, _ArgumentGroup
-from collections.abc import Iterable, Mapping, Sequence
-from typing import ClassVar
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass, replace
+from functools import partial
+from typing import ClassVar, Literal
 
 import torch
 from torch import Tensor, nn
 
+from dataloader import Demand
 from datasets.augmentation import GLOBAL_VIEW, LOCAL_VIEW, Augmentation
-from datasets.sampling import Partitions, Sampler
+from datasets.sampling import Partitions
 from datasets.streams import Batch
 from methods.base import METHODS, Method
 from methods.contrastive_losses import ACROSS, VERSIONS, global_loss, local_loss
 from methods.embeddings import Embedder, global_head, initialise, local_head
 from methods.objective import LossSum
+from methods.settings import Settings, flag
 from processes.errors import UserError
 from processes.team import ALONE, Team
+
+MATCHES = "what is matched with what: see contrastive_losses.py"
+
+
+@dataclass(frozen=True, kw_only=True)
+class ContrastiveSettings(Settings):
+    strategy: str
+    n_parts: int = flag(4, "partitions of a volume along its axis; a batch has a slice of each")
+    temperature: float = flag(0.1, "τ, by which cosines are divided")
+    embedding: int = flag(128, "numbers in an embedding")
 
 
 class Contrastive(Method):
@@ -36,16 +49,18 @@ class Contrastive(Method):
     segments = False
     supervision = "none"
     view: ClassVar[Augmentation]  # what a random view of a slice is
+    blocks = 0  # of the decoder, between the encoder and the head
+    settings: ContrastiveSettings
 
-    def __init__(self, net: nn.Module, loss: LossSum, args: Namespace, team: Team = ALONE) -> None:
-        check_settings(net, args)
-        super().__init__(net, loss, args, team)
-        self.generator = torch.Generator(args.device)
+    @classmethod
+    def demand(cls, settings: ContrastiveSettings) -> Demand:
+        groups = partial(Partitions, batch_size=settings.batch_size, n_parts=settings.n_parts)
+        return replace(super().demand(settings), sampler=None if settings.strategy == "LR" else groups)
 
-    @property
-    def blocks(self) -> int:
-        """Decoder blocks between the encoder and the head."""
-        return 0
+    def __init__(self, net: nn.Module, loss: LossSum, settings: ContrastiveSettings, team: Team = ALONE) -> None:
+        check_settings(net, settings)
+        super().__init__(net, loss, settings, team)
+        self.generator = torch.Generator(settings.device)
 
     def learning(self, net: nn.Module) -> list[nn.Module]:
         """The parts of the network that learn; all else stays as it came, its batch-norm statistics too."""
@@ -74,7 +89,7 @@ class Contrastive(Method):
         net.requires_grad_(False)
         for part in self.learning(net):
             part.requires_grad_(True)
-        head = self.make_head(net.widths[self.blocks]).apply(initialise).to(self.args.device)
+        head = self.make_head(net.widths[self.blocks]).apply(initialise).to(self.settings.device)
         return Embedder(net, self.blocks, self.team.synchronise(head))
 
     def set_modes(self) -> None:
@@ -83,9 +98,8 @@ class Contrastive(Method):
         for part in self.learning(self.net):
             part.train()
 
-    @classmethod
-    def images_at_once(cls, rows: Mapping[str, int], args: Namespace) -> int:
-        return sum(VERSIONS[args.strategy]) * super().images_at_once(rows, args)
+    def images_at_once(self, rows: Mapping[str, int]) -> int:
+        return sum(VERSIONS[self.settings.strategy]) * super().images_at_once(rows)
 
     def step(self, batches: Mapping[str, Batch]) -> tuple[dict[str, Tensor], None]:
         batch = batches["target"]
@@ -101,7 +115,7 @@ class Contrastive(Method):
         """This process's images (b, C, W, H) as they are, and views of them, as many as the strategy needs."""
         count, shape = len(batch.rows), batch.image.shape[1:]
         generator, share = self.generator.manual_seed(self.step_seed), self.team.share(count)
-        n_plain, n_views = VERSIONS[self.args.strategy]
+        n_plain, n_views = VERSIONS[self.settings.strategy]
         views = [self.view.draw(count, shape, generator).image(batch.image, share) for _ in range(n_views)]
         return [batch.image] * n_plain + views
 
@@ -113,23 +127,21 @@ class ContrastiveGlobal(Contrastive):
     example = ("--n_parts", "2")
     view = GLOBAL_VIEW
 
-    @staticmethod
-    def add_arguments(group: _ArgumentGroup) -> None:
-        add_shared_arguments(group, ("GR", "GD-", "GD"), default="GD")
-        group.add_argument("--head_grid", type=int, default=6, help="the head sees a map averaged over a grid of N x N")
+    @dataclass(frozen=True, kw_only=True)
+    class Settings(ContrastiveSettings):
+        strategy: Literal["GR", "GD-", "GD"] = flag("GD", MATCHES)
+        head_grid: int = flag(6, "the head sees a map averaged over a grid of N x N")
 
-    @staticmethod
-    def sampler(stream: str, patients: Sequence[str], args: Namespace) -> Sampler:
-        return Partitions(patients, args.batch_size, args.n_parts)
+    settings: Settings
 
     def learning(self, net: nn.Module) -> list[nn.Module]:
         return submodules(net, net.parts(0))
 
     def make_head(self, width: int) -> nn.Module:
-        return global_head(width, self.args.head_grid, self.args.embedding)
+        return global_head(width, self.settings.head_grid, self.settings.embedding)
 
     def contrast(self, embeddings: Tensor) -> dict[str, Tensor]:
-        return global_loss(embeddings, self.args.strategy, self.args.n_parts, self.args.temperature)
+        return global_loss(embeddings, self.settings.strategy, self.settings.n_parts, self.settings.temperature)
 
 
 @METHODS.register()
@@ -139,27 +151,25 @@ class ContrastiveLocal(Contrastive):
     needs_weights = True
     view = LOCAL_VIEW
 
-    @staticmethod
-    def add_arguments(group: _ArgumentGroup) -> None:
-        add_shared_arguments(group, ("LR", "LD"), default="LR")
-        group.add_argument("--local_blocks", type=int, default=3, help="decoder blocks that learn")
+    @dataclass(frozen=True, kw_only=True)
+    class Settings(ContrastiveSettings):
+        strategy: Literal["LR", "LD"] = flag("LR", MATCHES)
+        local_blocks: int = flag(3, "decoder blocks that learn")
 
-    @staticmethod
-    def sampler(stream: str, patients: Sequence[str], args: Namespace) -> Sampler | None:
-        return Partitions(patients, args.batch_size, args.n_parts) if args.strategy == "LD" else None
+    settings: Settings
 
     @property
     def blocks(self) -> int:
-        return self.args.local_blocks
+        return self.settings.local_blocks
 
     def learning(self, net: nn.Module) -> list[nn.Module]:
         return submodules(net, [prefix for prefix in net.parts(self.blocks) if prefix not in net.parts(0)])
 
     def make_head(self, width: int) -> nn.Module:
-        return local_head(width, self.args.embedding)
+        return local_head(width, self.settings.embedding)
 
     def contrast(self, embeddings: Tensor) -> dict[str, Tensor]:
-        return local_loss(embeddings, self.args.strategy, self.args.n_parts, self.args.temperature)
+        return local_loss(embeddings, self.settings.strategy, self.settings.n_parts, self.settings.temperature)
 
 
 def submodules(net: nn.Module, prefixes: Iterable[str]) -> list[nn.Module]:
@@ -167,25 +177,18 @@ def submodules(net: nn.Module, prefixes: Iterable[str]) -> list[nn.Module]:
     return [net.get_submodule(prefix.removesuffix(".")) for prefix in prefixes]
 
 
-def add_shared_arguments(group: _ArgumentGroup, strategies: Sequence[str], default: str) -> None:
-    add = group.add_argument
-    add("--strategy", choices=strategies, default=default, help="what is matched with what: see contrastive_losses.py")
-    add("--n_parts", type=int, default=4, help="partitions of a volume along its axis; a batch has a slice of each")
-    add("--temperature", type=float, default=0.1, help="τ, by which cosines are divided")
-    add("--embedding", type=int, default=128, help="numbers in an embedding")
-
-
-def check_settings(net: nn.Module, args: Namespace) -> None:
+def check_settings(net: nn.Module, settings: ContrastiveSettings) -> None:
     """Raises UserError for a setting out of range, and for a network of volumes."""
     for name, most in {"embedding": 2**14, "head_grid": 2**8, "local_blocks": 2**8, "n_parts": 2**16}.items():
-        if not 1 <= (value := getattr(args, name, 1)) <= most:
+        if not 1 <= (value := getattr(settings, name, 1)) <= most:
             raise UserError(f"--{name} is {value}; it must be at least 1 and at most {most}.")
-    if args.temperature <= 0:
-        raise UserError(f"--temperature is {args.temperature:g}; it must be above 0.")
-    if args.strategy in ACROSS and args.batch_size < 2 * args.n_parts:
+    if settings.temperature <= 0:
+        raise UserError(f"--temperature is {settings.temperature:g}; it must be above 0.")
+    strategy, size, n_parts = settings.strategy, settings.batch_size, settings.n_parts
+    if strategy in ACROSS and size < 2 * n_parts:
         raise UserError(
-            f"--strategy {args.strategy} matches volumes with each other, and a batch of {args.batch_size} slices "
-            f"holds one at most: give --batch_size {2 * args.n_parts} or more (2 volumes x --n_parts {args.n_parts})."
+            f"--strategy {strategy} matches volumes with each other, and a batch of {size} slices holds one at most: "
+            f"give --batch_size {2 * n_parts} or more (2 volumes x --n_parts {n_parts})."
         )
     if net.axes != 2:
         raise UserError(

@@ -1,14 +1,16 @@
-"""Networks that tell the predictions of two sites apart."""
+"""Networks that tell the predictions of two sites apart, and the settings of a training against them."""
 
 import math
-from argparse import Namespace
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
+from dataclasses import dataclass
 from itertools import pairwise
+from typing import Literal
 
 from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _BatchNorm
 
+from methods.settings import Settings, flag
 from nets.probabilities import log_probabilities
 from processes.errors import UserError
 
@@ -58,20 +60,36 @@ class Levels(nn.Module):
 WIDEST = 1024  # channels of the first layer; the last but one has eight times as many
 
 
-def check_settings(args: Namespace) -> None:
+@dataclass(frozen=True, kw_only=True)
+class AdversarialSettings(Settings):
+    lambda_adv: tuple[float, ...] = flag((1e-3,), "λ_adv of each level, the network's own first")
+    lambda_seg: float = flag(0.1, "weight of the losses on the source at the coarser levels")
+    lambda_ent: float = flag(0.0, "weight of the target's entropy (MinEnt)")
+    d_input: Literal["softmax", "entropy"] = flag("softmax", "what discriminators see")
+    gan: Literal["vanilla", "ls"] = flag("vanilla", "cross-entropy or least squares")
+    d_l_rate: float = flag(1e-4, "learning rate of the discriminators (Adam, betas 0.9, 0.99)")
+    d_width: int = flag(64, "channels of the discriminators' first layer")
+    d_stride: Literal[1, 2] = flag(2, "of the discriminators' convolutions")
+    bn_stats: Literal["target", "both"] = flag(
+        "target", "whose images the running statistics of the batch norms follow (published: both)"
+    )
+    iter_size: int = flag(1, "batches whose gradients make one update")
+
+
+def check_settings(settings: AdversarialSettings) -> None:
     """Raises UserError for a setting out of range."""
     for name, low in {"iter_size": 1, "d_width": 1, "lambda_seg": 0, "lambda_ent": 0, "d_l_rate": 0}.items():
-        if getattr(args, name) < low:
-            raise UserError(f"--{name} is {getattr(args, name):g}; it must be at least {low}.")
-    if args.d_width > WIDEST:
-        raise UserError(f"--d_width is {args.d_width}; it must be at most {WIDEST}.")
-    if args.crop:
+        if getattr(settings, name) < low:
+            raise UserError(f"--{name} is {getattr(settings, name):g}; it must be at least {low}.")
+    if settings.d_width > WIDEST:
+        raise UserError(f"--d_width is {settings.d_width}; it must be at most {WIDEST}.")
+    if settings.crop:
         raise UserError(
-            f"--method {args.method} judges the maps of slices, and --crop makes a run of volumes; leave it out, "
+            f"--method {settings.method} judges the maps of slices, and --crop makes a run of volumes; leave it out, "
             "or take another method (sfda, self_training)."
         )
-    if min(args.lambda_adv) < 0:
-        raise UserError(f"--lambda_adv has one weight a level, none of them below 0; got {args.lambda_adv}.")
+    if min(settings.lambda_adv) < 0:
+        raise UserError(f"--lambda_adv has one weight a level, none of them below 0; got {settings.lambda_adv}.")
 
 
 @contextmanager

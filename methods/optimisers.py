@@ -1,7 +1,7 @@
 """Optimisers, and the learning rate over epochs and steps."""
 
-from argparse import Namespace
 from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from typing import Any
 
 import torch
@@ -15,20 +15,39 @@ LR_RULES = ("step", "late", "poly", "legacy")
 Groups = Sequence[tuple[Sequence[nn.Parameter], float]]  # parameters, and their factor on the learning rate
 
 
-def make_optimiser(groups: Groups, args: Namespace) -> torch.optim.Optimizer | None:
+@dataclass(frozen=True, kw_only=True)
+class Learning:
+    """What optimisers and learning rates are told, under the names of the flags."""
+
+    l_rate: float
+    lr_rule: str
+    lr_decay: float
+    lr_decay_epoch: int
+    poly_power: float
+    poly_epochs: float
+    n_epoch: int
+    n_warmup: int
+    flr: int
+    weight_decay: float
+    optimiser: str
+    betas: Sequence[float]
+    momentum: float
+
+
+def make_optimiser(groups: Groups, learning: Learning) -> torch.optim.Optimizer | None:
     """Adam, AdamW or SGD over the groups, in one fused pass over their parameters; None where nothing learns."""
     parts = [
-        {"params": list(parameters), "lr": args.l_rate * factor, "initial_lr": args.l_rate * factor}
+        {"params": list(parameters), "lr": learning.l_rate * factor, "initial_lr": learning.l_rate * factor}
         for parameters, factor in groups
         if parameters
     ]
     if not parts:
         return None
-    shared = {"lr": args.l_rate, "weight_decay": args.weight_decay, "fused": True}
-    if args.optimiser == "sgd":
-        return torch.optim.SGD(parts, momentum=args.momentum, **shared)
-    kind = torch.optim.AdamW if args.optimiser == "adamw" else torch.optim.Adam
-    return kind(parts, betas=tuple(args.betas), **shared)
+    shared = {"lr": learning.l_rate, "weight_decay": learning.weight_decay, "fused": True}
+    if learning.optimiser == "sgd":
+        return torch.optim.SGD(parts, momentum=learning.momentum, **shared)
+    kind = torch.optim.AdamW if learning.optimiser == "adamw" else torch.optim.Adam
+    return kind(parts, betas=tuple(learning.betas), **shared)
 
 
 def load_optimiser(optimiser: torch.optim.Optimizer, state: Mapping[str, Any]) -> None:
@@ -63,13 +82,13 @@ def same(first: Any, second: Any) -> bool:
     return first == second
 
 
-def set_rates(optimiser: torch.optim.Optimizer, progress: float, args: Namespace, factor: float) -> None:
+def set_rates(optimiser: torch.optim.Optimizer, progress: float, learning: Learning, factor: float) -> None:
     """Lays the learning rate of this moment on every group, times `factor`."""
     for group in optimiser.param_groups:
-        group["lr"] = learning_rate(progress, args, group["initial_lr"]) * factor
+        group["lr"] = learning_rate(progress, learning, group["initial_lr"]) * factor
 
 
-def learning_rate(progress: float, args: Namespace, initial: float) -> float:
+def learning_rate(progress: float, learning: Learning, initial: float) -> float:
     """The rate after `progress` epochs, by --lr_rule, after a linear warm-up over the first `n_warmup` epochs.
 
     step: times `lr_decay` every `lr_decay_epoch` epochs; `--flr`, or a decay of 0 as published lines write it, keeps
@@ -77,21 +96,22 @@ def learning_rate(progress: float, args: Namespace, initial: float) -> float:
     from 0. poly: times (1 − progress / poly_epochs)^poly_power, step by step (Chen et al. 2018). legacy: fixed here;
     Method.end_epoch halves it, as the published boundary loss does.
     """
-    warmup = min(1.0, (int(progress) + 1) / (args.n_warmup + 1))
-    if args.lr_rule == "poly":
-        left = 1 - progress / (args.poly_epochs or args.n_epoch)
-        return initial * warmup * max(left, 0.0) ** args.poly_power
-    fixed = args.flr or args.lr_decay == 0 or args.lr_rule == "legacy"
-    done = max(0, int(progress) - (args.lr_rule == "late"))
-    return initial * warmup * (1.0 if fixed else args.lr_decay ** (done // args.lr_decay_epoch))
+    warmup = min(1.0, (int(progress) + 1) / (learning.n_warmup + 1))
+    if learning.lr_rule == "poly":
+        left = 1 - progress / (learning.poly_epochs or learning.n_epoch)
+        return initial * warmup * max(left, 0.0) ** learning.poly_power
+    fixed = learning.flr or learning.lr_decay == 0 or learning.lr_rule == "legacy"
+    done = max(0, int(progress) - (learning.lr_rule == "late"))
+    return initial * warmup * (1.0 if fixed else learning.lr_decay ** (done // learning.lr_decay_epoch))
 
 
-def check_rates(args: Namespace) -> None:
+def check_rates(learning: Learning) -> None:
     """Raises UserError for settings out of range."""
-    if args.poly_epochs < 0 or (args.lr_rule == "poly" and 0 < args.poly_epochs < args.n_epoch):
+    if learning.poly_epochs < 0 or (learning.lr_rule == "poly" and 0 < learning.poly_epochs < learning.n_epoch):
         raise UserError(
-            f"--poly_epochs is {args.poly_epochs:g} for {args.n_epoch} epochs: the learning rate would be 0 before the "
-            "end. Give at least --n_epoch, or leave it out."
+            f"--poly_epochs is {learning.poly_epochs:g} for {learning.n_epoch} epochs: the learning rate would be 0 "
+            "before the end. Give at least --n_epoch, or leave it out."
         )
-    if not all(0 <= beta < 1 for beta in (*args.betas, args.momentum)):
-        raise UserError(f"--betas {args.betas} and --momentum {args.momentum} lie between 0 and 1, 1 left out.")
+    if not all(0 <= beta < 1 for beta in (*learning.betas, learning.momentum)):
+        numbers = f"--betas {learning.betas} and --momentum {learning.momentum}"
+        raise UserError(f"{numbers} lie between 0 and 1, 1 left out.")

@@ -24,20 +24,22 @@ goes to its prior, whatever the images. With --straight_through the label is 1[p
 gradient. Then the losses move T_h too, to where the pseudo labels agree with the prediction.
 """
 
-from argparse import Namespace, _ArgumentGroup
 from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
 
 import torch
 from torch import Tensor, nn
 
+from dataloader import Demand
 from datasets.streams import Batch
 from methods.base import METHODS, Method
 from methods.objective import LossSum
+from methods.settings import flag
 from methods.thresholds import (
     DIMENSIONS,
     Gaussian,
+    ThresholdSettings,
     WithThreshold,
-    add_threshold_arguments,
     check_settings,
     deviation,
     mean_foreground,
@@ -59,33 +61,34 @@ class PseudoLabel(Method):
     streams = ("target", "unlabelled")
     supervision = "few labels"
 
-    @staticmethod
-    def add_arguments(group: _ArgumentGroup) -> None:
-        group.add_argument("--batch_u", type=int, default=1, help="images without labels in a step (0: supervised)")
-        add_threshold_arguments(group, warmup_start=0.4, warmup=0.1)
+    @dataclass(frozen=True, kw_only=True)
+    class Settings(ThresholdSettings):
+        batch_u: int = flag(1, "images without labels in a step (0: supervised)")
+        warmup_start: float = flag(0.4, "share of the training before α rises")
+        warmup: float = flag(0.1, "share of the training in which α rises")
+
+    settings: ThresholdSettings
 
     @classmethod
-    def streams_of(cls, args: Namespace) -> tuple[str, ...]:
-        return tuple(name for name in cls.streams if cls.batch_size(name, args))
+    def demand(cls, settings: ThresholdSettings) -> Demand:
+        demand = super().demand(settings)
+        sizes = demand.streams | ({"unlabelled": settings.batch_u} if "unlabelled" in cls.streams else {})
+        return replace(demand, streams={name: size for name, size in sizes.items() if size})
 
-    @staticmethod
-    def batch_size(stream: str, args: Namespace) -> int:
-        return args.batch_u if stream == "unlabelled" else args.batch_size
-
-    def __init__(self, net: nn.Module, loss: LossSum, args: Namespace, team: Team = ALONE) -> None:
-        check_settings(args)
-        check_losses(loss, args, sized="unlabelled" not in self.streams)
-        self.progress, self.generator = 0.0, torch.Generator(args.device)
-        self.makes_labels = len(self.streams_of(args)) > len(self.labelled)
-        self.learns_threshold = self.makes_labels and args.threshold == "learnt"
-        super().__init__(net, loss, args, team)
+    def __init__(self, net: nn.Module, loss: LossSum, settings: ThresholdSettings, team: Team = ALONE) -> None:
+        check_settings(settings)
+        check_losses(loss, settings, sized="unlabelled" not in self.streams)
+        self.progress, self.generator = 0.0, torch.Generator(settings.device)
+        self.makes_labels = len(self.demand(settings).streams) > len(self.labelled)
+        self.learns_threshold = self.makes_labels and settings.threshold == "learnt"
+        super().__init__(net, loss, settings, team)
 
     def extended(self, net: nn.Module) -> nn.Module:
-        args = self.args
-        wanted = {"mean": args.post_mu == 0, "log_variance": args.post_sd == 0 or args.threshold_draw == "published"}
+        settings, draw = self.settings, self.settings.threshold_draw
+        wanted = {"mean": settings.post_mu == 0, "log_variance": settings.post_sd == 0 or draw == "published"}
         learnt = [name for name, is_learnt in wanted.items() if is_learnt and self.learns_threshold]
-        module = WithThreshold(net, learnt, args.threshold_moves == "head").to(args.device)
-        if "log_variance" in learnt and args.post_sd and not args.straight_through:
+        module = WithThreshold(net, learnt, settings.threshold_moves == "head").to(settings.device)
+        if "log_variance" in learnt and settings.post_sd and not settings.straight_through:
             module.head["log_variance"].requires_grad_(False)  # drawn with, and learnt by nothing
         return module
 
@@ -97,7 +100,7 @@ class PseudoLabel(Method):
 
     @property
     def notes(self) -> list[str]:
-        if self.args.straight_through or not self.learns_threshold or (self.args.post_mu and self.args.post_sd):
+        if self.settings.straight_through or not self.learns_threshold or self.settings.given:
             return super().notes
         return [
             *super().notes,
@@ -109,8 +112,7 @@ class PseudoLabel(Method):
         super().begin_step(progress, seed)
         self.progress = progress
 
-    @classmethod
-    def images_at_once(cls, rows: Mapping[str, int], args: Namespace) -> int:
+    def images_at_once(self, rows: Mapping[str, int]) -> int:
         return sum(rows.values())  # one pass sees those with labels and those without
 
     # -- a step -----------------------------------------------------------------------------------------------
@@ -150,21 +152,21 @@ class PseudoLabel(Method):
 
     def learn_pseudo(self, batch: Batch, logits: Sequence[Tensor], head: Mapping[str, Tensor]) -> dict[str, Tensor]:
         """The scalar terms of the batch without labels. Its logits are the last of `logits`, each (B, K, …)."""
-        args, n_loss = self.args, len(self.loss.losses)
+        settings, n_loss = self.settings, len(self.loss.losses)
         terms = self.draw_threshold(logits, head)
         threshold = terms["threshold"]
-        probs = log_probabilities(logits[-1].detach() / args.temperature).exp()
+        probs = log_probabilities(logits[-1].detach() / settings.temperature).exp()
         label = pseudo_label(probs, threshold)
         share = (label > 0).float().mean()
-        target = straight_through(probs, threshold) if args.straight_through else label
+        target = straight_through(probs, threshold) if settings.straight_through else label
         cost = self.loss(logits[-1], [target] * n_loss, batch.bounds or [None] * n_loss)["tot"]
         # Not "is inside", which a NaN is not: it has to reach the guard of the training.
-        outside = (threshold <= args.conf_lower) | (threshold >= 1)
-        idle = outside | (cost <= 0) | (share < args.skip_empty)
-        ramp = args.alpha * ramp_up(self.progress / args.n_epoch, args.warmup_start, args.warmup)
-        terms |= {"pseudo_share": share, "unlabelled": (args.beta * ramp * cost).masked_fill(idle, 0)}
+        outside = (threshold <= settings.conf_lower) | (threshold >= 1)
+        idle = outside | (cost <= 0) | (share < settings.skip_empty)
+        ramp = settings.alpha * ramp_up(self.progress / settings.n_epoch, settings.warmup_start, settings.warmup)
+        terms |= {"pseudo_share": share, "unlabelled": (settings.beta * ramp * cost).masked_fill(idle, 0)}
         if self.learns_threshold:
-            terms["kl"] = (args.kl_weight * ramp * terms["kl"]).masked_fill(idle, 0)
+            terms["kl"] = (settings.kl_weight * ramp * terms["kl"]).masked_fill(idle, 0)
         return terms
 
     def without_empty(self, batch: Batch, terms: Mapping[str, Tensor]) -> dict[str, Tensor]:
@@ -173,7 +175,7 @@ class PseudoLabel(Method):
         Those that are learnt from are 0 if the ground truth has too little foreground (--skip_empty).
         """
         truth = batch.targets[0]
-        empty = ((truth > 0) & (truth < self.args.n_class)).float().mean() < self.args.skip_empty
+        empty = ((truth > 0) & (truth < self.settings.n_class)).float().mean() < self.settings.skip_empty
         learnt = {*self.loss.columns, "unlabelled", "kl"}
         return {name: term.masked_fill(empty, 0) if name in learnt else term for name, term in terms.items()}
 
@@ -182,49 +184,50 @@ class PseudoLabel(Method):
     def draw_threshold(self, logits: Sequence[Tensor], head: Mapping[str, Tensor]) -> dict[str, Tensor]:
         """Scalars: "threshold", and where it is learnt "kl", "prior_mu" and "prior_sd"."""
         if not self.learns_threshold:
-            return {"threshold": torch.full((), self.args.threshold_value, device=logits[0].device)}
+            return {"threshold": torch.full((), self.settings.threshold_value, device=logits[0].device)}
         confidence = mean_foreground(logits)
-        if self.args.threshold_moves == "head":
+        if self.settings.threshold_moves == "head":
             confidence = confidence.detach()  # or the KL would learn to be unsure
         prior = self.prior(confidence)
         posterior = self.posterior(confidence, head, sum(map(len, logits)))
         # The same in every process, which the state of torch's own generator is not.
         self.generator.manual_seed(self.step_seed)
         noise = torch.randn(posterior.mean.shape, generator=self.generator, device=confidence.device)
-        as_published = self.args.threshold_draw == "published"
+        as_published = self.settings.threshold_draw == "published"
         spread_of_draw = deviation(head["log_variance"]) if as_published else posterior.sd
         threshold = (posterior.mean + noise * spread_of_draw).mean()
         if not as_published:
             threshold = torch.where((threshold - prior.mean).abs() > 2 * prior.sd, prior.mean, threshold)
         kl = posterior.kl(prior)
-        kl = kl.mean() if self.args.post_mu and self.args.post_sd else kl.sum(1).mean()  # numbers, or 256 dimensions
+        kl = kl.mean() if self.settings.given else kl.sum(1).mean()  # numbers, or 256 dimensions
         return {"threshold": threshold, "kl": kl, "prior_mu": prior.mean, "prior_sd": prior.sd}
 
     def prior(self, confidence: Tensor) -> Gaussian:
         """Two scalars: as given, or from the confidence."""
-        args = self.args
-        mean = confidence if args.pri_mu else torch.full_like(confidence, args.prior_mu)
-        return Gaussian(mean, spread(mean) if args.pri_sd else torch.full_like(mean, args.prior_sd))
+        settings = self.settings
+        mean = confidence if settings.pri_mu else torch.full_like(confidence, settings.prior_mu)
+        return Gaussian(mean, spread(mean) if settings.pri_sd else torch.full_like(mean, settings.prior_sd))
 
     def posterior(self, confidence: Tensor, head: Mapping[str, Tensor], count: int) -> Gaussian:
         """(count, 256) posterior of the threshold: from the head, from the confidence, or as the prior is given."""
-        args = self.args
-        given = Gaussian(*(torch.full_like(confidence, value) for value in (args.prior_mu, args.prior_sd)))
-        mean = head["mean"].float().relu() if args.post_mu == 0 else (confidence, given.mean)[args.post_mu - 1]
-        sd = deviation(head["log_variance"]) if args.post_sd == 0 else (spread(mean), given.sd)[args.post_sd - 1]
-        return Gaussian(mean.expand(count, DIMENSIONS), sd.expand(count, DIMENSIONS))
+        mu, sd = self.settings.post_mu, self.settings.post_sd
+        priors = (self.settings.prior_mu, self.settings.prior_sd)
+        given = Gaussian(*(torch.full_like(confidence, value) for value in priors))
+        mean = head["mean"].float().relu() if mu == 0 else (confidence, given.mean)[mu - 1]
+        deviations = deviation(head["log_variance"]) if sd == 0 else (spread(mean), given.sd)[sd - 1]
+        return Gaussian(mean.expand(count, DIMENSIONS), deviations.expand(count, DIMENSIONS))
 
 
 # ------------------------------------------------------------------------------------------------ flags
 
 
-def check_losses(loss: LossSum, args: Namespace, sized: bool) -> None:
+def check_losses(loss: LossSum, settings: ThresholdSettings, sized: bool) -> None:
     """Raises UserError for losses that cannot learn from pseudo labels; `sized`: whether bounds are there for them."""
     reasons = {
         "distance maps": [part.needs_maps for part in loss.losses],
         "sizes of images without labels": [part.needs_bounds and not sized for part in loss.losses],
         "class numbers, where --straight_through gives shares": [
-            part.needs_target and not part.takes_shares and args.straight_through for part in loss.losses
+            part.needs_target and not part.takes_shares and settings.straight_through for part in loss.losses
         ],
     }
     wrong = [
@@ -235,10 +238,7 @@ def check_losses(loss: LossSum, args: Namespace, sized: bool) -> None:
     ]
     if wrong:
         raise UserError(
-            f"--method {args.method} computes the same losses on its pseudo labels, and {listing(wrong)}. Take "
+            f"--method {settings.method} computes the same losses on its pseudo labels, and {listing(wrong)}. Take "
             "CrossEntropy and DiceLoss, as in [('DiceLoss', {'idc': [1], 'smooth': 1}, 0.5), ('CrossEntropy', "
             "{'idc': [0, 1]}, 0.5)]."
         )
-
-
-# ------------------------------------------------------------------------------------------------ formulas

@@ -1,12 +1,8 @@
 """Self-training of a source network: it learns on the target from its own pseudo labels, and from nothing else."""
 
-from argparse import _ArgumentGroup
-
 from methods.base import METHODS
 from methods.pseudo_label import PseudoLabel
-from methods.thresholds import (
-    add_threshold_arguments,
-)
+from methods.thresholds import ThresholdSettings
 
 
 @METHODS.register()
@@ -22,6 +18,4 @@ class SelfTraining(PseudoLabel):
     needs_weights = True
     supervision = "none"
 
-    @staticmethod
-    def add_arguments(group: _ArgumentGroup) -> None:
-        add_threshold_arguments(group, warmup_start=0.0, warmup=0.0)
+    Settings = ThresholdSettings

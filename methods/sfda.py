@@ -11,13 +11,15 @@ The relatives are the same step with other switches:
     SHOT-IM              entropy + KL of the batch to a uniform prior, --trainable features   (Liang et al. 2020)
 """
 
-from argparse import Namespace, _ArgumentGroup
+from dataclasses import dataclass
+from typing import Literal
 
 from torch import nn
 from torch.nn.modules.batchnorm import _BatchNorm
 
 from methods.base import METHODS
 from methods.objective import LossSum
+from methods.settings import flag
 from methods.supervised import Supervised
 from processes.errors import UserError
 from processes.team import ALONE, Team
@@ -31,22 +33,18 @@ class SFDA(Supervised):
     needs_weights = True
     supervision = "none"  # what the prior knew is added by its bounds
 
-    @staticmethod
-    def add_arguments(group: _ArgumentGroup) -> None:
-        group.add_argument(
-            "--trainable",
-            choices=("all", "bn", "features", "none"),
-            default="all",
-            help="what adapts: every parameter, batch-norm scale and shift, all but the classifier, nothing",
+    @dataclass(frozen=True, kw_only=True)
+    class Settings(Supervised.Settings):
+        trainable: Literal["all", "bn", "features", "none"] = flag(
+            "all", "what adapts: every parameter, batch-norm scale and shift, all but the classifier, nothing"
         )
-        group.add_argument(
-            "--bn_stats",
-            choices=("update", "refresh", "freeze"),
-            default="update",
-            help="batch-norm statistics: moving on from the source's, the target's alone, the source's",
+        bn_stats: Literal["update", "refresh", "freeze"] = flag(
+            "update", "batch-norm statistics: moving on from the source's, the target's alone, the source's"
         )
 
-    def __init__(self, net: nn.Module, loss: LossSum, args: Namespace, team: Team = ALONE) -> None:
+    settings: Settings
+
+    def __init__(self, net: nn.Module, loss: LossSum, settings: Settings, team: Team = ALONE) -> None:
         blind = [type(part).__name__ for part in loss.losses if part.needs_target]
         if blind:
             raise UserError(
@@ -54,8 +52,8 @@ class SFDA(Supervised):
                 "(EntKLProp, SelfEntropy, KLPropInv, NaivePenalty), or --method supervised."
             )
         self.norms = [module for module in net.modules() if isinstance(module, _BatchNorm)]
-        self._select(net, args.trainable)
-        super().__init__(net, loss, args, team)
+        self._select(net, settings.trainable)
+        super().__init__(net, loss, settings, team)
 
     def _select(self, net: nn.Module, trainable: str) -> None:
         free = [p for p in net.parameters() if p.requires_grad]  # a network may keep some frozen
@@ -72,12 +70,12 @@ class SFDA(Supervised):
 
     def set_modes(self) -> None:
         super().set_modes()
-        for norm in self.norms if self.args.bn_stats == "freeze" else ():
+        for norm in self.norms if self.settings.bn_stats == "freeze" else ():
             norm.eval()
 
     def begin_epoch(self, epoch: int, caution: float = 1.0) -> None:
         super().begin_epoch(epoch, caution)
         for norm in self.norms:
-            if self.args.bn_stats == "refresh":
+            if self.settings.bn_stats == "refresh":
                 norm.momentum = None  # a plain average over the batches of this epoch
                 norm.reset_running_stats()

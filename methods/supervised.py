@@ -1,8 +1,7 @@
 """Training on ground truth: the source model, the fully supervised bound, any weighted sum of losses."""
 
-from argparse import Namespace, _ArgumentGroup
 from collections.abc import Mapping
-from dataclasses import replace
+from dataclasses import dataclass, replace
 
 import numpy as np
 from torch import Tensor, nn
@@ -10,6 +9,7 @@ from torch import Tensor, nn
 from datasets.streams import Batch
 from methods.base import METHODS, Method
 from methods.objective import LossSum
+from methods.settings import flag
 from processes.errors import UserError
 from processes.team import ALONE, Team
 
@@ -39,19 +39,24 @@ class Mixup(Supervised):
     log compares the predictions on mixed images with the labels of the one.
     """
 
-    @staticmethod
-    def add_arguments(group: _ArgumentGroup) -> None:
-        group.add_argument("--mixup_alpha", type=float, default=0.2, help="α of the Beta(α, α) that λ is drawn from")
+    @dataclass(frozen=True, kw_only=True)
+    class Settings(Supervised.Settings):
+        mixup_alpha: float = flag(0.2, "α of the Beta(α, α) that λ is drawn from")
 
-    def __init__(self, net: nn.Module, loss: LossSum, args: Namespace, team: Team = ALONE) -> None:
-        if args.mixup_alpha <= 0:
-            raise UserError(f"--mixup_alpha is {args.mixup_alpha:g}; give a number above 0, or --method supervised.")
-        if args.batch_size < 2:
+    settings: Settings
+
+    def __init__(self, net: nn.Module, loss: LossSum, settings: Settings, team: Team = ALONE) -> None:
+        if settings.mixup_alpha <= 0:
+            raise UserError(
+                f"--mixup_alpha is {settings.mixup_alpha:g}; give a number above 0, or --method supervised."
+            )
+        if settings.batch_size < 2:
             raise UserError("--method mixup mixes images of a batch in pairs: give --batch_size 2 or more.")
-        super().__init__(net, loss, args, team)
+        super().__init__(net, loss, settings, team)
 
     def learn(self, batch: Batch) -> tuple[Tensor, dict[str, Tensor]]:
-        share = float(np.random.default_rng(self.step_seed).beta(self.args.mixup_alpha, self.args.mixup_alpha))
+        alpha = self.settings.mixup_alpha
+        share = float(np.random.default_rng(self.step_seed).beta(alpha, alpha))
         count = len(batch.rows)
         others = self.team.gather(batch.image, count).flip(0)[self.team.share(count)]
         logits = self.predict(replace(batch, image=share * batch.image + (1 - share) * others))

@@ -1,13 +1,14 @@
 """The threshold above which a network believes itself: fixed, or drawn from a posterior that is held to a prior."""
 
 import math
-from argparse import Namespace, _ArgumentGroup
 from collections.abc import Sequence
-from typing import NamedTuple
+from dataclasses import dataclass
+from typing import Literal, NamedTuple
 
 import torch
 from torch import Tensor, nn
 
+from methods.settings import Settings, flag
 from nets.probabilities import log_probabilities, one_hot
 from processes.errors import UserError
 from utils import listing
@@ -49,46 +50,43 @@ class WithThreshold(nn.Module):
         return logits, {name: layer(pooled) for name, layer in self.head.items()}
 
 
-def add_threshold_arguments(group: _ArgumentGroup, warmup_start: float, warmup: float) -> None:
-    add = group.add_argument
-    add("--threshold", choices=("fixed", "learnt"), default="fixed", help="SegPL, or SegPL-VI")
-    add("--threshold_value", type=float, default=0.5, help="fixed: probability from which on a class is believed")
-    add("--prior_mu", type=float, default=0.7, help="learnt: mean of its prior")
-    add("--prior_sd", type=float, default=0.15, help="learnt: standard deviation of its prior")
-    add("--pri_mu", type=int, choices=(0, 1), default=0, help="prior mean: 0 given, 1 mean foreground probability")
-    add("--pri_sd", type=int, choices=(0, 1), default=0, help="prior deviation: 0 given, 1 min(μ, 1 − μ)/2 of its mean")
-    add("--post_mu", type=int, choices=(0, 1, 2), default=0, help="posterior: 0 learnt, 1 as --pri_mu 1, 2 --prior_mu")
-    add("--post_sd", type=int, choices=(0, 1, 2), default=0, help="posterior: 0 learnt, 1 as --pri_sd 1, 2 --prior_sd")
-    add("--straight_through", action="store_true", help="learnt: the losses on the pseudo labels move it too")
-    add(
-        "--threshold_moves",
-        choices=("head", "network"),
-        default="head",
-        help="where the gradient of the KL ends: in the layers of the threshold, or in the network (published)",
+@dataclass(frozen=True, kw_only=True)
+class ThresholdSettings(Settings):
+    threshold: Literal["fixed", "learnt"] = flag("fixed", "SegPL, or SegPL-VI")
+    threshold_value: float = flag(0.5, "fixed: probability from which on a class is believed")
+    prior_mu: float = flag(0.7, "learnt: mean of its prior")
+    prior_sd: float = flag(0.15, "learnt: standard deviation of its prior")
+    pri_mu: Literal[0, 1] = flag(0, "prior mean: 0 given, 1 mean foreground probability")
+    pri_sd: Literal[0, 1] = flag(0, "prior deviation: 0 given, 1 min(μ, 1 − μ)/2 of its mean")
+    post_mu: Literal[0, 1, 2] = flag(0, "posterior: 0 learnt, 1 as --pri_mu 1, 2 --prior_mu")
+    post_sd: Literal[0, 1, 2] = flag(0, "posterior: 0 learnt, 1 as --pri_sd 1, 2 --prior_sd")
+    straight_through: bool = flag(False, "learnt: the losses on the pseudo labels move it too")
+    threshold_moves: Literal["head", "network"] = flag(
+        "head", "where the gradient of the KL ends: in the layers of the threshold, or in the network (published)"
     )
-    add(
-        "--threshold_draw",
-        choices=("held", "published"),
-        default="held",
-        help="a draw further than two deviations from the mean of its prior: becomes that mean, or stays as it is",
+    threshold_draw: Literal["held", "published"] = flag(
+        "held", "a draw further than two deviations from the mean of its prior: becomes that mean, or stays as it is"
     )
-    add("--alpha", type=float, default=1.0, help="weight of all that is without labels, after its warm-up")
-    add("--beta", type=float, default=1.0, help="weight of the losses on the pseudo labels")
-    add("--kl_weight", type=float, default=0.1, help="weight of the KL of the threshold")
-    add("--warmup_start", type=float, default=warmup_start, help="share of the training before α rises")
-    add("--warmup", type=float, default=warmup, help="share of the training in which α rises")
-    add("--temperature", type=float, default=1.0, help="of the probabilities that are compared with the threshold")
-    add("--conf_lower", type=float, default=0.0, help="thresholds up to this one teach nothing")
-    add(
-        "--skip_empty",
-        type=float,
-        default=0.0,
-        help="ground truth with a smaller share of foreground makes all terms of its step 0, pseudo labels their own "
+    alpha: float = flag(1.0, "weight of all that is without labels, after its warm-up")
+    beta: float = flag(1.0, "weight of the losses on the pseudo labels")
+    kl_weight: float = flag(0.1, "weight of the KL of the threshold")
+    warmup_start: float = flag(0.0, "share of the training before α rises")
+    warmup: float = flag(0.0, "share of the training in which α rises")
+    temperature: float = flag(1.0, "of the probabilities that are compared with the threshold")
+    conf_lower: float = flag(0.0, "thresholds up to this one teach nothing")
+    skip_empty: float = flag(
+        0.0,
+        "ground truth with a smaller share of foreground makes all terms of its step 0, pseudo labels their own "
         "(published 0.005); the optimiser steps on (published: it does not)",
     )
 
+    @property
+    def given(self) -> bool:
+        """Whether no layer predicts anything of the posterior."""
+        return self.post_mu > 0 and self.post_sd > 0
 
-def check_settings(args: Namespace) -> None:
+
+def check_settings(settings: ThresholdSettings) -> None:
     """Raises UserError that lists every setting out of range."""
     limits = dict.fromkeys(
         ("prior_mu", "threshold_value", "conf_lower", "skip_empty", "warmup_start", "warmup"), (0, 1)
@@ -96,19 +94,23 @@ def check_settings(args: Namespace) -> None:
     limits |= dict.fromkeys(("alpha", "beta", "kl_weight", "batch_u"), (0, math.inf))
     limits |= dict.fromkeys(("prior_sd", "temperature"), (LEAST, math.inf))
     wrong = [
-        f"--{name} {getattr(args, name):g} ({low:g} to {high:g})"
+        f"--{name} {getattr(settings, name):g} ({low:g} to {high:g})"
         for name, (low, high) in limits.items()
-        if not low <= getattr(args, name, low) <= high
+        if not low <= getattr(settings, name, low) <= high
     ]
-    is_fixed = args.threshold == "fixed"
-    if is_fixed and not args.conf_lower < args.threshold_value < 1:
-        wrong.append(f"--threshold_value {args.threshold_value:g} (above --conf_lower {args.conf_lower:g}, below 1)")
-    if args.straight_through and (is_fixed or (args.post_mu and args.post_sd)):
+    is_fixed = settings.threshold == "fixed"
+    if is_fixed and not settings.conf_lower < settings.threshold_value < 1:
+        wrong.append(
+            f"--threshold_value {settings.threshold_value:g} (above --conf_lower {settings.conf_lower:g}, below 1)"
+        )
+    if settings.straight_through and (is_fixed or settings.given):
         wrong.append("--straight_through (only with --threshold learnt, and --post_mu 0 or --post_sd 0)")
-    if is_fixed and args.threshold_draw != "held":
-        wrong.append(f"--threshold_draw {args.threshold_draw} (only with --threshold learnt)")
+    if is_fixed and settings.threshold_draw != "held":
+        wrong.append(f"--threshold_draw {settings.threshold_draw} (only with --threshold learnt)")
     if wrong:
-        raise UserError(f"--method {args.method} cannot have {listing(wrong)}; what it can have stands in brackets.")
+        raise UserError(
+            f"--method {settings.method} cannot have {listing(wrong)}; what it can have stands in brackets."
+        )
 
 
 def ramp_up(share: float, start: float, length: float) -> float:

@@ -2,7 +2,6 @@
 
 import itertools
 import math
-from argparse import Namespace
 from collections.abc import Mapping, Sequence
 from contextlib import nullcontext
 from dataclasses import dataclass
@@ -134,10 +133,9 @@ def load_model(
 
 def _build(state: Mapping[str, Any], weights: Path) -> nn.Module:
     """The network with its weights, which are looked at before as many of its own are made."""
-    name, in_channels, n_class = (state[each] for each in ("network", "in_channels", "n_class"))
-    args = Namespace(network=name, n_class=n_class)
-    theirs = fitting_weights(ghost_network(name, in_channels, n_class), weights, args, in_channels)
-    net = build_network(name, in_channels, n_class)
+    built = [state[each] for each in ("network", "in_channels", "n_class")]
+    theirs = fitting_weights(ghost_network(*built), weights, *built)
+    net = build_network(*built)
     net.load_state_dict(theirs)
     return net
 

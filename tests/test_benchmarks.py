@@ -123,7 +123,7 @@ def test_one_volume_alone_is_shown_to_the_network(volume_set):
     seen = []
     run.method.net.register_forward_hook(lambda net, inputs, output: seen.append(torch.equal(output, inputs[0][:, :2])))
     volumes.spare(run.method, 1)
-    evaluate(run.method, run.val, run.args)
+    evaluate(run.method, run.val)
     windows = len(seen) // len(run.val.slices)
     expected = [True] * len(seen)
     expected[windows : windows + volumes.WINDOWS] = [False] * volumes.WINDOWS

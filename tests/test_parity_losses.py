@@ -228,13 +228,6 @@ ROOT = Path(__file__).parents[1]
 TABLE = (ROOT / "docs/parity.md").read_text(encoding="utf-8")
 
 
-def test_every_flag_of_the_table_is_one():
-    programs = "".join(path.read_text(encoding="utf-8") for path in ROOT.rglob("*.py") if "tests" not in path.parts)
-    flags = set(re.findall(r"`(--\w+)", TABLE))
-    assert flags
-    assert not [flag for flag in sorted(flags) if f'"{flag}"' not in programs]
-
-
 def test_every_parameter_of_the_table_is_one_of_its_loss():
     """Rows of one loss follow each other; those that begin with a dash go with the one above."""
     rows = [

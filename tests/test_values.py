@@ -2,7 +2,6 @@
 
 import shutil
 import zipfile
-from argparse import Namespace
 from pathlib import Path
 
 import numpy as np
@@ -18,12 +17,13 @@ from engine.arguments import get_args
 from engine.checkpoint_files import load_checkpoint
 from engine.loop import on_cpu
 from methods.objective import build_loss, parse_losses
-from methods.optimisers import load_optimiser, make_optimiser
+from methods.optimisers import Learning, load_optimiser, make_optimiser
 from networks import build_network, ghost_network
 from prediction import model
 from processes.errors import LONGEST, UserError
 from tests.fake_runs import make_run, make_set
 from tests.tools import fuzz_checkpoints, fuzz_options
+from utils import taken
 
 FUZZERS = {"options": (fuzz_options, 140), "checkpoints": (fuzz_checkpoints, 60)}
 
@@ -40,11 +40,12 @@ def test_a_short_campaign(kind):
 # -- what is typed ------------------------------------------------------------------------------------------------
 
 
+LINE = ["--target_dataset", "nowhere", "--workdir", "nowhere", "--target_folders", FOLDERS, "--device", "cpu"]
+LINE += ["--target_losses", CROSS_ENTROPY, "--grp_regex", r"(Case\d+)_(\d+)", "--n_class", "2"]
+
+
 def build(*more):
-    argv = ["--target_dataset", "nowhere", "--workdir", "nowhere", "--target_folders", FOLDERS, "--device", "cpu"]
-    argv += ["--target_losses", CROSS_ENTROPY, "--grp_regex", r"(Case\d+)_(\d+)", "--n_class", "2", *more]
-    args = get_args(argv)
-    return program.build_losses(args)
+    return program.build_losses(get_args([*LINE, *more]))
 
 
 BAD = {
@@ -262,8 +263,8 @@ def test_a_card_that_tells_what_cannot_be_is_refused(tmp_path, card, message):
 
 def test_an_optimiser_of_another_shape_or_setting_is_refused():
     net = torch.nn.Conv2d(2, 2, 3)
-    args = Namespace(l_rate=0.1, weight_decay=0.0, optimiser="adam", betas=(0.9, 0.99))
-    optimiser = make_optimiser([(list(net.parameters()), 1.0)], args)
+    learning = taken(Learning, vars(get_args([*LINE, "--l_rate", "0.1"])))
+    optimiser = make_optimiser([(list(net.parameters()), 1.0)], learning)
     net(torch.ones(1, 2, 4, 4)).sum().backward()
     optimiser.step()
     sound = on_cpu(optimiser.state_dict())

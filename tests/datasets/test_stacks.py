@@ -1,7 +1,5 @@
 """Distances between slices: a plane lies at its number, so a slice that was left out is no neighbour less."""
 
-from argparse import Namespace
-
 import numpy as np
 import pytest
 from conftest import FOLDERS
@@ -11,7 +9,7 @@ from dataloader import tell_places
 from datasets.slices import open_slices
 from datasets.stacks import about_places, are_places, gaps, stack
 from datasets.transforms import parse_folders
-from engine.evaluation import Evaluation, score_patients_of
+from engine.evaluation import Evaluation, Scoring, score_patients_of
 from preprocess.survey.sets import survey_set
 from score_masks import sliced_references
 from utils import tell_once
@@ -46,8 +44,8 @@ def scores(slices, there=6):
     counts = [np.stack([(m == k).sum((1, 2)) for k in (0, 1)], 1) for m in (predicted, true)]
     both = np.stack([((predicted == k) & (true == k)).sum((1, 2)) for k in (0, 1)], 1)
     found = Evaluation(slices.names, slices.patients, {}, both, *counts, counts[0], predicted, None)
-    args = Namespace(scores="volume", n_class=2, nsd_tolerance=2.0, jobs=1, ignore=None)
-    return score_patients_of(found, slices, args)
+    scoring = Scoring(n_class=2, metric_axis=[1], scores="volume", ignore=None, nsd_tolerance=2.0, jobs=1)
+    return score_patients_of(found, slices, scoring)
 
 
 def test_a_gap_keeps_its_distance(tmp_path):

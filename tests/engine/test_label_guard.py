@@ -28,6 +28,7 @@ from engine.arguments import get_args, get_parser
 from engine.checkpoint_files import load_checkpoint
 from engine.evaluation import Evaluation
 from methods.base import METHODS
+from methods.settings import add_flags
 from processes.errors import UserError
 from tests.tools.chaos import _bits as bits
 from utils import tell_once
@@ -343,7 +344,7 @@ def is_tried(typed: str, action: Action, words: list[str]) -> bool:
 def test_every_flag_is_tried(method):
     """A new flag, or a new value of one, belongs into RUNS (OWN, if a method has it), REFUSED, or EXEMPT, and why."""
     parser = get_parser()
-    METHODS[method].add_arguments(parser.add_argument_group(method))
+    add_flags(parser.add_argument_group(method), METHODS[method].Settings)
     usual = "--target_dataset --target_folders --workdir --method --n_class --grp_regex --n_epoch --l_rate --batch_size"
     words = f"{usual} {BASE[method][1]} --target_losses".split()
     for each in tried(method):
@@ -378,7 +379,7 @@ def test_what_was_the_best_epoch_moves_no_rate(sites, method, rule):
         rates.append([])
         for epoch in range(args.n_epoch):
             learner.begin_epoch(epoch)
-            rates[-1].append(learner.settings())
+            rates[-1].append(learner.moving())
             learner.end_epoch(epoch, epoch * last_is_best)
     assert rates[0] == rates[1]
 

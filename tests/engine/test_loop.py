@@ -13,12 +13,14 @@ from conftest import CROSS_ENTROPY, FOLDERS
 from torch.utils._python_dispatch import TorchDispatchMode
 
 import main as program
+from dataloader import Reading
 from engine import compilation
 from engine.arguments import get_args
 from engine.evaluation import class_counts
 from engine.loop import Commits, Steps, endless, train_epoch
 from losses import LOSSES
 from processes.errors import UserError
+from utils import taken
 
 PRIOR = "'ConstantBounds', {'values': [400, 80]}, 'norm_soft_size', 1"
 
@@ -45,7 +47,7 @@ def build(dataset, losses=CROSS_ENTROPY, *more):
     """Method, streams and arguments, as main.py builds them."""
     args = get_args(flags(dataset, "unused", losses, *more))
     loss, bounds = program.build_losses(args)
-    streams, _ = program.open_data(program.METHODS[args.method], args, bounds)
+    streams, _ = program.open_data(program.demand_of(args), taken(Reading, vars(args)), bounds)
     return program.build_method(args, loss, 1, load=False), streams, args
 
 
@@ -91,7 +93,7 @@ def test_no_step_waits_for_the_gpu(sites, precision, cache):
     more = ("--precision", precision, "--cache", cache, "--augment", "--augmentation", "{'rotate': 0}")
     method, streams, args = build(sites[1], losses, *more)
     method.begin_epoch(0)
-    train_epoch(method, streams, 0, args)  # cudnn chooses its algorithms
+    train_epoch(method, streams, 0, args.seed)  # cudnn chooses its algorithms
     stream, steps = streams["target"], 0
     batches = stream.epoch(1)
     first, _ = next(batches)  # the epoch's order is copied once, before its first step
@@ -268,7 +270,7 @@ def test_an_epoch_goes_on_from_its_middle(sites):
     """Steps done, noted, and continued in another process give the epoch that was never interrupted."""
     method, streams, args = build(sites[1], CROSS_ENTROPY, "--cpu", "--augment")
     method.begin_epoch(0)
-    whole = train_epoch(method, streams, 0, args)
+    whole = train_epoch(method, streams, 0, args.seed)
     again, streams, args = build(sites[1], CROSS_ENTROPY, "--cpu", "--augment")
     again.begin_epoch(0)
     half = Steps()
@@ -277,7 +279,7 @@ def test_an_epoch_goes_on_from_its_middle(sites):
             terms, logits = again.step({"target": batch})
             counts = class_counts(logits.argmax(1), truth, 2)
             half.add(torch.stack([terms[name] for name in again.columns]), counts, batch.rows)
-    rest = train_epoch(again, streams, 0, args, Steps(half.state_dict()))
+    rest = train_epoch(again, streams, 0, args.seed, Steps(half.state_dict()))
     assert whole.keys() == rest.keys()
     assert all(np.array_equal(whole[name], rest[name]) for name in whole)
 

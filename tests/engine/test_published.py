@@ -3,6 +3,7 @@
 import argparse
 import re
 import shlex
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -16,8 +17,10 @@ from engine.arguments import get_args, get_parser
 from engine.published import FOREIGN, as_published
 from methods.base import METHODS
 from methods.objective import LossSpec
-from methods.optimisers import learning_rate
+from methods.optimisers import Learning, learning_rate
+from methods.settings import add_flags
 from processes.errors import UserError
+from utils import taken
 
 PRIOR = (
     "'PredictionBounds', {{'margin':0,'dir':'high','idc':{idc},'predcol':'dumbpredwtags','power': 1,"
@@ -214,10 +217,9 @@ def test_what_has_no_meaning_here_is_refused_with_what_to_write(flag, message):
 
 
 def test_the_published_rate_falls_an_epoch_later():
-    args = read("prostate sfda")
-    rates = {rule: [] for rule in ("step", "late")}
-    for args.lr_rule in rates:
-        rates[args.lr_rule] = [learning_rate(epoch, args, 1.0) for epoch in range(43)]
+    learning, rates = taken(Learning, vars(read("prostate sfda"))), {}
+    for rule in ("step", "late"):
+        rates[rule] = [learning_rate(epoch, replace(learning, lr_rule=rule), 1.0) for epoch in range(43)]
     # As exp_lr_scheduler of the published code lays them, which is called after an epoch.
     assert rates["late"] == pytest.approx([1.0] * 21 + [0.9] * 20 + [0.81] * 2)
     assert rates["step"] == pytest.approx([1.0] * 20 + [0.9] * 20 + [0.81] * 3)
@@ -251,7 +253,7 @@ def test_zscored_slices_that_are_read_as_stored_are_told(tmp_path):
 def test_the_table_of_differences_names_flags_that_there_are():
     parser = argparse.ArgumentParser(conflict_handler="resolve", parents=[get_parser()], add_help=False)
     for method in METHODS:
-        METHODS[method].add_arguments(parser)
+        add_flags(parser, METHODS[method].Settings)
     table = (Path(__file__).parents[2] / "docs" / "parity.md").read_text(encoding="utf-8")
     elsewhere = {"--normalise"}  # of preprocess.volume_set
     assert set(re.findall(r"--[a-z]\w+", table)) <= {*parser._option_string_actions, *FOREIGN, *elsewhere}

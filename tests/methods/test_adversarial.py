@@ -2,6 +2,7 @@
 
 import copy
 import math
+from dataclasses import replace
 
 import pytest
 import torch
@@ -81,7 +82,7 @@ def test_the_running_statistics_are_the_target_s(sites):
     for stats, followed in (("target", ["target"]), ("both", ["source", "target"])):
         method, streams = make(sites, "adversarial", CROSS_ENTROPY, "--bn_stats", stats)
         batches, plain = first_batches(streams), make(sites, "supervised", CROSS_ENTROPY)[0]
-        method.args.lambda_adv = [0.0]
+        method.settings = replace(method.settings, lambda_adv=[0.0])
         method.optimiser.param_groups[0]["initial_lr"] = 0.0
         for each in (method, plain):
             each.begin_epoch(0)
@@ -100,7 +101,7 @@ def test_the_vanilla_game_is_cross_entropy_and_the_other_least_squares(game):
     p = verdict.sigmoid()
     assert method.judged(verdict, SOURCE).item() == pytest.approx(-p.log().mean().item())
     assert method.judged(verdict, TARGET).item() == pytest.approx(-(1 - p).log().mean().item())
-    method.args.gan = "ls"
+    method.settings = replace(method.settings, gan="ls")
     assert method.judged(verdict, SOURCE).item() == pytest.approx(((verdict - 1) ** 2).mean().item())
 
 

@@ -19,7 +19,7 @@ from methods.objective import LossSum
 from networks import build_network
 from processes.errors import UserError
 from processes.team import Team
-from utils import derived_seed, seed_everything
+from utils import derived_seed, seed_everything, taken
 
 CPU = torch.device("cpu")
 STRATEGIES = [
@@ -38,7 +38,8 @@ def make(name, strategy, *flags, network="UNet:nG=4"):
     argv += ["--target_folders", FOLDERS, "--grp_regex", r"(Case\d+)_(\d+)", "--network", network, "--l_rate", "1e-3"]
     args = get_args([*argv, "--method", name, "--strategy", strategy, *flags])
     seed_everything(0)
-    return METHODS[name](build_network(network, 1, 2), LossSum([], []), args)
+    kind = METHODS[name]
+    return kind(build_network(network, 1, 2), LossSum([], []), taken(kind.Settings, vars(args)))
 
 
 @pytest.fixture
@@ -146,9 +147,9 @@ def test_embeddings_are_compared_in_fp32_under_bf16(stream, name, strategy):
 
 def test_a_local_batch_without_pairs_across_volumes_is_any_slices():
     patients = [patient for patient in "abc" for _ in range(4)]
-    local = METHODS["contrastive_local"].sampler
-    assert local("target", patients, make("contrastive_local", "LR").args) is None
-    assert isinstance(local("target", patients, make("contrastive_local", "LD").args), Partitions)
+    regions, groups = (make("contrastive_local", strategy) for strategy in ("LR", "LD"))
+    assert regions.demand(regions.settings).sampler is None
+    assert isinstance(groups.demand(groups.settings).sampler(patients), Partitions)
 
 
 # -- heads -----------------------------------------------------------------------------------------------------------
@@ -194,7 +195,7 @@ def test_a_batch_that_is_no_whole_number_of_groups_is_refused(stream, batch_size
     """Not a multiple; more volumes than there are; more partitions than slices."""
     method = make("contrastive_global", "GR", "--batch_size", str(batch_size), "--n_parts", str(n_parts))
     with pytest.raises(UserError, match=f"--n_parts {n_parts}"):
-        method.sampler("target", stream.slices.patients, method.args)
+        method.demand(method.settings).sampler(stream.slices.patients)
 
 
 @pytest.mark.parametrize("name", ["contrastive_global", "contrastive_local"])

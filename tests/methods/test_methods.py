@@ -1,21 +1,22 @@
 """Over METHODS: what a step moves, what it may see, and what it takes to go on."""
 
 import copy
+from dataclasses import replace
 
 import pytest
 import torch
 from conftest import CROSS_ENTROPY, FOLDERS
 from torch import nn
 
-from dataloader import open_data
+from dataloader import Reading, open_data
 from engine.arguments import get_args
-from main import build_losses
+from main import build_losses, demand_of
 from methods.base import METHODS
 from methods.optimisers import learning_rate
 from nets.base import values_per_channel
 from networks import build_network
 from processes.errors import UserError
-from utils import seed_everything
+from utils import seed_everything, taken
 
 BARE = [
     "--target_dataset",
@@ -49,8 +50,8 @@ def make(sites, method, losses, *flags, network="UNet:nG=4"):
     args = get_args(argv)
     seed_everything(0)
     loss, bounds = build_losses(args)
-    streams, _ = open_data(METHODS[args.method], args, bounds)
-    return kind(build_network(network, 1, 2), loss, args), streams
+    streams, _ = open_data(demand_of(args), taken(Reading, vars(args)), bounds)
+    return kind(build_network(network, 1, 2), loss, taken(kind.Settings, vars(args))), streams
 
 
 def train(method, streams, epochs=1):
@@ -93,7 +94,7 @@ def test_the_fewest_values_that_a_batch_norm_sees_are_foreseen(sites, name, loss
     method, streams = make(sites, name, losses, *([] if name == "contrastive_global" else ["--batch_size", "5"]))
     rows = {stream: min(map(len, found.sampler(torch.Generator()))) for stream, found in streams.items()}
     method.set_modes()
-    shape = (method.images_at_once(rows, method.args), *streams["target"].slices.shape)
+    shape = (method.images_at_once(rows), *streams["target"].slices.shape)
     foreseen = values_per_channel(method.module, shape)
     seen = {}
 
@@ -206,13 +207,11 @@ def test_the_flags_of_another_method_are_refused():
 
 def test_learning_rate_decays_by_epochs_and_warms_up(sites):
     method, _ = make(sites, "supervised", CROSS_ENTROPY)
-    args = method.args
-    args.lr_decay, args.lr_decay_epoch = 0.5, 20
-    assert [learning_rate(epoch, args, 1.0) for epoch in (0, 19, 20, 40)] == [1, 1, 0.5, 0.25]
-    args.n_warmup = 4
-    assert [learning_rate(epoch, args, 1.0) for epoch in (0, 1, 4)] == pytest.approx([0.2, 0.4, 1])
-    args.lr_decay = 0
-    assert learning_rate(40, args, 1.0) == 1
+    decaying = replace(method.settings, lr_decay=0.5, lr_decay_epoch=20)
+    assert [learning_rate(epoch, decaying, 1.0) for epoch in (0, 19, 20, 40)] == [1, 1, 0.5, 0.25]
+    warmed = replace(decaying, n_warmup=4)
+    assert [learning_rate(epoch, warmed, 1.0) for epoch in (0, 1, 4)] == pytest.approx([0.2, 0.4, 1])
+    assert learning_rate(40, replace(warmed, lr_decay=0), 1.0) == 1
 
 
 def test_adamw_is_adamw(sites):
@@ -226,10 +225,10 @@ def test_the_poly_rate_falls_step_by_step_to_zero(sites):
     method, _ = make(sites, "supervised", CROSS_ENTROPY, "--lr_rule", "poly", "--n_epoch", "10")
     method.begin_epoch(3)
     method.begin_step(3.5)
-    assert method.settings()["lr"] == pytest.approx(1e-2 * (1 - 0.35) ** 0.9)
-    method.args.poly_epochs = 20
+    assert method.moving()["lr"] == pytest.approx(1e-2 * (1 - 0.35) ** 0.9)
+    method.settings = replace(method.settings, poly_epochs=20)
     method.begin_step(3.5)
-    assert method.settings()["lr"] == pytest.approx(1e-2 * (1 - 3.5 / 20) ** 0.9)
+    assert method.moving()["lr"] == pytest.approx(1e-2 * (1 - 3.5 / 20) ** 0.9)
 
 
 def test_the_published_rate_halves_after_the_first_epoch_and_at_multiples_of_the_best_plus_20(sites):
@@ -237,7 +236,7 @@ def test_the_published_rate_halves_after_the_first_epoch_and_at_multiples_of_the
     rates, best = [], 0
     for epoch in range(52):
         method.begin_epoch(epoch)
-        rates.append(method.settings()["lr"] / 1e-2)
+        rates.append(method.moving()["lr"] / 1e-2)
         best = 5 if epoch >= 5 else best
         method.end_epoch(epoch, best)
     assert rates[0] == 1
@@ -247,7 +246,7 @@ def test_the_published_rate_halves_after_the_first_epoch_and_at_multiples_of_the
     other, _ = make(sites, "supervised", CROSS_ENTROPY, "--schedule")
     other.load_state_dict(method.state_dict())
     other.begin_epoch(52)
-    assert other.settings()["lr"] == pytest.approx(0.125e-2)
+    assert other.moving()["lr"] == pytest.approx(0.125e-2)
 
 
 def test_sgd_and_betas_reach_the_optimiser(sites):

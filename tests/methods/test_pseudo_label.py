@@ -3,7 +3,6 @@
 import copy
 import itertools
 import math
-from argparse import Namespace
 
 import pytest
 import torch
@@ -20,6 +19,7 @@ from nets.probabilities import one_hot
 from processes.errors import UserError
 from processes.team import Team
 from tests.engine.test_loop import Watch
+from utils import taken
 
 SEGPL = "[('DiceLoss', {'idc': [1], 'smooth': 1}, 0.5), ('CrossEntropy', {'idc': [0, 1]}, 0.5)]"
 AT_ONCE = ("--warmup_start", "0", "--warmup", "0")
@@ -55,7 +55,7 @@ def build(*flags, method="pseudo_label", losses=SEGPL, net=None, team=None, n_cl
     specs = parse_losses(losses)
     loss = LossSum([build_loss(spec) for spec in specs], [spec.weight for spec in specs])
     torch.manual_seed(0)
-    made = kind(net or Toy(n_class=n_class), loss, args, *([team] if team else []))
+    made = kind(net or Toy(n_class=n_class), loss, taken(kind.Settings, vars(args)), *([team] if team else []))
     made.begin_epoch(0)
     return made
 
@@ -292,7 +292,7 @@ def test_before_the_warm_up_it_is_supervised_learning():
 def test_without_images_without_labels_it_is_the_same_run():
     """To the bit, that of --method supervised."""
     ours, plain = build("--batch_u", "0", "--threshold", "learnt"), build(method="supervised")
-    assert ours.streams_of(ours.args) == ("target",)
+    assert list(ours.demand(ours.settings).streams) == ["target"]
     assert ours.columns == plain.columns
     batch = {"target": make_batches()["target"]}
     for _ in range(3):
@@ -302,11 +302,13 @@ def test_without_images_without_labels_it_is_the_same_run():
     assert all(torch.equal(a, b) for a, b in zip(ours.net.parameters(), plain.net.parameters(), strict=True))
 
 
+SIZES = {"pseudo_label": ("--batch_u", "4"), "self_training": ()}
+
+
 def test_streams_and_their_batch_sizes():
-    args = Namespace(batch_size=2, batch_u=4)
-    kind = METHODS["pseudo_label"]
-    assert {name: kind.batch_size(name, args) for name in kind.streams_of(args)} == {"target": 2, "unlabelled": 4}
-    assert METHODS["self_training"].streams_of(Namespace(batch_size=2)) == ("target",)
+    both, alone = (build(*flags, "--batch_size", "2", method=name) for name, flags in SIZES.items())
+    assert both.demand(both.settings).streams == {"target": 2, "unlabelled": 4}
+    assert alone.demand(alone.settings).streams == {"target": 2}
 
 
 # -- steps that teach less ------------------------------------------------------------------------------------
@@ -424,7 +426,7 @@ def test_self_training_logs_no_loss_on_ground_truth_and_starts_at_once():
     terms, logits = method.step({"target": blind(make_batches()["unlabelled"])})
     assert terms["tot"].item() == terms["unlabelled"].item() > 0
     assert len(logits) == 3
-    assert not hasattr(method.args, "batch_u")
+    assert not hasattr(method.settings, "batch_u")
 
 
 def test_state_goes_round():

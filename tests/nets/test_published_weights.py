@@ -1,7 +1,6 @@
 """The published networks' weights in the networks of this program: both compute the same numbers."""
 
 import math
-from argparse import Namespace
 
 import pytest
 import torch
@@ -63,7 +62,7 @@ def published_file(path, net, prefix=""):
 def test_a_published_network_computes_what_it_computed(tmp_path, network, size, classes, prefix, expected):
     net = build_network(network, size[1], classes).double().eval()
     path = published_file(tmp_path / "weights.pt", net, prefix)
-    load_weights(net, path, Namespace(network=network, n_class=classes), size[1])
+    load_weights(net, path, network, size[1], classes)
     with torch.no_grad():
         logits = net(picture(*size))[:, -1].flatten()
     assert logits[[0, logits.numel() // 3, -1]].tolist() == pytest.approx(expected, rel=1e-4)
@@ -79,7 +78,7 @@ def test_deeplab_takes_what_it_has_of_the_published_files(tmp_path):
             for kind, shape in (("weight", (3, width, 3, 3)), ("bias", (3,))):
                 state[f"Scale.{layer}.conv2d_list.{branch}.{kind}"] = wave(len(state), kind, shape)
     torch.save(state, tmp_path / "GTA2Cityscapes.pth")
-    load_weights(net, tmp_path / "GTA2Cityscapes.pth", Namespace(network=DEEPLAB, n_class=3), 3)
+    load_weights(net, tmp_path / "GTA2Cityscapes.pth", DEEPLAB, 3, 3)
     with torch.no_grad():
         logits = net(picture(1, 3, 33, 49).float())[:, -1].flatten()
     # ResNetMulti with the blocks of a ResNet-50 (Tsai et al., commit fca9ff0), upsampled with its corners aligned
@@ -92,18 +91,18 @@ def test_weights_of_other_layers_are_refused_with_the_first_that_differ(tmp_path
     with pytest.raises(
         UserError, match=r"layer0.weight \(8, 1, 3, 3\) in the place of encoder.0.0.0.weight \(4, 1, 3, 3\)"
     ):
-        load_weights(build_network("UNet:nG=4", 1, 2), path, Namespace(network="UNet:nG=4", n_class=2), 1)
+        load_weights(build_network("UNet:nG=4", 1, 2), path, "UNet:nG=4", 1, 2)
     with pytest.raises(UserError, match="no published network is known.*PublishedENet, UNet3D and DeepLabV2"):
-        load_weights(build_network("Dimwit", 1, 2), path, Namespace(network="Dimwit", n_class=2), 1)
+        load_weights(build_network("Dimwit", 1, 2), path, "Dimwit", 1, 2)
 
 
 def test_tensors_alone_of_a_network_of_this_program_are_taken(tmp_path):
     net, other, wider = (build_network(name, 1, 2) for name in ("Dimwit:nG=4", "Dimwit:nG=4", "Dimwit:nG=8"))
     torch.save(net.state_dict(), tmp_path / "weights.pt")
-    load_weights(other, tmp_path / "weights.pt", Namespace(network="Dimwit:nG=4", n_class=2), 1)
+    load_weights(other, tmp_path / "weights.pt", "Dimwit:nG=4", 1, 2)
     assert all(torch.equal(*pair) for pair in zip(net.parameters(), other.parameters(), strict=True))
     with pytest.raises(UserError, match=r"body.0.weight \(4, 1, 3, 3\) in the place of body.0.weight \(8, 1, 3, 3\)"):
-        load_weights(wider, tmp_path / "weights.pt", Namespace(network="Dimwit:nG=8", n_class=2), 1)
+        load_weights(wider, tmp_path / "weights.pt", "Dimwit:nG=8", 1, 2)
 
 
 def test_blocks_are_taken_of_published_weights(tmp_path):

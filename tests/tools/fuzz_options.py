@@ -19,6 +19,7 @@ import main as program
 from datasets.augmentation import Augmentation
 from engine.arguments import get_args, get_parser
 from methods.base import METHODS
+from methods.settings import add_flags
 from processes.errors import UserError
 from tests.tools.fuzzing import each_kind, main
 from utils import read_literal
@@ -200,7 +201,7 @@ def first_step(args, loss, bounds):
 def numbers_of(method):
     """The flags that take numbers, those of the method included."""
     parser = get_parser()
-    METHODS[method].add_arguments(parser.add_argument_group("method"))
+    add_flags(parser.add_argument_group("method"), METHODS[method].Settings)
     return [action.option_strings[0] for action in parser._actions if action.type is not None]
 
 

@@ -1,0 +1,55 @@
+"""What a method is told: a frozen dataclass whose fields are named after flags.
+
+Every method gets `Settings`. A method that has flags of its own declares them in a subclass, each as one field:
+
+    class Settings(Supervised.Settings):
+        mixup_alpha: float = flag(0.2, "α of the Beta(α, α) that λ is drawn from")
+"""
+
+from argparse import _ArgumentGroup
+from collections.abc import Sequence
+from dataclasses import dataclass, field, fields
+from typing import Any, Literal, get_args, get_origin
+
+from methods.optimisers import Learning
+
+
+@dataclass(frozen=True, kw_only=True)
+class Settings(Learning):
+    """What every method is told, under the names of the flags."""
+
+    method: str
+    n_class: int
+    batch_size: int
+    crop: Sequence[int] | None
+    overlap: float
+    channels_last: int
+    precision: str
+    device: str
+
+
+def flag(default: Any, words: str) -> Any:
+    """A field that is a flag, with its default and its line in --help. The field's type says what it takes.
+
+    A bool is a switch that takes nothing, a Literal one of its values, a tuple several numbers of one type.
+    """
+    return field(default=default, metadata={"help": words})
+
+
+def add_flags(group: _ArgumentGroup, kind: type[Settings]) -> None:
+    """Adds the flags that a class of settings declares; the fields that it shares with every method are no such."""
+    for each in fields(kind):
+        if each.metadata:
+            group.add_argument(f"--{each.name}", **_argument(each.type, each.default), **each.metadata)
+
+
+def _argument(kind: Any, default: Any) -> dict[str, Any]:
+    """How argparse reads a flag of this type."""
+    if kind is bool:
+        return {"action": "store_true"}
+    if get_origin(kind) is Literal:
+        choices = get_args(kind)
+        return {"type": type(choices[0]), "choices": choices, "default": default}
+    if get_origin(kind) is tuple:
+        return {"type": get_args(kind)[0], "nargs": "+", "default": list(default)}
+    return {"type": kind, "default": default}
