@@ -221,7 +221,11 @@ def train(args: Namespace, loss: LossSum, bounds: Sequence[Any], team: Team) -> 
 
 
 def main(argv: Sequence[str] | None = None) -> None:
-    args = get_args(argv)
+    run(get_args(argv))
+
+
+def run(args: Namespace) -> None:
+    """Trains the run of these arguments; with --check, builds what needs no data and says so."""
     set_up_machine(args)
     check_axes(args)
     loss, bounds = build_losses(args)

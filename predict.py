@@ -23,11 +23,12 @@ import torch
 from tqdm import tqdm
 
 from datasets.streams import ahead
+from engine.arguments import args_of
 from files.faults import Fault, VolumeFault, describe_faults
 from files.pairing import Case
-from main import main as train
+from main import run
 from nets.precision import PRECISIONS, device_of
-from prediction.adaptation import adapt, add_adaptation_flags
+from prediction.adaptation import Adapting, adapt, add_adaptation_flags
 from prediction.export import export_onnx
 from prediction.inference import Wanted, predict
 from prediction.model import FLIPS, Model, load_model
@@ -36,7 +37,7 @@ from prediction.preparation import Preparation, Prepared, preparation
 from prediction.volumes import digest, find_cases, refuse_as_output, shown, voxel_volumes
 from processes.errors import UserError
 from processes.ownership import refuse_input
-from utils import listing, run_program, sha256_of
+from utils import listing, run_program, sha256_of, taken
 
 MUCH = 1  # volumes that are read before they are asked for
 
@@ -111,7 +112,7 @@ def main(argv: Sequence[str] | None = None) -> None:
     if args.export:
         refuse_input(args.export, _read_by(args, cases), "--export")
     if args.adapt:
-        args.weights = adapt(args, model, cases, train)
+        args.weights = adapt(taken(Adapting, vars(args)), model, cases, lambda flags: run(args_of(flags)))
         model = load(args.weights)
     prepare = preparation(model.recipe, args.out or Path())
     if args.export:

@@ -6,9 +6,9 @@ import os
 import re
 import sys
 from argparse import Namespace
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import NoReturn
+from typing import Any, NoReturn
 
 from datasets.augmentation import Augmentation
 from datasets.files import check_ignored, check_regex
@@ -227,6 +227,14 @@ def get_args(argv: Sequence[str] | None = None) -> Namespace:
             f"--method {args.method} learns from labelled source images: give their folder, --source_dataset."
         )
     return args
+
+
+def args_of(flags: Mapping[str, Any]) -> Namespace:
+    """The arguments of a run whose flags have these values, read and checked like those of a command line.
+
+    A switch is True or False. All other flags have their defaults.
+    """
+    return get_args([word for name, value in flags.items() for word in (f"--{name}", str(value))])
 
 
 # The range of a number, both ends in it; 0 and no end where nothing else is said.

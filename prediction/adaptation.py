@@ -7,9 +7,8 @@
 The run is one of main.py with --method sfda and the published loss; what is there already is gone on with.
 """
 
-import argparse
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -21,7 +20,7 @@ from prediction.model import Model, Recipe
 from prediction.outputs import MADE_WITH, PROGRAM
 from prediction.preparation import preparation
 from prediction.volumes import digest, patterns
-from preprocess import size_priors
+from preprocess.size_priors import Prior, make_prior
 from preprocess.slice_volumes import slice_set
 from preprocess.slicing.spec import Blocks, SliceSpec
 from preprocess.slicing.tables import describe
@@ -44,34 +43,53 @@ def add_adaptation_flags(add: Callable[..., Any]) -> None:
     add("--l_rate", type=float, default=1e-6, help="of the adaptation (default %(default)s, as published)")
 
 
-Train = Callable[[Sequence[str]], None]  # what trains, given flags: main.py's main
+@dataclass(frozen=True, kw_only=True)
+class Adapting:
+    """What is adapted, to which volumes, and how, under the names of the flags."""
+
+    weights: Path
+    volumes: Sequence[str]
+    patient: str | None
+    out: Path
+    overwrite: bool
+    device: str
+    batch_size: int
+    prior_mm2: Sequence[float] | None
+    prior_mm3: Sequence[float] | None
+    sizes: Path | None
+    prior_column: str | None
+    n_epoch: int
+    l_rate: float
 
 
-def adapt(args: argparse.Namespace, model: Model, cases: Sequence[Case], train: Train) -> Path:
+Train = Callable[[Mapping[str, Any]], None]  # what trains a run whose flags have these values
+
+
+def adapt(adapting: Adapting, model: Model, cases: Sequence[Case], train: Train) -> Path:
     """Adapts the network and returns the file of its weights.
 
     Raises UserError if something lacks, or if slicing fails.
     """
-    _check(args, model)
-    place = args.out / "adaptation"
-    if (args.out / MADE_WITH).exists() and not place.exists() and not args.overwrite:
+    _check(adapting, model)
+    place = adapting.out / "adaptation"
+    if (adapting.out / MADE_WITH).exists() and not place.exists() and not adapting.overwrite:
         raise UserError(
-            f"{args.out} holds predictions of a network that was not adapted here; name another --out, or give "
+            f"{adapting.out} holds predictions of a network that was not adapted here; name another --out, or give "
             "--overwrite."
         )
-    begin(args.out, PROGRAM)
+    begin(adapting.out, PROGRAM)
     with locked(place):
-        return _adapt(place, args, model, cases, train)
+        return _adapt(place, adapting, model, cases, train)
 
 
-def _adapt(place: Path, args: argparse.Namespace, model: Model, cases: Sequence[Case], train: Train) -> Path:
-    card = _slice(place / "set", args, model.recipe, cases)
+def _adapt(place: Path, adapting: Adapting, model: Model, cases: Sequence[Case], train: Train) -> Path:
+    card = _slice(place / "set", adapting, model.recipe, cases)
     if "val" not in card["counts"]:
         raise UserError(
             "--adapt learns from some slices and watches itself on others, and there is but one slice, of "
             f"{listing(case.patient for case in cases)}. Give it more --volumes, or predict without --adapt."
         )
-    sizes, column = _prior(place, args, model)
+    sizes, column = _prior(place, adapting, model)
     told = {"sizefile": str(sizes), "predcol": column, "margin": 0, "dir": "high", "mode": "percentage"}
     shares = [ENTROPY_SHARE, *[(1 - ENTROPY_SHARE) / (model.n_class - 1)] * (model.n_class - 1)]
     terms = {"lamb_se": 1, "lamb_consprior": 1, "weights_se": shares, "power": 1}
@@ -81,23 +99,24 @@ def _adapt(place: Path, args: argparse.Namespace, model: Model, cases: Sequence[
         "target_losses": repr([("EntKLProp", terms, "PredictionBounds", told, "norm_soft_size", 1)]),
         "grp_regex": SLICE_NAME,
         "workdir": place / "run",
-        "model_weights": args.weights,
+        "model_weights": adapting.weights,
         "method": "sfda",
         "network": model.network,
         "n_class": model.n_class,
-        "device": args.device,
+        "device": adapting.device,
         "precision": model.precision,
-        **{name: getattr(args, name) for name in ("batch_size", "n_epoch", "l_rate")},
+        "batch_size": adapting.batch_size,
+        "n_epoch": adapting.n_epoch,
+        "l_rate": adapting.l_rate,
+        "trainval": True,  # every volume is learnt from
+        "resume": True,  # a second call goes on with the first
     }
     print(f"Adapting to {describe(card)}", flush=True)
-    train([word for name, value in flags.items() for word in (f"--{name}", str(value))] + _SWITCHES)
+    train(flags)
     return place / "run" / "last.pkl"
 
 
-_SWITCHES = ["--trainval", "--resume"]  # every volume is learnt from; a second call goes on with the first
-
-
-def _check(args: argparse.Namespace, model: Model) -> None:
+def _check(adapting: Adapting, model: Model) -> None:
     if model.recipe.crop is not None:
         raise UserError(
             "--adapt slices the volumes, and this network takes them whole. Make a set of them with python -m "
@@ -111,8 +130,8 @@ def _check(args: argparse.Namespace, model: Model) -> None:
             "lost. Slice them with python -m preprocess.slice_volumes at a --size that holds the organ, adapt with "
             "main.py --method sfda, then predict with its weights."
         )
-    given = [name for name in ("prior_mm2", "prior_mm3", "sizes") if getattr(args, name) is not None]
-    if len(given) != 1 or (args.sizes is None) != (args.prior_column is None):
+    given = [name for name in ("prior_mm2", "prior_mm3", "sizes") if getattr(adapting, name) is not None]
+    if len(given) != 1 or (adapting.sizes is None) != (adapting.prior_column is None):
         raise UserError(
             "--adapt needs to know how large each class is: give --prior_mm2 (its area in a slice), --prior_mm3 (its "
             f"volume), or --sizes CSV --prior_column NAME (slice by slice), one of them; got {listing(given) or 'none'}"
@@ -120,7 +139,7 @@ def _check(args: argparse.Namespace, model: Model) -> None:
         )
 
 
-def _slice(dest: Path, args: argparse.Namespace, recipe: Recipe, cases: Sequence[Case]) -> Mapping[str, Any]:
+def _slice(dest: Path, adapting: Adapting, recipe: Recipe, cases: Sequence[Case]) -> Mapping[str, Any]:
     """Makes the set of slices unless it is there, and returns its card. Raises UserError for a set of other volumes."""
     if dest.exists():
         card = read_card(dest)
@@ -130,13 +149,13 @@ def _slice(dest: Path, args: argparse.Namespace, recipe: Recipe, cases: Sequence
                 f"{dest} was sliced from other volumes than these; remove {dest.parent} (rm -r), or name another --out."
             )
         return card
-    globs = tuple(patterns(args.volumes).values())
+    globs = tuple(patterns(adapting.volumes).values())
     spec = preparation(recipe, dest).spec
     return slice_set(
         replace(
             spec,
             images={recipe.image.folder: globs if len(globs) > 1 else globs[0]},
-            patient=args.patient or FILE_NAME,
+            patient=adapting.patient or FILE_NAME,
             size=spec.size or _usual_size(spec, recipe),
             val=1 if len(cases) > 1 else 0,
             split_by_blocks=None if len(cases) > 1 else Blocks(1, 2),  # of one volume
@@ -149,15 +168,21 @@ def _usual_size(spec: SliceSpec, recipe: Recipe) -> tuple[int, int] | None:
     return None if spec.resize else tuple(recipe.card["size"])
 
 
-def _prior(place: Path, args: argparse.Namespace, model: Model) -> tuple[Path, str]:
+def _prior(place: Path, adapting: Adapting, model: Model) -> tuple[Path, str]:
     """Makes the csv of sizes unless it is there. Returns it and the name of its column."""
-    if args.sizes is not None:
-        return args.sizes, args.prior_column
+    if adapting.sizes is not None:
+        return adapting.sizes, adapting.prior_column
     path = place / "sizes.csv"
-    kind = "mm2" if args.prior_mm2 is not None else "mm3"
-    numbers = [str(number) for number in getattr(args, f"prior_{kind}")]
-    words = ["--data", str(place / "set"), "--folder", model.recipe.image.folder, "--unlabelled", "--out", str(path)]
-    words += ["--n_class", str(model.n_class), f"--constant_{kind}", *numbers]
     path.unlink(missing_ok=True)
-    size_priors.make(size_priors.parse_args(["make", *words]))
+    make_prior(
+        Prior(
+            data=place / "set",
+            folder=model.recipe.image.folder,
+            unlabelled=True,
+            out=path,
+            n_class=model.n_class,
+            constant_mm2=adapting.prior_mm2,
+            constant_mm3=adapting.prior_mm3,
+        )
+    )
     return path, WITHOUT_TAGS
