@@ -107,6 +107,21 @@ def test_a_file_can_be_read_in_one_go(name):
     assert len((ROOT / name).read_text(encoding="utf-8").splitlines()) <= most
 
 
+# who reads a command line: the training program in two places, and the small programs each their own
+READ_FLAGS = {"engine/arguments.py", "main.py", "plot.py", "predict.py", "report.py", "score_masks.py"}
+
+
+@pytest.mark.parametrize("name", PRODUCT)
+def test_no_room_is_handed_every_flag(name):
+    """Everything else is told what it needs: a dataclass next to its reader, filled by `taken`."""
+    reads = (
+        name in READ_FLAGS
+        or name.split("/")[0] == "preprocess"
+        or name.startswith(("analysis/plots", "analysis/tables"))
+    )
+    assert reads or "Namespace" not in (ROOT / name).read_text(encoding="utf-8")
+
+
 def test_no_file_imports_itself_in_a_circle():
     """Within a package too."""
     arrows = {module: {other for other, _ in imports(module)} - {module} for module in MODULES}
