@@ -18,12 +18,10 @@ from collections.abc import Mapping, Sequence
 from contextlib import nullcontext
 from dataclasses import replace
 from pathlib import Path
-from typing import Any
 
 import torch
 from torch import nn
 
-from bounds import BOUNDS
 from dataloader import AnyStream, Demand, Reading, describe_inputs, describe_preprocessing, label_uses, open_data
 from datasets.augmentation import Augmentation
 from datasets.class_places import warn_of_flips
@@ -35,19 +33,18 @@ from engine.published import as_published
 from engine.recorder import Recorder, Recording
 from engine.run_folder import RunFolder, load_blocks, load_weights
 from engine.watching import Watch
-from losses import Loss
 from methods.base import METHODS, Method
-from methods.objective import (
-    LossSum,
-    build_loss,
+from methods.objective import LossSum, check_finite
+from methods.schedules import read_params
+from methods.terms import (
+    build_term,
     check_classes,
     check_company,
-    check_finite,
     check_folders,
     check_ignore,
+    check_sizes,
     parse_losses,
 )
-from methods.schedules import read_params
 from nets.base import check_batch_norms
 from nets.precision import allow_tf32
 from networks import build_network, network_class
@@ -56,54 +53,31 @@ from processes.interrupt import STOP, Interrupted
 from processes.lock import locked
 from processes.ownership import RUN, RUN_FILES, refuse_taken
 from processes.team import ALONE, Team, join_team, leave_team
-from utils import listing, run_program, seed_everything, taken
+from utils import run_program, seed_everything, taken
 
 # ---------------------------------------------------------------------------------------------------- build
 
 
-def build_losses(args: Namespace) -> tuple[LossSum, list[Any]]:
-    """The weighted sum of the listed losses, and the bound of each or None.
+def build_objective(args: Namespace) -> LossSum:
+    """The weighted sum of the listed losses, with their bounds.
 
     A pre-training has a loss of its own, so its sum is empty.
     """
     specs = parse_losses(args.target_losses) if METHODS[args.method].segments else []
-    specs = [as_published(spec, args.published) for spec in specs]
-    bounds = [
-        None if spec.bounds is None else BOUNDS.build(spec.bounds, args.n_class, **spec.bounds_params) for spec in specs
-    ]
-    losses, params = [build_loss(spec) for spec in specs], read_params(args.scheduler_params)
+    terms = [build_term(as_published(spec, args.published), args.n_class) for spec in specs]
+    losses, params = [term.loss for term in terms], read_params(args.scheduler_params)
     check_classes(losses, args.n_class)
     check_company(losses, args.n_class)
     check_ignore(losses, args.ignore)
-    check_sizes(losses, bounds, args)
+    learns = args.mode == "learn" and METHODS[args.method].streams
+    check_sizes(terms, Augmentation.read(args.augmentation).resizing if args.augment and learns else [])
     for text in (args.target_folders, args.val_target_folders, args.source_folders) if losses else ():
         folders = parse_folders(text or args.target_folders, len(losses))
         if len(folders) > 1:
             check_folders(losses, [folder.is_map for folder in folders[2:]])
-    loss = LossSum(losses, [spec.weight for spec in specs], args.scheduler, **params)
+    loss = LossSum(terms, args.scheduler, **params)
     check_finite(loss, args.n_class, args.n_epoch)
-    return loss, bounds
-
-
-def check_sizes(losses: Sequence[Loss], bounds: Sequence[Any], args: Namespace) -> None:
-    """Tells each bound whether its loss compares ratios.
-
-    Raises UserError for a bound that has no ratios, and for one that augmentation would make wrong.
-    """
-    used = [(loss, bound) for loss, bound in zip(losses, bounds, strict=True) if loss.needs_bounds and bound]
-    for loss, bound in used:
-        if loss.compares_ratios:
-            bound.take_as_ratios()
-    learns = args.mode == "learn" and METHODS[args.method].streams
-    moving = Augmentation.read(args.augmentation).resizing if args.augment and learns else []
-    if moving and (wrong := [type(loss).__name__ for loss, bound in used if bound.of_slices]):
-        off = ", ".join(f"'{name}': 0" for name in moving)
-        raise UserError(
-            f"{listing(wrong)} compares sizes with bounds of whole slices, and the augmentation ({', '.join(moving)}) "
-            "changes how much of an image a class has: it grows, shrinks, or leaves the frame, while its bound stays. "
-            f'Switch these off (--augmentation "{{{off}}}"; flips, half turns and grey levels may stay), or leave '
-            "--augment out."
-        )
+    return loss
 
 
 def build_method(args: Namespace, loss: LossSum, in_channels: int, load: bool = True, team: Team = ALONE) -> Method:
@@ -190,10 +164,10 @@ def check(args: Namespace, loss: LossSum) -> str:
     return f"{args.workdir}: {args.method}, {args.network} ({weights} parameters), {terms}: fine"
 
 
-def train(args: Namespace, loss: LossSum, bounds: Sequence[Any], team: Team) -> None:
+def train(args: Namespace, loss: LossSum, team: Team) -> None:
     """Trains one run, from the data to the scores. Writes nothing before everything it needs was found in order."""
     demand, reading = demand_of(args), taken(Reading, vars(args))
-    streams, val = open_data(demand, reading, bounds, team)
+    streams, val = open_data(demand, reading, loss.bounds, team)
     in_channels = (val or next(iter(streams.values()))).slices.shape[0]
     method = build_method(args, loss, in_channels, team=team)
     check_batches(method, streams)
@@ -212,7 +186,7 @@ def train(args: Namespace, loss: LossSum, bounds: Sequence[Any], team: Team) -> 
         if team.leads:
             folder.begin()
             record = Recorder(folder, method, val and val.slices, streams, taken(Recording, vars(args)), watch.is_on)
-            record.start(bounds, inputs, label_uses(demand, reading))
+            record.start(inputs, label_uses(demand, reading))
         if args.compile and streams and method.segments:
             try_to_compile(method, next(iter(streams.values())))
         looping, preprocessing = taken(Looping, vars(args)), describe_preprocessing(reading)
@@ -228,7 +202,7 @@ def run(args: Namespace) -> None:
     """Trains the run of these arguments; with --check, builds what needs no data and says so."""
     set_up_machine(args)
     check_axes(args)
-    loss, bounds = build_losses(args)
+    loss = build_objective(args)
     if args.check:
         print(check(args, loss))
         return
@@ -236,7 +210,7 @@ def run(args: Namespace) -> None:
     team, args.device = join_team(args.device)
     STOP.listen(team.leads)
     try:
-        train(args, loss, bounds, team)
+        train(args, loss, team)
         leave_team(team)  # not after a fault: it would wait for processes that are gone
     except Interrupted as stopped:
         raise SystemExit(stopped.exit_code) from None

@@ -32,7 +32,7 @@ from datasets.streams import Batch, Stream
 from engine.arguments import get_args
 from engine.compilation import try_to_compile
 from engine.loop import train_epoch
-from main import build_losses, build_method, demand_of, set_up_machine
+from main import build_method, build_objective, demand_of, set_up_machine
 from methods.base import Method
 from utils import taken
 
@@ -57,8 +57,8 @@ class Trial:
         argv += ["--target_losses", METHODS[method].replace("PRIOR", str(root / "prior.csv"))]
         self.args = get_args([*argv, "--model_weights", "none"])
         set_up_machine(self.args)
-        loss, bounds = build_losses(self.args)
-        streams, val = open_data(demand_of(self.args), taken(Reading, vars(self.args)), bounds)
+        loss = build_objective(self.args)
+        streams, val = open_data(demand_of(self.args), taken(Reading, vars(self.args)), loss.bounds)
         self.all = streams["target"]
         self.method: Method = build_method(self.args, loss, val.slices.shape[0], load=False)
         if self.args.compile:

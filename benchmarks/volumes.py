@@ -29,7 +29,7 @@ from datasets.volume_files import read_volume
 from engine.arguments import get_args
 from engine.evaluation import Scoring, evaluate, score_patients_of
 from engine.loop import train_epoch
-from main import build_losses, build_method, demand_of, set_up_machine
+from main import build_method, build_objective, demand_of, set_up_machine
 from methods.base import Method
 from preprocess.packing import VolumeSpec
 from preprocess.volume_set import make_volume_set
@@ -120,8 +120,8 @@ class Run:
         argv += ["--target_folders", FOLDERS, "--grp_regex", PATIENT, "--crop", *map(str, case.crop), *more]
         self.args = get_args([*argv, "--target_losses", HALVES])
         set_up_machine(self.args)
-        loss, bounds = build_losses(self.args)
-        self.streams, self.val = open_data(demand_of(self.args), taken(Reading, vars(self.args)), bounds)
+        loss = build_objective(self.args)
+        self.streams, self.val = open_data(demand_of(self.args), taken(Reading, vars(self.args)), loss.bounds)
         self.method = build_method(self.args, loss, CHANNELS, load=False)
         self.method.begin_epoch(0)
 

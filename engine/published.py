@@ -10,7 +10,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
-from methods.objective import LossSpec
+from methods.terms import LossSpec
 from processes.errors import UserError
 
 CODES = ("sfda", "boundary")

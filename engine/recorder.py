@@ -186,13 +186,13 @@ class Recorder:
             for k in self.classes
         }
 
-    def start(self, bounds: Sequence[Any], inputs: Mapping[str, str], used: Mapping[str, str]) -> None:
+    def start(self, inputs: Mapping[str, str], used: Mapping[str, str]) -> None:
         """Writes what is known before the first epoch.
 
         inputs: the hash of everything that is read; used: set -> how labels shaped its images
         """
         card, reference = read_card(self.recording.target_dataset), self.val or self.train
-        supervision = sorted({bound.supervision for bound in bounds if bound is not None} - {"none"})
+        supervision = sorted({bound.supervision for bound in self.method.loss.bounds if bound is not None} - {"none"})
         if self.recording.n_labelled and self.train:
             supervision.append(f"labels of {self.recording.n_labelled}")
         elif self.train and self.method.labelled and any(part.needs_target for part in self.method.loss.losses):

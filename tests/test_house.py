@@ -97,7 +97,7 @@ def test_every_package_has_a_front_door():
 
 
 # one class or function after another in the first two; what their paper needs in the others
-LONGER = {"losses.py": 540, "metrics.py": 490, "methods/objective.py": 240}
+LONGER = {"losses.py": 540, "metrics.py": 490}
 LONGER |= {"methods/adversarial.py": 235, "methods/base.py": 205, "methods/pseudo_label.py": 245}
 
 

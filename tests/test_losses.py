@@ -10,8 +10,9 @@ from scipy.ndimage import distance_transform_edt
 
 from datasets.distance_maps import signed_distance_maps
 from losses import LOSSES
-from methods.objective import (
-    LossSum,
+from methods.objective import LossSum
+from methods.terms import (
+    Term,
     build_loss,
     check_classes,
     check_company,
@@ -332,7 +333,7 @@ def test_boundary_loss_is_lowest_at_the_truth_and_says_how_low(label):
 
 def test_what_is_only_shown_counts_for_nothing(logits, label):
     specs = parse_losses("[('CrossEntropy', {}, 2), ('SurfaceLoss', {}, 0.5)]")
-    total = LossSum([build_loss(s) for s in specs], [s.weight for s in specs])
+    total = LossSum([Term(build_loss(s), s.weight) for s in specs])
     got = total(logits, [label, maps_of(label)], [None, None])
     assert list(got) == total.columns == ["tot", "CrossEntropy", "BoundaryLoss", "BoundaryLoss_lowest"]
     assert got["tot"].item() == pytest.approx((got["CrossEntropy"] + got["BoundaryLoss"]).item())
@@ -405,7 +406,7 @@ def soft():
 
 
 def segpl(logits, target):
-    total = LossSum([build_loss(spec) for spec in parse_losses(SEGPL)], [0.5, 0.5])
+    total = LossSum([Term(build_loss(spec), 0.5) for spec in parse_losses(SEGPL)])
     return total(logits, [target, target], [None, None])["tot"]
 
 
@@ -504,7 +505,7 @@ def test_terms_are_what_is_returned(name, logits, label, bounds):
 
 def test_two_losses_add_up_and_the_trailing_weight_counts(logits, label, bounds):
     specs = parse_losses("[('CrossEntropy', {'idc': [0,1,2,3]}, 2), ('EntKLProp', {}, 'B', {}, 'soft_size', 50)]")
-    got = LossSum([build_loss(s) for s in specs], [s.weight for s in specs])(logits, [label, None], [None, bounds])
+    got = LossSum([Term(build_loss(s), s.weight) for s in specs])(logits, [label, None], [None, bounds])
     ce = LOSSES.build("CrossEntropy")(logits, label)
     adapt = LOSSES.build("EntKLProp")(logits, None, bounds)
     assert got["tot"].item() == pytest.approx((2 * ce + 50 * (adapt["entropy"] + adapt["prior"])).item())
@@ -513,7 +514,7 @@ def test_two_losses_add_up_and_the_trailing_weight_counts(logits, label, bounds)
 
 def test_the_same_loss_twice_keeps_two_columns():
     specs = parse_losses("[('SelfEntropy', {}, 1), ('SelfEntropy', {'idc': [1]}, 1)]")
-    total = LossSum([build_loss(s) for s in specs], [1, 1])
+    total = LossSum([Term(build_loss(s)) for s in specs])
     assert total.columns == ["tot", "SelfEntropy", "SelfEntropy#2"]
 
 

@@ -16,7 +16,8 @@ import torch
 
 from datasets.distance_maps import signed_distance_maps
 from losses import LOSSES
-from methods.objective import LossSum, build_loss, parse_losses
+from methods.objective import LossSum
+from methods.terms import Term, build_loss, parse_losses
 from nets.probabilities import one_hot
 
 B, K, W, H = 3, 3, 8, 10
@@ -52,7 +53,7 @@ def computed(line, legacy_maps=True):
     if loss.needs_maps:
         maps = [signed_distance_maps(each.numpy(), K, legacy=legacy_maps) for each in target]
         target = torch.from_numpy(np.stack(maps))
-    total = LossSum([loss], [spec.weight])(x, [target], [BOUNDS[spec.bounds]])["tot"]
+    total = LossSum([Term(loss, spec.weight)])(x, [target], [BOUNDS[spec.bounds]])["tot"]
     (gradient,) = torch.autograd.grad(total, x)
     return total.item(), gradient[0, 1, 3, 4].item(), gradient[2, 2, 5, 6].item(), gradient.abs().sum().item()
 
@@ -197,7 +198,7 @@ def test_a_published_weight_of_50_behind_entklprop_counts_for_nothing_and_the_lo
     def total(*weights):
         line = ", ".join(f"('EntKLProp', {{{ENTKL}}}, 'exact', {{}}, 'norm_soft_size', {weight})" for weight in weights)
         specs = parse_losses(f"[{line}]")
-        return LossSum([build_loss(spec) for spec in specs], [spec.weight for spec in specs])
+        return LossSum([Term(build_loss(spec), spec.weight) for spec in specs])
 
     def value(*weights):
         n = len(weights)

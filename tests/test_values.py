@@ -16,8 +16,8 @@ from bounds import BOUNDS
 from engine.arguments import get_args
 from engine.checkpoint_files import load_checkpoint
 from engine.loop import on_cpu
-from methods.objective import build_loss, parse_losses
 from methods.optimisers import Learning, load_optimiser, make_optimiser
+from methods.terms import build_loss, parse_losses
 from networks import build_network, ghost_network
 from prediction import model
 from processes.errors import LONGEST, UserError
@@ -45,7 +45,7 @@ LINE += ["--target_losses", CROSS_ENTROPY, "--grp_regex", r"(Case\d+)_(\d+)", "-
 
 
 def build(*more):
-    return program.build_losses(get_args([*LINE, *more]))
+    return program.build_objective(get_args([*LINE, *more]))
 
 
 BAD = {

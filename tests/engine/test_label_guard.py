@@ -374,7 +374,7 @@ def test_what_was_the_best_epoch_moves_no_rate(sites, method, rule):
         return
     rates = []
     for last_is_best in (False, True):
-        loss, _ = program.build_losses(args)
+        loss = program.build_objective(args)
         learner = program.build_method(args, loss, 1)
         rates.append([])
         for epoch in range(args.n_epoch):

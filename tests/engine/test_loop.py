@@ -46,8 +46,8 @@ def flags(dataset, workdir, losses=CROSS_ENTROPY, *more):
 def build(dataset, losses=CROSS_ENTROPY, *more):
     """Method, streams and arguments, as main.py builds them."""
     args = get_args(flags(dataset, "unused", losses, *more))
-    loss, bounds = program.build_losses(args)
-    streams, _ = program.open_data(program.demand_of(args), taken(Reading, vars(args)), bounds)
+    loss = program.build_objective(args)
+    streams, _ = program.open_data(program.demand_of(args), taken(Reading, vars(args)), loss.bounds)
     return program.build_method(args, loss, 1, load=False), streams, args
 
 

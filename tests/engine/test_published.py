@@ -16,9 +16,9 @@ from datasets.transforms import parse_folders
 from engine.arguments import get_args, get_parser
 from engine.published import FOREIGN, as_published
 from methods.base import METHODS
-from methods.objective import LossSpec
 from methods.optimisers import Learning, learning_rate
 from methods.settings import add_flags
+from methods.terms import LossSpec
 from processes.errors import UserError
 from utils import taken
 
@@ -167,7 +167,7 @@ def test_what_a_line_leaves_unsaid_is_as_in_the_published_code():
 
 def test_losses_are_those_of_the_published_code():
     def built(line, *more):
-        loss, _ = program.build_losses(read(line, *more))
+        loss = program.build_objective(read(line, *more))
         return loss.losses[0]
 
     assert built("isles gdl", "--published", "boundary").legacy

@@ -39,7 +39,7 @@ def make(name, strategy, *flags, network="UNet:nG=4"):
     args = get_args([*argv, "--method", name, "--strategy", strategy, *flags])
     seed_everything(0)
     kind = METHODS[name]
-    return kind(build_network(network, 1, 2), LossSum([], []), taken(kind.Settings, vars(args)))
+    return kind(build_network(network, 1, 2), LossSum([]), taken(kind.Settings, vars(args)))
 
 
 @pytest.fixture

@@ -10,7 +10,7 @@ from torch import nn
 
 from dataloader import Reading, open_data
 from engine.arguments import get_args
-from main import build_losses, demand_of
+from main import build_objective, demand_of
 from methods.base import METHODS
 from methods.optimisers import learning_rate
 from nets.base import values_per_channel
@@ -49,8 +49,8 @@ def make(sites, method, losses, *flags, network="UNet:nG=4"):
         argv += ["--unlabelled_dataset", str(sites[0]), "--unlabelled_split", "train", "--warmup_start", "0"]
     args = get_args(argv)
     seed_everything(0)
-    loss, bounds = build_losses(args)
-    streams, _ = open_data(demand_of(args), taken(Reading, vars(args)), bounds)
+    loss = build_objective(args)
+    streams, _ = open_data(demand_of(args), taken(Reading, vars(args)), loss.bounds)
     return kind(build_network(network, 1, 2), loss, taken(kind.Settings, vars(args))), streams
 
 

@@ -14,7 +14,8 @@ import methods.thresholds as thresholds
 from datasets.streams import Batch
 from engine.arguments import get_args
 from methods.base import METHODS
-from methods.objective import LossSum, build_loss, parse_losses
+from methods.objective import LossSum
+from methods.terms import Term, build_loss, parse_losses
 from nets.probabilities import one_hot
 from processes.errors import UserError
 from processes.team import Team
@@ -53,7 +54,7 @@ def build(*flags, method="pseudo_label", losses=SEGPL, net=None, team=None, n_cl
     argv += ["--target_losses", losses, "--n_class", str(n_class), "--method", method, "--n_epoch", "10", *flags]
     args = get_args([*argv, *(["--model_weights", "given"] if kind.needs_weights else [])])
     specs = parse_losses(losses)
-    loss = LossSum([build_loss(spec) for spec in specs], [spec.weight for spec in specs])
+    loss = LossSum([Term(build_loss(spec), spec.weight) for spec in specs])
     torch.manual_seed(0)
     made = kind(net or Toy(n_class=n_class), loss, taken(kind.Settings, vars(args)), *([team] if team else []))
     made.begin_epoch(0)

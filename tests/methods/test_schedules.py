@@ -2,8 +2,9 @@
 
 import pytest
 
-from methods.objective import LossSum, build_loss, parse_losses
+from methods.objective import LossSum
 from methods.schedules import SCHEDULES, read_params
+from methods.terms import Term, build_loss, parse_losses
 from processes.errors import UserError
 
 TWO = "[('GeneralizedDice', {}, 1), ('SelfEntropy', {}, 0.01)]"
@@ -34,11 +35,11 @@ def test_constant_stays():
 
 def test_the_sum_of_losses_follows_its_schedule_and_says_its_weights():
     specs = parse_losses(TWO)
-    losses = [build_loss(spec) for spec in specs]
-    total = LossSum(losses, [spec.weight for spec in specs], "StealWeight", to_steal=0.02)
+    terms = [Term(build_loss(spec), spec.weight) for spec in specs]
+    total = LossSum(terms, "StealWeight", to_steal=0.02)
     total.begin_epoch(3)
     assert total.moving_weights() == pytest.approx({"weight_GeneralizedDice": 0.94, "weight_SelfEntropy": 0.07})
-    assert LossSum(losses, [1, 1]).moving_weights() == {}
+    assert LossSum(terms).moving_weights() == {}
 
 
 @pytest.mark.parametrize(

@@ -168,7 +168,7 @@ def for_a_start(folder):
     path, argv = _trained(folder)
     sound, state = path.read_bytes(), torch.load(path, weights_only=True)
     args = get_args([*argv, "--model_weights", str(path)])
-    loss, _ = program.build_losses(args)
+    loss = program.build_objective(args)
 
     def look():
         return same_weights(program.build_method(args, loss, 1).net, path)

@@ -162,18 +162,18 @@ def take(argv):
     torch.manual_seed(0)
     args = get_args(argv)
     program.check_axes(args)
-    loss, bounds = program.build_losses(args)
+    loss = program.build_objective(args)
     program.check(args, loss)
-    named = [(bound.sizefile, bound.predcol) for bound in bounds if hasattr(bound, "sizefile")]
+    named = [(bound.sizefile, bound.predcol) for bound in loss.bounds if hasattr(bound, "sizefile")]
     if not loss.losses or not all(Path(path).is_file() and column == "col" for path, column in named):
         return ""
     try:
-        return first_step(args, loss, bounds)
+        return first_step(args, loss)
     except UserError as error:
         return f"told late: {error}"
 
 
-def first_step(args, loss, bounds):
+def first_step(args, loss):
     """What is wrong with the first step of a run, on made-up images, and the last epoch; '' if nothing is."""
     labels = torch.zeros(2, 8, 8, dtype=torch.long)
     labels[0, 2:5, 2:6] = 1
@@ -181,7 +181,7 @@ def first_step(args, loss, bounds):
     maps = torch.randn(2, args.n_class, 8, 8)
     laid = [
         None if bound is None else np.stack([bound(labels[k].numpy(), f"Case0_{k}") for k in range(2)])
-        for bound in bounds
+        for bound in loss.bounds
     ]
     laid = [None if bound is None else torch.from_numpy(bound).float() for bound in laid]
     targets = [maps if each.needs_maps else labels if each.needs_target else None for each in loss.losses]
