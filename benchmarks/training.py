@@ -104,7 +104,7 @@ class Trial:
         if self.args.channels_last:
             image = image.contiguous(memory_format=torch.channels_last)
         for _ in range(self.steps):
-            with method.precision():
+            with method.settings.autocast():
                 logits = method.model(image)
             method.update(method.loss(logits, self.batch.targets, self.batch.bounds)["tot"])
         if "ours" not in self.memory:
@@ -144,7 +144,7 @@ def naive_epoch(trial: Trial, items: NaiveSet) -> None:
             torch.stack(parts).to(device) for parts in zip(*(items[row] for row in rows), strict=True)
         )
         method.optimiser.zero_grad()
-        with method.precision():
+        with method.settings.autocast():
             logits = method.net(image)
         loss = slow_loss(trial.args.method, logits.float(), mask, bounds)
         loss.backward()

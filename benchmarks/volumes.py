@@ -24,7 +24,7 @@ from torch import Tensor
 
 from benchmarks.table import Row, compare, peak_memory
 from dataloader import Reading, open_data
-from datasets.streams import AHEAD
+from datasets.streams import AHEAD, Batch
 from datasets.volume_files import read_volume
 from engine.arguments import get_args
 from engine.evaluation import Scoring, evaluate, score_patients_of
@@ -161,14 +161,14 @@ def spare(method: Method, row: int) -> None:
     What is found does not matter, and with this volume as much memory is in use as with any: so many are done, and as
     many as can be are read ahead.
     """
-    rows, forward, infer = itertools.count(), method.net.forward, method.infer
+    rows, forward, predict = itertools.count(), method.net.forward, method.predict
 
-    def infer_few(image: Tensor, size: Sequence[int] | None = None) -> Tensor:
+    def predict_few(batch: Batch, size: Sequence[int] | None = None) -> Tensor:
         left = iter(range(WINDOWS if next(rows) == row else 0))
         method.net.forward = lambda part: part[:, :2] if next(left, None) is None else forward(part)
-        return infer(image, size)
+        return predict(batch, size)
 
-    method.infer = infer_few
+    method.predict = predict_few
 
 
 PARTS = {"making the set": make, "training": train, "evaluation": validate}

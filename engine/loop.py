@@ -242,7 +242,7 @@ class Training:
         if found and self.leads:
             self._say(self.watch.one_class.listen(found.everywhere.sum(0), epoch))
         is_best = found is not None and self._is_best(found, epoch)
-        self.method.end_epoch(epoch, self.best["epoch"])
+        self.method.rates.end_epoch(epoch, self.best["epoch"])
         if self.leads:
             state = self._state() | {"epoch": epoch, "best": self.best, "caution": self.caution}
             state["alarms"], settings = self.watch.state_dict(), settings | self.watch.cells(epoch)

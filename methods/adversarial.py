@@ -34,7 +34,7 @@ from methods.discriminators import (
     running_statistics_kept,
 )
 from methods.objective import LossSum
-from methods.optimisers import Groups, load_optimiser
+from methods.optimisers import load_optimiser
 from nets.probabilities import log_probabilities
 from processes.team import ALONE, Team
 
@@ -56,7 +56,9 @@ class Adversarial(Method):
 
     def __init__(self, net: nn.Module, loss: LossSum, settings: AdversarialSettings, team: Team = ALONE) -> None:
         check_settings(settings)
-        super().__init__(net, loss, settings, team)
+        heads = [net.make_head(level) for level in range(1, len(settings.lambda_adv))]
+        groups = [*net.parameter_groups(), *((list(head.parameters()), net.head_rate) for head in heads)]
+        super().__init__(net, loss, settings, team, Levels(net, heads).to(settings.device), groups)
         self.discriminators = nn.ModuleList(
             FCDiscriminator(settings.n_class, nF=settings.d_width, stride=settings.d_stride)
             for _ in settings.lambda_adv
@@ -67,19 +69,8 @@ class Adversarial(Method):
             betas=(0.9, 0.99),
             fused=True,
         )
+        self.rates.optimisers.append(self.d_optimiser)
         self.gathered = 0  # batches whose gradients wait for their update
-
-    def extended(self, net: nn.Module) -> nn.Module:
-        heads = [net.make_head(level) for level in range(1, len(self.settings.lambda_adv))]
-        return Levels(net, heads).to(self.settings.device)
-
-    def groups(self) -> Groups:
-        heads = [(list(head.parameters()), self.net.head_rate) for head in self.module.heads]
-        return [*self.net.parameter_groups(), *heads]
-
-    @property
-    def optimisers(self) -> list[torch.optim.Optimizer]:
-        return [self.optimiser, self.d_optimiser]
 
     @property
     def columns(self) -> list[str]:
@@ -163,8 +154,8 @@ class Adversarial(Method):
 
     def predict_levels(self, batch: Batch) -> list[Tensor]:
         """(B, C, W, H) images -> logits (B, K, W, H) of each level, of the whole batch, the network's own first."""
-        with self.precision():
-            levels = self.model(self.laid_out(batch.image))
+        with self.settings.autocast():
+            levels = self.model(self.settings.laid_out(batch.image))
         return [self.team.gather(logits, len(batch.rows)) for logits in levels]
 
     def predict(self, batch: Batch, size: Sequence[int] | None = None) -> Tensor:
@@ -176,7 +167,7 @@ class Adversarial(Method):
 
     def verdict(self, judge: nn.Module, view: Tensor) -> Tensor:
         """(B, K, W, H) -> (B, 1, w, h): a discriminator's logits, computed at the run's precision, in fp32."""
-        with self.precision():
+        with self.settings.autocast():
             return judge(view).float()
 
     def judged(self, verdict: Tensor, truth: float) -> Tensor:
@@ -190,21 +181,21 @@ class Adversarial(Method):
 
     def _clear_gradients(self) -> None:
         if self.gathered == 0:
-            for optimiser in self.optimisers:
+            for optimiser in self.rates.optimisers:
                 optimiser.zero_grad(set_to_none=True)
 
     def _update(self) -> None:
         self.gathered = (self.gathered + 1) % self.settings.iter_size
         if self.gathered == 0:
             self.team.average(self.discriminators.parameters())
-            for optimiser in self.optimisers:
+            for optimiser in self.rates.optimisers:
                 self.scaler.step(optimiser)
             self.scaler.update()
 
     # -- state ------------------------------------------------------------------------------------------------
 
     def _learning(self) -> list[nn.Parameter]:
-        return [p for optimiser in self.optimisers for group in optimiser.param_groups for p in group["params"]]
+        return [p for optimiser in self.rates.optimisers for group in optimiser.param_groups for p in group["params"]]
 
     def state_dict(self) -> dict[str, Any]:
         return super().state_dict() | {

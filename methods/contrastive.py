@@ -59,7 +59,12 @@ class Contrastive(Method):
 
     def __init__(self, net: nn.Module, loss: LossSum, settings: ContrastiveSettings, team: Team = ALONE) -> None:
         check_settings(net, settings)
-        super().__init__(net, loss, settings, team)
+        self.settings = settings  # what the stages look at
+        net.requires_grad_(False)
+        for part in self.learning(net):
+            part.requires_grad_(True)
+        head = self.make_head(net.widths[self.blocks]).apply(initialise).to(settings.device)
+        super().__init__(net, loss, settings, team, Embedder(net, self.blocks, team.synchronise(head)))
         self.generator = torch.Generator(settings.device)
 
     def learning(self, net: nn.Module) -> list[nn.Module]:
@@ -85,13 +90,6 @@ class Contrastive(Method):
             "first should rise above the second; both near 1 means that everything is embedded in one point."
         ]
 
-    def extended(self, net: nn.Module) -> nn.Module:
-        net.requires_grad_(False)
-        for part in self.learning(net):
-            part.requires_grad_(True)
-        head = self.make_head(net.widths[self.blocks]).apply(initialise).to(self.settings.device)
-        return Embedder(net, self.blocks, self.team.synchronise(head))
-
     def set_modes(self) -> None:
         super().set_modes()
         self.net.eval()
@@ -104,8 +102,8 @@ class Contrastive(Method):
     def step(self, batches: Mapping[str, Batch]) -> tuple[dict[str, Tensor], None]:
         batch = batches["target"]
         versions = self.versions(batch)
-        with self.precision():
-            embedded = self.model(self.laid_out(torch.cat(versions)))
+        with self.settings.autocast():
+            embedded = self.model(self.settings.laid_out(torch.cat(versions)))
         own = embedded.float().unflatten(0, (len(versions), len(batch.image))).transpose(0, 1)
         terms = self.contrast(self.team.gather(own, len(batch.rows)).transpose(0, 1))
         self.update(terms["tot"])

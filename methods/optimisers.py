@@ -82,10 +82,38 @@ def same(first: Any, second: Any) -> bool:
     return first == second
 
 
-def set_rates(optimiser: torch.optim.Optimizer, progress: float, learning: Learning, factor: float) -> None:
-    """Lays the learning rate of this moment on every group, times `factor`."""
-    for group in optimiser.param_groups:
-        group["lr"] = learning_rate(progress, learning, group["initial_lr"]) * factor
+class Rates:
+    """The learning rate over a run, laid on every optimiser that follows it.
+
+    It is smaller after a collapse that was rolled back (`caution`), and by --lr_rule legacy (`halvings`).
+    """
+
+    def __init__(self, optimisers: Sequence[torch.optim.Optimizer], learning: Learning) -> None:
+        self.optimisers, self.learning = list(optimisers), learning
+        self.caution, self.halvings = 1.0, 0
+
+    @property
+    def now(self) -> float:
+        """The rate of the first group; NaN if nothing learns."""
+        return self.optimisers[0].param_groups[0]["lr"] if self.optimisers else float("nan")
+
+    def begin_epoch(self, epoch: int, caution: float) -> None:
+        self.caution = caution
+        self._lay(epoch)
+
+    def begin_step(self, progress: float) -> None:
+        """progress: epochs, the running one in part"""
+        if self.learning.lr_rule == "poly":
+            self._lay(progress)
+
+    def end_epoch(self, epoch: int, best_epoch: int) -> None:
+        """Is called after an epoch and its validation. `best_epoch` is the best epoch so far."""
+        self.halvings += self.learning.lr_rule == "legacy" and epoch % (best_epoch + 20) == 0
+
+    def _lay(self, progress: float) -> None:
+        factor = self.caution * 0.5**self.halvings
+        for group in (group for optimiser in self.optimisers for group in optimiser.param_groups):
+            group["lr"] = learning_rate(progress, self.learning, group["initial_lr"]) * factor
 
 
 def learning_rate(progress: float, learning: Learning, initial: float) -> float:
@@ -94,7 +122,7 @@ def learning_rate(progress: float, learning: Learning, initial: float) -> float:
     step: times `lr_decay` every `lr_decay_epoch` epochs; `--flr`, or a decay of 0 as published lines write it, keeps
     it fixed. late: each time an epoch later, as published: the first slower one is number `lr_decay_epoch` + 1, counted
     from 0. poly: times (1 − progress / poly_epochs)^poly_power, step by step (Chen et al. 2018). legacy: fixed here;
-    Method.end_epoch halves it, as the published boundary loss does.
+    Rates.end_epoch halves it, as the published boundary loss does.
     """
     warmup = min(1.0, (int(progress) + 1) / (learning.n_warmup + 1))
     if learning.lr_rule == "poly":

@@ -81,11 +81,12 @@ class PseudoLabel(Method):
         self.progress, self.generator = 0.0, torch.Generator(settings.device)
         self.makes_labels = len(self.demand(settings).streams) > len(self.labelled)
         self.learns_threshold = self.makes_labels and settings.threshold == "learnt"
-        super().__init__(net, loss, settings, team)
+        super().__init__(net, loss, settings, team, self.with_threshold(net, settings))
 
-    def extended(self, net: nn.Module) -> nn.Module:
-        settings, draw = self.settings, self.settings.threshold_draw
-        wanted = {"mean": settings.post_mu == 0, "log_variance": settings.post_sd == 0 or draw == "published"}
+    def with_threshold(self, net: nn.Module, settings: ThresholdSettings) -> nn.Module:
+        """The network with the layers that its threshold needs."""
+        drawn = settings.post_sd == 0 or settings.threshold_draw == "published"
+        wanted = {"mean": settings.post_mu == 0, "log_variance": drawn}
         learnt = [name for name, is_learnt in wanted.items() if is_learnt and self.learns_threshold]
         module = WithThreshold(net, learnt, settings.threshold_moves == "head").to(settings.device)
         if "log_variance" in learnt and settings.post_sd and not settings.straight_through:
@@ -135,8 +136,8 @@ class PseudoLabel(Method):
 
     def see(self, batches: Sequence[Batch]) -> tuple[list[Tensor], dict[str, Tensor]]:
         """In one pass the logits (B,K,…) of each batch, and what the head says of all their images (ΣB,256)."""
-        with self.precision():
-            logits, head = self.model(self.laid_out(torch.cat([batch.image for batch in batches])))
+        with self.settings.autocast():
+            logits, head = self.model(self.settings.laid_out(torch.cat([batch.image for batch in batches])))
         return self.whole(logits, batches), {name: torch.cat(self.whole(part, batches)) for name, part in head.items()}
 
     def whole(self, own: Tensor, batches: Sequence[Batch]) -> list[Tensor]:

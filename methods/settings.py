@@ -8,10 +8,15 @@ Every method gets `Settings`. A method that has flags of its own declares them i
 
 from argparse import _ArgumentGroup
 from collections.abc import Sequence
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass, field, fields
 from typing import Any, Literal, get_args, get_origin
 
+import torch
+from torch import Tensor
+
 from methods.optimisers import Learning
+from nets.precision import AUTOCAST
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -26,6 +31,17 @@ class Settings(Learning):
     channels_last: int
     precision: str
     device: str
+
+    def autocast(self) -> AbstractContextManager[Any]:
+        """The context of a forward pass at the run's precision. The losses always compute in fp32."""
+        dtype = AUTOCAST.get(self.precision)
+        return torch.autocast(self.device.split(":")[0], dtype) if dtype else nullcontext()
+
+    def laid_out(self, image: Tensor) -> Tensor:
+        """The images (B, C, W, H) or (B, C, D, W, H) in the memory layout of --channels_last."""
+        if not self.channels_last:
+            return image
+        return image.contiguous(memory_format=torch.channels_last_3d if image.ndim == 5 else torch.channels_last)
 
 
 def flag(default: Any, words: str) -> Any:

@@ -98,13 +98,18 @@ def test_every_package_has_a_front_door():
 
 # one class or function after another in the first two; what their paper needs in the others
 LONGER = {"losses.py": 540, "metrics.py": 490}
-LONGER |= {"methods/adversarial.py": 235, "methods/base.py": 205, "methods/pseudo_label.py": 245}
+LONGER |= {"methods/adversarial.py": 215, "methods/pseudo_label.py": 245}
 
 
 @pytest.mark.parametrize("name", PRODUCT)
 def test_a_file_can_be_read_in_one_go(name):
     most = LONGER.get(name, 200 if name.startswith("methods/") else 450)
     assert len((ROOT / name).read_text(encoding="utf-8").splitlines()) <= most
+
+
+def test_what_the_loop_asks_of_a_method_is_little():
+    (base,) = [node for node in TREES["methods.base"].body if getattr(node, "name", "") == "Method"]
+    assert len([node for node in base.body if isinstance(node, ast.FunctionDef)]) < 15
 
 
 # who reads a command line: the training program in two places, and the small programs each their own

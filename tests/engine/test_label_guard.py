@@ -380,7 +380,7 @@ def test_what_was_the_best_epoch_moves_no_rate(sites, method, rule):
         for epoch in range(args.n_epoch):
             learner.begin_epoch(epoch)
             rates[-1].append(learner.moving())
-            learner.end_epoch(epoch, epoch * last_is_best)
+            learner.rates.end_epoch(epoch, epoch * last_is_best)
     assert rates[0] == rates[1]
 
 

@@ -226,7 +226,7 @@ def test_the_poly_rate_falls_step_by_step_to_zero(sites):
     method.begin_epoch(3)
     method.begin_step(3.5)
     assert method.moving()["lr"] == pytest.approx(1e-2 * (1 - 0.35) ** 0.9)
-    method.settings = replace(method.settings, poly_epochs=20)
+    method.rates.learning = replace(method.settings, poly_epochs=20)
     method.begin_step(3.5)
     assert method.moving()["lr"] == pytest.approx(1e-2 * (1 - 3.5 / 20) ** 0.9)
 
@@ -238,7 +238,7 @@ def test_the_published_rate_halves_after_the_first_epoch_and_at_multiples_of_the
         method.begin_epoch(epoch)
         rates.append(method.moving()["lr"] / 1e-2)
         best = 5 if epoch >= 5 else best
-        method.end_epoch(epoch, best)
+        method.rates.end_epoch(epoch, best)
     assert rates[0] == 1
     assert set(rates[1:26]) == {0.5}
     assert set(rates[26:51]) == {0.25}
