@@ -9,13 +9,12 @@ from PIL import Image, UnidentifiedImageError
 
 from analysis.run import AGAIN, Run, regex
 from datasets.transforms import parse_folders
+from files.run_names import MASKS
 from processes.errors import UserError
 from utils import listing, read_literal
 
 if TYPE_CHECKING:
     from datasets.slices import SliceSet  # opened where it is needed: it brings torch, which takes seconds
-
-FOLDERS = {"last": "last_epoch", "best_3d": "best_epoch_3d"}
 
 
 @dataclass(frozen=True)
@@ -30,7 +29,7 @@ class Masks:
 
     def folder(self, which: str) -> Path:
         """Where the masks of an epoch lie."""
-        return self.run.folder / FOLDERS.get(which, which) / "val"
+        return self.run.folder / MASKS.get(which, which) / "val"
 
     def names(self, which: str) -> list[str]:
         """The slices whose prediction was saved; raises UserError where none was."""

@@ -10,24 +10,20 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
 import pandas as pd
 
 from datasets.files import MOST_CLASSES, check_regex
 from files.foreign import read_json, reading
+from files.run_names import CLASSES, PATIENTS
 from metrics import DISTANCES, SCORES
 from processes.errors import UserError
 from processes.ownership import made_by_run, shown
 from processes.quoting import for_shell, from_cell
 from utils import doubled, fits, nearest, read_literal
 
-if TYPE_CHECKING:
-    pass  # opened where it is needed: it brings torch, which takes seconds
-
-PATIENT_FILES = {"last": "patients_last.csv", "best_3d": "patients_best_3d.csv"}
-CLASS_FILES = {"last": "classes_last.csv", "best_3d": "classes_best_3d.csv"}
 PICTURES = (".png", ".pdf", ".svg", ".gif")  # as plot.py makes them
 WITH_UNIT = (*DISTANCES, "diagonal")
 DEFAULT_CSV = "*_target_metrics.csv"
@@ -209,21 +205,21 @@ class Run:
             columns["masd"] = columns.pop("assd")
         scores = [column for name, column in columns.items() if name in SCORES]
         read = {column: PATIENT_COLUMNS[name] for name, column in columns.items()}
-        rows = self._table(PATIENT_FILES[which], read, may_lack=scores)
+        rows = self._table(PATIENTS[which], read, may_lack=scores)
         known = [{name: row[column] for name, column in columns.items() if column in row} for row in rows]
         return [{name: row.get(name, float("nan")) for name in PATIENT_COLUMNS} for row in known]
 
     @cached_property
     def has_old_assd(self) -> bool:
         """Whether its tables are of the time when the mean of the two directed means was called ASSD, not MASD."""
-        return bool(_old_names(next(csv.reader(io.StringIO(self.text(PATIENT_FILES["last"]))), [])))
+        return bool(_old_names(next(csv.reader(io.StringIO(self.text(PATIENTS["last"]))), [])))
 
     def classes(self, which: str) -> list[dict[str, Any]]:
         """One row per class of the epoch, of a run that is scored `by_iou`: class, name, iou, intersection, union.
 
         The counts are pixels of all images together; iou is NaN where the class is neither true nor predicted.
         """
-        return self._table(CLASS_FILES[which], CLASS_COLUMNS)
+        return self._table(CLASSES[which], CLASS_COLUMNS)
 
     @property
     def metric_axis(self) -> list[int]:

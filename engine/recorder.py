@@ -14,6 +14,7 @@ from datasets.set_tables import read_card
 from engine.evaluation import Evaluation, Scoring, class_mean, nanmean, score_patients_of
 from engine.run_folder import CsvLog, RunFolder, describe_code, earlier_code, other_versions, write_masks, write_volumes
 from engine.watching import COLUMNS as WATCHED
+from files.run_names import CLASSES, MASKS, PATIENTS
 from methods.base import Method
 from metrics import DISTANCES, dice
 
@@ -269,8 +270,7 @@ class Recorder:
         if self.scored:
             self._write_scores(which, found)
         if self.recording.saveim:
-            name = {"last": "last_epoch", "best_3d": "best_epoch_3d"}[which]
-            self._write_masks(f"{name}/val", found.names, found.prediction)
+            self._write_masks(f"{MASKS[which]}/val", found.names, found.prediction)
         if found.entropy is not None:
             self._write_masks("ent_map", found.names, found.entropy)
 
@@ -279,9 +279,9 @@ class Recorder:
         scores = scores.rename(columns={name: f"{name}_{self.unit}" for name in (*DISTANCES, "diagonal")})
         first = ["patient", "class", "outcome"]
         scores = scores[first + [name for name in scores.columns if name not in first]]
-        self._write_table(f"patients_{which}.csv", scores)
+        self._write_table(PATIENTS[which], scores)
         if self.recording.scores == "iou":
-            self._write_table(f"classes_{which}.csv", self._classes(found))
+            self._write_table(CLASSES[which], self._classes(found))
 
     def _write_table(self, name: str, table: pd.DataFrame) -> None:
         self.folder.write_table(name, [table.columns, *table.itertuples(index=False)])
