@@ -27,7 +27,7 @@ from PIL import Image
 from torch import Tensor, nn
 
 from engine.checkpoint_files import load_checkpoint, require
-from files.nifti_headers import Header, header_at, pack
+from files.nifti_headers import Header, header_at, write_nifti
 from nets.published_weights import adopt
 from nets.weight_checks import misfits, unwrapped
 from processes.errors import UserError
@@ -339,8 +339,8 @@ def write_volumes(
     """Writes one .nii.gz per volume (D, W, H) uint8, placed as the header of its image says, if that is known."""
     folder.mkdir(parents=True, exist_ok=True)
     for name, mask in zip(names, masks, strict=True):
-        with atomic_write(folder / f"{name}.nii.gz") as file:
-            file.write(pack(mask, header_at(np.eye(4)) if headers is None else headers[name]))
+        header = header_at(np.eye(4)) if headers is None else headers[name]
+        write_nifti(folder / f"{name}.nii.gz", mask, header)
 
 
 # ----------------------------------------------------------------------------------------------- provenance

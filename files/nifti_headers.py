@@ -9,9 +9,12 @@ Source: nifti1.h and nifti2.h of the NIfTI data format working group (https://ni
 """
 
 import gzip
+from pathlib import Path
 
 import nibabel as nib
 import numpy as np
+
+from utils import atomic_write
 
 Header = nib.Nifti1Header  # or its subclass of NIfTI-2
 KEPT = ("qform_code", "sform_code", "quatern_b", "quatern_c", "quatern_d", "qoffset_x", "qoffset_y", "qoffset_z")
@@ -89,8 +92,16 @@ def from_text(text: str) -> Header:
     return kind(block, "<", check=False)
 
 
-def pack(voxels: np.ndarray, header: Header) -> bytes:
-    """A .nii.gz of these voxels (X, Y, Z, further axes) that lies where the header says; the same bytes each time."""
+def write_nifti(path: Path, voxels: np.ndarray, header: Header) -> None:
+    """Writes voxels (X, Y, Z, further axes) as a .nii.gz that lies where the header says; the same bytes each time.
+
+    The file gets its name only when it is whole.
+    """
+    with atomic_write(path) as file:
+        file.write(_packed(voxels, header))
+
+
+def _packed(voxels: np.ndarray, header: Header) -> bytes:
     kind = nib.Nifti2Image if isinstance(header, nib.Nifti2Header) else nib.Nifti1Image
     own = kind.header_class()
     for name in KEPT:

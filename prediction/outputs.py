@@ -12,7 +12,7 @@ import numpy as np
 
 from files.foreign import read_json
 from files.labels import LabelMap
-from files.nifti_headers import Header, pack
+from files.nifti_headers import write_nifti
 from files.reading import read_grid, read_voxels
 from prediction.inference import Prediction, Wanted
 from processes.errors import UserError
@@ -99,8 +99,8 @@ class Outputs:
         paths = self.paths(patient)
         for kind, values in (("probabilities", prediction.probabilities), ("entropy", prediction.entropy)):
             if values is not None:
-                save_volume(paths[kind], values.astype(np.float32, copy=False), prediction.header)
-        save_volume(paths["classes"], self.as_labels(prediction.classes), prediction.header)
+                write_nifti(paths[kind], values.astype(np.float32, copy=False), prediction.header)
+        write_nifti(paths["classes"], self.as_labels(prediction.classes), prediction.header)
 
     def as_labels(self, classes: np.ndarray) -> np.ndarray:
         """(X, Y, Z) class numbers -> (X, Y, Z) labels to be written, in the smallest type that holds them all."""
@@ -171,12 +171,6 @@ def read_sizes(path: Path) -> list[tuple[str, ...]]:
 
 def _holds(kind: type, values: Iterable[int]) -> bool:
     return all(np.iinfo(kind).min <= value <= np.iinfo(kind).max for value in values)
-
-
-def save_volume(path: Path, voxels: np.ndarray, header: Header) -> None:
-    """Writes voxels (X, Y, Z[, C]) as a NIfTI with this header. The file gets its name only when it is whole."""
-    with atomic_write(path) as file:
-        file.write(pack(voxels, header))
 
 
 def labels_of(card: Mapping[str, Any], n_class: int, original: bool) -> dict[int, int]:

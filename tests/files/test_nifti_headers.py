@@ -10,7 +10,7 @@ import SimpleITK as sitk
 from datasets.transforms import parse_folders
 from datasets.volumes import open_volumes
 from engine.run_folder import write_volumes
-from files.nifti_headers import from_text, header_at, pack, states_no_place, to_text, turned, unsheared
+from files.nifti_headers import from_text, header_at, states_no_place, to_text, turned, unsheared, write_nifti
 from files.reading import read_grid, read_header
 from tests.files.test_reading import ORIENTATIONS, SHAPE, oblique, write, write_series
 
@@ -76,7 +76,7 @@ def test_a_mask_lies_on_its_nifti_for_itk_and_nibabel_alike(tmp_path, style, uni
     for number, codes in enumerate(ORIENTATIONS[:: 5 if unit == "mm" else 16]):
         image, mask = tmp_path / f"{number}.nii", tmp_path / f"mask{number}.nii.gz"
         put(image, np.zeros(SHAPE, np.float32), oblique(codes), style, unit, kind)
-        mask.write_bytes(pack(np.ones(SHAPE, np.uint8), read_header(image)))
+        write_nifti(mask, np.ones(SHAPE, np.uint8), read_header(image))
         assert_on_one_grid(mask, image)
         assert isinstance(nib.load(mask), kind)
         assert nib.load(mask).get_data_dtype() == np.uint8
@@ -87,7 +87,7 @@ def test_a_mask_lies_on_an_image_of_another_format(tmp_path, ending):
     for codes in ORIENTATIONS[::3]:
         image, mask = tmp_path / f"{codes}{ending}", tmp_path / f"mask_{codes}.nii.gz"
         write(image, np.zeros(SHAPE, np.int16), oblique(codes))
-        mask.write_bytes(pack(np.ones(SHAPE, np.uint8), read_header(image)))
+        write_nifti(mask, np.ones(SHAPE, np.uint8), read_header(image))
         assert_on_one_grid(mask, image)
         np.testing.assert_allclose(nib.load(mask).affine, read_grid(image).affine, atol=2e-5)
 
@@ -99,7 +99,7 @@ def test_a_mask_of_analyze_states_no_more_place_than_its_image(tmp_path, kind):
     (tmp_path / "a.mat").unlink(missing_ok=True)
     header = read_header(tmp_path / "a.hdr")
     assert states_no_place(header)
-    (tmp_path / "mask.nii.gz").write_bytes(pack(np.zeros((6, 5, 4), np.uint8), header))
+    write_nifti(tmp_path / "mask.nii.gz", np.zeros((6, 5, 4), np.uint8), header)
     assert_on_one_grid(tmp_path / "mask.nii.gz", tmp_path / "a.hdr")
     np.testing.assert_allclose(nib.load(tmp_path / "mask.nii.gz").affine, nib.load(tmp_path / "a.hdr").affine)
 
@@ -136,7 +136,7 @@ def test_a_pair_of_files_and_a_fourth_axis_leave_the_place_alone(tmp_path, endin
     kind = nib.Nifti1Pair if ending == ".img" else nib.Nifti1Image
     put(tmp_path / f"a{ending}", np.zeros((*SHAPE, 1)), oblique("PIR"), "two places", kind=kind)
     mask = tmp_path / "mask.nii.gz"
-    mask.write_bytes(pack(np.ones(SHAPE, np.uint8), read_header(tmp_path / f"a{ending}")))
+    write_nifti(mask, np.ones(SHAPE, np.uint8), read_header(tmp_path / f"a{ending}"))
     own, theirs = nib.load(mask), nib.load(tmp_path / f"a{ending}")
     assert isinstance(own, nib.Nifti1Image)
     np.testing.assert_array_equal(own.get_qform(), theirs.get_qform())
@@ -148,7 +148,7 @@ def test_a_tilted_gantry_has_the_planes_of_itk_and_the_steps_of_its_slices(tmp_p
     image = sitk.GetImageFromArray(np.zeros(SHAPE[::-1], np.int16))
     image.SetSpacing((0.7, 1.1, 2.5))
     write_series(tmp_path / "series", image, shift=lambda k: 0.4 * k)
-    (tmp_path / "mask.nii.gz").write_bytes(pack(np.ones(SHAPE, np.uint8), read_header(tmp_path / "series")))
+    write_nifti(tmp_path / "mask.nii.gz", np.ones(SHAPE, np.uint8), read_header(tmp_path / "series"))
     assert_on_one_grid(tmp_path / "mask.nii.gz", tmp_path / "series")
     np.testing.assert_allclose(
         nib.load(tmp_path / "mask.nii.gz").affine, read_grid(tmp_path / "series").affine, atol=1e-5
