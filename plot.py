@@ -50,7 +50,7 @@ def main(argv: Sequence[str] | None = None) -> None:
     if args.kind != "colour":  # which makes a folder, that must be new or its own
         refuse_input(args.out, [path for run in runs for path in [*run.own_files, *_images_of(run, args)]], "--out")
     with mpl.rc_context(STYLE):
-        KINDS[args.kind].draw(runs, args)
+        KINDS[args.kind].draw(runs, vars(args))
 
 
 if __name__ == "__main__":

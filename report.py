@@ -19,11 +19,11 @@ from analysis.run import open_runs
 from analysis.tables.classes import make_class_report
 from analysis.tables.draws import DRAWS, make_draw_report
 from analysis.tables.patients import make_patient_report
-from analysis.tables.table import as_csv, as_latex, as_markdown, as_text
+from analysis.tables.table import Comparison, as_csv, as_latex, as_markdown, as_text
 from analysis.tables.unscored import make_unscored_report
 from processes.errors import UserError
 from processes.ownership import refuse_input
-from utils import atomic_write, run_program
+from utils import atomic_write, run_program, taken
 
 FORMATS = {"csv": as_csv, "md": as_markdown, "tex": as_latex, "txt": as_text}  # in order: make's target is the last
 
@@ -69,7 +69,7 @@ def main(argv: Sequence[str] | None = None) -> None:
         )
     make_report = make_class_report if by_iou else make_patient_report if args.draws is None else make_draw_report
     scored = [run for run in runs if run.scored or run.provenance.get("pretraining")]
-    report = make_report(scored, args) if scored else make_unscored_report(runs)
+    report = make_report(scored, taken(Comparison, vars(args))) if scored else make_unscored_report(runs)
     if blind := [run.name for run in runs if run not in scored]:
         report.notes.append(f"No scores, there was no ground truth: {', '.join(blind)}.")
     print(as_text(report), end="")

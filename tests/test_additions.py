@@ -63,9 +63,9 @@ from analysis.plots.kinds import kind, of_a_score
 
 
 @kind("names", "what the runs are called", of_a_score)
-def names(runs, args):
+def names(runs, out):
     figure, body = make_canvas(runs, ", ".join(run.name for run in runs), 4, 3)
-    save(figure, args.out)
+    save(figure, out)
 ''',
     "datasets/transforms.py": """
 

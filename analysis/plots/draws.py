@@ -2,7 +2,7 @@
 
 import itertools
 import math
-from argparse import ArgumentParser, Namespace
+from argparse import ArgumentParser
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -19,6 +19,11 @@ from processes.quoting import for_chart
 APART = 0.06  # between the dots of one kind and the next, lest they hide each other; 1 is twice as many volumes
 
 
+def _of_draws(parser: ArgumentParser) -> None:
+    parser.add_argument("--draws", dest="pattern", metavar="REGEX", required=True, help=DRAWS)
+
+
+@kind("draws", "Dice over the number of labelled volumes, every draw of them a dot", _of_draws, of_an_epoch)
 def plot_draws(runs: Sequence[Run], pattern: str, which: str, out: Path) -> None:
     """Draws one line per kind of experiment. An experiment without a number of labelled volumes is a dashed level."""
     experiments = group_draws(runs, pattern)
@@ -68,12 +73,3 @@ def draw_curve(ax: Axes, points: Sequence[Repeated], shift: float, colour: str, 
     ax.plot(places, [point.mean["dice"]["mean"] for point in points], "-_", color=colour, markersize=12, label=label)
     for x, point in zip(places, points, strict=True):
         ax.plot([x] * len(point.dice), point.dice, "o", color=colour, markersize=5, alpha=0.7, markeredgewidth=0)
-
-
-def _of_draws(parser: ArgumentParser) -> None:
-    parser.add_argument("--draws", metavar="REGEX", required=True, help=DRAWS)
-
-
-@kind("draws", "Dice over the number of labelled volumes, every draw of them a dot", _of_draws, of_an_epoch)
-def _draws(runs: Sequence[Run], args: Namespace) -> None:
-    plot_draws(runs, args.draws, args.which, args.out)

@@ -3,7 +3,7 @@
 import itertools
 import re
 import textwrap
-from argparse import ArgumentParser, Namespace
+from argparse import ArgumentParser
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -74,6 +74,7 @@ def plot_curves(runs: Sequence[Run], series: Sequence[pd.Series], words: str, sh
 # ------------------------------------------------------------------------------------------------- losses
 
 
+@kind("losses", "every loss term over epochs", several=False)
 def plot_losses(run: Run, out: Path) -> None:
     """Draws every loss term in training and in validation, one panel per term."""
     found = [match[1] for name in run.metrics if (match := re.fullmatch("(?:tra|val)_loss_(.+)", name))]
@@ -123,6 +124,7 @@ def loss_legend(body: FigureBase, run: Run, terms: Sequence[str]) -> None:
 # ------------------------------------------------------------------------------------------------ weights
 
 
+@kind("weights", "the weights of the losses over epochs")
 def plot_weights(runs: Sequence[Run], out: Path) -> None:
     """Draws the weights of the losses over epochs, one panel per run. The title names runs without --scheduler."""
     columns = {run.name: [name for name in run.metrics if name.startswith(WEIGHT)] for run in runs}
@@ -158,20 +160,10 @@ def _of_a_column(parser: ArgumentParser) -> None:
 
 
 @kind("curves", "one column of the log, or one raw array, over epochs", _of_a_column)
-def _curves(runs: Sequence[Run], args: Namespace) -> None:
-    if args.classes and not args.array:
+def _curves(runs: Sequence[Run], column: str, array: str | None, classes: Sequence[int] | None, out: Path) -> None:
+    if classes and not array:
         raise UserError("--classes chooses classes of an --array; a --column of one class has its number in its name.")
-    if args.array:
-        plot_array(runs, args.array, args.classes, args.out)
+    if array:
+        plot_array(runs, array, classes, out)
     else:
-        plot_column(runs, args.column, args.out)
-
-
-@kind("losses", "every loss term over epochs", several=False)
-def _losses(runs: Sequence[Run], args: Namespace) -> None:
-    plot_losses(runs[0], args.out)
-
-
-@kind("weights", "the weights of the losses over epochs")
-def _weights(runs: Sequence[Run], args: Namespace) -> None:
-    plot_weights(runs, args.out)
+        plot_column(runs, column, out)

@@ -1,22 +1,24 @@
 """The kinds of pictures that plot.py makes. A kind is a function in a file of this folder that `kind` enters here.
 
     @kind("sizes", "predicted, true and prior sizes", several=False)
-    def sizes(runs: Sequence[Run], args: Namespace) -> None:
-        plot_sizes(runs[0], args.out)
+    def plot_sizes(run: Run, out: Path) -> None: ...
 
-adds `python plot.py sizes --run RUN --out FILE`; flags of its own are added by a function of the parser.
+adds `python plot.py sizes --run RUN --out FILE`; flags of its own are added by a function of the parser. The function
+gets the runs, or the run, and those flags by name that its parameters name.
 """
 
-from argparse import ArgumentParser, Namespace
-from collections.abc import Callable, Sequence
+import inspect
+from argparse import ArgumentParser
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 from analysis.plots.canvas import EPOCHS
 from analysis.run import Run
 from metrics import SCORES
 
-Draw = Callable[[Sequence[Run], Namespace], None]
+Draw = Callable[..., None]  # of the runs, or of one, and flags by name
 AddFlags = Callable[[ArgumentParser], None]
 
 
@@ -24,10 +26,18 @@ AddFlags = Callable[[ArgumentParser], None]
 class Kind:
     """What draws it, what the help says of it, whether it is of several runs, and what adds its flags."""
 
-    draw: Draw
+    function: Draw
     help: str
     several: bool
     add_flags: AddFlags
+
+    def draw(self, runs: Sequence[Run], flags: Mapping[str, Any]) -> None:
+        """Draws these runs.
+
+        flags: the value of every flag of plot.py
+        """
+        _, *named = inspect.signature(self.function).parameters
+        self.function(runs if self.several else runs[0], **{name: flags[name] for name in named})
 
 
 KINDS: dict[str, Kind] = {}
@@ -67,5 +77,5 @@ def of_a_score(parser: ArgumentParser) -> None:
 
 def of_slices(parser: ArgumentParser) -> None:
     """--slices, --data"""
-    parser.add_argument("--slices", type=int, default=3, help="how many")
+    parser.add_argument("--slices", dest="number", metavar="SLICES", type=int, default=3, help="how many")
     parser.add_argument("--data", type=Path, help="the set's folder, if it moved since the run")

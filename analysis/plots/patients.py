@@ -1,7 +1,7 @@
 """Charts over patients and slices: box plots, histograms of scores, histograms of sizes."""
 
 import itertools
-from argparse import ArgumentParser, Namespace
+from argparse import ArgumentParser
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -38,6 +38,7 @@ BINS = 20
 # -------------------------------------------------------------------------------------------------- boxes
 
 
+@kind("boxes", "a score per patient and run", of_a_score, of_one_class, of_an_epoch)
 def plot_boxes(runs: Sequence[Run], score: str, which: str, out: Path, only: int | None = None) -> None:
     """Draws one box per run over its patients.
 
@@ -146,6 +147,7 @@ def source_label(source: str, runs: Sequence[Run], only: int | None) -> str:
 # -------------------------------------------------------------------------------------------------- sizes
 
 
+@kind("sizes", "predicted, true and prior sizes", several=False)
 def plot_sizes(run: Run, out: Path) -> None:
     """Draws a histogram per class of the sizes predicted in the last epoch, of the true ones and of the prior."""
     true, prior = run.array("val_gt_sizes.npy"), run.array("prior_sizes.npy")
@@ -198,11 +200,6 @@ def _of_a_source(parser: ArgumentParser) -> None:
     source.add_argument("--array", help="a raw array (epochs, cases, classes) of the run, such as val_dice.npy")
 
 
-@kind("boxes", "a score per patient and run", of_a_score, of_one_class, of_an_epoch)
-def _boxes(runs: Sequence[Run], args: Namespace) -> None:
-    plot_boxes(runs, args.score, args.which, args.out, args.only)
-
-
 @kind(
     "histogram",
     "how a score is distributed over patients, or an array over its slices",
@@ -210,10 +207,5 @@ def _boxes(runs: Sequence[Run], args: Namespace) -> None:
     of_one_class,
     of_an_epoch,
 )
-def _histogram(runs: Sequence[Run], args: Namespace) -> None:
-    plot_histogram(runs, args.array or args.score, args.which, args.out, args.only)
-
-
-@kind("sizes", "predicted, true and prior sizes", several=False)
-def _sizes(runs: Sequence[Run], args: Namespace) -> None:
-    plot_sizes(runs[0], args.out)
+def _histogram(runs: Sequence[Run], score: str, array: str | None, which: str, out: Path, only: int | None) -> None:
+    plot_histogram(runs, array or score, which, out, only)

@@ -1,6 +1,5 @@
 """Pictures of predictions: the panel of slices and runs, the film over epochs, masks in colour."""
 
-from argparse import Namespace
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -145,6 +144,7 @@ def class_legend(body: FigureBase, run: Run, width: float) -> None:
 # -------------------------------------------------------------------------------------------------- panel
 
 
+@kind("panel", "images with truth and predictions", of_slices, of_an_epoch)
 def plot_panel(runs: Sequence[Run], out: Path, number: int, which: str, data: Path | None) -> None:
     """Draws the panel of slices.
 
@@ -193,6 +193,7 @@ def panel_title(which: str, chosen: Mapping[int, str], ranking: Run) -> str:
 # --------------------------------------------------------------------------------------------------- film
 
 
+@kind("gif", "predictions over epochs", of_slices, several=False)
 def make_film(run: Run, out: Path, number: int, data: Path | None) -> None:
     """Writes a GIF of the predictions over epochs on a few slices.
 
@@ -247,6 +248,7 @@ def draw_frame(
 # ------------------------------------------------------------------------------------------------- colour
 
 
+@kind("colour", "saved masks as coloured pictures, in the folder --out", of_an_epoch, several=False)
 def write_coloured(run: Run, which: str, out: Path) -> None:
     """Writes every saved mask of an epoch as a coloured PNG of the same name, into the folder `out`."""
     names, colours = Masks(run).names(which), label_colours(run)
@@ -260,18 +262,3 @@ def write_coloured(run: Run, which: str, out: Path) -> None:
 
 
 # ------------------------------------------------------------------------------------------------- for plot.py
-
-
-@kind("panel", "images with truth and predictions", of_slices, of_an_epoch)
-def _panel(runs: Sequence[Run], args: Namespace) -> None:
-    plot_panel(runs, args.out, args.slices, args.which, args.data)
-
-
-@kind("gif", "predictions over epochs", of_slices, several=False)
-def _gif(runs: Sequence[Run], args: Namespace) -> None:
-    make_film(runs[0], args.out, args.slices, args.data)
-
-
-@kind("colour", "saved masks as coloured pictures, in the folder --out", of_an_epoch, several=False)
-def _colour(runs: Sequence[Run], args: Namespace) -> None:
-    write_coloured(runs[0], args.which, args.out)

@@ -1,6 +1,5 @@
 """Chart over iterations: the threshold of pseudo labels, and its prior."""
 
-from argparse import Namespace
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -20,6 +19,7 @@ from processes.quoting import for_chart
 TERM = "tra_loss_"  # how the log calls the terms of a step, whose order is that of tra_loss.npy
 
 
+@kind("threshold", "the threshold of pseudo labels over iterations, and its prior")
 def plot_threshold(runs: Sequence[Run], out: Path) -> None:
     """Draws one panel per run. The title names runs without pseudo labels."""
     made = [run for run in runs if f"{TERM}threshold" in run.metrics]
@@ -69,8 +69,3 @@ def threshold_legend(body: FigureBase, with_prior: bool) -> None:
         handles.append(Line2D([], [], color=GREY, ls="--", linewidth=1, label="its prior"))
         handles.append(Patch(color=LIGHT_GREY, alpha=0.5, label="± sd of the prior"))
     body.legend(handles=handles, loc="outside lower center", ncols=len(handles), fontsize="small", columnspacing=1)
-
-
-@kind("threshold", "the threshold of pseudo labels over iterations, and its prior")
-def _threshold(runs: Sequence[Run], args: Namespace) -> None:
-    plot_threshold(runs, args.out)

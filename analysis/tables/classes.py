@@ -1,6 +1,5 @@
 """Runs on pictures, scored class by class: the IoU of all images together, in per cent as the papers print it."""
 
-import argparse
 import math
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
@@ -11,7 +10,7 @@ import numpy as np
 from analysis.run import Run, unique
 from analysis.tables.facts import facts, marks, notes_of, progress, supervision, warnings_of
 from analysis.tables.harm import find_harm, harm_note, on_other_images
-from analysis.tables.table import BLOCKS, NOTHING, Report, number
+from analysis.tables.table import BLOCKS, NOTHING, Comparison, Report, number
 
 
 @dataclass
@@ -89,14 +88,14 @@ def short_names(names: Mapping[int, str]) -> dict[int, str]:
     return last if len(set(last.values())) == len(names) and not any(map(str.isdecimal, last.values())) else dict(names)
 
 
-def make_notes(entries: Sequence[Entry], names: argparse.Namespace) -> list[str]:
+def make_notes(entries: Sequence[Entry], comparison: Comparison) -> list[str]:
     """How the numbers came about."""
     notes = [
         "IoU, in %: pixels that are a class in truth and prediction over those that are it in either, of all images "
         "together. mIoU: its mean over the classes that are true or predicted somewhere; the others have no IoU."
     ]
     if any(math.isfinite(entry.gap) for entry in entries):
-        notes.append(f"Gap closed: (run - {names.lower}) / ({names.upper} - {names.lower}) of the mIoU.")
+        notes.append(f"Gap closed: (run - {comparison.lower}) / ({comparison.upper} - {comparison.lower}) of the mIoU.")
     return notes + harm_note(entries, "IoU")
 
 
@@ -109,15 +108,12 @@ def csv_lines(entry: Entry) -> list[dict[str, Any]]:
     return lines
 
 
-def make_class_report(runs: Sequence[Run], names: argparse.Namespace) -> Report:
-    """Makes the report of runs on pictures.
-
-    names: its `lower` and `upper` are the runs of the gap, if they are there
-    """
+def make_class_report(runs: Sequence[Run], comparison: Comparison) -> Report:
+    """Makes the report of runs on pictures."""
     blocks = {which: [read_entry(run, which) for run in runs] for which in BLOCKS}
     for block in blocks.values():
-        close_gaps(block, names.lower, names.upper)
-        find_harm(block, names.lower)
+        close_gaps(block, comparison.lower, comparison.upper)
+        find_harm(block, comparison.lower)
     entries = [entry for block in blocks.values() for entry in block]
     columns = make_columns(entries, runs)
     apart = ["Not every run was evaluated on the same images; compare with care."]
@@ -126,6 +122,6 @@ def make_class_report(runs: Sequence[Run], names: argparse.Namespace) -> Report:
         warnings_of(runs) + apart * on_other_images(entries),
         list(columns),
         [(BLOCKS[which], [[fill(e) for fill in columns.values()] for e in block]) for which, block in blocks.items()],
-        make_notes(entries, names) + notes_of(runs),
+        make_notes(entries, comparison) + notes_of(runs),
         [line for entry in entries for line in csv_lines(entry)],
     )

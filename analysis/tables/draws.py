@@ -4,7 +4,6 @@ A regular expression says which part of a run's name is the draw: with '_\d+$', 
 draws _0 and _1 of the experiment contrast_2, whose kind is contrast and which had 2 labelled volumes.
 """
 
-import argparse
 import re
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
@@ -24,7 +23,7 @@ from analysis.tables.patients import (
     read_entry,
     score_cells,
 )
-from analysis.tables.table import BLOCKS, NOTHING, Report, number
+from analysis.tables.table import BLOCKS, NOTHING, Comparison, Report, number
 from metrics import DISTANCES, summarise
 from processes.errors import UserError
 from utils import nearest
@@ -221,9 +220,7 @@ def make_warnings(block: Sequence[Repeated], runs: Sequence[Run]) -> list[str]:
     return warnings
 
 
-def make_notes(
-    block: Sequence[Repeated], entries: Sequence[Repeated], kind: str, names: argparse.Namespace
-) -> list[str]:
+def make_notes(block: Sequence[Repeated], entries: Sequence[Repeated], kind: str, comparison: Comparison) -> list[str]:
     """How the numbers came about, and how often one is better than that of `kind`; `block`: the last epoch's."""
     notes = [
         "Scores of a draw are the mean over its patients of the 3D score averaged over the foreground classes; then "
@@ -232,14 +229,14 @@ def make_notes(
         "Missed: a true structure of which nothing was predicted. False: a predicted one that is not there. All draws' "
         "are counted; they are Dice 0 and have no HD95. Neither true nor predicted: left out.",
     ]
-    notes += [IOU] * names.iou + [PENALISED] * has_failures(entries)
+    notes += [IOU] * comparison.iou + [PENALISED] * has_failures(entries)
     if compared := [each for each in block if each.base]:
         found = "; ".join(f"{each.experiment.name} than {each.base} {each.better}:{each.worse}" for each in compared)
         notes.append(
             "Draws in which the mean Dice of the last epoch is better:worse, paired by draw, on the same patients and "
             f"with as many labelled volumes: {found}."
             + f" {kind} came first; --reference names another."
-            * (not names.reference)
+            * (not comparison.reference)
         )
     return notes + harm_note([run for each in entries for run in each.entries.values()], "Dice")
 
@@ -264,17 +261,14 @@ def in_common(values: Sequence[Any]) -> Any:
     return values[0] if len(set(values)) == 1 else " / ".join(map(str, values))
 
 
-def make_draw_report(runs: Sequence[Run], names: argparse.Namespace) -> Report:
-    """Makes the report of runs repeated over draws.
-
-    names: `draws`, the regular expression; `reference`, an experiment or a kind; `iou`, whether that is shown too
-    """
-    experiments = group_draws(runs, names.draws)
-    kind = choose_kind(experiments, names.reference)
-    blocks = {which: [read_experiment(each, which, names.iou) for each in experiments] for which in BLOCKS}
+def make_draw_report(runs: Sequence[Run], comparison: Comparison) -> Report:
+    """Makes the report of runs repeated over draws."""
+    experiments = group_draws(runs, comparison.draws)
+    kind = choose_kind(experiments, comparison.reference)
+    blocks = {which: [read_experiment(each, which, comparison.iou) for each in experiments] for which in BLOCKS}
     for block in blocks.values():
         compare(block, kind)
-        find_harm_by_draw(block, names.lower)
+        find_harm_by_draw(block, comparison.lower)
     entries = [entry for block in blocks.values() for entry in block]
     columns = make_columns(entries, runs)
     return Report(
@@ -282,6 +276,6 @@ def make_draw_report(runs: Sequence[Run], names: argparse.Namespace) -> Report:
         make_warnings(blocks["last"], runs),
         list(columns),
         [(BLOCKS[which], [[fill(e) for fill in columns.values()] for e in block]) for which, block in blocks.items()],
-        make_notes(blocks["last"], entries, kind, names) + notes_of(runs),
+        make_notes(blocks["last"], entries, kind, comparison) + notes_of(runs),
         [line for entry in entries for line in csv_lines(entry)],
     )

@@ -1,6 +1,5 @@
 """Runs scored patient by patient: Dice, distances, the share of the gap that a run closes, tests between runs."""
 
-import argparse
 import math
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
@@ -12,7 +11,7 @@ from scipy.stats import wilcoxon
 from analysis.run import Run, unique
 from analysis.tables.facts import facts, marks, notes_of, progress, supervision, warnings_of
 from analysis.tables.harm import find_harm, harm_note, on_other_images
-from analysis.tables.table import BLOCKS, NOTHING, Report, number
+from analysis.tables.table import BLOCKS, NOTHING, Comparison, Report, number
 from metrics import DISTANCES, SCORES, average_classes, bootstrap_interval, summarise
 from processes.errors import UserError
 
@@ -198,7 +197,7 @@ def make_warnings(entries: Sequence[Entry], runs: Sequence[Run]) -> list[str]:
     return warnings
 
 
-def make_notes(entries: Sequence[Entry], runs: Sequence[Run], names: argparse.Namespace) -> list[str]:
+def make_notes(entries: Sequence[Entry], runs: Sequence[Run], comparison: Comparison) -> list[str]:
     """How the numbers came about, and what the table has no room for."""
     notes = [
         "Scores are per patient, in 3D, averaged over the foreground classes, then mean ± sd over patients.",
@@ -207,7 +206,7 @@ def make_notes(entries: Sequence[Entry], runs: Sequence[Run], names: argparse.Na
         "Missed: a true structure of which nothing was predicted. False: a predicted one that is not there. Both are "
         "Dice 0 and NSD 0 and have no distance, whose n is then smaller. Neither true nor predicted: left out.",
     ]
-    notes += [IOU] * names.iou
+    notes += [IOU] * comparison.iou
     notes += [OLD_ASSD] * any(run.has_old_assd for run in runs)
     if any(map(has_failures, entries)):
         notes.append(PENALISED)
@@ -216,10 +215,12 @@ def make_notes(entries: Sequence[Entry], runs: Sequence[Run], names: argparse.Na
         notes.append("95 % of the mean: bootstrap over patients." + " With so few patients it is too narrow." * few)
         notes.append(f"Worst patient, last epoch: {'; '.join(map(worst, entries[: len(runs)]))}.")
     if any(map(has_gap, entries)):
-        notes.append(f"Gap closed: (run - {names.lower}) / ({names.upper} - {names.lower}) of the mean Dice.")
+        notes.append(
+            f"Gap closed: (run - {comparison.lower}) / ({comparison.upper} - {comparison.lower}) of the mean Dice."
+        )
     if tested := [entry for entry in entries[: len(runs)] if math.isfinite(entry.p)]:
-        reference = choose_reference(runs, names)
-        by_order = not names.reference and reference != DEFAULT_REFERENCE
+        reference = choose_reference(runs, comparison)
+        by_order = not comparison.reference and reference != DEFAULT_REFERENCE
         found = "; ".join(f"{entry.run.name} {entry.wins}:{entry.losses}, p = {entry.p:.2g}" for entry in tested)
         notes.append(
             f"Patients on whom {reference} is better:worse in the last epoch, and p of Wilcoxon's signed-rank "
@@ -262,18 +263,13 @@ def csv_lines(entry: Entry) -> list[dict[str, Any]]:
     return lines
 
 
-def make_patient_report(runs: Sequence[Run], names: argparse.Namespace) -> Report:
-    """Makes the report of runs scored patient by patient.
-
-    names: its `lower` and `upper` are the runs of the gap, its `reference` that of the test, if they are there
-
-    `names.iou`: whether intersection over union is to stand next to Dice.
-    """
-    blocks = {which: [read_entry(run, which, names.iou) for run in runs] for which in BLOCKS}
-    reference = choose_reference(runs, names)
+def make_patient_report(runs: Sequence[Run], comparison: Comparison) -> Report:
+    """Makes the report of runs scored patient by patient."""
+    blocks = {which: [read_entry(run, which, comparison.iou) for run in runs] for which in BLOCKS}
+    reference = choose_reference(runs, comparison)
     for block in blocks.values():
-        close_gaps(block, names.lower, names.upper)
-        find_harm(block, names.lower)
+        close_gaps(block, comparison.lower, comparison.upper)
+        find_harm(block, comparison.lower)
         compare(block, reference)
     entries = [entry for block in blocks.values() for entry in block]
     columns = make_columns(entries, runs)
@@ -282,12 +278,12 @@ def make_patient_report(runs: Sequence[Run], names: argparse.Namespace) -> Repor
         make_warnings(entries, runs),
         list(columns),
         [(BLOCKS[which], [[fill(e) for fill in columns.values()] for e in block]) for which, block in blocks.items()],
-        make_notes(entries, runs, names),
+        make_notes(entries, runs, comparison),
         [line for entry in entries for line in csv_lines(entry)],
     )
 
 
-def choose_reference(runs: Sequence[Run], names: argparse.Namespace) -> str:
+def choose_reference(runs: Sequence[Run], comparison: Comparison) -> str:
     """The run that was asked for; else sfda; where there is none, the first."""
     known = [run.name for run in runs]
-    return names.reference or (DEFAULT_REFERENCE if DEFAULT_REFERENCE in known else known[0])
+    return comparison.reference or (DEFAULT_REFERENCE if DEFAULT_REFERENCE in known else known[0])

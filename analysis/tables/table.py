@@ -20,6 +20,17 @@ LATEX_GAP = 3  # letters between two columns
 
 
 @dataclass(frozen=True)
+class Comparison:
+    """What runs are compared with, and how, under the names of the flags."""
+
+    lower: str  # the run that closes nothing of the gap, if it is there
+    upper: str  # the run that closes all of it, likewise
+    reference: str | None  # the run, experiment or kind that the others are tested against, if one was named
+    draws: str | None  # regular expression: what tells the draws of one experiment apart in their names
+    iou: bool  # whether intersection over union stands next to Dice
+
+
+@dataclass(frozen=True)
 class Report:
     """The table in words, the same for text, Markdown and LaTeX; the csv has every digit instead."""
 
