@@ -36,8 +36,6 @@ from methods.base import METHODS, Method
 from methods.objective import LossSum
 from methods.settings import flag
 from methods.thresholds import (
-    DIMENSIONS,
-    Gaussian,
     ThresholdSettings,
     WithThreshold,
     check_settings,
@@ -45,7 +43,6 @@ from methods.thresholds import (
     mean_foreground,
     pseudo_label,
     ramp_up,
-    spread,
     straight_through,
 )
 from nets.probabilities import log_probabilities
@@ -189,8 +186,8 @@ class PseudoLabel(Method):
         confidence = mean_foreground(logits)
         if self.settings.threshold_moves == "head":
             confidence = confidence.detach()  # or the KL would learn to be unsure
-        prior = self.prior(confidence)
-        posterior = self.posterior(confidence, head, sum(map(len, logits)))
+        prior = self.settings.prior(confidence)
+        posterior = self.settings.posterior(confidence, head, sum(map(len, logits)))
         # The same in every process, which the state of torch's own generator is not.
         self.generator.manual_seed(self.step_seed)
         noise = torch.randn(posterior.mean.shape, generator=self.generator, device=confidence.device)
@@ -202,21 +199,6 @@ class PseudoLabel(Method):
         kl = posterior.kl(prior)
         kl = kl.mean() if self.settings.given else kl.sum(1).mean()  # numbers, or 256 dimensions
         return {"threshold": threshold, "kl": kl, "prior_mu": prior.mean, "prior_sd": prior.sd}
-
-    def prior(self, confidence: Tensor) -> Gaussian:
-        """Two scalars: as given, or from the confidence."""
-        settings = self.settings
-        mean = confidence if settings.pri_mu else torch.full_like(confidence, settings.prior_mu)
-        return Gaussian(mean, spread(mean) if settings.pri_sd else torch.full_like(mean, settings.prior_sd))
-
-    def posterior(self, confidence: Tensor, head: Mapping[str, Tensor], count: int) -> Gaussian:
-        """(count, 256) posterior of the threshold: from the head, from the confidence, or as the prior is given."""
-        mu, sd = self.settings.post_mu, self.settings.post_sd
-        priors = (self.settings.prior_mu, self.settings.prior_sd)
-        given = Gaussian(*(torch.full_like(confidence, value) for value in priors))
-        mean = head["mean"].float().relu() if mu == 0 else (confidence, given.mean)[mu - 1]
-        deviations = deviation(head["log_variance"]) if sd == 0 else (spread(mean), given.sd)[sd - 1]
-        return Gaussian(mean.expand(count, DIMENSIONS), deviations.expand(count, DIMENSIONS))
 
 
 # ------------------------------------------------------------------------------------------------ flags

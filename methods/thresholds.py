@@ -1,7 +1,7 @@
 """The threshold above which a network believes itself: fixed, or drawn from a posterior that is held to a prior."""
 
 import math
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Literal, NamedTuple
 
@@ -84,6 +84,18 @@ class ThresholdSettings(Settings):
     def given(self) -> bool:
         """Whether no layer predicts anything of the posterior."""
         return self.post_mu > 0 and self.post_sd > 0
+
+    def prior(self, confidence: Tensor) -> Gaussian:
+        """Two scalars: as given, or from the mean foreground probability."""
+        mean = confidence if self.pri_mu else torch.full_like(confidence, self.prior_mu)
+        return Gaussian(mean, spread(mean) if self.pri_sd else torch.full_like(mean, self.prior_sd))
+
+    def posterior(self, confidence: Tensor, head: Mapping[str, Tensor], count: int) -> Gaussian:
+        """(count, 256) posterior of the threshold: from the head, from the confidence, or as the prior is given."""
+        given = Gaussian(*(torch.full_like(confidence, value) for value in (self.prior_mu, self.prior_sd)))
+        mean = head["mean"].float().relu() if self.post_mu == 0 else (confidence, given.mean)[self.post_mu - 1]
+        sd = deviation(head["log_variance"]) if self.post_sd == 0 else (spread(mean), given.sd)[self.post_sd - 1]
+        return Gaussian(mean.expand(count, DIMENSIONS), sd.expand(count, DIMENSIONS))
 
 
 def check_settings(settings: ThresholdSettings) -> None:

@@ -98,7 +98,7 @@ def test_every_package_has_a_front_door():
 
 # one class or function after another in the first two; what their paper needs in the others
 LONGER = {"losses.py": 540, "metrics.py": 490}
-LONGER |= {"methods/adversarial.py": 215, "methods/pseudo_label.py": 245}
+LONGER |= {"methods/adversarial.py": 215, "methods/pseudo_label.py": 230}
 
 
 @pytest.mark.parametrize("name", PRODUCT)

@@ -103,7 +103,7 @@ def test_of_several_classes_the_most_probable_of_the_foreground_must_exceed_the_
 
 def test_the_kl_is_the_one_of_two_normal_distributions():
     mean, sd = torch.rand(2, 4, 7, generator=torch.Generator().manual_seed(0)) + 0.1
-    ours, prior = pseudo.Gaussian(mean, sd), pseudo.Gaussian(torch.tensor(0.7), torch.tensor(0.15))
+    ours, prior = thresholds.Gaussian(mean, sd), thresholds.Gaussian(torch.tensor(0.7), torch.tensor(0.15))
     assert torch.allclose(ours.kl(prior), kl_divergence(Normal(mean, sd), Normal(0.7, 0.15)), rtol=1e-4)
     assert prior.kl(prior).item() == 0
 
