@@ -28,7 +28,7 @@ from files.faults import Fault, VolumeFault, describe_faults
 from files.pairing import Case
 from main import run
 from nets.precision import PRECISIONS, device_of
-from prediction.adaptation import Adapting, adapt, add_adaptation_flags
+from prediction.adaptation import Adapting, adapt, add_adaptation_flags, refuse_idle_sizes
 from prediction.export import export_onnx
 from prediction.inference import Wanted, predict
 from prediction.model import FLIPS, Model, load_model
@@ -57,6 +57,7 @@ def get_args(argv: Sequence[str] | None) -> argparse.Namespace:
         raise UserError("--out names the folder of the predictions; give it.")
     if args.export and args.export.is_dir():
         raise UserError(f"--export names the file of the network; {args.export} is a folder.")
+    refuse_idle_sizes(args)
     if args.batch_size < 1:
         raise UserError(f"--batch_size is at least 1; got {args.batch_size}.")
     args.device = device_of(args.device)

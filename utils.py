@@ -369,7 +369,9 @@ def _leave(number: int, frame: types.FrameType | None) -> None:
 
 
 def run_program(main: Callable[[], None]) -> None:
-    """Runs a command-line program: a UserError or a failed write becomes one paragraph and exit code 2, Ctrl-C a line.
+    """Runs a command-line program: what is wrong becomes one paragraph and exit code 2, Ctrl-C a line.
+
+    Wrong is a UserError, a failed write, or too little memory.
 
     `--debug` on the command line lets the traceback through. A letter that the screen cannot show becomes a question
     mark, and no error; one that would steer it is told by its number. SIGTERM, as of a make that is stopped, ends the
@@ -386,10 +388,11 @@ def run_program(main: Callable[[], None]) -> None:
     except KeyboardInterrupt:
         tell()
         raise SystemExit(ASKED) from None
-    except (UserError, OSError) as error:
+    except (UserError, OSError, MemoryError) as error:
         if "--debug" in sys.argv:
             raise
-        kind = "" if isinstance(error, UserError) else "The file system refused: "
+        kinds = {UserError: "", OSError: "The file system refused: ", MemoryError: "The memory does not suffice: "}
+        kind = next(words for kind, words in kinds.items() if isinstance(error, kind))
         if os.environ.get("RANK", "0") == "0":  # of several processes, which all found the same fault, one speaks
             print(f"{Path(sys.argv[0]).name}: {kind}{visible(error)}", file=sys.stderr)
         raise SystemExit(2) from None

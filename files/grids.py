@@ -22,6 +22,7 @@ PLANES = {"sagittal": "LR", "coronal": "PA", "axial": "SI"}  # by name: where th
 RADIOLOGICAL = "LPS"  # to the patient's left, back and head, as in DICOM
 ORIENT_RULE = "--orient says where the three axes run, as in LPS (left, back, head), or stored"
 TOLERANCE = 0.1  # mm that two volumes of one patient may lie apart
+TOLERANCE_RULE = "--tolerance is mm, from 0 up"
 FINE = 0.5  # of a voxel, where that is less, unless a larger tolerance than the usual one is asked for
 
 

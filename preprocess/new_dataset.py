@@ -18,7 +18,7 @@ from pathlib import Path
 from analysis.tables.table import NOTHING, aligned
 from files.faults import describe_faults
 from files.foreign import parse_json
-from files.grids import PLANES
+from files.grids import PLANES, TOLERANCE_RULE
 from preprocess.phantom import CARD, SIZES
 from preprocess.survey.makefile import Wishes, makefile_text
 from preprocess.survey.plan import Plan, make_plan
@@ -120,6 +120,8 @@ def new_dataset(args: argparse.Namespace) -> None:
         raise UserError(
             f"{listing(taken)} is there already and is never overwritten: take another --name, or move it away."
         )
+    if not args.tolerance >= 0:
+        raise UserError(f"{TOLERANCE_RULE}, got {args.tolerance:g}.")
     look = {"patient": args.patient, "tolerance_mm": args.tolerance, "channel": args.channel, "jobs": args.jobs}
     source = read_site("source", args.source, args.source_label, **look)
     target = read_site("target", args.target, args.target_label, **look)

@@ -10,7 +10,7 @@ import numpy as np
 from datasets.volume_files import read_volume
 from files.faults import Fault, VolumeFault
 from files.grey_levels import must_fit
-from files.grids import ORIENT_RULE, RADIOLOGICAL, TOLERANCE, Grid, is_direction, turn
+from files.grids import ORIENT_RULE, RADIOLOGICAL, TOLERANCE, TOLERANCE_RULE, Grid, is_direction, turn
 from files.labels import LabelMap, classes_of, parse_label_map
 from files.nifti_headers import Header, turned
 from files.pairing import Case
@@ -59,6 +59,7 @@ class VolumeSpec:
                 self.orient is None or is_direction(self.orient),
                 f"{ORIENT_RULE}; got {self.orient}",
             ),
+            (self.tolerance >= 0, f"{TOLERANCE_RULE}, got {self.tolerance:g}"),
             (sorted(self.axes) == [0, 1, 2], f"--axes names each of 0 1 2 once, got {listing(self.axes)}"),
             (min(self.channels, default=0) >= 0, f"--channels count from 0, got {listing(self.channels)}"),
             (self.others is None or self.label_map, "--others goes with --label_map"),

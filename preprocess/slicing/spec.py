@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from files.grey_levels import Normalisation
-from files.grids import ORIENT_RULE, RADIOLOGICAL, TOLERANCE, Grid, is_direction
+from files.grids import ORIENT_RULE, RADIOLOGICAL, TOLERANCE, TOLERANCE_RULE, Grid, is_direction
 from files.labels import LabelMap, parse_label_map
 from preprocess.slicing.frames import Frame
 from processes.errors import UserError
@@ -16,6 +16,7 @@ from utils import doubled, listing
 
 FORMATS = ("png", "nii", "nii.gz", "npy")
 SPLITS = ("train", "val", "test")
+LONGEST = 2**15 - 1  # pixels of a side: what the header of a NIfTI can say
 
 
 @dataclass(frozen=True)
@@ -164,7 +165,11 @@ class SliceSpec:
                 "png holds 0..1 and z-scores leave that range, as --no_clip does: take --format nii or npy, or another "
                 "--normalise",
             ),
-            (all(size > 0 for size in sizes), "--size W H, --resize W H and --multiple M are numbers from 1 upwards"),
+            (
+                all(0 < size <= LONGEST for size in sizes),
+                f"--size W H, --resize W H and --multiple M are numbers from 1 upwards, to {LONGEST}",
+            ),
+            (self.tolerance >= 0, f"{TOLERANCE_RULE}, got {self.tolerance:g}"),
             (
                 not (self.resize and (self.size or self.multiple or self.spacing)),
                 "--resize W H excludes --size, --multiple and --spacing",
@@ -208,7 +213,7 @@ class SliceSpec:
         return self.n_class or (1 + max(mapping.numbers()) if mapping else None)
 
     def frame(self, grid: Grid) -> Frame:
-        """How the planes of this grid become slices."""
+        """How the planes of this grid become slices. Raises UserError for a spacing that makes them too large."""
         shape = tuple(n for axis, n in enumerate(grid.shape) if axis != self.axis)
         if self.resize:
             return Frame(shape, self.resize, self.resize)
@@ -216,6 +221,11 @@ class SliceSpec:
         if self.spacing:
             own = (mm for axis, mm in enumerate(grid.spacing()) if axis != self.axis)
             scaled = tuple(max(1, round(n * mm / new)) for n, mm, new in zip(shape, own, self.spacing, strict=True))
+            if max(scaled) > LONGEST:
+                raise UserError(
+                    f"--spacing {listing(self.spacing)} makes planes of {scaled[0]} x {scaled[1]} pixels; a side has "
+                    f"{LONGEST} at most. It is in mm."
+                )
         centre = grid.centre and tuple(place for axis, place in enumerate(grid.centre) if axis != self.axis)
         return Frame.centred(shape, scaled, self.size, self.multiple, centre)
 

@@ -69,6 +69,13 @@ def run(weights, *flags):
     predict.main(list(map(str, ["--weights", weights, "--patient", r"(p\d)", "--device", "cpu", *flags])))
 
 
+@pytest.mark.parametrize("flag", [("--prior_mm2", "40"), ("--prior_mm3", "40"), ("--sizes", "sizes.csv")])
+def test_sizes_without_an_adaptation_are_refused(tmp_path, flag):
+    words = ["--weights", "none.pkl", "--volumes", "none.nii", "--out", tmp_path / "out", *flag]
+    with pytest.raises(UserError, match=f"{flag[0]} is for --adapt alone"):
+        predict.main(list(map(str, words)))
+
+
 def test_a_device_that_is_not_here_is_refused(tmp_path):
     words = ["--weights", "none.pkl", "--volumes", "none.nii", "--out", tmp_path / "out", "--device", "cuda:99"]
     with pytest.raises(UserError, match=r"--device cuda:99: there is none of that name here\. There is cpu"):

@@ -634,6 +634,10 @@ def test_rounded_matrices_pass_and_the_tolerance_can_be_raised(tmp_path):
         ({"group": "Fall(.)"}, "--group 'Fall(.)' does not match the image file of Case00, Case01, Case02"),
         ({"val_list": ("Case00", "Case09")}, "--val_list names patients that are not there: Case09. There are Case00"),
         ({"label_map": "1:2"}, "leaves out class 1"),
+        ({"tolerance": float("nan")}, "--tolerance is mm, from 0 up, got nan"),
+        ({"tolerance": -1.0}, "--tolerance is mm, from 0 up, got -1"),
+        ({"size": (8, 40000)}, "numbers from 1 upwards, to 32767"),
+        ({"spacing": (1e-6, 1.0)}, r"--spacing 1e-06, 1.0 makes planes of \d+ x \d pixels"),
     ],
 )
 def test_nothing_comes_of_wrong_settings(tmp_path, changes, message):

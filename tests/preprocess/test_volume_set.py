@@ -305,6 +305,7 @@ def test_labels_with_a_gap_and_foreground_without_spread(tmp_path):
         ({"label_map": "1-3"}, "cannot read '1-3'"),
         ({"unlabelled": ("a", "b")}, "as often as --image"),
         ({"channels": (-1,)}, "count from 0"),
+        ({"tolerance": float("nan")}, "--tolerance is mm, from 0 up, got nan"),
         ({"label": None}, "--label_map says what labels become: it goes with --label"),
         ({"label": None, "label_map": None, "normalise": "foreground"}, "looks inside labels: give --label"),
         ({"scale_of": Path("x"), "normalise": "none"}, "--scale_of takes the place of --normalise"),

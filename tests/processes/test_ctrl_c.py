@@ -7,6 +7,7 @@ import subprocess
 import sys
 from pathlib import Path
 
+import numpy as np
 import pytest
 
 from processes.pool import in_processes
@@ -35,6 +36,16 @@ def test_so_it_is_while_it_still_imports():
         cwd=ROOT,
     )
     assert (done.returncode, done.stderr) == (130, "plot.py: stopped by Ctrl-C.\n")
+
+
+def test_too_little_memory_is_a_sentence(monkeypatch, capsys):
+    monkeypatch.setattr(sys, "argv", ["predict.py"])
+    with pytest.raises(SystemExit) as end:
+        run_program(lambda: np.zeros(2**50))
+    assert end.value.code == 2
+    told = capsys.readouterr().err
+    assert told.startswith("predict.py: The memory does not suffice: Unable to allocate")
+    assert told.count("\n") == 1
 
 
 def test_other_errors_are_shown_as_ever():
