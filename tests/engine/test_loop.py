@@ -145,7 +145,7 @@ def test_deterministic_steps_and_scores_are_enough(sites, name):
 
 def curve(sites, tmp_path, *more):
     run = tmp_path / "-".join(["run", *more])
-    program.main(flags(sites[1], run, CROSS_ENTROPY, "--cpu", *more))
+    program.main(flags(sites[1], run, CROSS_ENTROPY, "--cpu", "--n_epoch", 3, *more))
     return log(run).tra_loss_tot.to_numpy()
 
 
