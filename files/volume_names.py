@@ -20,7 +20,7 @@ FILE_NAME = rf"(?i)^(.+?)(?:{'|'.join(map(re.escape, sorted(ENDINGS)))})?$"
 
 def is_mixed(path: Path) -> bool:
     """Whether the ending of a volume's file is neither in small nor in capital letters, as in `.Nii`."""
-    ending = path.name.removeprefix(re.match(FILE_NAME, path.name)[1])
+    ending = path.name.removeprefix(re.match(FILE_NAME, path.name, re.DOTALL)[1])
     return any(part not in (part.lower(), part.upper()) for part in ending.split("."))
 
 
