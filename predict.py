@@ -57,7 +57,7 @@ def get_args(argv: Sequence[str] | None) -> argparse.Namespace:
         raise UserError("--out names the folder of the predictions; give it.")
     if args.export and args.export.is_dir():
         raise UserError(f"--export names the file of the network; {args.export} is a folder.")
-    refuse_idle_sizes(args)
+    refuse_idle_sizes(vars(args))
     if args.batch_size < 1:
         raise UserError(f"--batch_size is at least 1; got {args.batch_size}.")
     args.device = device_of(args.device)

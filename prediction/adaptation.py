@@ -7,7 +7,6 @@
 The run is one of main.py with --method sfda and the published loss; what is there already is gone on with.
 """
 
-from argparse import Namespace
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -63,15 +62,15 @@ class Adapting:
     l_rate: float
 
 
-def refuse_idle_sizes(args: Namespace) -> None:
+def refuse_idle_sizes(flags: Mapping[str, Any]) -> None:
     """Raises UserError for sizes of the classes where nothing is adapted: who gives them means --adapt."""
-    if not args.adapt and (given := sizes_given(args)):
+    if not flags["adapt"] and (given := sizes_given(flags)):
         raise UserError(f"--{given[0]} is for --adapt alone: give that too, or leave it out.")
 
 
-def sizes_given(flags: Namespace | Adapting) -> list[str]:
+def sizes_given(flags: Mapping[str, Any]) -> list[str]:
     """Which of the flags that tell how large the classes are stand in these."""
-    return [name for name in ("prior_mm2", "prior_mm3", "sizes") if getattr(flags, name) is not None]
+    return [name for name in ("prior_mm2", "prior_mm3", "sizes") if flags[name] is not None]
 
 
 Train = Callable[[Mapping[str, Any]], None]  # what trains a run whose flags have these values
@@ -142,7 +141,7 @@ def _check(adapting: Adapting, model: Model) -> None:
             "lost. Slice them with python -m preprocess.slice_volumes at a --size that holds the organ, adapt with "
             "main.py --method sfda, then predict with its weights."
         )
-    given = sizes_given(adapting)
+    given = sizes_given(vars(adapting))
     if len(given) != 1 or (adapting.sizes is None) != (adapting.prior_column is None):
         raise UserError(
             "--adapt needs to know how large each class is: give --prior_mm2 (its area in a slice), --prior_mm3 (its "

@@ -5,7 +5,7 @@ ITK counts mm to the patient's left, back and head, and has the last axis of an 
 
 import re
 from collections.abc import Sequence
-from functools import lru_cache
+from functools import lru_cache, partial
 from pathlib import Path
 from typing import NamedTuple
 
@@ -13,6 +13,7 @@ import numpy as np
 import SimpleITK as sitk
 
 from files.faults import VolumeFault
+from files.formats.dicom_decoder import decode, read
 from files.formats.dicom_file import DicomFile, examine
 from files.formats.volume import LPS_TO_RAS, Volume, affine_of, refusing
 from utils import listing
@@ -50,19 +51,17 @@ def open_volume(folder: Path) -> Volume:
             raise VolumeFault(what, f"{folder} ({voxels} of {stored} bytes)")
         dtype = _dtype(headers[0], folder)
         if len(files) == 1:
-            header, one = headers[0], sitk.ImageFileReader()
-            one.SetFileName(str(files[0]))
-            return Volume(header.size[:3], _affine(header, folder), dtype, files, lambda: _read(one, folder))
+            header = headers[0]
+            return Volume(header.size[:3], _affine(header, folder), dtype, files, partial(_read, found, voxels, folder))
         if any(np.prod(header.size[2:]) > 1 for header in headers):
             raise VolumeFault("has several files of many slices (give each a folder of its own)", str(folder))
         places = [np.asarray(header.origin[:3]) for header in headers]
         order, step = _in_place(places, headers[0].direction, folder)
         affine = _affine(headers[order[0]], folder)
     affine[:3, 2] = LPS_TO_RAS[:3, :3] @ step
-    files = [files[number] for number in order]
-    reader = sitk.ImageSeriesReader()
-    reader.SetFileNames(list(map(str, files)))
-    return Volume((*headers[0].size[:2], len(files)), affine, dtype, files, lambda: _read(reader, folder))
+    found = [found[number] for number in order]
+    files = [each.path for each in found]
+    return Volume((*headers[0].size[:2], len(files)), affine, dtype, files, partial(_read, found, voxels, folder))
 
 
 def _only_series(folder: Path) -> list[DicomFile]:
@@ -114,9 +113,11 @@ def _header_of(file: str, _: tuple[int, ...]) -> Header:
     return Header(*parts)
 
 
-def _read(reader: sitk.ImageFileReader | sitk.ImageSeriesReader, folder: Path) -> np.ndarray:
+def _read(found: Sequence[DicomFile], voxels: int, folder: Path) -> np.ndarray:
+    """The voxels (X, Y, Z) of files in their order, as many as their headers tell of."""
+    files = [str(each.path) for each in found]
     with refusing(folder):
-        return sitk.GetArrayFromImage(reader.Execute()).T
+        return (read(files) if all(each.native for each in found) else decode(files, voxels)).T
 
 
 def _dtype(header: Header, folder: Path) -> np.dtype:

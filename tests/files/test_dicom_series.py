@@ -1,14 +1,19 @@
 """A folder of DICOM files: what is torn is told and never left out, and no length in a file is taken at its word."""
 
+import signal
 import struct
+import subprocess
+import sys
 
 import numpy as np
 import pytest
 
 from files.faults import VolumeFault
+from files.formats import dicom_decoder
 from files.formats.dicom_file import examine
 from files.reading import read_grid, read_stack
 from tests.tools import fuzz_volumes
+from tests.tools.checkout import ROOT
 
 COUNT, STEP = 8, 3.0
 
@@ -220,6 +225,52 @@ def test_compressed_pixels_that_promise_too_much_are_refused_unread(tmp_path, sy
     (tmp_path / "a.dcm").write_bytes(head + pixels)
     with pytest.raises(VolumeFault, match="promises more voxels|cannot be read"):
         read_stack(tmp_path, 2)
+
+
+@pytest.mark.parametrize("compressor", ["JPEG", "JPEG2000"])
+def test_compressed_slices_are_the_same_voxels(tmp_path, compressor):
+    voxels = np.arange(32 * 40 * 3, dtype=np.int16).reshape(32, 40, 3)
+    fuzz_volumes.write_series(tmp_path, voxels, compressor=compressor)
+    found = read_stack(tmp_path, 2)
+    assert found.dtype == np.int16
+    if compressor == "JPEG":
+        np.testing.assert_array_equal(np.moveaxis(found, 0, -1), voxels)
+    np.testing.assert_allclose(np.moveaxis(found, 0, -1), voxels, atol=40)  # of 3,840
+
+
+@pytest.mark.parametrize(
+    ("decoder", "words"),
+    [
+        ("import os, signal; os.kill(os.getpid(), signal.SIGSEGV)", "its decoder was ended by SIGSEGV"),
+        ("import signal; signal.raise_signal(signal.SIGALRM)", "its decoder was ended by SIGALRM"),
+        ("raise RuntimeError('no such codec')", "RuntimeError: no such codec"),
+        ("print('no array')", "cannot be read"),
+    ],
+)
+def test_a_decoder_that_dies_is_a_fault_of_the_series(tmp_path, monkeypatch, decoder, words):
+    """GDCM's codecs crash over some damaged files: the program that reads them must not."""
+    fuzz_volumes.write_series(tmp_path / "series", np.ones((32, 40, 3), np.int16), compressor="JPEG")
+    (tmp_path / "decoder.py").write_text(decoder)
+    monkeypatch.setattr(dicom_decoder, "__file__", str(tmp_path / "decoder.py"))
+    with pytest.raises(VolumeFault) as error:
+        read_stack(tmp_path / "series", 2)
+    assert words in " ".join(error.value.fault)
+    assert str(tmp_path / "series") in error.value.fault[1]
+
+
+@pytest.mark.parametrize(
+    ("read", "code", "words"),
+    [
+        ("lambda files: all(True for _ in iter(int, 1))", -signal.SIGALRM, b""),
+        ("lambda files: bytes(2**31)", 1, b"MemoryError"),
+    ],
+)
+def test_a_decoder_has_its_own_time_and_memory(read, code, words):
+    """Not those of the program that asks it."""
+    program = f"from files.formats import dicom_decoder as own; own.read = {read}; own.main(1, 2**30)"
+    done = subprocess.run([sys.executable, "-c", program], input=b"[]", capture_output=True, cwd=ROOT)
+    assert done.returncode == code
+    assert words in done.stderr
 
 
 @pytest.mark.parametrize("segments", [0, 16])

@@ -25,6 +25,7 @@ from pathlib import Path
 import numpy as np
 
 from files.faults import VolumeFault
+from files.formats import dicom_decoder
 from processes.errors import UserError
 
 LIMIT = 2**30  # bytes that a reader may take beside what the process has
@@ -36,6 +37,7 @@ VALUES = [None, True, 0, -1, 1, 2.5, 1e400, 2**70, "", "x", "é", "1", [], [1], 
 WAYS = ("traceback", "silent wrong", "foreign code", "memory or time")  # of being wrong
 FOREIGN = ("os.system", "os.exec", "os.posix_spawn", "subprocess.Popen", "socket.connect", "pickle.find_class")
 OURS = ("git", "uname")  # programs that a run asks about itself
+DECODER = dicom_decoder.__file__  # likewise a program of ours
 OUT_OF_MEMORY = ("MemoryError", "o allocate", "bad_alloc")  # words of numpy, ITK and the system
 
 
@@ -196,7 +198,8 @@ def _watch_for_foreign_code():
     ran = []
 
     def note(event, args):
-        if event in FOREIGN and not (event == "subprocess.Popen" and Path(str(args[0])).name in OURS):
+        is_ours = event == "subprocess.Popen" and (Path(str(args[0])).name in OURS or DECODER in args[1])
+        if event in FOREIGN and not is_ours:
             ran.append(f"{event} {args}")
 
     sys.addaudithook(note)
