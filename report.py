@@ -23,7 +23,7 @@ from analysis.tables.table import Comparison, as_csv, as_latex, as_markdown, as_
 from analysis.tables.unscored import make_unscored_report
 from processes.errors import UserError
 from processes.ownership import refuse_input
-from utils import atomic_write, run_program, taken
+from utils import atomic_write, nearest, run_program, taken, tell_once
 
 FORMATS = {"csv": as_csv, "md": as_markdown, "tex": as_latex, "txt": as_text}  # in order: make's target is the last
 
@@ -44,6 +44,14 @@ def get_args(argv: Sequence[str] | None) -> argparse.Namespace:
     parser.add_argument("--iou", action="store_true", help="intersection over union of each volume, beside Dice")
     parser.add_argument("--debug", action="store_true", help="show tracebacks")
     return parser.parse_args(argv)
+
+
+def tell_of_strangers(args: argparse.Namespace, names: Sequence[str]) -> None:
+    """Prints a line on a run to compare with that is none of these, where a flag names it; defaults may be missing."""
+    for flag, usual in (("lower", "noadap"), ("upper", "fs"), ("reference", None)):
+        name = getattr(args, flag)
+        if args.draws is None and name not in (usual, *names):
+            tell_once(f"--{flag} {name} is none of the runs, so nothing is compared with it.{nearest(name, names)}")
 
 
 def main(argv: Sequence[str] | None = None) -> None:
@@ -67,6 +75,7 @@ def main(argv: Sequence[str] | None = None) -> None:
             f"--draws and --iou are about scores of patients; {', '.join(by_iou)} were scored by the IoU of all images "
             "together. Leave them out."
         )
+    tell_of_strangers(args, [run.name for run in runs])
     make_report = make_class_report if by_iou else make_patient_report if args.draws is None else make_draw_report
     scored = [run for run in runs if run.scored or run.provenance.get("pretraining")]
     report = make_report(scored, taken(Comparison, vars(args))) if scored else make_unscored_report(runs)

@@ -268,6 +268,8 @@ def _check_settings(args: Namespace) -> None:
         raise UserError(
             "--crop reads volumes from the disk, one split: leave --trainval, --valonly and --cache gpu out."
         )
+    if args.trainval and args.valonly:
+        raise UserError("--trainval trains on train and val, --valonly on val alone: give one of them.")
     if args.crop and min(args.crop) < 1:
         raise UserError(f"--crop D W H is a size in voxels, from 1 upwards; got {args.crop}.")
     if args.csv and not re.fullmatch(r"(?!patients_|classes_|\.)[^/]+\.csv", args.csv):

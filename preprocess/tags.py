@@ -32,7 +32,7 @@ from preprocess.new_set import refuse_overwriting
 from preprocess.priors.measuring import find_slices, measure_slices
 from processes.errors import UserError
 from processes.quoting import csv_text, for_html, for_script, from_cell
-from utils import about_faulty, atomic_write, counted, listing, run_program
+from utils import about_faulty, atomic_write, counted, doubled, listing, run_program
 
 YES, NO = ("x", "1", "1.0", "yes", "true"), ("", "0", "0.0", "no", "false")
 THUMB = 160  # pixels of a slice on the page, at most
@@ -244,7 +244,12 @@ def parse_args(argv: Sequence[str] | None = None) -> argparse.Namespace:
     sub = command(check, "compare tags with ground truth", "GT")
     sub.add_argument("--tags", type=Path, required=True)
     sub.add_argument("--n_class", type=int, required=True, help="K, the background included")
-    return parser.parse_args(argv)
+    args = parser.parse_args(argv)
+    if twice := doubled(getattr(args, "classes", ())):
+        raise UserError(
+            f"--classes names each class once, in their order; {listing(twice)} stands there several times."
+        )
+    return args
 
 
 def main() -> None:

@@ -217,6 +217,11 @@ def test_training_split(sites, tmp_path, split, n):
     assert np.load(tmp_path / "run" / "tra_dice.npy").shape[1] == n
 
 
+def test_two_training_splits_are_refused(sites, tmp_path):
+    with pytest.raises(UserError, match="--trainval trains on train and val, --valonly on val alone"):
+        get_args(list(map(str, flags(sites[1], tmp_path / "run", CROSS_ENTROPY, "--trainval", "--valonly"))))
+
+
 def test_published_switches_mean_what_they_say():
     typed = ("--saveim", "False", "--do_hd", "90", "--entmap", "--do_asd", "True", "--metric_axis", "1")
     args = get_args(flags("x", "y", CROSS_ENTROPY, *typed))

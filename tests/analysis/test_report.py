@@ -346,6 +346,15 @@ def test_the_reference_is_sfda_else_the_first_run_and_the_note_says_so(runs, tmp
     assert "better:worse" not in text
 
 
+@pytest.mark.parametrize("flag", ["--lower", "--upper", "--reference"])
+def test_a_run_to_compare_with_that_is_none_of_these_is_told(runs, tmp_path, capsys, flag):
+    main(["--runs", str(runs / "noadap"), str(runs / "sfda"), flag, "nodap"])
+    said = capsys.readouterr().err
+    assert f"{flag} nodap is none of the runs, so nothing is compared with it. Did you mean 'noadap'?" in said
+    main(["--runs", str(runs / "noadap"), str(runs / "sfda"), flag, "sfda"])
+    assert "none of the runs" not in capsys.readouterr().err
+
+
 def test_background_in_the_metric_axis_adds_no_column(runs, tmp_path, capsys):
     text, lines = report(runs, tmp_path, capsys, ["sfda"])
     params = runs / "sfda/params.txt"

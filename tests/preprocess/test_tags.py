@@ -96,6 +96,12 @@ def test_slices_numbered_behind_a_hyphen_are_of_one_patient_in_a_table_in_utf_16
     assert [tags.number_of(name) for name in ("P-9", "P_10", "P")] == [9, 10, -1]
 
 
+def test_a_class_that_is_named_twice_is_refused(tmp_path):
+    words = ["--data", "data/x", "--out", str(tmp_path / "out"), "--classes", "lv", "rv", "lv"]
+    with pytest.raises(UserError, match="--classes names each class once.*lv stands there several times"):
+        tags.parse_args(["page", *words])
+
+
 def test_a_zero_says_that_a_patient_shows_nothing(tmp_path):
     (tmp_path / "tags.csv").write_text("val_ids,a\nP_0,0\nP_1,\n")
     assert not read_tags(tmp_path / "tags.csv", ["P_0", "P_1"], 2).any()
