@@ -145,7 +145,7 @@ def test_no_file_imports_itself_in_a_circle():
 
 def starts_without(package, *modules):
     text = f"import sys, {', '.join(modules)}; sys.exit({package!r} in sys.modules)"
-    return subprocess.run([sys.executable, "-c", text], cwd=ROOT, timeout=120).returncode == 0
+    return subprocess.run([sys.executable, "-c", text], cwd=ROOT, timeout=600).returncode == 0
 
 
 def test_programs_that_cut_slices_do_not_wait_for_torch():

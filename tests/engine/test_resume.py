@@ -502,7 +502,7 @@ def test_a_second_process_on_a_run_is_refused(site, whole, tmp_path, capsys):
     begun, go_on = fork.Event(), fork.Event()
     first = fork.Process(target=_train_slowly, args=(argv, begun, go_on))
     first.start()
-    assert begun.wait(60)
+    assert begun.wait(600)
     try:
         with pytest.raises(SystemExit) as end:
             run_program(partial(program.main, argv))

@@ -17,7 +17,7 @@ BEGIN = "include make/adaptation.mk"
 
 def dry(makefile, *words, cwd=ROOT):
     words = ["make", "-n", f"CC={sys.executable}", "-f", str(makefile), *words]
-    return subprocess.run(words, cwd=cwd, capture_output=True, text=True, timeout=60)
+    return subprocess.run(words, cwd=cwd, capture_output=True, text=True, timeout=600)
 
 
 def edited(folder, *changes, makefile="prostate.make"):
@@ -180,7 +180,7 @@ def test_a_prior_that_no_run_asks_for_is_not_missed_in_the_archive(trained, tmp_
     (folder / "sizes/toy.csv").unlink()
     (folder / "report.py").write_text("import sys\nopen(sys.argv[-1] + '.txt', 'w').write('a table')\n")
     words = ["make", f"CC={sys.executable}", "-f", "toy.make", "TRN=cesource noadap", "ABL=", "INF="]
-    done = subprocess.run(words, cwd=folder, capture_output=True, text=True, timeout=60)
+    done = subprocess.run(words, cwd=folder, capture_output=True, text=True, timeout=600)
     assert done.returncode == 0, done.stderr
     assert len(list((folder / "archives").glob("*.tar.gz"))) == 1
 
@@ -190,7 +190,7 @@ def test_a_prior_that_no_run_asks_for_is_not_missed_in_the_archive(trained, tmp_
 
 def shown(makefile, *words):
     done = subprocess.run(
-        ["make", "-f", makefile, "show", *words], cwd=ROOT, capture_output=True, text=True, timeout=60
+        ["make", "-f", makefile, "show", *words], cwd=ROOT, capture_output=True, text=True, timeout=600
     )
     assert not (ROOT / "data" / "prostate_volumes").exists() or done.returncode == 0
     return done
@@ -216,7 +216,7 @@ def test_show_says_each_flag_and_its_line():
 
 def test_show_reads_a_makefile_whose_runs_share_no_flag():
     words = ["make/show.py", "results/x/mine", "", "prostate.make", "--", "--", "--l_rate", "1", "--", "--n_epoch=5"]
-    done = subprocess.run([sys.executable, *words], cwd=ROOT, capture_output=True, text=True, timeout=60)
+    done = subprocess.run([sys.executable, *words], cwd=ROOT, capture_output=True, text=True, timeout=600)
     assert done.returncode == 0, done.stderr
     told = [line.split() for line in done.stdout.splitlines()[1:]]
     assert told == [["--l_rate", "1"], ["--n_epoch", "5", "the", "command", "line"]]
