@@ -132,24 +132,24 @@ def open_sets(demand: Demand, reading: Reading, bounds: Sequence[Any]) -> dict[s
     return sets
 
 
-def must_have_classes(found: AnySet | None, ignore: int | None) -> None:
+def must_have_classes(slices: AnySet | None, ignore: int | None) -> None:
     """Raises UserError if every pixel of the ground truth is to be ignored: it can teach and score nothing."""
-    truths = [folder for folder in found.folders[1:] if not folder.is_map] if found and ignore is not None else []
+    truths = [folder for folder in slices.folders[1:] if not folder.is_map] if slices and ignore is not None else []
     for folder in dict.fromkeys(truths):
-        if not any((found.labels([row], folder)[0] != ignore).any() for row in range(len(found))):
+        if not any((slices.labels([row], folder)[0] != ignore).any() for row in range(len(slices))):
             raise UserError(
-                f"Every pixel of {found.root / found.split / folder.folder} is {ignore}, which --ignore takes for no "
+                f"Every pixel of {slices.root / slices.split / folder.folder} is {ignore}, which --ignore takes for no "
                 "class: nothing can be learnt from it, or scored. Mend the ground truth, or leave --ignore out."
             )
 
 
-def tell_places(found: AnySet, debug: bool) -> None:
+def tell_places(slices: AnySet, debug: bool) -> None:
     """Says once what a reader must know of the distances between slices.
 
     With `debug` only a few slices are read, so gaps between them mean nothing.
     """
-    whole = not debug and is_split_by_patients(read_card(found.root))
-    for line in about_places(numbers_of(found.patients, found.numbers), found.contradicted, whole):
+    whole = not debug and is_split_by_patients(read_card(slices.root))
+    for line in about_places(numbers_of(slices.patients, slices.numbers), slices.contradicted, whole):
         tell_once(line)
 
 
@@ -182,30 +182,30 @@ def open_split(demand: Demand, name: str, split: str, reading: Reading, n_loss: 
     return open_slices(root, split, folders, reading.n_class, regex, limit, ignore=reading.ignore, any_truth_size=wide)
 
 
-def labelled_rows(found: AnySet, reading: Reading) -> list[int]:
+def labelled_rows(slices: AnySet, reading: Reading) -> list[int]:
     """The rows of --n_labelled volumes of the set, drawn by the number --draw."""
-    volumes = list(dict.fromkeys(found.patients))
+    volumes = list(dict.fromkeys(slices.patients))
     if reading.n_labelled > len(volumes):
         raise UserError(
-            f"--n_labelled {reading.n_labelled}, but {found.root / found.split} holds "
+            f"--n_labelled {reading.n_labelled}, but {slices.root / slices.split} holds "
             f"{counted(len(volumes), 'volume')}: {listing(volumes)}."
         )
     order = np.random.default_rng(reading.draw).permutation(sorted(volumes))
-    return rows_of(found, order[: reading.n_labelled].tolist())
+    return rows_of(slices, order[: reading.n_labelled].tolist())
 
 
-def rows_of(found: AnySet, volumes: Sequence[str]) -> list[int]:
+def rows_of(slices: AnySet, volumes: Sequence[str]) -> list[int]:
     """The rows of the slices of these volumes."""
     chosen = set(volumes)
-    return [row for row, volume in enumerate(found.patients) if volume in chosen]
+    return [row for row, volume in enumerate(slices.patients) if volume in chosen]
 
 
-def check_channels(sets: Mapping[str, AnySet], wanted: int) -> None:
+def check_channels(sets: Mapping[str, AnySet], channels: int) -> None:
     """Raises UserError for images of another number of channels than --modalities, or than those of another set."""
     counts = {name: found.shape[0] for name, found in sets.items()}
-    if len({*counts.values(), wanted or next(iter(counts.values()))}) > 1:
+    if len({*counts.values(), channels or next(iter(counts.values()))}) > 1:
         told = ", ".join(f"{count} in {sets[name].root}/{sets[name].split}" for name, count in counts.items())
-        asked = f"--modalities {wanted}" if wanted else "one number of channels"
+        asked = f"--modalities {channels}" if channels else "one number of channels"
         raise UserError(f"Expected images of {asked}, found {told}; slice them anew with the same --image volumes.")
     if "unlabelled" in sets and sets["target"].shape != (shape := sets["unlabelled"].shape):
         raise UserError(
@@ -239,22 +239,23 @@ ZSCORED = (-4.0, 4.5)  # grey levels that the published heart recipe brings to 0
 SAMPLED = 16  # slices that are looked at
 
 
-def grey_note(found: AnySet) -> str:
+def grey_note(slices: AnySet) -> str:
     """What to say of slices that are read as stored and look as if they had mean 0 and sd 1; '' of all others.
 
     The published transform of that name, nii_transform, takes such images to 0..1. A set whose card tells how its
     grey levels were made is as it is on purpose.
     """
-    image, card = found.folders[0], read_card(found.root)
-    if isinstance(found, VolumeSet) or TRANSFORMS[image.transform] is not nii_transform or "normalisation" in card:
+    image, card = slices.folders[0], read_card(slices.root)
+    if isinstance(slices, VolumeSet) or TRANSFORMS[image.transform] is not nii_transform or "normalisation" in card:
         return ""
-    rows = np.linspace(0, len(found) - 1, min(len(found), SAMPLED)).astype(int)
-    seen = np.stack([found.image(row) for row in rows])
+    rows = np.linspace(0, len(slices) - 1, min(len(slices), SAMPLED)).astype(int)
+    seen = np.stack([slices.image(row) for row in rows])
     low, high = float(seen.min()), float(seen.max())
     if not ZSCORED[0] <= low < -0.5 < high <= ZSCORED[1]:
         return ""
+    folder = slices.root / slices.split / image.folder
     return (
-        f"{found.root / found.split / image.folder}: grey levels from {low:.2f} to {high:.2f}, as of images of mean 0 "
+        f"{folder}: grey levels from {low:.2f} to {high:.2f}, as of images of mean 0 "
         "and standard deviation 1, read as they are stored. The published nii_transform, of the heart, makes them "
         "(x + 4) / 8.5: name nii_zscore_transform, or give --published sfda, for that."
     )

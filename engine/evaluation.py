@@ -227,23 +227,23 @@ def class_mean(values: np.ndarray, axis: Sequence[int]) -> np.ndarray:
     return np.where(known.any(1), np.nansum(chosen, 1) / np.maximum(known.sum(1), 1), np.nan)
 
 
-def score_patients_of(found: Evaluation, slices: AnySet, scoring: Scoring) -> list[dict[str, Any]]:
+def score_patients_of(evaluation: Evaluation, slices: AnySet, scoring: Scoring) -> list[dict[str, Any]]:
     """One row per patient and foreground class; distances in mm, or in voxels for a set without spacing."""
-    return score_pictures(found) if scoring.scores == "iou" else score_volumes(found, slices, scoring)
+    return score_pictures(evaluation) if scoring.scores == "iou" else score_volumes(evaluation, slices, scoring)
 
 
 class Volumes(Mapping[str, tuple[np.ndarray, np.ndarray, tuple[float, float, float]]]):
     """Patient -> prediction and truth (D, W, H), spacing in mm; put together when it is asked for."""
 
-    def __init__(self, found: Evaluation, slices: AnySet, ignore: int | None) -> None:
-        self.found, self.slices, self.ignore = found, slices, ignore
+    def __init__(self, evaluation: Evaluation, slices: AnySet, ignore: int | None) -> None:
+        self.evaluation, self.slices, self.ignore = evaluation, slices, ignore
         self.rows: dict[str, list[int]] = {}
-        for row, patient in enumerate(found.patients):
+        for row, patient in enumerate(evaluation.patients):
             self.rows.setdefault(patient, []).append(row)
 
     def __getitem__(self, patient: str) -> tuple[np.ndarray, np.ndarray, tuple[float, float, float]]:
         rows = self.rows[patient]
-        predicted = [self.found.prediction[row] for row in rows]
+        predicted = [self.evaluation.prediction[row] for row in rows]
         stacks = [self._stack(maps, rows) for maps in (predicted, self.slices.labels(rows))]
         if self.ignore is not None:
             stacks = [np.where(stacks[1] == self.ignore, 0, stack) for stack in stacks]
@@ -260,23 +260,23 @@ class Volumes(Mapping[str, tuple[np.ndarray, np.ndarray, tuple[float, float, flo
         return len(self.rows)
 
 
-def score_volumes(found: Evaluation, slices: AnySet, scoring: Scoring) -> list[dict[str, Any]]:
+def score_volumes(evaluation: Evaluation, slices: AnySet, scoring: Scoring) -> list[dict[str, Any]]:
     """Scores volumes: one row per patient and foreground class, with overlap, surface distances and volume error.
 
     A distance is NaN where the slices of a patient do not say where they lie.
     """
-    volumes = Volumes(found, slices, scoring.ignore)
+    volumes = Volumes(evaluation, slices, scoring.ignore)
     rows = score_patients(volumes, scoring.n_class, scoring.nsd_tolerance, scoring.jobs)
     lost = placeless(numbers_of(slices.patients, slices.numbers))
     return without_distances(rows, {*lost, *slices.contradicted})
 
 
-def score_pictures(found: Evaluation) -> list[dict[str, Any]]:
+def score_pictures(evaluation: Evaluation) -> list[dict[str, Any]]:
     """Scores pictures: one row per patient (a city) and foreground class, with the Dice over all its pictures.
 
     A picture has no depth, so every other score is NaN.
     """
-    patients, counts = found.per_patient()
+    patients, counts = evaluation.per_patient()
     overlap = dice(*counts)
     nothing = dict.fromkeys([*SCORES, "diagonal"], np.nan)
     return [

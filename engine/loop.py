@@ -34,7 +34,7 @@ from processes.errors import UserError
 from processes.interrupt import STOP, Interrupted
 from utils import derived_seed, listing
 
-CAUTION = 0.1  # factor on the learning rate after a collapse that was rolled back
+AFTER_COLLAPSE = 0.1  # factor on the learning rate after a collapse that was rolled back
 
 
 # ------------------------------------------------------------------------------------------------- an epoch
@@ -63,7 +63,7 @@ class Steps:
         terms = torch.stack(self.terms).cpu() if self.terms else torch.empty(0)
         return {"terms": terms, "counts": [part.cpu() for part in self.counts], "rows": self.rows}
 
-    def found(self) -> Trained:
+    def trained(self) -> Trained:
         """Fetches what the whole epoch found from the device."""
         return {
             "terms": torch.stack(self.terms).float().cpu().numpy(),
@@ -113,7 +113,7 @@ def train_epoch(
         terms = torch.stack([values[name] for name in method.columns])
         counts = class_counts(most_probable(logits), truth, settings.n_class) if method.segments else None
         steps.add(terms, counts, batch.rows)
-    return steps.found()
+    return steps.trained()
 
 
 # ---------------------------------------------------------------------------------------------------- a run
@@ -178,16 +178,16 @@ class Training:
         self.looping, self.leads, self.watch, self.preprocessing = looping, record is not None, watch, preprocessing
         self.in_channels = (val or next(iter(streams.values()))).slices.shape[0]
         self.best: dict[str, Any] = {"epoch": -1, "dice": -1.0, "start": None}  # start: the score before the first step
-        self.found: Evaluation | None = None  # of a network that does not learn, which is always the same
-        self.caution = 1.0  # factor on the learning rate, smaller after each roll-back
+        self.unchanged: Evaluation | None = None  # of a network that does not learn, which is always the same
+        self.rate_factor = 1.0  # factor on the learning rate, smaller after each roll-back
         if folder.done < looping.n_epoch:
             self._meet_source()
         if folder.checkpoint:
             with fitting(folder.path / "last.pkl"):
                 self._restore(folder.checkpoint)
-                self.best, self.caution = self.best | folder.checkpoint["best"], folder.checkpoint["caution"]
+                self.best, self.rate_factor = self.best | folder.checkpoint["best"], folder.checkpoint["caution"]
                 self.watch.load_state_dict(folder.checkpoint["alarms"])
-        self.sound = self._state() if looping.on_collapse == "rollback" else None
+        self.last_good = self._state() if looping.on_collapse == "rollback" else None
 
     def _meet_source(self) -> None:
         """Shows the alarms the network as --model_weights filled it: before anything is restored."""
@@ -223,7 +223,7 @@ class Training:
 
     def _epoch(self, epoch: int, commits: Commits) -> None:
         begin, trained, found = time.perf_counter(), None, None
-        self.method.begin_epoch(epoch, self.caution)
+        self.method.begin_epoch(epoch, self.rate_factor)
         settings = self.method.moving()  # now: a roll-back also takes the optimiser, and its rate, back
         steps = self._steps_done(epoch)
         try:
@@ -244,7 +244,7 @@ class Training:
         is_best = found is not None and self._is_best(found, epoch)
         self.method.rates.end_epoch(epoch, self.best["epoch"])
         if self.leads:
-            state = self._state() | {"epoch": epoch, "best": self.best, "caution": self.caution}
+            state = self._state() | {"epoch": epoch, "best": self.best, "caution": self.rate_factor}
             state["alarms"], settings = self.watch.state_dict(), settings | self.watch.cells(epoch)
             seconds = time.perf_counter() - begin
             commits.submit(self._commit, epoch, trained, found, settings, seconds, state, is_best)
@@ -256,8 +256,8 @@ class Training:
         if self.streams:
             keep_masks = self.leads and self.record.keeps_masks(epoch)
             return evaluate(self.method, self.val, keep_masks, look=self.watch.look)
-        self.found = evaluate(self.method, self.val, self.leads, bool(self.looping.entmap))
-        return self.found
+        self.unchanged = evaluate(self.method, self.val, self.leads, bool(self.looping.entmap))
+        return self.unchanged
 
     def _steps_done(self, epoch: int) -> Steps:
         """The steps that a pause noted, with the method as it was after them; no steps without a pause."""
@@ -280,11 +280,11 @@ class Training:
             self.folder.save("paused.pkl", self._state() | steps.state_dict() | {"epoch": epoch})
             print(f"Stopped in epoch {epoch + 1}, after step {len(steps)}; the same command goes on from there.")
 
-    def _is_best(self, found: Evaluation, epoch: int) -> bool:
+    def _is_best(self, evaluation: Evaluation, epoch: int) -> bool:
         """Whether this epoch has the highest score so far. Without ground truth no epoch has."""
         if not self.val.slices.has_truth:
             return False
-        score = float(np.nan_to_num(found.score(self.looping), nan=-1.0))
+        score = float(np.nan_to_num(evaluation.score(self.looping), nan=-1.0))
         if 0 <= self.best["epoch"] and score <= self.best["dice"]:
             return False
         self.best = self.best | {"epoch": epoch, "dice": score}  # another dict: the last one is being written
@@ -294,14 +294,14 @@ class Training:
         self,
         epoch: int,
         trained: Trained | None,
-        found: Evaluation | None,
+        evaluation: Evaluation | None,
         settings: Mapping[str, float],
         seconds: float,
         state: dict[str, Any],
         is_best: bool,
     ) -> None:
         """Puts an epoch on the disk, in the order that run_folder.py tells."""
-        row = self.record.epoch(epoch, trained, found, settings, seconds)
+        row = self.record.epoch(epoch, trained, evaluation, settings, seconds)
         if is_best:
             self.folder.save("best_3d.pkl", {k: v for k, v in state.items() if k not in ("method", "alarms")})
             self.folder.write_text("3dbestepoch.txt", [f"{epoch}, {state['best']['dice']:.6f}"])
@@ -309,7 +309,7 @@ class Training:
         print(epoch_line(row, state["best"], self.record.recording), flush=True)
 
     def _score(self, which: str, keep_entropy: bool = False) -> Evaluation:
-        found = self.found or evaluate(self.method, self.val, self.leads, keep_entropy)
+        found = self.unchanged or evaluate(self.method, self.val, self.leads, keep_entropy)
         if self.leads:
             self.record.finish(which, found)
         return found
@@ -374,7 +374,7 @@ class Training:
         told = self.watch.listen(trained, epoch)
         is_news = self.watch.is_news(told)
         if not told:
-            self.sound = self._state() if self.sound else None
+            self.last_good = self._state() if self.last_good else None
             return False
         what = f"Alarm in epoch {epoch + 1}: {'; '.join(told)}."
         if self.looping.on_collapse == "stop":
@@ -386,9 +386,9 @@ class Training:
         back = self.looping.on_collapse == "rollback"
         if back:
             self.watch.forget(epoch)
-            self._restore(self.sound)
-            self.caution *= CAUTION
-            what += f" Back to the epoch before, and on with {self.caution:g} times the learning rate."
+            self._restore(self.last_good)
+            self.rate_factor *= AFTER_COLLAPSE
+            what += f" Back to the epoch before, and on with {self.rate_factor:g} times the learning rate."
         if back or is_news:
             self._say(what)
         return back

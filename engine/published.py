@@ -101,17 +101,17 @@ def defaults(code: str | None, use_sgd: bool) -> dict[str, Any]:
     return DEFAULTS.get(code, {}) | (SGD if use_sgd else {})
 
 
-def in_our_words(told: Mapping[str, Any]) -> dict[str, Any]:
+def in_our_words(flags: Mapping[str, Any]) -> dict[str, Any]:
     """The flags that mean something else here, with our networks and transforms, by --published and --use_spacing.
 
     told: the value of every flag
     """
-    code, ours = told["published"], {}
-    ours["network"] = NETWORKS.get(code, {}).get(told["network"], told["network"])
+    code, ours = flags["published"], {}
+    ours["network"] = NETWORKS.get(code, {}).get(flags["network"], flags["network"])
     for name in ("target_folders", "val_target_folders", "source_folders"):
-        published = _renamed(told[name], TRANSFORMS.get(code, {}))
-        ours[name] = _renamed(published, IN_MM if told["use_spacing"] else {})
-    return ours | ({"weight_decay": ADAMW_DECAY} if code == "sfda" and told["adamw"] else {})
+        published = _renamed(flags[name], TRANSFORMS.get(code, {}))
+        ours[name] = _renamed(published, IN_MM if flags["use_spacing"] else {})
+    return ours | ({"weight_decay": ADAMW_DECAY} if code == "sfda" and flags["adamw"] else {})
 
 
 def as_published(spec: LossSpec, code: str | None) -> LossSpec:
@@ -123,20 +123,20 @@ def _renamed(text: str | None, names: dict[str, str]) -> str | None:
     return text and re.sub(r"\w+", lambda word: names.get(word[0], word[0]), text)
 
 
-def what_differs(argv: Sequence[str], told: Mapping[str, Any]) -> list[str]:
+def what_differs(argv: Sequence[str], flags: Mapping[str, Any]) -> list[str]:
     """What a line leaves unsaid and means in the published boundary loss, if it names its set as that code does.
 
     told: the value of every flag
     """
-    if told["published"] or not any(word.partition("=")[0] == "--dataset" for word in argv):
+    if flags["published"] or not any(word.partition("=")[0] == "--dataset" for word in argv):
         return []
-    dice, losses = "a Dice without a gradient on images that lack a class", told["target_losses"] or ""
+    dice, losses = "a Dice without a gradient on images that lack a class", flags["target_losses"] or ""
     maps = "distance maps in whole numbers, half a pixel off the border"
     theirs = {
-        "--betas 0.9 0.99": told["optimiser"] == "adam" and tuple(told["betas"]) != (0.9, 0.99),
-        f"--network {NETWORKS['boundary'].get(told['network'])}": told["network"] in NETWORKS["boundary"],
+        "--betas 0.9 0.99": flags["optimiser"] == "adam" and tuple(flags["betas"]) != (0.9, 0.99),
+        f"--network {NETWORKS['boundary'].get(flags['network'])}": flags["network"] in NETWORKS["boundary"],
         dice: any(name in losses for name in LEGACY) and "legacy" not in losses,
-        maps: any(name in told["target_folders"] for name in ("dist_map_transform", "dist_map_mm_transform")),
+        maps: any(name in flags["target_folders"] for name in ("dist_map_transform", "dist_map_mm_transform")),
     }
     meant = [what for what, differs in theirs.items() if differs]
     if not meant:

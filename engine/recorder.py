@@ -119,7 +119,7 @@ class Recorder:
         self,
         epoch: int,
         trained: Trained | None,
-        found: Evaluation | None,
+        evaluation: Evaluation | None,
         settings: Mapping[str, float],
         seconds: float,
     ) -> dict[str, float]:
@@ -127,10 +127,10 @@ class Recorder:
         row = dict.fromkeys(self.log.columns, np.nan) | {"epoch": epoch, "seconds": seconds, **settings}
         if trained:
             row |= self._training_cells(epoch, trained)
-        if found:
-            row |= self._validation_cells(epoch, found)
+        if evaluation:
+            row |= self._validation_cells(epoch, evaluation)
             if self._shows(epoch):
-                self._write_masks(f"iter{epoch:03d}/val", found.names, found.prediction)
+                self._write_masks(f"iter{epoch:03d}/val", evaluation.names, evaluation.prediction)
         self.log.append(row)
         return row
 
@@ -147,40 +147,43 @@ class Recorder:
         self.arrays["tra_dice"].write(epoch, tra_dice)
         return cells | {"tra_dice": nanmean(class_mean(tra_dice, self.recording.metric_axis))}
 
-    def _validation_cells(self, epoch: int, found: Evaluation) -> dict[str, float]:
+    def _validation_cells(self, epoch: int, evaluation: Evaluation) -> dict[str, float]:
         if not self.scored:
-            return self._blind_cells(epoch, found)
-        axis, volumes = self.recording.metric_axis, found.dice_3d()
+            return self._blind_cells(epoch, evaluation)
+        axis, volumes = self.recording.metric_axis, evaluation.dice_3d()
         per_patient = class_mean(volumes, axis)
-        self.arrays["val_dice"].write(epoch, found.dice_2d)
-        self.arrays["val_sizes"].write(epoch, found.predicted)
-        cells = {f"val_loss_{name}": value for name, value in found.terms.items()}
+        self.arrays["val_dice"].write(epoch, evaluation.dice_2d)
+        self.arrays["val_sizes"].write(epoch, evaluation.predicted)
+        cells = {f"val_loss_{name}": value for name, value in evaluation.terms.items()}
         cells |= {
-            "val_dice": nanmean(class_mean(found.dice_2d, axis)),
-            "val_dice_3d": found.mean_dice_3d(axis),
+            "val_dice": nanmean(class_mean(evaluation.dice_2d, axis)),
+            "val_dice_3d": evaluation.mean_dice_3d(axis),
             "val_dice_3d_sd": float(np.nanstd(per_patient, ddof=1)) if np.isfinite(per_patient).sum() > 1 else np.nan,
-            "val_size_mean": float(found.predicted[:, axis].mean()),
-            "val_gt_size_mean": float(found.true[:, axis].mean()),
+            "val_size_mean": float(evaluation.predicted[:, axis].mean()),
+            "val_gt_size_mean": float(evaluation.true[:, axis].mean()),
         }
         cells |= {f"val_dice_3d_{k}": nanmean(volumes[:, k]) for k in self.classes}
         if self.recording.scores == "iou":
-            cells |= {"val_miou": found.mean_iou(axis)} | {f"val_iou_{k}": found.iou()[k] for k in axis}
-        return cells | self._distance_cells(epoch, found)
+            cells |= {"val_miou": evaluation.mean_iou(axis)} | {f"val_iou_{k}": evaluation.iou()[k] for k in axis}
+        return cells | self._distance_cells(epoch, evaluation)
 
-    def _blind_cells(self, epoch: int, found: Evaluation) -> dict[str, float]:
+    def _blind_cells(self, epoch: int, evaluation: Evaluation) -> dict[str, float]:
         """The cells of the log for a validation without ground truth."""
-        self.arrays["val_sizes"].write(epoch, found.predicted)
-        sizes = found.predicted.mean(0)
-        cells = {f"val_loss_{name}": value for name, value in found.terms.items()}
-        cells |= {"val_entropy": found.mean_entropy, "val_size_mean": float(sizes[self.recording.metric_axis].mean())}
+        self.arrays["val_sizes"].write(epoch, evaluation.predicted)
+        sizes = evaluation.predicted.mean(0)
+        cells = {f"val_loss_{name}": value for name, value in evaluation.terms.items()}
+        cells |= {
+            "val_entropy": evaluation.mean_entropy,
+            "val_size_mean": float(sizes[self.recording.metric_axis].mean()),
+        }
         return cells | {f"val_size_{k}": float(sizes[k]) for k in self.classes}
 
-    def _distance_cells(self, epoch: int, found: Evaluation) -> dict[str, float]:
+    def _distance_cells(self, epoch: int, evaluation: Evaluation) -> dict[str, float]:
         """The cells of the log with mean distances per class, in the epochs that --do_hd and --do_asd name."""
         due = [name for name, each in self._every().items() if is_due(epoch, each, self.recording.n_epoch)]
         if not due:
             return {}
-        scores = pd.DataFrame(score_patients_of(found, self.val, self.recording)).groupby("class")
+        scores = pd.DataFrame(score_patients_of(evaluation, self.val, self.recording)).groupby("class")
         return {
             f"val_{name}_{self.unit}_{k}": nanmean(scores.get_group(k)[name].to_numpy())
             for name in due
@@ -265,23 +268,23 @@ class Recorder:
         ]
         self.folder.write_array("val_gt_sizes", np.array(truth))
 
-    def finish(self, which: str, found: Evaluation) -> None:
+    def finish(self, which: str, evaluation: Evaluation) -> None:
         """Writes scores per patient, masks and entropy maps of the last or the best network."""
         if self.scored:
-            self._write_scores(which, found)
+            self._write_scores(which, evaluation)
         if self.recording.saveim:
-            self._write_masks(f"{MASKS[which]}/val", found.names, found.prediction)
-        if found.entropy is not None:
-            self._write_masks("ent_map", found.names, found.entropy)
+            self._write_masks(f"{MASKS[which]}/val", evaluation.names, evaluation.prediction)
+        if evaluation.entropy is not None:
+            self._write_masks("ent_map", evaluation.names, evaluation.entropy)
 
-    def _write_scores(self, which: str, found: Evaluation) -> None:
-        scores = pd.DataFrame(score_patients_of(found, self.val, self.recording))
+    def _write_scores(self, which: str, evaluation: Evaluation) -> None:
+        scores = pd.DataFrame(score_patients_of(evaluation, self.val, self.recording))
         scores = scores.rename(columns={name: f"{name}_{self.unit}" for name in (*DISTANCES, "diagonal")})
         first = ["patient", "class", "outcome"]
         scores = scores[first + [name for name in scores.columns if name not in first]]
         self._write_table(PATIENTS[which], scores)
         if self.recording.scores == "iou":
-            self._write_table(CLASSES[which], self._classes(found))
+            self._write_table(CLASSES[which], self._classes(evaluation))
 
     def _write_table(self, name: str, table: pd.DataFrame) -> None:
         self.folder.write_table(name, [table.columns, *table.itertuples(index=False)])
@@ -292,13 +295,13 @@ class Recorder:
         else:
             write_masks(self.folder.path / name, names, masks)
 
-    def _classes(self, found: Evaluation) -> pd.DataFrame:
+    def _classes(self, evaluation: Evaluation) -> pd.DataFrame:
         """The rows with the intersection over union of each averaged class over the whole set."""
         told, every = read_card(self.recording.target_dataset).get("class_names") or [], range(self.recording.n_class)
         names = told if len(told) == len(every) else every
-        intersection, union = found.overlap()
+        intersection, union = evaluation.overlap()
         axis = self.recording.metric_axis
-        columns = {"class": axis, "name": [names[k] for k in axis], "iou": found.iou()[axis]}
+        columns = {"class": axis, "name": [names[k] for k in axis], "iou": evaluation.iou()[axis]}
         return pd.DataFrame(columns | {"intersection": intersection[axis], "union": union[axis]})
 
 

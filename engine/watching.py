@@ -94,9 +94,9 @@ class Watch:
         """Compares again, after a validation of a network that was rolled back."""
         self._compare()
 
-    def is_news(self, told: list[str]) -> bool:
+    def is_news(self, alarms: list[str]) -> bool:
         """Whether other kinds of things are alarming than in the epoch before. Their figures do not count."""
-        kinds, before = [_kind(words) for words in told], self.said
+        kinds, before = [_kind(words) for words in alarms], self.said
         self.said = kinds
         return kinds != before
 

@@ -84,11 +84,11 @@ class Method:
         """What changes from epoch to epoch: "lr" (NaN if nothing learns), and the scheduled weights of the losses."""
         return {"lr": self.rates.now} | self.loss.moving_weights()
 
-    def begin_epoch(self, epoch: int, caution: float = 1.0) -> None:
-        """Sets training mode, this epoch's weights of the losses, and its learning rate, times `caution`."""
+    def begin_epoch(self, epoch: int, rate_factor: float = 1.0) -> None:
+        """Sets training mode, this epoch's weights of the losses, and its learning rate, times `rate_factor`."""
         self.set_modes()
         self.loss.begin_epoch(epoch)
-        self.rates.begin_epoch(epoch, caution)
+        self.rates.begin_epoch(epoch, rate_factor)
 
     def set_modes(self) -> None:
         """Sets training mode, except for parts that stand still."""

@@ -85,20 +85,20 @@ def same(first: Any, second: Any) -> bool:
 class Rates:
     """The learning rate over a run, laid on every optimiser that follows it.
 
-    It is smaller after a collapse that was rolled back (`caution`), and by --lr_rule legacy (`halvings`).
+    It is smaller after a collapse that was rolled back (`rate_factor`), and by --lr_rule legacy (`halvings`).
     """
 
     def __init__(self, optimisers: Sequence[torch.optim.Optimizer], learning: Learning) -> None:
         self.optimisers, self.learning = list(optimisers), learning
-        self.caution, self.halvings = 1.0, 0
+        self.rate_factor, self.halvings = 1.0, 0
 
     @property
     def now(self) -> float:
         """The rate of the first group; NaN if nothing learns."""
         return self.optimisers[0].param_groups[0]["lr"] if self.optimisers else float("nan")
 
-    def begin_epoch(self, epoch: int, caution: float) -> None:
-        self.caution = caution
+    def begin_epoch(self, epoch: int, rate_factor: float) -> None:
+        self.rate_factor = rate_factor
         self._lay(epoch)
 
     def begin_step(self, progress: float) -> None:
@@ -111,7 +111,7 @@ class Rates:
         self.halvings += self.learning.lr_rule == "legacy" and epoch % (best_epoch + 20) == 0
 
     def _lay(self, progress: float) -> None:
-        factor = self.caution * 0.5**self.halvings
+        factor = self.rate_factor * 0.5**self.halvings
         for group in (group for optimiser in self.optimisers for group in optimiser.param_groups):
             group["lr"] = learning_rate(progress, self.learning, group["initial_lr"]) * factor
 

@@ -73,8 +73,8 @@ class SFDA(Supervised):
         for norm in self.norms if self.settings.bn_stats == "freeze" else ():
             norm.eval()
 
-    def begin_epoch(self, epoch: int, caution: float = 1.0) -> None:
-        super().begin_epoch(epoch, caution)
+    def begin_epoch(self, epoch: int, rate_factor: float = 1.0) -> None:
+        super().begin_epoch(epoch, rate_factor)
         for norm in self.norms:
             if self.settings.bn_stats == "refresh":
                 norm.momentum = None  # a plain average over the batches of this epoch

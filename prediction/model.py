@@ -140,10 +140,10 @@ def _build(state: Mapping[str, Any], weights: Path) -> nn.Module:
     return net
 
 
-def check_recipe(told: Mapping[str, Any], weights: Path) -> None:
+def check_recipe(recipe: Mapping[str, Any], weights: Path) -> None:
     """Raises UserError for an entry "preprocessing" that main.py did not write."""
-    wrong = mistyped((name, told[name], kind) for name, kind in PREPROCESSING.items() if name in told)
-    crop, overlap = told.get("crop"), told.get("overlap", 0.5)
+    wrong = mistyped((name, recipe[name], kind) for name, kind in PREPROCESSING.items() if name in recipe)
+    crop, overlap = recipe.get("crop"), recipe.get("overlap", 0.5)
     if not wrong and crop is not None and not (len(crop) == 3 and min(crop) > 0 and math.prod(crop) <= PLANE):
         wrong.append(f"crop is {crop}, expected D, W and H in voxels")
     if not wrong and not 0 <= overlap < 1:

@@ -113,11 +113,11 @@ def _header_of(file: str, _: tuple[int, ...]) -> Header:
     return Header(*parts)
 
 
-def _read(found: Sequence[DicomFile], voxels: int, folder: Path) -> np.ndarray:
+def _read(slices: Sequence[DicomFile], voxels: int, folder: Path) -> np.ndarray:
     """The voxels (X, Y, Z) of files in their order, as many as their headers tell of."""
-    files = [str(each.path) for each in found]
+    files = [str(each.path) for each in slices]
     with refusing(folder):
-        return (read(files) if all(each.native for each in found) else decode(files, voxels)).T
+        return (read(files) if all(each.native for each in slices) else decode(files, voxels)).T
 
 
 def _dtype(header: Header, folder: Path) -> np.dtype:
