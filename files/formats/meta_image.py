@@ -16,7 +16,6 @@ from files.formats.volume import Volume, affine_of, beside, mm_of, not_3d, refus
 
 SUFFIXES = (".mhd", ".mha")
 LONGEST = 2**16  # bytes of a header
-BLANKS = " \t\r\n"  # around a key and its value; to python a file separator would be one too, to ITK it is a letter
 TYPES = {
     **{"MET_CHAR": "i1", "MET_UCHAR": "u1", "MET_SHORT": "i2", "MET_USHORT": "u2", "MET_INT": "i4", "MET_UINT": "u4"},
     **{"MET_LONG": "i4", "MET_ULONG": "u4", "MET_LONG_LONG": "i8", "MET_ULONG_LONG": "u8"},
@@ -58,11 +57,14 @@ def _read_fields(path: Path) -> tuple[dict[str, str], int]:
     fields = {}
     with path.open("rb") as file:
         while file.tell() < LONGEST and (line := file.readline(LONGEST)):
-            key, equals, value = line.decode("ascii").partition("=")
-            key = key.strip(BLANKS).lower()
+            text = line.decode("ascii").replace("\t", " ").strip("\r\n")
+            if not text.isprintable():  # python takes some of them for blanks, ITK for letters
+                raise ValueError(f"its header holds a control character, in {text!r}")
+            key, equals, value = text.partition("=")
+            key = key.strip().lower()
             if not equals or key in fields:
-                raise ValueError(f"expected lines 'key = value', each key once, got '{line.decode('ascii').strip()}'")
-            fields[key] = value.strip(BLANKS)
+                raise ValueError(f"expected lines 'key = value', each key once, got '{text.strip()}'")
+            fields[key] = value.strip()
             if key == "elementdatafile":
                 return fields, file.tell()
     raise ValueError("its header does not end in ElementDataFile")
