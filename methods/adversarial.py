@@ -20,14 +20,12 @@ from contextlib import nullcontext
 from typing import Any
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor, nn
 
 from datasets.streams import Batch
 from methods.base import METHODS, Method
 from methods.discriminators import (
     AdversarialSettings,
-    FCDiscriminator,
     Levels,
     check_settings,
     entropy_map,
@@ -35,7 +33,6 @@ from methods.discriminators import (
 )
 from methods.objective import LossSum
 from methods.optimisers import load_optimiser
-from nets.probabilities import log_probabilities
 from processes.team import ALONE, Team
 
 SOURCE, TARGET = 1.0, 0.0  # what D says of them, as in the paper (the published code has it the other way round)
@@ -59,10 +56,7 @@ class Adversarial(Method):
         heads = [net.make_head(level) for level in range(1, len(settings.lambda_adv))]
         groups = [*net.parameter_groups(), *((list(head.parameters()), net.head_rate) for head in heads)]
         super().__init__(net, loss, settings, team, Levels(net, heads).to(settings.device), groups)
-        self.discriminators = nn.ModuleList(
-            FCDiscriminator(settings.n_class, nF=settings.d_width, stride=settings.d_stride)
-            for _ in settings.lambda_adv
-        ).to(settings.device)
+        self.discriminators = settings.discriminators().to(settings.device)
         self.d_optimiser = torch.optim.Adam(
             [{"params": list(self.discriminators.parameters()), "initial_lr": settings.d_l_rate}],
             lr=settings.d_l_rate,
@@ -115,7 +109,7 @@ class Adversarial(Method):
             terms[f"seg{number}"] = self.settings.lambda_seg * self.loss(logits, batch.targets, batch.bounds)["tot"]
             terms["tot"] = terms["tot"] + terms[f"seg{number}"]
         self.backward(terms["tot"])
-        return [self.shown(logits).detach() for logits in levels], terms
+        return [self.settings.view(logits).detach() for logits in levels], terms
 
     def fool(self, batch: Batch) -> tuple[Tensor, list[Tensor], dict[str, Tensor]]:
         """Phase 2: the segmenter learns to make the target look like the source to the discriminators.
@@ -124,11 +118,11 @@ class Adversarial(Method):
         gradient, and the scalar terms.
         """
         levels = self.predict_levels(batch)
-        seen, terms = [self.shown(logits) for logits in levels], {}
+        seen, terms = [self.settings.view(logits) for logits in levels], {}
         for number, (weight, view, judge) in enumerate(
             zip(self.settings.lambda_adv, seen, self.discriminators, strict=True), 1
         ):
-            terms[f"adv{number}"] = weight * self.judged(self.verdict(judge, view), SOURCE)
+            terms[f"adv{number}"] = weight * self.settings.error(self.verdict(judge, view), SOURCE)
         if self.settings.lambda_ent:
             terms["entropy"] = self.settings.lambda_ent * entropy_map(levels[0]).sum(1).mean()
         terms["tot"] = torch.stack(list(terms.values())).sum()
@@ -144,7 +138,7 @@ class Adversarial(Method):
         terms, border = {}, 0.0 if self.settings.gan == "vanilla" else (SOURCE + TARGET) / 2
         for number, (ours, theirs, judge) in enumerate(zip(source, target, self.discriminators, strict=True), 1):
             on_source, on_target = self.verdict(judge, ours), self.verdict(judge, theirs)
-            terms[f"d{number}"] = (self.judged(on_source, SOURCE) + self.judged(on_target, TARGET)) / 2
+            terms[f"d{number}"] = (self.settings.error(on_source, SOURCE) + self.settings.error(on_target, TARGET)) / 2
             right = (on_source > border).float().mean() + (on_target <= border).float().mean()
             terms[f"d{number}_accuracy"] = right / 2
             self.backward(terms[f"d{number}"])
@@ -161,19 +155,10 @@ class Adversarial(Method):
     def predict(self, batch: Batch, size: Sequence[int] | None = None) -> Tensor:
         return self.predict_levels(batch)[0] if self.net.training else super().predict(batch, size)
 
-    def shown(self, logits: Tensor) -> Tensor:
-        """(B, K, W, H) logits -> (B, K, W, H): what a discriminator sees of a prediction, in fp32."""
-        return log_probabilities(logits).exp() if self.settings.d_input == "softmax" else entropy_map(logits)
-
     def verdict(self, judge: nn.Module, view: Tensor) -> Tensor:
         """(B, K, W, H) -> (B, 1, w, h): a discriminator's logits, computed at the run's precision, in fp32."""
         with self.settings.autocast():
             return judge(view).float()
-
-    def judged(self, verdict: Tensor, truth: float) -> Tensor:
-        """Scalar: how far a discriminator's map (B,1,w,h) is from saying `truth` everywhere."""
-        wanted = torch.full_like(verdict, truth)
-        return (F.binary_cross_entropy_with_logits if self.settings.gan == "vanilla" else F.mse_loss)(verdict, wanted)
 
     def backward(self, loss: Tensor) -> None:
         """Adds the gradients of a scalar loss: that of one batch out of --iter_size."""

@@ -7,6 +7,8 @@ from dataclasses import dataclass
 from itertools import pairwise
 from typing import Literal
 
+import torch
+import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _BatchNorm
 
@@ -74,6 +76,19 @@ class AdversarialSettings(Settings):
         "target", "whose images the running statistics of the batch norms follow (published: both)"
     )
     iter_size: int = flag(1, "batches whose gradients make one update")
+
+    def discriminators(self) -> nn.ModuleList:
+        """One for each level."""
+        return nn.ModuleList(FCDiscriminator(self.n_class, self.d_width, self.d_stride) for _ in self.lambda_adv)
+
+    def view(self, logits: Tensor) -> Tensor:
+        """(B, K, W, H) logits -> (B, K, W, H): what a discriminator sees of a prediction, in fp32."""
+        return log_probabilities(logits).exp() if self.d_input == "softmax" else entropy_map(logits)
+
+    def error(self, verdict: Tensor, truth: float) -> Tensor:
+        """Scalar: how far a discriminator's map (B,1,w,h) is from saying `truth` everywhere."""
+        wanted = torch.full_like(verdict, truth)
+        return (F.binary_cross_entropy_with_logits if self.gan == "vanilla" else F.mse_loss)(verdict, wanted)
 
 
 def check_settings(settings: AdversarialSettings) -> None:

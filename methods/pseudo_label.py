@@ -38,6 +38,7 @@ from methods.settings import flag
 from methods.thresholds import (
     ThresholdSettings,
     WithThreshold,
+    check_losses,
     check_settings,
     deviation,
     mean_foreground,
@@ -46,9 +47,7 @@ from methods.thresholds import (
     straight_through,
 )
 from nets.probabilities import log_probabilities
-from processes.errors import UserError
 from processes.team import ALONE, Team
-from utils import listing
 
 
 @METHODS.register()
@@ -199,29 +198,3 @@ class PseudoLabel(Method):
         kl = posterior.kl(prior)
         kl = kl.mean() if self.settings.given else kl.sum(1).mean()  # numbers, or 256 dimensions
         return {"threshold": threshold, "kl": kl, "prior_mu": prior.mean, "prior_sd": prior.sd}
-
-
-# ------------------------------------------------------------------------------------------------ flags
-
-
-def check_losses(loss: LossSum, settings: ThresholdSettings, sized: bool) -> None:
-    """Raises UserError for losses that cannot learn from pseudo labels; `sized`: whether bounds are there for them."""
-    reasons = {
-        "distance maps": [part.needs_maps for part in loss.losses],
-        "sizes of images without labels": [part.needs_bounds and not sized for part in loss.losses],
-        "class numbers, where --straight_through gives shares": [
-            part.needs_target and not part.takes_shares and settings.straight_through for part in loss.losses
-        ],
-    }
-    wrong = [
-        f"{type(part).__name__} needs {reason}"
-        for reason, found in reasons.items()
-        for part, is_wrong in zip(loss.losses, found, strict=True)
-        if is_wrong
-    ]
-    if wrong:
-        raise UserError(
-            f"--method {settings.method} computes the same losses on its pseudo labels, and {listing(wrong)}. Take "
-            "CrossEntropy and DiceLoss, as in [('DiceLoss', {'idc': [1], 'smooth': 1}, 0.5), ('CrossEntropy', "
-            "{'idc': [0, 1]}, 0.5)]."
-        )

@@ -8,6 +8,7 @@ from typing import Literal, NamedTuple
 import torch
 from torch import Tensor, nn
 
+from methods.objective import LossSum
 from methods.settings import Settings, flag
 from nets.probabilities import log_probabilities, one_hot
 from processes.errors import UserError
@@ -157,3 +158,26 @@ def straight_through(probs: Tensor, threshold: Tensor) -> Tensor:
     foreground = one_hot(best.squeeze(1), probs.shape[1] - 1, probs.dtype)
     soft = torch.cat([1 - believed, believed * foreground], 1)
     return one_hot(pseudo_label(probs, threshold), probs.shape[1], probs.dtype) + (soft - soft.detach())
+
+
+def check_losses(loss: LossSum, settings: ThresholdSettings, sized: bool) -> None:
+    """Raises UserError for losses that cannot learn from pseudo labels; `sized`: whether bounds are there for them."""
+    reasons = {
+        "distance maps": [part.needs_maps for part in loss.losses],
+        "sizes of images without labels": [part.needs_bounds and not sized for part in loss.losses],
+        "class numbers, where --straight_through gives shares": [
+            part.needs_target and not part.takes_shares and settings.straight_through for part in loss.losses
+        ],
+    }
+    wrong = [
+        f"{type(part).__name__} needs {reason}"
+        for reason, found in reasons.items()
+        for part, is_wrong in zip(loss.losses, found, strict=True)
+        if is_wrong
+    ]
+    if wrong:
+        raise UserError(
+            f"--method {settings.method} computes the same losses on its pseudo labels, and {listing(wrong)}. Take "
+            "CrossEntropy and DiceLoss, as in [('DiceLoss', {'idc': [1], 'smooth': 1}, 0.5), ('CrossEntropy', "
+            "{'idc': [0, 1]}, 0.5)]."
+        )

@@ -96,9 +96,7 @@ def test_every_package_has_a_front_door():
         assert len(told) > 50, package
 
 
-# one class or function after another in the first two; what their paper needs in the others
-LONGER = {"losses.py": 540, "metrics.py": 490}
-LONGER |= {"methods/adversarial.py": 215, "methods/pseudo_label.py": 230}
+LONGER = {"losses.py": 540, "metrics.py": 490}  # one class or function after another, each to be read alone
 
 
 @pytest.mark.parametrize("name", PRODUCT)

@@ -51,7 +51,9 @@ def test_the_discriminators_stand_still_while_the_segmenter_learns(game):
 
 def test_the_segmenter_stands_still_while_the_discriminators_learn(game):
     method, batches = game
-    seen = [[method.shown(logits).detach() for logits in method.predict_levels(batches[name])] for name in batches]
+    seen = [
+        [method.settings.view(logits).detach() for logits in method.predict_levels(batches[name])] for name in batches
+    ]
     method.tell_apart(*seen)
     assert gradients(method.module) == [None] * len(gradients(method.module))
     assert all(gradient is not None for gradient in gradients(method.discriminators))
@@ -99,10 +101,10 @@ def test_the_vanilla_game_is_cross_entropy_and_the_other_least_squares(game):
     method, _ = game
     verdict = torch.tensor([[[[0.3, -1.2]]]])
     p = verdict.sigmoid()
-    assert method.judged(verdict, SOURCE).item() == pytest.approx(-p.log().mean().item())
-    assert method.judged(verdict, TARGET).item() == pytest.approx(-(1 - p).log().mean().item())
+    assert method.settings.error(verdict, SOURCE).item() == pytest.approx(-p.log().mean().item())
+    assert method.settings.error(verdict, TARGET).item() == pytest.approx(-(1 - p).log().mean().item())
     method.settings = replace(method.settings, gan="ls")
-    assert method.judged(verdict, SOURCE).item() == pytest.approx(((verdict - 1) ** 2).mean().item())
+    assert method.settings.error(verdict, SOURCE).item() == pytest.approx(((verdict - 1) ** 2).mean().item())
 
 
 def test_a_discriminator_learns_to_tell_and_says_how_well(sites):
