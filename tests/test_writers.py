@@ -294,6 +294,7 @@ OTHERS = {
     "preprocess/volume_set.py: _write_manifest": "rows of csv_text, as slice_tables has them",
     "preprocess/phantom/__main__.py: make_cohort": "its own words",
     "preprocess/phantom/archive.py: write_scan": "its own words",
+    "preprocess/shift_volumes.py: shift_volumes": "json of names and paths",
     "preprocess/phantom/decathlon.py: write_contents": "its own words",
     "preprocess/unpack.py: unpack": "json of names and digests",
     "engine/run_folder.py: CsvLog.append": "numbers",
