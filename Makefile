@@ -38,7 +38,7 @@ help:
 	@sed -n '1,6s/^# //p' Makefile
 	@echo; $(MAKE) --no-print-directory -f spine.make help
 
-# what the tests and the linter need in addition to requirements.txt
+# what the tests and the linter need in addition to requirements.txt (with CC=/path/to/python there may be no .venv yet)
 .venv/tested: tests/requirements.txt $(VENV)
 	$(CC) -m pip install --quiet --disable-pip-version-check -r $<
 	mkdir -p $(@D)

@@ -6,7 +6,8 @@
 #   make -f acdc.make ablations                  other losses, and one table of all
 #   make -f acdc.make few_labels                 the labels of 1, 2 and 8 scans: random weights against pre-trained ones
 #   make -f acdc.make results/acdc/val_3d_nsd.png    another metric over the epochs, from the saved masks: no training
-#   make -f acdc.make PARITY=1 RD=results/acdc-parity | make -f acdc.make help
+#   make -f acdc.make PARITY=1 RD=results/acdc-parity    as published, faults included
+#   make -f acdc.make help
 #
 # Data: data/acdc if it is there; else cut from data/acdc_volumes; else that is unpacked from data/acdc.zip, checked
 # against data/acdc.lineage; else it is a phantom.

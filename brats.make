@@ -5,8 +5,9 @@
 #   make -f brats.make                           the main runs, pictures, report, archive
 #   make -f brats.make ablations                 other priors and posteriors of the threshold, and one table of all
 #   make -f brats.make sweep                     IoU by the size of the window that evaluation slides, as published
-#   make -f brats.make segpl_vi SEED=1 RD=results/brats-seed1 | make -f brats.make help
+#   make -f brats.make segpl_vi SEED=1 RD=results/brats-seed1        one run, with another seed
 #   make -f brats.make PARITY=1 SEED=1024 RD=results/brats-parity    as published, faults included
+#   make -f brats.make help
 #
 # Data: data/brats if it is there; else cut from data/brats_volumes; else that is unpacked from data/Task01_BrainTumour.tar,
 # checked against data/brats.lineage; else it is a phantom.
@@ -111,6 +112,6 @@ $(RD)/threshold.png: $(RD)/segpl_vi/last.pkl
 
 # -- an experiment of your own: its name in a list and its line; without the #, `make -f brats.make segpl_strict` trains it -----
 # ABL += segpl_strict
-# $(RD)/segpl_strict: private OPT = $(call unlabelled,$(BATCH_U),0.4,0.1) --threshold fixed --prior_mu 0.8
+# $(RD)/segpl_strict: private OPT = $(call unlabelled,$(BATCH_U),0.4,0.1) --threshold fixed --threshold_value 0.8
 
 include make/rules.mk

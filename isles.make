@@ -1,8 +1,11 @@
 # Boundary loss on stroke lesions (Kervadec et al. 2019 and 2021): 94 CT perfusion scans of ISLES 2018, five channels: CT,
 # blood flow, blood volume, mean transit time, time to maximum.
 #
-#   make -f isles.make | make -f isles.make ablations | make -f isles.make gdl_surface_steal
-#   make -f isles.make PARITY=1 RD=results/isles-parity | make -f isles.make help
+#   make -f isles.make                          the main runs, pictures, report, archive
+#   make -f isles.make ablations                other losses, and one table of all
+#   make -f isles.make gdl_surface_steal        one run, and what it needs
+#   make -f isles.make PARITY=1 RD=results/isles-parity    as published, faults included
+#   make -f isles.make help
 #
 # Data: data/isles if it is there; else cut from data/isles_volumes; else that is unpacked from
 # data/ISLES2018_Training.zip, checked against data/isles.lineage; else it is a phantom. Several scans are of one person,

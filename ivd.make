@@ -1,7 +1,10 @@
 # Intervertebral discs, Water to In-phase Dixon MR (Bateson et al. 2022). Both images are of the same scans, one folder
 # each in one set, so DATA is one folder.
 #
-#   make -f ivd.make | make -f ivd.make ablations | make -f ivd.make sfda | make -f ivd.make help
+#   make -f ivd.make                       the main runs, plots, report, archive
+#   make -f ivd.make ablations             what can be taken out of the method, and one table of all
+#   make -f ivd.make sfda                  one run, and what it needs
+#   make -f ivd.make help
 #
 # Data: data/ivd_transverse if it is there; else cut from data/ivd_volumes (IVDM3Seg: NN_wat.nii, NN_inn.nii,
 # NN_Labels.nii); else that is unpacked from data/ivd.zip (see data/ivd.lineage); else it is a phantom.

@@ -5,7 +5,8 @@
 #   make -f msd_prostate.make                    all of it, one table, one picture, one archive
 #   make -f msd_prostate.make contrast_2_0       the labels of 2 volumes, draw 0
 #   make -f msd_prostate.make native             Dice of every run's last masks at the resolution of the volumes
-#   make -f msd_prostate.make LABELLED='1 4' DRAWS='0 1 2 3 4' RD=results/msd_prostate-5 | make -f msd_prostate.make help
+#   make -f msd_prostate.make LABELLED='1 4' DRAWS='0 1 2 3 4' RD=results/msd_prostate-5    other numbers, more draws
+#   make -f msd_prostate.make help
 #
 # Data: data/msd_prostate if it is there; else cut from data/msd_prostate_volumes; else that is unpacked from
 # data/Task05_Prostate.tar, checked against data/msd_prostate.lineage; else it is a phantom.

@@ -54,6 +54,7 @@ $(RD)/selftrain_vi: private OPT = $(WEIGHTS) --method self_training $(ADAPT) --t
 # contrastive pre-training on the source images without their labels (Chaitanya et al. 2020), as a start of the source
 # network; and that network on the target as it is
 CONTRAST = $(SOURCE) --n_parts 4 --l_rate 1e-3 $(PRE_LEARN)
+# NET=Dimwit tries a run out on the smallest network; that one has no encoder to pre-train, so these runs take another
 $(addprefix $(RD)/,global_onsource local_onsource cesource_contrast noadap_contrast): private DIMWIT = PooledUNet:nG=2
 $(RD)/global_onsource: private OPT = $(CONTRAST) --method contrastive_global --strategy GD --batch_size 24
 $(RD)/local_onsource: private OPT = $(CONTRAST) --method contrastive_local --strategy LR --local_blocks 2 --batch_size 12 \

@@ -1,8 +1,11 @@
 # Heart, MR to CT (Bateson et al. 2022): myocardium, left atrium, left ventricle, ascending aorta on 256 x 256 coronal slices.
 #
-#   make -f whs.make | make -f whs.make ablations | make -f whs.make sfda | make -f whs.make help
+#   make -f whs.make                             the main runs, plots, report, archive
+#   make -f whs.make ablations                   what can be taken out of the method, and one table of all
+#   make -f whs.make sfda                        one run, and what it needs
 #   make -f whs.make few_labels                  MR alone, seven structures: the labels of 1, 2 and 8 volumes, random weights
 #                                                against pre-trained ones (Chaitanya et al. 2020)
+#   make -f whs.make help
 #
 # Data: data/mr and data/ct if they are there; else cut from data/whs_volumes (MM-WHS: mr_train, ct_train); else that is
 # unpacked from data/whs.zip (see data/whs.lineage); else it is a phantom.

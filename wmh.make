@@ -1,8 +1,11 @@
 # Boundary loss on white matter hyperintensities (Kervadec et al. 2019 and 2021): 60 MR scans from three scanners of the WMH
 # challenge 2017, two channels: FLAIR, T1. Label 2, other pathology, is background.
 #
-#   make -f wmh.make | make -f wmh.make ablations | make -f wmh.make gdl_surface_add
-#   make -f wmh.make PARITY=1 RD=results/wmh-parity | make -f wmh.make help
+#   make -f wmh.make                            the main runs, pictures, report, archive
+#   make -f wmh.make ablations                  other losses, and one table of all
+#   make -f wmh.make gdl_surface_add            one run, and what it needs
+#   make -f wmh.make PARITY=1 RD=results/wmh-parity    as published, faults included
+#   make -f wmh.make help
 #
 # Data: data/wmh if it is there; else cut from data/wmh_volumes; else that is unpacked from the archives of
 # data/wmh.lineage; else it is a phantom.

@@ -52,15 +52,14 @@ endif
 TRAINED   ?= --n_epoch 150 --l_rate 5e-4 --lr_decay 0.9 $(LATE)
 # PARITY=1: as published where we do otherwise; the learning rate falls an epoch later
 PARITY    ?=
-AS_PUBLISHED = $(if $(filter command,$(origin PARITY)),$(PARITY))
-LATE      ?= $(if $(AS_PUBLISHED),--lr_rule late)
+LATE      ?= $(if $(PARITY),--lr_rule late)
 
 # -- the source network -----------------------------------------------------------------------------------------------
 # FROM=best (the default): the other runs start from the epoch of cesource that scores best on the validation images of the
 # source, whose labels are there; the last epoch of a training may be a bad one. FROM=last: from its last epoch, as published.
 # That is the default with PARITY=1, and where source and target are one set of the same patients: there the labels that
 # would choose are those that the target is scored with.
-FROM   ?= $(if $(or $(filter 1,$(words $(DATA))),$(AS_PUBLISHED)),last,best)
+FROM   ?= $(if $(or $(filter 1,$(words $(DATA))),$(PARITY)),last,best)
 CHOSEN  = $(if $(filter last,$(FROM)),last.pkl,$(if $(filter best,$(FROM)),best_3d.pkl,$(error FROM is best or last, not '$(FROM)')))
 M_WEIGHTS_ul = $(RD)/cesource/$(CHOSEN)
 WEIGHTS = --model_weights $(M_WEIGHTS_ul)

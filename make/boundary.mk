@@ -6,13 +6,14 @@
 #   MODALITIES  the channels of an image, where there are several
 #   MOVING      weights.png, where a scheduler moves the weights of the losses: a picture of them
 # A makefile changes a setting by writing one of the same name after including this file.
+# lesions.mk has read begin.mk before
 ifneq ($(origin BEGUN),file)
 include make/begin.mk
 endif
 
 # PARITY=1 trains as published, faults included. Distance maps have their zero off the border and are cut to whole numbers. The
 # Dice and the generalised Dice have no gradient on slices that lack a class. The Hausdorff loss sees only distances inside the
-# shapes. The learning rate halves at every multiple of (best epoch + 20), epoch 0 first of all. ENet is the published one
+# shapes. The learning rate halves at every multiple of (best epoch + 20), epoch 0 first of all. ENet is the published one.
 PARITY ?=
 ABSENT  = $(if $(PARITY),'legacy': True$(comma))
 INNER   = $(if $(PARITY),'inner': True$(comma))

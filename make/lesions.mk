@@ -1,5 +1,8 @@
 # The boundary loss on lesions (Kervadec et al. 2019 and 2021). There is one class, highly unbalanced, so the boundary loss
-# stands next to the generalised Dice. isles.make and wmh.make differ only in their facts (see boundary.mk).
+# stands next to the generalised Dice. isles.make and wmh.make differ only in their facts: those of boundary.mk, and
+#   CUT     the program that cuts the slices of this archive
+#   UNPACK  what of the archive stays in it
+#   CROP    which scans validate, and the size of a slice
 include make/begin.mk
 
 TRN      ?= gdl gdl_surface_w gdl_surface_add gdl_surface_steal

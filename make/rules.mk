@@ -62,7 +62,7 @@ RENEW = $(CC) -m processes.lock renew $@ --
 # CFLAGS reach them all
 TRAIN = $(LAUNCH) $(if $(NPROC),$(CC) -m torch.distributed.run --standalone --no_python --nproc_per_node=$(NPROC)) \
           $(CC) $(CFLAGS) main.py
-# what was typed on the command line wins over a run's own line
+# what was typed on the command line wins over a run's own line (`origin` calls that `command line`: to filter, two words)
 TYPED = $(if $(filter command line,$(origin NET)),--network $(if $(filter Dimwit,$(NET)),$(DIMWIT),$(NET))) $(if $(EPC),--n_epoch $(EPC)) $(DEBUG)
 
 # `show` prints a run in place of training it.
