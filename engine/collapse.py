@@ -196,7 +196,7 @@ def _log_odds(share: np.ndarray) -> np.ndarray:
 def prior_share(bounds: Sequence[np.ndarray | None], compares_ratios: Sequence[bool]) -> np.ndarray | None:
     """(K,) mean prior ratio over the slices, out of the first loss that compares ratios with one; else None.
 
-    bounds: per loss (N, K, 2) pixels or None, as dataloader.lay_bounds lays them.
+    bounds: per loss (N, K, 2) pixels or None, as `lay_bounds` of datasets/slices.py gives them.
     """
     for bound, compares in zip(bounds, compares_ratios, strict=True):
         if bound is not None and compares:

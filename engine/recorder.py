@@ -18,7 +18,7 @@ from files.run_names import CLASSES, MASKS, PATIENTS
 from methods.base import Method
 from metrics import DISTANCES, dice
 
-Trained = dict[str, np.ndarray]  # what training.train_epoch returns
+Trained = dict[str, np.ndarray]  # what `train_epoch` of engine/loop.py returns
 COUNTED = 64  # slices whose classes are counted at a time; volumes, one by one
 
 

@@ -25,9 +25,9 @@ METHODS = Registry("method", naming=snake_case)  # class SFDA is --method sfda, 
 
 
 class Method:
-    """One way to learn: the streams it consumes, the flags it adds, one `step`.
+    """One way to learn: the streams it consumes, the `Settings` it is told, one `step`.
 
-    `main.py` owns epochs, evaluation, logging and saving; the method owns its optimisers and extra networks.
+    `engine/loop.py` owns epochs, evaluation, logging and saving; the method owns its optimisers and extra networks.
     """
 
     streams: ClassVar[tuple[str, ...]] = ("target",)  # what a step consumes; the first sets an epoch's length
