@@ -53,7 +53,7 @@ from processes.interrupt import STOP, Interrupted
 from processes.lock import locked
 from processes.ownership import RUN, RUN_FILES, refuse_taken
 from processes.team import ALONE, Team, join_team, leave_team
-from utils import run_program, seed_everything, taken
+from utils import run_program, seed_everything, settings_of
 
 # ---------------------------------------------------------------------------------------------------- build
 
@@ -92,13 +92,13 @@ def build_method(args: Namespace, loss: LossSum, in_channels: int, load: bool = 
     if args.channels_last:
         net.to(memory_format=torch.channels_last_3d if net.axes == 3 else torch.channels_last)
     kind = METHODS[args.method]
-    return kind(team.synchronise(net), loss, taken(kind.Settings, vars(args)), team)
+    return kind(team.synchronise(net), loss, settings_of(kind.Settings, vars(args)), team)
 
 
 def demand_of(args: Namespace) -> Demand:
     """What the run wants of the data: what its method wants, and no stream where nothing is to be learnt."""
     kind = METHODS[args.method]
-    demand = kind.demand(taken(kind.Settings, vars(args)))
+    demand = kind.demand(settings_of(kind.Settings, vars(args)))
     return demand if args.mode == "learn" else replace(demand, streams={})
 
 
@@ -166,7 +166,7 @@ def check(args: Namespace, loss: LossSum) -> str:
 
 def train(args: Namespace, loss: LossSum, team: Team) -> None:
     """Trains one run, from the data to the scores. Writes nothing before everything it needs was found in order."""
-    demand, reading = demand_of(args), taken(Reading, vars(args))
+    demand, reading = demand_of(args), settings_of(Reading, vars(args))
     streams, val = open_data(demand, reading, loss.bounds, team)
     in_channels = (val or next(iter(streams.values()))).slices.shape[0]
     method = build_method(args, loss, in_channels, team=team)
@@ -185,11 +185,12 @@ def train(args: Namespace, loss: LossSum, team: Team) -> None:
         watch = Watch(method, streams, val, whole=bool(args.model_weights) and args.load_blocks is None)
         if team.leads:
             folder.begin()
-            record = Recorder(folder, method, val and val.slices, streams, taken(Recording, vars(args)), watch.is_on)
+            recording = settings_of(Recording, vars(args))
+            record = Recorder(folder, method, val and val.slices, streams, recording, watch.is_on)
             record.start(inputs, label_uses(demand, reading))
         if args.compile and streams and method.segments:
             try_to_compile(method, next(iter(streams.values())))
-        looping, preprocessing = taken(Looping, vars(args)), describe_preprocessing(reading)
+        looping, preprocessing = settings_of(Looping, vars(args)), describe_preprocessing(reading)
         Training(method, streams, val, watch, folder, record, looping, preprocessing).run()
         team.wait()
 

@@ -30,14 +30,14 @@ from main import run
 from nets.precision import PRECISIONS, device_of
 from prediction.adaptation import Adapting, adapt, add_adaptation_flags, refuse_idle_sizes
 from prediction.export import export_onnx
-from prediction.inference import Wanted, predict
+from prediction.inference import Predicting, predict
 from prediction.model import FLIPS, Model, load_model
 from prediction.outputs import Outputs, labels_of, refuse_foreign_outputs
 from prediction.preparation import Preparation, Prepared, preparation
-from prediction.volumes import digest, find_cases, refuse_as_output, shown, voxel_volumes
+from prediction.volumes import digest, files_of, find_cases, refuse_as_output, voxel_volumes
 from processes.errors import UserError
 from processes.ownership import refuse_input
-from utils import listing, run_program, sha256_of, taken
+from utils import listing, run_program, settings_of, sha256_of
 
 MUCH = 1  # volumes that are read before they are asked for
 
@@ -113,7 +113,7 @@ def main(argv: Sequence[str] | None = None) -> None:
     if args.export:
         refuse_input(args.export, _read_by(args, cases), "--export")
     if args.adapt:
-        args.weights = adapt(taken(Adapting, vars(args)), model, cases, lambda flags: run(args_of(flags)))
+        args.weights = adapt(settings_of(Adapting, vars(args)), model, cases, lambda flags: run(args_of(flags)))
         model = load(args.weights)
     prepare = preparation(model.recipe, args.out or Path())
     if args.export:
@@ -142,9 +142,9 @@ def _first_input(model: Model, prepare: Preparation, cases: Sequence[Case]) -> t
 
 def _predict_all(args: argparse.Namespace, model: Model, prepare: Preparation, cases: Sequence[Case]) -> None:
     """Every case that is not done yet. Raises UserError at the end for those that failed."""
-    wanted = Wanted(args.probabilities, args.entropy, args.largest_component, args.batch_size)
+    predicting = Predicting(args.probabilities, args.entropy, args.largest_component, args.batch_size)
     labels = labels_of(model.recipe.card, model.n_class, args.label_values == "original")
-    outputs = Outputs(args.out, labels, wanted)
+    outputs = Outputs(args.out, labels, predicting)
     digests = {case.patient: [digest(path) for path in case.paths.values()] for case in cases}
     outputs.begin(_made_with(args, model), digests, args.overwrite)
     todo = [case for case in cases if args.overwrite or not outputs.is_done(case.patient)]
@@ -154,14 +154,14 @@ def _predict_all(args: argparse.Namespace, model: Model, prepare: Preparation, c
         if isinstance(prepared, VolumeFault):
             faults.append(prepared.fault)
         else:
-            outputs.write(case.patient, predict(model, prepared, wanted))
+            outputs.write(case.patient, predict(model, prepared, predicting))
             unlike += prepared.unlike
     _warn(model, unlike)
     mm3 = voxel_volumes(cases)
     if mm3:
         what = "in another unit than mm, which ITK and its viewers overlook: the mask has the numbers of the volume"
         print(f"Note: {what}: {listing(mm3)}.", file=sys.stderr)
-    table = outputs.write_sizes({case.patient: shown(case) for case in cases}, mm3)
+    table = outputs.write_sizes({case.patient: files_of(case) for case in cases}, mm3)
     print(f"{args.out}: {len(todo) - len(faults)} predicted, {len(cases) - len(todo)} were there; {table}")
     if faults:
         raise UserError(f"{len(faults)} of {len(cases)} volumes were not predicted: {describe_faults(faults)}")

@@ -23,7 +23,7 @@ from analysis.tables.table import Comparison, as_csv, as_latex, as_markdown, as_
 from analysis.tables.unscored import make_unscored_report
 from processes.errors import UserError
 from processes.ownership import refuse_input
-from utils import atomic_write, nearest, run_program, taken, tell_once
+from utils import atomic_write, nearest, run_program, settings_of, tell_once
 
 FORMATS = {"csv": as_csv, "md": as_markdown, "tex": as_latex, "txt": as_text}  # in order: make's target is the last
 
@@ -78,7 +78,7 @@ def main(argv: Sequence[str] | None = None) -> None:
     tell_of_strangers(args, [run.name for run in runs])
     make_report = make_class_report if by_iou else make_patient_report if args.draws is None else make_draw_report
     scored = [run for run in runs if run.scored or run.provenance.get("pretraining")]
-    report = make_report(scored, taken(Comparison, vars(args))) if scored else make_unscored_report(runs)
+    report = make_report(scored, settings_of(Comparison, vars(args))) if scored else make_unscored_report(runs)
     if blind := [run.name for run in runs if run not in scored]:
         report.notes.append(f"No scores, there was no ground truth: {', '.join(blind)}.")
     print(as_text(report), end="")

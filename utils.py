@@ -205,7 +205,7 @@ _PLURALS = {int: "whole numbers", float: "numbers", str: "words"}
 T = typing.TypeVar("T")
 
 
-def taken(kind: type[T], values: Mapping[str, Any]) -> T:
+def settings_of(kind: type[T], values: Mapping[str, Any]) -> T:
     """The settings of this dataclass out of values by name, such as all flags of a program: each field is one of them.
 
     A default in the dataclass does not count. Raises KeyError that lists the fields of which there is no value.

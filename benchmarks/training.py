@@ -34,7 +34,7 @@ from engine.compilation import try_to_compile
 from engine.loop import train_epoch
 from main import build_method, build_objective, demand_of, set_up_machine
 from methods.base import Method
-from utils import taken
+from utils import settings_of
 
 METHODS = {
     "supervised": "[('CrossEntropy', {'idc': [0, 1]}, 1)]",
@@ -58,7 +58,7 @@ class Trial:
         self.args = get_args([*argv, "--model_weights", "none"])
         set_up_machine(self.args)
         loss = build_objective(self.args)
-        streams, val = open_data(demand_of(self.args), taken(Reading, vars(self.args)), loss.bounds)
+        streams, val = open_data(demand_of(self.args), settings_of(Reading, vars(self.args)), loss.bounds)
         self.all = streams["target"]
         self.method: Method = build_method(self.args, loss, val.slices.shape[0], load=False)
         if self.args.compile:

@@ -33,7 +33,7 @@ from main import build_method, build_objective, demand_of, set_up_machine
 from methods.base import Method
 from preprocess.packing import VolumeSpec
 from preprocess.volume_set import make_volume_set
-from utils import taken
+from utils import settings_of
 
 FOLDERS = "[('IMG', nii_transform, False), ('GT', nii_gt_transform, False)]"
 HALVES = "[('DiceLoss', {'idc': [1], 'smooth': 1}, 0.5), ('CrossEntropy', {}, 0.5)]"
@@ -121,7 +121,7 @@ class Run:
         self.args = get_args([*argv, "--target_losses", HALVES])
         set_up_machine(self.args)
         loss = build_objective(self.args)
-        self.streams, self.val = open_data(demand_of(self.args), taken(Reading, vars(self.args)), loss.bounds)
+        self.streams, self.val = open_data(demand_of(self.args), settings_of(Reading, vars(self.args)), loss.bounds)
         self.method = build_method(self.args, loss, CHANNELS, load=False)
         self.method.begin_epoch(0)
 
@@ -152,7 +152,7 @@ def validate(root: Path, case: Case) -> None:
     """All volumes, by windows side by side: such as overlap take more time and no more memory."""
     run = Run(root / "set", case, "--mode", "makeim", "--model_weights", "none", "--overlap", "0")
     spare(run.method, case.val - AHEAD - 1)
-    score_patients_of(evaluate(run.method, run.val), run.val.slices, taken(Scoring, vars(run.args)))
+    score_patients_of(evaluate(run.method, run.val), run.val.slices, settings_of(Scoring, vars(run.args)))
 
 
 def spare(method: Method, row: int) -> None:

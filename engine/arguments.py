@@ -20,7 +20,7 @@ from methods.settings import add_flags
 from nets.precision import AUTOCAST, PRECISIONS, device_of
 from networks import network_class
 from processes.errors import UserError
-from utils import taken
+from utils import settings_of
 
 DEBUG_STEPS = 5  # that --debug keeps of an epoch of --steps
 
@@ -196,7 +196,7 @@ def get_args(argv: Sequence[str] | None = None) -> Namespace:
     _check_numbers(args)
     args.metric_axis = args.metric_axis or list(range(1, args.n_class))
     _check_settings(args)
-    check_rates(taken(Learning, vars(args)))
+    check_rates(settings_of(Learning, vars(args)))
     if method.segments and not args.target_losses:
         raise UserError(
             f"--method {args.method} learns from losses: give --target_losses [(loss, {{}}, …, weight), …]."

@@ -15,12 +15,12 @@ from prediction.preparation import Prepared, as_tensor
 
 
 @dataclass(frozen=True)
-class Wanted:
-    """What is wanted in addition to the classes, and whether only the largest component of each class is kept."""
+class Predicting:
+    """Which maps are predicted in addition to the classes, which pieces are kept, how many slices are seen at once."""
 
     probabilities: bool = False
     entropy: bool = False
-    largest_component: bool = False
+    largest_component: bool = False  # whether only the largest one of each class is kept
     batch_size: int = 8
 
 
@@ -41,33 +41,34 @@ class Prediction:
     entropy: np.ndarray | None = None
 
 
-def predict(model: Model, prepared: Prepared, wanted: Wanted) -> Prediction:
-    """Predicts one patient, batch by batch. Only what is wanted of the whole volume is kept."""
-    parts = [_maps(model, prepared, batch, wanted) for batch in as_tensor(prepared.stored).split(wanted.batch_size)]
+def predict(model: Model, prepared: Prepared, predicting: Predicting) -> Prediction:
+    """Predicts one patient, batch by batch. Of the maps of the whole volume only those that are asked for are kept."""
+    batches = as_tensor(prepared.stored).split(predicting.batch_size)
+    parts = [_maps(model, prepared, batch, predicting) for batch in batches]
     classes, probabilities, entropy = (
         None if maps[0] is None else np.concatenate(maps) for maps in zip(*parts, strict=True)
     )
-    found = prepared.put_back(classes)
-    if wanted.largest_component:
-        found = largest_components(found, model.n_class)
+    labels = prepared.put_back(classes)
+    if predicting.largest_component:
+        labels = largest_components(labels, model.n_class)
     return Prediction(
         prepared.grid,
         prepared.header,
-        found,
+        labels,
         None if probabilities is None else _put_back_all(prepared, probabilities),
         None if entropy is None else prepared.put_back(entropy),
     )
 
 
 def _maps(
-    model: Model, prepared: Prepared, batch: Tensor, wanted: Wanted
+    model: Model, prepared: Prepared, batch: Tensor, predicting: Predicting
 ) -> tuple[np.ndarray, np.ndarray | None, np.ndarray | None]:
     """(B, …) classes, (B, K, …) probabilities and (B, …) entropy of a part of what is stored."""
     log_p = model.log_probabilities(prepared.decode(batch.to(model.device)))
     classes = most_probable(log_p).to(torch.uint8).cpu().numpy()
-    p = log_p.exp() if wanted.probabilities or wanted.entropy else None
-    entropy = (-(p * log_p).sum(1) / np.log(model.n_class)).cpu().numpy() if wanted.entropy else None
-    return classes, p.cpu().numpy() if wanted.probabilities else None, entropy
+    p = log_p.exp() if predicting.probabilities or predicting.entropy else None
+    entropy = (-(p * log_p).sum(1) / np.log(model.n_class)).cpu().numpy() if predicting.entropy else None
+    return classes, p.cpu().numpy() if predicting.probabilities else None, entropy
 
 
 def _put_back_all(prepared: Prepared, probabilities: np.ndarray) -> np.ndarray:

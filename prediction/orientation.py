@@ -20,23 +20,25 @@ from utils import listing
 STORED = "stored"
 
 
-def directions_of(card: Mapping[str, Any], where: str, home: Path | None, asked: str | None) -> str | None:
+def directions_of(card: Mapping[str, Any], where: str, home: Path | None, orient: str | None) -> str | None:
     """The directions of a network's volumes, as in 'LPS'; None for volumes taken as they are stored, if asked for.
 
     where: what the card is of, in words; home: folder of the set, if it is known
-    asked: directions or 'stored', by the user, where the card does not tell
+    orient: what the user typed, directions or 'stored', for a card that does not tell
     Raises UserError where nothing tells, or the user says otherwise than the card.
     """
-    if asked and asked != STORED and not is_direction(asked):
-        raise UserError(f"{ORIENT_RULE}; got {asked}.")
-    told = card.get("orient")
-    if asked == STORED and not told:
+    if orient and orient != STORED and not is_direction(orient):
+        raise UserError(f"{ORIENT_RULE}; got {orient}.")
+    directions = card.get("orient")
+    if orient == STORED and not directions:
         return None
-    told = told or stated(card) or (found_in(card, home) if "geometry" not in card else None)
-    if told and asked not in (None, told):
-        raise UserError(f"--orient {asked}: {where} says that the volumes' axes ran to {told}; leave --orient out.")
-    if told or asked:
-        return told or asked
+    directions = directions or of_geometry(card) or (of_manifest(card, home) if "geometry" not in card else None)
+    if directions and orient not in (None, directions):
+        raise UserError(
+            f"--orient {orient}: {where} says that the volumes' axes ran to {directions}; leave --orient out."
+        )
+    if directions or orient:
+        return directions or orient
     stored = card.get("geometry", {}).get("stored")
     said = f"they were stored in several, {listing(f'{n} {order}' for order, n in stored.items())}" if stored else ""
     raise UserError(
@@ -47,13 +49,13 @@ def directions_of(card: Mapping[str, Any], where: str, home: Path | None, asked:
     )
 
 
-def stated(card: Mapping[str, Any]) -> str | None:
+def of_geometry(card: Mapping[str, Any]) -> str | None:
     """The directions that the card's geometry tells.
 
     For a set of volumes they are those before the axes became D, W, H.
     """
-    found = card.get("geometry", {}).get("directions")
-    return found and in_file_order(found, card.get("axes", (0, 1, 2)))
+    directions = card.get("geometry", {}).get("directions")
+    return directions and in_file_order(directions, card.get("axes", (0, 1, 2)))
 
 
 def in_file_order(directions: str, axes: tuple[int, int, int]) -> str:
@@ -61,10 +63,10 @@ def in_file_order(directions: str, axes: tuple[int, int, int]) -> str:
     return "".join(directions[axis] for axis in np.argsort(axes))
 
 
-def found_in(card: Mapping[str, Any], home: Path | None) -> str | None:
+def of_manifest(card: Mapping[str, Any], home: Path | None) -> str | None:
     """The directions in the manifest of the set, if the card belongs to that set and all its volumes run alike."""
     theirs = read_card(home) if home else None
     if theirs is None or any(theirs.get(name) != value for name, value in card.items() if name not in LONG):
         return None
-    _, found = read_orders(home)
-    return found and in_file_order(found, card.get("axes", (0, 1, 2)))
+    _, directions = read_orders(home)
+    return directions and in_file_order(directions, card.get("axes", (0, 1, 2)))

@@ -14,7 +14,7 @@ from files.foreign import read_json
 from files.labels import LabelMap
 from files.nifti_headers import write_nifti
 from files.reading import read_grid, read_voxels
-from prediction.inference import Prediction, Wanted
+from prediction.inference import Predicting, Prediction
 from processes.errors import UserError
 from processes.lock import locked
 from processes.ownership import begin, refuse_taken
@@ -36,13 +36,13 @@ class Outputs:
 
     folder: Path
     labels: Mapping[int, int]
-    wanted: Wanted
+    predicting: Predicting
 
     def paths(self, patient: str) -> dict[str, Path]:
-        """The files that are wanted of a patient, the label map last: what is there first is not all."""
-        kinds = dict(zip(MAPS, (self.wanted.probabilities, self.wanted.entropy), strict=True))
-        found = {kind: self.folder / kind / f"{patient}{SUFFIX}" for kind, is_wanted in kinds.items() if is_wanted}
-        return found | {"classes": self.folder / f"{patient}{SUFFIX}"}
+        """The files of a patient by kind. The label map is last, so that it is there when all of them are."""
+        kinds = dict(zip(MAPS, (self.predicting.probabilities, self.predicting.entropy), strict=True))
+        maps = {kind: self.folder / kind / f"{patient}{SUFFIX}" for kind, is_written in kinds.items() if is_written}
+        return maps | {"classes": self.folder / f"{patient}{SUFFIX}"}
 
     def is_done(self, patient: str) -> bool:
         return all(path.exists() for path in self.paths(patient).values())
@@ -181,15 +181,16 @@ def labels_of(card: Mapping[str, Any], n_class: int, original: bool) -> dict[int
     if not original or not card.get("label_map"):
         return {k: k for k in range(n_class)}
     mapping = LabelMap({int(label): k for label, k in card["label_map"].items()})
-    labels = {k: min(label for label in {0, *mapping.classes} if mapping.class_of(label) == k) for k in _given(mapping)}
-    if lost := [k for k in range(n_class) if k not in labels]:
+    known = {0, *mapping.classes}
+    labels = {k: min(label for label in known if mapping.class_of(label) == k) for k in _reached(mapping)}
+    if nameless := [k for k in range(n_class) if k not in labels]:
         raise UserError(
-            f"--label_values original: of class {listing(lost)} the set tells no label (--label_map "
+            f"--label_values original: of class {listing(nameless)} the set tells no label (--label_map "
             f"{card['label_map']}, all others {card['other_labels']}); leave it out, to get class numbers."
         )
     return labels
 
 
-def _given(mapping: LabelMap) -> set[int]:
+def _reached(mapping: LabelMap) -> set[int]:
     """The classes that any label has."""
     return {k for k in (mapping.class_of(label) for label in {0, *mapping.classes}) if k is not None}

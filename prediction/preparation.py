@@ -61,8 +61,8 @@ def preparation(recipe: Recipe, dest: Path) -> "SlicePreparation | VolumePrepara
     """The preparation that a network was trained with. Raises UserError for a card that lacks a part."""
     if recipe.crop is not None:
         scale = recipe.card["scale"] or {"mean": 0.0, "sd": 1.0}
-        kept = tuple(recipe.card.get("kept_channels", ()))
-        return VolumePreparation(recipe, tuple(recipe.card["axes"]), kept, float(scale["mean"]), float(scale["sd"]))
+        axes, channels = tuple(recipe.card["axes"]), tuple(recipe.card.get("kept_channels", ()))
+        return VolumePreparation(recipe, axes, channels, float(scale["mean"]), float(scale["sd"]))
     count = recipe.channels or 1
     globs = {recipe.image.folder: ("",) * count if count > 1 else ""}
     spec = SliceSpec.from_card(recipe.card, dest=dest, images=globs, patient="(.)", val=1)
@@ -163,14 +163,14 @@ class VolumePreparation:
 
     recipe: Recipe
     axes: tuple[int, int, int]
-    kept: tuple[int, ...]
+    channels: tuple[int, ...]  # those that are kept of the volumes; () is all
     mean: float
     sd: float
 
     def read(self, case: Case) -> PreparedVolume:
         directions, header = self.recipe.directions, first_header(case)
         grid, turned = common_grid(case.paths, 0, directions)
-        image = gather_image(list(case.paths.values()), self.axes, self.kept, directions)
+        image = gather_image(list(case.paths.values()), self.axes, self.channels, directions)
         spacing, levels = reordered(turned, self.axes).spacing(), [grey_levels(channel) for channel in image]
         unlike = unlike_training(self.recipe.card, self.recipe.image.folder, case.patient, spacing, levels)
         unlike += unplaced(case.patient, header, grid) if directions else []

@@ -44,10 +44,10 @@ def refuse_as_output(cases: Sequence[Case], folder: Path) -> None:
     """Raises UserError where a patient's mask, or its maps, would take the place of a volume."""
     volumes = {path.resolve(): path for case in cases for path in case.paths.values()}
     masks = (folder / kind / f"{case.patient}{SUFFIX}" for case in cases for kind in ("", *MAPS))
-    if lost := [str(volumes[mask.resolve()]) for mask in masks if mask.resolve() in volumes]:
+    if overwritten := [str(volumes[mask.resolve()]) for mask in masks if mask.resolve() in volumes]:
         raise UserError(
-            f"--out {folder} is where volumes lie, and what is predicted would overwrite them: {listing(lost)}. Name "
-            "another folder."
+            f"--out {folder} is where volumes lie, and what is predicted would overwrite them: {listing(overwritten)}. "
+            "Name another folder."
         )
 
 
@@ -76,16 +76,17 @@ def voxel_volumes(cases: Sequence[Case]) -> dict[str, float]:
 
     One that cannot be read is left out; it has no mask.
     """
-    found = {}
+    volumes_mm3: dict[str, float] = {}
     for case in cases:
         path = next(iter(case.paths.values()))
         if format_of(path) in FORMATS.values():
             with suppress(VolumeFault):
                 volume = open_volume(path)
-                found |= {case.patient: read_grid(path, channel=0).voxel_volume()} if set(volume.units) != {1} else {}
-    return found
+                if set(volume.units) != {1}:
+                    volumes_mm3[case.patient] = read_grid(path, channel=0).voxel_volume()
+    return volumes_mm3
 
 
-def shown(case: Case) -> str:
+def files_of(case: Case) -> str:
     """The files of a patient, as the table of sizes shows them."""
     return ";".join(path.as_posix() for path in case.paths.values())

@@ -29,7 +29,7 @@ from files.volume_names import FILE_NAME
 from preprocess.new_set import refuse, refuse_existing, whole_folder
 from preprocess.shifts.acquisitions import ACQUISITIONS, SEVERITIES, acquire
 from processes.pool import in_processes
-from utils import atomic_write, counted, run_program, taken
+from utils import atomic_write, counted, run_program, settings_of
 
 IMAGE = "image"
 
@@ -107,7 +107,7 @@ def parse_args(argv: Sequence[str] | None = None) -> argparse.Namespace:
 
 def main(argv: Sequence[str] | None = None) -> None:
     args = parse_args(argv)
-    names = shift_volumes(args.image, args.patient, args.dest, taken(Shift, vars(args)), args.jobs)
+    names = shift_volumes(args.image, args.patient, args.dest, settings_of(Shift, vars(args)), args.jobs)
     print(f"{args.dest}: {counted(len(names), 'volume')}, {args.acquisition} at severity {args.severity}.")
 
 

@@ -37,7 +37,7 @@ from preprocess.priors.estimates import PUBLISHED, Knowledge, estimate_sizes, in
 from preprocess.priors.measuring import Slices, measure_slices
 from preprocess.tags import read_tags
 from processes.errors import UserError
-from utils import counted, listing, run_program, taken
+from utils import counted, listing, run_program, settings_of
 
 EPS = 1e-10  # in the logarithms, as in the losses
 
@@ -59,7 +59,7 @@ class Prior(Knowledge):
 
 def make(args: argparse.Namespace) -> None:
     """Makes the csv that the flags describe."""
-    make_prior(taken(Prior, vars(args)))
+    make_prior(settings_of(Prior, vars(args)))
 
 
 def make_prior(prior: Prior) -> None:

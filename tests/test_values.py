@@ -23,7 +23,7 @@ from prediction import model
 from processes.errors import LONGEST, UserError
 from tests.fake_runs import make_run, make_set
 from tests.tools import fuzz_checkpoints, fuzz_options
-from utils import taken
+from utils import settings_of
 
 FUZZERS = {"options": (fuzz_options, 140), "checkpoints": (fuzz_checkpoints, 60)}
 
@@ -263,7 +263,7 @@ def test_a_card_that_tells_what_cannot_be_is_refused(tmp_path, card, message):
 
 def test_an_optimiser_of_another_shape_or_setting_is_refused():
     net = torch.nn.Conv2d(2, 2, 3)
-    learning = taken(Learning, vars(get_args([*LINE, "--l_rate", "0.1"])))
+    learning = settings_of(Learning, vars(get_args([*LINE, "--l_rate", "0.1"])))
     optimiser = make_optimiser([(list(net.parameters()), 1.0)], learning)
     net(torch.ones(1, 2, 4, 4)).sum().backward()
     optimiser.step()

@@ -20,7 +20,7 @@ from engine.evaluation import class_counts
 from engine.loop import Commits, Steps, endless, train_epoch
 from losses import LOSSES
 from processes.errors import UserError
-from utils import taken
+from utils import settings_of
 
 PRIOR = "'ConstantBounds', {'values': [400, 80]}, 'norm_soft_size', 1"
 
@@ -47,7 +47,7 @@ def build(dataset, losses=CROSS_ENTROPY, *more):
     """Method, streams and arguments, as main.py builds them."""
     args = get_args(flags(dataset, "unused", losses, *more))
     loss = program.build_objective(args)
-    streams, _ = program.open_data(program.demand_of(args), taken(Reading, vars(args)), loss.bounds)
+    streams, _ = program.open_data(program.demand_of(args), settings_of(Reading, vars(args)), loss.bounds)
     return program.build_method(args, loss, 1, load=False), streams, args
 
 

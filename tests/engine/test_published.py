@@ -20,7 +20,7 @@ from methods.optimisers import Learning, learning_rate
 from methods.settings import add_flags
 from methods.terms import LossSpec
 from processes.errors import UserError
-from utils import taken
+from utils import settings_of
 
 PRIOR = (
     "'PredictionBounds', {{'margin':0,'dir':'high','idc':{idc},'predcol':'dumbpredwtags','power': 1,"
@@ -217,7 +217,7 @@ def test_what_has_no_meaning_here_is_refused_with_what_to_write(flag, message):
 
 
 def test_the_published_rate_falls_an_epoch_later():
-    learning, rates = taken(Learning, vars(read("prostate sfda"))), {}
+    learning, rates = settings_of(Learning, vars(read("prostate sfda"))), {}
     for rule in ("step", "late"):
         rates[rule] = [learning_rate(epoch, replace(learning, lr_rule=rule), 1.0) for epoch in range(43)]
     # As exp_lr_scheduler of the published code lays them, which is called after an epoch.

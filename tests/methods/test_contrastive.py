@@ -19,7 +19,7 @@ from methods.objective import LossSum
 from networks import build_network
 from processes.errors import UserError
 from processes.team import Team
-from utils import derived_seed, seed_everything, taken
+from utils import derived_seed, seed_everything, settings_of
 
 CPU = torch.device("cpu")
 STRATEGIES = [
@@ -39,7 +39,7 @@ def make(name, strategy, *flags, network="UNet:nG=4"):
     args = get_args([*argv, "--method", name, "--strategy", strategy, *flags])
     seed_everything(0)
     kind = METHODS[name]
-    return kind(build_network(network, 1, 2), LossSum([]), taken(kind.Settings, vars(args)))
+    return kind(build_network(network, 1, 2), LossSum([]), settings_of(kind.Settings, vars(args)))
 
 
 @pytest.fixture

@@ -16,7 +16,7 @@ from methods.optimisers import learning_rate
 from nets.base import values_per_channel
 from networks import build_network
 from processes.errors import UserError
-from utils import seed_everything, taken
+from utils import seed_everything, settings_of
 
 BARE = [
     "--target_dataset",
@@ -50,8 +50,8 @@ def make(sites, method, losses, *flags, network="UNet:nG=4"):
     args = get_args(argv)
     seed_everything(0)
     loss = build_objective(args)
-    streams, _ = open_data(demand_of(args), taken(Reading, vars(args)), loss.bounds)
-    return kind(build_network(network, 1, 2), loss, taken(kind.Settings, vars(args))), streams
+    streams, _ = open_data(demand_of(args), settings_of(Reading, vars(args)), loss.bounds)
+    return kind(build_network(network, 1, 2), loss, settings_of(kind.Settings, vars(args))), streams
 
 
 def train(method, streams, epochs=1):

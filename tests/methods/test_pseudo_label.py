@@ -20,7 +20,7 @@ from nets.probabilities import one_hot
 from processes.errors import UserError
 from processes.team import Team
 from tests.engine.test_loop import Watch
-from utils import taken
+from utils import settings_of
 
 SEGPL = "[('DiceLoss', {'idc': [1], 'smooth': 1}, 0.5), ('CrossEntropy', {'idc': [0, 1]}, 0.5)]"
 AT_ONCE = ("--warmup_start", "0", "--warmup", "0")
@@ -56,7 +56,7 @@ def build(*flags, method="pseudo_label", losses=SEGPL, net=None, team=None, n_cl
     specs = parse_losses(losses)
     loss = LossSum([Term(build_loss(spec), spec.weight) for spec in specs])
     torch.manual_seed(0)
-    made = kind(net or Toy(n_class=n_class), loss, taken(kind.Settings, vars(args)), *([team] if team else []))
+    made = kind(net or Toy(n_class=n_class), loss, settings_of(kind.Settings, vars(args)), *([team] if team else []))
     made.begin_epoch(0)
     return made
 

@@ -8,7 +8,7 @@ import pytest
 
 from methods.optimisers import Learning
 from methods.settings import Settings, add_flags, flag
-from utils import taken
+from utils import settings_of
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -42,12 +42,12 @@ def test_what_is_not_of_the_type_is_refused(words):
 def test_a_field_that_is_no_flag_is_named():
     """A default in the dataclass is no reason to leave a flag out."""
     with pytest.raises(KeyError, match="Learning has fields that are no flags: .*lr_rule"):
-        taken(Learning, {"l_rate": 1.0})
+        settings_of(Learning, {"l_rate": 1.0})
 
     @dataclass
     class Small:
         l_rate: float = 2.0
 
-    assert taken(Small, {"l_rate": 1.0, "more": 3}) == Small(1.0)
+    assert settings_of(Small, {"l_rate": 1.0, "more": 3}) == Small(1.0)
     with pytest.raises(KeyError, match="Small has fields that are no flags: l_rate"):
-        taken(Small, {"more": 3})
+        settings_of(Small, {"more": 3})
