@@ -97,7 +97,7 @@ class Task:
 
 
 @dataclass
-class Written:
+class PackingResult:
     """What became of one patient."""
 
     faults: list[Fault] = field(default_factory=list)

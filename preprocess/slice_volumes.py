@@ -31,7 +31,7 @@ from files.labels import map_labels
 from files.pairing import Case, compile_pattern, pair, read_patients
 from files.reading import displaced, read_grid, read_stack, unsure_place
 from preprocess.new_set import refuse, refuse_existing, whole_folder
-from preprocess.slicing.case import Sliced, Task, slice_case
+from preprocess.slicing.case import SlicingResult, Task, slice_case
 from preprocess.slicing.spec import FORMATS, SliceSpec
 from preprocess.slicing.split import assign_splits, slice_splits
 from preprocess.slicing.tables import describe, make_card, write_tables
@@ -133,7 +133,7 @@ def _make_folders(made: Path, tasks: Sequence[Task], spec: SliceSpec) -> None:
             (made / split / name).mkdir(parents=True)
 
 
-def _gaps(tasks: Sequence[Task], results: Sequence[Sliced], spec: SliceSpec) -> list[Fault]:
+def _gaps(tasks: Sequence[Task], results: Sequence[SlicingResult], spec: SliceSpec) -> list[Fault]:
     """Where nothing tells the classes, the labels of the set must be 0..K-1; the volumes with a label above a gap."""
     if spec.label is None or spec.class_count():
         return []

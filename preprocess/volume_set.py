@@ -45,9 +45,9 @@ from preprocess.packing import (
     LABEL,
     MOMENTS,
     SPLITS,
+    PackingResult,
     Task,
     VolumeSpec,
-    Written,
     gather_image,
     read_classes,
     reordered,
@@ -71,20 +71,20 @@ def make_volume_set(spec: VolumeSpec) -> dict[str, Any]:
     """
     refuse_existing(spec.dest, "--dest")
     spec.mapping()  # a slip in --label_map is told before any volume is read, and so is a set without a scale
-    given = read_scale_card(spec.scale_of) if spec.scale_of else None
+    scale_card = read_scale_card(spec.scale_of) if spec.scale_of else None
     tasks, faults = _find(spec)
     with whole_folder(spec.dest) as made:
         for task in tasks:
             for folder in (IMAGE, LABEL) if task.split != "unlabelled" else (IMAGE,):
                 (made / task.split / folder).mkdir(parents=True, exist_ok=True)
         work = partial(write_case, spec=spec, folder=None if faults else made)
-        done = list(tqdm(in_processes(work, tasks, spec.jobs), "volumes", len(tasks), unit="patient", disable=None))
-        faults += [fault for each in done for fault in each.faults]
-        faults += [] if faults else _misfits(tasks, done)
+        results = list(tqdm(in_processes(work, tasks, spec.jobs), "volumes", len(tasks), unit="patient", disable=None))
+        faults += [fault for each in results for fault in each.faults]
+        faults += [] if faults else _misfits(tasks, results)
         refuse(faults, spec.dest)
-        card = make_card(spec, tasks, done, given)
+        card = make_card(spec, tasks, results, scale_card)
         write_card(made, card)
-        _write_manifest(made, tasks, done)
+        _write_manifest(made, tasks, results)
     return card
 
 
@@ -126,52 +126,52 @@ def assign_splits(names: Sequence[str], spec: VolumeSpec) -> dict[str, str]:
 # --------------------------------------------------------------------------------------------------- one patient
 
 
-def write_case(task: Task, spec: VolumeSpec, folder: Path | None) -> Written:
+def write_case(task: Task, spec: VolumeSpec, folder: Path | None) -> PackingResult:
     """Checks one patient's volumes and writes them below `folder` (None: only checks)."""
-    done = Written()
-    image, classes = _read_case(task, spec, done)
+    result = PackingResult()
+    image, classes = _read_case(task, spec, result)
     if image is None:
-        return done
-    done.channels = len(image)
-    done.levels = [grey_levels(channel) for channel in image]
+        return result
+    result.channels = len(image)
+    result.levels = [grey_levels(channel) for channel in image]
     if classes is not None:
-        done.voxels = np.bincount(classes.ravel(), minlength=256)
+        result.voxels = np.bincount(classes.ravel(), minlength=256)
     if task.split == "train" and not spec.scale_of:
-        done.moments = MOMENTS[spec.normalise](image, classes)
+        result.moments = MOMENTS[spec.normalise](image, classes)
     for role, path in task.paths.items():
         shown = Path(os.path.relpath(path)).as_posix()
-        done.sources.append({"patient": task.case.patient, "role": role, "path": shown, "sha256": sha256(path)})
+        result.sources.append({"patient": task.case.patient, "role": role, "path": shown, "sha256": sha256(path)})
     if folder:
         name = f"{task.case.patient}.npy"
         np.save(folder / task.split / IMAGE / name, compact(image))
         if classes is not None:
             np.save(folder / task.split / LABEL / name, classes)
-    return done
+    return result
 
 
-def _read_case(task: Task, spec: VolumeSpec, done: Written) -> tuple[np.ndarray | None, np.ndarray | None]:
+def _read_case(task: Task, spec: VolumeSpec, result: PackingResult) -> tuple[np.ndarray | None, np.ndarray | None]:
     """The image (C, D, W, H), None for a patient at fault, and the class numbers (D, W, H), if they are to be known."""
     channels = {role: None if role == LABEL else 0 for role in task.paths}
     grids = {
-        role: done.attempt(read_grid, path, channels[role], spec.orient, role == LABEL)
+        role: result.attempt(read_grid, path, channels[role], spec.orient, role == LABEL)
         for role, path in task.paths.items()
     }
-    if not done.faults:
+    if not result.faults:
         image = next(iter(grids))
-        aside = LABEL in grids and done.attempt(
+        aside = LABEL in grids and result.attempt(
             unsure_place, task.paths[image], task.paths[LABEL], 0, spec.tolerance, spec.orient
         )
-        done.faults += [aside] if aside else displaced(task.paths, grids, image, spec.tolerance)
-    if done.faults:
+        result.faults += [aside] if aside else displaced(task.paths, grids, image, spec.tolerance)
+    if result.faults:
         return None, None
     first = next(iter(grids))
-    done.grid = reordered(grids[first], spec.axes)
-    done.guessed = bool(done.attempt(lambda path: states_no_place(read_header(path)), task.paths[first]))
-    done.header = done.attempt(turned_header, task.paths[first], channels[first], done.grid)
+    result.grid = reordered(grids[first], spec.axes)
+    result.guessed = bool(result.attempt(lambda path: states_no_place(read_header(path)), task.paths[first]))
+    result.header = result.attempt(turned_header, task.paths[first], channels[first], result.grid)
     paths = [path for role, path in task.paths.items() if role != LABEL]
-    image = done.attempt(gather_image, paths, spec.axes, spec.channels, spec.orient) if paths else None
-    classes = done.attempt(read_classes, task.paths[LABEL], spec) if LABEL in task.paths else None
-    if done.faults or image is None:  # no image without a fault: one that was found before
+    image = result.attempt(gather_image, paths, spec.axes, spec.channels, spec.orient) if paths else None
+    classes = result.attempt(read_classes, task.paths[LABEL], spec) if LABEL in task.paths else None
+    if result.faults or image is None:  # no image without a fault: one that was found before
         return None, None
     return image, None if classes is None else np.ascontiguousarray(classes.transpose(spec.axes))
 
@@ -179,22 +179,22 @@ def _read_case(task: Task, spec: VolumeSpec, done: Written) -> tuple[np.ndarray 
 # ----------------------------------------------------------------------------------------------- the whole set
 
 
-def _misfits(tasks: Sequence[Task], done: Sequence[Written]) -> Iterator[Fault]:
+def _misfits(tasks: Sequence[Task], results: Sequence[PackingResult]) -> Iterator[Fault]:
     """The patients whose images have another number of channels than most."""
-    usual = Counter(each.channels for each in done).most_common(1)[0][0]
+    usual = Counter(each.channels for each in results).most_common(1)[0][0]
     what = f"has another number of channels than the usual {usual} (choose some with --channels)"
-    for task, each in zip(tasks, done, strict=True):
+    for task, each in zip(tasks, results, strict=True):
         if each.channels != usual:
             yield what, f"{task.case.patient} {each.channels}"
 
 
-def count_classes(spec: VolumeSpec, done: Sequence[Written]) -> int | None:
+def count_classes(spec: VolumeSpec, results: Sequence[PackingResult]) -> int | None:
     """K by --label_map, else by the labels, None without any. Raises UserError where those leave a number out."""
     if not spec.label:
         return None
     if mapping := spec.mapping():
         return 1 + max(mapping.numbers())
-    present = np.flatnonzero(sum(each.voxels for each in done if each.voxels is not None))
+    present = np.flatnonzero(sum(each.voxels for each in results if each.voxels is not None))
     labels = sorted({0, *present.tolist()})
     if len(labels) <= labels[-1]:
         proposal = ",".join(f"{label}:{number}" for number, label in enumerate(labels) if label != number)
@@ -204,7 +204,7 @@ def count_classes(spec: VolumeSpec, done: Sequence[Written]) -> int | None:
     return len(labels)
 
 
-def find_scale(spec: VolumeSpec, tasks: Sequence[Task], done: Sequence[Written]) -> dict[str, float] | None:
+def find_scale(spec: VolumeSpec, tasks: Sequence[Task], results: Sequence[PackingResult]) -> dict[str, float] | None:
     """Mean and standard deviation of the training images, all voxels and channels alike.
 
     With --normalise foreground inside their labels, as Xu et al. (2022) do; their code lets each volume weigh alike.
@@ -212,7 +212,9 @@ def find_scale(spec: VolumeSpec, tasks: Sequence[Task], done: Sequence[Written])
     """
     if spec.normalise == "none":
         return None
-    number, total, squares = sum(each.moments for task, each in zip(tasks, done, strict=True) if task.split == "train")
+    number, total, squares = sum(
+        each.moments for task, each in zip(tasks, results, strict=True) if task.split == "train"
+    )
     mean, square = total / max(number, 1), squares / max(number, 1)
     variance = square - mean**2
     if variance <= 1e-9 * square:  # nothing but rounding
@@ -238,25 +240,25 @@ def read_scale_card(root: Path) -> dict[str, Any]:
     return card
 
 
-def uses_labels(spec: VolumeSpec, given: Mapping[str, Any] | None, done: Sequence[Written]) -> str | None:
+def uses_labels(spec: VolumeSpec, scale_card: Mapping[str, Any] | None, results: Sequence[PackingResult]) -> str | None:
     """In what way labels of these very volumes shape what a network sees of them, in words; None if they do not."""
     if spec.normalise == "foreground":
         return "grey levels are scaled by those inside the labels of the training images"
-    if given and given.get("uses_labels"):
-        seen = {source["sha256"] for source in given["sources"] if source["role"] != LABEL}
-        if any(source["sha256"] in seen for each in done for source in each.sources if source["role"] != LABEL):
-            return f"scaled as {given['name']}, which holds some of the same volumes: {given['uses_labels']}"
+    if scale_card and scale_card.get("uses_labels"):
+        seen = {source["sha256"] for source in scale_card["sources"] if source["role"] != LABEL}
+        if any(source["sha256"] in seen for each in results for source in each.sources if source["role"] != LABEL):
+            return f"scaled as {scale_card['name']}, which holds some of the same volumes: {scale_card['uses_labels']}"
     return None
 
 
 def make_card(
-    spec: VolumeSpec, tasks: Sequence[Task], done: Sequence[Written], given: Mapping[str, Any] | None
+    spec: VolumeSpec, tasks: Sequence[Task], results: Sequence[PackingResult], scale_card: Mapping[str, Any] | None
 ) -> dict[str, Any]:
-    """The content of dataset.json; `given`: the card of the set whose scale is taken."""
-    mapping, n_class = spec.mapping(), count_classes(spec, done)
+    """The content of dataset.json; `scale_card`: the card of the set whose scale is taken."""
+    mapping, n_class = spec.mapping(), count_classes(spec, results)
     members = {split: [task.case.patient for task in tasks if task.split == split] for split in SPLITS}
     members = {split: patients for split, patients in members.items() if patients}
-    shapes = {each.grid.shape for each in done}
+    shapes = {each.grid.shape for each in results}
     return {
         "name": spec.dest.name,
         "volumetric": True,
@@ -266,53 +268,53 @@ def make_card(
         "n_class": n_class,
         "label_map": mapping and {str(label): number for label, number in mapping.classes.items()},
         "other_labels": "error" if spec.others is None else spec.others,
-        "normalisation": {"kind": "as", "of": given["name"], "scope": "set"}
-        if given
+        "normalisation": {"kind": "as", "of": scale_card["name"], "scope": "set"}
+        if scale_card
         else {"kind": spec.normalise, "scope": "set" if spec.normalise != "none" else None},
-        "scale": given["scale"] if given else find_scale(spec, tasks, done),
-        "uses_labels": uses_labels(spec, given, done),
+        "scale": scale_card["scale"] if scale_card else find_scale(spec, tasks, results),
+        "uses_labels": uses_labels(spec, scale_card, results),
         "images": [IMAGE],
-        "channels": {IMAGE: done[0].channels},
+        "channels": {IMAGE: results[0].channels},
         "labels": LABEL if spec.label else None,
         "orient": spec.orient,
         "axes": list(spec.axes),
-        **_trained_on(tasks, done),
+        **_trained_on(tasks, results),
         "kept_channels": list(spec.channels),
         "format": "npy",
         "size": list(*shapes) if len(shapes) == 1 else None,
         "split_unit": "patient",
         "split": members,
         "split_rule": {"train": spec.train, "val": len(members["val"]), "seed": spec.seed},
-        "counts": {split: _count(split, tasks, done, n_class) for split in members},
-        "sources": [source for each in done for source in each.sources],
+        "counts": {split: _count(split, tasks, results, n_class) for split in members},
+        "sources": [source for each in results for source in each.sources],
         "tool": TOOL,
     }
 
 
-def _trained_on(tasks: Sequence[Task], done: Sequence[Written]) -> dict[str, Any]:
+def _trained_on(tasks: Sequence[Task], results: Sequence[PackingResult]) -> dict[str, Any]:
     """What trained_on tells of the volumes in train."""
-    trained = [each for task, each in zip(tasks, done, strict=True) if task.split == "train"]
+    trained = [each for task, each in zip(tasks, results, strict=True) if task.split == "train"]
     grids = [each.grid for each in trained]
     return {
-        "stored_as": stored_as({t.case.patient: each.grid for t, each in zip(tasks, done, strict=True)}),
-        "guessed_directions": [t.case.patient for t, each in zip(tasks, done, strict=True) if each.guessed],
+        "stored_as": stored_as({t.case.patient: each.grid for t, each in zip(tasks, results, strict=True)}),
+        "guessed_directions": [t.case.patient for t, each in zip(tasks, results, strict=True) if each.guessed],
         "geometry": describe_geometry(grids, [grid.spacing() for grid in grids]),
         "grey_levels": {IMAGE: describe_levels(each.levels for each in trained)},
     }
 
 
-def _count(split: str, tasks: Sequence[Task], done: Sequence[Written], n_class: int | None) -> dict[str, Any]:
+def _count(split: str, tasks: Sequence[Task], results: Sequence[PackingResult], n_class: int | None) -> dict[str, Any]:
     """Patients of a split, and in how many of their volumes each class occurs."""
-    found = [each.voxels for task, each in zip(tasks, done, strict=True) if task.split == split]
-    holds = None if split == "unlabelled" or not n_class else (np.array(found)[:, :n_class] > 0).sum(0).tolist()
-    return {"patients": len(found), "volumes": len(found), "volumes_with_class": holds}
+    counts = [each.voxels for task, each in zip(tasks, results, strict=True) if task.split == split]
+    holds = None if split == "unlabelled" or not n_class else (np.array(counts)[:, :n_class] > 0).sum(0).tolist()
+    return {"patients": len(counts), "volumes": len(counts), "volumes_with_class": holds}
 
 
-def _write_manifest(folder: Path, tasks: Sequence[Task], done: Sequence[Written]) -> None:
+def _write_manifest(folder: Path, tasks: Sequence[Task], results: Sequence[PackingResult]) -> None:
     """Writes manifest.csv, one row a patient, into the folder."""
     with atomic_write(folder / "manifest.csv", "w") as file:
         file.write(csv_text([COLUMNS]))
-        for task, each in zip(tasks, done, strict=True):
+        for task, each in zip(tasks, results, strict=True):
             matrices = each.grid.affine, qform_in_mm(each.header)
             places = (" ".join(repr(float(n)) for n in matrix.ravel()) for matrix in matrices)
             codes = f"{each.header['qform_code']} {each.header['sform_code']}"

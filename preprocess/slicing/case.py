@@ -37,32 +37,34 @@ class Task:
 
 
 @dataclass
-class Sliced:
+class SlicingResult:
     """What became of one patient: faults, files used, pixels per slice and class (N, 256)."""
 
     faults: list[Fault] = field(default_factory=list)
     sources: list[dict[str, str]] = field(default_factory=list)  # of the first image first
     pixels: np.ndarray | None = None
-    placed: str | None = None  # how far off its image the label volume lay, where it was placed on the image's grid
+    displacement: str | None = (
+        None  # how far off its image the label volume lay, where it was placed on the image's grid
+    )
     levels: dict[str, list[float]] = field(default_factory=dict)  # of each image, see trained_on
     guessed: bool = False  # whether the header of the first image leaves open where its axes run
     cut_away: int = 0  # voxels of the classes from 1, once resampled, that the cut left outside
 
 
-def slice_case(task: Task, spec: SliceSpec, folder: Path | None) -> Sliced:
+def slice_case(task: Task, spec: SliceSpec, folder: Path | None) -> SlicingResult:
     """Checks one patient's volumes and writes their slices below `folder` (None: only checks)."""
-    done = Sliced()
+    result = SlicingResult()
     for name, roles in spec.folders().items():
-        channels = list(_channels(name, roles, task, spec, done))
-        if folder and not done.faults:
+        channels = list(_channels(name, roles, task, spec, result))
+        if folder and not result.faults:
             _write_slices(name, zip(*channels, strict=True), task, spec, folder)
             if name == spec.label_folder and spec.distance_maps:
                 _write_distance_maps(np.stack(channels[0]), task, spec, folder)
-    return done
+    return result
 
 
 def _channels(
-    name: str, roles: Iterable[str], task: Task, spec: SliceSpec, done: Sliced
+    name: str, roles: Iterable[str], task: Task, spec: SliceSpec, result: SlicingResult
 ) -> Iterator[Iterable[np.ndarray]]:
     """The slices of each volume of a folder; notes its source, or its fault."""
     frame, is_label = spec.frame(task.grid), name == spec.label_folder
@@ -72,27 +74,27 @@ def _channels(
             continue  # a fault already
         try:
             if is_label:
-                planes = _label_planes(_read_label(path, task.grid, spec, done), frame, path, spec, done)
+                planes = _label_planes(_read_label(path, task.grid, spec, result), frame, path, spec, result)
             else:
                 stack = read_stack(path, spec.axis, channel=spec.channel or 0, directions=spec.orient)
-                done.levels[role] = grey_levels(stack)
-                done.guessed |= len(done.levels) == 1 and states_no_place(read_header(path))
+                result.levels[role] = grey_levels(stack)
+                result.guessed |= len(result.levels) == 1 and states_no_place(read_header(path))
                 planes = image_planes(stack, frame, path, spec)
         except VolumeFault as error:
-            done.faults.append(error.fault)
+            result.faults.append(error.fault)
             continue
         shown = Path(os.path.relpath(path)).as_posix()
-        done.sources.append({"patient": task.case.patient, "role": role, "path": shown, "sha256": sha256(path)})
+        result.sources.append({"patient": task.case.patient, "role": role, "path": shown, "sha256": sha256(path)})
         yield planes
 
 
-def _read_label(path: Path, grid: Grid, spec: SliceSpec, done: Sliced) -> np.ndarray:
+def _read_label(path: Path, grid: Grid, spec: SliceSpec, result: SlicingResult) -> np.ndarray:
     """The labels (N, W, H) on the grid of the image; placed there if that is asked for, and noted."""
     if spec.place_labels:
         apart = deviation(grid, read_grid(path, directions=spec.orient, is_label=True), spec.tolerance)
         if apart:
             stack, share = read_placed(path, spec.axis, grid)
-            done.placed = f"{apart}; {share:.1%} of its labelled volume kept"
+            result.displacement = f"{apart}; {share:.1%} of its labelled volume kept"
             return stack
     return read_stack(path, spec.axis, is_label=True, directions=spec.orient)
 
@@ -116,7 +118,9 @@ def image_planes(stack: np.ndarray, frame: Frame, path: Path, spec: SliceSpec) -
     return planes()
 
 
-def _label_planes(stack: np.ndarray, frame: Frame, path: Path, spec: SliceSpec, done: Sliced) -> list[np.ndarray]:
+def _label_planes(
+    stack: np.ndarray, frame: Frame, path: Path, spec: SliceSpec, result: SlicingResult
+) -> list[np.ndarray]:
     """Checks and counts the labels, then gives their slices: class numbers, padded with background."""
     classes = classes_of(stack, spec.mapping(), path)
     highest = int(classes.max())
@@ -125,10 +129,10 @@ def _label_planes(stack: np.ndarray, frame: Frame, path: Path, spec: SliceSpec, 
         raise VolumeFault(what, f"{path} (up to {highest})")
     resampled = [frame.resample(plane) for plane in classes]
     planes = [frame.cut(plane) for plane in resampled]
-    done.pixels = np.zeros((len(planes), 256), np.int64)
-    for plane, pixels in zip(planes, done.pixels, strict=True):
+    result.pixels = np.zeros((len(planes), 256), np.int64)
+    for plane, pixels in zip(planes, result.pixels, strict=True):
         pixels[: highest + 1] = count_values(plane, 0, highest + 1)
-    done.cut_away = int(sum(map(np.count_nonzero, resampled)) - done.pixels[:, 1:].sum())
+    result.cut_away = int(sum(map(np.count_nonzero, resampled)) - result.pixels[:, 1:].sum())
     return planes
 
 

@@ -9,7 +9,7 @@ import numpy as np
 from datasets.trained_on import describe_geometry, describe_guessed, describe_levels, describe_orders, stored_as
 from preprocess.new_set import write_card
 from preprocess.slicing.bias_field import CONVERGENCE, ITERATIONS
-from preprocess.slicing.case import Sliced, Task
+from preprocess.slicing.case import SlicingResult, Task
 from preprocess.slicing.spec import SPLITS, SliceSpec
 from processes.quoting import csv_text
 from utils import atomic_write, counted, listing
@@ -22,7 +22,7 @@ COLUMNS = (
 )
 
 
-def make_card(spec: SliceSpec, tasks: Sequence[Task], results: Sequence[Sliced]) -> dict[str, Any]:
+def make_card(spec: SliceSpec, tasks: Sequence[Task], results: Sequence[SlicingResult]) -> dict[str, Any]:
     """The content of dataset.json."""
     mapping, how = spec.mapping(), spec.normalisation
     members = {split: [task.case.patient for task in tasks if split in task.splits] for split in SPLITS}
@@ -74,14 +74,16 @@ def make_card(spec: SliceSpec, tasks: Sequence[Task], results: Sequence[Sliced])
             task.case.patient: result.cut_away for task, result in zip(tasks, results, strict=True) if result.cut_away
         },
         "placed_labels": {
-            task.case.patient: result.placed for task, result in zip(tasks, results, strict=True) if result.placed
+            task.case.patient: result.displacement
+            for task, result in zip(tasks, results, strict=True)
+            if result.displacement
         },
         "sources": [source for result in results for source in result.sources],
         "tool": TOOL,
     }
 
 
-def _trained_on(spec: SliceSpec, tasks: Sequence[Task], results: Sequence[Sliced]) -> dict[str, Any]:
+def _trained_on(spec: SliceSpec, tasks: Sequence[Task], results: Sequence[SlicingResult]) -> dict[str, Any]:
     """What trained_on tells of the volumes with slices in train."""
     pairs = list(zip(tasks, results, strict=True))
     pairs = [(task, result) for task, result in pairs if "train" in task.splits] or pairs
@@ -100,7 +102,7 @@ def _trained_on(spec: SliceSpec, tasks: Sequence[Task], results: Sequence[Sliced
 
 
 def _counts(
-    tasks: Sequence[Task], results: Sequence[Sliced], members: Mapping[str, Sequence[str]], n_class: int | None
+    tasks: Sequence[Task], results: Sequence[SlicingResult], members: Mapping[str, Sequence[str]], n_class: int | None
 ) -> dict[str, Any]:
     """Per split: patients, slices, and in how many slices each class occurs."""
     where = np.array([split for task in tasks for split in task.splits])
@@ -144,7 +146,7 @@ def _rows(task: Task, sources: Sequence[Mapping[str, str]], spec: SliceSpec) -> 
 
 
 def write_tables(
-    folder: Path, card: Mapping[str, Any], tasks: Sequence[Task], results: Sequence[Sliced], spec: SliceSpec
+    folder: Path, card: Mapping[str, Any], tasks: Sequence[Task], results: Sequence[SlicingResult], spec: SliceSpec
 ) -> None:
     """Writes both into the folder."""
     channels = len(next(iter(spec.folders().values())))
