@@ -166,7 +166,7 @@ def score_epoch(run: Run, slices: "SliceSet", references: Mapping[str, Reference
     volumes = {}
     for patient, reference in references.items():
         predicted = np.stack([Masks(run).prediction(folder, slices, row) for row in reference.rows])
-        counted = run.counted(reference.true)
+        counted = run.counted_pixels(reference.true)
         planes = (reference.on_grid(predicted), reference.true)
         volumes[patient] = (*(stack(each * counted, reference.numbers) for each in planes), reference.spacing)
     tolerance = run.nsd_tolerance if math.isfinite(run.nsd_tolerance) else 0.0  # a run of before may not tell it

@@ -20,7 +20,7 @@ from files.foreign import read_json, reading
 from files.run_names import CLASSES, PATIENTS
 from metrics import DISTANCES, SCORES
 from processes.errors import UserError
-from processes.ownership import made_by_run, shown
+from processes.ownership import made_by_run, visible_names
 from processes.quoting import for_shell, from_cell
 from utils import doubled, fits, nearest, read_literal
 
@@ -81,7 +81,7 @@ class Run:
     @property
     def own_files(self) -> list[Path]:
         """What the run wrote: its files, and its folders of pictures. An older run does not tell them apart."""
-        names = made_by_run(self.folder) or {name for name in shown(self.folder) if not name.endswith(PICTURES)}
+        names = made_by_run(self.folder) or {name for name in visible_names(self.folder) if not name.endswith(PICTURES)}
         paths = [self.folder / name for name in sorted(names)]
         return [*paths, *(path / "val" for path in paths if path.is_dir())]
 
@@ -326,7 +326,7 @@ class Run:
             raise UserError(f"{self.folder} has no class {wrong[0]}; its classes are 0..{self.n_class - 1}.")
         return np.stack([pd.DataFrame(epoch).mean(axis=1) for epoch in array[:, :, list(classes)]])
 
-    def counted(self, true: np.ndarray) -> np.ndarray:
+    def counted_pixels(self, true: np.ndarray) -> np.ndarray:
         """(W, H) class numbers -> (W, H) bool: which pixels of a ground truth count, all but those to be ignored."""
         return np.full(true.shape, True) if self.ignore is None else true != self.ignore
 

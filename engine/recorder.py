@@ -66,7 +66,7 @@ class Recorder:
         self.train = next((stream.slices for stream in streams.values()), None)
         self.scored = val is not None and val.has_truth
         self.unit = "vox" if val is None or val.spacing is None else "mm"
-        self.log = CsvLog(folder.path / self.csv_name, self._columns(), folder.done)
+        self.log = CsvLog(folder.path / self.csv_name, self._columns(), folder.epochs_done)
         shapes = {}
         if val:
             names = ("val_dice", "val_sizes") if self.scored else ("val_sizes",)
@@ -241,7 +241,7 @@ class Recorder:
     def _tell_earlier(self, code: Mapping[str, Any]) -> list[dict[str, Any]]:
         """Other code or libraries that made the epochs that are done, if any did; said aloud when that is new."""
         before = self.folder.read_json("provenance.json") if self.folder.resumes else {}
-        earlier = earlier_code(before, code, self.folder.done)
+        earlier = earlier_code(before, code, self.folder.epochs_done)
         if len(earlier) > len(before.get("earlier", [])):
             versions = other_versions(before, code)
             if versions:

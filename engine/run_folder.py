@@ -31,7 +31,7 @@ from files.nifti_headers import Header, header_at, write_nifti
 from nets.published_weights import adopt
 from nets.weight_checks import misfits, unwrapped
 from processes.errors import UserError
-from processes.ownership import MADE, RUN, begin, note_made, shown, strangers
+from processes.ownership import MADE, RUN, begin, note_made, strangers, visible_names
 from processes.quoting import csv_text, for_shell, visible
 from utils import atomic_write, counted, fits, listing, sha256_of
 
@@ -58,16 +58,16 @@ class RunFolder:
         self.identity = json.loads(json.dumps(self.identity, default=str))
         if (path / "last.pkl").exists() and not parameters["resume"]:
             raise UserError(f"{path} holds a run already. Continue it with --resume, or name another --workdir.")
-        self.torn: list[str] = []
+        self.torn_names: list[str] = []  # of checkpoints that are not whole
         self.slowed_from: float | None = None  # the learning rate of the epochs that are done, if it was a higher one
         self.checkpoint = self._whole("last.pkl") or self._whole("previous.pkl")
-        if self.torn and not self.checkpoint:
+        if self.torn_names and not self.checkpoint:
             raise UserError(
-                f"No checkpoint in {path} is whole ({listing(self.torn)}); remove it (rm -r {for_shell(path)}) to "
-                "start anew."
+                f"No checkpoint in {path} is whole ({listing(self.torn_names)}); remove it (rm -r {for_shell(path)}) "
+                "to start anew."
             )
         self.paused = self._whole("paused.pkl") if parameters["resume"] else None
-        if self.paused and self.paused["epoch"] != self.done:
+        if self.paused and self.paused["epoch"] != self.epochs_done:
             self.paused = None  # its epoch was finished since
 
     def _whole(self, name: str) -> dict[str, Any] | None:
@@ -79,7 +79,7 @@ class RunFolder:
             require(self.path / name, state, OF_A_PAUSE if name == "paused.pkl" else OF_AN_EPOCH)
         except UserError as error:
             print(f"{error} It is passed over for the checkpoint before it.", file=sys.stderr)
-            self.torn.append(name)
+            self.torn_names.append(name)
             return None
         self._must_be_the_same(state.get("identity", {}))
         return state
@@ -91,16 +91,16 @@ class RunFolder:
         with atomic_write(self.path / "params.txt", "w") as file:
             file.writelines(f"{key}: {visible(value)}\n" for key, value in sorted(self.parameters.items()))
 
-    def _must_be_the_same(self, begun: Mapping[str, Any]) -> None:
-        named = {*begun, *self.identity} - {*ELSEWHERE}
-        other = [key for key in sorted(named) if begun.get(key) != self.identity.get(key)]
-        if other == ["l_rate"] and self._goes_on_slower(begun):
-            self.slowed_from = begun["l_rate"]
+    def _must_be_the_same(self, before: Mapping[str, Any]) -> None:
+        named = {*before, *self.identity} - {*ELSEWHERE}
+        other = [key for key in sorted(named) if before.get(key) != self.identity.get(key)]
+        if other == ["l_rate"] and self._goes_on_slower(before):
+            self.slowed_from = before["l_rate"]
         elif other:
             changes = [
-                _changed_inputs(begun.get(key) or {}, self.identity[key])
+                _changed_inputs(before.get(key) or {}, self.identity[key])
                 if key == "inputs"
-                else f"{key}: {begun.get(key)!r} -> {self.identity.get(key)!r}"
+                else f"{key}: {before.get(key)!r} -> {self.identity.get(key)!r}"
                 for key in other
             ]
             raise UserError(
@@ -108,9 +108,9 @@ class RunFolder:
                 f"ones, or remove it (rm -r {for_shell(self.path)}) to start anew."
             )
 
-    def _goes_on_slower(self, begun: Mapping[str, Any]) -> bool:
+    def _goes_on_slower(self, before: Mapping[str, Any]) -> bool:
         """Whether the run had stopped because it was not finite, and has a lower rate now, as it was told."""
-        rate = begun.get("l_rate")
+        rate = before.get("l_rate")
         return (self.path / ASTRAY).exists() and fits(rate, float) and self.identity["l_rate"] < rate
 
     @property
@@ -119,13 +119,13 @@ class RunFolder:
         return self.checkpoint is not None or self.paused is not None
 
     @property
-    def done(self) -> int:
+    def epochs_done(self) -> int:
         """How many epochs are done."""
         return 0 if self.checkpoint is None else self.checkpoint["epoch"] + 1
 
     def array(self, name: str, shape: Sequence[int]) -> "EpochArray":
         """The raw array `<name>.npy` of this shape, whose first axis is epochs."""
-        return EpochArray(self.path / f"{name}.npy", shape, keep=self.done > 0)
+        return EpochArray(self.path / f"{name}.npy", shape, keep=self.epochs_done > 0)
 
     def write_array(self, name: str, values: np.ndarray) -> None:
         with atomic_write(self.path / f"{name}.npy") as file:
@@ -168,7 +168,7 @@ class RunFolder:
         The one before stays as previous.pkl, unless it is torn, so there is a whole one at any moment.
         """
         last, previous = self.path / "last.pkl", self.path / "previous.pkl"
-        if last.exists() and "last.pkl" not in self.torn:
+        if last.exists() and "last.pkl" not in self.torn_names:
             spare = self.path / ".previous.pkl.part"
             spare.unlink(missing_ok=True)
             try:
@@ -178,20 +178,20 @@ class RunFolder:
             spare.replace(previous)
             spare.unlink(missing_ok=True)  # it stays if both names were one file already: after a kill just below
         self.save("last.pkl", state)
-        self.torn.clear()
+        self.torn_names.clear()
         (self.path / "paused.pkl").unlink(missing_ok=True)
 
     def end(self) -> None:
         """Ends a whole run: removes what only a resume needed, and notes what the run has made."""
         for path in (self.path / "previous.pkl", self.path / "paused.pkl", *self.path.glob(".*.part*")):
             path.unlink(missing_ok=True)
-        note_made(self.path, shown(self.path) - {*self.strangers})
+        note_made(self.path, visible_names(self.path) - {*self.strangers})
 
 
-def _changed_inputs(begun: Mapping[str, str], now: Mapping[str, str]) -> str:
+def _changed_inputs(before: Mapping[str, str], now: Mapping[str, str]) -> str:
     """Which inputs are not what they were; their hashes would tell nobody anything."""
-    begun = begun if isinstance(begun, Mapping) else {}
-    return f"content of: {listing(name for name in sorted({*begun, *now}) if begun.get(name) != now.get(name))}"
+    before = before if isinstance(before, Mapping) else {}
+    return f"content of: {listing(name for name in sorted({*before, *now}) if before.get(name) != now.get(name))}"
 
 
 class EpochArray:
@@ -227,19 +227,21 @@ class EpochArray:
 class CsvLog:
     """One row an epoch; columns fixed from row one; every row on the disk before the next epoch starts."""
 
-    def __init__(self, path: Path, columns: Sequence[str], done: int) -> None:
+    def __init__(self, path: Path, columns: Sequence[str], epochs_done: int) -> None:
         self.path, self.columns = path, list(columns)
-        text = path.read_text(encoding="utf-8") if done and path.exists() else ""
+        text = path.read_text(encoding="utf-8") if epochs_done and path.exists() else ""
         lines = io.StringIO(text, newline="\n").readlines()
-        kept = [line for line in lines[: done + 1] if line.endswith("\n")]
+        kept = [line for line in lines[: epochs_done + 1] if line.endswith("\n")]
         if kept and kept[0] != ",".join(self.columns) + "\n":
             raise UserError(
                 f"{path} was begun by another version of the program, with other columns: "
                 f"{listing(sorted(set(kept[0].strip().split(',')) ^ set(self.columns)))}. Finish the run with that "
                 "version, or remove it and start it anew."
             )
-        if done and len(kept) != done + 1:
-            raise UserError(f"{path} lost rows of the {done} epochs that are done; remove the run and start it anew.")
+        if epochs_done and len(kept) != epochs_done + 1:
+            raise UserError(
+                f"{path} lost rows of the {epochs_done} epochs that are done; remove the run and start it anew."
+            )
         with atomic_write(path, "w") as file:
             file.writelines(kept or [",".join(self.columns) + "\n"])
 
@@ -277,14 +279,14 @@ def fitting_weights(net: nn.Module, path: Path, name: str, in_channels: int, n_c
     """
     (theirs, state), ours = weights_for(net, path), net.state_dict()
     faults = {"do not fit": misfits(theirs, ours, ours), "are foreign": [name for name in theirs if name not in ours]}
-    if told := [f"{len(names)} {fault}, such as {listing(names, 3)}" for fault, names in faults.items() if names]:
+    if misfit := [f"{len(names)} {fault}, such as {listing(names, 3)}" for fault, names in faults.items() if names]:
         channels = counted(state.get("in_channels"), "channel")
         held = f"{state.get('network')} ({channels}, {state.get('n_class')} classes)"
-        wanted = f"{name} ({counted(in_channels, 'channel')}, {n_class} classes)"
-        words = f"{path} holds weights of {held}, this run has {wanted}; give the same --network and --n_class."
-        if held == wanted:
+        needed = f"{name} ({counted(in_channels, 'channel')}, {n_class} classes)"
+        words = f"{path} holds weights of {held}, this run has {needed}; give the same --network and --n_class."
+        if held == needed:
             words = f"{path} says that it holds weights of {held}, as this run has, and holds others."
-        raise UserError(f"{words} Of the weights {'; '.join(told)}.")
+        raise UserError(f"{words} Of the weights {'; '.join(misfit)}.")
     return theirs
 
 
@@ -374,17 +376,16 @@ def describe_sources() -> str:
     return hashlib.sha256("".join(f"{path} {sha256_of(ROOT / path)}\n" for path in code).encode()).hexdigest()
 
 
-def earlier_code(before: Mapping[str, Any], now: Mapping[str, Any], done: int) -> list[dict[str, Any]]:
+def earlier_code(before: Mapping[str, Any], now: Mapping[str, Any], epochs_done: int) -> list[dict[str, Any]]:
     """What epochs were made with that are done already, if that was other code or libraries, the first of them first.
 
     before: the provenance of the run so far, with an "earlier" of its own
     now: of `describe_code`
-    done: epochs
     """
     earlier = list(before.get("earlier", []))
     mark = "code" if "code" in before else "commit"  # which older versions have alone
     if before and (before.get(mark) != now[mark] or other_versions(before, now)):
-        earlier.append({name: before.get(name) for name in now} | {"until_epoch": done})
+        earlier.append({name: before.get(name) for name in now} | {"until_epoch": epochs_done})
     return earlier
 
 

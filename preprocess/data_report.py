@@ -61,7 +61,7 @@ def report(surveys: Sequence[Survey], prior: Path | None, out: Path) -> str:
 def draw(surveys: Sequence[Survey], out: Path) -> None:
     """Draws the pictures for which there is something to show."""
     plot_levels(surveys, out / "histograms.png")
-    if any(len(survey.counted()) and survey.n_class > 1 for survey in surveys):
+    if any(len(survey.class_counts()) and survey.n_class > 1 for survey in surveys):
         plot_ratios(surveys, out / "ratios.png")
     for survey in surveys:
         if any(item.images for item in survey.items):
@@ -115,7 +115,7 @@ def summarise(survey: Survey) -> dict[str, Any]:
 
 
 def summarise_split(survey: Survey, split: str) -> dict[str, Any]:
-    items, counts = survey.of(split), survey.counted(split)
+    items, counts = survey.of(split), survey.class_counts(split)
     return {
         "patients": len({item.patient for item in items}),
         "slices": len(items),
@@ -207,7 +207,7 @@ def census_table(surveys: Sequence[Survey]) -> Table:
     rows = []
     for survey in surveys:
         for split in survey.splits:
-            counts = survey.counted(split)
+            counts = survey.class_counts(split)
             for k in range(survey.n_class) if len(counts) else ():
                 shown, pixels = int((counts[:, k] > 0).sum()), int(counts[:, k].sum())
                 share = f"{100 * pixels / counts.sum():.3g}"

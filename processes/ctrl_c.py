@@ -8,7 +8,7 @@ from types import TracebackType
 ASKED = 130  # the exit code of who was stopped by Ctrl-C
 
 
-def told(kind: type[BaseException], error: BaseException, trace: TracebackType | None) -> None:
+def show_error(kind: type[BaseException], error: BaseException, trace: TracebackType | None) -> None:
     """What ended the program, as python has it, but for Ctrl-C: that is no error."""
     if not issubclass(kind, KeyboardInterrupt):
         sys.__excepthook__(kind, error, trace)
@@ -24,4 +24,4 @@ def tell() -> None:
         print(f"{Path(sys.argv[0]).name}: stopped by Ctrl-C.", file=sys.stderr, flush=True)
 
 
-sys.excepthook = told
+sys.excepthook = show_error

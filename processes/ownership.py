@@ -47,7 +47,7 @@ def remove(path: Path) -> None:
 # ---------------------------------------------------------------------------------------------------- by mark
 
 
-def shown(folder: Path) -> set[str]:
+def visible_names(folder: Path) -> set[str]:
     """The names in it that are not hidden; none where it is not there."""
     names = (path.name for path in folder.iterdir()) if folder.is_dir() else ()
     return {name for name in names if not name.startswith(".")}
@@ -62,7 +62,7 @@ def refuse_foreign(folder: Path, program: str, flag: str, *known: str) -> None:
 
     known: files that such a folder may have instead of the mark
     """
-    names = sorted(shown(folder))
+    names = sorted(visible_names(folder))
     if names and not is_begun(folder, program) and not any((folder / name).is_file() for name in known):
         some = ", ".join(names[:3]) + ", …" * (len(names) > 3)
         raise UserError(
@@ -92,7 +92,7 @@ def begin(folder: Path, program: str) -> None:
 
 def strangers(folder: Path) -> list[str]:
     """What is in the folder of a run and was not made by it, as far as it tells: all where it does not."""
-    return sorted(shown(folder) - made_by_run(folder))
+    return sorted(visible_names(folder) - made_by_run(folder))
 
 
 def made_by_run(folder: Path) -> set[str]:

@@ -57,7 +57,7 @@ def slice_score(run: Run, predicted: np.ndarray, true: np.ndarray) -> float:
 
     predicted, true: class numbers (W, H)
     """
-    counted = run.counted(true)
+    counted = run.counted_pixels(true)
     both, *each = confusion_counts(predicted[counted], true[counted], run.n_class)
     values = dice(both, *each)[run.metric_axis]
     values = values / (2 - values) if run.by_iou else values

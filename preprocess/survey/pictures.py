@@ -51,7 +51,7 @@ def plot_ratios(surveys: Sequence[Survey], out: Path) -> None:
     """One chart a class: the share of the slice that it takes, in the slices that show it, the sites overlaid."""
     n_class = max(survey.n_class for survey in surveys)
     figure, body, axes = make_grid(surveys, "class ratios where the class shows", n_class - 1)
-    labelled = [(number, survey) for number, survey in enumerate(surveys) if len(survey.counted())]
+    labelled = [(number, survey) for number, survey in enumerate(surveys) if len(survey.class_counts())]
     for k, ax in zip(range(1, n_class), axes, strict=True):
         ratios = {number: 100 * class_ratios(survey, k) for number, survey in labelled}
         highest = max((each.max(initial=0) for each in ratios.values()), default=0)
@@ -77,7 +77,7 @@ def plot_ratios(surveys: Sequence[Survey], out: Path) -> None:
 
 def class_ratios(survey: Survey, k: int) -> np.ndarray:
     """Share of class k in each labelled slice that shows it."""
-    counts = survey.counted()
+    counts = survey.class_counts()
     if k >= counts.shape[1]:
         return np.zeros(0)
     shown = counts[counts[:, k] > 0]
@@ -93,8 +93,8 @@ def plot_montage(survey: Survey, out: Path) -> None:
     views = [make_view(survey, row, [truth], True) for row, truth in zip(rows, truths, strict=True)]
     tall = max(height / width for height, width in (view.size for view in views))
     classes, colours = class_colours(survey)
-    many = survey.n_class > 2 and len(survey.counted()) > 0
-    how = "with ground truth" if len(survey.counted()) else "without ground truth"
+    many = survey.n_class > 2 and len(survey.class_counts()) > 0
+    how = "with ground truth" if len(survey.class_counts()) else "without ground truth"
     words = f"{survey.unit} of {counted(len({survey.items[row].patient for row in rows}), 'patient')}, {how}"
     width = max(CELL * columns, 4.5)
     legend = max(1, min(len(classes), int(width / NAME_WIDTH)))  # columns

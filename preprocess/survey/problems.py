@@ -133,7 +133,7 @@ def _classes(survey: Survey) -> Iterator[Fault]:
         elif odd:
             yield f"{survey.set_name}: labels outside 0..{survey.n_class - 1}", f"{item.key} ({listing(odd, 5)})"
     for split in survey.splits:
-        counts = survey.counted(split)
+        counts = survey.class_counts(split)
         if not len(counts):
             continue
         for k in range(1, survey.n_class):

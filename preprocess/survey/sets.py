@@ -146,7 +146,7 @@ class Survey:
         names = self.card.get("class_names") or []
         return str(names[number]) if isinstance(names, list) and number < len(names) else f"class {number}"
 
-    def counted(self, split: str | None = None) -> np.ndarray:
+    def class_counts(self, split: str | None = None) -> np.ndarray:
         """(N, K) pixels of each class in the labelled slices of the split, or of all."""
         rows = [i.pixels[: self.n_class] for i in self.items if i.pixels is not None and split in (None, i.split)]
         return np.stack(rows) if rows else np.zeros((0, self.n_class), np.int64)

@@ -252,7 +252,7 @@ def test_the_one_before_is_kept_where_a_file_system_knows_no_links(site, whole, 
 
     monkeypatch.setattr(Path, "hardlink_to", refuse)
     folder, before = RunFolder.__new__(RunFolder), (run / "last.pkl").read_bytes()
-    folder.path, folder.torn, folder.identity = run, [], {}
+    folder.path, folder.torn_names, folder.identity = run, [], {}
     folder.save_last({"epoch": 1, "net": {}})
     assert (run / "previous.pkl").read_bytes() == before
     assert load_checkpoint(run / "last.pkl")["epoch"] == 1
@@ -307,7 +307,7 @@ def test_a_full_disk_at_any_write(tmp_path):
 
 def test_a_refused_row_leaves_the_log_whole(tmp_path):
     """Half of the row fits into the file."""
-    log = CsvLog(tmp_path / "log.csv", ["epoch", "loss"], done=0)
+    log = CsvLog(tmp_path / "log.csv", ["epoch", "loss"], epochs_done=0)
     log.append({"epoch": 0, "loss": 0.5})
     before, limits = log.path.read_text(), resource.getrlimit(resource.RLIMIT_FSIZE)
     resource.setrlimit(resource.RLIMIT_FSIZE, (len(before) + 3, limits[1]))
@@ -320,10 +320,10 @@ def test_a_refused_row_leaves_the_log_whole(tmp_path):
 
 
 def test_a_log_of_other_columns_is_not_gone_on_with(tmp_path):
-    CsvLog(tmp_path / "log.csv", ["epoch", "loss"], done=0).append({"epoch": 0, "loss": 1.0})
-    CsvLog(tmp_path / "log.csv", ["epoch", "loss"], done=1)
+    CsvLog(tmp_path / "log.csv", ["epoch", "loss"], epochs_done=0).append({"epoch": 0, "loss": 1.0})
+    CsvLog(tmp_path / "log.csv", ["epoch", "loss"], epochs_done=1)
     with pytest.raises(UserError, match="begun by another version .* columns: size"):
-        CsvLog(tmp_path / "log.csv", ["epoch", "loss", "size"], done=1)
+        CsvLog(tmp_path / "log.csv", ["epoch", "loss", "size"], epochs_done=1)
 
 
 def test_without_a_cache_the_run_is_the_same(site, whole, tmp_path, capsys):

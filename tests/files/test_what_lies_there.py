@@ -480,7 +480,7 @@ def test_a_card_of_another_program_is_as_none(site, card, capsys):
         assert read_card(site) == {}
         after = survey_set(site)
         assert (after.labels, after.images, after.n_class) == (before.labels, before.images, before.n_class)
-        assert np.array_equal(after.counted(), before.counted())
+        assert np.array_equal(after.class_counts(), before.class_counts())
         check_patients(site, "IMG", REGEX)
     assert capsys.readouterr().err.count("of another program") == 1
     (site / "dataset.json").write_text("\ufeff" + own, encoding="utf-8")

@@ -247,7 +247,7 @@ def test_a_set_of_volumes(tmp_path):
     (tmp_path / "set/dataset.json").write_text(json.dumps({"volumetric": True, "n_class": 3}))
     survey = survey_set(tmp_path / "set")
     assert problems(tmp_path / "set") == {}
-    assert survey.counted("train").tolist() == [[384 - 17, 8, 9]] * 2
+    assert survey.class_counts("train").tolist() == [[384 - 17, 8, 9]] * 2
     assert survey.image(0).shape == (2, 8, 8)
     assert (survey.truth(0) == 2).sum() == 9  # the plane with most foreground
     report([survey], None, tmp_path / "out")

@@ -18,7 +18,7 @@ import pytest
 from processes import lock as folder_lock
 from processes.errors import UserError
 from processes.lock import clean, locked, renew
-from processes.ownership import RUN, begin, note_made, shown
+from processes.ownership import RUN, begin, note_made, visible_names
 from tests.tools.checkout import copy_rules
 from utils import atomic_write
 
@@ -352,7 +352,7 @@ PRETENDER_PY = """
 import os, sys, time
 from pathlib import Path
 from processes.lock import locked
-from processes.ownership import RUN, begin, new_name, note_made, shown
+from processes.ownership import RUN, begin, new_name, note_made, visible_names
 flag = next(word for word in ("--workdir", "--dest", "--out") if word in sys.argv)
 path = Path(sys.argv[sys.argv.index(flag) + 1])
 with open("log", "a") as log:
@@ -371,7 +371,7 @@ with locked(work):
             time.sleep(0.005)
             (work / str(number)).write_text(mark.read_text())
     if flag == "--workdir":  # as a run does: a make that comes a moment too late makes it again, and is not refused
-        note_made(work, shown(work))
+        note_made(work, visible_names(work))
 if flag != "--workdir":
     work.rename(path)
 """
@@ -394,8 +394,8 @@ def make(toy):
 
 
 def is_whole(folder):
-    marks = {(folder / name).read_text() for name in shown(folder)}
-    return sorted(shown(folder)) == ["0", "1", "2", "3", "mark"] and len(marks) == 1
+    marks = {(folder / name).read_text() for name in visible_names(folder)}
+    return sorted(visible_names(folder)) == ["0", "1", "2", "3", "mark"] and len(marks) == 1
 
 
 def test_two_makes_at_once_ten_times(toy):
