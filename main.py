@@ -138,8 +138,8 @@ def warn_of_augmentation(streams: Mapping[str, AnyStream], args: Namespace, team
     """Warns of a flip that swaps classes which differ only by their side, if a step may look at the labels."""
     for name in METHODS[args.method].labelled if args.augment and team.leads else ():
         if name in streams:
-            told = warn_of_flips(streams[name].slices, Augmentation.read(args.augmentation), args.n_class)
-            print(told, end="\n" * bool(told), file=sys.stderr, flush=True)
+            warning = warn_of_flips(streams[name].slices, Augmentation.read(args.augmentation), args.n_class)
+            print(warning, end="\n" * bool(warning), file=sys.stderr, flush=True)
 
 
 # ----------------------------------------------------------------------------------------------------- main

@@ -122,21 +122,21 @@ def open_slices(
     """
     check_ignored(ignore, n_class)
     names, files = pair_files(root / split, sorted({spec.folder for spec in folders}))
-    read = read_names(root / split, names, regex)
-    order = sorted(range(len(names)), key=lambda i: (read[i].patient, read[i].index, names[i]))
+    parsed = read_names(root / split, names, regex)
+    order = sorted(range(len(names)), key=lambda i: (parsed[i].patient, parsed[i].index, names[i]))
     if limit and limit < len(order):
         chosen = [order[i] for i in np.linspace(0, len(order) - 1, limit).astype(int)]
-        names, read = [names[i] for i in chosen], [read[i] for i in chosen]
+        names, parsed = [names[i] for i in chosen], [parsed[i] for i in chosen]
         files, order = {folder: [paths[i] for i in chosen] for folder, paths in files.items()}, list(range(limit))
-    patients = [read[i].patient for i in order]
+    patients = [parsed[i].patient for i in order]
     ordered = [names[i] for i in order]
-    numbers, rows = [read[i].index for i in order], read_rows(root)
+    numbers, rows = [parsed[i].index for i in order], read_rows(root)
     spacing = spacing_of_patients(root, ordered, patients, rows)
     planes, digests = {}, []
     for spec in dict.fromkeys(folders):
-        is_image, found = spec == folders[0], files[spec.folder]
-        in_plane = _in_plane(root, spec, spacing, found, read)
-        planes[spec], digest = open_plane(found, spec, n_class, is_image, not limit, ignore, in_plane)
+        is_image, paths = spec == folders[0], files[spec.folder]
+        in_plane = _in_plane(root, spec, spacing, paths, parsed)
+        planes[spec], digest = open_plane(paths, spec, n_class, is_image, not limit, ignore, in_plane)
         digests.append(digest)
     _check_shapes(root / split, folders[1:] or folders if any_truth_size else folders, planes)
     return SliceSet(
@@ -161,7 +161,7 @@ def _in_plane(
     spec: FolderSpec,
     spacing: dict[str, tuple[float, float, float]] | None,
     files: Sequence[SliceFile],
-    read: Sequence[SliceName],
+    names: Sequence[SliceName],
 ) -> dict[SliceFile, tuple[float, float]]:
     """(W, H) mm of each file where the transform measures in mm; UserError for a set without spacing."""
     if not spec.in_mm:
@@ -171,7 +171,7 @@ def _in_plane(
             f"{spec.transform} measures {spec.folder} in mm, and {root} has no manifest.csv, where the spacing stands: "
             "slice the volumes with the project's slicer, or take dist_map_transform, which measures in pixels."
         )
-    return {file: spacing[name.patient][1:] for file, name in zip(files, read, strict=True)}
+    return {file: spacing[name.patient][1:] for file, name in zip(files, names, strict=True)}
 
 
 def _check_shapes(folder: Path, specs: Sequence[FolderSpec], planes: dict[FolderSpec, Plane]) -> None:

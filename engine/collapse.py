@@ -9,7 +9,7 @@ of the hippocampus (entropy and class-ratio KL with good and bad priors, entropy
 most "slight", Landis and Koch 1977); of those that had gained more than 0.02, 8 %, all of one run. No epoch that gained
 had a class at more than twice the odds of both source network and prior, or at less than half; on a set of 24 images
 the first epoch of a run that went well had 4.4 times. What leaves the masks where they were and spoils their borders is
-not heard: 0.1 of Dice were lost so within one site.
+not noticed: 0.1 of Dice were lost so within one site.
 """
 
 from collections.abc import Mapping, Sequence
@@ -56,17 +56,17 @@ class CollapseAlarm:
         far = [k for k in range(1, len(apart)) if apart[k] > DOUBTFUL]
         if not far:
             return ""
-        told = [
+        shares = [
             f"class {k} {100 * self.prior[k]:.3g} % of the pixels by the prior, {100 * self.source[k]:.3g} % by the "
             "source network"
             for k in far
         ]
         return (
-            f"Prior and source network do not go together on these images: {'; '.join(told)}. One of them is wrong for "
-            "this set: look at the masks of the source network (--method noadap), and at how the prior was made."
+            f"Prior and source network do not go together on these images: {'; '.join(shares)}. One of them is wrong "
+            "for this set: look at the masks of the source network (--method noadap), and at how the prior was made."
         )
 
-    def listen(self, counts: np.ndarray) -> list[str]:
+    def alarms(self, counts: np.ndarray) -> list[str]:
         """What is alarming in an epoch's predictions, one sentence a class; [] if nothing is.
 
         counts: (steps, K) pixels predicted in each step, in their order; the second half of an epoch is what it led
@@ -156,31 +156,32 @@ class OneClass:
         self.patience = max(5, n_epoch // 4)  # epochs; trainings may begin so
         self.n_epoch = n_epoch
         self.since: int | None = None  # the epoch in which it began
-        self.told = False
+        self.has_warned = False
 
-    def listen(self, counts: np.ndarray, epoch: int) -> str:
+    def warning(self, counts: np.ndarray, epoch: int) -> str:
         """What to say after this epoch's validation, once in a run; else nothing. counts: (K,) pixels predicted."""
-        found = np.flatnonzero(counts)
-        if len(found) != 1:
+        predicted = np.flatnonzero(counts)
+        if len(predicted) != 1:
             self.since = None
             return ""
         self.since = epoch if self.since is None else self.since
         lasted, is_last = epoch - self.since + 1, epoch == self.n_epoch - 1
-        if self.told or (lasted < self.patience and not is_last):
+        if self.has_warned or (lasted < self.patience and not is_last):
             return ""
-        self.told = True
+        self.has_warned = True
         how_long = f"For {lasted} epochs the network has given" if lasted > 1 else "The network gives"
         return (
-            f"{how_long} every pixel of the validation images class {found[0]}, and no other class is predicted. Look "
-            "at the labels (data-report), the weights of the classes in the loss, --l_rate, and at what --augment does."
+            f"{how_long} every pixel of the validation images class {predicted[0]}, and no other class is predicted. "
+            "Look at the labels (data-report), the weights of the classes in the loss, --l_rate, and at what --augment "
+            "does."
         )
 
     def state_dict(self) -> dict[str, Any]:
         """Plain numbers."""
-        return {"since": self.since, "told": self.told}
+        return {"since": self.since, "told": self.has_warned}
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
-        self.since, self.told = state["since"], state["told"]
+        self.since, self.has_warned = state["since"], state["told"]
 
 
 def _shares(counts: np.ndarray) -> np.ndarray:

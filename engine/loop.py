@@ -180,7 +180,7 @@ class Training:
         self.best: dict[str, Any] = {"epoch": -1, "dice": -1.0, "start": None}  # start: the score before the first step
         self.unchanged: Evaluation | None = None  # of a network that does not learn, which is always the same
         self.rate_factor = 1.0  # factor on the learning rate, smaller after each roll-back
-        if folder.done < looping.n_epoch:
+        if folder.epochs_done < looping.n_epoch:
             self._meet_source()
         if folder.checkpoint:
             with fitting(folder.path / "last.pkl"):
@@ -201,7 +201,7 @@ class Training:
 
         Raises UserError if a loss is not finite or the run collapses, and Interrupted if it was asked to stop.
         """
-        done, n_epoch, rate = self.folder.done, self.looping.n_epoch, self.method.settings.l_rate
+        done, n_epoch, rate = self.folder.epochs_done, self.looping.n_epoch, self.method.settings.l_rate
         if done and self.leads:
             print(f"Going on after epoch {done}." if done < n_epoch else "Every epoch is done.", flush=True)
         if self.folder.slowed_from is not None:
@@ -222,7 +222,7 @@ class Training:
             self._tell_harm(end)
 
     def _epoch(self, epoch: int, commits: Commits) -> None:
-        begin, trained, found = time.perf_counter(), None, None
+        begin, trained, evaluation = time.perf_counter(), None, None
         self.method.begin_epoch(epoch, self.rate_factor)
         settings = self.method.moving()  # now: a roll-back also takes the optimiser, and its rate, back
         steps = self._steps_done(epoch)
@@ -231,23 +231,23 @@ class Training:
                 trained = train_epoch(self.method, self.streams, epoch, self.looping.seed, steps)
                 self._must_be_finite(trained["terms"], steps.rows, epoch)
                 self._must_stay_finite(epoch)
-            found = self._evaluate(epoch)
+            evaluation = self._evaluate(epoch)
         except Interrupted:
             commits.wait()
             self._pause(epoch, steps)
             raise
         if trained and self._is_rolled_back(trained, epoch):
-            found = self._evaluate(epoch)
+            evaluation = self._evaluate(epoch)
             self.watch.look_again()
-        if found and self.leads:
-            self._say(self.watch.one_class.listen(found.everywhere.sum(0), epoch))
-        is_best = found is not None and self._is_best(found, epoch)
+        if evaluation and self.leads:
+            self._say(self.watch.one_class.warning(evaluation.everywhere.sum(0), epoch))
+        is_best = evaluation is not None and self._is_best(evaluation, epoch)
         self.method.rates.end_epoch(epoch, self.best["epoch"])
         if self.leads:
             state = self._state() | {"epoch": epoch, "best": self.best, "caution": self.rate_factor}
             state["alarms"], settings = self.watch.state_dict(), settings | self.watch.cells(epoch)
             seconds = time.perf_counter() - begin
-            commits.submit(self._commit, epoch, trained, found, settings, seconds, state, is_best)
+            commits.submit(self._commit, epoch, trained, evaluation, settings, seconds, state, is_best)
 
     def _evaluate(self, epoch: int) -> Evaluation | None:
         """Evaluates this epoch. Returns None if --eval_every leaves it out, or if there is nothing to validate on."""
@@ -309,10 +309,10 @@ class Training:
         print(epoch_line(row, state["best"], self.record.recording), flush=True)
 
     def _score(self, which: str, keep_entropy: bool = False) -> Evaluation:
-        found = self.unchanged or evaluate(self.method, self.val, self.leads, keep_entropy)
+        evaluation = self.unchanged or evaluate(self.method, self.val, self.leads, keep_entropy)
         if self.leads:
-            self.record.finish(which, found)
-        return found
+            self.record.finish(which, evaluation)
+        return evaluation
 
     # -- the state of a run ---------------------------------------------------------------------------------
 
@@ -371,12 +371,12 @@ class Training:
 
         Returns whether the weights were rolled back, and the validation is no longer what they give.
         """
-        told = self.watch.listen(trained, epoch)
-        is_news = self.watch.is_news(told)
-        if not told:
+        alarms = self.watch.alarms(trained, epoch)
+        is_news = self.watch.is_news(alarms)
+        if not alarms:
             self.last_good = self._state() if self.last_good else None
             return False
-        what = f"Alarm in epoch {epoch + 1}: {'; '.join(told)}."
+        what = f"Alarm in epoch {epoch + 1}: {'; '.join(alarms)}."
         if self.looping.on_collapse == "stop":
             saved = "the checkpoint of the epoch before is whole" if epoch else "nothing was saved of the first epoch"
             raise UserError(

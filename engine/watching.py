@@ -19,7 +19,7 @@ COLUMNS = ("alarms", "val_source_agreement")  # of the log of a run that is watc
 
 
 class Watch:
-    """Listens to each epoch of a run, and knows what its alarms were compared with and what they said.
+    """Looks at each epoch of a run, and knows what its alarms were compared with and what they said.
 
     The source network is met before the first step, and again at each start after a kill, as its maps are not kept.
     """
@@ -43,16 +43,16 @@ class Watch:
         self.training, self.validation = CollapseAlarm(prior), CollapseAlarm(prior)
         self.maps, self.one_class = SourceMaps(self.n_class), OneClass(self.n_epoch)
         self.agreement = np.nan  # of the last network that was evaluated, with the source network
-        self.rung: list[int] = []  # the epochs, counted from 1, in which something was alarming
-        self.said: list[str] = []  # the kinds of what was alarming in the epoch before
+        self.alarm_epochs: list[int] = []  # the epochs, counted from 1, in which something was alarming
+        self.last_kinds: list[str] = []  # the kinds of what was alarming in the epoch before
 
     def meet_source(self) -> Evaluation | None:
         """Looks at the network as it is now, before the first step: its shares and maps. Returns its validation."""
         if not self.is_on:
             return None
-        found = evaluate(self.method, self.val, keep_masks=False, look=self.maps.keep)
+        evaluation = evaluate(self.method, self.val, keep_masks=False, look=self.maps.keep)
         self.training.begin(_count_classes(self.method, self.first, self.n_class))
-        return found
+        return evaluation
 
     @torch.inference_mode()
     def look(self, number: int, labels: torch.Tensor) -> None:
@@ -63,8 +63,8 @@ class Watch:
         if self.is_on:
             self.maps.compare(number, labels)
 
-    def listen(self, trained: Mapping[str, np.ndarray], epoch: int) -> list[str]:
-        """Says what is alarming in an epoch of training and in the validation after it, if there was one; else [].
+    def alarms(self, trained: Mapping[str, np.ndarray], epoch: int) -> list[str]:
+        """What is alarming in an epoch of training and in the validation after it, if there was one; notes the epoch.
 
         trained: "counts" (4, S, K) of the pixels predicted in training, and "sizes", the images of each step
         """
@@ -72,14 +72,14 @@ class Watch:
             return []
         ends = trained["sizes"].cumsum()[:-1]
         steps = np.array([step.sum(0) for step in np.split(trained["counts"][3], ends)])
-        told = [f"{words} (training)" for words in self.training.listen(steps)]
+        alarms = [f"{words} (training)" for words in self.training.alarms(steps)]
         pairs = self._compare()
         if pairs is not None:
             self.validation.begin(pairs.sum(1))
-            heard = [*self.validation.listen(pairs.sum(0)[None]), *estranged(self.agreement)]
-            told += [f"{words} (validation)" for words in heard]
-        self.rung += [epoch + 1] * bool(told)
-        return told
+            in_validation = [*self.validation.alarms(pairs.sum(0)[None]), *estranged(self.agreement)]
+            alarms += [f"{words} (validation)" for words in in_validation]
+        self.alarm_epochs += [epoch + 1] * bool(alarms)
+        return alarms
 
     def _compare(self) -> np.ndarray | None:
         pairs = self.maps.take()
@@ -88,7 +88,7 @@ class Watch:
 
     def forget(self, epoch: int) -> None:
         """Forgets the network that was alarming in this epoch: the log's row becomes that of the one before."""
-        self.rung.remove(epoch + 1)
+        self.alarm_epochs.remove(epoch + 1)
 
     def look_again(self) -> None:
         """Compares again, after a validation of a network that was rolled back."""
@@ -96,34 +96,34 @@ class Watch:
 
     def is_news(self, alarms: list[str]) -> bool:
         """Whether other kinds of things are alarming than in the epoch before. Their figures do not count."""
-        kinds, before = [_kind(words) for words in alarms], self.said
-        self.said = kinds
+        kinds, before = [_kind(words) for words in alarms], self.last_kinds
+        self.last_kinds = kinds
         return kinds != before
 
     def cells(self, epoch: int) -> dict[str, float]:
         """The cells of the log."""
         if not self.is_on:
             return {}
-        return {"alarms": float(epoch + 1 in self.rung), "val_source_agreement": self.agreement}
+        return {"alarms": float(epoch + 1 in self.alarm_epochs), "val_source_agreement": self.agreement}
 
     def sum_up(self) -> str:
         """What a reader of the screen must know at the end; nothing where the last epoch was in order."""
-        if not self.rung or self.rung[-1] != self.n_epoch:
+        if not self.alarm_epochs or self.alarm_epochs[-1] != self.n_epoch:
             return ""
         return (
-            f"The alarm rang in {len(self.rung)} of {self.n_epoch} epochs, the last among them. Before you use "
+            f"The alarm rang in {len(self.alarm_epochs)} of {self.n_epoch} epochs, the last among them. Before you use "
             "this network, compare it with the one it started from (--method noadap), by eye where there are no labels."
         )
 
     def state_dict(self) -> dict[str, Any]:
         """Plain numbers and texts."""
         parts = {"training": self.training.state_dict(), "one_class": self.one_class.state_dict()}
-        return parts | {"rung": list(self.rung), "said": list(self.said)}
+        return parts | {"rung": list(self.alarm_epochs), "said": list(self.last_kinds)}
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
         self.training.load_state_dict(state["training"])
         self.one_class.load_state_dict(state["one_class"])
-        self.rung, self.said = list(state["rung"]), list(state["said"])
+        self.alarm_epochs, self.last_kinds = list(state["rung"]), list(state["said"])
 
 
 def _kind(words: str) -> str:

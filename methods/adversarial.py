@@ -119,10 +119,10 @@ class Adversarial(Method):
         """
         levels = self.predict_levels(batch)
         seen, terms = [self.settings.view(logits) for logits in levels], {}
-        for number, (weight, view, judge) in enumerate(
+        for number, (weight, view, discriminator) in enumerate(
             zip(self.settings.lambda_adv, seen, self.discriminators, strict=True), 1
         ):
-            terms[f"adv{number}"] = weight * self.settings.error(self.verdict(judge, view), SOURCE)
+            terms[f"adv{number}"] = weight * self.settings.error(self.verdict(discriminator, view), SOURCE)
         if self.settings.lambda_ent:
             terms["entropy"] = self.settings.lambda_ent * entropy_map(levels[0]).sum(1).mean()
         terms["tot"] = torch.stack(list(terms.values())).sum()
@@ -136,8 +136,10 @@ class Adversarial(Method):
         of its judgements that are right, all scalars.
         """
         terms, border = {}, 0.0 if self.settings.gan == "vanilla" else (SOURCE + TARGET) / 2
-        for number, (ours, theirs, judge) in enumerate(zip(source, target, self.discriminators, strict=True), 1):
-            on_source, on_target = self.verdict(judge, ours), self.verdict(judge, theirs)
+        for number, (ours, theirs, discriminator) in enumerate(
+            zip(source, target, self.discriminators, strict=True), 1
+        ):
+            on_source, on_target = self.verdict(discriminator, ours), self.verdict(discriminator, theirs)
             terms[f"d{number}"] = (self.settings.error(on_source, SOURCE) + self.settings.error(on_target, TARGET)) / 2
             right = (on_source > border).float().mean() + (on_target <= border).float().mean()
             terms[f"d{number}_accuracy"] = right / 2
@@ -155,10 +157,10 @@ class Adversarial(Method):
     def predict(self, batch: Batch, size: Sequence[int] | None = None) -> Tensor:
         return self.predict_levels(batch)[0] if self.net.training else super().predict(batch, size)
 
-    def verdict(self, judge: nn.Module, view: Tensor) -> Tensor:
+    def verdict(self, discriminator: nn.Module, view: Tensor) -> Tensor:
         """(B, K, W, H) -> (B, 1, w, h): a discriminator's logits, computed at the run's precision, in fp32."""
         with self.settings.autocast():
-            return judge(view).float()
+            return discriminator(view).float()
 
     def backward(self, loss: Tensor) -> None:
         """Adds the gradients of a scalar loss: that of one batch out of --iter_size."""

@@ -36,6 +36,8 @@ MATCHES = "what is matched with what: see contrastive_losses.py"
 
 @dataclass(frozen=True, kw_only=True)
 class ContrastiveSettings(Settings):
+    """What both stages of the pre-training are told; each has a `strategy` with values of its own."""
+
     strategy: str
     n_parts: int = flag(4, "partitions of a volume along its axis; a batch has a slice of each")
     temperature: float = flag(0.1, "τ, by which cosines are divided")

@@ -64,6 +64,8 @@ WIDEST = 1024  # channels of the first layer; the last but one has eight times a
 
 @dataclass(frozen=True, kw_only=True)
 class AdversarialSettings(Settings):
+    """What a training against discriminators is told."""
+
     lambda_adv: tuple[float, ...] = flag((1e-3,), "λ_adv of each level, the network's own first")
     lambda_seg: float = flag(0.1, "weight of the losses on the source at the coarser levels")
     lambda_ent: float = flag(0.0, "weight of the target's entropy (MinEnt)")
@@ -87,8 +89,8 @@ class AdversarialSettings(Settings):
 
     def error(self, verdict: Tensor, truth: float) -> Tensor:
         """Scalar: how far a discriminator's map (B,1,w,h) is from saying `truth` everywhere."""
-        wanted = torch.full_like(verdict, truth)
-        return (F.binary_cross_entropy_with_logits if self.gan == "vanilla" else F.mse_loss)(verdict, wanted)
+        goal = torch.full_like(verdict, truth)
+        return (F.binary_cross_entropy_with_logits if self.gan == "vanilla" else F.mse_loss)(verdict, goal)
 
 
 def check_settings(settings: AdversarialSettings) -> None:

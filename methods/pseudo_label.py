@@ -97,7 +97,7 @@ class PseudoLabel(Method):
 
     @property
     def notes(self) -> list[str]:
-        if self.settings.straight_through or not self.learns_threshold or self.settings.given:
+        if self.settings.straight_through or not self.learns_threshold or self.settings.predicts_nothing:
             return super().notes
         return [
             *super().notes,
@@ -196,5 +196,5 @@ class PseudoLabel(Method):
         if not as_published:
             threshold = torch.where((threshold - prior.mean).abs() > 2 * prior.sd, prior.mean, threshold)
         kl = posterior.kl(prior)
-        kl = kl.mean() if self.settings.given else kl.sum(1).mean()  # numbers, or 256 dimensions
+        kl = kl.mean() if self.settings.predicts_nothing else kl.sum(1).mean()  # numbers, or 256 dimensions
         return {"threshold": threshold, "kl": kl, "prior_mu": prior.mean, "prior_sd": prior.sd}

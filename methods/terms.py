@@ -38,18 +38,22 @@ def parse_losses(text: str) -> list[LossSpec]:
 
 def _loss_spec(item: Any) -> LossSpec:
     match item:
-        case (str(name), dict(params), str() | None as bounds, dict() | None as told, str() | None as fn, weight):
+        case (str(name), dict(params), str() | None as bounds, dict() | None as options, str() | None as fn, weight):
             pass
         case (str(name), dict(params), weight):
-            bounds, told, fn = None, None, None
+            bounds, options, fn = None, None, None
         case _:
             weight = None
-    if weight is None or not fits(weight, float) or not all(isinstance(key, str) for key in {**params, **(told or {})}):
+    if (
+        weight is None
+        or not fits(weight, float)
+        or not all(isinstance(key, str) for key in {**params, **(options or {})})
+    ):
         raise UserError(
             f"Cannot read the loss {item!r}: expected (name, {{params}}, bounds_name, {{bounds_params}}, fn, "
             "weight), with None where there is no bound or fn, or (name, {params}, weight); the weight is a number."
         )
-    return LossSpec(name, params, bounds, told or {}, fn, float(weight))
+    return LossSpec(name, params, bounds, options or {}, fn, float(weight))
 
 
 def build_loss(spec: LossSpec) -> Loss:

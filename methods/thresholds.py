@@ -53,6 +53,8 @@ class WithThreshold(nn.Module):
 
 @dataclass(frozen=True, kw_only=True)
 class ThresholdSettings(Settings):
+    """What pseudo labels are told: of the threshold, its prior and its posterior, and of what is learnt from them."""
+
     threshold: Literal["fixed", "learnt"] = flag("fixed", "SegPL, or SegPL-VI")
     threshold_value: float = flag(0.5, "fixed: probability from which on a class is believed")
     prior_mu: float = flag(0.7, "learnt: mean of its prior")
@@ -82,7 +84,7 @@ class ThresholdSettings(Settings):
     )
 
     @property
-    def given(self) -> bool:
+    def predicts_nothing(self) -> bool:
         """Whether no layer predicts anything of the posterior."""
         return self.post_mu > 0 and self.post_sd > 0
 
@@ -93,9 +95,9 @@ class ThresholdSettings(Settings):
 
     def posterior(self, confidence: Tensor, head: Mapping[str, Tensor], count: int) -> Gaussian:
         """(count, 256) posterior of the threshold: from the head, from the confidence, or as the prior is given."""
-        given = Gaussian(*(torch.full_like(confidence, value) for value in (self.prior_mu, self.prior_sd)))
-        mean = head["mean"].float().relu() if self.post_mu == 0 else (confidence, given.mean)[self.post_mu - 1]
-        sd = deviation(head["log_variance"]) if self.post_sd == 0 else (spread(mean), given.sd)[self.post_sd - 1]
+        by_flags = Gaussian(*(torch.full_like(confidence, value) for value in (self.prior_mu, self.prior_sd)))
+        mean = head["mean"].float().relu() if self.post_mu == 0 else (confidence, by_flags.mean)[self.post_mu - 1]
+        sd = deviation(head["log_variance"]) if self.post_sd == 0 else (spread(mean), by_flags.sd)[self.post_sd - 1]
         return Gaussian(mean.expand(count, DIMENSIONS), sd.expand(count, DIMENSIONS))
 
 
@@ -116,7 +118,7 @@ def check_settings(settings: ThresholdSettings) -> None:
         wrong.append(
             f"--threshold_value {settings.threshold_value:g} (above --conf_lower {settings.conf_lower:g}, below 1)"
         )
-    if settings.straight_through and (is_fixed or settings.given):
+    if settings.straight_through and (is_fixed or settings.predicts_nothing):
         wrong.append("--straight_through (only with --threshold learnt, and --post_mu 0 or --post_sd 0)")
     if is_fixed and settings.threshold_draw != "held":
         wrong.append(f"--threshold_draw {settings.threshold_draw} (only with --threshold learnt)")
@@ -137,6 +139,7 @@ def mean_foreground(logits: Sequence[Tensor]) -> Tensor:
 
 
 def deviation(log_variance: Tensor) -> Tensor:
+    """The standard deviation of each logarithm of a variance, of any shape, in fp32."""
     return (log_variance.float() / 2).exp()
 
 

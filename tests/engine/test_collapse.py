@@ -30,7 +30,7 @@ def listened(prior, source, *shares):
     """What is said of an epoch with these shares of the organ, step by step."""
     alarm = CollapseAlarm(None if prior is None else np.array([1 - prior, prior]))
     alarm.begin(steps(source)[0])
-    return alarm.listen(steps(*shares))
+    return alarm.alarms(steps(*shares))
 
 
 def test_a_class_that_vanishes_is_said_with_its_shares():
@@ -83,8 +83,8 @@ def test_from_nothing_past_its_prior_is_a_flood():
 def test_one_class_of_three():
     alarm = CollapseAlarm(np.array([0.8, 0.1, 0.1]))
     alarm.begin(np.array([80, 10, 10]))
-    assert alarm.listen(np.array([[80, 10, 10]] * 4)) == []
-    assert [words[:16] for words in alarm.listen(np.array([[85, 15, 0]] * 4))] == ["class 2 vanishes"]
+    assert alarm.alarms(np.array([[80, 10, 10]] * 4)) == []
+    assert [words[:16] for words in alarm.alarms(np.array([[85, 15, 0]] * 4))] == ["class 2 vanishes"]
 
 
 def doubted(prior, source):
@@ -176,7 +176,7 @@ def test_maps_are_compared_pixel_by_pixel_and_thinned_where_they_are_large(shape
 def told(shown, n_epoch):
     """The epochs, from 0, after which something is said; shown: the number of classes predicted in each."""
     watch = OneClass(n_epoch)
-    said = [watch.listen(np.array([9, *([1] if number > 1 else [0])]), epoch) for epoch, number in enumerate(shown)]
+    said = [watch.warning(np.array([9, *([1] if number > 1 else [0])]), epoch) for epoch, number in enumerate(shown)]
     return [epoch for epoch, words in enumerate(said) if words]
 
 
@@ -189,11 +189,11 @@ def test_one_class_is_told_once_when_it_lasts():
 
 def test_one_class_says_which_and_for_how_long():
     watch = OneClass(20)
-    assert [watch.listen(np.array([0, 9]), epoch) for epoch in range(4)] == [""] * 4
-    assert watch.listen(np.array([0, 9]), 4).startswith("For 5 epochs the network has given every pixel of the")
+    assert [watch.warning(np.array([0, 9]), epoch) for epoch in range(4)] == [""] * 4
+    assert watch.warning(np.array([0, 9]), 4).startswith("For 5 epochs the network has given every pixel of the")
     again = OneClass(20)
     again.load_state_dict(watch.state_dict())
-    assert again.listen(np.array([0, 9]), 5) == ""
+    assert again.warning(np.array([0, 9]), 5) == ""
 
 
 # -- end to end ---------------------------------------------------------------------------------------------------
