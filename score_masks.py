@@ -89,11 +89,13 @@ def native_references(slices: "SliceSet") -> dict[str, Reference]:
         )
     groups = group_rows([row["patient"] for row in origins])
     paths = {patient: Path(labels[patient]["path"]) for patient in groups}
-    lost = [str(path) for name, path in paths.items() if not path.is_file() or sha256(path) != labels[name]["sha256"]]
-    if lost:
+    missing = [
+        str(path) for name, path in paths.items() if not path.is_file() or sha256(path) != labels[name]["sha256"]
+    ]
+    if missing:
         raise UserError(
             f"--native scores on the label volumes that {root} was cut from; these are gone, or not what they were (by "
-            f"SHA-256): {listing(lost)}, seen from {Path.cwd()}. Put them back, or slice the set again."
+            f"SHA-256): {listing(missing)}, seen from {Path.cwd()}. Put them back, or slice the set again."
         )
     others = None if card["other_labels"] == "error" else card["other_labels"]
     mapping = card["label_map"] and LabelMap({int(k): number for k, number in card["label_map"].items()}, others)
@@ -106,12 +108,12 @@ def native_references(slices: "SliceSet") -> dict[str, Reference]:
 
 
 def native_reference(
-    path: Path, rows: list[int], origins: list[dict[str, str]], mapping: LabelMap | None, placed: bool
+    path: Path, rows: list[int], origins: list[dict[str, str]], mapping: LabelMap | None, is_placed: bool
 ) -> Reference:
-    """The planes of one label volume that the slices in these rows were cut from; `placed` on the image's grid."""
+    """The planes of one label volume that the slices in these rows were cut from; `is_placed`: on the image's grid."""
     axis, grid = int(origins[0]["axis"]), grid_of(origins[0])
     spacing, directions = grid.spacing(), grid.directions() if grid.stored else None
-    if placed:
+    if is_placed:
         stack, _ = read_placed(path, axis, grid)
     else:
         stack = read_stack(path, axis, is_label=True, directions=directions)
@@ -195,9 +197,9 @@ def make_table(epochs: Mapping[int, Rows], score: str, run: Run) -> str:
         groups = {str(k): [row for row in rows if row["class"] == k] for k in range(1, run.n_class)}
         groups["mean"] = average_classes(row for row in rows if row["class"] in run.metric_axis)
         for name, group in groups.items():
-            found = summarise(group, score)
-            numbers = ["" if math.isnan(found[key]) else f"{found[key]:.6g}" for key in ("mean", "sd")]
-            lines.append([score, epoch, name, *numbers, found["n"], found["misses"], found["false_structures"]])
+            summary = summarise(group, score)
+            numbers = ["" if math.isnan(summary[key]) else f"{summary[key]:.6g}" for key in ("mean", "sd")]
+            lines.append([score, epoch, name, *numbers, summary["n"], summary["misses"], summary["false_structures"]])
     return csv_text(lines)
 
 

@@ -202,11 +202,11 @@ def contradicted(
     names: Sequence[str],
     patients: Sequence[str],
     numbers: Sequence[int],
-    spacing: Mapping[str, Sequence[float]] | None,
+    spacing_mm: Mapping[str, Sequence[float]] | None,
 ) -> list[str]:
     """The patients of whose slices the rows of a manifest tell other places than the slices' numbers do.
 
-    spacing: patient -> mm between slices, …
+    spacing_mm: patient -> mm between slices, …
     """
     told = {row["name"]: row for row in rows}
     slices: dict[str, list[tuple[int, dict[str, str]]]] = {}
@@ -216,7 +216,7 @@ def contradicted(
         patient
         for patient, each in slices.items()
         if len({index - number for number, index in _indices(each)}) > 1
-        or (spacing and _lie_elsewhere(each, spacing[patient][0]))
+        or (spacing_mm and _lie_elsewhere(each, spacing_mm[patient][0]))
     ]
 
 
@@ -225,7 +225,7 @@ def _indices(slices: Sequence[tuple[int, Mapping[str, str]]]) -> list[tuple[int,
     return [(number, int(row["index"])) for number, row in slices if row.get("index", "").isdecimal()]
 
 
-def _lie_elsewhere(slices: Sequence[tuple[int, Mapping[str, str]]], spacing: float) -> bool:
+def _lie_elsewhere(slices: Sequence[tuple[int, Mapping[str, str]]], spacing_mm: float) -> bool:
     """Whether slices with affines of their own lie farther apart, or nearer, than their numbers times the spacing."""
     if len({row.get("affine", "") for _, row in slices}) == 1:
         return False  # all have that of their volume
@@ -235,8 +235,8 @@ def _lie_elsewhere(slices: Sequence[tuple[int, Mapping[str, str]]], spacing: flo
         return False
     numbers = np.array([number for number, _ in slices])
     apart = np.linalg.norm(origins - origins[0], axis=1)
-    wanted = np.abs(numbers - numbers[0]) * spacing
-    return bool((np.abs(apart - wanted) > PLACE_OFF * spacing).any())
+    wanted = np.abs(numbers - numbers[0]) * spacing_mm
+    return bool((np.abs(apart - wanted) > PLACE_OFF * spacing_mm).any())
 
 
 def affine_of(row: Mapping[str, str], column: str = "affine") -> np.ndarray:

@@ -137,15 +137,16 @@ def _bare(field: str) -> str:
     return field.strip("\"' \t")
 
 
-def _find_column(path: Path, columns: Sequence[str], wanted: str) -> int:
-    found = [place for place, name in enumerate(columns) if name == wanted]
-    if len(found) == 1:
-        return found[0]
-    if found:
-        raise UserError(f"{path} has {len(found)} columns called '{wanted}': rename or remove all but one.")
+def _find_column(path: Path, columns: Sequence[str], column: str) -> int:
+    """The place of the column in a row. Raises UserError unless the table has it once."""
+    places = [place for place, name in enumerate(columns) if name == column]
+    if len(places) == 1:
+        return places[0]
+    if places:
+        raise UserError(f"{path} has {len(places)} columns called '{column}': rename or remove all but one.")
     named = [name for name in columns if name and not name.startswith("Unnamed:")]
-    role = "which names the slices" if wanted == ID_COLUMN else "asked for as 'predcol'"
-    raise UserError(f"{path} has no column '{wanted}', {role}.{nearest(wanted, named)}")
+    role = "which names the slices" if column == ID_COLUMN else "asked for as 'predcol'"
+    raise UserError(f"{path} has no column '{column}', {role}.{nearest(column, named)}")
 
 
 def _split_rows(path: Path, lines: list[Line], separator: str, columns: Sequence[str]) -> list[list[str]]:

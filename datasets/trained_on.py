@@ -37,10 +37,10 @@ def stored_as(grids: Mapping[str, Grid]) -> dict[str, list[str]]:
     return dict(sorted(found.items(), key=lambda item: -len(item[1])))
 
 
-def describe_geometry(grids: Iterable[Grid], spacings: Iterable[Sequence[float]]) -> dict[str, Any]:
+def describe_geometry(grids: Iterable[Grid], spacings_mm: Iterable[Sequence[float]]) -> dict[str, Any]:
     """Describes the training volumes as they are cut.
 
-    spacings: of each volume, in mm, from slice to slice, along W and along H
+    spacings_mm: of each volume, in mm, from slice to slice, along W and along H
     """
     grids = list(grids)
     directions = {grid.directions() for grid in grids}
@@ -49,7 +49,7 @@ def describe_geometry(grids: Iterable[Grid], spacings: Iterable[Sequence[float]]
         "directions": directions.pop() if len(directions) == 1 else None,
         "stored": {order: len(which) for order, which in orders.items()},
         "unit": "mm",
-        "spacing": dict(zip(SPACINGS, map(_spread, zip(*spacings, strict=True)), strict=True)),
+        "spacing": dict(zip(SPACINGS, map(_spread, zip(*spacings_mm, strict=True)), strict=True)),
     }
 
 

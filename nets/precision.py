@@ -13,16 +13,16 @@ def allow_tf32(precision: str) -> None:
     torch.backends.cuda.matmul.allow_tf32 = torch.backends.cudnn.allow_tf32 = precision in ("auto", "tf32")
 
 
-def device_of(asked: str | None) -> str:
-    """The device that was asked for; without one a GPU, else the CPU. Raises UserError for one that is not here."""
-    if not asked:
+def device_of(name: str | None) -> str:
+    """The device of this name; without a name a GPU, else the CPU. Raises UserError for one that is not here."""
+    if not name:
         return "cuda" if torch.cuda.is_available() else "cpu"
     kind = torch.accelerator.current_accelerator() if torch.accelerator.is_available() else None
     here = [f"{kind.type}:{number}" for number in range(torch.accelerator.device_count())] if kind else []
     try:
-        device = torch.device(asked)
+        device = torch.device(name)
     except RuntimeError:
         device = None  # no name of any device
     if device is None or (device.type != "cpu" and f"{device.type}:{device.index or 0}" not in here):
-        raise UserError(f"--device {asked}: there is none of that name here. There is {', '.join(['cpu', *here])}.")
-    return asked
+        raise UserError(f"--device {name}: there is none of that name here. There is {', '.join(['cpu', *here])}.")
+    return name

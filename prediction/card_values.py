@@ -54,7 +54,7 @@ PAIRS = ("size", "resize", "spacing", "percentiles", "window", "clip")  # of two
 
 def check_card(card: Mapping[str, Any], where: str) -> None:
     """Raises UserError that lists values which no set of ours has. `where` says in words what the card belongs to."""
-    wrong = mistyped(_stated(card))
+    wrong = mistyped(_entries(card))
     wrong += [] if wrong else _impossible(card)
     if wrong:
         raise UserError(
@@ -63,16 +63,16 @@ def check_card(card: Mapping[str, Any], where: str) -> None:
         )
 
 
-def mistyped(stated: Iterable[tuple[str, Any, Any]]) -> list[str]:
+def mistyped(entries: Iterable[tuple[str, Any, Any]]) -> list[str]:
     """A clause on each value that is not of the type it must have. Each entry is a name, its value, and that type."""
     return [
         f"{name} is {str(value)[:40]!r}, expected {described(kind)}"
-        for name, value, kind in stated
+        for name, value, kind in entries
         if not fits(value, kind)
     ]
 
 
-def _stated(card: Mapping[str, Any]) -> Iterator[tuple[str, Any, Any]]:
+def _entries(card: Mapping[str, Any]) -> Iterator[tuple[str, Any, Any]]:
     """Name, value and what it must be of everything that is told."""
     for name, kind in CARD.items():
         if name in card:
@@ -94,7 +94,7 @@ def _stated(card: Mapping[str, Any]) -> Iterator[tuple[str, Any, Any]]:
 
 def _impossible(card: Mapping[str, Any]) -> Iterator[str]:
     """What is wrong with the numbers of values that have the right types."""
-    for name, value, _ in _stated(card):
+    for name, value, _ in _entries(card):
         first, _, last = name.rpartition(".")
         if first.startswith(("geometry.", "grey_levels.")) and len(value) != SPREAD:
             yield f"{name} is {value}, expected the lowest, the middle and the highest number"

@@ -18,14 +18,14 @@ ALONG = {"slice": "from slice to slice", "w": "along W", "h": "along H"}
 
 
 def unlike_training(
-    card: Mapping[str, Any], folder: str, patient: str, spacing: Sequence[float], levels: Sequence[Sequence[float]]
+    card: Mapping[str, Any], folder: str, patient: str, spacing_mm: Sequence[float], levels: Sequence[Sequence[float]]
 ) -> list[Fault]:
     """What is far from what the card tells of the training volumes: what, and whose; nothing where it tells nothing.
 
-    spacing: mm from slice to slice, along W and H, as the network sees them
+    spacing_mm: mm from slice to slice, along W and H, as the network sees them
     levels: of each channel of this folder, see trained_on
     """
-    found = list(_unlike_spacing((card.get("geometry") or {}).get("spacing", {}), patient, spacing))
+    found = list(_unlike_spacing((card.get("geometry") or {}).get("spacing", {}), patient, spacing_mm))
     known = (card.get("grey_levels") or {}).get(folder, [])
     how = normalisation_of(card)
     is_scaled = how.get("kind") in SCALED and not how.get("clip") and how.get("scope") != "set"

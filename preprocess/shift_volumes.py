@@ -88,7 +88,7 @@ def generator(shift: Shift, name: str) -> np.random.Generator:
 
 def parse_args(argv: Sequence[str] | None = None) -> argparse.Namespace:
     parser = argparse.ArgumentParser(
-        "preprocess.shifts",
+        "python -m preprocess.shift_volumes",
         description=__doc__,
         formatter_class=argparse.RawDescriptionHelpFormatter,
         allow_abbrev=False,

@@ -17,7 +17,7 @@ from PIL import Image
 from analysis.masks import Masks
 from analysis.plots.canvas import CONTOURS, EPOCHS, make_canvas, run_label, save, show_letters, wrap
 from analysis.plots.kinds import kind, of_an_epoch, of_slices
-from analysis.plots.views import Shown, View, choose_slices, grey_or_colour, make_view
+from analysis.plots.views import ShownSlices, View, choose_slices, grey_or_colour, make_view
 from analysis.run import Run
 from metrics import confusion_counts, dice
 from processes.errors import UserError
@@ -64,7 +64,7 @@ def slice_score(run: Run, predicted: np.ndarray, true: np.ndarray) -> float:
     return float(values[np.isfinite(values)].mean()) if np.isfinite(values).any() else float("nan")
 
 
-def draw_image(ax: Axes, slices: Shown, row: int, view: View) -> None:
+def draw_image(ax: Axes, slices: ShownSlices, row: int, view: View) -> None:
     picture = np.moveaxis(view(grey_or_colour(slices, row)), 0, -1)
     ax.imshow(picture if picture.shape[-1] == 3 else picture[..., 0], cmap="gray", aspect=view.aspect, vmin=0, vmax=1)
     strip(ax)
@@ -186,8 +186,8 @@ def plot_panel(runs: Sequence[Run], out: Path, number: int, which: str, data: Pa
     save(figure, out)
 
 
-def panel_title(which: str, chosen: Mapping[int, str], ranking: Run) -> str:
-    return f"{EPOCHS[which]}; patients ranked by {for_chart(ranking.name)}" if any(chosen.values()) else EPOCHS[which]
+def panel_title(which: str, roles: Mapping[int, str], ranking: Run) -> str:
+    return f"{EPOCHS[which]}; patients ranked by {for_chart(ranking.name)}" if any(roles.values()) else EPOCHS[which]
 
 
 # --------------------------------------------------------------------------------------------------- film

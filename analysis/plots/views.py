@@ -38,7 +38,7 @@ def choose_slices(slices: "SliceSet", run: Run, which: str, number: int) -> dict
     return {int(block[area[block].argmax()]): "" for block in blocks}
 
 
-class Shown(Protocol):
+class ShownSlices(Protocol):
     """Slices as they are shown: those that a run was evaluated on, or those of a set that nobody trained on yet."""
 
     root: Path
@@ -76,7 +76,7 @@ class View:
         return rows * self.aspect, columns
 
 
-def make_view(slices: Shown, row: int, masks: Sequence[np.ndarray], whole: bool) -> View:
+def make_view(slices: ShownSlices, row: int, masks: Sequence[np.ndarray], whole: bool) -> View:
     """The view of a slice.
 
     A window around these masks (W, H), or the whole, upright if the manifest says how it lies.
@@ -121,7 +121,7 @@ def window(masks: Sequence[np.ndarray]) -> tuple[slice, slice]:
     return parts[0], parts[1]
 
 
-def grey_or_colour(slices: Shown, row: int) -> np.ndarray:
+def grey_or_colour(slices: ShownSlices, row: int) -> np.ndarray:
     """(1 or 3, W, H) image in 0..1, as large as its ground truth: three channels are colour, else the first is shown.
 
     Its darkest and brightest hundredth are clipped.

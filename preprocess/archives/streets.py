@@ -189,7 +189,7 @@ def _draw(name: str, seed: int) -> bytes:
 
 
 @dataclass
-class Converted:
+class ConversionResult:
     """What became of one picture: faults, the digest of both files, which classes are in its ground truth (K,)."""
 
     faults: list[Fault] = field(default_factory=list)
@@ -197,31 +197,31 @@ class Converted:
     holds: np.ndarray | None = None
 
 
-def convert(picture: Picture, spec: StreetSpec, folder: Path) -> Converted:
+def convert(picture: Picture, spec: StreetSpec, folder: Path) -> ConversionResult:
     """Writes one picture and its ground truth below `folder`; a file at fault is named instead."""
-    done = Converted()
-    image, labels = (_read(path, done) for path in (picture.image, picture.label))
+    result = ConversionResult()
+    image, labels = (_read(path, result) for path in (picture.image, picture.label))
     if image:
         image = image.convert("RGB").resize(spec.size, Image.Resampling.BICUBIC)
         _save(image, folder / picture.split / "IMG" / picture.name)
     if labels and (fault := _label_fault(np.asarray(labels))):
-        done.faults.append((fault, str(picture.label)))
+        result.faults.append((fault, str(picture.label)))
     elif labels:
         truth = Image.fromarray(TRAIN_IDS[np.asarray(labels)])
         truth = truth.resize(spec.label_size(picture.split), Image.Resampling.NEAREST)
         _save(truth, folder / picture.split / "GT" / picture.name)
-        done.holds = np.bincount(np.ravel(truth), minlength=IGNORE + 1)[: len(CLASSES)] > 0
-    return done
+        result.holds = np.bincount(np.ravel(truth), minlength=IGNORE + 1)[: len(CLASSES)] > 0
+    return result
 
 
-def _read(path: Path, done: Converted) -> Image.Image | None:
+def _read(path: Path, result: ConversionResult) -> Image.Image | None:
     """The picture as stored: labels are the numbers in the file, whatever palette colours them for the eye."""
     try:
-        done.digest += sha256(path)
+        result.digest += sha256(path)
         with Image.open(path) as picture:
             picture.load()
     except (OSError, EOFError, ValueError, SyntaxError) as error:
-        done.faults.append(("cannot be read (fetch it again)", f"{path} ({error})"))
+        result.faults.append(("cannot be read (fetch it again)", f"{path} ({error})"))
         return None
     return picture
 
@@ -262,7 +262,7 @@ def convert_set(spec: StreetSpec) -> dict[str, Any]:
     return card
 
 
-def _card(spec: StreetSpec, pictures: Sequence[Picture], results: Sequence[Converted]) -> dict[str, Any]:
+def _card(spec: StreetSpec, pictures: Sequence[Picture], results: Sequence[ConversionResult]) -> dict[str, Any]:
     """The content of dataset.json."""
     where = np.array([picture.split for picture in pictures])
     holds = np.stack([result.holds for result in results])

@@ -105,7 +105,7 @@ def spine_spec(dest: Path, modality: str, image: Path, label: Path) -> SliceSpec
 
 
 def read_arguments() -> argparse.Namespace:
-    """The command line; `wanted` holds modality -> folder of the sets to make. Exits like argparse."""
+    """The command line; `dests` holds modality -> folder of the sets to make. Exits like argparse."""
     parser = argparse.ArgumentParser("python -m preprocess.archives.tptbox", description=__doc__, allow_abbrev=False)
     parser.formatter_class = argparse.RawDescriptionHelpFormatter
     parser.add_argument("--dest_ct", type=Path, help="folder of the CT slices; must not exist")
@@ -116,24 +116,24 @@ def read_arguments() -> argparse.Namespace:
     parser.add_argument("--jobs", type=int, default=1, help="taken for the makefiles' sake: a set is one volume")
     parser.add_argument("--debug", action="store_true", help="show the traceback of an error")
     args = parser.parse_args()
-    wanted = {"CT": args.dest_ct, "MR": args.dest_mr}
+    dests = {"CT": args.dest_ct, "MR": args.dest_mr}
     if bool(args.modality) != bool(args.dest):
         parser.error("--dest and the modality (ct or mr) go together")
     if args.modality:
-        wanted[args.modality.upper()] = args.dest
-    args.wanted = {modality: dest for modality, dest in wanted.items() if dest}
-    if not args.wanted:
+        dests[args.modality.upper()] = args.dest
+    args.dests = {modality: dest for modality, dest in dests.items() if dest}
+    if not args.dests:
         parser.error("nothing to make: give --dest_ct, --dest_mr, or --dest and a modality")
     return args
 
 
 def main() -> None:
     args = read_arguments()
-    there = [dest for dest in args.wanted.values() if dest.exists()]
+    there = [dest for dest in args.dests.values() if dest.exists()]
     if there:
         raise UserError(f"{listing(there)}: there already; remove what is to be made again.")
     wheel = fetch_wheel(args.downloads)
-    for modality, dest in args.wanted.items():
+    for modality, dest in args.dests.items():
         image, label = extract(wheel, args.downloads, modality)
         print(describe(slice_set(spine_spec(dest, modality, image, label))))
     print("One patient a modality, neighbouring slices in both splits: this shows a method and proves no accuracy.")

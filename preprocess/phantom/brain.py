@@ -218,8 +218,8 @@ def _white_matter(
     )
 
 
-def _fixed(scans: int, shape: tuple[int, int, int], spacing: Vector) -> Grid:
-    return Grid(scans, (shape, shape), (spacing, spacing))
+def _fixed(scans: int, shape: tuple[int, int, int], spacing_mm: Vector) -> Grid:
+    return Grid(scans, (shape, shape), (spacing_mm, spacing_mm))
 
 
 WHITE_MATTER = (

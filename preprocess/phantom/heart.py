@@ -50,8 +50,8 @@ def heart(rng: Generator) -> list[Part]:
     return [*parts, Part("left", Tube(root, 17 * ring), 820)]
 
 
-def _along(start: Vector, direction: Vector, length: float) -> Vector:
-    return tuple(s + length * d for s, d in zip(start, direction, strict=True))
+def _along(start: Vector, direction: Vector, length_mm: float) -> Vector:
+    return tuple(s + length_mm * d for s, d in zip(start, direction, strict=True))
 
 
 HEART = (

@@ -139,39 +139,39 @@ def render(site: Site, size: str, key: tuple[int, ...], scan: int) -> tuple[dict
     session = np.random.default_rng([*key, subject, 1 + visit])
     grid = site.grids[size]
     shape = session.integers(*grid.shape, endpoint=True)
-    spacing = np.round(session.uniform(*grid.spacing), 3)
+    spacing_mm = np.round(session.uniform(*grid.spacing), 3)
     shift = session.uniform(-2.5, 2.5, 3)
-    axes = [(np.arange(n) - (n - 1) / 2) * step - move for n, step, move in zip(shape, spacing, shift, strict=True)]
+    axes = [(np.arange(n) - (n - 1) / 2) * step - move for n, step, move in zip(shape, spacing_mm, shift, strict=True)]
 
     flips = [axis for axis, (ours, theirs) in enumerate(zip("LPS", site.stored, strict=True)) if ours != theirs]
     volumes = {}
     for frame, anatomy in site.frames.items():
         body = np.random.default_rng([*key, subject, 0])
-        tissues, labels = _paint(site, anatomy, body, session, axes, spacing)
+        tissues, labels = _paint(site, anatomy, body, session, axes, spacing_mm)
         if site.slip and site.slip[0] == scan:
             _, right, wrong = site.slip
             plane = labels[..., np.flatnonzero((labels == right).any((0, 1)))[-1]]
             plane[plane == right] = wrong
-        files = _acquire(site, session, tissues, axes, spacing)
+        files = _acquire(site, session, tissues, axes, spacing_mm)
         if site.stack:
             files = {site.stack: np.stack(list(files.values()), -1)}
         if site.labels:
             files[site.labels] = labels
         for name, volume in files.items():
             volumes[name.format(site.number(scan), frame)] = np.flip(volume, flips)
-    return volumes, _affine(site, session, shape, spacing)
+    return volumes, _affine(site, session, shape, spacing_mm)
 
 
-def smooth_field(rng: Generator, axes: Axes, wavelength: float, modes: int = 8) -> np.ndarray:
-    """(X,Y,Z) random waves of `wavelength` mm and longer, mean 0, sd 1. Draws the same numbers on every grid."""
-    waves = 2 * np.pi / wavelength * rng.uniform(0.3, 1, (3, modes, 1))
+def smooth_field(rng: Generator, axes: Axes, wavelength_mm: float, modes: int = 8) -> np.ndarray:
+    """(X,Y,Z) random waves, `wavelength_mm` and longer, mean 0, sd 1. Draws the same numbers on every grid."""
+    waves = 2 * np.pi / wavelength_mm * rng.uniform(0.3, 1, (3, modes, 1))
     phases = rng.uniform(0, 2 * np.pi, (3, modes, 1))
     rows = [np.cos(wave * axis + phase) for wave, phase, axis in zip(waves, phases, axes, strict=True)]
     return np.einsum("mx,my,mz->xyz", *rows, optimize=True) * np.sqrt(8 / modes)
 
 
 def _paint(
-    site: Site, anatomy: Anatomy, body: Generator, session: Generator, axes: Axes, spacing: np.ndarray
+    site: Site, anatomy: Anatomy, body: Generator, session: Generator, axes: Axes, spacing_mm: np.ndarray
 ) -> tuple[np.ndarray, np.ndarray]:
     """Tissue intensities (C,X,Y,Z) and labels (X,Y,Z)."""
     means = {name: np.asarray(mean) * _near(body, site.spread) for name, mean in site.means.items()}
@@ -181,7 +181,7 @@ def _paint(
     shape = points.shape[1:]
     canvas = np.zeros((len(next(iter(means.values()))), *shape))
     labels = np.zeros(shape, np.int16)
-    grain = _grain(session, shape, spacing)
+    grain = _grain(session, shape, spacing_mm)
     for part in anatomy(body):
         box = _inside(part.shape, axes)
         level = part.shape.level(points[:, *box])
@@ -190,7 +190,7 @@ def _paint(
         level += part.wavy * smooth_field(body, [axis[cut] for axis, cut in zip(axes, box, strict=True)], wavelength)
         if part.within:
             level = np.minimum(level, part.within.level(points[:, *box]))
-        share = np.clip(0.5 + level / np.median(spacing), 0, 1)  # partial volume over one voxel
+        share = np.clip(0.5 + level / np.median(spacing_mm), 0, 1)  # partial volume over one voxel
         rough = 1 + site.grain * site.texture.get(part.tissue, 1.0) * grain[box]
         for channel, mean in zip(canvas, means[part.tissue], strict=True):
             channel[box] += share * (mean * rough - channel[box])
@@ -198,9 +198,11 @@ def _paint(
     return canvas, labels
 
 
-def _acquire(site: Site, rng: Generator, tissues: np.ndarray, axes: Axes, spacing: np.ndarray) -> dict[str, np.ndarray]:
+def _acquire(
+    site: Site, rng: Generator, tissues: np.ndarray, axes: Axes, spacing_mm: np.ndarray
+) -> dict[str, np.ndarray]:
     """Point spread, coil sensitivity, Rician noise: what the scanner makes of the tissues."""
-    blurred = np.stack([gaussian_filter(channel, site.blur / spacing) for channel in tissues])
+    blurred = np.stack([gaussian_filter(channel, site.blur / spacing_mm) for channel in tissues])
     gain = np.exp(site.bias * smooth_field(rng, axes, 180.0))
     if site.coil:
         place, peak, decay = site.coil
@@ -225,9 +227,9 @@ def _scanner(site: Site, rng: Generator, signal: np.ndarray, noise: float) -> tu
     return gain * peak * (signal / peak) ** gamma, louder * noise
 
 
-def _grain(rng: Generator, shape: tuple[int, ...], spacing: np.ndarray) -> np.ndarray:
+def _grain(rng: Generator, shape: tuple[int, ...], spacing_mm: np.ndarray) -> np.ndarray:
     """(X,Y,Z) texture, sd 1: half of it as fine as 1.2 mm, half 3 mm."""
-    fine, coarse = (gaussian_filter(rng.normal(size=shape), mm / spacing) for mm in (1.2, 3.0))
+    fine, coarse = (gaussian_filter(rng.normal(size=shape), mm / spacing_mm) for mm in (1.2, 3.0))
     return (fine / fine.std() + coarse / coarse.std()) / np.sqrt(2)
 
 
@@ -259,10 +261,10 @@ def _rotation(turn: Vector) -> np.ndarray:
     return matrix
 
 
-def _affine(site: Site, rng: Generator, shape: np.ndarray, spacing: np.ndarray) -> np.ndarray:
+def _affine(site: Site, rng: Generator, shape: np.ndarray, spacing_mm: np.ndarray) -> np.ndarray:
     """(4,4) voxel -> mm (RAS+), slightly oblique, the volume's middle near the scanner's."""
     signs = [1 if direction in "RAS" else -1 for direction in site.stored]
     affine = np.eye(4)
-    affine[:3, :3] = _rotation(tuple(rng.normal(0, site.tilt, 3))) @ np.diag(signs * spacing)
+    affine[:3, :3] = _rotation(tuple(rng.normal(0, site.tilt, 3))) @ np.diag(signs * spacing_mm)
     affine[:3, 3] = rng.normal(0, 20, 3) - affine[:3, :3] @ ((shape - 1) / 2)
     return affine

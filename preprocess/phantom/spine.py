@@ -18,8 +18,8 @@ def spine(rng: Generator) -> list[Part]:
     def tilt(z: float) -> float:
         return math.degrees(math.atan(bend / 75 * math.sin((z - lean) / 75)))
 
-    def tube(tissue: str, x: float, y: float, radius: float) -> Part:
-        return Part(tissue, Tube(tuple((x, y + column(z), z) for z in range(-180, 181, 30)), radius))
+    def tube(tissue: str, x: float, y: float, radius_mm: float) -> Part:
+        return Part(tissue, Tube(tuple((x, y + column(z), z) for z in range(-180, 181, 30)), radius_mm))
 
     parts = [
         Part("fat", Blob((0, -20, 0), (190, 120, 500))),

@@ -51,51 +51,51 @@ class Estimate:
     supervision: str = "none"
 
 
-def estimate_sizes(known: Knowledge, n_class: int, folder: str, slices: Slices) -> Estimate:
+def estimate_sizes(knowledge: Knowledge, n_class: int, folder: str, slices: Slices) -> Estimate:
     """The sizes in these slices by what is known. Raises UserError for flags that do not fit together.
 
     folder: of the target's labels; the source's have the same name unless `source_folder` tells another
     """
     ones = np.ones((len(slices.names), 1))
-    if known.source_mean is not None:
-        return _mean_of_source(known.source_mean, known.source_folder or folder, n_class, slices)
-    if known.published is not None:
-        return _published(PUBLISHED[known.published], n_class, slices)
-    if known.constant is not None:
-        sizes = _one_a_class("--constant", known.constant, n_class)
+    if knowledge.source_mean is not None:
+        return _mean_of_source(knowledge.source_mean, knowledge.source_folder or folder, n_class, slices)
+    if knowledge.published is not None:
+        return _published(PUBLISHED[knowledge.published], n_class, slices)
+    if knowledge.constant is not None:
+        sizes = _one_a_class("--constant", knowledge.constant, n_class)
         return Estimate(ones * sizes, f"constant {in_words(sizes)} pixels")
     if slices.axes == 3:
-        if known.constant_mm2 is not None or known.extent_mm is not None:
+        if knowledge.constant_mm2 is not None or knowledge.extent_mm is not None:
             raise UserError(f"{slices.root} is a set of volumes: give --constant_mm3 alone, not an area or an extent.")
-        areas = _one_a_class("--constant_mm3", known.constant_mm3, n_class)
+        areas = _one_a_class("--constant_mm3", knowledge.constant_mm3, n_class)
         words = f"constant {in_words(areas)} mm3"
-    elif known.constant_mm2 is not None:
-        areas = _one_a_class("--constant_mm2", known.constant_mm2, n_class)
+    elif knowledge.constant_mm2 is not None:
+        areas = _one_a_class("--constant_mm2", knowledge.constant_mm2, n_class)
         words = f"constant {in_words(areas)} mm2"
     else:
-        volumes = _one_a_class("--constant_mm3", known.constant_mm3, n_class)
-        extents, shape = ball_diameter(volumes), "the diameter of a ball"
-        if known.extent_mm is not None:
-            extents, shape = _one_a_class("--extent_mm", known.extent_mm, n_class), "given"
+        volumes = _one_a_class("--constant_mm3", knowledge.constant_mm3, n_class)
+        extents, shape = ball_diameter_mm(volumes), "the diameter of a ball"
+        if knowledge.extent_mm is not None:
+            extents, shape = _one_a_class("--extent_mm", knowledge.extent_mm, n_class), "given"
         areas = volumes / extents
         words = f"constant {in_words(volumes)} mm3 over {in_words(extents)} mm ({shape})"
     return Estimate(areas / slices.pixel_mm()[:, None], words)
 
 
-def _published(known: Published, n_class: int, slices: Slices) -> Estimate:
+def _published(constants: Published, n_class: int, slices: Slices) -> Estimate:
     """The published constants: of slices of that size as they are, of others by their share of the field of view."""
-    sizes = _one_a_class("--published", known.sizes, n_class)
-    same = slices.area == known.area
-    pixels = np.where(same[:, None], sizes, sizes * slices.area[:, None] / known.area)
-    words = f"published constant {in_words(sizes)} of {known.area} pixels ({known.source})"
+    sizes = _one_a_class("--published", constants.sizes, n_class)
+    same = slices.area == constants.area
+    pixels = np.where(same[:, None], sizes, sizes * slices.area[:, None] / constants.area)
+    words = f"published constant {in_words(sizes)} of {constants.area} pixels ({constants.source})"
     if not same.all():
         words += ", in slices of another size the same share of the slice, taken to be the same field of view"
     return Estimate(pixels, words)
 
 
-def ball_diameter(volume: np.ndarray) -> np.ndarray:
+def ball_diameter_mm(volume_mm3: np.ndarray) -> np.ndarray:
     """d = (6 V / π)^(1/3), what an organ of that volume spans through the slices when nothing else is known."""
-    return np.cbrt(6 * volume / np.pi)
+    return np.cbrt(6 * volume_mm3 / np.pi)
 
 
 def _one_a_class(flag: str, values: Sequence[float], n_class: int) -> np.ndarray:

@@ -11,7 +11,7 @@ import pytest
 from PIL import Image
 
 from datasets.size_table import read_size_table
-from preprocess.priors.estimates import ball_diameter
+from preprocess.priors.estimates import ball_diameter_mm
 from preprocess.size_priors import compare, divergence, parse_args, scale_sizes
 from processes.errors import UserError
 
@@ -123,7 +123,7 @@ def test_mm3_over_a_given_extent(target):
 
 def test_mm3_of_a_ball(target):
     volume = np.pi * 6**3 / 6  # diameter 6 mm: mean cross-section 36 pi / 6 = 18.85 mm2
-    assert ball_diameter(np.array([volume])) == pytest.approx([6])
+    assert ball_diameter_mm(np.array([volume])) == pytest.approx([6])
     out = make(spaced(target), "--constant_mm3", volume)
     assert column(out, "dumbprednotags")["P0_0"] == [61, 19]
     assert "the diameter of a ball" in read_size_table(out, "dumbprednotags").comments["estimator dumbprednotags"]
