@@ -31,7 +31,7 @@ class Scoring:
     jobs: int
 
 
-class Packed(Sequence[np.ndarray]):
+class PackedMaps(Sequence[np.ndarray]):
     """uint8 maps of volumes (D, W, H), compressed in memory: hundreds of them are one evaluation."""
 
     def __init__(self) -> None:
@@ -52,7 +52,7 @@ class Packed(Sequence[np.ndarray]):
         return self
 
 
-class Held:
+class MapsOnDevice:
     """uint8 maps of slices (W, H), left on the device until all are there."""
 
     def __init__(self) -> None:
@@ -178,7 +178,9 @@ def evaluate(
         for part, bound in zip(loss.losses, slices.bounds, strict=True)
     )
     terms, counts, spread = [], [], []
-    predictions, entropies = (Packed(), Packed()) if isinstance(val, WholeStream) else (Held(), Held())
+    predictions, entropies = (
+        (PackedMaps(), PackedMaps()) if isinstance(val, WholeStream) else (MapsOnDevice(), MapsOnDevice())
+    )
     for number, (batch, truth) in enumerate(val.epoch(0)):
         STOP.check()
         log_p = log_probabilities(method.predict(batch, None if truth is None else truth.shape[1:]))
