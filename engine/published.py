@@ -104,7 +104,7 @@ def defaults(code: str | None, use_sgd: bool) -> dict[str, Any]:
 def in_our_words(flags: Mapping[str, Any]) -> dict[str, Any]:
     """The flags that mean something else here, with our networks and transforms, by --published and --use_spacing.
 
-    told: the value of every flag
+    flags: the value of every flag
     """
     code, ours = flags["published"], {}
     ours["network"] = NETWORKS.get(code, {}).get(flags["network"], flags["network"])
@@ -126,7 +126,7 @@ def _renamed(text: str | None, names: dict[str, str]) -> str | None:
 def what_differs(argv: Sequence[str], flags: Mapping[str, Any]) -> list[str]:
     """What a line leaves unsaid and means in the published boundary loss, if it names its set as that code does.
 
-    told: the value of every flag
+    flags: the value of every flag
     """
     if flags["published"] or not any(word.partition("=")[0] == "--dataset" for word in argv):
         return []
