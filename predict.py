@@ -34,7 +34,7 @@ from prediction.inference import Predicting, predict
 from prediction.model import FLIPS, Model, load_model
 from prediction.outputs import Outputs, labels_of, refuse_foreign_outputs
 from prediction.preparation import Preparation, Prepared, preparation
-from prediction.volumes import digest, files_of, find_cases, refuse_as_output, voxel_volumes
+from prediction.volumes import digest, find_cases, joined_paths, refuse_as_output, voxel_volumes
 from processes.errors import UserError
 from processes.ownership import refuse_input
 from utils import listing, run_program, settings_of, sha256_of
@@ -161,7 +161,7 @@ def _predict_all(args: argparse.Namespace, model: Model, prepare: Preparation, c
     if mm3:
         what = "in another unit than mm, which ITK and its viewers overlook: the mask has the numbers of the volume"
         print(f"Note: {what}: {listing(mm3)}.", file=sys.stderr)
-    table = outputs.write_sizes({case.patient: files_of(case) for case in cases}, mm3)
+    table = outputs.write_sizes({case.patient: joined_paths(case) for case in cases}, mm3)
     print(f"{args.out}: {len(todo) - len(faults)} predicted, {len(cases) - len(todo)} were there; {table}")
     if faults:
         raise UserError(f"{len(faults)} of {len(cases)} volumes were not predicted: {describe_faults(faults)}")

@@ -25,7 +25,7 @@ from utils import settings_of
 DEBUG_STEPS = 5  # that --debug keeps of an epoch of --steps
 
 
-def flag(text: str) -> int:
+def switch_value(text: str) -> int:
     """A switch that may be typed alone, as True or False, or as a number: 0 is off, n is every n epochs."""
     word = text.strip().lower()
     if word in ("true", "yes", "on"):
@@ -45,7 +45,7 @@ class Parser(argparse.ArgumentParser):
 def get_parser() -> Parser:  # noqa: PLR0915  a flat list of flags reads better than six functions of it
     """The flags that every method shares."""
     parser = Parser("main.py", description="Train, adapt or evaluate one network.", allow_abbrev=False)
-    switch = {"type": flag, "nargs": "?", "const": 1, "default": 0}
+    switch = {"type": switch_value, "nargs": "?", "const": 1, "default": 0}
 
     data = parser.add_argument_group("data")
     data.add_argument("--target_dataset", "--dataset", type=Path, required=True, help="folder with train/ and val/")

@@ -40,10 +40,10 @@ from methods.thresholds import (
     WithThreshold,
     check_losses,
     check_settings,
-    deviation,
     mean_foreground,
     pseudo_label,
     ramp_up,
+    sd_of,
     straight_through,
 )
 from nets.probabilities import log_probabilities
@@ -191,7 +191,7 @@ class PseudoLabel(Method):
         self.generator.manual_seed(self.step_seed)
         noise = torch.randn(posterior.mean.shape, generator=self.generator, device=confidence.device)
         as_published = self.settings.threshold_draw == "published"
-        spread_of_draw = deviation(head["log_variance"]) if as_published else posterior.sd
+        spread_of_draw = sd_of(head["log_variance"]) if as_published else posterior.sd
         threshold = (posterior.mean + noise * spread_of_draw).mean()
         if not as_published:
             threshold = torch.where((threshold - prior.mean).abs() > 2 * prior.sd, prior.mean, threshold)

@@ -97,7 +97,7 @@ class ThresholdSettings(Settings):
         """(count, 256) posterior of the threshold: from the head, from the confidence, or as the prior is given."""
         by_flags = Gaussian(*(torch.full_like(confidence, value) for value in (self.prior_mu, self.prior_sd)))
         mean = head["mean"].float().relu() if self.post_mu == 0 else (confidence, by_flags.mean)[self.post_mu - 1]
-        sd = deviation(head["log_variance"]) if self.post_sd == 0 else (spread(mean), by_flags.sd)[self.post_sd - 1]
+        sd = sd_of(head["log_variance"]) if self.post_sd == 0 else (spread(mean), by_flags.sd)[self.post_sd - 1]
         return Gaussian(mean.expand(count, DIMENSIONS), sd.expand(count, DIMENSIONS))
 
 
@@ -138,7 +138,7 @@ def mean_foreground(logits: Sequence[Tensor]) -> Tensor:
     return 1 - torch.cat([log_probabilities(each)[:, 0] for each in logits]).exp().mean()
 
 
-def deviation(log_variance: Tensor) -> Tensor:
+def sd_of(log_variance: Tensor) -> Tensor:
     """The standard deviation of each logarithm of a variance, of any shape, in fp32."""
     return (log_variance.float() / 2).exp()
 

@@ -182,7 +182,7 @@ def labels_of(card: Mapping[str, Any], n_class: int, original: bool) -> dict[int
         return {k: k for k in range(n_class)}
     mapping = LabelMap({int(label): k for label, k in card["label_map"].items()})
     known = {0, *mapping.classes}
-    labels = {k: min(label for label in known if mapping.class_of(label) == k) for k in _reached(mapping)}
+    labels = {k: min(label for label in known if mapping.class_of(label) == k) for k in _classes_of(mapping)}
     if nameless := [k for k in range(n_class) if k not in labels]:
         raise UserError(
             f"--label_values original: of class {listing(nameless)} the set tells no label (--label_map "
@@ -191,6 +191,6 @@ def labels_of(card: Mapping[str, Any], n_class: int, original: bool) -> dict[int
     return labels
 
 
-def _reached(mapping: LabelMap) -> set[int]:
+def _classes_of(mapping: LabelMap) -> set[int]:
     """The classes that any label has."""
     return {k for k in (mapping.class_of(label) for label in {0, *mapping.classes}) if k is not None}

@@ -87,6 +87,6 @@ def voxel_volumes(cases: Sequence[Case]) -> dict[str, float]:
     return volumes_mm3
 
 
-def files_of(case: Case) -> str:
+def joined_paths(case: Case) -> str:
     """The files of a patient, as the table of sizes shows them."""
     return ";".join(path.as_posix() for path in case.paths.values())

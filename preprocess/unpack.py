@@ -237,7 +237,7 @@ def unpack(lineage: Lineage, dest: Path, skip: Sequence[str] = (), accept_checks
 # ------------------------------------------------------------------------------------------------- command line
 
 
-def read_arguments(arguments: Sequence[str] | None = None) -> argparse.Namespace:
+def parse_args(arguments: Sequence[str] | None = None) -> argparse.Namespace:
     parser = argparse.ArgumentParser(
         "python -m preprocess.unpack",
         description=__doc__,
@@ -256,7 +256,7 @@ def read_arguments(arguments: Sequence[str] | None = None) -> argparse.Namespace
 
 
 def main() -> None:
-    args = read_arguments()
+    args = parse_args()
     lineage = read_lineage(args.lineage)
     number = unpack(lineage, args.dest, args.skip, args.accept_checksum)
     print(f"{args.dest}: {counted(number, 'file')} out of {listing(lineage.archives)}")

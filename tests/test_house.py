@@ -116,7 +116,7 @@ READ_FLAGS = {"engine/arguments.py", "main.py", "plot.py", "predict.py", "report
 
 @pytest.mark.parametrize("name", PRODUCT)
 def test_no_room_is_handed_every_flag(name):
-    """Everything else is told what it needs: a dataclass next to its reader, filled by `taken`."""
+    """Everything else is told what it needs: a dataclass next to its reader, filled by `settings_of`."""
     reads = name in READ_FLAGS or name.split("/")[0] == "preprocess"
     assert reads or "Namespace" not in (ROOT / name).read_text(encoding="utf-8")
 

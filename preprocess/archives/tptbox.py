@@ -104,7 +104,7 @@ def spine_spec(dest: Path, modality: str, image: Path, label: Path) -> SliceSpec
     )
 
 
-def read_arguments() -> argparse.Namespace:
+def parse_args() -> argparse.Namespace:
     """The command line; `dests` holds modality -> folder of the sets to make. Exits like argparse."""
     parser = argparse.ArgumentParser("python -m preprocess.archives.tptbox", description=__doc__, allow_abbrev=False)
     parser.formatter_class = argparse.RawDescriptionHelpFormatter
@@ -128,7 +128,7 @@ def read_arguments() -> argparse.Namespace:
 
 
 def main() -> None:
-    args = read_arguments()
+    args = parse_args()
     there = [dest for dest in args.dests.values() if dest.exists()]
     if there:
         raise UserError(f"{listing(there)}: there already; remove what is to be made again.")

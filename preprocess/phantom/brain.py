@@ -5,7 +5,7 @@ import math
 from numpy.random import Generator
 
 from preprocess.phantom.anatomy import both, dots, vary
-from preprocess.phantom.render import Blob, Grid, Image, Part, Site, Tube, Vector
+from preprocess.phantom.render import Blob, Image, Part, Sampling, Site, Tube, Vector
 
 
 def half(side: int, size: float, depth: float) -> Blob:
@@ -186,8 +186,8 @@ STROKE = (
             "vessel": (45, 110, 90, 3.5, 1),
         },
         grids={
-            "full": Grid(94, ((256, 256, 2), (256, 256, 22)), ((0.85, 0.85, 5.0), (0.85, 0.85, 5.0))),
-            "small": Grid(40, ((64, 64, 6), (64, 64, 10)), ((3.2, 3.2, 5.0), (3.2, 3.2, 5.0))),
+            "full": Sampling(94, ((256, 256, 2), (256, 256, 22)), ((0.85, 0.85, 5.0), (0.85, 0.85, 5.0))),
+            "small": Sampling(40, ((64, 64, 6), (64, 64, 10)), ((3.2, 3.2, 5.0), (3.2, 3.2, 5.0))),
         },
         spread=0.05,
         grain=0.12,
@@ -199,7 +199,12 @@ STROKE = (
 
 
 def _white_matter(
-    scanner: str, first: int, grids: dict[str, Grid], means: dict[str, tuple[float, float]], noise: float, blur: float
+    scanner: str,
+    first: int,
+    grids: dict[str, Sampling],
+    means: dict[str, tuple[float, float]],
+    noise: float,
+    blur: float,
 ) -> Site:
     """One scanner; a tissue's means are those in FLAIR and in T1."""
     return Site(
@@ -218,8 +223,8 @@ def _white_matter(
     )
 
 
-def _fixed(scans: int, shape: tuple[int, int, int], spacing_mm: Vector) -> Grid:
-    return Grid(scans, (shape, shape), (spacing_mm, spacing_mm))
+def _fixed(scans: int, shape: tuple[int, int, int], spacing_mm: Vector) -> Sampling:
+    return Sampling(scans, (shape, shape), (spacing_mm, spacing_mm))
 
 
 WHITE_MATTER = (

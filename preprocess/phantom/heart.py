@@ -3,7 +3,7 @@
 from numpy.random import Generator
 
 from preprocess.phantom.anatomy import TEXTURE, both, dots, one, vary
-from preprocess.phantom.render import Blob, Grid, Image, Part, Site, Tube, Vector
+from preprocess.phantom.render import Blob, Image, Part, Sampling, Site, Tube, Vector
 
 
 def heart(rng: Generator) -> list[Part]:
@@ -76,8 +76,8 @@ HEART = (
             myocardium=270,
         ),
         grids={
-            "full": Grid(20, ((256, 256, 110), (256, 256, 128)), ((0.7, 0.7, 1.2), (0.7, 0.7, 1.2))),
-            "small": Grid(10, ((64, 64, 24), (64, 64, 26)), ((2.8, 2.8, 6.0), (2.8, 2.8, 6.0))),
+            "full": Sampling(20, ((256, 256, 110), (256, 256, 128)), ((0.7, 0.7, 1.2), (0.7, 0.7, 1.2))),
+            "small": Sampling(10, ((64, 64, 24), (64, 64, 26)), ((2.8, 2.8, 6.0), (2.8, 2.8, 6.0))),
         },
         blur=0.8,
         texture=TEXTURE,
@@ -102,8 +102,8 @@ HEART = (
             myocardium=1090,
         ),
         grids={
-            "full": Grid(20, ((256, 256, 110), (256, 256, 128)), ((0.7, 0.7, 1.2), (0.7, 0.7, 1.2))),
-            "small": Grid(10, ((64, 64, 24), (64, 64, 26)), ((2.8, 2.8, 6.0), (2.8, 2.8, 6.0))),
+            "full": Sampling(20, ((256, 256, 110), (256, 256, 128)), ((0.7, 0.7, 1.2), (0.7, 0.7, 1.2))),
+            "small": Sampling(10, ((64, 64, 24), (64, 64, 26)), ((2.8, 2.8, 6.0), (2.8, 2.8, 6.0))),
         },
         spread=0.015,
         grain=0.015,

@@ -5,7 +5,7 @@ from numpy.random import Generator
 from preprocess.phantom.anatomy import TEXTURE
 from preprocess.phantom.decathlon import Contents, with_tests
 from preprocess.phantom.pelvis import pelvis
-from preprocess.phantom.render import Blob, Grid, Image, Part, Site
+from preprocess.phantom.render import Blob, Image, Part, Sampling, Site
 
 CONTENTS = Contents("Task05_Prostate", "PROSTATE", ("background", "PZ", "TZ"))
 
@@ -56,8 +56,8 @@ ZONES = with_tests(
             "stool": (200, 700),
         },
         grids={
-            "full": Grid(32, ((320, 320, 20), (320, 320, 20)), ((0.6, 0.6, 4.0), (0.6, 0.6, 4.0))),
-            "small": Grid(18, ((64, 64, 10), (64, 64, 12)), ((2.0, 2.0, 6.0), (2.0, 2.0, 6.0))),
+            "full": Sampling(32, ((320, 320, 20), (320, 320, 20)), ((0.6, 0.6, 4.0), (0.6, 0.6, 4.0))),
+            "small": Sampling(18, ((64, 64, 10), (64, 64, 12)), ((2.0, 2.0, 6.0), (2.0, 2.0, 6.0))),
         },
         stored="RAS",
         spread=0.14,

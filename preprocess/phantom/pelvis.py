@@ -5,7 +5,7 @@ from functools import partial
 from numpy.random import Generator
 
 from preprocess.phantom.anatomy import TEXTURE, both, dots, one, vary
-from preprocess.phantom.render import Blob, Grid, Image, Part, Site
+from preprocess.phantom.render import Blob, Image, Part, Sampling, Site
 
 
 def pelvis(rng: Generator, coil: bool, growth: float = 1.0) -> list[Part]:
@@ -73,8 +73,8 @@ PROSTATE = (
             balloon=20,
         ),
         grids={
-            "full": Grid(30, ((384, 384, 20), (384, 384, 24)), ((0.4, 0.4, 3.0), (0.4, 0.4, 3.0))),
-            "small": Grid(16, ((64, 64, 12), (64, 64, 14)), ((1.6, 1.6, 5.0), (1.6, 1.6, 5.0))),
+            "full": Sampling(30, ((384, 384, 20), (384, 384, 24)), ((0.4, 0.4, 3.0), (0.4, 0.4, 3.0))),
+            "small": Sampling(16, ((64, 64, 12), (64, 64, 14)), ((1.6, 1.6, 5.0), (1.6, 1.6, 5.0))),
         },
         coil=((0, 30, 0), 4.0, 22.0),
         blur=0.7,
@@ -102,8 +102,8 @@ PROSTATE = (
             stool=200,
         ),
         grids={
-            "full": Grid(30, ((384, 384, 16), (384, 384, 24)), ((0.6, 0.6, 3.6), (0.6, 0.6, 4.0))),
-            "small": Grid(16, ((64, 64, 13), (64, 64, 15)), ((2.0, 2.0, 5.0), (2.0, 2.0, 5.0))),
+            "full": Sampling(30, ((384, 384, 16), (384, 384, 24)), ((0.6, 0.6, 3.6), (0.6, 0.6, 4.0))),
+            "small": Sampling(16, ((64, 64, 13), (64, 64, 15)), ((2.0, 2.0, 5.0), (2.0, 2.0, 5.0))),
         },
         blur=0.5,
         texture=TEXTURE,

@@ -92,7 +92,7 @@ class Image:
 
 
 @dataclass(frozen=True)
-class Grid:
+class Sampling:
     """How a site samples space. Shapes and spacings are drawn between two corners, the same for both if fixed."""
 
     scans: int
@@ -106,7 +106,7 @@ class Site:
 
     images: dict[str, Image]  # file name, with places for the numbers of the scan and the frame
     labels: str | None  # None: those of a test, which are kept back
-    grids: dict[str, Grid]
+    grids: dict[str, Sampling]
     means: dict[str, tuple[float, ...]]  # tissue -> one intensity a channel
     frames: dict[int, Anatomy]  # number of a frame -> what is where in it; one frame unless it is a cine
     stack: str | None = None  # the one 4D file that holds the images instead, (X,Y,Z,C)

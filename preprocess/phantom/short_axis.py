@@ -6,7 +6,7 @@ from functools import partial
 from numpy.random import Generator
 
 from preprocess.phantom.anatomy import TEXTURE, both, dots, one, vary
-from preprocess.phantom.render import Blob, Grid, Image, Part, Site
+from preprocess.phantom.render import Blob, Image, Part, Sampling, Site
 
 APEX = -46.0  # mm, stays where it is while the base comes down to it
 
@@ -114,8 +114,8 @@ def _site(first: int, name: str, frame: int, group: Group) -> Site:
         },
         means=one(fat=430, muscle=150, lung=50, liver=230, stomach=330, marrow=300, blood=600, mediastinum=260),
         grids={
-            "full": Grid(20, ((192, 216, 8), (224, 256, 10)), ((1.4, 1.4, 10.0), (1.4, 1.4, 10.0))),
-            "small": Grid(4, ((56, 64, 8), (64, 64, 10)), ((2.6, 2.6, 10.0), (2.6, 2.6, 10.0))),
+            "full": Sampling(20, ((192, 216, 8), (224, 256, 10)), ((1.4, 1.4, 10.0), (1.4, 1.4, 10.0))),
+            "small": Sampling(4, ((56, 64, 8), (64, 64, 10)), ((2.6, 2.6, 10.0), (2.6, 2.6, 10.0))),
         },
         spread=0.14,
         bias=0.25,

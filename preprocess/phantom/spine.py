@@ -5,7 +5,7 @@ import math
 from numpy.random import Generator
 
 from preprocess.phantom.anatomy import TEXTURE, both, dots, vary
-from preprocess.phantom.render import Blob, Grid, Image, Part, Site, Tube, Vector
+from preprocess.phantom.render import Blob, Image, Part, Sampling, Site, Tube, Vector
 
 
 def spine(rng: Generator) -> list[Part]:
@@ -85,8 +85,8 @@ DISCS = (
             "bowel": (380, 80),
         },
         grids={
-            "full": Grid(16, ((36, 256, 256), (36, 256, 256)), ((2.0, 1.25, 1.25), (2.0, 1.25, 1.25))),
-            "small": Grid(16, ((24, 64, 48), (24, 64, 48)), ((3.0, 2.0, 5.0), (3.0, 2.0, 5.0))),
+            "full": Sampling(16, ((36, 256, 256), (36, 256, 256)), ((2.0, 1.25, 1.25), (2.0, 1.25, 1.25))),
+            "small": Sampling(16, ((24, 64, 48), (24, 64, 48)), ((3.0, 2.0, 5.0), (3.0, 2.0, 5.0))),
         },
         blur=0.7,
         texture=TEXTURE,

@@ -7,7 +7,7 @@ from numpy.random import Generator
 from preprocess.phantom.anatomy import dots, vary
 from preprocess.phantom.brain import brain_tissue, cluster, fluid, half, horns, in_ball
 from preprocess.phantom.decathlon import Contents, with_tests
-from preprocess.phantom.render import Blob, Grid, Image, Part, Site, Tube, Vector
+from preprocess.phantom.render import Blob, Image, Part, Sampling, Site, Tube, Vector
 
 CONTENTS = Contents("Task01_BrainTumour", "BRATS", ("background", "edema", "non-enhancing tumor", "enhancing tumour"))
 
@@ -99,8 +99,8 @@ GLIOMA = with_tests(
             "vessel": (180, 300, 860, 200),
         },
         grids={
-            "full": Grid(24, ((240, 240, 155), (240, 240, 155)), ((1.0, 1.0, 1.0), (1.0, 1.0, 1.0))),
-            "small": Grid(24, ((40, 40, 32), (40, 40, 32)), ((4.8, 4.8, 4.8), (4.8, 4.8, 4.8))),
+            "full": Sampling(24, ((240, 240, 155), (240, 240, 155)), ((1.0, 1.0, 1.0), (1.0, 1.0, 1.0))),
+            "small": Sampling(24, ((40, 40, 32), (40, 40, 32)), ((4.8, 4.8, 4.8), (4.8, 4.8, 4.8))),
         },
         stored="RAS",
         spread=0.12,
