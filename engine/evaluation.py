@@ -49,6 +49,7 @@ class PackedMaps(Sequence[np.ndarray]):
         return len(self.parts)
 
     def whole(self) -> Sequence[np.ndarray]:
+        """All maps (D, W, H), each unpacked when it is asked for."""
         return self
 
 
@@ -63,6 +64,7 @@ class MapsOnDevice:
         self.parts.append(maps)
 
     def whole(self) -> Sequence[np.ndarray]:
+        """All maps (S, W, H), fetched from the device."""
         return torch.cat(self.parts).cpu().numpy()
 
 

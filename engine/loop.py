@@ -55,6 +55,7 @@ class Steps:
         return len(self.terms)
 
     def add(self, terms: Tensor, counts: Tensor | None, rows: Tensor) -> None:
+        """Adds a step: (terms,) scalars, (4, B, K) counts of pixels if the method segments, (B,) rows of its slices."""
         self.terms.append(terms)
         self.counts += [] if counts is None else [counts]
         self.rows.append(rows)

@@ -128,6 +128,7 @@ class RunFolder:
         return EpochArray(self.path / f"{name}.npy", shape, keep=self.epochs_done > 0)
 
     def write_array(self, name: str, values: np.ndarray) -> None:
+        """Writes values of any shape as float32, to `<name>.npy`."""
         with atomic_write(self.path / f"{name}.npy") as file:
             np.save(file, values.astype(np.float32))
 
