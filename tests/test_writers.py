@@ -28,7 +28,7 @@ from analysis.tables.table import Report, as_csv, as_latex, as_markdown, as_text
 from datasets.set_tables import read_rows
 from datasets.size_table import read_size_table, write_size_table
 from files.listing import UNLISTED
-from prediction.inference import Wanted
+from prediction.inference import Predicting
 from prediction.outputs import Outputs
 from preprocess import data_report, tags
 from preprocess.new_set import write_card
@@ -201,7 +201,7 @@ def sizes(place):
 
 @writes("prediction/outputs.py: Outputs.write_sizes", "prediction/outputs.py: Outputs.begin")
 def predictions(place):
-    outputs = Outputs(place, {0: 0, 1: 1}, Wanted())
+    outputs = Outputs(place, {0: 0, 1: 1}, Predicting())
     outputs.begin({"weights": "a\nb"}, {name: [name] for name in FILES}, overwrite=False)
     for name in FILES:
         nib.Nifti1Image(np.ones((2, 2, 2), np.uint8), np.eye(4)).to_filename(outputs.paths(name)["classes"])

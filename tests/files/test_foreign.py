@@ -7,7 +7,7 @@ import json
 import pytest
 
 from files.foreign import Refused, read_json, read_text, reading
-from prediction.inference import Wanted
+from prediction.inference import Predicting
 from prediction.outputs import Outputs
 from processes.errors import UserError
 
@@ -52,7 +52,7 @@ def test_what_is_no_object_of_json_is_told(tmp_path, content, words):
 
 @pytest.mark.parametrize("content", ["{", "[]", '{"volumes": [1]}', "\xff"])
 def test_a_broken_note_of_predictions_is_refused_or_written_anew(tmp_path, content):
-    note, outputs = tmp_path / "predict.json", Outputs(tmp_path, {0: 0, 1: 1}, Wanted())
+    note, outputs = tmp_path / "predict.json", Outputs(tmp_path, {0: 0, 1: 1}, Predicting())
     note.write_text(content, encoding="latin-1")
     with pytest.raises(UserError, match=r"predict\.json .*--out.*--overwrite"):
         outputs.begin({"weights": "x"}, {"Case00": {"a": "b"}}, overwrite=False)

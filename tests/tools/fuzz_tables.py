@@ -14,7 +14,7 @@ from datasets.files import check_class_count, check_patients
 from datasets.set_tables import read_card, read_rows, spacing_of_patients
 from datasets.volumes import _read_headers, _read_scale
 from files.pairing import read_patients
-from prediction.inference import Wanted
+from prediction.inference import Predicting
 from prediction.outputs import Outputs
 from preprocess.new_dataset import read_phantom
 from preprocess.slicing.spec import SliceSpec
@@ -81,7 +81,7 @@ def look_at_tags(path):
 
 
 def look_at_predictions(folder):
-    Outputs(folder, {0: 0, 1: 1}, Wanted()).begin(
+    Outputs(folder, {0: 0, 1: 1}, Predicting()).begin(
         {"weights": "x", "tool": "1"}, {"Case00": {"a": "b"}}, overwrite=False
     )
     return ""
