@@ -21,7 +21,7 @@ WIDTH = 72  # letters of a value's line
 
 
 @dataclass(frozen=True)
-class Said:
+class Definition:
     """A definition in a makefile: what is named, for which targets ('' for all), as which text, and where."""
 
     name: str
@@ -39,36 +39,36 @@ def logical_lines(path: Path) -> Iterator[tuple[int, str]]:
         yield number, line
 
 
-def definitions(path: Path) -> Iterator[Said]:
-    for number, line in logical_lines(path):
-        if found := DEFINITION.fullmatch(line):
-            yield Said(found[1], "", found[2], f"{path}:{number}")
-        elif found := OF_TARGET.fullmatch(line):
-            yield Said(found[2], found[1], found[3], f"{path}:{number}")
+def definitions(path: Path) -> Iterator[Definition]:
+    for number, text in logical_lines(path):
+        if match := DEFINITION.fullmatch(text):
+            yield Definition(match[1], "", match[2], f"{path}:{number}")
+        elif match := OF_TARGET.fullmatch(text):
+            yield Definition(match[2], match[1], match[3], f"{path}:{number}")
 
 
-Known = dict[str, list[Said]]
+ByName = dict[str, list[Definition]]
 
 
-def is_for(said: Said, run: str, known: Known) -> bool:
+def is_for(line: Definition, run: str, by_name: ByName) -> bool:
     """Whether a line of targets names this run, alone, by a pattern or in a list."""
-    targets = said.targets
+    targets = line.targets
     for name in NAME.findall(targets):
-        targets += " " + " ".join(other.text for other in known.get(name, ()))
+        targets += " " + " ".join(other.text for other in by_name.get(name, ()))
     names = re.findall(r"[\w.%-]+", targets)
     return any(re.fullmatch(re.escape(name).replace("%", ".+"), run) for name in names if name.strip("%"))
 
 
-def in_reach(name: str, run: str, known: Known, seen: set[str]) -> Iterator[Said]:
+def in_reach(name: str, run: str, by_name: ByName, visited: set[str]) -> Iterator[Definition]:
     """What defines a name, and the names in that: of the run's own lines the last one alone."""
-    if name in seen:
+    if name in visited:
         return
-    seen.add(name)
-    own = [said for said in known.get(name, ()) if said.targets and is_for(said, run, known)]
-    for said in own[-1:] or [said for said in known.get(name, ()) if not said.targets]:
-        yield said
-        for other in NAME.findall(said.text):
-            yield from in_reach(other, run, known, seen)
+    visited.add(name)
+    own = [line for line in by_name.get(name, ()) if line.targets and is_for(line, run, by_name)]
+    for line in own[-1:] or [line for line in by_name.get(name, ()) if not line.targets]:
+        yield line
+        for other in NAME.findall(line.text):
+            yield from in_reach(other, run, by_name, visited)
 
 
 def by_flag(words: list[str]) -> list[tuple[str, list[str]]]:
@@ -83,17 +83,17 @@ def by_flag(words: list[str]) -> list[tuple[str, list[str]]]:
     return joined
 
 
-def place_of(flag: str, value: str, reached: list[Said]) -> str:
-    """Where a flag gets its value: where that stands, by way of the names that it is said with."""
+def place_of(flag: str, value: str, reached: list[Definition]) -> str:
+    """Where a flag gets its value: where that stands, by way of the names in it."""
     says = re.compile(rf"{flag}(?![\w-])[ =]*[\"']*(?P<value>.*)", re.S)
-    best = _best([said for said in reached if says.search(said.text)], value)
+    best = _best([line for line in reached if says.search(line.text)], value)
     if not best:
         return ""
     if not value:
         return f"{best.place}  {best.name}"
-    text, rest = says.search(best.text)["value"], [said for said in reached if said != best]
+    text, rest = says.search(best.text)["value"], [line for line in reached if line != best]
     while named := WHOLE.match(text):
-        deeper = _best([said for said in rest if said.name == named[1]], value)
+        deeper = _best([line for line in rest if line.name == named[1]], value)
         if not deeper:
             break
         best, text = deeper, deeper.text.strip()
@@ -101,10 +101,10 @@ def place_of(flag: str, value: str, reached: list[Said]) -> str:
     return f"{best.place}  {best.name}"
 
 
-def _best(candidates: list[Said], value: str) -> Said | None:
+def _best(candidates: list[Definition], value: str) -> Definition | None:
     """The one in whose text the value stands, else its first word, else the last one."""
     for part in (value, value.split(" ")[0]):
-        if part and (exact := [said for said in candidates if re.search(rf"(^|[\s\"'=]){re.escape(part)}", said.text)]):
+        if part and (exact := [line for line in candidates if re.search(rf"(^|[\s\"'=]){re.escape(part)}", line.text)]):
             return exact[-1]
     return candidates[-1] if candidates else None
 
@@ -123,13 +123,13 @@ def sections(words: list[str]) -> list[list[str]]:
 def main() -> None:
     run, files, *rest = sys.argv[1:]
     makefiles, common, own, typed = sections(rest)
-    known: Known = {}
+    by_name: ByName = {}
     for path in map(Path, makefiles):
-        for said in definitions(path):
-            known.setdefault(said.name, []).append(said)
+        for line in definitions(path):
+            by_name.setdefault(line.name, []).append(line)
     chosen: dict[str, tuple[str, str]] = {}
     for words, variable in ((common, "COMMON"), (own, "OPT")):
-        reached = list(in_reach(variable, Path(run).name, known, set()))
+        reached = list(in_reach(variable, Path(run).name, by_name, set()))
         for flag, values in by_flag(words):
             chosen[flag] = (" ".join(values), place_of(flag, " ".join(values), reached))
     for flag, values in by_flag(typed):
