@@ -136,9 +136,8 @@ class Adversarial(Method):
         of its judgements that are right, all scalars.
         """
         terms, border = {}, 0.0 if self.settings.gan == "vanilla" else (SOURCE + TARGET) / 2
-        for number, (ours, theirs, discriminator) in enumerate(
-            zip(source, target, self.discriminators, strict=True), 1
-        ):
+        levels = zip(source, target, self.discriminators, strict=True)
+        for number, (ours, theirs, discriminator) in enumerate(levels, 1):
             on_source, on_target = self.verdict(discriminator, ours), self.verdict(discriminator, theirs)
             terms[f"d{number}"] = (self.settings.error(on_source, SOURCE) + self.settings.error(on_target, TARGET)) / 2
             right = (on_source > border).float().mean() + (on_target <= border).float().mean()
