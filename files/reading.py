@@ -125,13 +125,13 @@ def unsure_place(
     directions: in which their axes are compared (None: as stored)
     Raises VolumeFault.
     """
-    grid, label_grid = read_grid(image, channel, directions), read_grid(label, None, directions, is_label=True)
-    apart = deviation(grid, label_grid, tolerance_mm)
+    grid, drawn = read_grid(image, channel, directions), read_grid(label, None, directions, is_label=True)
+    apart = deviation(grid, drawn, tolerance_mm)
     if apart is None:
         return None
     if nowhere := _placeless(label, image):
         return f"{NOWHERE} image and label do not lie on one grid ({WRITE_IT})", f"{nowhere} ({apart})"
-    return _on_the_qform(image, grid, label_grid, channel, tolerance_mm, directions) or _two_places(
+    return _on_the_qform(image, grid, drawn, channel, tolerance_mm, directions) or _two_places(
         image, label, tolerance_mm
     )
 
@@ -153,14 +153,14 @@ def _two_places(image: Path, label: Path, tolerance_mm: float) -> Fault | None:
 
 
 def _on_the_qform(
-    image: Path, grid: Grid, label_grid: Grid, channel: int | None, tolerance_mm: float, directions: str | None
+    image: Path, grid: Grid, drawn: Grid, channel: int | None, tolerance_mm: float, directions: str | None
 ) -> Fault | None:
     """The fault of an image whose sform and qform are two places, where its label lies on the qform.
 
     So it is after a registration that changed the sform alone, when the label was drawn in a viewer that reads the
     qform: voxel by voxel it fits, and by the sform, which counts here, it lies aside.
 
-    grid, label_grid: of the image and the label, their axes in these directions
+    grid, drawn: of the image and the label, their axes in these directions
     """
     header, stored = read_header(image), read_grid(image, channel)
     if not (header["qform_code"] and header["sform_code"]):
@@ -168,7 +168,7 @@ def _on_the_qform(
     second = Grid(stored.shape, qform_in_mm(header))
     second = second.turned(directions) if directions else second
     allowed, apart = grid.allows(tolerance_mm), grid.distance(second)
-    if apart <= allowed or label_grid.shape != second.shape or second.distance(label_grid) > allowed:
+    if apart <= allowed or drawn.shape != second.shape or second.distance(drawn) > allowed:
         return None
     what = "states two places, sform and qform, and its label lies on the qform (write one of the two into both)"
     return what, f"{image} ({apart:.3g} mm apart)"
