@@ -104,7 +104,7 @@ class CrossEntropy(Loss):
         ignore_index: int = 255,
     ) -> None:
         super().__init__()
-        if ignore_index > 255:
+        if not -(2**31) <= ignore_index <= 255:
             raise UserError(f"CrossEntropy: 'ignore_index' is a label, at most 255, or below 0; got {ignore_index}.")
         self.idc, self.weights, self.ignores = idc, weights, ignore_index
 

@@ -238,7 +238,7 @@ def lay_bounds(slices: SliceSet, bounds: Sequence[Any], required: bool = True) -
         limits = np.stack([bound(label, name) for label, name in zip(labels, slices.names, strict=True)])
         if required:
             tell_once(bound.doubt(slices.names, [math.prod(size) for size in slices.sizes]))
-        laid.append(limits if _are_ratios(bound, limits, covered, slices.names, required) else None)
+        laid.append(limits if are_usable(bound, limits, covered, slices.names, required) else None)
         kept &= covered
     if not kept.any():
         raise UserError(f"The size prior leaves out every slice of {slices.root / slices.split} (all-zero lists).")
@@ -246,8 +246,17 @@ def lay_bounds(slices: SliceSet, bounds: Sequence[Any], required: bool = True) -
     return slices if kept.all() else slices.keep(np.flatnonzero(kept).tolist())
 
 
-def _are_ratios(bound: Any, limits: np.ndarray, covered: np.ndarray, names: Sequence[str], required: bool) -> bool:
-    """Whether each row of the limits (N, K, 2) has ratios, where they are compared; if required, else UserError."""
+def are_usable(bound: Any, limits: np.ndarray, covered: np.ndarray, names: Sequence[str], required: bool) -> bool:
+    """Whether a loss can learn from limits (N, K, 2): they have ratios, where these are compared.
+
+    covered: (N,) bool, the slices that the bound speaks of
+    required: raises UserError where there are no ratios; in any case for limits that are no finite numbers
+    """
+    if not np.isfinite(limits).all():
+        raise UserError(
+            f"{type(bound).__name__} gives sizes that are no finite numbers of pixels. Take a smaller margin, "
+            "or look at the csv."
+        )
     nothing = covered & ~limits[:, :, 0].any(1)
     if not (bound.as_ratios and nothing.any()):
         return True

@@ -73,6 +73,10 @@ BAD = {
         ("--target_losses", "[('CrossEntropy', {'ignore_index': 1000000000}, 1)]"),
         "'ignore_index' is a label, at most 255",
     ),
+    "a label that no number of 64 bits holds": (
+        ("--target_losses", "[('CrossEntropy', {'ignore_index': -10000000000000000000000}, 1)]"),
+        "'ignore_index' is a label, at most 255, or below 0; got -1000000",
+    ),
     "gamma below 0": (("--target_losses", "[('FocalLoss', {'gamma': -1}, 1)]"), "'gamma' is at least 0; got -1"),
     "smooth of 0": (("--target_losses", "[('DiceLoss', {'smooth': 0}, 1)]"), "'smooth' is at least 1e-10; got 0"),
     "a share above 1": (

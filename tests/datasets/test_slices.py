@@ -428,6 +428,13 @@ def test_sizes_that_are_all_zero_are_no_ratios(site):
     assert lay_bounds(slices, [bound], required=False).bounds == [None]
 
 
+@pytest.mark.parametrize("required", [True, False])
+def test_sizes_that_are_no_numbers_are_refused(site, required):
+    """A margin of 1e308 makes them infinite, and a loss of them NaN at its first step."""
+    with pytest.raises(UserError, match="PreciseBounds gives sizes that are no finite numbers.*a smaller margin"):
+        lay_bounds(open_train(site), [BOUNDS.build("PreciseBounds", 2, margin=1e308)], required=required)
+
+
 def test_a_slice_without_prior_is_fatal_in_training_and_tolerated_in_validation(site, tmp_path):
     prior = write_prior(tmp_path / "p.csv", site)
     prior.write_text("\n".join(line for line in prior.read_text().splitlines() if "Case01_1" not in line))

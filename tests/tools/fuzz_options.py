@@ -17,6 +17,7 @@ import torch
 
 import main as program
 from datasets.augmentation import Augmentation
+from datasets.slices import are_usable
 from engine.arguments import get_args, get_parser
 from methods.base import METHODS
 from methods.settings import add_flags
@@ -167,27 +168,31 @@ def take(argv):
     named = [(bound.sizefile, bound.predcol) for bound in loss.bounds if hasattr(bound, "sizefile")]
     if not loss.losses or not all(Path(path).is_file() and column == "col" for path, column in named):
         return ""
+    labels = torch.zeros(2, 8, 8, dtype=torch.long)
+    labels[0, 2:5, 2:6] = 1
+    limits = [bound and lay(bound, labels) for bound in loss.bounds]  # what is refused here is refused with the data
     try:
-        return first_step(args, loss)
+        return first_step(args, loss, labels, limits)
     except UserError as error:
         return f"told late: {error}"
 
 
-def first_step(args, loss):
+def lay(bound, labels):
+    """(B, K, 2) limits of two slices, as a set of slices lays them."""
+    names = [f"Case0_{k}" for k in range(2)]
+    limits = np.stack([bound(label.numpy(), name) for label, name in zip(labels, names, strict=True)])
+    are_usable(bound, limits, np.ones(2, bool), names, required=True)
+    return torch.from_numpy(limits).float()
+
+
+def first_step(args, loss, labels, limits):
     """What is wrong with the first step of a run, on made-up images, and the last epoch; '' if nothing is."""
-    labels = torch.zeros(2, 8, 8, dtype=torch.long)
-    labels[0, 2:5, 2:6] = 1
     logits = torch.randn(2, args.n_class, 8, 8, requires_grad=True)
     maps = torch.randn(2, args.n_class, 8, 8)
-    laid = [
-        None if bound is None else np.stack([bound(labels[k].numpy(), f"Case0_{k}") for k in range(2)])
-        for bound in loss.bounds
-    ]
-    laid = [None if bound is None else torch.from_numpy(bound).float() for bound in laid]
     targets = [maps if each.needs_maps else labels if each.needs_target else None for each in loss.losses]
     for epoch in (0, args.n_epoch - 1):
         loss.begin_epoch(epoch)
-        terms = loss(logits, targets, laid)
+        terms = loss(logits, targets, limits)
         terms["tot"].backward()
         if not (all(term.isfinite() for term in terms.values()) and logits.grad.isfinite().all()):
             return f"not finite: { {name: float(term) for name, term in terms.items()} }"
