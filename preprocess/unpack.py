@@ -237,7 +237,7 @@ def unpack(lineage: Lineage, dest: Path, skip: Sequence[str] = (), accept_checks
 # ------------------------------------------------------------------------------------------------- command line
 
 
-def parse_args(arguments: Sequence[str] | None = None) -> argparse.Namespace:
+def parse_args(argv: Sequence[str] | None = None) -> argparse.Namespace:
     parser = argparse.ArgumentParser(
         "python -m preprocess.unpack",
         description=__doc__,
@@ -252,7 +252,7 @@ def parse_args(arguments: Sequence[str] | None = None) -> argparse.Namespace:
     accept = "go on, with a warning, where an archive has another md5 than is listed: it was packed anew"
     add("--accept_checksum", action="store_true", help=accept)
     add("--debug", action="store_true", help="show the traceback of an error")
-    return parser.parse_args(arguments)
+    return parser.parse_args(argv)
 
 
 def main() -> None:

@@ -8,9 +8,9 @@ from preprocess.phantom.anatomy import both, dots, vary
 from preprocess.phantom.render import Blob, Image, Part, Sampling, Site, Tube, Vector
 
 
-def half(side: int, size: float, depth: float) -> Blob:
-    """One side of the brain, `depth` mm below its surface: where a lesion may be."""
-    return Blob((side * 34 * size, 0, 12), (33 * size - depth, 82 * size - depth, 58 - depth))
+def half(side: int, size: float, depth_mm: float) -> Blob:
+    """One side of the brain, `depth_mm` below its surface: where a lesion may be."""
+    return Blob((side * 34 * size, 0, 12), (33 * size - depth_mm, 82 * size - depth_mm, 58 - depth_mm))
 
 
 def horns(side: int, size: float) -> tuple[Vector, ...]:
@@ -19,7 +19,7 @@ def horns(side: int, size: float) -> tuple[Vector, ...]:
     return tuple((side * x * size, y * size, z) for x, y, z in chain)
 
 
-def _skull(rng: Generator, size: float) -> list[Part]:
+def _skull(size: float) -> list[Part]:
     """Neck and scalp, bone in its layers, the fluid around the brain."""
     neck = (0, 22, -60), (0, 34, -200)
     parts = [
@@ -29,11 +29,11 @@ def _skull(rng: Generator, size: float) -> list[Part]:
         Part("muscle", Blob((0, -10, -84), (60, 80, 36)), wavy=3.0),
     ]
     layers = ("muscle", 4), ("bone", 6), ("marrow", 9), ("bone", 12), ("csf", 15)
-    return parts + [Part(tissue, _skull_layer(size, deep), wavy=0.5) for tissue, deep in layers]
+    return parts + [Part(tissue, _skull_layer(size, depth_mm), wavy=0.5) for tissue, depth_mm in layers]
 
 
-def _skull_layer(size: float, deep: float) -> Blob:
-    return Blob((0, 2, 10), (85 * size - deep, 104 * size - deep, 88 - deep))
+def _skull_layer(size: float, depth_mm: float) -> Blob:
+    return Blob((0, 2, 10), (85 * size - depth_mm, 104 * size - depth_mm, 88 - depth_mm))
 
 
 def brain_tissue(rng: Generator, size: float) -> list[Part]:
@@ -85,7 +85,7 @@ def stroke(rng: Generator) -> list[Part]:
     size, side = vary(rng, 0.03), int(rng.choice((-1, 1)))
     reach = rng.uniform(5, 8) if rng.uniform() < 0.25 else rng.uniform(10, 25)
     middle = (side * rng.uniform(28, 50) * size, rng.uniform(-34, 40), rng.uniform(-2, 3))
-    parts = _skull(rng, size) + brain_tissue(rng, size)
+    parts = _skull(size) + brain_tissue(rng, size)
     for _ in range(rng.integers(3, 8)):  # late by nature, in a healthy brain too
         other = int(rng.choice((-1, 1)))
         place = (other * rng.uniform(15, 55), rng.uniform(-70, 70), rng.uniform(-20, 30))
@@ -135,7 +135,7 @@ def ageing(rng: Generator) -> list[Part]:
             spot = Blob(place, tuple(radius * rng.uniform(0.8, 1.6, 3)))
             haze.append(Part("haze", Blob(place, tuple(r + 1.5 for r in spot.radii)), within=inner))
             spots.append(Part("spot", spot, 1, wavy=0.6, wavelength=8.0, within=inner))
-    parts = _skull(rng, size) + brain_tissue(rng, size) + haze + spots
+    parts = _skull(size) + brain_tissue(rng, size) + haze + spots
     if rng.uniform() < 0.2:
         side = int(rng.choice((-1, 1)))
         place = (side * rng.uniform(38, 52), rng.uniform(-40, 50), rng.uniform(0, 30))

@@ -15,7 +15,6 @@ from processes.errors import UserError
 from utils import doubled, listing
 
 FORMATS = ("png", "nii", "nii.gz", "npy")
-SPLITS = ("train", "val", "test")
 LONGEST = 2**15 - 1  # pixels of a side: what the header of a NIfTI can say
 
 

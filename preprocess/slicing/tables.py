@@ -6,11 +6,12 @@ from typing import Any
 
 import numpy as np
 
+from datasets.files import SPLITS
 from datasets.trained_on import describe_geometry, describe_guessed, describe_levels, describe_orders, stored_as
 from preprocess.new_set import write_card
 from preprocess.slicing.bias_field import CONVERGENCE, ITERATIONS
 from preprocess.slicing.case import SlicingResult, Task
-from preprocess.slicing.spec import SPLITS, SliceSpec
+from preprocess.slicing.spec import SliceSpec
 from processes.quoting import csv_text
 from utils import atomic_write, counted, listing
 
