@@ -24,15 +24,15 @@ from utils import nearest
 
 SEVERITIES = (1, 2, 3, 4, 5)
 RANGE = (0.1, 99.9)  # percentiles of a volume's grey levels that are 0 and 1 here
-Shift = Callable[[np.ndarray, Sequence[float], float, Generator], np.ndarray]
+Acquisition = Callable[[np.ndarray, Sequence[float], float, Generator], np.ndarray]
 
-ACQUISITIONS: dict[str, tuple[Shift, tuple[float, ...]]] = {}  # name -> (function, its strength at each severity)
+ACQUISITIONS: dict[str, tuple[Acquisition, tuple[float, ...]]] = {}  # name -> (function, its strength at each severity)
 
 
-def acquisition(*strengths: float) -> Callable[[Shift], Shift]:
+def acquisition(*strengths: float) -> Callable[[Acquisition], Acquisition]:
     """Enters a function (levels (X, Y, Z) in 0..1, spacing in mm, strength, rng) -> levels under its name."""
 
-    def enter(shift: Shift) -> Shift:
+    def enter(shift: Acquisition) -> Acquisition:
         ACQUISITIONS[shift.__name__] = shift, strengths
         return shift
 
