@@ -272,9 +272,14 @@ def _with_margin(sizes: np.ndarray, margin: float, mode: str, sides: tuple[int, 
     return np.stack([np.maximum(sizes - sides[0] * width, 0), sizes + sides[1] * width], axis=-1)
 
 
+WIDEST = 1e9  # as a margin: more pixels than any slice has
+
+
 def _read_margin(kind: str, margin: Any, mode: Any) -> tuple[float, str]:
-    if isinstance(margin, bool) or not isinstance(margin, int | float) or not 0 <= margin < float("inf"):
-        raise UserError(f"{kind}: margin is a number from 0 up (0.1 is 10 % in mode 'percentage'), got {margin!r}.")
+    if isinstance(margin, bool) or not isinstance(margin, int | float) or not 0 <= margin <= WIDEST:
+        raise UserError(
+            f"{kind}: margin is a number from 0 to {WIDEST:g} (0.1 is 10 % in mode 'percentage'), got {margin!r}."
+        )
     return float(margin), _choose(kind, "mode", mode, {"percentage": "percentage", "abs": "abs"})
 
 

@@ -168,7 +168,8 @@ def test_box_bounds():
         ("PredictionBounds", {"sizefile": "s.csv", "predcol": "p", "marign": 0}, "no parameter 'marign'.*'margin'"),
         ("PredictionBounds", {"sizefile": "s.csv", "predcol": "p", "dir": "higher"}, "no dir 'higher'.*'high'"),
         ("PredictionBounds", {"sizefile": "s.csv", "predcol": "p", "dir": ["high"]}, "'dir' takes a word, not"),
-        ("PredictionBounds", {"sizefile": "s.csv", "predcol": "p", "margin": -1}, "margin is a number from 0 up"),
+        ("PredictionBounds", {"sizefile": "s.csv", "predcol": "p", "margin": -1}, "margin is a number from 0 to 1e"),
+        ("PreciseBounds", {"margin": 1e308}, r"margin is a number from 0 to 1e\+09 .*, got 1e\+308"),
         (
             "PredictionBounds",
             {"sizefile": "s.csv", "predcol": "p", "margin": "10%"},
