@@ -249,14 +249,15 @@ class Folder:
         """SHA-256 of all that a listing tells of the files."""
         seen = [
             f"{file.path.rsplit('/', 1)[-1]} {file.size} {file.modified} {file.changed} {file.inode} "
-            f"{self.spacing.get(file)}"
+            f"{self.spacing.get(file) if self.spacing else None}"
             for file in self.files
         ]
         return hashlib.sha256("\n".join(seen).encode()).hexdigest()
 
     def settled(self) -> bool:
         """Whether every file is old enough that a change from now on changes its time."""
-        return max(max(file.modified, file.changed) for file in self.files) < time.time_ns() - SETTLED
+        newest = max(*(file.modified for file in self.files), *(file.changed for file in self.files))
+        return newest < time.time_ns() - SETTLED
 
     def digest(self) -> str:
         """SHA-256 over names, content (read again) and spacing."""

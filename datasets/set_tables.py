@@ -208,6 +208,8 @@ def contradicted(
 
     spacing_mm: patient -> mm between slices, …
     """
+    if not (rows or spacing_mm):
+        return []
     told = {row["name"]: row for row in rows}
     slices: dict[str, list[tuple[int, dict[str, str]]]] = {}
     for name, patient, number in zip(names, patients, numbers, strict=True):

@@ -123,7 +123,8 @@ def open_slices(
     check_ignored(ignore, n_class)
     names, files = pair_files(root / split, sorted({spec.folder for spec in folders}))
     parsed = read_names(root / split, names, regex)
-    order = sorted(range(len(names)), key=lambda i: (parsed[i].patient, parsed[i].index, names[i]))
+    places = [(read.patient, read.index, name) for read, name in zip(parsed, names, strict=True)]
+    order = sorted(range(len(names)), key=places.__getitem__)
     if limit and limit < len(order):
         chosen = [order[i] for i in np.linspace(0, len(order) - 1, limit).astype(int)]
         names, parsed = [names[i] for i in chosen], [parsed[i] for i in chosen]

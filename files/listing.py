@@ -26,7 +26,10 @@ def composed(name: str) -> str:
 def stem(name: str) -> str:
     """The slice's name without its suffix, in capitals or not, `.nii.gz` counted as one; letters as `composed`."""
     small = name.lower()
-    return composed(next((name[: -len(suffix)] for suffix in SUFFIXES if small.endswith(suffix)), name))
+    for suffix in SUFFIXES:
+        if small.endswith(suffix):
+            return composed(name[: -len(suffix)])
+    return composed(name)
 
 
 def is_slice(name: str) -> bool:
@@ -71,18 +74,22 @@ class Listing:
 
 def look(folder: Path) -> Listing:
     """Looks at the folder on the disk, once for each file."""
-    found: dict[str, list[SliceFile]] = {}
+    files: dict[str, SliceFile] = {}
+    several: dict[str, list[SliceFile]] = {}
     foreign = []
     with os.scandir(folder) as entries:
         for entry in entries:
             if is_slice(entry.name):
-                found.setdefault(stem(entry.name), []).append(_as_listed(entry))
+                file = _as_listed(entry)
+                first = files.setdefault(stem(entry.name), file)
+                if first is not file:
+                    several.setdefault(stem(entry.name), [first]).append(file)
             elif entry.name.lower().endswith(FOREIGN) and entry.name[0] != ".":
                 foreign.append(entry.name)
-    several = {name: sorted(files, key=lambda file: file.path) for name, files in found.items() if len(files) > 1}
-    twins = [" and ".join(Path(file.path).name for file in several[name]) for name in sorted(several)]
-    files = {name: several[name][0] if name in several else files[0] for name, files in found.items()}
-    return Listing(folder, files, twins, sorted(foreign))
+    twins = {name: sorted(several[name], key=lambda file: file.path) for name in sorted(several)}
+    files |= {name: first for name, (first, *_) in twins.items()}
+    told = [" and ".join(Path(file.path).name for file in each) for each in twins.values()]
+    return Listing(folder, files, told, sorted(foreign))
 
 
 def _as_listed(entry: os.DirEntry) -> SliceFile:
