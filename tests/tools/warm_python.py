@@ -36,6 +36,16 @@ LIBRARIES = (
 LARGEST = 1 << 20  # bytes of a program's words and environment
 
 
+def own_lock() -> None:
+    """In a fork: tqdm has a lock that all forks share, and one that is killed while it holds it stops all others."""
+    from tqdm import tqdm
+
+    tqdm.set_lock(threading.RLock())
+
+
+os.register_at_fork(after_in_child=own_lock)
+
+
 @contextmanager
 def warm_python(folder: Path) -> Iterator[Path]:
     """The command, in `folder`, while its server runs; the server ends with whoever started it."""
