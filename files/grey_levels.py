@@ -31,14 +31,15 @@ def wide_fault(image: np.ndarray) -> str:
         return f"{words}, beyond what 32 bits hold; divide them first"
     if image.dtype.kind == "f" and (image != np.rint(image)).any():
         return ""  # rounded to 7 digits, as any image is
-    if (image.astype(np.float32) == image).all():
-        return ""  # a far value that marks the outside, for example
     return f"{words}, whole numbers of which 32 bits tell only each second or fewer apart; subtract or divide first"
 
 
 def must_fit(image: np.ndarray, path: Path) -> None:
     """Raises VolumeFault for the image of a volume, of any shape, whose numbers are too wide for float32."""
-    if fault := wide_fault(image):
+    with np.errstate(over="ignore"):  # a far value that marks the outside, for example, is held as it is
+        fault = wide_fault(image)
+        is_held = not fault or bool((image.astype(np.float32) == image).all())
+    if not is_held:
         raise VolumeFault("has grey levels too wide for a network, which computes in 32 bits", f"{path} ({fault})")
 
 

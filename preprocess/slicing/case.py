@@ -43,9 +43,7 @@ class SlicingResult:
     faults: list[Fault] = field(default_factory=list)
     sources: list[dict[str, str]] = field(default_factory=list)  # of the first image first
     pixels: np.ndarray | None = None
-    displacement: str | None = (
-        None  # how far off its image the label volume lay, where it was placed on the image's grid
-    )
+    displacement: str | None = None  # how far off its image a label lay that was placed on the image's grid
     levels: dict[str, list[float]] = field(default_factory=dict)  # of each image, see trained_on
     guessed: bool = False  # whether the header of the first image leaves open where its axes run
     cut_away: int = 0  # voxels of the classes from 1, once resampled, that the cut left outside
