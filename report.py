@@ -25,6 +25,7 @@ from processes.errors import UserError
 from processes.ownership import refuse_input
 from utils import atomic_write, nearest, run_program, settings_of, tell_once
 
+LOWER, UPPER = "noadap", "fs"  # the runs that a gap is between, where nothing else is said
 FORMATS = {"csv": as_csv, "md": as_markdown, "tex": as_latex, "txt": as_text}  # in order: make's target is the last
 
 
@@ -33,8 +34,8 @@ def get_args(argv: Sequence[str] | None) -> argparse.Namespace:
     parser.add_argument("--runs", type=Path, nargs="+", required=True, help="results/<set>/<run> …")
     parser.add_argument("--out", type=Path, help="path without suffix; without it the table is only printed")
     parser.add_argument("--formats", nargs="+", choices=FORMATS, default=list(FORMATS))
-    parser.add_argument("--lower", default="noadap", help="run that closes 0 %% of the gap (default: %(default)s)")
-    parser.add_argument("--upper", default="fs", help="run that closes 100 %% (default: %(default)s)")
+    parser.add_argument("--lower", default=LOWER, help="run that closes 0 %% of the gap (default: %(default)s)")
+    parser.add_argument("--upper", default=UPPER, help="run that closes 100 %% (default: %(default)s)")
     parser.add_argument(
         "--reference",
         help="run (with --draws: experiment or kind) that the others are tested against (default: sfda, "
@@ -48,7 +49,7 @@ def get_args(argv: Sequence[str] | None) -> argparse.Namespace:
 
 def tell_of_strangers(args: argparse.Namespace, names: Sequence[str]) -> None:
     """Prints a line on a run to compare with that is none of these, where a flag names it; defaults may be missing."""
-    for flag, usual in (("lower", "noadap"), ("upper", "fs"), ("reference", None)):
+    for flag, usual in (("lower", LOWER), ("upper", UPPER), ("reference", None)):
         name = getattr(args, flag)
         if args.draws is None and name not in (usual, *names):
             tell_once(f"--{flag} {name} is none of the runs, so nothing is compared with it.{nearest(name, names)}")

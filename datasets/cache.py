@@ -256,7 +256,7 @@ class Folder:
 
     def settled(self) -> bool:
         """Whether every file is old enough that a change from now on changes its time."""
-        newest = max(*(file.modified for file in self.files), *(file.changed for file in self.files))
+        newest = max(max(file.modified for file in self.files), max(file.changed for file in self.files))
         return newest < time.time_ns() - SETTLED
 
     def digest(self) -> str:

@@ -58,6 +58,11 @@ def refuse(faults: Sequence[Fault], dest: Path) -> None:
 
 def write_card(folder: Path, card: Mapping[str, Any]) -> None:
     """Writes dataset.json into the folder."""
-    with atomic_write(folder / "dataset.json", "w") as file:
-        json.dump(card, file, indent=1)
+    write_json(folder / "dataset.json", card)
+
+
+def write_json(path: Path, content: Mapping[str, Any]) -> None:
+    """Writes a note that people read too, an entry a line."""
+    with atomic_write(path, "w") as file:
+        json.dump(content, file, indent=1)
         file.write("\n")

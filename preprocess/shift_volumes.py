@@ -10,7 +10,6 @@ are beside it; from one severity to the next the strength alone changes. DEST ap
 import processes.ctrl_c  # noqa: F401  first: from here on Ctrl-C is one line
 
 import argparse
-import json
 import zlib
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
@@ -26,10 +25,10 @@ from files.nifti_headers import write_nifti
 from files.pairing import Case, compile_pattern, pair
 from files.reading import read_grid, read_header, read_stack
 from files.volume_names import FILE_NAME
-from preprocess.new_set import refuse, refuse_existing, whole_folder
+from preprocess.new_set import refuse, refuse_existing, whole_folder, write_json
 from preprocess.shifts.acquisitions import ACQUISITIONS, SEVERITIES, acquire
 from processes.pool import in_processes
-from utils import atomic_write, counted, run_program, settings_of
+from utils import counted, run_program, settings_of
 
 IMAGE = "image"
 
@@ -58,8 +57,7 @@ def shift_volumes(pattern: str, patient: str, dest: Path, shift: Shift, jobs: in
         faults = [fault for fault in tqdm(found, "volumes", len(cases), disable=None, unit="volume") if fault]
         refuse(faults, dest)
         note = asdict(shift) | {"volumes": {case.patient: str(case.paths[IMAGE]) for case in cases}}
-        with atomic_write(folder / "shifts.json", "w") as file:
-            json.dump(note, file, indent=1)
+        write_json(folder / "shifts.json", note)
     return [case.patient for case in cases]
 
 

@@ -209,7 +209,7 @@ def predictions(place):
     return {place / "volumes.csv": [*FILES, *(f"new/{name}" for name in FILES)], place / "predict.json": FILES}
 
 
-@writes("preprocess/new_set.py: write_card")
+@writes("preprocess/new_set.py: write_json")
 def cards(place):
     write_card(place, {"name": NASTY, "splits": dict.fromkeys(NASTY, NASTY)})
     return {place / "dataset.json": NASTY}
@@ -294,7 +294,6 @@ OTHERS = {
     "preprocess/volume_set.py: _write_manifest": "rows of csv_text, as slice_tables has them",
     "preprocess/phantom/__main__.py: make_cohort": "its own words",
     "preprocess/phantom/archive.py: write_scan": "its own words",
-    "preprocess/shift_volumes.py: shift_volumes": "json of names and paths",
     "preprocess/phantom/decathlon.py: write_contents": "its own words",
     "preprocess/unpack.py: unpack": "json of names and digests",
     "engine/run_folder.py: CsvLog.append": "numbers",
