@@ -31,7 +31,7 @@ from engine.compilation import try_to_compile
 from engine.loop import Looping, Training
 from engine.published import as_published
 from engine.recorder import Recorder, Recording
-from engine.run_folder import RunFolder, load_blocks, load_weights
+from engine.run_folder import RunFolder
 from engine.watching import Watch
 from methods.base import METHODS, Method
 from methods.objective import LossSum, check_finite
@@ -46,6 +46,7 @@ from methods.terms import (
     parse_losses,
 )
 from nets.base import check_batch_norms
+from nets.filling import load_blocks, load_weights
 from nets.precision import allow_tf32
 from networks import build_network, network_class
 from processes.errors import UserError

@@ -25,10 +25,11 @@ from datasets.streams import Batch, Stream
 from datasets.volumes import WholeStream
 from engine.evaluation import Evaluation, Scoring, class_counts, evaluate, most_probable
 from engine.recorder import Recorder, Trained, epoch_line, is_due
-from engine.run_folder import ASTRAY, RunFolder, load_weights
+from engine.run_folder import ASTRAY, RunFolder
 from engine.watching import Watch
 from methods.base import Method
 from metrics import SHOWN
+from nets.filling import load_weights
 from nets.weight_checks import not_finite
 from processes.errors import UserError
 from processes.interrupt import STOP, Interrupted

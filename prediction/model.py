@@ -13,8 +13,8 @@ from torch import Tensor, nn
 
 from datasets.set_tables import read_card
 from datasets.transforms import FolderSpec, parse_image_folder
-from engine.checkpoint_files import load_checkpoint, require
-from engine.run_folder import fitting_weights
+from nets.checkpoint_files import load_checkpoint, require
+from nets.filling import fitting_weights
 from nets.precision import AUTOCAST, PRECISIONS, allow_tf32
 from nets.probabilities import log_probabilities
 from nets.sliding_window import sliding_window

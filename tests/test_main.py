@@ -20,7 +20,7 @@ import main as program
 from datasets.augmentation import Augmentation
 from datasets.files import check_class_count
 from engine.arguments import get_args
-from engine.checkpoint_files import load_checkpoint
+from nets.checkpoint_files import load_checkpoint
 from processes.errors import UserError
 
 EPOCHS = 6

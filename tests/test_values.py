@@ -14,10 +14,10 @@ import report
 import score_masks
 from bounds import BOUNDS
 from engine.arguments import get_args
-from engine.checkpoint_files import load_checkpoint
 from engine.loop import on_cpu
 from methods.optimisers import Learning, load_optimiser, make_optimiser
 from methods.terms import build_loss, parse_losses
+from nets.checkpoint_files import load_checkpoint
 from networks import build_network, ghost_network
 from prediction import model
 from processes.errors import LONGEST, UserError

@@ -12,9 +12,9 @@ from PIL import Image
 import main as program
 import report
 from engine import loop as training
-from engine.checkpoint_files import load_checkpoint
 from engine.collapse import CollapseAlarm, OneClass, SourceMaps, estranged, kappa, prior_share
 from methods.supervised import Supervised
+from nets.checkpoint_files import load_checkpoint
 from processes.errors import UserError
 from tests.tools.chaos import ASKED, arguments, ask_to_stop, before_call, differences
 

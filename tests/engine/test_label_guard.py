@@ -25,10 +25,10 @@ from PIL import Image
 import main as program
 from datasets.augmentation import LARGEST
 from engine.arguments import get_args, get_parser
-from engine.checkpoint_files import load_checkpoint
 from engine.evaluation import Evaluation
 from methods.base import METHODS
 from methods.settings import add_flags
+from nets.checkpoint_files import load_checkpoint
 from processes.errors import UserError
 from tests.tools.chaos import _bits as bits
 from utils import tell_once

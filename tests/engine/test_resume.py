@@ -22,10 +22,10 @@ import main as program
 import plot
 from engine import loop as training
 from engine import run_folder
-from engine.checkpoint_files import load_checkpoint
 from engine.run_folder import CsvLog, RunFolder
 from methods.base import METHODS
 from methods.supervised import Supervised
+from nets.checkpoint_files import load_checkpoint
 from processes.errors import UserError
 from processes.ownership import note_made
 from tests.tools import chaos as of_chaos

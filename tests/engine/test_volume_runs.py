@@ -9,8 +9,8 @@ import torch
 import main as program
 from analysis.masks import Masks
 from analysis.run import open_run
-from engine.checkpoint_files import load_checkpoint
 from methods.pseudo_label import PseudoLabel
+from nets.checkpoint_files import load_checkpoint
 from preprocess.packing import VolumeSpec
 from preprocess.volume_set import make_volume_set
 from processes.errors import UserError

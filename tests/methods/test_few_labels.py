@@ -11,8 +11,8 @@ from conftest import CROSS_ENTROPY, FOLDERS
 
 import main as program
 from analysis.run import open_run
-from engine.checkpoint_files import load_checkpoint
-from engine.run_folder import load_blocks
+from nets.checkpoint_files import load_checkpoint
+from nets.filling import load_blocks
 from networks import build_network
 from processes.errors import UserError
 

@@ -9,8 +9,8 @@ from test_main import flags
 from torch import nn
 
 import main as program
-from engine.checkpoint_files import load_checkpoint
-from engine.run_folder import load_blocks, load_weights
+from nets.checkpoint_files import load_checkpoint
+from nets.filling import load_blocks, load_weights
 from networks import build_network
 from processes.errors import UserError
 

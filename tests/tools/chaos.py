@@ -29,7 +29,7 @@ import pandas as pd
 from torch import Tensor
 
 import main as program
-from engine.checkpoint_files import load_checkpoint
+from nets.checkpoint_files import load_checkpoint
 from tests.conftest import CROSS_ENTROPY, FOLDERS, write_site
 from utils import run_program
 

@@ -24,7 +24,7 @@ import numpy as np
 from PIL import Image
 
 import main as program
-from engine.checkpoint_files import load_checkpoint
+from nets.checkpoint_files import load_checkpoint
 from tests.conftest import write_site
 from tests.tools.chaos import arguments, differences
 from utils import run_program
