@@ -32,7 +32,7 @@ torture: .venv/tested
 	OMP_NUM_THREADS=1 $(CC) -m tests.tools.torture --count 1000 --kills 10
 
 bench: $(VENV)
-	$(CC) -m benchmarks.run
+	$(CC) -m tests.benchmarks.run
 
 help:
 	@sed -n '1,6s/^# //p' Makefile

@@ -46,7 +46,7 @@ THREADS ?= $(if $(SMALL),1)
 # processes of the programs that make data
 JOBS ?= $(shell nproc 2>/dev/null || echo 1)
 JOBS := $(JOBS)
-# what starts a training, on a cluster for example (see slurm/README.md): LAUNCH="srun --gres=gpu:1"
+# what starts a training, on a cluster for example (see make/slurm/README.md): LAUNCH="srun --gres=gpu:1"
 LAUNCH ?=
 # processes that share one training, one a GPU, with one thread each unless THREADS says more: NPROC=4
 NPROC ?=

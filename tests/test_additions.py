@@ -81,7 +81,7 @@ LOSSES = "[('AbsoluteDifference', {}, 1), ('NaivePenalty', {}, 'HalfBounds', {'p
 @pytest.fixture(scope="module")
 def copy(tmp_path_factory):
     """The programs in a folder of their own, with something added to six of their files."""
-    programs = [name for name in tracked("*.py") if name.split("/")[0] not in ("tests", "benchmarks")]
+    programs = [name for name in tracked("*.py") if name.split("/")[0] != "tests"]
     folder = copy_files(programs, tmp_path_factory.mktemp("copy"))
     for name, text in ADDED.items():
         with (folder / name).open("a") as file:

@@ -10,10 +10,10 @@ import pytest
 import torch
 from PIL import Image
 
-from benchmarks import run, sets, surfaces, table, volumes
-from benchmarks.table import ABSENT, Row
 from engine.evaluation import evaluate
 from processes.errors import UserError
+from tests.benchmarks import run, sets, surfaces, table, volumes
+from tests.benchmarks.table import ABSENT, Row
 
 
 @pytest.fixture(scope="module")

@@ -36,7 +36,7 @@ FIXED = {
 FIXED |= {"prostate.make", "whs.make", "ivd.make", "requirements.txt"}
 
 
-PRODUCT = [name for name in tracked("*.py") if name.split("/")[0] not in ("tests", "benchmarks", "make")]
+PRODUCT = [name for name in tracked("*.py") if name.split("/")[0] not in ("tests", "make")]
 MODULES = {name[:-3].replace("/", ".").removesuffix(".__init__"): ROOT / name for name in PRODUCT}
 TREES = {module: ast.parse(path.read_text(encoding="utf-8")) for module, path in MODULES.items()}
 

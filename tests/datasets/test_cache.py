@@ -415,7 +415,7 @@ import sys
 from pathlib import Path
 sys.path.insert(0, {here!r})
 import torch
-from benchmarks.table import peak_memory
+from tests.benchmarks.table import peak_memory
 from datasets.slices import open_slices
 from datasets.streams import Stream
 from datasets.transforms import parse_folders

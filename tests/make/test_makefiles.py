@@ -402,7 +402,7 @@ def test_help_names_goals_and_runs():
         assert word in done.stdout
 
 
-SLURM = re.findall(r"^(?:make|sbatch .*run\.sbatch) .*$", (ROOT / "slurm" / "README.md").read_text(), re.M)
+SLURM = re.findall(r"^(?:make|sbatch .*run\.sbatch) .*$", (ROOT / "make" / "slurm" / "README.md").read_text(), re.M)
 
 
 @pytest.mark.parametrize("command", SLURM)
@@ -414,7 +414,7 @@ def test_the_commands_for_a_cluster_name_goals_that_exist(command):
 
 
 def test_the_batch_script_parses():
-    subprocess.run(["bash", "-n", ROOT / "slurm" / "run.sbatch"], check=True)
+    subprocess.run(["bash", "-n", ROOT / "make" / "slurm" / "run.sbatch"], check=True)
 
 
 @pytest.fixture(scope="module")

@@ -1,4 +1,4 @@
-"""The worked example of slurm/ on a real Slurm of one node, set up for these tests and taken down after them."""
+"""The worked example of make/slurm/ on a real Slurm of one node, set up for these tests and taken down after them."""
 
 import os
 import re
@@ -99,7 +99,7 @@ class Cluster:
 
     def begin(self, run, *words):
         """The number of a job that makes `run`, and has the first epoch behind it."""
-        script = ("slurm/run.sbatch", "toy.make", f"CC={sys.executable}", "THREADS=1")
+        script = ("make/slurm/run.sbatch", "toy.make", f"CC={sys.executable}", "THREADS=1")
         number = self.run("sbatch", "--parsable", "--partition=low", "--cpus-per-task=1", *script, *words, run).strip()
         begun = self.checkout / f"{run}_tmp" / "last.pkl"
         wait_until(lambda: begun.exists() or self.is_over(number), 120, lambda: self.output(number))
@@ -144,7 +144,7 @@ def cluster(tmp_path_factory):
     (folder / "munge.key").write_bytes(os.urandom(1024))
     (folder / "munge.key").chmod(0o600)
     packages = ("processes", "files", "datasets", "nets", "methods", "engine", "analysis", "preprocess")
-    for pattern in ("*.py", "make/*", "slurm/*", *(f"{package}/**/*.py" for package in packages)):
+    for pattern in ("*.py", "make/*.*", "make/slurm/*", *(f"{package}/**/*.py" for package in packages)):
         for path in ROOT.glob(pattern):
             (checkout / path.relative_to(ROOT)).parent.mkdir(parents=True, exist_ok=True)
             shutil.copy(path, checkout / path.relative_to(ROOT))
@@ -215,7 +215,9 @@ def test_a_cancelled_job_stays_cancelled_and_a_failed_one_failed(cluster):
     cluster.run("scancel", job)
     state, said = cluster.finish(job)
     assert state == ("CANCELLED", 0), said
-    job = cluster.run("sbatch", "--parsable", "--cpus-per-task=1", "slurm/run.sbatch", "toy.make", "no_run").strip()
+    job = cluster.run(
+        "sbatch", "--parsable", "--cpus-per-task=1", "make/slurm/run.sbatch", "toy.make", "no_run"
+    ).strip()
     state, said = cluster.finish(job)
     assert state == ("FAILED", 0), said
     assert "No rule to make target" in said

@@ -57,7 +57,7 @@ def test_other_errors_are_shown_as_ever():
 
 
 def programs():
-    for path in sorted([*ROOT.glob("*.py"), *ROOT.glob("preprocess/**/*.py"), *ROOT.glob("benchmarks/*.py")]):
+    for path in sorted([*ROOT.glob("*.py"), *ROOT.glob("preprocess/**/*.py"), *ROOT.glob("tests/benchmarks/*.py")]):
         source = path.read_text(encoding="utf-8")
         if "run_program(main" in source and "__main__" in source:
             yield path.relative_to(ROOT), source

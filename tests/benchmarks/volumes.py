@@ -22,7 +22,6 @@ import torch
 from scipy.ndimage import gaussian_filter
 from torch import Tensor
 
-from benchmarks.table import Row, compare, peak_memory
 from dataloader import Reading, open_data
 from datasets.streams import AHEAD, Batch
 from datasets.volume_files import read_volume
@@ -33,6 +32,7 @@ from main import build_method, build_objective, demand_of, set_up_machine
 from methods.base import Method
 from preprocess.packing import VolumeSpec
 from preprocess.volume_set import make_volume_set
+from tests.benchmarks.table import Row, compare, peak_memory
 from utils import settings_of
 
 FOLDERS = "[('IMG', nii_transform, False), ('GT', nii_gt_transform, False)]"

@@ -9,9 +9,9 @@ import torch
 from numpy.typing import NDArray
 from scipy.ndimage import distance_transform_edt
 
-from benchmarks.losses import check_one_hot, encode
-from benchmarks.table import Row, compare
 from datasets.distance_maps import signed_distance_maps
+from tests.benchmarks.losses import check_one_hot, encode
+from tests.benchmarks.table import Row, compare
 
 
 def slow_maps(label: NDArray[np.uint8], n_class: int, checks: bool) -> NDArray[np.float64]:

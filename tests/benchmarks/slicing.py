@@ -12,9 +12,9 @@ import numpy as np
 from scipy.ndimage import gaussian_filter
 from skimage import io
 
-from benchmarks.table import Row, better, in_turns
 from preprocess.slice_volumes import slice_set
 from preprocess.slicing.spec import Blocks, SliceSpec
+from tests.benchmarks.table import Row, better, in_turns
 
 
 def write_volume(path: Path, shape: tuple[int, ...]) -> None:

@@ -1,6 +1,6 @@
 """What the pipeline costs on this machine, measured next to what it could cost otherwise.
 
-    make bench        (python -m benchmarks.run [--only surfaces,training] [--networks UNet,ENet] [--rounds 3] …)
+    make bench        (python -m tests.benchmarks.run [--only surfaces,training] [--networks UNet,ENet] [--rounds 3] …)
 
 Prints a table and writes it to results/bench as .txt and .csv, with a picture of the ratios. Ours and theirs take
 turns, and a ratio is the median over the rounds: on a shared machine read ratios, not times. Trainings take all
@@ -20,8 +20,8 @@ from pathlib import Path
 
 import torch
 
-from benchmarks.table import Row, as_text, describe_machine, write
 from processes.errors import UserError
+from tests.benchmarks.table import Row, as_text, describe_machine, write
 from utils import nearest, run_program
 
 SUBJECTS = ("surfaces", "losses", "distances", "slicing", "items", "memory", "volumes", "training")
@@ -69,7 +69,7 @@ def main(argv: Sequence[str] | None = None) -> list[Row]:
     torch.set_num_threads(1)  # small work is slower on several, the slow forms' above all; training has its own
     for subject in options.only:
         start = time.perf_counter()
-        found = list(importlib.import_module(f"benchmarks.{subject}").measure(options))
+        found = list(importlib.import_module(f"tests.benchmarks.{subject}").measure(options))
         rows += found
         print("\n".join([*as_text(found), f"({time.perf_counter() - start:.0f} s)"]), flush=True)
     name = time.strftime("%Y-%m-%d_%H%M%S")

@@ -12,8 +12,8 @@ import torch
 from PIL import Image
 from torch import Tensor
 
-from benchmarks.losses import encode
 from datasets.files import SETTLED
+from tests.benchmarks.losses import encode
 
 REGEX = r"(Case\d+)_(\d+)"
 SLICES = 24  # a patient

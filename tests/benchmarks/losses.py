@@ -11,8 +11,8 @@ from functools import partial
 import torch
 from torch import Tensor
 
-from benchmarks.table import Row, compare
 from losses import CrossEntropy, EntKLProp
+from tests.benchmarks.table import Row, compare
 
 EPS = 1e-10
 SHAPES = [(24, 2, 384, 384), (22, 5, 256, 256)]

@@ -24,9 +24,6 @@ from torch import Tensor
 from torch.autograd import DeviceType
 from torch.profiler import ProfilerActivity, profile
 
-from benchmarks.losses import check_simplex, hard, slow_cross_entropy, slow_entropy_and_prior
-from benchmarks.sets import FOLDERS, REGEX, SLICES, NaiveSet, write_set
-from benchmarks.table import Row, better, in_turns, peak_memory, seconds
 from dataloader import Reading, open_data
 from datasets.streams import Batch, Stream
 from engine.arguments import get_args
@@ -34,6 +31,9 @@ from engine.compilation import try_to_compile
 from engine.loop import train_epoch
 from main import build_method, build_objective, demand_of, set_up_machine
 from methods.base import Method
+from tests.benchmarks.losses import check_simplex, hard, slow_cross_entropy, slow_entropy_and_prior
+from tests.benchmarks.sets import FOLDERS, REGEX, SLICES, NaiveSet, write_set
+from tests.benchmarks.table import Row, better, in_turns, peak_memory, seconds
 from utils import settings_of
 
 METHODS = {

@@ -15,10 +15,10 @@ from pathlib import Path
 import numpy as np
 import torch
 
-from benchmarks.items import BATCH, one_epoch, open_set
-from benchmarks.sets import draw_slice, save_slice, settle, slice_name
-from benchmarks.table import Row, peak_memory
 from datasets.streams import Stream
+from tests.benchmarks.items import BATCH, one_epoch, open_set
+from tests.benchmarks.sets import draw_slice, save_slice, settle, slice_name
+from tests.benchmarks.table import Row, peak_memory
 
 LINKS = 10_000  # to one file; a file system allows some tens of thousands
 

@@ -10,8 +10,8 @@ import torch
 from numpy.typing import NDArray
 from scipy.ndimage import gaussian_filter
 
-from benchmarks.table import Row, compare
 from metrics import SurfaceDistances, assd, hausdorff_95, hausdorff_95_pooled, nsd, surface_distances
+from tests.benchmarks.table import Row, compare
 
 TOLERANCE = 2.0  # mm, of the NSD
 RADIUS = 30.0  # mm, of an organ

@@ -11,11 +11,11 @@ from pathlib import Path
 import numpy as np
 import torch
 
-from benchmarks.sets import FOLDERS, REGEX, NaiveSet, draw_slice, save_slice, settle, slice_name, write_set
-from benchmarks.table import Row, better, in_turns, seconds
 from datasets.slices import SliceSet, open_slices, place
 from datasets.streams import Stream
 from datasets.transforms import parse_folders
+from tests.benchmarks.sets import FOLDERS, REGEX, NaiveSet, draw_slice, save_slice, settle, slice_name, write_set
+from tests.benchmarks.table import Row, better, in_turns, seconds
 
 BATCH = 8
 
