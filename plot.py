@@ -20,18 +20,17 @@ from analysis.plots.canvas import STYLE
 from analysis.plots.kinds import KINDS
 from analysis.run import Run, open_runs
 from processes.ownership import refuse_input
-from utils import run_program
+from utils import ProgramParser, run_program
 
 for module in pkgutil.iter_modules(plots.__path__):  # which fills KINDS
     importlib.import_module(f"{plots.__name__}.{module.name}")
 
 
 def get_args(argv: Sequence[str] | None) -> argparse.Namespace:
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0], allow_abbrev=False)
-    parser.add_argument("--debug", action="store_true", help="show tracebacks")
+    parser = ProgramParser("plot.py", description=__doc__.splitlines()[0])
     commands = parser.add_subparsers(dest="kind", required=True)
     for name, kind in KINDS.items():
-        command = commands.add_parser(name, help=kind.help, description=kind.help, allow_abbrev=False)
+        command = commands.add_parser(name, help=kind.help, description=kind.help)
         runs = ("--runs", {"nargs": "+"}) if kind.several else ("--run", {"nargs": 1, "dest": "runs"})
         command.add_argument(runs[0], type=Path, required=True, help="results/<set>/<run>", **runs[1])
         command.add_argument("--out", type=Path, required=True)

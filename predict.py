@@ -37,15 +37,13 @@ from prediction.preparation import Preparation, Prepared, preparation
 from prediction.volumes import digest, find_cases, joined_paths, refuse_as_output, voxel_volumes
 from processes.errors import UserError
 from processes.ownership import refuse_input
-from utils import listing, run_program, settings_of, sha256_of
+from utils import ProgramParser, listing, run_program, settings_of, sha256_of
 
 MUCH = 1  # volumes that are read before they are asked for
 
 
 def get_args(argv: Sequence[str] | None) -> argparse.Namespace:
-    parser = argparse.ArgumentParser(
-        "predict.py", description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter, allow_abbrev=False
-    )
+    parser = ProgramParser("predict.py", description=__doc__)
     _add_input(parser.add_argument_group("input").add_argument)
     _add_output(parser.add_argument_group("output").add_argument)
     _add_machine(parser.add_argument_group("machine").add_argument)
@@ -94,7 +92,6 @@ def _add_machine(add: Callable[..., Any]) -> None:
     add("--batch_size", type=int, default=8, help="slices, or windows of a volume, at a time (default %(default)s)")
     add("--device", help="default: cuda where there is one")
     add("--precision", choices=PRECISIONS, help="default: that of the run")
-    add("--debug", action="store_true", help="show the traceback of an error")
 
 
 # --------------------------------------------------------------------------------------------------- the story

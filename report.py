@@ -23,14 +23,14 @@ from analysis.tables.table import Comparison, as_csv, as_latex, as_markdown, as_
 from analysis.tables.unscored import make_unscored_report
 from processes.errors import UserError
 from processes.ownership import refuse_input
-from utils import atomic_write, nearest, run_program, settings_of, tell_once
+from utils import ProgramParser, atomic_write, nearest, run_program, settings_of, tell_once
 
 LOWER, UPPER = "noadap", "fs"  # the runs that a gap is between, where nothing else is said
 FORMATS = {"csv": as_csv, "md": as_markdown, "tex": as_latex, "txt": as_text}  # in order: make's target is the last
 
 
 def get_args(argv: Sequence[str] | None) -> argparse.Namespace:
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0], allow_abbrev=False)
+    parser = ProgramParser("report.py", description=__doc__.splitlines()[0])
     parser.add_argument("--runs", type=Path, nargs="+", required=True, help="results/<set>/<run> …")
     parser.add_argument("--out", type=Path, help="path without suffix; without it the table is only printed")
     parser.add_argument("--formats", nargs="+", choices=FORMATS, default=list(FORMATS))
@@ -43,7 +43,6 @@ def get_args(argv: Sequence[str] | None) -> argparse.Namespace:
     )
     parser.add_argument("--draws", metavar="REGEX", help=DRAWS)
     parser.add_argument("--iou", action="store_true", help="intersection over union of each volume, beside Dice")
-    parser.add_argument("--debug", action="store_true", help="show tracebacks")
     return parser.parse_args(argv)
 
 

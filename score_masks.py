@@ -32,7 +32,7 @@ from preprocess.slicing.frames import grid_of, restack
 from processes.errors import UserError
 from processes.ownership import made_by_run, note_made, refuse_input
 from processes.quoting import csv_text
-from utils import atomic_write, counted, listing, run_program, tell_once
+from utils import ProgramParser, atomic_write, counted, listing, run_program, tell_once
 
 if TYPE_CHECKING:
     from datasets.slices import SliceSet  # opened where it is needed: it brings torch, which takes seconds
@@ -204,14 +204,13 @@ def make_table(epochs: Mapping[int, Rows], score: str, run: Run) -> str:
 
 
 def get_args(argv: Sequence[str] | None) -> argparse.Namespace:
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0], allow_abbrev=False)
+    parser = ProgramParser("score_masks.py", description=__doc__.splitlines()[0])
     parser.add_argument("--run", type=Path, required=True, help="results/<set>/<run>, trained with --saveim 1")
     parser.add_argument("--score", choices=SCORES, required=True)
     parser.add_argument("--native", action="store_true", help="on the grids of the volumes that the slices are from")
     parser.add_argument("--data", type=Path, help="the set's folder, if it moved since the run")
     parser.add_argument("--jobs", type=int, default=1, help="threads (default: %(default)s)")
     parser.add_argument("--out", type=Path, help=f"the .npy (default: {SCORED}[{NATIVE}]<score>.npy in the run)")
-    parser.add_argument("--debug", action="store_true", help="show tracebacks")
     return parser.parse_args(argv)
 
 

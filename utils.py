@@ -2,6 +2,7 @@
 
 from processes.ctrl_c import ASKED, tell
 
+import argparse
 import ast
 import builtins
 import difflib
@@ -366,6 +367,15 @@ def _sigterm_leaves() -> Iterator[None]:
 def _leave(number: int, frame: types.FrameType | None) -> None:
     signal.signal(number, signal.SIG_IGN)  # make, its parent and a scheduler each pass theirs on
     raise SystemExit(128 + number)
+
+
+class ProgramParser(argparse.ArgumentParser):
+    """The command line of a program, or of a command of one: `--debug`, flags in full, the description as it stands."""
+
+    def __init__(self, prog: str, **options: Any) -> None:
+        formatter = argparse.RawDescriptionHelpFormatter
+        super().__init__(prog, **{"formatter_class": formatter, "allow_abbrev": False} | options)
+        self.add_argument("--debug", action="store_true", help="show the traceback of an error")
 
 
 def run_program(main: Callable[[], None]) -> None:

@@ -28,7 +28,7 @@ from preprocess.survey.sets import AS_READ, Survey, survey_set
 from processes.errors import UserError
 from processes.ownership import begin, refuse_taken
 from processes.quoting import csv_text
-from utils import atomic_write, listing, run_program
+from utils import ProgramParser, atomic_write, listing, run_program
 
 PROGRAM, NUMBERS = "data_report", "numbers.json"
 QUANTILES = (0, 10, 50, 90, 100)
@@ -243,9 +243,7 @@ def level_table(surveys: Sequence[Survey]) -> Table:
 
 
 def parse_args(argv: Sequence[str] | None = None) -> argparse.Namespace:
-    parser = argparse.ArgumentParser(
-        prog="python -m preprocess.data_report", description=__doc__.splitlines()[0], allow_abbrev=False
-    )
+    parser = ProgramParser("python -m preprocess.data_report", description=__doc__.splitlines()[0])
     add = parser.add_argument
     add("--data", type=Path, nargs="+", required=True, help="the sets, source first")
     add("--out", type=Path, required=True, help="folder of the report")
@@ -263,7 +261,6 @@ def parse_args(argv: Sequence[str] | None = None) -> argparse.Namespace:
         help="patient and slice number in a name (default <patient>_<number>)",
     )
     add("--sizes", type=Path, metavar="CSV", help="class-ratio prior of the last set")
-    add("--debug", action="store_true", help="show the traceback of an error")
     return parser.parse_args(argv)
 
 

@@ -25,7 +25,7 @@ from preprocess.survey.plan import Plan, make_plan
 from preprocess.survey.sites import Offence, Site, read_site
 from processes.errors import UserError
 from processes.quoting import visible
-from utils import atomic_write, listing, run_program
+from utils import ProgramParser, atomic_write, listing, run_program
 
 NOTES, GEOMETRY = "volumes.txt", "GEOMETRY:"  # what is written, and how it begins
 
@@ -157,9 +157,7 @@ def make_name(text: str) -> str:
 
 
 def parse_args(argv: Sequence[str] | None = None) -> argparse.Namespace:
-    parser = argparse.ArgumentParser(
-        prog="python -m preprocess.new_dataset", description=__doc__.splitlines()[0], allow_abbrev=False
-    )
+    parser = ProgramParser("python -m preprocess.new_dataset", description=__doc__.splitlines()[0])
     add = parser.add_argument
     add("--name", type=make_name, required=True, help="of the experiment: NAME.make, data/NAME_source, results/NAME")
     add("--source", required=True, metavar="GLOB", help="images of the old site (in quotes)")
@@ -182,7 +180,6 @@ def parse_args(argv: Sequence[str] | None = None) -> argparse.Namespace:
     organ.add_argument("--organ_mm3", type=float, nargs="+", metavar="MM3", help="volume of each class")
     add("--tags", metavar="CSV", help="which classes a target slice shows (see preprocess.size_priors --tags)")
     add("--jobs", type=int, default=1, help="volumes read at a time")
-    add("--debug", action="store_true", help="show the traceback of an error")
     return parser.parse_args(argv)
 
 

@@ -28,7 +28,7 @@ from files.volume_names import FILE_NAME
 from preprocess.new_set import refuse, refuse_existing, whole_folder, write_json
 from preprocess.shifts.acquisitions import ACQUISITIONS, SEVERITIES, acquire
 from processes.pool import in_processes
-from utils import counted, run_program, settings_of
+from utils import ProgramParser, counted, run_program, settings_of
 
 IMAGE = "image"
 
@@ -85,12 +85,7 @@ def generator(shift: Shift, name: str) -> np.random.Generator:
 
 
 def parse_args(argv: Sequence[str] | None = None) -> argparse.Namespace:
-    parser = argparse.ArgumentParser(
-        "python -m preprocess.shift_volumes",
-        description=__doc__,
-        formatter_class=argparse.RawDescriptionHelpFormatter,
-        allow_abbrev=False,
-    )
+    parser = ProgramParser("python -m preprocess.shift_volumes", description=__doc__)
     add = parser.add_argument
     add("--image", required=True, metavar="GLOB", help="the volumes; DICOM series are folders, with a / at the end")
     add("--patient", default=FILE_NAME, metavar="REGEX", help="its groups, joined, name a volume (default: its file)")
@@ -99,7 +94,6 @@ def parse_args(argv: Sequence[str] | None = None) -> argparse.Namespace:
     add("--severity", type=int, default=3, choices=SEVERITIES, help="mild to bad (default %(default)s)")
     add("--seed", type=int, default=0)
     add("--jobs", type=int, default=1, help="processes (default %(default)s)")
-    add("--debug", action="store_true", help="show the traceback of an error")
     return parser.parse_args(argv)
 
 

@@ -37,7 +37,7 @@ from preprocess.priors.estimates import PUBLISHED, Knowledge, estimate_sizes, in
 from preprocess.priors.measuring import Slices, measure_slices
 from preprocess.tags import read_tags
 from processes.errors import UserError
-from utils import counted, listing, run_program, settings_of
+from utils import ProgramParser, counted, listing, run_program, settings_of
 
 EPS = 1e-10  # in the logarithms, as in the losses
 
@@ -240,13 +240,12 @@ def scale(args: argparse.Namespace) -> None:
 
 def parse_args(argv: Sequence[str] | None = None) -> argparse.Namespace:
     """The flags of the three commands."""
-    parser = argparse.ArgumentParser(prog="python -m preprocess.size_priors", description=__doc__.splitlines()[0])
+    parser = ProgramParser("python -m preprocess.size_priors", description=__doc__.splitlines()[0])
     commands = parser.add_subparsers(required=True)
 
     def command(run: Callable[[argparse.Namespace], None], words: str) -> argparse.ArgumentParser:
-        sub = commands.add_parser(run.__name__, help=words, description=words, allow_abbrev=False)
+        sub = commands.add_parser(run.__name__, help=words, description=words)
         sub.set_defaults(run=run)
-        sub.add_argument("--debug", action="store_true", help="show the traceback of an error")
         return sub
 
     _add_make(command(make, "write a size csv for every slice of a set"))

@@ -37,7 +37,7 @@ from preprocess.slicing.split import assign_splits, slice_splits
 from preprocess.slicing.tables import describe, make_card, write_tables
 from processes.errors import UserError
 from processes.pool import in_processes
-from utils import listing, run_program
+from utils import ProgramParser, listing, run_program
 
 
 def slice_set(spec: SliceSpec) -> dict[str, Any]:
@@ -163,12 +163,7 @@ def _named_glob(text: str) -> tuple[str, str]:
 
 
 def _parser() -> argparse.ArgumentParser:
-    parser = argparse.ArgumentParser(
-        "python -m preprocess.slice_volumes",
-        description=__doc__,
-        formatter_class=argparse.RawDescriptionHelpFormatter,
-        allow_abbrev=False,
-    )
+    parser = ProgramParser("python -m preprocess.slice_volumes", description=__doc__)
     _add_files(parser.add_argument_group("volumes").add_argument)
     _add_cutting(parser.add_argument_group("slices").add_argument)
     _add_grey_and_labels(parser.add_argument_group("grey levels and labels").add_argument)
@@ -178,7 +173,6 @@ def _parser() -> argparse.ArgumentParser:
     add("--modality", default="", help="written to dataset.json")
     add("--phantom", metavar="TEXT", help="the volumes are made up: dataset.json says so in these words")
     add("--jobs", type=int, default=os.cpu_count(), help="volumes at a time (default %(default)s)")
-    add("--debug", action="store_true", help="show the traceback of an error")
     return parser
 
 

@@ -32,7 +32,7 @@ from preprocess.new_set import refuse_overwriting
 from preprocess.priors.measuring import find_slices, measure_slices
 from processes.errors import UserError
 from processes.quoting import csv_text, for_html, for_script, from_cell
-from utils import about_faulty, atomic_write, counted, doubled, listing, run_program
+from utils import ProgramParser, about_faulty, atomic_write, counted, doubled, listing, run_program
 
 YES, NO = ("x", "1", "1.0", "yes", "true"), ("", "0", "0.0", "no", "false")
 THUMB = 160  # pixels of a slice on the page, at most
@@ -219,20 +219,14 @@ def check(args: argparse.Namespace) -> None:
 
 
 def parse_args(argv: Sequence[str] | None = None) -> argparse.Namespace:
-    parser = argparse.ArgumentParser(
-        "python -m preprocess.tags",
-        description=__doc__,
-        formatter_class=argparse.RawDescriptionHelpFormatter,
-        allow_abbrev=False,
-    )
+    parser = ProgramParser("python -m preprocess.tags", description=__doc__)
     commands = parser.add_subparsers(required=True)
 
     def command(run: Callable[[argparse.Namespace], None], words: str, folder: str) -> argparse.ArgumentParser:
-        sub = commands.add_parser(run.__name__, help=words, description=words, allow_abbrev=False)
+        sub = commands.add_parser(run.__name__, help=words, description=words)
         sub.set_defaults(run=run)
         sub.add_argument("--data", type=Path, required=True, help="the target set, with its splits inside")
         sub.add_argument("--folder", default=folder, help="in each split (%(default)s)")
-        sub.add_argument("--debug", action="store_true", help="show the traceback of an error")
         return sub
 
     for run, words in ((page, "write a html page to tag the slices on"), (template, "write a csv to fill in")):

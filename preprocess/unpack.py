@@ -36,7 +36,7 @@ from files.faults import Fault, describe_faults
 from files.zip_entries import read_entries
 from preprocess.new_set import refuse_existing, whole_folder
 from processes.errors import UserError
-from utils import counted, listing, run_program
+from utils import ProgramParser, counted, listing, run_program
 
 BROKEN = (  # what reading an archive raises when it is damaged, locked with a password or of an unknown kind
     *(zipfile.BadZipFile, tarfile.TarError, gzip.BadGzipFile),
@@ -238,12 +238,7 @@ def unpack(lineage: Lineage, dest: Path, skip: Sequence[str] = (), accept_checks
 
 
 def parse_args(argv: Sequence[str] | None = None) -> argparse.Namespace:
-    parser = argparse.ArgumentParser(
-        "python -m preprocess.unpack",
-        description=__doc__,
-        formatter_class=argparse.RawDescriptionHelpFormatter,
-        allow_abbrev=False,
-    )
+    parser = ProgramParser("python -m preprocess.unpack", description=__doc__)
     add = parser.add_argument
     add("--lineage", type=Path, required=True, help="file that lists the archives with their md5")
     add("--dest", type=Path, required=True, help="folder for what is in them; must not exist")
@@ -251,7 +246,6 @@ def parse_args(argv: Sequence[str] | None = None) -> argparse.Namespace:
     add("--skip", nargs="+", default=[], metavar="GLOB", help=skip)
     accept = "go on, with a warning, where an archive has another md5 than is listed: it was packed anew"
     add("--accept_checksum", action="store_true", help=accept)
-    add("--debug", action="store_true", help="show the traceback of an error")
     return parser.parse_args(argv)
 
 

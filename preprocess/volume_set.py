@@ -12,7 +12,6 @@ by what `scale` its images are to be standardised as they are read. DEST appears
 
 import processes.ctrl_c  # noqa: F401  first: from here on Ctrl-C is one line
 
-import argparse
 import hashlib
 import os
 from collections import Counter
@@ -57,7 +56,7 @@ from preprocess.slicing.tables import UNLABELLED, is_unlabelled
 from processes.errors import UserError
 from processes.pool import in_processes
 from processes.quoting import csv_text
-from utils import atomic_write, counted, listing, run_program
+from utils import ProgramParser, atomic_write, counted, listing, run_program
 
 TOOL = "preprocess.volume_set 3"  # raised when the same volumes and settings give other files
 COLUMNS = ("name", "split", "spacing_slice", "spacing_w", "spacing_h", "affine", "qform", "codes", "stored")
@@ -343,12 +342,7 @@ def describe(card: Mapping[str, Any]) -> str:
 
 def read_spec(arguments: Sequence[str] | None = None) -> VolumeSpec:
     """The settings on the command line. Raises UserError, or exits like argparse."""
-    parser = argparse.ArgumentParser(
-        "python -m preprocess.volume_set",
-        description=__doc__,
-        formatter_class=argparse.RawDescriptionHelpFormatter,
-        allow_abbrev=False,
-    )
+    parser = ProgramParser("python -m preprocess.volume_set", description=__doc__)
     add = parser.add_argument_group("volumes").add_argument
     add("--dest", type=Path, required=True, help="folder of the new set; must not exist")
     image = "image volumes, 3D or 4D; once for each co-registered image of a patient, in the order of their channels"
@@ -383,7 +377,6 @@ def read_spec(arguments: Sequence[str] | None = None) -> VolumeSpec:
     add("--modality", default="", help="written to dataset.json")
     add("--phantom", metavar="TEXT", help="the volumes are made up: dataset.json says so in these words")
     add("--jobs", type=int, default=os.cpu_count(), help="patients at a time (default %(default)s)")
-    add("--debug", action="store_true", help="show the traceback of an error")
     args = vars(parser.parse_args(arguments))
     args.pop("debug")
     args["orient"] = None if args["orient"] == "stored" else args["orient"]

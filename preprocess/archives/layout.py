@@ -1,6 +1,5 @@
 """From the layout of an archive to the flags of the slicer: what the script of every archive shares."""
 
-import argparse
 from collections.abc import Sequence
 from pathlib import Path
 from types import ModuleType
@@ -9,7 +8,7 @@ from files.pairing import find_files
 from preprocess.slice_volumes import read_spec, slice_set
 from preprocess.slicing.tables import describe
 from processes.errors import UserError
-from utils import listing
+from utils import ProgramParser, listing
 
 AXIAL = ("--orient", "LPS")  # axial slices alike however the volumes are stored; --plane or --axis behind it cut others
 
@@ -20,12 +19,10 @@ def slice_archive(archive: ModuleType, argv: Sequence[str] | None = None) -> Non
     archive: a module with `add_flags(add)`, its own flags, and `flags(args)`, the slicer's. Any flag of the slicer may
     stand behind them, and wins.
     """
-    parser = argparse.ArgumentParser(
+    parser = ProgramParser(
         f"python -m {archive.__spec__.name if archive.__spec__ else archive.__name__}",
         description=archive.__doc__,
         epilog="Any flag of python -m preprocess.slice_volumes besides: --dest, --val, --size, --format, …",
-        formatter_class=argparse.RawDescriptionHelpFormatter,
-        allow_abbrev=False,
     )
     parser.add_argument("--volumes", type=Path, required=True, help="the folder that the archive was unpacked into")
     archive.add_flags(parser.add_argument)

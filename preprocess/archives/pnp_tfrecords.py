@@ -13,7 +13,6 @@ called <file>_1, as in the csv. Grey levels become (x + 4) / 8.5, cut to 0..1, a
 
 import processes.ctrl_c  # noqa: F401  first: from here on Ctrl-C is one line
 
-import argparse
 import math
 from collections.abc import Sequence
 from pathlib import Path
@@ -26,7 +25,7 @@ from files.pairing import find_files
 from preprocess.archives.tfrecords import read_example, read_records
 from preprocess.new_set import refuse, refuse_existing, whole_folder, write_card
 from preprocess.slicing.case import save_nifti
-from utils import doubled, run_program
+from utils import ProgramParser, doubled, run_program
 
 SHIFT, WIDTH = 4.0, 8.5
 MIDDLE = 1  # of the three neighbours
@@ -107,16 +106,10 @@ def _card(dest: Path, counts: dict[str, int], size: tuple[int, int]) -> dict:
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(
-        "python -m preprocess.archives.pnp_tfrecords",
-        description=__doc__,
-        formatter_class=argparse.RawDescriptionHelpFormatter,
-        allow_abbrev=False,
-    )
+    parser = ProgramParser("python -m preprocess.archives.pnp_tfrecords", description=__doc__)
     for split in ("train", "val"):
         parser.add_argument(f"--{split}", required=True, metavar="GLOB", help="the files of this split")
     parser.add_argument("--dest", type=Path, required=True, help="folder of the new set; must not exist")
-    parser.add_argument("--debug", action="store_true", help="show the traceback of an error")
     args = parser.parse_args()
     counts = make_set({split: find_files(getattr(args, split)) for split in ("train", "val")}, args.dest)
     print(f"{args.dest}: {', '.join(f'{count} slices in {split}' for split, count in counts.items())}")

@@ -35,7 +35,7 @@ from files.reading import sha256
 from preprocess.new_set import refuse, refuse_existing, whole_folder, write_card
 from processes.errors import UserError
 from processes.pool import in_processes
-from utils import counted, listing, run_program
+from utils import ProgramParser, counted, listing, run_program
 
 TOOL = "preprocess.streets 1"  # raised when the same pictures and settings give other files
 CLASSES = (  # label id in the published files, name, and Cityscapes' colour; the place in the table is the class number
@@ -321,8 +321,7 @@ def _names(text: str) -> tuple[str, ...]:
 
 def read_spec(arguments: Sequence[str] | None = None) -> StreetSpec:
     """The settings on the command line. Raises UserError, or exits like argparse."""
-    parser = argparse.ArgumentParser("python -m preprocess.archives.streets", description=__doc__, allow_abbrev=False)
-    parser.formatter_class = argparse.RawDescriptionHelpFormatter
+    parser = ProgramParser("python -m preprocess.archives.streets", description=__doc__)
     add, pair = parser.add_argument, {"type": int, "nargs": 2, "metavar": ("WIDTH", "HEIGHT")}
     add("--kind", choices=sorted(KINDS), required=True, help="layout of the published files")
     add("--root", type=Path, required=True, help="folder that holds GTA5, or leftImg8bit and gtFine")
@@ -336,7 +335,6 @@ def read_spec(arguments: Sequence[str] | None = None) -> StreetSpec:
     add("--seed", type=int, default=0, help="of the draw (default %(default)s)")
     add("--phantom", metavar="TEXT", help="the pictures are made up: dataset.json says so in these words")
     add("--jobs", type=int, default=os.cpu_count(), help="pictures at a time (default %(default)s)")
-    add("--debug", action="store_true", help="show the traceback of an error")
     args = vars(parser.parse_args(arguments))
     args.pop("debug")
     sizes = {key: args[key] and tuple(args[key]) for key in ("size", "truth_size")}

@@ -23,7 +23,7 @@ from preprocess.slice_volumes import slice_set
 from preprocess.slicing.spec import Blocks, SliceSpec
 from preprocess.slicing.tables import describe
 from processes.errors import UserError
-from utils import atomic_write, listing, run_program
+from utils import ProgramParser, atomic_write, listing, run_program
 
 PACKAGE = "tptbox==1.1.0"
 WHEEL = "tptbox-1.1.0-py3-none-any.whl"
@@ -106,15 +106,13 @@ def spine_spec(dest: Path, modality: str, image: Path, label: Path) -> SliceSpec
 
 def parse_args() -> argparse.Namespace:
     """The command line; `dests` holds modality -> folder of the sets to make. Exits like argparse."""
-    parser = argparse.ArgumentParser("python -m preprocess.archives.tptbox", description=__doc__, allow_abbrev=False)
-    parser.formatter_class = argparse.RawDescriptionHelpFormatter
+    parser = ProgramParser("python -m preprocess.archives.tptbox", description=__doc__)
     parser.add_argument("--dest_ct", type=Path, help="folder of the CT slices; must not exist")
     parser.add_argument("--dest_mr", type=Path, help="folder of the MR slices; must not exist")
     parser.add_argument("modality", nargs="?", choices=("ct", "mr"), help="the one set to make, in the folder --dest")
     parser.add_argument("--dest", type=Path, help="folder of the slices of `modality`")
     parser.add_argument("--downloads", type=Path, required=True, help="folder for the wheel and the volumes")
     parser.add_argument("--jobs", type=int, default=1, help="taken for the makefiles' sake: a set is one volume")
-    parser.add_argument("--debug", action="store_true", help="show the traceback of an error")
     args = parser.parse_args()
     dests = {"CT": args.dest_ct, "MR": args.dest_mr}
     if bool(args.modality) != bool(args.dest):

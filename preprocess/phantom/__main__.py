@@ -21,7 +21,7 @@ from preprocess.phantom.cohorts import COHORTS, DECATHLON
 from preprocess.phantom.decathlon import write_contents
 from preprocess.phantom.streets import make_streets
 from processes.pool import in_processes
-from utils import run_program
+from utils import ProgramParser, run_program
 
 
 def make_cohort(kind: str, dest: Path, size: str = "small", seed: int = 0, jobs: int = 1) -> int:
@@ -61,13 +61,12 @@ def _natural(text: str) -> int:
 
 def main() -> None:
     """Reads the command line, says loudly that this is made up, writes the cohort."""
-    parser = argparse.ArgumentParser("preprocess.phantom", description=__doc__.split("\n\n")[1], allow_abbrev=False)
+    parser = ProgramParser("python -m preprocess.phantom", description=__doc__.split("\n\n")[1])
     parser.add_argument("kind", choices=sorted(MAKERS))
     parser.add_argument("--dest", type=Path, required=True, help="folder to write; must not exist")
     parser.add_argument("--size", choices=SIZES, default="small", help="small: quick; full: as published, or nearly")
     parser.add_argument("--seed", type=_natural, default=0)
     parser.add_argument("--jobs", type=_natural, default=os.cpu_count(), help="scans made at a time")
-    parser.add_argument("--debug", action="store_true", help="show the traceback of an error")
     args = parser.parse_args()
     scans = make_cohort(args.kind, args.dest, args.size, args.seed, max(1, args.jobs))
     print(f"*** PHANTOM: {scans} made-up scans in {args.dest}. Made-up data, proves nothing about real ones. ***")

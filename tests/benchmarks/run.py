@@ -11,7 +11,6 @@ For training on a GPU the defaults are batches of 24 at 384x384 in bf16, compile
 
 import processes.ctrl_c  # noqa: F401  first: from here on Ctrl-C is one line
 
-import argparse
 import importlib
 import time
 from argparse import Namespace
@@ -22,7 +21,7 @@ import torch
 
 from processes.errors import UserError
 from tests.benchmarks.table import Row, as_text, describe_machine, write
-from utils import nearest, run_program
+from utils import ProgramParser, nearest, run_program
 
 SUBJECTS = ("surfaces", "losses", "distances", "slicing", "items", "memory", "volumes", "training")
 
@@ -32,15 +31,12 @@ def names(text: str) -> list[str]:
 
 
 def read_options(argv: Sequence[str] | None = None) -> Namespace:
-    parser = argparse.ArgumentParser(
-        "make bench", description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter, allow_abbrev=False
-    )
+    parser = ProgramParser("make bench", description=__doc__)
     add = parser.add_argument
     add("--only", type=names, default=list(SUBJECTS), metavar="A,B", help=f"out of {', '.join(SUBJECTS)}")
     add("--out", type=Path, default=Path("results/bench"), help="folder of table and picture (default %(default)s)")
     add("--rounds", type=int, default=3, help="turns of each comparison (default %(default)s)")
     add("--quick", action="store_true", help="everything tiny, once: whether it runs, not how fast")
-    add("--debug", action="store_true", help="show the traceback of an error")
     add("--slices", type=int, default=10_000, help="of the larger set whose memory is measured (default %(default)s)")
     training = parser.add_argument_group("training").add_argument
     gpu = torch.cuda.is_available()
