@@ -1,6 +1,5 @@
 """A network over a set of slices: predictions, class counts, Dice per slice and per patient, scores in mm."""
 
-import zlib
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -10,6 +9,7 @@ import torch
 from torch import Tensor
 
 from dataloader import AnySet
+from datasets.packed_maps import PackedMaps
 from datasets.stacks import numbers_of, placeless, stack, without_distances
 from datasets.streams import Stream
 from datasets.volumes import WholeStream
@@ -29,28 +29,6 @@ class Scoring:
     ignore: int | None
     nsd_tolerance: float
     jobs: int
-
-
-class PackedMaps(Sequence[np.ndarray]):
-    """uint8 maps of volumes (D, W, H), compressed in memory: hundreds of them are one evaluation."""
-
-    def __init__(self) -> None:
-        self.parts: list[tuple[bytes, tuple[int, ...]]] = []
-
-    def add(self, maps: Tensor) -> None:
-        """Adds the class numbers or grey levels (B, D, W, H) of a batch, uint8."""
-        self.parts += [(zlib.compress(one.tobytes(), 1), one.shape) for one in maps.cpu().numpy()]
-
-    def __getitem__(self, row: int) -> np.ndarray:
-        content, shape = self.parts[row]
-        return np.frombuffer(zlib.decompress(content), np.uint8).reshape(shape)
-
-    def __len__(self) -> int:
-        return len(self.parts)
-
-    def whole(self) -> Sequence[np.ndarray]:
-        """All maps (D, W, H), each unpacked when it is asked for."""
-        return self
 
 
 class MapsOnDevice:

@@ -17,7 +17,7 @@ FLOORS = [  # bottom up: a package or a file of the top level imports those belo
     {"datasets", "networks"},
     {"analysis", "bounds", "dataloader", "losses"},
     {"methods", "plot", "preprocess", "report"},
-    {"engine", "score_masks"},
+    {"engine", "score_masks", "selection"},
     {"main", "prediction"},
     {"predict"},
 ]

@@ -1,0 +1,220 @@
+"""What one candidate says of the target's images, in sums that validators are computed from.
+
+Of each image one pass as it is, one for each view (views.py), and one mixed with another image. What is kept of them is
+a few sums a class, and the class numbers, compressed. So memory does not grow with the number of candidates times that
+of pixels, and no label is read.
+"""
+
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import nullcontext
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from datasets.packed_maps import PackedMaps
+from methods.base import infer
+from methods.settings import Settings
+from nets.probabilities import EPS, log_probabilities
+from selection.views import VIEWS, dropped_features, grey_range, mixed
+
+CLEAN = "clean"
+BAND = 3  # pixels to either side of a border
+SAMPLED = 4096  # pixels of an image, about, whose probabilities are compared with each other
+
+
+@dataclass(frozen=True)
+class Measured:
+    """The sums of one candidate over N images, each (N, K), and its class numbers, in the order of the set's rows."""
+
+    sums: Mapping[str, np.ndarray]
+    masks: Sequence[np.ndarray]  # (W, H) or (D, W, H) uint8 each
+
+
+@torch.inference_mode()
+def measure(
+    net: nn.Module, images: Iterator[tuple[Tensor, Tensor]], settings: Settings, temperatures: Sequence[float] | None
+) -> Measured:
+    """Makes all passes of one candidate, in evaluation mode.
+
+    images: batches (B, C, …) on the device, and the rows (B,) that they have in their set; alike for all candidates
+    temperatures: one a class, by which the logits of the pixels of that class are divided; None leaves them out
+    """
+    net.eval()
+    parts: list[dict[str, Tensor]] = []
+    rows, maps = [], PackedMaps()
+    for number, (image, places) in enumerate(images):
+        labels, sums = _passes(net, image, settings, number, temperatures)
+        parts.append(sums)
+        rows.append(places)
+        maps.add(labels)
+    order = torch.cat(rows).argsort()
+    whole = {name: torch.cat([part[name] for part in parts])[order].cpu().numpy() for name in parts[0]}
+    return Measured(whole, maps.in_order(order.tolist()))
+
+
+def _passes(
+    net: nn.Module, image: Tensor, settings: Settings, number: int, temperatures: Sequence[float] | None
+) -> tuple[Tensor, dict[str, Tensor]]:
+    """(B, …) uint8 class numbers, and the sums (B, K) of a batch."""
+
+    def logits_of(disturbed: Tensor) -> Tensor:
+        with settings.autocast():
+            return infer(net, disturbed, settings)
+
+    log_p = log_probabilities(logits_of(image))
+    labels = {CLEAN: log_p.argmax(1)}
+    sums = clean_sums(log_p, labels[CLEAN], temperatures) | border_sums(image, labels[CLEAN], log_p.shape[1])
+    for place, (name, view) in enumerate(VIEWS.items()):
+        generator = torch.Generator(image.device).manual_seed(number * len(VIEWS) + place)
+        disturbed = view.image(image, generator)
+        with dropped_features(net, number) if view.drops_features else nullcontext():
+            log_q = log_probabilities(view.undo(logits_of(disturbed)))
+        labels[name] = log_q.argmax(1)
+        sums[f"joint_{name}"] = joint_confidence(log_p, log_q, labels[CLEAN], labels[name])
+    sums |= overlaps(labels, log_p.shape[1])
+    mixture, partner = mixed(image)
+    answer = logits_of(mixture).argmax(1)
+    sums |= mixture_sums(answer, labels[CLEAN], partner(labels[CLEAN].unsqueeze(1)).squeeze(1), log_p.shape[1])
+    return labels[CLEAN].to(torch.uint8), sums
+
+
+def by_class(values: Tensor, labels: Tensor, n_class: int) -> Tensor:
+    """(B, …) values -> (B, K) float64: their sums over the pixels of each class of (B, …) labels."""
+    flat, at = values.flatten(1), labels.flatten(1)
+    return torch.stack([torch.where(at == k, flat, 0).sum(1, dtype=torch.float64) for k in range(n_class)], 1)
+
+
+def clean_sums(log_p: Tensor, labels: Tensor, temperatures: Sequence[float] | None = None) -> dict[str, Tensor]:
+    """Sums (B, K) of the pass over images as they are.
+
+    log_p: (B, K, …) log-probabilities; labels: (B, …) their most probable classes
+
+    size          pixels of the class
+    soft          probability of the class, everywhere
+    sure          probability of the class, in its own pixels
+    entropy       entropy in the pixels of the class; log K is the most
+    gram_<k>      see `spectrum`
+    soft_t, sure_t  as soft and sure, with each pixel's logits divided by the temperature of its class
+    """
+    n_class, p = log_p.shape[1], log_p.exp()
+    sums = {
+        "size": by_class(torch.ones_like(p[:, 0]), labels, n_class),
+        "soft": p.flatten(2).sum(2, dtype=torch.float64),
+        "sure": by_class(p.amax(1), labels, n_class),
+        "entropy": by_class(-(p * log_p).sum(1), labels, n_class),
+    }
+    if temperatures is not None:
+        scale = torch.as_tensor(temperatures, dtype=log_p.dtype, device=log_p.device)[labels].unsqueeze(1)
+        p = F.softmax(log_p / scale, dim=1)
+        sums["soft_t"] = p.flatten(2).sum(2, dtype=torch.float64)
+        sums["sure_t"] = by_class(p.gather(1, labels.unsqueeze(1)).squeeze(1), labels, n_class)
+    return sums | spectrum(p if temperatures is None else log_p.exp(), labels)
+
+
+def spectrum(p: Tensor, labels: Tensor) -> dict[str, Tensor]:
+    """Products of probabilities, class by class: "gram_c" (B, K * K), summed over sampled pixels that are labelled c.
+
+    p: (B, K, …) probabilities. Their balanced sum over c is PᵀP of the matrix P of pixels and classes.
+    """
+    flat, at = p.flatten(2), labels.flatten(1)
+    step = max(1, flat.shape[2] // SAMPLED)
+    flat, at = flat[..., ::step], at[..., ::step]
+    found = {}
+    for k in range(p.shape[1]):
+        kept = flat * (at == k).unsqueeze(1)
+        found[f"gram_{k}"] = (kept @ kept.transpose(1, 2)).flatten(1).double()
+    return found
+
+
+def border_sums(image: Tensor, labels: Tensor, n_class: int) -> dict[str, Tensor]:
+    """How the borders of (B, …) labels lie on the image (B, C, …): sums (B, K) that no network has a say in.
+
+    edge   steepness of the image at the class's border pixels, which touch another class
+    near   the same in all pixels at most BAND away from that border, on both sides
+    in     grey levels within BAND of the border, inside the class
+    out    the same outside
+
+    Each is three sums, "<name>_n" of ones, "<name>_1" of the values and "<name>_2" of their squares.
+    Grey levels are divided by the image's range, and their channels averaged.
+    """
+    low, high = grey_range(image)
+    grey = ((image.float() - low) / (high - low).clamp_min(EPS)).mean(1)
+    steep = steepness(grey)
+    found: dict[str, list[Tensor]] = {}
+    for k in range(n_class):
+        mask = labels == k
+        inner, outer = mask & _grown(~mask, BAND), _grown(mask, BAND) & ~mask
+        edge, near = mask & _grown(~mask, 1), inner | outer
+        of_k = {"edge": (edge, steep), "near": (near, steep), "in": (inner, grey), "out": (outer, grey)}
+        for name, (where, values) in of_k.items():
+            kept = torch.where(where, values, 0).flatten(1).double()
+            found.setdefault(f"{name}_n", []).append(where.flatten(1).sum(1).double())
+            found.setdefault(f"{name}_1", []).append(kept.sum(1))
+            found.setdefault(f"{name}_2", []).append((kept * kept).sum(1))
+    return {name: torch.stack(values, 1) for name, values in found.items()}
+
+
+def steepness(grey: Tensor) -> Tensor:
+    """(B, …) -> (B, …): the norm of the central differences along all axes."""
+    slopes = torch.gradient(grey, dim=tuple(range(1, grey.ndim)))
+    return torch.stack(slopes).square().sum(0).sqrt()
+
+
+def _grown(mask: Tensor, pixels: int) -> Tensor:
+    """(B, …) booleans: those that are at most so many pixels away from a true one, along the axes."""
+    pool = F.max_pool2d if mask.ndim == 3 else F.max_pool3d
+    return pool(mask.float().unsqueeze(1), 2 * pixels + 1, 1, pixels).squeeze(1) > 0
+
+
+def joint_confidence(log_p: Tensor, log_q: Tensor, first: Tensor, second: Tensor) -> Tensor:
+    """(B, K): Σ √(p_k q_k) over the pixels that both passes give class k.
+
+    log_p, log_q: (B, K, …) log-probabilities of the two; first, second: (B, …) their most probable classes
+    """
+    both = torch.where(first == second, (0.5 * (log_p.amax(1) + log_q.amax(1))).exp(), 0)
+    return by_class(both, first, log_p.shape[1])
+
+
+def overlaps(labels: Mapping[str, Tensor], n_class: int) -> dict[str, Tensor]:
+    """Of every pass its "size_<pass>" and of every two "both_<pass>_<pass>": pixels (B, K) of each class.
+
+    labels: pass -> (B, …) class numbers
+    """
+    names, found = list(labels), {}
+    masks = {name: [labels[name].flatten(1) == k for k in range(n_class)] for name in names}
+    for place, name in enumerate(names):
+        found[f"size_{name}"] = torch.stack([mask.sum(1) for mask in masks[name]], 1)
+        for other in names[place + 1 :]:
+            pairs = zip(masks[name], masks[other], strict=True)
+            found[f"both_{name}_{other}"] = torch.stack([(one & two).sum(1) for one, two in pairs], 1)
+    return {name: counts.double() for name, counts in found.items()}
+
+
+def mixture_sums(answer: Tensor, first: Tensor, second: Tensor, n_class: int) -> dict[str, Tensor]:
+    """How often a mixture is given the class of its larger part, (B, K) by that class (MixVal, Hu et al. 2023).
+
+    answer, first, second: (B, …) most probable classes of the mixture, of its larger and of its smaller part
+    Counted are pixels in which either part is no background: those where the parts agree ("intra") and the others
+    ("inter"); "hit" are those that the mixture gives the class of its larger part.
+    """
+    either, agree, hit = (first > 0) | (second > 0), first == second, answer == first
+    return {
+        "intra": by_class((either & agree).double(), first, n_class),
+        "intra_hit": by_class((either & agree & hit).double(), first, n_class),
+        "inter": by_class((either & ~agree).double(), first, n_class),
+        "inter_hit": by_class((either & ~agree & hit).double(), first, n_class),
+    }
+
+
+def per_patient(sums: Mapping[str, np.ndarray], patients: Sequence[str]) -> dict[str, np.ndarray]:
+    """Sums of slices (N, *) -> sums of patients (P, *), patients in the order of their first slice."""
+    places = {patient: place for place, patient in enumerate(dict.fromkeys(patients))}
+    at = [places[patient] for patient in patients]
+    found = {}
+    for name, values in sums.items():
+        found[name] = np.zeros((len(places), values.shape[1]))
+        np.add.at(found[name], at, values)
+    return found
