@@ -137,8 +137,7 @@ def ghosting(levels: np.ndarray, _: Sequence[float], strength: float, rng: Gener
     lines = np.ones(levels.shape[axis])
     lines[:: int(rng.integers(2, 5))] += strength
     lines[0] = 1  # the middle of k-space, the mean, is as it was
-    kept = lines.reshape([-1 if each == axis else 1 for each in range(3)])
-    return np.abs(np.fft.ifft(np.fft.fft(levels, axis=axis) * kept, axis=axis))
+    return np.abs(np.fft.ifft(np.fft.fft(levels, axis=axis) * _along(axis, lines), axis=axis))
 
 
 @acquisition(0.4, 0.8, 1.5, 2.5, 4.0)
@@ -153,8 +152,7 @@ def motion(levels: np.ndarray, spacing_mm: Sequence[float], strength: float, rng
     start = np.quantile(frequency, 1 / 2)
     for until in np.quantile(frequency, (2 / 3, 5 / 6, 1)):
         moved = np.fft.fft(_moved(levels, strength, rng), axis=axis)
-        lines = ((frequency > start) & (frequency <= until)).reshape([-1 if each == axis else 1 for each in range(3)])
-        seen = np.where(lines, moved, seen)
+        seen = np.where(_along(axis, (frequency > start) & (frequency <= until)), moved, seen)
         start = until
     return np.abs(np.fft.ifft(seen, axis=axis))
 
@@ -162,6 +160,11 @@ def motion(levels: np.ndarray, spacing_mm: Sequence[float], strength: float, rng
 def _an_axis(shape: Sequence[int], rng: Generator) -> int:
     """An axis along which there is more than one voxel."""
     return int(rng.choice([axis for axis, n in enumerate(shape) if n > 1]))
+
+
+def _along(axis: int, lines: np.ndarray) -> np.ndarray:
+    """A value for each line of k-space across `axis`, (n,), in a shape that fits k-space: (n, 1, 1) for axis 0."""
+    return lines.reshape([-1 if each == axis else 1 for each in range(3)])
 
 
 def _moved(levels: np.ndarray, strength: float, rng: Generator) -> np.ndarray:
