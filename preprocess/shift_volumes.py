@@ -20,10 +20,9 @@ import numpy as np
 from tqdm import tqdm
 
 from files.faults import Fault, VolumeFault
-from files.formats import open_volume
 from files.nifti_headers import write_nifti
 from files.pairing import Case, compile_pattern, pair
-from files.reading import read_grid, read_header, read_stack
+from files.reading import read_channels, read_grid, read_header
 from files.volume_names import FILE_NAME
 from preprocess.new_set import refuse, refuse_existing, whole_folder, write_json
 from preprocess.shifts.acquisitions import ACQUISITIONS, SEVERITIES, acquire
@@ -64,14 +63,13 @@ def shift_volumes(pattern: str, patient: str, dest: Path, shift: Shift, jobs: in
 def _shift_one(case: Case, shift: Shift, folder: Path) -> Fault | None:
     path = case.paths[IMAGE]
     try:
-        count = (*open_volume(path).shape[3:], 1)[0]
-        channels = [read_stack(path, 0, channel=channel) for channel in range(count)]
+        channels = read_channels(path)
         spacing_mm = read_grid(path, 0).spacing()
         shifted = [
             acquire(voxels, spacing_mm, shift.acquisition, shift.severity, generator(shift, case.patient))
             for voxels in channels
         ]
-        voxels = shifted[0] if count == 1 else np.stack(shifted, -1)
+        voxels = shifted[0] if len(shifted) == 1 else np.stack(shifted, -1)
         write_nifti(folder / f"{case.patient}.nii.gz", voxels, read_header(path))
     except VolumeFault as error:
         return error.fault
