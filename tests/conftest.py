@@ -12,12 +12,14 @@ import pytest
 import torch
 from PIL import Image
 
-from tests.tools.warm_python import warm_python
+from tests.tools.warm_python import own_lock, warm_python
 
 os.environ["OMP_NUM_THREADS"] = "1"  # of all that a test starts
 torch.set_num_threads(1)
 
 os.fsync = lambda _: None  # it is for power cuts, which no test can make, and takes a tenth of a small training
+
+os.register_at_fork(after_in_child=own_lock)  # as tests kill programs, and pytest's own forks are programs too
 
 for name in ("MAKELEVEL", "MAKEFLAGS", "MFLAGS"):  # of `make test`: a make that a test starts is nobody's part
     os.environ.pop(name, None)

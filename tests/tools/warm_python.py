@@ -37,13 +37,10 @@ LARGEST = 1 << 20  # bytes of a program's words and environment
 
 
 def own_lock() -> None:
-    """In a fork: tqdm has a lock that all forks share, and one that is killed while it holds it stops all others."""
+    """Gives a fork a lock of tqdm's of its own: one that is killed while it holds the shared one stops all others."""
     from tqdm import tqdm
 
     tqdm.set_lock(threading.RLock())
-
-
-os.register_at_fork(after_in_child=own_lock)
 
 
 @contextmanager
@@ -153,6 +150,7 @@ def prepare(told: dict, streams: list[int]) -> Callable[[], None]:
 
 
 def main() -> Callable[[], None] | None:
+    os.register_at_fork(after_in_child=own_lock)
     for name in LIBRARIES:
         with suppress(ImportError):
             importlib.import_module(name)
