@@ -141,6 +141,9 @@ def get_parser() -> Parser:  # noqa: PLR0915  a flat list of flags reads better 
     record.add_argument("--saveim", **switch, help="masks of every n-th epoch, of the last and of the best as png")
     record.add_argument("--entmap", **switch, help="entropy maps of the last epoch as png")
     record.add_argument("--pprint", **switch, help="a line per class and epoch")
+    record.add_argument(
+        "--keep_every", type=int, default=0, help="an adaptation keeps its network every n epochs, to choose from"
+    )
     record.add_argument("--resume", **switch, help="go on where a killed run stopped")
 
     machine = parser.add_argument_group("machine")
@@ -196,6 +199,7 @@ def get_args(argv: Sequence[str] | None = None) -> Namespace:
     _check_numbers(args)
     args.metric_axis = args.metric_axis or list(range(1, args.n_class))
     _check_settings(args)
+    _check_copies(args, learns)
     check_rates(settings_of(Learning, vars(args)))
     if method.segments and not args.target_losses:
         raise UserError(
@@ -243,7 +247,7 @@ MOST = {"n_class": 255, "seed": 2**64 - 1}  # labels are bytes, of which losses 
 MOST |= {"workers": 1024, "jobs": 1024, "draw": 2**64 - 1}
 MOST |= dict.fromkeys(("l_rate", "weight_decay"), 3e38)  # what 32 bits hold
 LARGEST = 10**6  # of whole numbers, where nothing else is said: more is a slip of the hand, and fills memory or disk
-ANY = (*LEAST, "n_warmup", "modalities", "n_labelled", "draw", "seed", "steps")
+ANY = (*LEAST, "n_warmup", "modalities", "n_labelled", "draw", "seed", "steps", "keep_every")
 ANY += ("l_rate", "lr_decay", "poly_power", "weight_decay", "momentum", "nsd_tolerance")
 
 
@@ -261,6 +265,17 @@ def _check_numbers(args: Namespace) -> None:
         numbers = value if isinstance(value, list | tuple) else [value]
         if any(isinstance(number, int) and abs(number) > MOST.get(name, LARGEST) for number in numbers):
             raise UserError(f"--{name} is {' '.join(map(str, numbers))}; it must be at most {MOST.get(name, LARGEST)}.")
+
+
+def _check_copies(args: Namespace, learns: bool) -> None:
+    """Raises UserError for --keep_every where no trained network is adapted without labels."""
+    method = METHODS[args.method]
+    adapts = learns and method.segments and method.needs_weights and not method.labelled and args.load_blocks is None
+    if args.keep_every and not adapts:
+        raise UserError(
+            f"--keep_every {args.keep_every} keeps copies of a whole trained network while it is adapted without "
+            "labels, to choose one of them. This run makes no such network, so leave it out."
+        )
 
 
 def _check_settings(args: Namespace) -> None:

@@ -23,6 +23,7 @@ from tqdm import tqdm
 from dataloader import AnyStream
 from datasets.streams import Batch, Stream
 from datasets.volumes import WholeStream
+from engine.candidates import Candidates
 from engine.evaluation import Evaluation, Scoring, class_counts, evaluate, most_probable
 from engine.recorder import Recorder, Trained, epoch_line, is_due
 from engine.run_folder import ASTRAY, RunFolder
@@ -156,6 +157,7 @@ class Looping(Scoring):
     eval_every: int
     on_collapse: str
     entmap: int
+    keep_every: int
 
 
 class Training:
@@ -182,6 +184,9 @@ class Training:
         self.best: dict[str, Any] = {"epoch": -1, "dice": -1.0, "start": None}  # start: the score before the first step
         self.unchanged: Evaluation | None = None  # of a network that does not learn, which is always the same
         self.rate_factor = 1.0  # factor on the learning rate, smaller after each roll-back
+        self.candidates = Candidates(folder, looping.keep_every, looping.n_epoch)
+        if self.leads:
+            self.candidates.begin(self._state)  # before anything is restored
         if folder.epochs_done < looping.n_epoch:
             self._meet_source()
         if folder.checkpoint:
@@ -307,6 +312,7 @@ class Training:
         if is_best:
             self.folder.save("best_3d.pkl", {k: v for k, v in state.items() if k not in ("method", "alarms")})
             self.folder.write_text("3dbestepoch.txt", [f"{epoch}, {state['best']['dice']:.6f}"])
+        self.candidates.keep(state)
         self.folder.save_last(state)
         print(epoch_line(row, state["best"], self.record.recording), flush=True)
 

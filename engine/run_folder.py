@@ -1,9 +1,9 @@
 """The folder of one run: parameters, provenance, log, raw arrays, checkpoints; whole after any kill.
 
-Order of writing within an epoch: arrays, csv row, best_3d.pkl, last.pkl. What last.pkl says is done is done; whatever
-was written after it belongs to an epoch that will be run again, and is cut off on resume. Until the run is whole,
-previous.pkl keeps the checkpoint before, in case last.pkl turns out to be torn. And paused.pkl keeps the middle of an
-epoch in which the run was asked to stop.
+Order of writing within an epoch: arrays, csv row, best_3d.pkl, a copy of the network (candidates.py), last.pkl. What
+last.pkl says is done is done; whatever was written after it belongs to an epoch that will be run again, and is cut off
+on resume. Until the run is whole, previous.pkl keeps the checkpoint before, in case last.pkl turns out to be torn. And
+paused.pkl keeps the middle of an epoch in which the run was asked to stop.
 """
 
 import hashlib
@@ -26,6 +26,7 @@ import torch
 from PIL import Image
 
 from files.nifti_headers import Header, header_at, write_nifti
+from files.run_names import CANDIDATES
 from nets.checkpoint_files import load_checkpoint, require
 from processes.errors import UserError
 from processes.ownership import MADE, RUN, begin, note_made, strangers, visible_names
@@ -36,6 +37,9 @@ from utils import atomic_write, fits, listing, sha256_of
 # masks when all epochs are done, not what is learnt.
 ELSEWHERE = ("workdir", "resume", "device", "cpu", "jobs", "check", "pprint", "cache", "workers")
 ELSEWHERE += ("in_memory", "nsd_tolerance", "saveim", "entmap", "dice_3d", "group")
+
+# Flags that unfinished runs of before may lack, with the value that is what those did.
+NEWER = {"keep_every": 0}
 
 OF_AN_EPOCH = ("epoch", "best", "caution", "alarms", "method", "identity")  # of a checkpoint, apart from the network
 ASTRAY = "nonfinite.pkl"  # what a run that is not finite leaves behind
@@ -88,9 +92,14 @@ class RunFolder:
         with atomic_write(self.path / "params.txt", "w") as file:
             file.writelines(f"{key}: {visible(value)}\n" for key, value in sorted(self.parameters.items()))
 
-    def _must_be_the_same(self, before: Mapping[str, Any]) -> None:
+    def differing(self, before: Mapping[str, Any]) -> list[str]:
+        """Which arguments and inputs are others than in a checkpoint's identity."""
+        before = NEWER | before
         named = {*before, *self.identity} - {*ELSEWHERE}
-        other = [key for key in sorted(named) if before.get(key) != self.identity.get(key)]
+        return [key for key in sorted(named) if before.get(key) != self.identity.get(key)]
+
+    def _must_be_the_same(self, before: Mapping[str, Any]) -> None:
+        other, before = self.differing(before), NEWER | before
         if other == ["l_rate"] and self._goes_on_slower(before):
             self.slowed_from = before["l_rate"]
         elif other:
@@ -181,7 +190,8 @@ class RunFolder:
 
     def end(self) -> None:
         """Ends a whole run: removes what only a resume needed, and notes what the run has made."""
-        for path in (self.path / "previous.pkl", self.path / "paused.pkl", *self.path.glob(".*.part*")):
+        parts = (path for place in (".", CANDIDATES) for path in self.path.glob(f"{place}/.*.part*"))
+        for path in (self.path / "previous.pkl", self.path / "paused.pkl", *parts):
             path.unlink(missing_ok=True)
         note_made(self.path, visible_names(self.path) - {*self.strangers})
 

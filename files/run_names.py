@@ -1,5 +1,20 @@
 """What is called how in a run's folder, for who writes it and who reads it: of the last network, and of the best."""
 
+import re
+from pathlib import Path
+
 MASKS = {"last": "last_epoch", "best_3d": "best_epoch_3d"}  # folders, as is iter007 of an epoch between
 PATIENTS = {"last": "patients_last.csv", "best_3d": "patients_best_3d.csv"}  # scores, a row a patient and class
 CLASSES = {"last": "classes_last.csv", "best_3d": "classes_best_3d.csv"}  # of pictures, over all of a set
+CANDIDATES = "candidates"  # folder with copies of the network, of which one is chosen without labels
+
+
+def candidate_name(epochs_done: int) -> str:
+    """Where in a run's folder the network after so many epochs is kept; 0: before the first step."""
+    return f"{CANDIDATES}/epoch_{epochs_done:04d}.pkl"
+
+
+def candidates_of(run: Path) -> dict[int, Path]:
+    """Number of epochs done -> the copy of the network then, in this order; {} where none was kept."""
+    found = {path: re.fullmatch(r"epoch_(\d{4,})\.pkl", path.name) for path in (run / CANDIDATES).glob("*.pkl")}
+    return dict(sorted((int(match[1]), path) for path, match in found.items() if match))

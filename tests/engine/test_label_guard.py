@@ -26,6 +26,7 @@ import main as program
 from datasets.augmentation import LARGEST
 from engine.arguments import get_args, get_parser
 from engine.evaluation import Evaluation
+from files.run_names import CANDIDATES, candidate_name
 from methods.base import METHODS
 from methods.settings import add_flags
 from nets.checkpoint_files import load_checkpoint
@@ -73,6 +74,7 @@ RUNS = {
     "as one published code": "--published sfda --use_spacing",
     "as the other": "--published boundary --use_sgd",
     "masks alone": "--mode makeim --saveim 1",
+    "copies to choose from": "--keep_every 1 --n_epoch 3",
     "volumes": "--crop 8 9 8 --overlap 0.25 --network UNet3D:width=2,depth=1 --steps 2",
 }
 TWO_LOSSES = ("loss weights that move",)
@@ -103,6 +105,9 @@ REFUSED = {  # (method or kind, flags) -> what is said of them
     ("pre-training", RUNS["masks alone"]): "segments nothing yet",
     ("pre-training", RUNS["volumes"]): "segments nothing yet",
     ("adversarial", RUNS["volumes"]): "judges the maps of slices",
+    ("noadap", RUNS["copies to choose from"]): "makes no such network",
+    ("adversarial", RUNS["copies to choose from"]): "makes no such network",
+    ("pre-training", RUNS["copies to choose from"]): "makes no such network",
     ("pre-training", RUNS["loss weights that move"]): "moves weight between two losses",
 }
 EXEMPT = {  # flag, or flag and value -> why no run tries it
@@ -318,9 +323,11 @@ def test_a_run_is_the_same_whatever_the_target_s_labels_say(sites, tmp_path, met
         return
     assert told is None or ("--on_collapse stop" in words and told.startswith("Alarm in epoch 2:"))
     assert {"last.pkl", "params.txt", "provenance.json"} <= set(found[VARIANTS[0]])
+    kept = {name for name in found[VARIANTS[0]] if name.startswith(CANDIDATES)}
+    assert kept == {candidate_name(done) for done in range(4) if "--keep_every" in words}
     if "makeim" not in words and METHODS[method].streams:
         learnt = load_checkpoint(tmp_path / "as_they_are" / "last.pkl")
-        assert learnt["epoch"] == 1 or told
+        assert learnt["epoch"] == (2 if "--n_epoch 3" in words else 1) or told
 
 
 # ------------------------------------------------------------------------------------- nothing is left out

@@ -206,7 +206,10 @@ def test_no_archive_takes_the_place_of_another(tmp_path):
 def test_whatever_is_finished_is_in_the_archive_whatever_its_name(tmp_path):
     runs = ["iter000", "ent_map", "-x", "y_tmp", "z" * 200]
     goals = f"TRN := {' '.join(runs)}\nABL := other\nPLOTS := results/iterations/data-report/a\n"
-    toy(tmp_path, WEIGHTS + "(folder / 'iter000/val').mkdir(parents=True)\n(folder / 'iter of mine').mkdir()\n", goals)
+    made = "(folder / 'iter000/val').mkdir(parents=True)\n(folder / 'iter of mine').mkdir()\n"
+    made += "(folder / 'candidates').mkdir()\n"
+    made += "[(folder / 'candidates' / name).touch() for name in ('epoch_0005.pkl', 'epoch_mine.txt')]\n"
+    toy(tmp_path, WEIGHTS + made, goals)
     (tmp_path / "results/iterations/data-report").mkdir(parents=True)
     (tmp_path / "results/iterations/data-report/a").touch()
     (tmp_path / "results/iterations/my notes").touch()
@@ -215,10 +218,11 @@ def test_whatever_is_finished_is_in_the_archive_whatever_its_name(tmp_path):
     assert done.returncode == 0, done.stderr
     (archive,) = (tmp_path / "archives").iterdir()
     names = packed(archive)
-    inside = [f"{run}/{name}" for run in runs for name in ("last.pkl", "iter of mine/")]
+    inside = [f"{run}/{name}" for run in runs for name in ("last.pkl", "iter of mine/", "candidates/epoch_mine.txt")]
     wanted = [*inside, "data-report/a", "my notes", "report.txt"]
     assert {*(f"results/iterations/{name}" for name in wanted), "toy.make", "make/rules.mk"} < set(names)
-    assert not [name for name in names if "other_tmp" in name or "iter000/val" in name]
+    left_out = ("other_tmp", "iter000/val", "epoch_0005.pkl")
+    assert not [name for name in names if any(each in name for each in left_out)]
 
 
 def test_the_archive_of_long_names_has_a_name_that_fits(tmp_path):

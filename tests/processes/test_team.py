@@ -18,6 +18,8 @@ from conftest import CROSS_ENTROPY, FOLDERS
 from torch import nn
 
 import main as program
+from engine.run_folder import RunFolder
+from files.run_names import CANDIDATES, candidate_name, candidates_of
 from methods.supervised import Supervised
 from processes import team as distributed
 from processes.team import Team, WholeBatchNorm
@@ -205,6 +207,26 @@ def test_two_processes_are_one(sites, source, tmp_path, method, capsys):
     scores = [table(run, "patients_last.csv") for run in (alone, team)]
     assert scores[0].patient.tolist() == scores[1].patient.tolist()
     assert np.allclose(scores[0].dice, scores[1].dice, atol=1e-2)
+
+
+def test_a_team_keeps_each_copy_of_its_network_once(sites, source, tmp_path, monkeypatch):
+    """By the one that writes; and the last copy is the bits of last.pkl."""
+    wrote, save = tmp_path / "wrote.txt", RunFolder.save_tensors
+
+    def noted(self, name, state):
+        with wrote.open("a") as file:
+            file.write(f"{os.environ['RANK']} {name}\n")
+        save(self, name, state)
+
+    monkeypatch.setattr(RunFolder, "save_tensors", noted)
+    losses, start = "[('SelfEntropy', {}, 1)]", ("--method", "sfda", "--model_weights", source)
+    train_in_team(sites[1], tmp_path / "run", losses, *start, "--n_epoch", 2, "--keep_every", 1)
+    lines = [line for line in wrote.read_text().splitlines() if CANDIDATES in line]
+    assert lines == [f"0 {candidate_name(done)}" for done in range(3)]
+    copies = [torch.load(path, weights_only=True)["net"] for path in candidates_of(tmp_path / "run").values()]
+    first, last = (torch.load(path, weights_only=True)["net"] for path in (source, tmp_path / "run" / "last.pkl"))
+    for kept, of in ((copies[0], first), (copies[-1], last)):
+        assert all(torch.equal(kept[name], of[name]) for name in of)
 
 
 def test_a_team_goes_on_where_one_process_stopped(sites, tmp_path, monkeypatch):

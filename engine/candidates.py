@@ -1,0 +1,71 @@
+"""Copies of an adaptation's network (--keep_every), of which one can be chosen without labels.
+
+    candidates/epoch_0000.pkl     the network before the first step
+    candidates/epoch_0005.pkl     after five epochs; so every n of them, and after the last
+
+A copy is a checkpoint without what a resume needs: the weights are the bits of last.pkl, and "epoch" is what it is
+there, the last one that is done counted from 0, so -1 before the first. It is written before last.pkl. So whenever
+last.pkl says that an epoch is done, its copy is there, and a later one is of an epoch that will be run again.
+"""
+
+from collections.abc import Callable, Mapping
+from typing import Any
+
+from engine.run_folder import RunFolder
+from files.run_names import CANDIDATES, candidate_name, candidates_of
+from nets.checkpoint_files import load_checkpoint, require
+from processes.errors import UserError
+from processes.ownership import MADE
+from processes.quoting import for_shell
+
+KEPT = ("network", "in_channels", "n_class", "seed", "net", "preprocessing", "epoch")  # besides the run's identity
+
+
+class Candidates:
+    """The copies in the folder of one run. Nothing is written before `begin`."""
+
+    def __init__(self, folder: RunFolder, every: int, n_epoch: int) -> None:
+        """every: how many epochs from one copy to the next; 0: none is kept."""
+        self.folder, self.every, self.n_epoch = folder, every, n_epoch
+
+    def is_due(self, epochs_done: int) -> bool:
+        """Whether the network is kept after so many epochs."""
+        return self.every > 0 and (epochs_done % self.every == 0 or epochs_done == self.n_epoch)
+
+    def begin(self, start: Callable[[], Mapping[str, Any]]) -> None:
+        """Leaves the copies of the epochs that are done, and removes what a kill left beside them.
+
+        start: gives the state before the first step, of which a run without a checkpoint makes its first copy
+        Raises UserError for a copy that is missing, torn or of another run. A run that has ended is not asked for its
+        copies: once one is chosen, the others may go.
+        """
+        done, there = self.folder.epochs_done, candidates_of(self.folder.path)
+        for part in self.folder.path.glob(f"{CANDIDATES}/.*.part*"):
+            part.unlink()
+        for number in there if self.every or not self.folder.resumes else ():
+            if number > done or not self.is_due(number):
+                there[number].unlink()
+        if self.every and not done:
+            self.keep(start() | {"epoch": -1})
+        elif self.every and not (done == self.n_epoch and (self.folder.path / MADE).exists()):
+            for number in filter(self.is_due, range(done + 1)):
+                self._check(number)
+
+    def keep(self, state: Mapping[str, Any]) -> None:
+        """Writes the copy out of the state after an epoch, which "epoch" counts from 0, if one is due."""
+        if self.is_due(state["epoch"] + 1):
+            (self.folder.path / CANDIDATES).mkdir(exist_ok=True)
+            self.folder.save(candidate_name(state["epoch"] + 1), {name: state[name] for name in KEPT})
+
+    def _check(self, number: int) -> None:
+        path = self.folder.path / candidate_name(number)
+        try:
+            state = load_checkpoint(path)
+            require(path, state, (*KEPT, "identity"))
+            if state["epoch"] + 1 != number or set(self.folder.differing(state["identity"])) - {"l_rate"}:
+                raise UserError(f"{path} holds another epoch, or is of another run.")
+        except UserError as error:
+            raise UserError(
+                f"{error} It is one of the networks that --keep_every keeps to choose from, and no later epoch can "
+                f"make it again: put it back, or remove the run (rm -r {for_shell(self.folder.path)}) to start anew."
+            ) from error
