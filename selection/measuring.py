@@ -18,11 +18,10 @@ from datasets.packed_maps import PackedMaps
 from methods.base import infer
 from methods.settings import Settings
 from nets.probabilities import EPS, log_probabilities
-from selection.views import VIEWS, dropped_features, grey_range, mixed
+from selection.views import VIEWS, dropped_features, grey_range, mixed, sampled
 
 CLEAN = "clean"
 BAND = 3  # pixels to either side of a border
-SAMPLED = 4096  # pixels of an image, about, whose probabilities are compared with each other
 
 
 @dataclass(frozen=True)
@@ -119,9 +118,7 @@ def spectrum(p: Tensor, labels: Tensor) -> dict[str, Tensor]:
 
     p: (B, K, …) probabilities. Their balanced sum over c is PᵀP of the matrix P of pixels and classes.
     """
-    flat, at = p.flatten(2), labels.flatten(1)
-    step = max(1, flat.shape[2] // SAMPLED)
-    flat, at = flat[..., ::step], at[..., ::step]
+    flat, at = sampled(p.flatten(2)), sampled(labels.flatten(1))
     found = {}
     for k in range(p.shape[1]):
         kept = flat * (at == k).unsqueeze(1)

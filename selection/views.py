@@ -8,6 +8,8 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import partial
+from itertools import count
+from math import gcd
 
 import torch
 from torch import Tensor, nn
@@ -16,7 +18,7 @@ NOISE = 0.1  # standard deviation, as a share of an image's range of grey levels
 GAMMAS = (0.7, 1.5)
 DROPPED = 0.1  # of the channels that the classifier reads
 MIXED = 0.55  # of an image, where it is mixed with another (Hu et al., NeurIPS 2023)
-SAMPLE = 4096  # pixels of an image, about, that its range is estimated from
+SAMPLE = 4096  # pixels of an image, about, where fewer than all will do
 
 
 def same(values: Tensor) -> Tensor:
@@ -33,10 +35,20 @@ class View:
     drops_features: bool = False
 
 
+def sampled(values: Tensor) -> Tensor:
+    """(*, N) -> (*, S): about SAMPLE of the N pixels of an image, evenly spaced; all of a small image.
+
+    The step shares no factor with N, and so none with a side: of a step that divides the width, all pixels would lie in
+    the same few columns.
+    """
+    pixels = values.shape[-1]
+    step = next(step for step in count(max(1, pixels // SAMPLE)) if gcd(step, pixels) == 1)
+    return values[..., ::step]
+
+
 def grey_range(image: Tensor) -> tuple[Tensor, Tensor]:
     """The 1st and the 99th percentile of each image's channels: (B, C, …) -> two of (B, C, 1, …)."""
-    flat = image.flatten(2)
-    flat = flat[..., :: max(1, flat.shape[-1] // SAMPLE)].float()
+    flat = sampled(image.flatten(2)).float()
     low, high = torch.quantile(flat, torch.tensor([0.01, 0.99], device=flat.device), dim=2)
     shape = (*image.shape[:2], *[1] * (image.ndim - 2))
     return low.view(shape), high.view(shape)
