@@ -17,7 +17,7 @@ from datasets.set_tables import is_split_by_patients, read_card
 from datasets.slices import SliceSet, join, lay_bounds, open_slices, place
 from datasets.stacks import about_places, numbers_of
 from datasets.streams import Stream
-from datasets.transforms import TRANSFORMS, nii_transform, parse_folders, parse_image_folder
+from datasets.transforms import TRANSFORMS, FolderSpec, nii_transform, parse_folders, parse_image_folder
 from datasets.volumes import CropStream, VolumeSet, WholeStream, open_volumes
 from processes.errors import UserError
 from processes.team import ALONE, Team
@@ -84,11 +84,7 @@ def open_data(
     device, share = torch.device(reading.device), {"team": team, "workers": reading.workers}
     if not reading.crop:
         sets = place(sets, reading.cache, device, team.world)
-    val = sets.pop("val", None)
-    if val and reading.crop:
-        val = WholeStream(val, device, **share)
-    elif val:
-        val = Stream(val, reading.batch_size, device, shuffle=False, **share)
+    val = _in_order(sets.pop("val"), reading, **share) if "val" in sets else None
     share["augmentation"] = Augmentation.read(reading.augmentation) if reading.augment else None
     streams = {}
     for number, (name, found) in enumerate(sets.items()):
@@ -101,6 +97,42 @@ def open_data(
         else:
             streams[name] = Stream(found, size, device, seed, sampler=sampler, **share)
     return streams, val
+
+
+def open_images(reading: Reading, split: str, bounds: Sequence[Any] = ()) -> Stream | WholeStream:
+    """The target's images of a split, each once, as they lie: no folder of ground truth is named, let alone opened.
+
+    Those of train are read as --target_folders says, all others as --val_target_folders does. Every image stays, also
+    one that a prior leaves out.
+
+    bounds: the run's, one object of bounds.py per loss, or None. A batch has an entry for each: (B, K, 2) pixels, or
+        None where ground truth went into them, or where they do not speak of every image
+
+    Raises UserError as `open_slices` and `open_volumes` do, and for other channels than --modalities.
+    """
+    text = reading.target_folders if split == "train" else reading.val_target_folders or reading.target_folders
+    limit = DEBUG_SLICES if reading.debug else None
+    folders = [parse_image_folder(text)]
+    found = _open_folders(reading.target_dataset, split, folders, reading.grp_regex, reading, limit)
+    check_channels({"images": found}, reading.modalities)
+    blind = [None if bound is None or knows_truth(bound) else bound for bound in bounds]
+    found = lay_bounds(found, blind, required=False)
+    if not reading.crop:
+        found = place({"images": found}, reading.cache, torch.device(reading.device))["images"]
+    return _in_order(found, reading, workers=reading.workers)
+
+
+def knows_truth(bound: Any) -> bool:
+    """Whether ground truth of the very images went into a bound: it reads that, or a csv of true sizes."""
+    return bound.needs_label or "oracle" in bound.supervision
+
+
+def _in_order(found: AnySet, reading: Reading, **share: Any) -> Stream | WholeStream:
+    """Each image of a set once, as they lie."""
+    device = torch.device(reading.device)
+    if reading.crop:
+        return WholeStream(found, device, **share)
+    return Stream(found, reading.batch_size, device, shuffle=False, **share)
 
 
 def open_sets(demand: Demand, reading: Reading, bounds: Sequence[Any]) -> dict[str, AnySet]:
@@ -176,9 +208,24 @@ def open_split(demand: Demand, name: str, split: str, reading: Reading, n_loss: 
             "the ground truth too, or take a method that needs none (sfda)."
         )
     limit = DEBUG_SLICES if reading.debug and demand.segments else None
+    return _open_folders(root, split, folders, regex, reading, limit, wide=name == "val" and reading.scores == "iou")
+
+
+def _open_folders(
+    root: Path,
+    split: str,
+    folders: Sequence[FolderSpec],
+    regex: str,
+    reading: Reading,
+    limit: int | None,
+    wide: bool = False,
+) -> AnySet:
+    """The volumes or slices of these folders.
+
+    limit: how many are kept of them; wide: the ground truth need not have the size of the images
+    """
     if reading.crop:
         return open_volumes(root, split, folders, reading.n_class, regex, reading.crop, limit, ignore=reading.ignore)
-    wide = name == "val" and reading.scores == "iou"
     return open_slices(root, split, folders, reading.n_class, regex, limit, ignore=reading.ignore, any_truth_size=wide)
 
 
