@@ -15,6 +15,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from nets.bundle import bundle_faults
 from nets.weight_checks import check_weights, is_old, is_state_dict
 from processes.errors import UserError
 from utils import described, fits, listing
@@ -25,7 +26,8 @@ STORAGES |= {f"torch {kind}Storage" for kind in ("Char", "Byte", "Bool", "Comple
 PLAIN = (bool, int, float, complex, str, bytes, type(None))
 COPIES = 8  # of the numbers in a file, as tied weights share them
 
-# What main.py writes, and of what type. "best": the best epoch so far, its score and that before the first step.
+# What main.py writes, and of what type. "best": the best epoch so far, its score and that before the first step. What
+# "bundle" holds, bundle.py tells.
 ENTRIES: dict[str, Any] = {
     "network": str,
     "in_channels": int,
@@ -66,6 +68,7 @@ def load_checkpoint(path: Path, bare: bool = False) -> dict[str, Any]:
     ]
     told = [name for name in OF_PLAIN_TYPES if name in state and any(True for _ in _tensors_in(state[name]))]
     wrong += [f"'{name}' holds tensors, expected plain types" for name in told]
+    wrong += [f"'bundle': {fault}" for fault in bundle_faults(state)] if "bundle" in state else []
     if wrong:
         raise UserError(f"{path} was not written by main.py of this program: {'; '.join(wrong)}.")
     return state
