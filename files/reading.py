@@ -199,16 +199,6 @@ def read_stack(
     return _stacked(voxels, axis, is_label, path)
 
 
-def read_channels(path: Path) -> list[np.ndarray]:
-    """Each channel of an image as `read_stack` reads it along axis 0, (X, Y, Z), in order; the file is unpacked once.
-
-    Raises VolumeFault as `read_stack` does.
-    """
-    voxels = open_volume(path).voxels()
-    channels = voxels.reshape(*voxels.shape[:3], -1)
-    return [_stacked(channels[..., number], 0, False, path) for number in range(channels.shape[-1])]
-
-
 def read_placed(path: Path, axis: int, target: Grid) -> tuple[np.ndarray, float]:
     """The labels of a volume on another grid, cutting axis first: (N, W, H); the share of the foreground kept.
 

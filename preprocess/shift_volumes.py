@@ -20,9 +20,10 @@ import numpy as np
 from tqdm import tqdm
 
 from files.faults import Fault, VolumeFault
+from files.formats import open_volume
 from files.nifti_headers import write_nifti
 from files.pairing import Case, compile_pattern, pair
-from files.reading import read_channels, read_grid, read_header
+from files.reading import _stacked, read_grid, read_header
 from files.volume_names import FILE_NAME
 from preprocess.new_set import refuse, refuse_existing, whole_folder, write_json
 from preprocess.shifts.acquisitions import ACQUISITIONS, SEVERITIES, acquire
@@ -74,6 +75,17 @@ def _shift_one(case: Case, shift: Shift, folder: Path) -> Fault | None:
     except VolumeFault as error:
         return error.fault
     return None
+
+
+def read_channels(path: Path) -> list[np.ndarray]:
+    """Each channel (X, Y, Z) of an image in order, as `read_stack` reads it along axis 0; the file is unpacked once.
+
+    Raises VolumeFault as `read_stack` does.
+    """
+    voxels = open_volume(path).voxels()
+    channels = voxels.reshape(*voxels.shape[:3], -1)
+    # private there, and not beside it: a cache of volumes is known by the text of that file, which therefore stays
+    return [_stacked(channels[..., number], 0, False, path) for number in range(channels.shape[-1])]
 
 
 def generator(shift: Shift, name: str) -> np.random.Generator:

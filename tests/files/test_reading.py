@@ -7,7 +7,6 @@ import locale
 import re
 import tracemalloc
 import zlib
-from unittest.mock import Mock
 
 import nibabel as nib
 import nrrd
@@ -18,9 +17,8 @@ from PIL import Image
 
 from datasets.set_tables import read_rows
 from files.faults import VolumeFault
-from files.formats import nifti
 from files.grids import Grid, is_direction, place, turn
-from files.reading import read_channels, read_grid, read_placed, read_stack, read_voxels, sha256
+from files.reading import read_grid, read_placed, read_stack, read_voxels, sha256
 from preprocess.packing import read_image
 from preprocess.slice_volumes import read_spec, slice_set
 from preprocess.slicing.frames import restore
@@ -383,16 +381,6 @@ def test_an_image_too_wide_for_a_network_is_refused_and_no_other(tmp_path, kind)
         else:
             read()
     assert read_stack(path, 0, is_label=True).dtype == voxels.dtype  # labels keep their type
-
-
-def test_a_file_of_channels_is_unpacked_once(tmp_path, monkeypatch):
-    """As 4D scans are large."""
-    path, voxels = tmp_path / "a.nii.gz", np.arange(72, dtype=np.int16).reshape(2, 3, 4, 3)
-    nib.save(nib.Nifti1Image(voxels, np.eye(4)), path)
-    unpacked = Mock(wraps=nifti.decompress)
-    monkeypatch.setattr(nifti, "decompress", unpacked)
-    np.testing.assert_array_equal(np.stack(read_channels(path), -1), voxels)
-    assert unpacked.call_count == 1
 
 
 def test_a_digest_covers_every_file_of_a_volume(tmp_path):

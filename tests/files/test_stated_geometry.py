@@ -9,7 +9,7 @@ from datasets.set_tables import read_rows
 from datasets.volume_files import read_volume
 from files.faults import VolumeFault
 from files.formats import files_of
-from files.reading import read_channels, read_grid, read_stack
+from files.reading import read_grid, read_stack
 from preprocess.slice_volumes import read_spec, slice_set
 from preprocess.slicing.tables import describe
 from processes.errors import UserError
@@ -83,7 +83,6 @@ def test_numbers_at_each_voxel_are_images_in_a_row(tmp_path):
     np.testing.assert_array_equal(read_volume(tmp_path / "a.nii")[0], np.moveaxis(voxels, -1, 0))
     assert read_grid(tmp_path / "a.nii", channel=2).shape == SHAPE
     np.testing.assert_array_equal(read_stack(tmp_path / "a.nii", 0, channel=2), voxels[..., 2])
-    np.testing.assert_array_equal(np.stack(read_channels(tmp_path / "a.nii"), -1), voxels)
     with pytest.raises(VolumeFault, match=r"pick one, --channel N.*6 x 5 x 4 x 3"):
         read_grid(tmp_path / "a.nii")
 

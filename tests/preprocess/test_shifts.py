@@ -1,6 +1,7 @@
 """Shifts that are made on purpose: as strong as they say, the same each time, and the anatomy where it was."""
 
 import json
+from unittest.mock import Mock
 
 import nibabel as nib
 import numpy as np
@@ -8,7 +9,9 @@ import pytest
 import SimpleITK as sitk
 from scipy.ndimage import gaussian_filter
 
-from preprocess.shift_volumes import main
+from files.formats import nifti
+from files.reading import read_stack
+from preprocess.shift_volumes import main, read_channels
 from preprocess.shifts.acquisitions import ACQUISITIONS, SEVERITIES, acquire
 from processes.errors import UserError
 
@@ -161,6 +164,17 @@ def test_both_channels_see_one_field(old):
     """The second is twice the first, and stays so."""
     voxels = nib.load(shifted(old, "new") / "c.nii.gz").get_fdata()
     assert np.abs(voxels[..., 1] - 2 * voxels[..., 0]).max() <= 2
+
+
+def test_a_file_of_channels_is_unpacked_once(old, monkeypatch):
+    """As 4D scans are large."""
+    path, unpacked = old / "c_t2.nii.gz", Mock(wraps=nifti.decompress)
+    monkeypatch.setattr(nifti, "decompress", unpacked)
+    channels = read_channels(path)
+    assert unpacked.call_count == 1
+    for number, channel in enumerate(channels):
+        np.testing.assert_array_equal(channel, read_stack(path, 0, channel=number))
+    assert len(channels) == 2
 
 
 def test_nothing_is_written_where_a_volume_is_faulty_or_a_folder_is_there(old):
