@@ -1,7 +1,8 @@
 """Compressed DICOM, decoded in a process of its own: GDCM's codecs may crash over a damaged file, or never end.
 
-A program: the words are the limits, seconds and bytes of memory; a line of json on the standard input names the files
-of a volume in their order; the voxels come out as an array (D, H, W) of .npy. It ends with the one that started it.
+A program: the words are the limits, seconds of the processor and bytes of memory; a line of json on the standard input
+names the files of a volume in their order; the voxels come out as an array (D, H, W) of .npy. It ends with the one that
+started it.
 """
 
 import contextlib
@@ -18,7 +19,8 @@ from pathlib import Path
 import numpy as np
 import SimpleITK as sitk
 
-SECONDS, VOXELS_A_SECOND = 15, 10**6  # a decoder gets: a fixed time, and more for each voxel
+SECONDS, VOXELS_A_SECOND = 15, 10**6  # of the processor a decoder gets: a fixed time, and more for each voxel
+PATIENCE = 10  # times as long by the clock: a busy machine has little of its processor to give
 MEMORY, BYTES_A_VOXEL = 2**30, 32  # likewise of memory: ITK holds the file, what is unpacked, and its own copies
 
 
@@ -45,13 +47,15 @@ def read(files: Sequence[str]) -> np.ndarray:
     return sitk.GetArrayFromImage(reader.Execute())
 
 
-def main(seconds: int, memory: int) -> None:
+def main(seconds: float, memory: int, patience: float = PATIENCE) -> None:
     with contextlib.suppress(OSError, AttributeError):  # on Linux: killed when its starter is
         ctypes.CDLL(None).prctl(1, signal.SIGKILL)
     pages = int(Path("/proc/self/statm").read_text().split()[0]) if Path("/proc/self/statm").is_file() else 0
     with contextlib.suppress(ValueError, OSError):  # a limit that is lower already stays
         resource.setrlimit(resource.RLIMIT_AS, (pages * resource.getpagesize() + memory,) * 2)
-    signal.alarm(seconds)
+    # The processor's time is that of all threads, from here on. What is over ends the process: SIGPROF, SIGALRM.
+    signal.setitimer(signal.ITIMER_PROF, seconds)
+    signal.setitimer(signal.ITIMER_REAL, patience * seconds)
     sitk.ProcessObject_SetGlobalWarningDisplay(False)
     np.save(sys.stdout.buffer, read(json.load(sys.stdin)))
 

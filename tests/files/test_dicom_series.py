@@ -259,15 +259,16 @@ def test_a_decoder_that_dies_is_a_fault_of_the_series(tmp_path, monkeypatch, dec
 
 
 @pytest.mark.parametrize(
-    ("read", "code", "words"),
+    ("read", "limits", "code", "words"),
     [
-        ("lambda files: all(True for _ in iter(int, 1))", -signal.SIGALRM, b""),
-        ("lambda files: bytes(2**31)", 1, b"MemoryError"),
+        ("lambda files: all(True for _ in iter(int, 1))", "0.05, 2**30, 1000", -signal.SIGPROF, b""),
+        ("lambda files: os.read(os.pipe()[0], 1)", "50, 2**30, 1 / 1000", -signal.SIGALRM, b""),
+        ("lambda files: bytes(2**31)", "50, 2**30", 1, b"MemoryError"),
     ],
 )
-def test_a_decoder_has_its_own_time_and_memory(read, code, words):
-    """Not those of the program that asks it."""
-    program = f"from files.formats import dicom_decoder as own; own.read = {read}; own.main(1, 2**30)"
+def test_a_decoder_has_its_own_time_and_memory(read, limits, code, words):
+    """Not those of the program that asks it; of a time by the clock only what waits runs out."""
+    program = f"import os; from files.formats import dicom_decoder as own; own.read = {read}; own.main({limits})"
     done = subprocess.run([sys.executable, "-c", program], input=b"[]", capture_output=True, cwd=ROOT)
     assert done.returncode == code
     assert words in done.stderr
