@@ -4,9 +4,9 @@ Each is built from (in_channels, n_class, **params); all but DeepLabVGG and UNet
 `classifier` is its last layer: a method that keeps the class boundaries of the source network freezes it.
 """
 
-import os
 import re
 from collections.abc import Iterable, Sequence
+from functools import partial
 from itertools import pairwise
 from typing import Any
 
@@ -17,6 +17,7 @@ from torch import Tensor, nn
 import nets.deeplab
 import nets.enet  # noqa: F401
 from nets.base import NETWORKS, Network, initialise, xavier
+from nets.weight_checks import within_memory
 from processes.errors import UserError
 from utils import read_literal
 
@@ -26,8 +27,8 @@ def build_network(text: str, in_channels: int, n_class: int) -> nn.Module:
 
     Raises UserError for malformed text, an unknown network or parameter, and a value that it cannot have.
     """
-    _must_fit_in_memory(text, ghost_network(text, in_channels, n_class))
-    return _build(text, in_channels, n_class)
+    make = partial(_build, text, in_channels, n_class)
+    return within_memory(make, f"--network {text}", "smaller widths, as in UNet:nG=32")
 
 
 def ghost_network(text: str, in_channels: int, n_class: int) -> nn.Module:
@@ -42,17 +43,6 @@ def ghost_network(text: str, in_channels: int, n_class: int) -> nn.Module:
 def _build(text: str, in_channels: int, n_class: int) -> nn.Module:
     name, colon, rest = text.partition(":")
     return NETWORKS.build(name.strip(), in_channels, n_class, **(_read_params(rest, text) if colon else {}))
-
-
-def _must_fit_in_memory(text: str, ghost: nn.Module) -> None:
-    """Raises UserError for a network whose weights this machine cannot hold."""
-    needed = sum(each.numel() * each.element_size() for each in ghost.state_dict().values())
-    there = os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
-    if needed > there:
-        raise UserError(
-            f"--network {text} has {needed / 2**30:.3g} GiB of weights, and this machine {there / 2**30:.3g} GiB of "
-            "memory; give smaller widths, as in UNet:nG=32."
-        )
 
 
 def network_class(text: str) -> type[Network]:

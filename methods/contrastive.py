@@ -28,6 +28,7 @@ from methods.contrastive_losses import ACROSS, VERSIONS, global_loss, local_loss
 from methods.embeddings import Embedder, global_head, initialise, local_head
 from methods.objective import LossSum
 from methods.settings import Settings, flag
+from nets.weight_checks import within_memory
 from processes.errors import UserError
 from processes.team import ALONE, Team
 
@@ -65,7 +66,9 @@ class Contrastive(Method):
         net.requires_grad_(False)
         for part in self.learning(net):
             part.requires_grad_(True)
-        head = self.make_head(net.widths[self.blocks]).apply(initialise).to(settings.device)
+        make = partial(self.make_head, net.widths[self.blocks])
+        head = within_memory(make, f"The head of --method {settings.method}", "smaller widths or a smaller --embedding")
+        head = head.apply(initialise).to(settings.device)
         super().__init__(net, loss, settings, team, Embedder(net, self.blocks, team.synchronise(head)))
         self.generator = torch.Generator(settings.device)
 
@@ -179,7 +182,7 @@ def submodules(net: nn.Module, prefixes: Iterable[str]) -> list[nn.Module]:
 
 def check_settings(net: nn.Module, settings: ContrastiveSettings) -> None:
     """Raises UserError for a setting out of range, and for a network of volumes."""
-    for name, most in {"embedding": 2**14, "head_grid": 2**8, "local_blocks": 2**8, "n_parts": 2**16}.items():
+    for name, most in {"embedding": 2**14, "head_grid": 2**6, "local_blocks": 2**8, "n_parts": 2**16}.items():
         if not 1 <= (value := getattr(settings, name, 1)) <= most:
             raise UserError(f"--{name} is {value}; it must be at least 1 and at most {most}.")
     if settings.temperature <= 0:

@@ -14,6 +14,7 @@ from torch.nn.modules.batchnorm import _BatchNorm
 
 from methods.settings import Settings, flag
 from nets.probabilities import log_probabilities
+from nets.weight_checks import within_memory
 from processes.errors import UserError
 
 
@@ -80,8 +81,12 @@ class AdversarialSettings(Settings):
     iter_size: int = flag(1, "batches whose gradients make one update")
 
     def discriminators(self) -> nn.ModuleList:
-        """One for each level."""
-        return nn.ModuleList(FCDiscriminator(self.n_class, self.d_width, self.d_stride) for _ in self.lambda_adv)
+        """One for each level. Raises UserError for more than this machine can hold."""
+
+        def make() -> nn.ModuleList:
+            return nn.ModuleList(FCDiscriminator(self.n_class, self.d_width, self.d_stride) for _ in self.lambda_adv)
+
+        return within_memory(make, f"The discriminator of --method {self.method}", "a smaller --d_width")
 
     def view(self, logits: Tensor) -> Tensor:
         """(B, K, W, H) logits -> (B, K, W, H): what a discriminator sees of a prediction, in fp32."""

@@ -1,18 +1,37 @@
-"""Whether tensors by name are weights, and those of a network."""
+"""Whether tensors by name are weights, and those of a network; whether this machine can hold them."""
 
+import os
 import re
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from processes.errors import UserError
 from utils import listing
 
 OLD_FORMAT = b"\x8a\nl\xfc\x9cF\xf9 j\xa8P\x19"  # how torch before 1.6 began a file: a number that is its mark
 WRAPPERS = r"^(?:(?:module|_orig_mod)\.)+|(?<=\.)_orig_mod\."  # what DataParallel and compile put into names
+
+
+def within_memory(make: Callable[[], nn.Module], what: str, remedy: str) -> nn.Module:
+    """The module that `make` makes. It is made as shapes alone first, which takes no memory and no random number.
+
+    what: whose weights they are, in words; remedy: what to change
+    Raises UserError for one whose weights this machine cannot hold.
+    """
+    with torch.device("meta"):
+        ghost = make()
+    needed = sum(each.numel() * each.element_size() for each in ghost.state_dict().values())
+    there = os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
+    if needed > there:
+        raise UserError(
+            f"{what} has {needed / 2**30:.3g} GiB of weights, and this machine {there / 2**30:.3g} GiB of memory; give "
+            f"{remedy}."
+        )
+    return make()
 
 
 def is_old(path: Path) -> bool:

@@ -4,12 +4,14 @@ import math
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from typing import Any
 
+from datasets.trained_on import PERCENTILES
 from processes.errors import UserError
-from utils import described, fits
+from utils import described, fits, listing
 
 PLANE = 2**24  # pixels of a slice: more than any network was trained on
 CHANNELS = 64
 SPREAD = 3  # numbers in which a spread is told
+LEVELS = {str(percent) for percent in PERCENTILES}
 PAIR = Sequence[float] | None
 CARD: dict[str, Any] = {
     "n_class": int | None,
@@ -96,14 +98,19 @@ def _impossible(card: Mapping[str, Any]) -> Iterator[str]:
     """What is wrong with the numbers of values that have the right types."""
     for name, value, _ in _entries(card):
         first, _, last = name.rpartition(".")
-        if first.startswith(("geometry.", "grey_levels.")) and len(value) != SPREAD:
+        if first.startswith(("geometry.", "grey_levels.")) and (len(value) != SPREAD or sorted(value) != list(value)):
             yield f"{name} is {value}, expected the lowest, the middle and the highest number"
         elif value and last in PAIRS and not isinstance(value, Mapping) and "axes" not in card:
             yield from _wrong_pair(name, last, value)
+    for folder, channels in card.get("grey_levels", {}).items():
+        if any(LEVELS - channel.keys() for channel in channels):
+            yield f"grey_levels.{folder} lacks percentiles, expected {listing(PERCENTILES)} of each channel"
     if "axes" in card and sorted(card["axes"]) != [0, 1, 2]:
         yield f"axes is {card['axes']}, expected an order of 0, 1 and 2"
     if any(not 1 <= count <= CHANNELS for count in card.get("channels", {}).values()):
         yield f"channels is {dict(card['channels'])}, expected counts from 1 to {CHANNELS}"
+    if "axes" in card and "scale" not in card:
+        yield "scale is missing, expected a mean and an sd, or null"
     if (scale := card.get("scale")) and not (scale.keys() >= {"mean", "sd"} and scale["sd"] > 0):
         yield f"scale is {dict(scale)}, expected a mean and an sd above 0"
 

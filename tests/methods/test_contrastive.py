@@ -179,6 +179,7 @@ def test_heads_have_the_published_sizes():
     [
         ("contrastive_global", "GR", ("--temperature", "0"), "--temperature is 0; it must be above 0"),
         ("contrastive_global", "GR", ("--head_grid", "0"), "--head_grid is 0"),
+        ("contrastive_global", "GR", ("--head_grid", "65"), "--head_grid is 65; it must be at least 1 and at most 64"),
         ("contrastive_local", "LR", ("--local_blocks", "0"), "--local_blocks is 0"),
         ("contrastive_local", "LR", ("--local_blocks", "4"), "UNet has 3 blocks"),
         ("contrastive_global", "GD", ("--batch_size", "2"), "give --batch_size 4 or more"),

@@ -1,11 +1,17 @@
-"""The discriminator of output-space adaptation."""
+"""The discriminator of output-space adaptation, and the weights of networks beside the network."""
 
 import pytest
 import torch
+from conftest import CROSS_ENTROPY, FOLDERS
 from torch import nn
 
+from engine.arguments import get_args
+from methods.base import METHODS
 from methods.discriminators import FCDiscriminator
+from methods.objective import LossSum
+from networks import build_network
 from processes.errors import UserError
+from utils import settings_of
 
 
 @pytest.mark.parametrize(
@@ -54,3 +60,21 @@ def test_it_learns_which_site_a_prediction_is_from(stride):
 def test_small_images_are_refused(stride, size, match):
     with pytest.raises(UserError, match=match):
         FCDiscriminator(1, nF=1, stride=stride)(torch.rand(1, 1, *size))
+
+
+@pytest.mark.parametrize(
+    ("method", "flags", "match"),
+    [
+        ("adversarial", ("--d_width", "64"), "The discriminator of --method adversarial has .* GiB .* --d_width"),
+        ("contrastive_global", ("--head_grid", "64"), "The head of --method contrastive_global has .* GiB .* widths"),
+    ],
+)
+def test_networks_beside_the_network_are_counted_before_they_are_made(monkeypatch, method, flags, match):
+    """On a machine of 4 MiB: 64 channels are 11 MB of weights, a grid of 64 is 268 MB."""
+    argv = "--target_dataset x --source_dataset x --workdir x --n_class 2 --batch_size 8 --cpu --grp_regex (a)_(b)"
+    words = [*argv.split(), "--target_folders", FOLDERS, "--target_losses", CROSS_ENTROPY, "--method", method, *flags]
+    args = get_args(words)
+    net, kind = build_network("UNet:nG=2", 1, 2), METHODS[method]
+    monkeypatch.setattr("os.sysconf", lambda name: 2**11)
+    with pytest.raises(UserError, match=match):
+        kind(net, LossSum([]), settings_of(kind.Settings, vars(args)))

@@ -347,6 +347,20 @@ def test_a_checkpoint_that_does_not_tell_its_preprocessing(trained, tmp_path):
     np.testing.assert_array_equal(*(nib.load(tmp_path / f"{name}/p1.nii.gz").dataobj for name in ("out", "same")))
 
 
+def test_a_card_whose_spreads_are_not_whole_is_refused(trained, tmp_path):
+    _, weights = trained
+    state = torch.load(weights, weights_only=True)
+    (told,) = state["preprocessing"]["card"]["grey_levels"]["IMG"]
+    middle = told.pop("50")
+    torch.save(state, tmp_path / "less.pkl")
+    with pytest.raises(UserError, match=r"grey_levels.IMG lacks percentiles, expected 1, 50, 99 of each channel"):
+        load_model(tmp_path / "less.pkl", "cpu")
+    told["50"] = middle[::-1]
+    torch.save(state, tmp_path / "turned.pkl")
+    with pytest.raises(UserError, match=r"grey_levels.IMG.50 is \[.*expected the lowest, the middle and the highest"):
+        load_model(tmp_path / "turned.pkl", "cpu")
+
+
 def test_original_labels(trained, tmp_path):
     folder, weights = trained
     state = torch.load(weights, weights_only=True)
