@@ -11,6 +11,8 @@ import warnings
 import zipfile
 from functools import partial
 
+import nibabel as nib
+import numpy as np
 import pytest
 import torch
 
@@ -20,12 +22,15 @@ from engine.arguments import get_args
 from methods.supervised import Supervised
 from nets.weight_checks import not_finite
 from prediction.model import load_model
-from tests.conftest import write_site
-from tests.tiny_network import train_on_volumes
+from preprocess.volume_set import make_volume_set
+from preprocess.volume_set import read_spec as read_volume_spec
+from tests.conftest import CROSS_ENTROPY, write_site
+from tests.tiny_network import train_on_volumes, write_volumes
 from tests.tools.chaos import arguments, ask_to_stop, before_call
 from tests.tools.fuzz_options import ODD, places, replaced
 from tests.tools.fuzzing import each_kind, main, mutated
 
+FOLDERS_OF_VOLUMES = "[('IMG', nii_transform, False), ('GT', nii_gt_transform, False)]"
 LARGEST = 10**6  # numbers of a tensor that is computed with: an odd one claims more than there are
 CANARY = b"cbuiltins\nexec\n"  # what a pickle would say to run code
 
@@ -114,6 +119,15 @@ def same_weights(net, path):
     return ""
 
 
+def predicts_alike(ours, theirs):
+    """Whether two checkpoints have all in common that a mask depends on."""
+    told = ("network", "in_channels", "n_class", "preprocessing", "identity")
+    weights = [(value, theirs["net"][name]) for name, value in ours["net"].items()]
+    return all(theirs.get(name) == ours[name] for name in told) and all(
+        own.dtype == other.dtype and torch.equal(own, other) for own, other in weights
+    )
+
+
 @contextlib.contextmanager
 def quietly():
     out, err = io.StringIO(), io.StringIO()
@@ -139,26 +153,40 @@ def taken(look):
     return look
 
 
-def for_predict(folder):
+def of_slices(folder):
+    return train_on_volumes(folder, "--plane", "axial", "--size", 12, 8) / "last.pkl"
+
+
+def of_volumes(folder):
+    """Weights of a network that takes volumes whole."""
+    volumes = write_volumes(folder / "volumes", size=(12, 10, 9))
+    words = ["--dest", folder / "set", "--image", f"{volumes}/p?.nii.gz", "--label", f"{volumes}/p?_gt.nii.gz"]
+    words += ["--patient", r"(p\d)", "--axes", 2, 1, 0, "--normalise", "foreground", "--train", 4, "--jobs", 1]
+    make_volume_set(read_volume_spec(list(map(str, words))))
+    words = ["--target_dataset", folder / "set", "--target_folders", FOLDERS_OF_VOLUMES, "--n_class", 2, "--cpu"]
+    words += ["--target_losses", CROSS_ENTROPY, "--crop", 8, 8, 8, "--network", "UNet3D:width=1,depth=1"]
+    words += ["--grp_regex", r"(p\d)", "--n_epoch", 1, "--steps", 1, "--workdir", folder / "run"]
+    program.main(list(map(str, words)))
+    return folder / "run/last.pkl"
+
+
+def for_predict(train, folder):
     torch.set_num_threads(1)
     with quietly():
-        path = train_on_volumes(folder, "--plane", "axial", "--size", 12, 8) / "last.pkl"
-    sound, state = path.read_bytes(), torch.load(path, weights_only=True)
+        path = train(folder)
+    sound, state, masks = path.read_bytes(), torch.load(path, weights_only=True), []
 
     def look():
         model = load_model(path, "cpu")
         shutil.rmtree(folder / "out", ignore_errors=True)
-        words = [
-            "--weights",
-            path,
-            "--volumes",
-            f"{folder}/volumes/p0.nii.gz",
-            "--out",
-            folder / "out",
-            "--device",
-            "cpu",
-        ]
-        predict.main(list(map(str, words)))
+        words = ["--weights", path, "--volumes", f"{folder}/volumes/p0.nii.gz", "--out", folder / "out"]
+        predict.main(list(map(str, [*words, "--device", "cpu"])))
+        masks[1:] = [np.asarray(nib.load(folder / "out/p0.nii.gz").dataobj)]
+        if masks[0].shape != masks[-1].shape or masks[-1].max() >= model.n_class:
+            return "the mask is not of this volume, or of more classes than there are"
+        is_same = predicts_alike(state, torch.load(path, map_location="cpu", weights_only=True))
+        if is_same and not np.array_equal(masks[0], masks[-1]):
+            return "the mask is another"
         return same_weights(model.net, path)
 
     return lambda rng: damage(path, sound, state, rng), taken(silent(look))
@@ -210,7 +238,12 @@ def _trained(folder):
     return folder / "run" / "last.pkl", argv
 
 
-KINDS = {"predict": for_predict, "start": for_a_start, "resume": for_a_resume}
+KINDS = {
+    "predict": partial(for_predict, of_slices),
+    "predict of volumes": partial(for_predict, of_volumes),
+    "start": for_a_start,
+    "resume": for_a_resume,
+}
 
 
 def campaign(count, seed):
