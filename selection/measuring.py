@@ -155,9 +155,10 @@ def border_sums(image: Tensor, labels: Tensor, n_class: int) -> dict[str, Tensor
 
 
 def steepness(grey: Tensor) -> Tensor:
-    """(B, …) -> (B, …): the norm of the central differences along all axes."""
-    slopes = torch.gradient(grey, dim=tuple(range(1, grey.ndim)))
-    return torch.stack(slopes).square().sum(0).sqrt()
+    """(B, …) -> (B, …): the norm of the central differences along all axes of more than one pixel."""
+    axes = [axis for axis in range(1, grey.ndim) if grey.shape[axis] > 1]
+    slopes = torch.gradient(grey, dim=axes) if axes else [torch.zeros_like(grey)]
+    return torch.stack([*slopes]).square().sum(0).sqrt()
 
 
 def _grown(mask: Tensor, pixels: int) -> Tensor:
