@@ -2,5 +2,5 @@
 wherever it is written, work shared out to processes.
 
 `lock` and all it needs run on a bare python, before the virtual environment is there: this package imports the
-standard library alone, but for `team` and `pool`, which nothing in it imports.
+standard library alone, but for `team`, which nothing in it imports.
 """

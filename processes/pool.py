@@ -27,7 +27,7 @@ def in_processes(work: Callable[[Task], Result], tasks: Sequence[Task], jobs: in
         yield from map(work, tasks)
         return
     watched, held = multiprocessing.Pipe(duplex=False)
-    how = {"initializer": _end_with_starter, "initargs": (watched, get_temp_dir())}
+    how = {"initializer": end_with_starter, "initargs": (watched, get_temp_dir())}
     pool = ProcessPoolExecutor(jobs, multiprocessing.get_context(_start_method()), **how)
     try:
         yield from pool.map(work, tasks)
@@ -53,16 +53,16 @@ SOCKET_PATH = 104  # bytes, with the 0 at the end: the least that a system allow
 END = b"."  # a byte for each worker
 
 
-def _end_with_starter(watched: Connection, folder: str) -> None:
+def end_with_starter(watched: Connection, folder: str | None = None) -> None:
     """In a worker: from now on the process ends at once when it is told to, or when the pipe's other end is gone.
 
     Ctrl-C, which a terminal sends to all of them, ends it at once, and its starter alone tells of that.
 
-    folder: where multiprocessing keeps its sockets, which goes too if the starter could not remove it
+    folder: where multiprocessing keeps its sockets, if it does, which goes too if the starter could not remove it
     """
 
     def watch() -> None:
-        if not os.read(watched.fileno(), 1):
+        if not os.read(watched.fileno(), 1) and folder:
             shutil.rmtree(folder, ignore_errors=True)
         os._exit(1)
 
