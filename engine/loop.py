@@ -24,13 +24,14 @@ from dataloader import AnyStream
 from datasets.streams import Batch, Stream
 from datasets.volumes import WholeStream
 from engine.candidates import Candidates
-from engine.evaluation import Evaluation, Scoring, class_counts, evaluate, most_probable
+from engine.evaluation import Evaluation, Scoring, class_counts, evaluate
 from engine.recorder import Recorder, Trained, epoch_line, is_due
 from engine.run_folder import ASTRAY, RunFolder
 from engine.watching import Watch
 from methods.base import Method
 from metrics import SHOWN
 from nets.filling import load_weights
+from nets.probabilities import most_probable
 from nets.weight_checks import not_finite
 from processes.errors import UserError
 from processes.interrupt import STOP, Interrupted

@@ -11,8 +11,9 @@ from dataloader import AnyStream
 from datasets.streams import Stream
 from datasets.volumes import WholeStream
 from engine.collapse import CollapseAlarm, OneClass, SourceMaps, estranged, kappa, prior_share
-from engine.evaluation import Evaluation, class_counts, evaluate, most_probable
+from engine.evaluation import Evaluation, class_counts, evaluate
 from methods.base import Method
+from nets.probabilities import most_probable
 from processes.interrupt import STOP
 
 COLUMNS = ("alarms", "val_source_agreement")  # of the log of a run that is watched

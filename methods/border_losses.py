@@ -13,7 +13,7 @@ from torch import Tensor
 
 from datasets.distance_maps import signed_distance_maps
 from losses import LOSSES, Loss
-from nets.probabilities import fits_labels, log_probabilities, one_hot, pick
+from nets.probabilities import fits_labels, log_probabilities, most_probable, one_hot, pick
 
 
 @LOSSES.register("SurfaceLoss")
@@ -80,7 +80,7 @@ class HausdorffDTLoss(Loss):
     def forward(self, logits: Tensor, target: Tensor, bounds: Tensor | None = None) -> Tensor:
         assert fits_labels(target, logits), (target.shape, logits.shape)
         probs = log_probabilities(logits).exp()
-        n_class, predicted = probs.shape[1], probs.argmax(1)
+        n_class, predicted = probs.shape[1], most_probable(probs)
         error = (probs - one_hot(target, n_class, probs.dtype)) ** 2
         if self.inner:
             distances = inner_distances(target, n_class), inner_distances(predicted, n_class).trunc()

@@ -20,6 +20,11 @@ def log_probabilities(logits: Tensor) -> Tensor:
     return F.log_softmax(logits if logits.dtype == torch.float64 else logits.float(), dim=1)
 
 
+def most_probable(scores: Tensor) -> Tensor:
+    """(B, K, W, H) logits or log-probabilities -> (B, W, H) int64 class numbers, the first of equal ones."""
+    return scores.max(1).indices  # the same as argmax(1), which takes ten times as long on a CPU
+
+
 def fits_labels(target: Tensor, logits: Tensor) -> bool:
     """Whether a target is (B, W, H) class numbers, or (B, K, W, H) shares or maps, for logits (B, K, W, H)."""
     return target.shape in (logits.shape, logits[:, 0].shape)

@@ -7,9 +7,9 @@ import torch
 from scipy import ndimage
 from torch import Tensor
 
-from engine.evaluation import most_probable
 from files.grids import Grid
 from files.nifti_headers import Header
+from nets.probabilities import most_probable
 from prediction.model import Model
 from prediction.preparation import Prepared, as_tensor
 

@@ -17,7 +17,7 @@ from torch import Tensor, nn
 from datasets.packed_maps import PackedMaps
 from methods.base import infer
 from methods.settings import Settings
-from nets.probabilities import EPS, log_probabilities
+from nets.probabilities import EPS, log_probabilities, most_probable
 from selection.views import VIEWS, dropped_features, grey_range, mixed, sampled
 
 CLEAN = "clean"
@@ -64,18 +64,18 @@ def _passes(
             return infer(net, disturbed, settings)
 
     log_p = log_probabilities(logits_of(image))
-    labels = {CLEAN: log_p.argmax(1)}
+    labels = {CLEAN: most_probable(log_p)}
     sums = clean_sums(log_p, labels[CLEAN], temperatures) | border_sums(image, labels[CLEAN], log_p.shape[1])
     for place, (name, view) in enumerate(VIEWS.items()):
         generator = torch.Generator(image.device).manual_seed(number * len(VIEWS) + place)
         disturbed = view.image(image, generator)
         with dropped_features(net, number) if view.drops_features else nullcontext():
             log_q = log_probabilities(view.undo(logits_of(disturbed)))
-        labels[name] = log_q.argmax(1)
+        labels[name] = most_probable(log_q)
         sums[f"joint_{name}"] = joint_confidence(log_p, log_q, labels[CLEAN], labels[name])
     sums |= overlaps(labels, log_p.shape[1])
     mixture, partner = mixed(image)
-    answer = logits_of(mixture).argmax(1)
+    answer = most_probable(logits_of(mixture))
     sums |= mixture_sums(answer, labels[CLEAN], partner(labels[CLEAN].unsqueeze(1)).squeeze(1), log_p.shape[1])
     return labels[CLEAN].to(torch.uint8), sums
 
