@@ -27,7 +27,7 @@ from PIL import Image
 
 from files.nifti_headers import Header, header_at, write_nifti
 from files.run_names import CANDIDATES
-from nets.checkpoint_files import load_checkpoint, require
+from nets.checkpoint_files import load_checkpoint, require, save_checkpoint
 from processes.errors import UserError
 from processes.ownership import MADE, RUN, begin, note_made, strangers, visible_names
 from processes.quoting import csv_text, for_shell, visible
@@ -164,10 +164,7 @@ class RunFolder:
 
     def save_tensors(self, name: str, state: dict[str, Any]) -> None:
         """Writes tensors and plain types. The file gets its name only when it is whole."""
-        whole = io.BytesIO()  # torch hides the error of a full disk behind one of its own
-        torch.save(state, whole)
-        with atomic_write(self.path / name) as file:
-            file.write(whole.getbuffer())
+        save_checkpoint(self.path / name, state)
 
     def save_last(self, state: dict[str, Any]) -> None:
         """Writes last.pkl.

@@ -5,6 +5,7 @@ is loaded that names more than tensors, their numbers and plain types; of a tens
 numbers than the file holds.
 """
 
+import io
 import pickle
 import pickletools
 import zipfile
@@ -18,7 +19,7 @@ from torch import Tensor
 from nets.bundle import bundle_faults
 from nets.weight_checks import check_weights, is_old, is_state_dict
 from processes.errors import UserError
-from utils import described, fits, listing
+from utils import atomic_write, described, fits, listing
 
 NAMES = {"torch._utils _rebuild_tensor_v2", "torch._utils _rebuild_parameter", "collections OrderedDict", "torch Size"}
 STORAGES = {f"torch {kind}Storage" for kind in ("Float", "Double", "Half", "BFloat16", "Long", "Int", "Short")}
@@ -72,6 +73,14 @@ def load_checkpoint(path: Path, bare: bool = False) -> dict[str, Any]:
     if wrong:
         raise UserError(f"{path} was not written by main.py of this program: {'; '.join(wrong)}.")
     return state
+
+
+def save_checkpoint(path: Path, state: dict[str, Any]) -> None:
+    """Writes tensors and plain types. The file gets its name only when it is whole."""
+    whole = io.BytesIO()  # torch hides the error of a full disk behind one of its own
+    torch.save(state, whole)
+    with atomic_write(path) as file:
+        file.write(whole.getbuffer())
 
 
 def require(path: Path, state: Mapping[str, Any], names: Sequence[str]) -> None:

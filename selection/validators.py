@@ -194,8 +194,9 @@ def _sampled(seen: Evidence, k: int) -> np.ndarray:
 
 @VALIDATORS.register()
 def prior_kl(seen: Evidence) -> np.ndarray:
-    """(C, P, K): −τ̂_k log(τ̂_k / τ_k) of the predicted and the prior share; it sums to −KL over the classes."""
-    return -seen.shares * (np.log(seen.shares + EPS) - np.log(seen.prior + EPS))
+    """(C, P, K), the same for every class: -KL of the predicted shares to the prior's."""
+    terms = seen.shares * (np.log(seen.shares + EPS) - np.log(seen.prior + EPS))
+    return np.repeat(-terms.sum(2)[..., None], seen.n_class, 2)
 
 
 @VALIDATORS.register()

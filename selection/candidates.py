@@ -1,0 +1,49 @@
+"""The networks that one is chosen from: the source network, its batch-norm refresh, and those that a run kept."""
+
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor, nn
+from torch.nn.modules.batchnorm import _BatchNorm
+
+from methods.base import infer
+from methods.settings import Settings
+
+SOURCE, REFRESH = "source", "refresh"
+Weights = dict[str, Tensor]
+
+
+@dataclass(frozen=True)
+class Candidate:
+    """A network that can be chosen: what it is called, the epochs that it has behind it, and what gives its weights."""
+
+    name: str
+    epoch: int
+    weights: Callable[[], Weights]
+
+
+def has_batch_norms(net: nn.Module) -> bool:
+    """Whether there are statistics to refresh."""
+    return any(isinstance(module, _BatchNorm) for module in net.modules())
+
+
+@torch.no_grad()
+def refreshed(net: nn.Module, images: Iterable[Tensor], settings: Settings) -> Weights:
+    """The weights of the network with the batch-norm statistics of these images alone (Schneider et al., NeurIPS 2020).
+
+    images: batches (B, C, …) on the device, each in random company. A plain average over them replaces the moving one;
+    nothing else of the network changes. It is left in evaluation mode, with the new statistics.
+    """
+    norms = [module for module in net.modules() if isinstance(module, _BatchNorm)]
+    momenta = [norm.momentum for norm in norms]
+    net.eval()
+    for norm in norms:
+        norm.reset_running_stats()
+        norm.train().momentum = None
+    for image in images:
+        with settings.autocast():
+            infer(net, image, settings)
+    for norm, momentum in zip(norms, momenta, strict=True):
+        norm.eval().momentum = momentum
+    return {name: value.cpu().clone() for name, value in net.state_dict().items()}
