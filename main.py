@@ -32,6 +32,7 @@ from engine.loop import Looping, Training
 from engine.published import as_published
 from engine.recorder import Recorder, Recording
 from engine.run_folder import RunFolder
+from engine.source_bundle import SourceBundle, bundle_of, writes_bundle
 from engine.watching import Watch
 from methods.base import METHODS, Method
 from methods.objective import LossSum, check_finite
@@ -183,7 +184,8 @@ def train(args: Namespace, loss: LossSum, team: Team) -> None:
         )
     with locked(args.workdir) if team.leads else nullcontext():
         folder, record = RunFolder(args.workdir, vars(args), inputs), None
-        watch = Watch(method, streams, val, whole=bool(args.model_weights) and args.load_blocks is None)
+        starts_whole = bool(args.model_weights) and args.load_blocks is None
+        watch = Watch(method, streams, val, whole=starts_whole)
         if team.leads:
             folder.begin()
             recording = settings_of(Recording, vars(args))
@@ -191,8 +193,11 @@ def train(args: Namespace, loss: LossSum, team: Team) -> None:
             record.start(inputs, label_uses(demand, reading))
         if args.compile and streams and method.segments:
             try_to_compile(method, next(iter(streams.values())))
-        looping, preprocessing = settings_of(Looping, vars(args)), describe_preprocessing(reading)
-        Training(method, streams, val, watch, folder, record, looping, preprocessing).run()
+        looping, beside = settings_of(Looping, vars(args)), {"preprocessing": describe_preprocessing(reading)}
+        beside |= bundle_of(Path(args.model_weights)) if starts_whole else {}
+        measures = team.leads and writes_bundle(method, streams, starts_whole)
+        source = SourceBundle(method, streams["target"].slices, val, looping) if measures else None
+        Training(method, streams, val, watch, folder, record, looping, beside, source).run()
         team.wait()
 
 

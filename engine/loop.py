@@ -27,6 +27,7 @@ from engine.candidates import Candidates
 from engine.evaluation import Evaluation, Scoring, class_counts, evaluate
 from engine.recorder import Recorder, Trained, epoch_line, is_due
 from engine.run_folder import ASTRAY, RunFolder
+from engine.source_bundle import SourceBundle
 from engine.watching import Watch
 from methods.base import Method
 from metrics import SHOWN
@@ -176,11 +177,16 @@ class Training:
         folder: RunFolder,
         record: Recorder | None,
         looping: Looping,
-        preprocessing: Mapping[str, Any],
+        beside: Mapping[str, Any],
+        source: SourceBundle | None = None,
     ) -> None:
-        """preprocessing: of `describe_preprocessing`, for who uses the network."""
+        """beside: entries of every checkpoint, for who uses the network
+
+        source: measures what leaves the source, in the process that writes it; None in a run that has nothing to tell
+        """
         self.method, self.streams, self.val, self.folder, self.record = method, streams, val, folder, record
-        self.looping, self.leads, self.watch, self.preprocessing = looping, record is not None, watch, preprocessing
+        self.looping, self.leads, self.watch = looping, record is not None, watch
+        self.beside, self.source = beside, source
         self.in_channels = (val or next(iter(streams.values()))).slices.shape[0]
         self.best: dict[str, Any] = {"epoch": -1, "dice": -1.0, "start": None}  # start: the score before the first step
         self.unchanged: Evaluation | None = None  # of a network that does not learn, which is always the same
@@ -321,6 +327,8 @@ class Training:
         evaluation = self.unchanged or evaluate(self.method, self.val, self.leads, keep_entropy)
         if self.leads:
             self.record.finish(which, evaluation)
+        if self.source:
+            self.source.enclose(self.folder, f"{which}.pkl")
         return evaluation
 
     # -- the state of a run ---------------------------------------------------------------------------------
@@ -333,10 +341,9 @@ class Training:
             "n_class": self.looping.n_class,
             "seed": self.looping.seed,
             "net": self.method.net.state_dict(),
-            "preprocessing": self.preprocessing,
             "method": self.method.state_dict(),
         }
-        return on_cpu(state)
+        return on_cpu(state) | self.beside
 
     def _restore(self, state: Mapping[str, Any]) -> None:
         self.method.net.load_state_dict(state["net"])

@@ -60,7 +60,8 @@ def odd_tensors():
 def values(state, rng):
     """One to three values anywhere in the state odd, of another shape, taken out or renamed."""
     for _ in range(rng.randint(1, 3)):
-        path = rng.choice(list(places(state))[1:] or [()])
+        entry = rng.choice(list(state) or [None])  # each as often as any other, however much it holds
+        path = rng.choice([path for path in places(state) if path[:1] == (entry,)] or [()])
         state = replaced(state, path, partial(damaged, rng=rng)) if path else state
     return state
 
