@@ -11,6 +11,7 @@ import pandas as pd
 
 from dataloader import AnySet, AnyStream, grey_note
 from datasets.set_tables import read_card
+from engine.epoch import Trained
 from engine.evaluation import Evaluation, Scoring, class_mean, nanmean, score_patients_of
 from engine.run_folder import CsvLog, RunFolder, describe_code, earlier_code, other_versions, write_masks, write_volumes
 from engine.watching import COLUMNS as WATCHED
@@ -18,7 +19,6 @@ from files.run_names import CLASSES, MASKS, PATIENTS
 from methods.base import Method
 from metrics import DISTANCES, dice
 
-Trained = dict[str, np.ndarray]  # what `train_epoch` of engine/loop.py returns
 COUNTED = 64  # slices whose classes are counted at a time; volumes, one by one
 
 

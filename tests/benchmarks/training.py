@@ -28,7 +28,7 @@ from dataloader import Reading, open_data
 from datasets.streams import Batch, Stream
 from engine.arguments import get_args
 from engine.compilation import try_to_compile
-from engine.loop import train_epoch
+from engine.epoch import train_epoch
 from main import build_method, build_objective, demand_of, set_up_machine
 from methods.base import Method
 from tests.benchmarks.losses import check_simplex, hard, slow_cross_entropy, slow_entropy_and_prior

@@ -26,8 +26,8 @@ from dataloader import Reading, open_data
 from datasets.streams import AHEAD, Batch
 from datasets.volume_files import read_volume
 from engine.arguments import get_args
+from engine.epoch import train_epoch
 from engine.evaluation import Scoring, evaluate, score_patients_of
-from engine.loop import train_epoch
 from main import build_method, build_objective, demand_of, set_up_machine
 from methods.base import Method
 from preprocess.packing import VolumeSpec

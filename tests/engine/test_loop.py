@@ -16,8 +16,9 @@ import main as program
 from dataloader import Reading
 from engine import compilation
 from engine.arguments import get_args
+from engine.epoch import Steps, endless, train_epoch
 from engine.evaluation import class_counts
-from engine.loop import Commits, Steps, endless, train_epoch
+from engine.loop import Commits
 from losses import LOSSES
 from processes.errors import UserError
 from utils import settings_of
