@@ -59,7 +59,8 @@ def count_values(plane: np.ndarray, low: int, count: int) -> np.ndarray:
     numpy; its float32 counts are whole up to 2^24.
     """
     if count <= FEW:
-        return np.array([np.count_nonzero(plane == low + place) for place in range(count)])
+        others = [np.count_nonzero(plane == low + place) for place in range(1, count)]
+        return np.array([plane.size - sum(others), *others])
     if plane.dtype.itemsize > 2 or plane.size >= 2**24:
         return np.bincount(plane.ravel().astype(np.int64) - low, minlength=count)
     unsigned = np.dtype(f"u{plane.dtype.itemsize}")

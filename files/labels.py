@@ -4,6 +4,7 @@ import re
 from dataclasses import dataclass
 from pathlib import Path
 
+import cv2
 import numpy as np
 
 from files.faults import VolumeFault
@@ -66,10 +67,22 @@ def map_labels(stack: np.ndarray, mapping: LabelMap | None) -> tuple[np.ndarray,
         table[place] = number or 0
         if number is None:
             unknown.append(low + int(place))
-    classes = np.empty_like(stack, np.uint8)
-    for plane, made in zip(stack, classes, strict=True):
-        made[...] = table[plane.astype(np.int64) - low]
-    return classes, unknown
+    return _look_up(table, stack, low), unknown
+
+
+def _look_up(table: np.ndarray, stack: np.ndarray, low: int) -> np.ndarray:
+    """(N, W, H) integers -> (N, W, H) uint8: of each its entry in the table, which begins at `low`."""
+    found = np.empty_like(stack, np.uint8)
+    if stack.dtype.itemsize > 1:
+        for plane, out in zip(stack, found, strict=True):
+            out[...] = table[plane.astype(np.int64) - low]
+        return found
+    by_byte = np.zeros(256, np.uint8)  # OpenCV's table, three times as fast
+    by_byte[np.arange(low, low + len(table)) & 255] = table
+    for plane, out in zip(stack.view(np.uint8), found, strict=True):
+        lines, lines_out = (plane.T, out.T) if plane.flags.f_contiguous else (plane, out)
+        lines_out[...] = cv2.LUT(lines, by_byte)
+    return found
 
 
 def whole_labels(stack: np.ndarray) -> np.ndarray:

@@ -459,6 +459,16 @@ def test_label_map_that_makes_no_sense(text, message):
         parse_label_map(text)
 
 
+@pytest.mark.parametrize("dtype", ["u1", "i1", "<i2", ">i2", "<u2", "<i4", "<f4"])
+def test_labels_of_any_type_and_order_in_memory_have_their_class(dtype):
+    lowest = 0 if "u" in dtype else -3
+    stack = np.random.default_rng(0).integers(lowest, 9, (3, 5, 4)).astype(dtype)
+    mapping = LabelMap({label: label % 3 for label in range(-3, 9)})
+    by_columns = stack.transpose(0, 2, 1).copy().transpose(0, 2, 1)
+    for laid in (stack, by_columns, np.asfortranarray(stack), stack[:, ::-1, ::-1], stack[:, ::2]):
+        assert map_labels(laid, mapping)[0].tolist() == np.vectorize(mapping.class_of)(laid.astype(int)).tolist()
+
+
 def test_map_labels_by_hand():
     stack = np.array([[[-2, 0], [41, 50]], [[60, 100], [41, 0]]], np.int8)
     classes, unknown = map_labels(stack, LabelMap({41: 1, 50: 1, 60: 2}))
