@@ -26,7 +26,7 @@ from tqdm import tqdm
 
 from files.faults import Fault, VolumeFault
 from files.grey_levels import Normalisation
-from files.grids import PLANES, RADIOLOGICAL, TOLERANCE, Grid, axis_across, is_direction
+from files.grids import PLANES, RADIOLOGICAL, TOLERANCE, Grid, axis_across, deviation, is_direction
 from files.labels import map_labels
 from files.pairing import Case, compile_pattern, pair, read_patients
 from files.reading import displaced, read_grid, read_stack, unsure_place
@@ -88,9 +88,8 @@ def _inspect(cases: Sequence[Case], spec: SliceSpec) -> tuple[list[Case], list[G
         if own:
             image = next(iter(own))  # what the label states of place moves nothing: it is only held against the image
             held = {role: grid for role, grid in own.items() if role != spec.label_folder or not spec.place_labels}
-            aside = (
-                _unsure_place(case, image, spec) if spec.label_folder in own and image != spec.label_folder else None
-            )
+            is_aside = spec.label_folder in own and deviation(own[image], own[spec.label_folder], spec.tolerance)
+            aside = _unsure_place(case, image, spec) if is_aside else None
             faults += [aside] if aside else displaced(case.paths, held or own, image, spec.tolerance)
             grid = own[image]
             if spec.centre == "labels" and spec.label_folder in own:
