@@ -138,9 +138,10 @@ def _write_slices(
     name: str, slices: Iterable[tuple[np.ndarray, ...]], task: Task, spec: SliceSpec, folder: Path
 ) -> None:
     """The slices of one folder, each given as the planes of its channels."""
+    homes = {split: folder / split / name for split in task.splits}
     for index, (planes, split) in enumerate(zip(slices, task.splits, strict=True)):
         pixels = planes[0] if len(planes) == 1 else np.stack(planes)
-        path = folder / split / name / f"{task.case.patient}_{index}.{spec.format}"
+        path = homes[split] / f"{task.case.patient}_{index}.{spec.format}"
         if spec.format == "png":
             save_png(path, pixels, spec.bits)
         elif spec.format == "npy":
@@ -164,7 +165,8 @@ def as_stored(plane: np.ndarray, spec: SliceSpec) -> np.ndarray:
 def quantised(plane: np.ndarray, bits: int) -> np.ndarray:
     """(W, H) from 0 to 1 -> (W, H) whole grey levels up to 255, or 65535 with 16 bits."""
     kind = np.uint8 if bits == 8 else np.uint16
-    return np.rint(plane * np.float32(np.iinfo(kind).max)).astype(kind)
+    levels = plane * np.float32(np.iinfo(kind).max)
+    return np.rint(levels, out=levels).astype(kind)
 
 
 def save_png(path: Path, plane: np.ndarray, bits: int) -> None:
@@ -176,11 +178,11 @@ def save_png(path: Path, plane: np.ndarray, bits: int) -> None:
     rows, columns = plane.shape
     if plane.flags.f_contiguous:
         plane = cv2.transpose(plane.T)  # the same, row by row: four times as fast as numpy
-    lines = np.zeros(rows, [("filter", "u1"), ("pixels", plane.dtype.newbyteorder(">"), columns)])  # filter 0: none
-    lines["pixels"] = plane
+    lines = np.zeros((rows, 1 + columns * plane.itemsize), np.uint8)  # each begins with its filter, 0: none
+    lines[:, 1:] = np.ascontiguousarray(plane, plane.dtype.newbyteorder(">")).view(np.uint8)
     chunks = (
         (b"IHDR", struct.pack(">IIBBBBB", columns, rows, 8 * plane.itemsize, 0, 0, 0, 0)),
-        (b"IDAT", isal_zlib.compress(lines.tobytes(), 1)),
+        (b"IDAT", isal_zlib.compress(lines, 1)),
         (b"IEND", b""),
     )
     content = (
