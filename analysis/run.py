@@ -15,9 +15,10 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
+from analysis.selection import Selection, parse_selection
 from datasets.files import MOST_CLASSES, check_regex
 from files.foreign import read_json, reading
-from files.run_names import CLASSES, PATIENTS
+from files.run_names import CLASSES, PATIENTS, SELECTION
 from metrics import DISTANCES, SCORES
 from processes.errors import UserError
 from processes.ownership import made_by_run, visible_names
@@ -176,6 +177,19 @@ class Run:
             raise UserError(f"{self._file('params.txt')} says '{name}: {text}': {error}; {AGAIN}.") from error
 
     @cached_property
+    def selection(self) -> Selection | None:
+        """What was chosen without labels, among the networks that it kept; None where nothing was."""
+        path = self.folder / f"{SELECTION}.csv"
+        if not path.is_file():
+            return None
+        with reading(path, AGAIN):
+            return parse_selection(self.text(path.name), self.text(f"{SELECTION}.txt"))
+
+    def standing_for(self, which: str) -> str:
+        """'last', 'chosen' or 'best_3d': where nothing was chosen, the last network stands for the 'chosen' one."""
+        return "last" if which == "chosen" and self.selection is None else which
+
+    @cached_property
     def metrics(self) -> pd.DataFrame:
         """The log, one row an epoch; what an old one calls ASSD has its name of today, MASD."""
         named = self.provenance.get("csv")
@@ -195,7 +209,7 @@ class Run:
         return self.metrics[name]
 
     def patients(self, which: str) -> list[dict[str, Any]]:
-        """One row per patient and foreground class of the 'last' or the 'best_3d' epoch.
+        """One row per patient and foreground class of the 'last', the 'chosen' or the 'best_3d' network.
 
         Numbers are float, NaN where the cell is empty; distances are in `unit`, which their names have lost. What an
         old table calls ASSD has its name of today, MASD, and the ASSD is NaN.
@@ -205,7 +219,7 @@ class Run:
             columns["masd"] = columns.pop("assd")
         scores = [column for name, column in columns.items() if name in SCORES]
         read = {column: PATIENT_COLUMNS[name] for name, column in columns.items()}
-        rows = self._table(PATIENTS[which], read, may_lack=scores)
+        rows = self._table(PATIENTS[self.standing_for(which)], read, may_lack=scores)
         known = [{name: row[column] for name, column in columns.items() if column in row} for row in rows]
         return [{name: row.get(name, float("nan")) for name in PATIENT_COLUMNS} for row in known]
 
@@ -215,11 +229,11 @@ class Run:
         return bool(_old_names(next(csv.reader(io.StringIO(self.text(PATIENTS["last"]))), [])))
 
     def classes(self, which: str) -> list[dict[str, Any]]:
-        """One row per class of the epoch, of a run that is scored `by_iou`: class, name, iou, intersection, union.
+        """One row per class of that network, of a run that is scored `by_iou`: class, name, iou, intersection, union.
 
         The counts are pixels of all images together; iou is NaN where the class is neither true nor predicted.
         """
-        return self._table(CLASSES[which], CLASS_COLUMNS)
+        return self._table(CLASSES[self.standing_for(which)], CLASS_COLUMNS)
 
     @property
     def metric_axis(self) -> list[int]:
@@ -246,17 +260,22 @@ class Run:
         return self.param("ignore", "None", read)
 
     def epoch(self, which: str) -> int:
-        """Number of the last epoch, or of the best."""
+        """Number of the last epoch, the chosen or the best one; -1 where a network before the first was chosen."""
+        last, which = int(self.metrics["epoch"].iloc[-1]), self.standing_for(which)
         if which == "last":
-            return int(self.metrics["epoch"].iloc[-1])
+            return last
+        if which == "chosen":
+            name, number = f"{SELECTION}.csv", self.selection.chosen.epoch - 1
+        else:
+            name, number = "3dbestepoch.txt", self._best_epoch()
+        if number > last:
+            raise UserError(f"{self._file(name)} names epoch {number}, and the log has 0..{last}; {AGAIN}.")
+        return number
+
+    def _best_epoch(self) -> int:
         number = re.search(r"\d+", self.text("3dbestepoch.txt"))
         if not number:
             raise UserError(f"{self._file('3dbestepoch.txt')} should say 'epoch, 3D Dice'; it holds no number.")
-        if int(number[0]) >= len(self.metrics):
-            raise UserError(
-                f"{self._file('3dbestepoch.txt')} names epoch {number[0]}, and the log has 0..{len(self.metrics) - 1}; "
-                f"{AGAIN}."
-            )
         return int(number[0])
 
     def is_alarming(self, which: str) -> bool:
@@ -269,9 +288,10 @@ class Run:
 
         None, too, where nothing else is there to be predicted, or where no sizes were noted.
         """
-        if not (self.folder / "val_sizes.npy").is_file():
+        epoch = self.epoch(which)
+        if epoch < 0 or not (self.folder / "val_sizes.npy").is_file():
             return None
-        predicted = np.flatnonzero(self.array("val_sizes.npy")[self.epoch(which)].sum(0))
+        predicted = np.flatnonzero(self.array("val_sizes.npy")[epoch].sum(0))
         if len(predicted) != 1:
             return None
         known = (self.folder / "val_gt_sizes.npy").is_file()

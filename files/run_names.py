@@ -4,8 +4,8 @@ import re
 from pathlib import Path
 
 MASKS = {"last": "last_epoch", "best_3d": "best_epoch_3d"}  # folders, as is iter007 of an epoch between
-PATIENTS = {"last": "patients_last.csv", "best_3d": "patients_best_3d.csv"}  # scores, a row a patient and class
-CLASSES = {"last": "classes_last.csv", "best_3d": "classes_best_3d.csv"}  # of pictures, over all of a set
+PATIENTS = {which: f"patients_{which}.csv" for which in ("last", "chosen", "best_3d")}  # a row a patient and class
+CLASSES = {which: f"classes_{which}.csv" for which in PATIENTS}  # of pictures, over all of a set
 CHOSEN = "chosen.pkl"  # the network that was chosen without labels
 SELECTION = "selection"  # .csv and .txt: what spoke for it
 CANDIDATES = "candidates"  # folder with copies of the network, of which one is chosen without labels

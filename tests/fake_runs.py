@@ -3,8 +3,10 @@
 import contextlib
 import itertools
 import json
-from collections.abc import Callable, Iterator
+import shutil
+from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
+from types import MappingProxyType
 from typing import Any
 
 import numpy as np
@@ -13,6 +15,7 @@ from PIL import Image
 from scipy.ndimage import gaussian_filter
 
 from metrics import DISTANCES, dice, score_patients
+from processes.quoting import csv_text
 
 FOLDERS = "[('IMG', png_transform, False), ('GT', gt_transform, False)]"
 SPACING = (3.0, 1.0, 1.0)
@@ -185,6 +188,30 @@ def write_classes(folder: Path, intersection: np.ndarray, pixels: np.ndarray, na
     table.insert(0, "name", names or range(len(table)))
     for which in ("last", "best_3d"):
         table.to_csv(folder / f"classes_{which}.csv", index_label="class")
+
+
+def add_selection(
+    folder: Path, chosen: str, held: Mapping[str, str] = MappingProxyType({}), every: int = 1, last: int | None = None
+) -> Path:
+    """Lets a run have chosen this one of its candidates; held: candidate -> why the gate held it back.
+
+    Its candidates are the source, its refresh and every so many of its epochs up to the `last`. Its chosen network has
+    the scores of the last one.
+    """
+    last = len(pd.read_csv(folder / "IMG_target_metrics.csv")) if last is None else last
+    names = {"source": 0, "refresh": 0} | {f"epoch {epoch}": epoch for epoch in range(every, last + 1, every)}
+    rng = np.random.default_rng(last)
+    rows = []
+    for name, epoch in names.items():
+        row = {"candidate": name, "epoch": epoch, "chosen": int(name == chosen), "gate": held.get(name, "")}
+        row |= {validator: rng.normal() + 0.1 * epoch for validator in ("cmr_nhd", "entropy", "ensv")}
+        rows.append(row | {"sdc": "", "taken_by": "ensv entropy" if name == chosen else ""})
+    with (folder / "selection.csv").open("w") as file:
+        file.write(csv_text([list(rows[0]), *(row.values() for row in rows)]))
+    (folder / "selection.txt").write_text(f"Chosen without labels: {chosen}, as it ranks highest.\n")
+    for path in folder.glob("*_last.csv"):
+        shutil.copy(path, path.with_name(path.name.replace("last", "chosen")))
+    return folder
 
 
 def add_columns(folder: Path, **columns: object) -> None:

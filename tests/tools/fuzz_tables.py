@@ -19,7 +19,7 @@ from prediction.outputs import Outputs
 from preprocess.new_dataset import read_phantom
 from preprocess.slicing.spec import SliceSpec
 from preprocess.tags import read_tags
-from tests.fake_runs import make_run, make_set
+from tests.fake_runs import add_selection, make_run, make_set
 from tests.tools.fuzzing import each_kind, main, mutated_json, mutated_text
 
 NAMES = [f"Case{patient:02}_{number}" for patient in range(3) for number in range(3)]
@@ -92,7 +92,7 @@ def look_at_run(folder):
     run = open_run(folder)
     asked = [run.metrics, run.params, run.n_epoch, run.epoch("last"), run.epoch("best_3d"), run.metric_axis, run.ignore]
     asked += [run.patients("last"), run.patients("best_3d"), run.class_name(1), run.palette, run.nsd_tolerance]
-    asked += [run.is_alarming("last"), run.start, run.unit, run.by_iou]
+    asked += [run.is_alarming("last"), run.start, run.unit, run.by_iou, run.epoch("chosen"), run.patients("chosen")]
     return ""
 
 
@@ -116,7 +116,7 @@ def _of_text(name, text, look, folder):
 
 
 def _of_run(folder):
-    run = make_run(folder / "run", make_set(folder / "set"), pictures=False)
+    run = add_selection(make_run(folder / "run", make_set(folder / "set"), pictures=False), "epoch 3")
     texts = {path: path.read_text() for path in sorted(run.iterdir()) if path.suffix in (".csv", ".txt", ".json")}
 
     def mutate(rng):
