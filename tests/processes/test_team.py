@@ -21,6 +21,8 @@ import main as program
 from engine.run_folder import RunFolder
 from files.run_names import CANDIDATES, candidate_name, candidates_of
 from methods.supervised import Supervised
+from nets.bundle import QUANTITIES, read_bundle
+from nets.checkpoint_files import load_checkpoint
 from processes import team as distributed
 from processes.team import Team, WholeBatchNorm
 from tests.tools.chaos import ASKED, ask_to_stop, before_call
@@ -207,6 +209,10 @@ def test_two_processes_are_one(sites, source, tmp_path, method, capsys):
     scores = [table(run, "patients_last.csv") for run in (alone, team)]
     assert scores[0].patient.tolist() == scores[1].patient.tolist()
     assert np.allclose(scores[0].dice, scores[1].dice, atol=1e-2)
+    bundles = [read_bundle(load_checkpoint(run / "last.pkl")) for run in (alone, team)]
+    for name in QUANTITIES if method == "supervised" else ():  # the others start from a network
+        ones, others = (getattr(bundle, name) for bundle in bundles)
+        assert (ones is others is None) or np.allclose(ones, others, rtol=1e-2, atol=1e-2, equal_nan=True), name
 
 
 def test_a_team_keeps_each_copy_of_its_network_once(sites, source, tmp_path, monkeypatch):
