@@ -26,9 +26,9 @@ BAND = 3  # pixels to either side of a border
 
 @dataclass(frozen=True)
 class Measured:
-    """The sums of one candidate over N images, each (N, K), and its class numbers, in the order of the set's rows."""
+    """The sums of one candidate over N images, and its class numbers, in the order of the set's rows."""
 
-    sums: Mapping[str, np.ndarray]
+    sums: Mapping[str, np.ndarray]  # (N, K) each, and (N, K * K) products of probabilities
     masks: Sequence[np.ndarray]  # (W, H) or (D, W, H) uint8 each
 
 

@@ -26,7 +26,7 @@ it, a candidate's the median over patients, never a mean over pixels, of which 9
     infomax         entropy of the mean less mean entropy                 shown, never trusted
 """
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 
@@ -80,6 +80,18 @@ def ratio(part: np.ndarray, whole: np.ndarray) -> np.ndarray:
     return np.divide(part, whole, out=np.full(np.broadcast_shapes(part.shape, whole.shape), np.nan), where=whole > 0)
 
 
+def mean_of(values: Iterable[np.ndarray]) -> np.ndarray:
+    """The mean of several arrays of one shape, element by element, NaN left out; NaN where all of them are."""
+    stacked = np.stack([*values])
+    known = ~np.isnan(stacked)
+    return ratio(np.where(known, stacked, 0).sum(0), known.sum(0))
+
+
+def nothing(seen: Evidence) -> np.ndarray:
+    """(C, P, K) scores that say nothing: NaN."""
+    return np.full(seen.sums["size"].shape, np.nan)
+
+
 def overlap(seen: Evidence, first: str, second: str) -> tuple[np.ndarray, np.ndarray]:
     """(C, P, K) pixels that two passes both give a class, and that either does."""
     both = seen.sums[f"both_{first}_{second}"]
@@ -89,23 +101,22 @@ def overlap(seen: Evidence, first: str, second: str) -> tuple[np.ndarray, np.nda
 @VALIDATORS.register()
 def cmr_nhd(seen: Evidence) -> np.ndarray:
     """(C, P, K): intersection over union with the prediction on a disturbed image, mean over the views."""
-    return np.nanmean([ratio(*overlap(seen, CLEAN, view)) for view in VIEWS], axis=0)
+    return mean_of(ratio(*overlap(seen, CLEAN, view)) for view in VIEWS)
 
 
 @VALIDATORS.register()
 def cmr_ei(seen: Evidence) -> np.ndarray:
     """(C, P, K): Σ √(p q) over the pixels that both give the class, by those that either does; mean over the views."""
-    return np.nanmean([ratio(seen.sums[f"joint_{view}"], overlap(seen, CLEAN, view)[1]) for view in VIEWS], axis=0)
+    return mean_of(ratio(seen.sums[f"joint_{view}"], overlap(seen, CLEAN, view)[1]) for view in VIEWS)
 
 
 @VALIDATORS.register()
 def pairwise(seen: Evidence) -> np.ndarray:
     """(C, P, K): mean Dice of every two passes."""
     pairs = [(one, two) for place, one in enumerate(PASSES) for two in PASSES[place + 1 :]]
-    found = [
+    return mean_of(
         dice(seen.sums[f"both_{one}_{two}"], seen.sums[f"size_{one}"], seen.sums[f"size_{two}"]) for one, two in pairs
-    ]
-    return np.nanmean(found, axis=0)
+    )
 
 
 @VALIDATORS.register()
@@ -114,8 +125,7 @@ def mixval(seen: Evidence) -> np.ndarray:
 
     Pixels where both parts agree, and those where they do not, count half each.
     """
-    parts = [ratio(seen.sums[f"{part}_hit"], seen.sums[part]) for part in ("intra", "inter")]
-    return np.nanmean(parts, axis=0)
+    return mean_of(ratio(seen.sums[f"{part}_hit"], seen.sums[part]) for part in ("intra", "inter"))
 
 
 @VALIDATORS.register()
@@ -128,7 +138,7 @@ def ensv(seen: Evidence) -> np.ndarray:
         counts = [sum((one == k).astype(np.uint16) for one in maps) for k in range(seen.n_class)]
         return np.argmax(counts, axis=0)
 
-    return _dice_with(seen, vote)
+    return _dice_with(seen, vote) if len(voters) else nothing(seen)
 
 
 def _dice_with(seen: Evidence, reference: Callable[[int], np.ndarray]) -> np.ndarray:
@@ -156,7 +166,7 @@ def source(seen: Evidence) -> np.ndarray:
 def refresh(seen: Evidence) -> np.ndarray:
     """(C, P, K): Dice with the source network whose batch normalisation was refreshed."""
     if seen.refresh is None:
-        return np.full(seen.sums["size"].shape, np.nan)
+        return nothing(seen)
     return _dice_with(seen, lambda row: seen.masks[seen.refresh][row])
 
 
@@ -170,7 +180,7 @@ def sdc(seen: Evidence) -> np.ndarray:
 def sdc_calibrated(seen: Evidence) -> np.ndarray:
     """(C, P, K): as sdc, of probabilities at the source's temperatures; NaN where the source tells none."""
     if "sure_t" not in seen.sums:
-        return np.full(seen.sums["size"].shape, np.nan)
+        return nothing(seen)
     return ratio(2 * seen.sums["sure_t"], seen.sums["soft_t"] + seen.sums["size"])
 
 
@@ -183,7 +193,9 @@ def bnm(seen: Evidence) -> np.ndarray:
     n_class = seen.n_class
     grams = [seen.sums[f"gram_{k}"] / np.maximum(_sampled(seen, k), 1)[..., None] for k in range(n_class)]
     matrix = np.sum(grams, axis=0).reshape(*seen.sums["size"].shape[:2], n_class, n_class)
-    norm = np.sqrt(np.linalg.eigvalsh(matrix).clip(0)).sum(2) / n_class
+    known = np.isfinite(matrix).all((2, 3))  # eigvalsh gives up on all where one is not
+    squares = np.linalg.eigvalsh(np.where(known[..., None, None], matrix, 0)).clip(0)
+    norm = np.where(known, np.sqrt(squares).sum(2) / n_class, np.nan)
     return np.repeat(norm[..., None], n_class, 2)
 
 
@@ -240,18 +252,29 @@ def _mean(seen: Evidence, name: str, power: int = 1) -> np.ndarray:
 
 # ------------------------------------------------------------------------------------------ shapes of masks
 
+WITHIN_SLICES = np.pad(ndimage.generate_binary_structure(2, 1)[None], ((1, 1), (0, 0), (0, 0)))  # what touches what
+
 
 def _of_masks(seen: Evidence, score: Callable[[np.ndarray], float]) -> np.ndarray:
-    """(C, P, K): a score of the zeros and ones (D, W, H) of each patient and class; NaN for the background."""
-    found = np.full(seen.sums["size"].shape, np.nan)
+    """(C, P, K): a score of the zeros and ones (D, W, H) of each patient and class; NaN for the background.
+
+    Slices are stacked. Where a patient has several volumes, the score is their mean.
+    """
+    found = nothing(seen)
     for c, masks in enumerate(seen.masks):
         for patient, rows in enumerate(seen.rows):
             parts = [masks[row] for row in rows]
-            volume = parts[0] if parts[0].ndim == 3 else np.stack(parts)
+            volumes = parts if parts[0].ndim == 3 else [np.stack(parts)]
             for k in range(1, seen.n_class):
-                mask = volume == k
-                found[c, patient, k] = score(mask) if mask.any() else np.nan
+                of_k = (_cut_out(volume == k) for volume in volumes)
+                found[c, patient, k] = mean_of(np.array(score(mask) if mask.size else np.nan) for mask in of_k)
     return found
+
+
+def _cut_out(mask: np.ndarray) -> np.ndarray:
+    """The mask (D, W, H), of each slice the smallest part that holds all ones; of size 0 if there is none."""
+    boxes = ndimage.find_objects(mask.any(0).astype(np.uint8))
+    return mask[:, *boxes[0]] if boxes else mask[:0]
 
 
 @VALIDATORS.register()
@@ -259,8 +282,8 @@ def one_piece(seen: Evidence) -> np.ndarray:
     """(C, P, K): share of the class's voxels that lies in its largest piece; voxels of a piece touch by their faces."""
 
     def share(mask: np.ndarray) -> float:
-        pieces, count = ndimage.label(mask)
-        return float(np.bincount(pieces.ravel())[1:].max() / mask.sum()) if count else np.nan
+        pieces, _ = ndimage.label(mask)
+        return float(np.bincount(pieces.ravel())[1:].max() / mask.sum())
 
     return _of_masks(seen, share)
 
@@ -270,8 +293,9 @@ def no_holes(seen: Evidence) -> np.ndarray:
     """(C, P, K): the class's voxels by those of the class with its holes filled, slice by slice."""
 
     def share(mask: np.ndarray) -> float:
-        filled = sum(ndimage.binary_fill_holes(part).sum() for part in mask if part.any())
-        return float(mask.sum() / filled)
+        around = ((0, 0), (1, 1), (1, 1))
+        pieces, _ = ndimage.label(~np.pad(mask, around), WITHIN_SLICES)
+        return float(mask.sum() / (pieces != pieces[:, :1, :1]).sum())
 
     return _of_masks(seen, share)
 

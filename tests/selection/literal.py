@@ -190,7 +190,7 @@ def smooth_images(shape, seed):
     found = rng.normal(size=shape)
     for axis in range(2, len(shape)):
         found = found + np.roll(found, 1, axis) + np.roll(found, 2, axis)
-    return torch.from_numpy(20 * found / found.std() + 100).float() / 30
+    return torch.from_numpy(20 * found / max(found.std(), EPS) + 100).float() / 30
 
 
 @cache
