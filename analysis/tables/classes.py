@@ -8,9 +8,10 @@ from typing import Any
 import numpy as np
 
 from analysis.run import Run, unique
+from analysis.tables.choice import blocks_of, choice_notes, make_summary
 from analysis.tables.facts import facts, marks, notes_of, progress, supervision, warnings_of
 from analysis.tables.harm import find_harm, harm_note, on_other_images
-from analysis.tables.table import BLOCKS, NOTHING, Comparison, Report, number
+from analysis.tables.table import NOTHING, Comparison, Report, number
 
 
 @dataclass
@@ -110,7 +111,8 @@ def csv_lines(entry: Entry) -> list[dict[str, Any]]:
 
 def make_class_report(runs: Sequence[Run], comparison: Comparison) -> Report:
     """Makes the report of runs on pictures."""
-    blocks = {which: [read_entry(run, which) for run in runs] for which in BLOCKS}
+    headings = blocks_of(runs)
+    blocks = {which: [read_entry(run, which) for run in runs] for which in headings}
     for block in blocks.values():
         close_gaps(block, comparison.lower, comparison.upper)
         find_harm(block, comparison.lower)
@@ -121,7 +123,8 @@ def make_class_report(runs: Sequence[Run], comparison: Comparison) -> Report:
         " / ".join(unique(runs, lambda run: run.set_name)),
         warnings_of(runs) + apart * on_other_images(entries),
         list(columns),
-        [(BLOCKS[which], [[fill(e) for fill in columns.values()] for e in block]) for which, block in blocks.items()],
-        make_notes(entries, comparison) + notes_of(runs),
+        [(headings[which], [[fill(e) for fill in columns.values()] for e in block]) for which, block in blocks.items()],
+        choice_notes(runs) + make_notes(entries, comparison) + notes_of(runs, blocks),
         [line for entry in entries for line in csv_lines(entry)],
+        make_summary(blocks, columns, "mIoU", lambda entry: [entry.run]),
     )

@@ -10,6 +10,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from analysis.run import Run, unique
+from analysis.tables.choice import NAMED, blocks_of, choice_notes, headline, make_summary
 from analysis.tables.facts import marks, notes_of, supervision, warnings_of
 from analysis.tables.harm import find_harm, harm_note, on_other_images
 from analysis.tables.patients import (
@@ -23,7 +24,7 @@ from analysis.tables.patients import (
     read_entry,
     score_cells,
 )
-from analysis.tables.table import BLOCKS, NOTHING, Comparison, Report, number
+from analysis.tables.table import NOTHING, Comparison, Report, number
 from metrics import DISTANCES, summarise
 from processes.errors import UserError
 from utils import nearest
@@ -220,8 +221,9 @@ def make_warnings(block: Sequence[Repeated], runs: Sequence[Run]) -> list[str]:
     return warnings
 
 
-def make_notes(block: Sequence[Repeated], entries: Sequence[Repeated], kind: str, comparison: Comparison) -> list[str]:
-    """How the numbers came about, and how often one is better than that of `kind`; `block`: the last epoch's."""
+def make_notes(blocks: Mapping[str, Sequence[Repeated]], kind: str, comparison: Comparison) -> list[str]:
+    """How the numbers came about, and how often one is better than that of `kind`."""
+    which, entries = headline(blocks), [entry for block in blocks.values() for entry in block]
     notes = [
         "Scores of a draw are the mean over its patients of the 3D score averaged over the foreground classes; then "
         "mean ± sd over draws: the sd says nothing of how patients differ.",
@@ -230,11 +232,11 @@ def make_notes(block: Sequence[Repeated], entries: Sequence[Repeated], kind: str
         "are counted; they are Dice 0 and have no HD95. Neither true nor predicted: left out.",
     ]
     notes += [IOU] * comparison.iou + [PENALISED] * has_failures(entries)
-    if compared := [each for each in block if each.base]:
+    if compared := [each for each in blocks[which] if each.base]:
         found = "; ".join(f"{each.experiment.name} than {each.base} {each.better}:{each.worse}" for each in compared)
         notes.append(
-            "Draws in which the mean Dice of the last epoch is better:worse, paired by draw, on the same patients and "
-            f"with as many labelled volumes: {found}."
+            f"Draws in which the mean Dice of the {NAMED[which]} is better:worse, paired by draw, on the same patients "
+            f"and with as many labelled volumes: {found}."
             + f" {kind} came first; --reference names another."
             * (not comparison.reference)
         )
@@ -265,7 +267,8 @@ def make_draw_report(runs: Sequence[Run], comparison: Comparison) -> Report:
     """Makes the report of runs repeated over draws."""
     experiments = group_draws(runs, comparison.draws)
     kind = choose_kind(experiments, comparison.reference)
-    blocks = {which: [read_experiment(each, which, comparison.iou) for each in experiments] for which in BLOCKS}
+    headings = blocks_of(runs)
+    blocks = {which: [read_experiment(each, which, comparison.iou) for each in experiments] for which in headings}
     for block in blocks.values():
         compare(block, kind)
         find_harm_by_draw(block, comparison.lower)
@@ -275,7 +278,8 @@ def make_draw_report(runs: Sequence[Run], comparison: Comparison) -> Report:
         " / ".join(unique(runs, lambda run: run.set_name)),
         make_warnings(blocks["last"], runs),
         list(columns),
-        [(BLOCKS[which], [[fill(e) for fill in columns.values()] for e in block]) for which, block in blocks.items()],
-        make_notes(blocks["last"], entries, kind, comparison) + notes_of(runs),
+        [(headings[which], [[fill(e) for fill in columns.values()] for e in block]) for which, block in blocks.items()],
+        choice_notes(runs) + make_notes(blocks, kind, comparison) + notes_of(runs, blocks),
         [line for entry in entries for line in csv_lines(entry)],
+        make_summary(blocks, columns, "Dice", lambda each: [*each.experiment.runs.values()]),
     )

@@ -1,7 +1,7 @@
 """What every report says of its runs: marks, warnings, notes, and the facts in the csv."""
 
 import math
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from typing import Any
 
 from analysis.run import Run, unique
@@ -36,7 +36,9 @@ def supervision(run: Run) -> str:
 
 
 def progress(run: Run, which: str) -> str:
-    """'3/100', the epoch of how many."""
+    """'3/100', the epoch of how many; the name of a network that was chosen before the first."""
+    if run.epoch(which) < 0:
+        return run.selection.chosen.name
     return f"{run.epoch(which) + 1}/{len(run.metrics)}"
 
 
@@ -53,7 +55,7 @@ def warnings_of(runs: Sequence[Run]) -> list[str]:
     return warnings
 
 
-def notes_of(runs: Sequence[Run], blocks: Sequence[str] = ("last", "best_3d")) -> list[str]:
+def notes_of(runs: Sequence[Run], blocks: Iterable[str]) -> list[str]:
     """What the marks mean that runs carry in these of their epochs."""
     notes = []
     if any(run.is_alarming(which) for run in runs for which in blocks):
@@ -75,11 +77,12 @@ def notes_of(runs: Sequence[Run], blocks: Sequence[str] = ("last", "best_3d")) -
 
 
 def facts(run: Run, which: str) -> dict[str, Any]:
-    """The first cells of a line of the csv; `epoch` counts from 0, as in the log."""
+    """The first cells of a line of the csv; `epoch` counts from 0, as in the log; -1: before the first step."""
     return {
         "run": run.name,
         "set": run.set_name,
         "chosen": which,
+        "candidate": run.selection.chosen.name if which == "chosen" and run.selection else "",
         "epoch": run.epoch(which),
         "epochs": len(run.metrics),
         "supervision": supervision(run),

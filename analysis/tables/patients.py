@@ -9,9 +9,10 @@ import numpy as np
 from scipy.stats import wilcoxon
 
 from analysis.run import Run, unique
+from analysis.tables.choice import NAMED, blocks_of, choice_notes, headline, make_summary
 from analysis.tables.facts import facts, marks, notes_of, progress, supervision, warnings_of
 from analysis.tables.harm import find_harm, harm_note, on_other_images
-from analysis.tables.table import BLOCKS, NOTHING, Comparison, Report, number
+from analysis.tables.table import NOTHING, Comparison, Report, number
 from metrics import DISTANCES, SCORES, average_classes, bootstrap_interval, summarise
 from processes.errors import UserError
 
@@ -197,8 +198,10 @@ def make_warnings(entries: Sequence[Entry], runs: Sequence[Run]) -> list[str]:
     return warnings
 
 
-def make_notes(entries: Sequence[Entry], runs: Sequence[Run], comparison: Comparison) -> list[str]:
+def make_notes(blocks: Mapping[str, Sequence[Entry]], runs: Sequence[Run], comparison: Comparison) -> list[str]:
     """How the numbers came about, and what the table has no room for."""
+    entries, head = [entry for block in blocks.values() for entry in block], blocks[headline(blocks)]
+    named = NAMED[headline(blocks)]
     notes = [
         "Scores are per patient, in 3D, averaged over the foreground classes, then mean ± sd over patients.",
         f"{HD95}; ASSD is the mean of the distances of both directions pooled, MASD the mean of the two directed "
@@ -213,22 +216,22 @@ def make_notes(entries: Sequence[Entry], runs: Sequence[Run], comparison: Compar
     if any(len(entry.dice) > 1 for entry in entries):
         few = min(len(entry.dice) for entry in entries) < MANY_PATIENTS
         notes.append("95 % of the mean: bootstrap over patients." + " With so few patients it is too narrow." * few)
-        notes.append(f"Worst patient, last epoch: {'; '.join(map(worst, entries[: len(runs)]))}.")
+        notes.append(f"Worst patient, {named}: {'; '.join(map(worst, head))}.")
     if any(map(has_gap, entries)):
         notes.append(
             f"Gap closed: (run - {comparison.lower}) / ({comparison.upper} - {comparison.lower}) of the mean Dice."
         )
-    if tested := [entry for entry in entries[: len(runs)] if math.isfinite(entry.p)]:
+    if tested := [entry for entry in head if math.isfinite(entry.p)]:
         reference = choose_reference(runs, comparison)
         by_order = not comparison.reference and reference != DEFAULT_REFERENCE
         found = "; ".join(f"{entry.run.name} {entry.wins}:{entry.losses}, p = {entry.p:.2g}" for entry in tested)
         notes.append(
-            f"Patients on whom {reference} is better:worse in the last epoch, and p of Wilcoxon's signed-rank "
+            f"Patients on whom {reference} is better:worse in the {named}, and p of Wilcoxon's signed-rank "
             f"test after Holm, against {found}."
             + f" {reference} is the first of the runs; --reference names another."
             * by_order
         )
-    return notes + harm_note(entries, "Dice") + notes_of(runs)
+    return notes + harm_note(entries, "Dice") + notes_of(runs, blocks)
 
 
 def worst(entry: Entry) -> str:
@@ -265,7 +268,8 @@ def csv_lines(entry: Entry) -> list[dict[str, Any]]:
 
 def make_patient_report(runs: Sequence[Run], comparison: Comparison) -> Report:
     """Makes the report of runs scored patient by patient."""
-    blocks = {which: [read_entry(run, which, comparison.iou) for run in runs] for which in BLOCKS}
+    headings = blocks_of(runs)
+    blocks = {which: [read_entry(run, which, comparison.iou) for run in runs] for which in headings}
     reference = choose_reference(runs, comparison)
     for block in blocks.values():
         close_gaps(block, comparison.lower, comparison.upper)
@@ -277,9 +281,10 @@ def make_patient_report(runs: Sequence[Run], comparison: Comparison) -> Report:
         " / ".join(unique(runs, lambda run: run.set_name)),
         make_warnings(entries, runs),
         list(columns),
-        [(BLOCKS[which], [[fill(e) for fill in columns.values()] for e in block]) for which, block in blocks.items()],
-        make_notes(entries, runs, comparison),
+        [(headings[which], [[fill(e) for fill in columns.values()] for e in block]) for which, block in blocks.items()],
+        choice_notes(runs) + make_notes(blocks, runs, comparison),
         [line for entry in entries for line in csv_lines(entry)],
+        make_summary(blocks, columns, "Dice", lambda entry: [entry.run]),
     )
 
 

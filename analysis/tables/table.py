@@ -31,6 +31,16 @@ class Comparison:
 
 
 @dataclass(frozen=True)
+class Summary:
+    """A small table above the others; the cells of its column number `strong` are in bold where a format has that."""
+
+    heading: str
+    header: list[str]
+    rows: list[list[str]]
+    strong: int
+
+
+@dataclass(frozen=True)
 class Report:
     """The table in words, the same for text, Markdown and LaTeX; the csv has every digit instead."""
 
@@ -40,6 +50,7 @@ class Report:
     blocks: list[tuple[str, list[list[str]]]]  # heading, rows
     notes: list[str]
     lines: list[dict[str, Any]]  # of the csv
+    summary: Summary | None = None
 
 
 def number(value: float, digits: int = 3) -> str:
@@ -50,6 +61,8 @@ def as_text(report: Report) -> str:
     """The table as plain text, for the screen and .txt."""
     header, ruler, *rows = aligned(report.header, [row for _, block in report.blocks for row in block])
     lines, shown = [visible(report.title), *boxed(report.warnings)], iter(rows)
+    if summary := report.summary:
+        lines += ["", summary.heading, *aligned(summary.header, summary.rows)]
     for heading, block in report.blocks:
         lines += ["", heading, header, ruler, *itertools.islice(shown, len(block))]
     notes = [
@@ -77,15 +90,24 @@ def boxed(warnings: Sequence[str]) -> list[str]:
 
 
 def as_markdown(report: Report) -> str:
-    def line(row: Sequence[str]) -> str:
-        return "| " + " | ".join(map(for_markdown, row)) + " |"
-
     lines = [f"### {for_markdown(report.title)}", ""]
     lines += [f"> **{for_markdown(warning)}**  " for warning in report.warnings]
+    if summary := report.summary:
+        lines += _markdown_table(summary.heading, summary.header, summary.rows, summary.strong)
     for heading, block in report.blocks:
-        ruler = "|" + " --- |" * len(report.header)
-        lines += ["", f"**{for_markdown(heading)}**", "", line(report.header), ruler, *map(line, block)]
+        lines += _markdown_table(heading, report.header, block)
     return "\n".join([*lines, "", *(f"- {for_markdown(note)}" for note in report.notes), ""])
+
+
+def _markdown_table(heading: str, header: Sequence[str], rows: Sequence[Sequence[str]], strong: int = -1) -> list[str]:
+    """The lines of a table under its heading; the cells of column number `strong` are in bold."""
+
+    def line(row: Sequence[str], strong: int = -1) -> str:
+        cells = map(for_markdown, row)
+        return "| " + " | ".join(f"**{cell}**" if n == strong else cell for n, cell in enumerate(cells)) + " |"
+
+    body = [line(row, strong) for row in rows]
+    return ["", f"**{for_markdown(heading)}**", "", line(header), "|" + " --- |" * len(header), *body]
 
 
 def as_latex(report: Report) -> str:
@@ -93,14 +115,32 @@ def as_latex(report: Report) -> str:
 
     Each piece is as wide as a page of the class `article` is at most, and begins with the first column.
     """
-    rows = [row for _, block in report.blocks for row in block]
     lines = [rf"% {for_comment(report.title)}; needs \usepackage{{booktabs}}", r"\begingroup\footnotesize"]
     lines += [rf"\noindent\textbf{{{for_latex(warning)}}}\par" for warning in report.warnings]
-    for columns in _pieces([max(map(len, cells)) for cells in zip(report.header, *rows, strict=True)]):
-        lines += _tabular(report, columns)
+    if summary := report.summary:
+        lines += _tabulars(summary.header, [(summary.heading, summary.rows)], summary.strong)
+    lines += _tabulars(report.header, report.blocks)
     if report.notes:
         lines += [r"\begin{itemize}", *(rf"\item {for_latex(note)}" for note in report.notes), r"\end{itemize}"]
     return "\n".join([*lines, r"\endgroup", ""])
+
+
+def _tabulars(header: Sequence[str], blocks: Sequence[tuple[str, list[list[str]]]], strong: int = -1) -> list[str]:
+    """The lines of a table, blocks under their headings, in pieces that fit; column number `strong` is in bold."""
+    rows, lines = [row for _, block in blocks for row in block], []
+
+    def line(row: Sequence[str], columns: Sequence[int], strong: int = -1) -> str:
+        cells = ((n, for_latex(row[n])) for n in columns)
+        return " & ".join(rf"\textbf{{{cell}}}" if n == strong else cell for n, cell in cells) + r" \\"
+
+    for columns in _pieces([max(map(len, cells)) for cells in zip(header, *rows, strict=True)]):
+        lines += [r"\par\medskip\noindent", rf"\begin{{tabular}}{{{'l' * len(columns)}}}", r"\toprule"]
+        lines.append(line(header, columns))
+        for heading, block in blocks:
+            across = rf"\multicolumn{{{len(columns)}}}{{l}}{{\emph{{{for_latex(heading)}}}}} \\"
+            lines += [r"\midrule", across, *(line(row, columns, strong) for row in block)]
+        lines += [r"\bottomrule", r"\end{tabular}\par"]
+    return lines
 
 
 def _pieces(widths: Sequence[int]) -> list[list[int]]:
@@ -115,20 +155,11 @@ def _pieces(widths: Sequence[int]) -> list[list[int]]:
     return pieces
 
 
-def _tabular(report: Report, columns: Sequence[int]) -> list[str]:
-    """The lines of these columns of the table, blocks under their headings."""
-
-    def line(row: Sequence[str]) -> str:
-        return " & ".join(for_latex(row[column]) for column in columns) + r" \\"
-
-    lines = [r"\par\medskip\noindent", rf"\begin{{tabular}}{{{'l' * len(columns)}}}", r"\toprule", line(report.header)]
-    for heading, block in report.blocks:
-        across = rf"\multicolumn{{{len(columns)}}}{{l}}{{\emph{{{for_latex(heading)}}}}} \\"
-        lines += [r"\midrule", across, *map(line, block)]
-    return [*lines, r"\bottomrule", r"\end{tabular}\par"]
-
-
 def as_csv(report: Report) -> str:
-    """The table as csv, with every digit, and an empty cell where there is no number."""
-    columns = list(report.lines[0])
+    """The table as csv, with every digit, and an empty cell where there is no number.
+
+    The column of candidates is left out where nothing was chosen.
+    """
+    empty = not any(line.get("candidate") for line in report.lines)
+    columns = [name for name in report.lines[0] if name != "candidate" or not empty]
     return csv_text([columns, *([line[name] for name in columns] for line in report.lines)])

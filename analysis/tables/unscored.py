@@ -14,19 +14,24 @@ COLUMNS = {"loss": "tra_loss_tot", "entropy": "val_entropy", "size": "val_size_m
 def make_unscored_report(runs: Sequence[Run]) -> Report:
     """Makes a report of the loss, mean entropy and mean size of the last epoch, one line per run."""
     last = [{name: _last(run, column) for name, column in COLUMNS.items()} for run in runs]
-    facts = [{"run": run.name, "set": run.set_name, "supervision": supervision(run)} for run in runs]
-    rows = [
-        [run.name, supervision(run), progress(run, "last"), *(number(value, 4) for value in values.values())]
-        for run, values in zip(runs, last, strict=True)
+    names = [run.selection.chosen.name if run.selection else "" for run in runs]
+    facts = [
+        {"run": run.name, "set": run.set_name, "candidate": name, "supervision": supervision(run)}
+        for run, name in zip(runs, names, strict=True)
     ]
-    marked = [", ".join(marks(run, "last", runs)) for run in runs]
-    rows = [[*row, words] for row, words in zip(rows, marked, strict=True)] if any(marked) else rows
+    columns = {"run": [run.name for run in runs], "supervision": [supervision(run) for run in runs]}
+    columns["epoch"] = [progress(run, "last") for run in runs]
+    columns |= {name: [number(values[name], 4) for values in last] for name in COLUMNS}
+    columns["chosen"] = names
+    columns["marks"] = [", ".join(marks(run, "last", runs)) for run in runs]
+    columns = {name: cells for name, cells in columns.items() if any(cells) or name not in ("chosen", "marks")}
+    chosen = [f"{run.name}: {run.selection.reason}" for run in runs if run.selection]
     return Report(
         f"{', '.join(dict.fromkeys(run.set_name for run in runs))}: no scores",
         ["NO SCORES: there was no ground truth. Nothing here says how good a run is.", *warnings_of(runs)],
-        ["run", "supervision", "epoch", *COLUMNS, *(["marks"] if any(marked) else [])],
-        [("Last epoch", rows)],
-        [NOTE, *notes_of(runs, ["last"])],
+        list(columns),
+        [("Last epoch", [[*row] for row in zip(*columns.values(), strict=True)])],
+        [NOTE, *chosen, *notes_of(runs, ["last"])],
         [fact | values for fact, values in zip(facts, last, strict=True)],
     )
 

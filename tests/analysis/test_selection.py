@@ -1,6 +1,9 @@
 """A run that chose one of its networks without labels: what is read back of the choice."""
 
+import csv
 import math
+import re
+import shutil
 
 import numpy as np
 import pytest
@@ -8,9 +11,11 @@ from fake_runs import add_selection, make_run, make_set
 
 from analysis.run import open_run
 from processes.errors import UserError
+from report import main as report
 from selection.candidates import Candidate
 from selection.choosing import save
 from selection.decision import Choice
+from tests.analysis.test_report import rescore, simple, write_classes
 
 
 @pytest.fixture(scope="module")
@@ -99,3 +104,133 @@ def test_a_choice_without_its_reason_is_named(run):
     (add_selection(run, "epoch 4") / "selection.txt").unlink()
     with pytest.raises(UserError, match="selection.txt is missing"):
         open_run(run).epoch("chosen")
+
+
+# -------------------------------------------------------------------------------------------------- reports
+
+LAST, CHOSEN, ORACLE = (0.3, 0.4), (0.5, 0.6), (0.7, 0.8)
+
+
+@pytest.fixture
+def compared(data, tmp_path):
+    """noadap, and a run whose last network is worse than it, whose chosen one is not."""
+    for name, n_epoch in (("noadap", 1), ("sfda", 6)):
+        make_run(tmp_path / "toy" / name, data, n_epoch=n_epoch, n_class=3, pictures=False)
+    rescore(tmp_path / "toy/noadap", simple(0.4, 0.5))
+    sfda = add_selection(tmp_path / "toy/sfda", "epoch 4", {"epoch 6": "class 1 has fallen to pieces"}, every=2)
+    for which, dice in (("last", LAST), ("chosen", CHOSEN), ("best_3d", ORACLE)):
+        rescore(sfda, simple(*dice), files=[which])
+    (sfda / "3dbestepoch.txt").write_text("2, 0.75\n")
+    return [tmp_path / "toy/noadap", sfda]
+
+
+def written(runs, out, *flags):
+    """The table as text, and the lines of the csv by (run, which network, class)."""
+    report(["--runs", *map(str, runs), "--out", str(out / "report"), *flags])
+    with (out / "report.csv").open() as file:
+        lines = {(row["run"], row["chosen"], row["class"]): row for row in csv.DictReader(file)}
+    return (out / "report.txt").read_text(), lines
+
+
+def rows_of(text, name):
+    return [re.split(r"  +", line) for line in text.splitlines() if line.startswith(f"{name} ")]
+
+
+def test_the_three_networks_stand_side_by_side_and_the_chosen_one_is_the_headline(compared, tmp_path):
+    text, lines = written(compared, tmp_path / "out")
+    spread = "± 0.071"
+    assert rows_of(text, "sfda")[0] == ["sfda", f"0.350 {spread}", f"0.550 {spread}", f"0.750 {spread}", "epoch 4"]
+    assert rows_of(text, "noadap")[0][1:] == [f"0.450 {spread}"] * 3 + ["last epoch"]
+    assert text.index("Last epoch (") < text.index("Headline: chosen without labels") < text.index("Oracle: best epoch")
+    assert [row[2] for row in rows_of(text, "sfda")[1:]] == ["6/6", "4/6", "3/6"]
+    assert [float(lines["sfda", which, "mean"]["dice_mean"]) for which in ("last", "chosen", "best_3d")] == (
+        pytest.approx([0.35, 0.55, 0.75])
+    )
+    assert [lines["sfda", which, "mean"]["epoch"] for which in ("last", "chosen", "best_3d")] == ["5", "3", "2"]
+    assert [lines["sfda", which, "mean"]["candidate"] for which in ("last", "chosen")] == ["", "epoch 4"]
+    assert "Worst patient, chosen network: noadap P0 0.400; sfda P0 0.500." in text
+    for words in ("Last epoch: ", "Chosen without labels: ", "Oracle: the epoch that scores best here; it reads"):
+        assert f"- {words}" in text
+    assert "stands there with its last epoch" in text
+    only, _ = written(compared[1:], tmp_path / "only")
+    assert "stands there with its last epoch" not in only
+    assert "**0.550 ± 0.071**" in (tmp_path / "out/report.md").read_text()
+    assert r"\textbf{0.550 $\pm$ 0.071}" in (tmp_path / "out/report.tex").read_text()
+
+
+def test_harm_of_the_chosen_network_is_marked(compared, tmp_path):
+    """The last network did harm and was not kept: the headline has no mark. Then the chosen one has it."""
+    text, lines = written(compared, tmp_path / "out")
+    assert [row[-1] for row in rows_of(text, "sfda")[1:]] == ["worse than noadap", "0", "0"]
+    assert [lines["sfda", which, "mean"]["worse_than"] for which in ("last", "chosen")] == ["noadap", ""]
+    rescore(compared[1], simple(0.3, 0.5), files=["chosen"])
+    text, lines = written(compared, tmp_path / "out")
+    assert [row[-1] for row in rows_of(text, "sfda")[:3]] == ["worse than noadap"] * 3
+    assert lines["sfda", "chosen", "mean"]["worse_than"] == "noadap"
+
+
+def test_a_run_that_stayed_with_its_source_says_so(compared, tmp_path):
+    text, lines = written([compared[0], add_selection(compared[1], "source")], tmp_path / "out")
+    summary, _, chosen, _ = rows_of(text, "sfda")
+    assert (summary[4], chosen[2]) == ("source", "source")
+    assert (lines["sfda", "chosen", "mean"]["epoch"], lines["sfda", "chosen", "mean"]["candidate"]) == ("-1", "source")
+
+
+def test_the_test_between_runs_is_of_the_chosen_networks(compared, tmp_path):
+    rescore(compared[0], simple(*(0.1 * n for n in range(7))))
+    rescore(compared[1], simple(*(0.1 * n + 0.2 for n in range(7))), files=["chosen"])
+    rescore(compared[1], simple(*(0.1 * n - 0.05 for n in range(7))), files=["last"])
+    text = " ".join(written(compared, tmp_path / "out")[0].split())
+    assert "Patients on whom sfda is better:worse in the chosen network" in text
+    assert "against noadap 7:0, p = 0.016" in text
+
+
+def test_without_a_choice_there_is_no_word_of_one(compared, tmp_path):
+    (compared[1] / "selection.csv").unlink()
+    text, _ = written(compared, tmp_path / "out")
+    for path in (tmp_path / "out").iterdir():
+        assert not re.search("chosen without|candidate|Headline|Oracle|[*]{2}0", path.read_text()), path
+    assert len(rows_of(text, "sfda")) == 2
+
+
+def test_draws_with_a_choice(compared, tmp_path):
+    """The mean over draws of the chosen networks, which may be of other kinds; paired by draw on these."""
+    draws = [tmp_path / f"{name}_1_{draw}" for name in ("tent", "sfda") for draw in (0, 1)]
+    for number, draw in enumerate(draws):
+        shutil.copytree(compared[1], draw)
+        rescore(draw, simple(0.2 + 0.1 * number, 0.2 + 0.1 * number), files=["chosen"])
+    add_selection(draws[1], "source")
+    rescore(draws[1], simple(0.3, 0.3), files=["chosen"])
+    text, lines = written(draws, tmp_path / "out", "--draws", r"_\d+$")
+    assert rows_of(text, "tent_1")[0] == [
+        *("tent_1", "0.350 ± 0.000", "0.250 ± 0.071", "0.750 ± 0.000", "epoch 4 / source")
+    ]
+    assert rows_of(text, "tent_1")[2][4] == "0.20 / 0.30"
+    assert "mean Dice of the chosen network is better:worse" in text
+    assert "sfda_1 than tent_1 2:0" in text
+    assert {row["candidate"] for row in lines.values()} == {"", "epoch 4 / source", "epoch 4"}
+
+
+def test_pictures_with_a_choice(data, tmp_path):
+    facts = {"scores": "iou", "metric_axis": [0, 1, 2], "class_names": ["road", "traffic light", "train"]}
+    run = make_run(tmp_path / "adapt", data, n_epoch=3, n_class=3, pictures=False, **facts)
+    add_selection(run, "refresh")
+    for which, light in (("last", 20), ("chosen", 60), ("best_3d", 70)):
+        write_classes(run, which, light)
+    text, lines = written([run], tmp_path / "out")
+    assert rows_of(text, "adapt")[0] == ["adapt", "55.0", "75.0", "80.0", "refresh"]
+    assert rows_of(text, "adapt")[2][2] == "refresh"
+    assert lines["adapt", "chosen", "mean"]["candidate"] == "refresh"
+
+
+def test_without_ground_truth_the_choice_and_its_reason_are_all_there_is(data, tmp_path):
+    runs = [make_run(tmp_path / name, data, n_epoch=3, pictures=False, scored=False) for name in ("kept", "none")]
+    add_selection(runs[0], "epoch 2")
+    report(["--runs", *map(str, runs), "--out", str(tmp_path / "report")])
+    text = (tmp_path / "report.txt").read_text()
+    assert rows_of(text, "kept")[0][-1] == "epoch 2"
+    assert "- kept: Chosen without labels: epoch 2, as it ranks highest." in text
+    assert "run,set,candidate,supervision" in (tmp_path / "report.csv").read_text()
+    report(["--runs", str(runs[1]), "--out", str(tmp_path / "report")])
+    assert "chosen" not in (tmp_path / "report.txt").read_text()
+    assert "candidate" not in (tmp_path / "report.csv").read_text()
