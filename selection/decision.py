@@ -13,11 +13,11 @@ from dataclasses import dataclass, replace
 
 import numpy as np
 
+from files.run_names import RANKED
 from selection.candidates import REFRESH, SOURCE, Candidate
 from selection.gate import reasons
 from selection.validators import VALIDATORS, Evidence
 
-RANKED = ("cmr_nhd", "cmr_ei", "ensv", "sdc")
 PAIRED = ("cmr_nhd", "ensv")  # in which the choice must beat the source network, paired over the patients
 DRAWS, CHANCE = 2000, 0.2  # of the bootstrap over patients; the chance that an improvement is none, at most
 

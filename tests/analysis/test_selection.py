@@ -7,14 +7,19 @@ import shutil
 
 import numpy as np
 import pytest
-from fake_runs import add_selection, make_run, make_set
+from fake_runs import add_columns, add_selection, make_run, make_set
+from matplotlib.figure import Figure
 
+from analysis.plots.selection import FARTHEST, TRUSTED, draw_revealed, draw_validator, places_of, score_of, standardised
 from analysis.run import open_run
+from analysis.selection import Candidate as Read
+from analysis.selection import Selection
 from processes.errors import UserError
 from report import main as report
 from selection.candidates import Candidate
 from selection.choosing import save
 from selection.decision import Choice
+from tests.analysis.test_plot import assert_drawn, draw, is_red
 from tests.analysis.test_report import rescore, simple, write_classes
 
 
@@ -195,10 +200,10 @@ def test_without_a_choice_there_is_no_word_of_one(compared, tmp_path):
 
 def test_draws_with_a_choice(compared, tmp_path):
     """The mean over draws of the chosen networks, which may be of other kinds; paired by draw on these."""
-    draws = [tmp_path / f"{name}_1_{draw}" for name in ("tent", "sfda") for draw in (0, 1)]
-    for number, draw in enumerate(draws):
-        shutil.copytree(compared[1], draw)
-        rescore(draw, simple(0.2 + 0.1 * number, 0.2 + 0.1 * number), files=["chosen"])
+    draws = [tmp_path / f"{name}_1_{number}" for name in ("tent", "sfda") for number in (0, 1)]
+    for number, folder in enumerate(draws):
+        shutil.copytree(compared[1], folder)
+        rescore(folder, simple(0.2 + 0.1 * number, 0.2 + 0.1 * number), files=["chosen"])
     add_selection(draws[1], "source")
     rescore(draws[1], simple(0.3, 0.3), files=["chosen"])
     text, lines = written(draws, tmp_path / "out", "--draws", r"_\d+$")
@@ -234,3 +239,108 @@ def test_without_ground_truth_the_choice_and_its_reason_are_all_there_is(data, t
     report(["--runs", str(runs[1]), "--out", str(tmp_path / "report")])
     assert "chosen" not in (tmp_path / "report.txt").read_text()
     assert "candidate" not in (tmp_path / "report.csv").read_text()
+
+
+# ------------------------------------------------------------------------------------------------- pictures
+
+
+def selection_of(held=(), **scores):
+    """Validator -> a score of each of the candidates, the first of which is chosen; held: the places of some."""
+    count = len(next(iter(scores.values())))
+    made = [
+        Read(
+            f"epoch {n + 1}",
+            n + 1,
+            "flooded" if n in held else "",
+            {name: values[n] for name, values in scores.items()},
+        )
+        for n in range(count)
+    ]
+    return Selection(tuple(made), made[0], "")
+
+
+def test_scores_are_standardised_by_those_that_were_not_held_back():
+    made = selection_of((3,), a=[1.0, 2, 3, 1000], b=[5.0, 5, 5, 5], c=[math.nan] * 4, d=[math.nan, 7, 9, math.nan])
+    found = standardised(made)
+    assert list(found) == ["a", "b", "d"]
+    assert found["a"] == pytest.approx((np.array([1, 2, 3, 1000]) - 2) / (2 / 3) ** 0.5)
+    assert found["b"].tolist() == [0] * 4
+    assert found["d"] == pytest.approx([math.nan, -1, 1, math.nan], nan_ok=True)
+
+
+def test_where_all_were_held_back_they_are_the_scale():
+    assert standardised(selection_of((0, 1), a=[1.0, 3]))["a"].tolist() == [-1, 1]
+
+
+def test_networks_before_the_first_step_stand_left_of_the_epochs(run):
+    places = places_of(open_run(add_selection(run, "refresh", every=3)))
+    assert places[0] < places[1] < 0
+    assert places[2:] == [3, 6]
+
+
+def colours(ax, marker):
+    """Where marks of this kind stand, by their colour."""
+    return {
+        line.get_color(): line.get_xydata().tolist()
+        for line in ax.lines
+        if line.get_marker() == marker and len(line.get_xdata())
+    }
+
+
+def test_what_a_small_chart_shows():
+    """Held back crossed out, far off at the edge, the chosen one on its line; shown only in grey."""
+    ax = Figure().subplots()
+    made = selection_of((3,), sdc=[0.0] * 4)
+    draw_validator(ax, "sdc", np.array([0.5, -9, 9, 1]), made, [1, 2, 3, 4])
+    chosen = [colour for colour, points in colours(ax, "o").items() if points == [[1, 0.5]] and colour != TRUSTED]
+    assert colours(ax, "x") == {"black": [[4, 1]]}
+    assert colours(ax, "v") == {TRUSTED: [[2, -FARTHEST]]}
+    assert colours(ax, "^") == {TRUSTED: [[3, FARTHEST]]}
+    assert [line.get_xdata() for line in ax.lines if line.get_color() in chosen and line.get_marker() != "o"] == [
+        [1] * 2
+    ]
+    ax = Figure().subplots()
+    draw_validator(ax, "entropy", np.zeros(4), made, [1, 2, 3, 4])
+    assert TRUSTED not in colours(ax, "o")
+
+
+def test_the_dice_is_that_of_the_report(compared):
+    read = open_run(compared[1])
+    assert [score_of(read, which) for which in ("last", "chosen", "best_3d")] == pytest.approx([0.35, 0.55, 0.75])
+    ax = Figure().subplots()
+    draw_revealed(ax, read, places_of(read))
+    points = [line.get_xydata().tolist() for line in ax.lines if line.get_marker() in ("s", "o", "*")]
+    assert points == [[[6, pytest.approx(0.35)]], [[4, pytest.approx(0.55)]], [[3, pytest.approx(0.75)]]]
+    words = [text.get_text() for text in ax.get_legend().get_texts()]
+    assert words == ["last epoch 0.350", "chosen without labels 0.550", "oracle (reads labels) 0.750"]
+
+
+@pytest.mark.parametrize("facts", [{}, {"scored": False}, {"scores": "iou"}, {"dataset": {"phantom": "small"}}])
+@pytest.mark.parametrize(("chosen", "n_epoch", "last"), [("source", 1, 0), ("epoch 40", 60, 60), ("refresh", 6, 6)])
+def test_runs_of_every_kind_are_drawn(data, tmp_path, facts, chosen, n_epoch, last):
+    run = make_run(tmp_path / "sfda", data, n_epoch=n_epoch, pictures=False, **facts)
+    if facts.get("scores") == "iou":
+        add_columns(run, val_miou=0.5)
+    add_selection(run, chosen, {f"epoch {last}": "class 1 is 4 times as large as the prior says"}, last=last)
+    picture = draw("selection", tmp_path / "selection.png", "--run", run)
+    assert_drawn(picture)
+    assert is_red(picture[5]) == ("dataset" in facts)
+
+
+def test_the_same_choice_is_the_same_picture(run, tmp_path):
+    add_selection(run, "epoch 4")
+    first, again = (draw("selection", tmp_path / f"{name}.png", "--run", run) for name in "ab")
+    assert np.array_equal(first, again)
+
+
+def test_validators_that_say_nothing_leave_a_picture(run, tmp_path):
+    path = add_selection(run, "epoch 4") / "selection.csv"
+    kept = [row.split(",")[:4] for row in path.read_text().splitlines()]
+    path.write_text("\n".join(",".join(row) for row in kept))
+    draw("selection", tmp_path / "selection.png", "--run", run)
+
+
+def test_a_run_that_chose_nothing_has_no_such_picture(run, tmp_path):
+    with pytest.raises(UserError, match="nothing was chosen. Train it with --keep_every"):
+        draw("selection", tmp_path / "selection.png", "--run", run)
+    assert not (tmp_path / "selection.png").exists()
