@@ -176,6 +176,21 @@ def fits(value: Any, kind: Any) -> bool:
     return True
 
 
+def typed(state: Mapping[str, Any], kinds: Mapping[str, Any]) -> tuple[Any, ...]:
+    """The values of these entries, in this order.
+
+    Raises KeyError for an entry that lacks, and ValueError for one of another type than is stated, see `fits`.
+    """
+    wrong = [
+        f"{name} is {state[name]!r:.40}, expected {described(kind)}"
+        for name, kind in kinds.items()
+        if not fits(state[name], kind)
+    ]
+    if wrong:
+        raise ValueError("; ".join(wrong))
+    return tuple(state[name] for name in kinds)
+
+
 def as_stated(value: Any, kind: Any) -> Any:
     """A whole number as a float, where the annotation knows no whole numbers; any other value as it is."""
     parts = get_args(kind) or (kind,)

@@ -19,6 +19,8 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from utils import typed
+
 AGREEMENT = 0.2  # kappa of the predictions and the source network's, below which they have little in common
 FAR, FAR_ALONE = np.log(5), np.log(10)  # times the odds of source network and prior; of the source network alone
 DOUBTFUL = 2  # times the share of a class, by which prior and source network may lie apart
@@ -89,7 +91,8 @@ class CollapseAlarm:
         return {"source": None if self.source is None else self.source.tolist()}
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
-        self.source = None if state["source"] is None else np.array(state["source"])
+        (source,) = typed(state, {"source": Sequence[float] | None})
+        self.source = None if source is None else np.array(source)
 
 
 class SourceMaps:
@@ -181,7 +184,7 @@ class OneClass:
         return {"since": self.since, "told": self.has_warned}
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
-        self.since, self.has_warned = state["since"], state["told"]
+        self.since, self.has_warned = typed(state, {"since": int | None, "told": bool})
 
 
 def _shares(counts: np.ndarray) -> np.ndarray:

@@ -17,6 +17,7 @@ from processes.interrupt import STOP
 from utils import derived_seed
 
 Trained = dict[str, np.ndarray]  # what `train_epoch` returns
+COUNTED = (torch.int64, torch.float64)  # what class_counts counts in
 
 
 class Steps:
@@ -29,6 +30,19 @@ class Steps:
         sizes = [rows.numel() for rows in self.rows]
         if len(self.terms) != len(sizes) or [part.shape[1] for part in self.counts] not in ([], sizes):
             raise ValueError(f"{len(self.terms)} steps of {len(sizes)} batches, and counts of {len(self.counts)}")
+
+    def check(self, method: Method, n_rows: int) -> None:
+        """Raises ValueError unless these can be steps of the method on a set of so many rows."""
+        if len(self) and self.terms[0].shape != (len(method.columns),):
+            raise ValueError(f"terms of the shape {tuple(self.terms[0].shape)}")
+        if len(self) and bool(self.counts) != method.segments:
+            raise ValueError(f"counts of {len(self.counts)} steps")
+        if any(part.shape[::2] != (4, method.settings.n_class) or part.dtype not in COUNTED for part in self.counts):
+            raise ValueError("counts of another number of classes, or of half pixels")
+        if any(rows.ndim != 1 or rows.dtype != torch.int64 for rows in self.rows):
+            raise ValueError("rows that are no numbers of slices")
+        if any(not 0 <= row < n_rows for rows in self.rows for row in rows.tolist()):
+            raise ValueError("rows that are not of this set")
 
     def __len__(self) -> int:
         return len(self.terms)

@@ -34,7 +34,7 @@ from nets.filling import load_weights
 from nets.weight_checks import not_finite
 from processes.errors import UserError
 from processes.interrupt import Interrupted
-from utils import listing
+from utils import listing, typed
 
 AFTER_COLLAPSE = 0.1  # factor on the learning rate after a collapse that was rolled back
 
@@ -115,6 +115,7 @@ class Training:
             with fitting(folder.path / "last.pkl"):
                 self._restore(folder.checkpoint)
                 self.best, self.rate_factor = self.best | folder.checkpoint["best"], folder.checkpoint["caution"]
+                self._must_be_possible(folder.epochs_done)
                 self.watch.load_state_dict(folder.checkpoint["alarms"])
         self.last_good = self._state() if looping.on_collapse == "rollback" else None
 
@@ -196,10 +197,7 @@ class Training:
         with fitting(self.folder.path / "paused.pkl"):
             self._restore(paused)
             steps = Steps(paused, self.method.settings.device)
-            if len(steps) and steps.terms[0].shape != (len(self.method.columns),):
-                raise ValueError(f"terms of the shape {tuple(steps.terms[0].shape)}")
-            if any(part.shape[::2] != (4, self.looping.n_class) for part in steps.counts):
-                raise ValueError("counts of another number of classes")
+            steps.check(self.method, len(next(iter(self.streams.values())).slices))
         if self.leads:
             print(f"Going on in epoch {epoch + 1}, after step {len(steps)}.", flush=True)
         return steps
@@ -263,6 +261,14 @@ class Training:
     def _restore(self, state: Mapping[str, Any]) -> None:
         self.method.net.load_state_dict(state["net"])
         self.method.load_state_dict(on_cpu(state["method"]))  # a copy: an optimiser writes into what it is given
+
+    def _must_be_possible(self, done: int) -> None:
+        """Raises ValueError for numbers out of a checkpoint that no run of so many epochs has."""
+        typed(self.best, {"epoch": int, "dice": float})
+        if not -1 <= self.best["epoch"] < done:
+            raise ValueError(f"{done} epochs are done, and the best is number {self.best['epoch']}")
+        if not 0 < self.rate_factor <= 1:
+            raise ValueError(f"the rate times {self.rate_factor:g}")
 
     # -- guards ---------------------------------------------------------------------------------------------
 

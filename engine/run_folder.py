@@ -78,11 +78,14 @@ class RunFolder:
         try:
             state = load_checkpoint(self.path / name)
             require(self.path / name, state, OF_A_PAUSE if name == "paused.pkl" else OF_AN_EPOCH)
+            epoch, n_epoch = state["epoch"], state["identity"].get("n_epoch")
+            if fits(n_epoch, int) and not 0 <= epoch < n_epoch:
+                raise UserError(f"{self.path / name} is of epoch {epoch}, counted from 0, of a run of {n_epoch}.")
         except UserError as error:
             print(f"{error} It is passed over for the checkpoint before it.", file=sys.stderr)
             self.torn_names.append(name)
             return None
-        self._must_be_the_same(state.get("identity", {}))
+        self._must_be_the_same(state["identity"])
         return state
 
     def begin(self) -> None:

@@ -1,7 +1,7 @@
 """What a run says of itself while it trains: that an adaptation does harm, as far as that is seen without labels."""
 
 import re
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -15,6 +15,7 @@ from engine.evaluation import Evaluation, class_counts, evaluate
 from methods.base import Method
 from nets.probabilities import most_probable
 from processes.interrupt import STOP
+from utils import typed
 
 COLUMNS = ("alarms", "val_source_agreement")  # of the log of a run that is watched
 
@@ -123,8 +124,10 @@ class Watch:
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
         self.training.load_state_dict(state["training"])
+        if (source := self.training.source) is not None and len(source) != self.n_class:
+            raise ValueError(f"shares of {len(source)} classes")
         self.one_class.load_state_dict(state["one_class"])
-        self.alarm_epochs, self.last_kinds = list(state["rung"]), list(state["said"])
+        self.alarm_epochs, self.last_kinds = map(list, typed(state, {"rung": Sequence[int], "said": Sequence[str]}))
 
 
 def _kind(words: str) -> str:

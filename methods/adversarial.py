@@ -195,6 +195,6 @@ class Adversarial(Method):
         super().load_state_dict(state)
         self.discriminators.load_state_dict(state["discriminators"])
         load_optimiser(self.d_optimiser, state["d_optimiser"])
-        self.gathered = state["gathered"]
-        for parameter, gradient in zip(self._learning(), state["gradients"], strict=False):
+        self.gathered = range(self.settings.iter_size).index(state["gathered"])  # refuses what is not in it
+        for parameter, gradient in zip(self._learning(), state["gradients"], strict=self.gathered > 0):
             parameter.grad = None if gradient is None else gradient.to(parameter.device)

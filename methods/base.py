@@ -14,7 +14,7 @@ from methods.optimisers import Groups, Rates, load_optimiser, make_optimiser
 from methods.settings import Settings
 from nets.sliding_window import sliding_window
 from processes.team import ALONE, Team
-from utils import Registry
+from utils import Registry, typed
 
 
 def snake_case(name: str) -> str:
@@ -144,7 +144,7 @@ class Method:
         if self.optimiser:
             load_optimiser(self.optimiser, state["optimiser"])
         self.scaler.load_state_dict(state["scaler"])
-        self.rates.halvings = state["halvings"]
+        (self.rates.halvings,) = typed(state, {"halvings": int})
         for name, part in self.heads.items():
             part.load_state_dict(state[name])
 

@@ -5,12 +5,14 @@ from dataclasses import dataclass
 from typing import Any
 
 import torch
-from torch import nn
+from torch import Tensor, nn
 
 from processes.errors import UserError
-from utils import fits
+from utils import fits, listing
 
-NEVER_BELOW_0 = ("exp_avg_sq", "step")  # of what Adam keeps
+OF_ADAM = {"step", "exp_avg", "exp_avg_sq"}  # what it keeps of a parameter
+NEVER_BELOW_0 = ("exp_avg_sq", "step")  # of that
+MOVING = ("params", "lr", "initial_lr")  # of a group of an optimiser, what is no setting
 LR_RULES = ("step", "late", "poly", "legacy")
 Groups = Sequence[tuple[Sequence[nn.Parameter], float]]  # parameters, and their factor on the learning rate
 
@@ -55,25 +57,34 @@ def load_optimiser(optimiser: torch.optim.Optimizer, state: Mapping[str, Any]) -
 
     torch looks at the number of the parameters alone, and a moment of another shape would be added to all of them.
     """
-    moving = ("params", "lr", "initial_lr")
-    settings = [{k: v for k, v in group.items() if k not in moving} for group in optimiser.param_groups]
+    groups = optimiser.state_dict()["param_groups"]
+    settings = [{k: v for k, v in group.items() if k not in MOVING} for group in groups]
+    if [group["params"] for group in groups] != [group["params"] for group in state["param_groups"]]:
+        raise ValueError("the optimiser had other parameters, or the same in another order")
     for own, saved in zip(settings, state["param_groups"], strict=True):
         if not fits(saved["lr"], float) or saved["lr"] < 0:
             raise ValueError(f"the optimiser's rate is {saved['lr']}")
         if other := [name for name, value in own.items() if name in saved and not same(saved[name], value)]:
             raise ValueError(f"the optimiser had another {', '.join(other)}")
-    rates = [group["initial_lr"] for group in optimiser.param_groups]
     optimiser.load_state_dict(state)
-    for group, rate in zip(optimiser.param_groups, rates, strict=True):
-        group["initial_lr"] = rate  # --l_rate, which a run that went astray may lower
+    for group, own, before in zip(optimiser.param_groups, settings, groups, strict=True):
+        group["initial_lr"] = before["initial_lr"]  # --l_rate, which a run that went astray may lower
+        group.update(own)  # a setting that the checkpoint does not tell
     for parameter, moments in optimiser.state.items():
-        for name, value in moments.items():
-            if value is None:
-                continue
-            if value.shape not in (parameter.shape, ()) or not value.isfinite().all():
-                raise ValueError(f"the optimiser's {name} is not of its parameter")
-            if (value < 0).any() and name in NEVER_BELOW_0:
-                raise ValueError(f"the optimiser's {name} is below 0")
+        _check_moments(parameter, moments, isinstance(optimiser, torch.optim.Adam))
+
+
+def _check_moments(parameter: nn.Parameter, moments: Mapping[str, Tensor | None], of_adam: bool) -> None:
+    """Raises ValueError for what an optimiser cannot keep of this parameter."""
+    if of_adam and moments.keys() != OF_ADAM:
+        raise ValueError(f"the optimiser keeps {listing(moments)} of a parameter, expected {listing(sorted(OF_ADAM))}")
+    for name, value in moments.items():
+        if value is None and not of_adam:
+            continue
+        if value.shape != (() if name == "step" else parameter.shape) or not value.isfinite().all():
+            raise ValueError(f"the optimiser's {name} is not of its parameter")
+        if (value < 0).any() and name in NEVER_BELOW_0:
+            raise ValueError(f"the optimiser's {name} is below 0")
 
 
 def same(first: Any, second: Any) -> bool:

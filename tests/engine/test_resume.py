@@ -2,12 +2,13 @@
 
 import json
 import multiprocessing
+import operator
 import resource
 import shutil
 import signal
 import subprocess
 import sys
-from functools import partial
+from functools import partial, reduce
 from pathlib import Path
 from types import SimpleNamespace
 
@@ -256,6 +257,55 @@ def test_the_one_before_is_kept_where_a_file_system_knows_no_links(site, whole, 
     folder.save_last({"epoch": 1, "net": {}})
     assert (run / "previous.pkl").read_bytes() == before
     assert load_checkpoint(run / "last.pkl")["epoch"] == 1
+
+
+def changed(path, *place, value):
+    """Writes the checkpoint with another value at this place; `value` of the old one, if it is a function."""
+    state = torch.load(path, weights_only=True)
+    holder = reduce(operator.getitem, place[:-1], state)
+    holder[place[-1]] = value(holder[place[-1]]) if callable(value) else value
+    torch.save(state, path)
+
+
+OPTIMISER = ("method", "optimiser")
+STATE = (*OPTIMISER, "state", 0)
+IMPOSSIBLE = {
+    "a word for the epoch in which one class began": ("last", "alarms", "one_class", "since", "x"),
+    "a list of halvings": ("last", "method", "halvings", []),
+    "shares of three classes": ("last", "alarms", "training", "source", [0.5, 0.25, 0.25]),
+    "a best epoch that is none": ("last", "best", "epoch", None),
+    "a faster rate after a collapse": ("last", "caution", 2.5),
+    "half of Adam's moments": ("paused", *STATE, lambda moments: {k: moments[k] for k in ("step", "exp_avg")}),
+    "a step for each channel": ("paused", *STATE, "step", torch.ones(4)),
+    "parameters in another order": ("paused", *OPTIMISER, "param_groups", 0, "params", lambda order: order[::-1]),
+    "rows of a table": ("paused", "rows", 0, lambda rows: rows[None]),
+    "rows of half slices": ("paused", "rows", 0, lambda rows: rows / 2),
+    "rows of another set": ("paused", "rows", 0, lambda rows: rows + 10**6),
+    "no counts of the steps": ("paused", "counts", []),
+}
+
+
+@pytest.mark.parametrize("what", IMPOSSIBLE)
+def test_a_checkpoint_that_tells_what_cannot_be_is_refused(site, run, what):
+    name, *place, value = IMPOSSIBLE[what]
+    changed(run / f"{name}.pkl", *place, value=value)
+    with pytest.raises(UserError, match=rf"{name}.pkl does not hold the state of this run \(ValueError: "):
+        program.main(arguments(site, run))
+
+
+@pytest.mark.parametrize("epoch", [-1, EPOCHS, 10**30])
+def test_a_checkpoint_of_an_epoch_that_the_run_does_not_have_falls_back(site, whole, run, epoch, capsys):
+    changed(run / "last.pkl", "epoch", value=epoch)
+    program.main(arguments(site, run))
+    assert f"last.pkl is of epoch {epoch}, counted from 0, of a run of {EPOCHS}." in capsys.readouterr().err
+    assert differences(whole, run) == []
+
+
+def test_a_setting_that_an_older_optimiser_did_not_tell_is_the_run_s(site, whole, run):
+    changed(run / "last.pkl", *OPTIMISER, "param_groups", 0, value=lambda group: group.pop("eps") and group)
+    changed(run / "paused.pkl", *OPTIMISER, "param_groups", 0, value=lambda group: group.pop("eps") and group)
+    program.main(arguments(site, run))
+    assert differences(whole, run) == []
 
 
 def test_no_whole_checkpoint_is_said(site, run):

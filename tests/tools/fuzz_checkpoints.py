@@ -13,6 +13,7 @@ from functools import partial
 
 import nibabel as nib
 import numpy as np
+import pandas as pd
 import pytest
 import torch
 
@@ -221,8 +222,13 @@ def for_a_resume(folder):
 
     def look():
         program.main(argv)
-        bad = not_finite(torch.load(path, map_location="cpu", weights_only=True)["net"])
-        return f"{bad} are not finite after it" if bad else ""
+        state = torch.load(path, map_location="cpu", weights_only=True)
+        if bad := not_finite(state["net"]):
+            return f"{bad} are not finite after it"
+        log = pd.read_csv(path.with_name("IMG_target_metrics.csv"))
+        if state["epoch"] != 1 or list(log["epoch"]) != [0, 1]:
+            return f"{list(log['epoch'])} in the log after it, {state['epoch']} in the checkpoint"
+        return "" if log["tra_dice"].between(0, 1).all() else f"training Dice of {list(log['tra_dice'])}"
 
     return mutate, taken(silent(look))
 
