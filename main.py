@@ -11,17 +11,18 @@ first axis of an array of an image, H the second.
 
 import processes.ctrl_c  # noqa: F401  first: from here on Ctrl-C is one line
 
-import os
 import sys
 from argparse import Namespace
 from collections.abc import Mapping, Sequence
 from contextlib import nullcontext
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 
 import torch
 from torch import nn
 
+from bounds import Bounds
 from dataloader import AnyStream, Demand, Reading, describe_inputs, describe_preprocessing, label_uses, open_data
 from datasets.augmentation import Augmentation
 from datasets.class_places import warn_of_flips
@@ -37,6 +38,7 @@ from engine.watching import Watch
 from methods.base import METHODS, Method
 from methods.objective import LossSum, check_finite
 from methods.schedules import read_params
+from methods.settings import Settings
 from methods.terms import (
     build_term,
     check_classes,
@@ -48,13 +50,15 @@ from methods.terms import (
 )
 from nets.base import check_batch_norms
 from nets.filling import load_blocks, load_weights
-from nets.precision import allow_tf32
+from nets.precision import set_up_machine
 from networks import build_network, network_class
+from processes.alone import run_alone
 from processes.errors import UserError
 from processes.interrupt import STOP, Interrupted
 from processes.lock import locked
 from processes.ownership import RUN, RUN_FILES, refuse_taken
 from processes.team import ALONE, Team, join_team, leave_team
+from selection.choosing import choose_epoch
 from utils import run_program, seed_everything, settings_of
 
 # ---------------------------------------------------------------------------------------------------- build
@@ -147,15 +151,6 @@ def warn_of_augmentation(streams: Mapping[str, AnyStream], args: Namespace, team
 # ----------------------------------------------------------------------------------------------------- main
 
 
-def set_up_machine(args: Namespace) -> None:
-    """Sets the precision of the device, and whether it computes deterministically."""
-    allow_tf32(args.precision)
-    torch.backends.cudnn.benchmark = not args.deterministic  # shapes repeat: the fastest algorithm is worth a search
-    if args.deterministic:
-        os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")
-        torch.use_deterministic_algorithms(True)
-
-
 def check(args: Namespace, loss: LossSum) -> str:
     """Builds everything that needs no data, and returns one line about it."""
     method = build_method(args, loss, in_channels=args.modalities or 1, load=False)
@@ -164,6 +159,20 @@ def check(args: Namespace, loss: LossSum) -> str:
     weights = sum(parameter.numel() for parameter in method.net.parameters())
     terms = ", ".join(method.columns[1:])
     return f"{args.workdir}: {args.method}, {args.network} ({weights} parameters), {terms}: fine"
+
+
+def choose(args: Namespace, priors: Sequence[Bounds | None]) -> str:
+    """Chooses one of the copies that a run kept, and says why; in a process of its own, which opens no ground truth."""
+    set_up_machine(args.precision, args.deterministic)
+    reading, settings = settings_of(Reading, vars(args)), settings_of(Settings, vars(args))
+    return choose_epoch(args.workdir, reading, settings, args.network, priors)
+
+
+def have_chosen(args: Namespace, loss: LossSum) -> str:
+    """Starts that process. It is told what the losses that compare ratios are told."""
+    torch.cuda.empty_cache()  # what the epochs needed, the process may have
+    bounds = zip(loss.losses, loss.bounds, strict=True)
+    return run_alone(choose, args, [bound if part.compares_ratios else None for part, bound in bounds])
 
 
 def train(args: Namespace, loss: LossSum, team: Team) -> None:
@@ -197,7 +206,8 @@ def train(args: Namespace, loss: LossSum, team: Team) -> None:
         beside |= bundle_of(Path(args.model_weights)) if starts_whole else {}
         measures = team.leads and writes_bundle(method, streams, starts_whole)
         source = SourceBundle(method, streams["target"].slices, val, looping) if measures else None
-        Training(method, streams, val, watch, folder, record, looping, beside, source).run()
+        chooser = partial(have_chosen, args, loss)
+        Training(method, streams, val, watch, folder, record, looping, beside, chooser, source).run()
         team.wait()
 
 
@@ -207,7 +217,7 @@ def main(argv: Sequence[str] | None = None) -> None:
 
 def run(args: Namespace) -> None:
     """Trains the run of these arguments; with --check, builds what needs no data and says so."""
-    set_up_machine(args)
+    set_up_machine(args.precision, args.deterministic)
     check_axes(args)
     loss = build_objective(args)
     if args.check:

@@ -142,7 +142,10 @@ def get_parser() -> Parser:  # noqa: PLR0915  a flat list of flags reads better 
     record.add_argument("--entmap", **switch, help="entropy maps of the last epoch as png")
     record.add_argument("--pprint", **switch, help="a line per class and epoch")
     record.add_argument(
-        "--keep_every", type=int, default=0, help="an adaptation keeps its network every n epochs, to choose from"
+        "--keep_every",
+        type=int,
+        default=0,
+        help="an adaptation keeps its network every n epochs, and at the end chooses one of them without labels",
     )
     record.add_argument("--resume", **switch, help="go on where a killed run stopped")
 
@@ -287,7 +290,7 @@ def _check_settings(args: Namespace) -> None:
         raise UserError("--trainval trains on train and val, --valonly on val alone: give one of them.")
     if args.crop and min(args.crop) < 1:
         raise UserError(f"--crop D W H is a size in voxels, from 1 upwards; got {args.crop}.")
-    if args.csv and not re.fullmatch(r"(?!patients_|classes_|\.)[^/]+\.csv", args.csv):
+    if args.csv and not re.fullmatch(r"(?!patients_|classes_|selection\.|\.)[^/]+\.csv", args.csv):
         raise UserError(
             f"--csv {args.csv}: the log is a file of the run's own folder that nothing else there is called, such as "
             "metrics.csv."

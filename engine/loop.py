@@ -78,7 +78,7 @@ class Looping(Scoring):
 
 
 class Training:
-    """The epochs that are not done yet, then the scores of the last and of the best network.
+    """The epochs that are not done yet, then the scores of the last, the best and the chosen network.
 
     `record` is None in the processes of a team that do not write, `val` for a pre-training, which has no scores.
     """
@@ -93,15 +93,17 @@ class Training:
         record: Recorder | None,
         looping: Looping,
         beside: Mapping[str, Any],
+        choose: Callable[[], str],
         source: SourceBundle | None = None,
     ) -> None:
         """beside: entries of every checkpoint, for who uses the network
+        choose: makes chosen.pkl out of the copies that --keep_every keeps, and says why
 
         source: measures what leaves the source, in the process that writes it; None in a run that has nothing to tell
         """
         self.method, self.streams, self.val, self.folder, self.record = method, streams, val, folder, record
         self.looping, self.leads, self.watch = looping, record is not None, watch
-        self.beside, self.source = beside, source
+        self.beside, self.choose, self.source = beside, choose, source
         self.in_channels = (val or next(iter(streams.values()))).slices.shape[0]
         self.best: dict[str, Any] = {"epoch": -1, "dice": -1.0, "start": None}  # start: the score before the first step
         self.unchanged: Evaluation | None = None  # of a network that does not learn, which is always the same
@@ -123,11 +125,12 @@ class Training:
         """Shows the alarms the network as --model_weights filled it: before anything is restored."""
         with suppress(Interrupted):  # the first step is told the same, and notes how far the run came
             source = self.watch.meet_source()
-            self.best["start"] = source.score(self.looping) if source and self.val.slices.has_truth else None
+            score = source.score(self.looping) if source else np.nan
+            self.best["start"] = None if np.isnan(score) else score  # as without ground truth, or without the organ
             self._say(self.watch.training.doubt() if source and not self.folder.resumes else "")
 
     def run(self) -> None:
-        """Trains the epochs that are left, then scores the last and the best network.
+        """Trains the epochs that are left, then scores the last, the best and the chosen network.
 
         Raises UserError if a loss is not finite or the run collapses, and Interrupted if it was asked to stop.
         """
@@ -143,13 +146,24 @@ class Training:
                 self._epoch(epoch, commits)
         end = self._score("last", keep_entropy=bool(self.looping.entmap)) if self.val else None
         if self.best["epoch"] >= 0:
-            network = (self.looping.network, self.in_channels, self.looping.n_class)
-            load_weights(self.method.net, self.folder.path / "best_3d.pkl", *network)
-            self._score("best_3d")
+            self._score_file("best_3d")
+        chosen = self._choose() if self.looping.keep_every else None
         if self.leads:
             self.folder.end()
+            self.candidates.end()
             self._say(self.watch.sum_up())
-            self._tell_harm(end)
+            self._tell_harm(end, chosen)
+
+    def _choose(self) -> Evaluation:
+        """Has one of the copies chosen, by the process that writes, and scores it."""
+        try:
+            if self.leads:
+                print(self.candidates.chosen(self.choose), flush=True)
+        except Interrupted:
+            print("Stopped while a network was chosen; the same command goes on from there.")
+            raise
+        self.method.team.wait()
+        return self._score_file("chosen")
 
     def _epoch(self, epoch: int, commits: Commits) -> None:
         begin, trained, evaluation = time.perf_counter(), None, None
@@ -244,6 +258,12 @@ class Training:
             self.source.enclose(self.folder, f"{which}.pkl")
         return evaluation
 
+    def _score_file(self, which: str) -> Evaluation:
+        """Scores the network of <which>.pkl."""
+        network = (self.looping.network, self.in_channels, self.looping.n_class)
+        load_weights(self.method.net, self.folder.path / f"{which}.pkl", *network)
+        return self._score(which)
+
     # -- the state of a run ---------------------------------------------------------------------------------
 
     def _state(self) -> dict[str, Any]:
@@ -335,14 +355,15 @@ class Training:
         if words and self.leads:
             print(words, file=sys.stderr, flush=True)
 
-    def _tell_harm(self, end: Evaluation | None) -> None:
+    def _tell_harm(self, end: Evaluation | None, chosen: Evaluation | None) -> None:
         """Says so if an adaptation ended below the network it started from, as far as ground truth tells."""
         start, score = self.best.get("start"), float("nan") if end is None else end.score(self.looping)
         if start is not None and start - score > SHOWN:
             kind = "mIoU" if self.looping.scores == "iou" else "Dice 3D"
+            other = f" That of the chosen network is {chosen.score(self.looping):.3f}." if chosen else ""
             self._say(
                 f"This adaptation did harm: {kind} {score:.3f} at the end, {start:.3f} with the network that it "
-                "started from, on the same validation images."
+                f"started from, on the same validation images.{other}"
             )
 
 

@@ -1,11 +1,11 @@
-"""What is called how in a run's folder, for who writes it and who reads it: of the last network, and of the best."""
+"""What is called how in a run's folder, for who writes it and who reads it: of the last, best and chosen network."""
 
 import re
 from pathlib import Path
 
-MASKS = {"last": "last_epoch", "best_3d": "best_epoch_3d"}  # folders, as is iter007 of an epoch between
-PATIENTS = {which: f"patients_{which}.csv" for which in ("last", "chosen", "best_3d")}  # a row a patient and class
-CLASSES = {which: f"classes_{which}.csv" for which in PATIENTS}  # of pictures, over all of a set
+MASKS = {"last": "last_epoch", "chosen": "chosen", "best_3d": "best_epoch_3d"}  # folders, as is iter007 of an epoch
+PATIENTS = {which: f"patients_{which}.csv" for which in MASKS}  # scores, a row a patient and class
+CLASSES = {which: f"classes_{which}.csv" for which in MASKS}  # of pictures, over all of a set
 CHOSEN = "chosen.pkl"  # the network that was chosen without labels
 SELECTION = "selection"  # .csv and .txt: what spoke for it
 RANKED = ("cmr_nhd", "cmr_ei", "ensv", "sdc")  # the validators, columns of selection.csv, whose ranks choose

@@ -27,8 +27,8 @@ STORAGES |= {f"torch {kind}Storage" for kind in ("Char", "Byte", "Bool", "Comple
 PLAIN = (bool, int, float, complex, str, bytes, type(None))
 COPIES = 8  # of the numbers in a file, as tied weights share them
 
-# What main.py writes, and of what type. "best": the best epoch so far, its score and that before the first step. What
-# "bundle" holds, bundle.py tells.
+# What main.py writes, and of what type. "best": the best epoch so far, its score and that before the first step.
+# "choice": what was chosen without labels, and why. What "bundle" holds, bundle.py tells.
 ENTRIES: dict[str, Any] = {
     "network": str,
     "in_channels": int,
@@ -36,10 +36,11 @@ ENTRIES: dict[str, Any] = {
     "epoch": int,
     "caution": float,
     "best": Mapping[str, float | None],
+    "choice": Mapping[str, str | int],
     **dict.fromkeys(("alarms", "method", "preprocessing", "identity"), Mapping[str, Any]),
     **dict.fromkeys(("counts", "rows"), Sequence[Any]),
 }
-OF_PLAIN_TYPES = ("best", "alarms", "preprocessing", "identity")
+OF_PLAIN_TYPES = ("best", "choice", "alarms", "preprocessing", "identity")
 
 
 def load_checkpoint(path: Path, bare: bool = False) -> dict[str, Any]:

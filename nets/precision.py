@@ -1,5 +1,7 @@
 """The devices and the precisions that a network can compute in."""
 
+import os
+
 import torch
 
 from processes.errors import UserError
@@ -11,6 +13,15 @@ PRECISIONS = ("auto", "fp32", "tf32", *AUTOCAST)  # auto: tf32 on a GPU, which i
 def allow_tf32(precision: str) -> None:
     """Whether a GPU may round the factors of float32 products to ten bits, several times as fast."""
     torch.backends.cuda.matmul.allow_tf32 = torch.backends.cudnn.allow_tf32 = precision in ("auto", "tf32")
+
+
+def set_up_machine(precision: str, deterministic: bool) -> None:
+    """Sets the precision of the device, and whether it computes deterministically."""
+    allow_tf32(precision)
+    torch.backends.cudnn.benchmark = not deterministic  # shapes repeat: the fastest algorithm is worth a search
+    if deterministic:
+        os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")
+        torch.use_deterministic_algorithms(True)
 
 
 def device_of(name: str | None) -> str:

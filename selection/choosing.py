@@ -15,7 +15,7 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from dataloader import AnySet, Reading, open_images
+from dataloader import AnySet, Reading, open_images, splits_of
 from datasets.streams import Stream
 from datasets.volumes import WholeStream
 from files.run_names import CHOSEN, SELECTION, candidates_of
@@ -58,7 +58,7 @@ def open_target(reading: Reading, priors: Sequence[Any]) -> Target:
     priors: objects of bounds.py whose ratios a loss compares, or None. The first counts that says something of every
     image, and of which no ground truth of these images is part
     """
-    slices = open_images(reading, "train", priors).slices
+    slices = open_images(reading, splits_of("target", reading)[0], priors).slices
     if len(slices) > MOST:
         slices = slices.keep(np.linspace(0, len(slices) - 1, MOST).astype(int).tolist())
     told = [bound[:, :, 0] for bound in slices.bounds if bound is not None]

@@ -29,8 +29,9 @@ from datasets.streams import Batch, Stream
 from engine.arguments import get_args
 from engine.compilation import try_to_compile
 from engine.epoch import train_epoch
-from main import build_method, build_objective, demand_of, set_up_machine
+from main import build_method, build_objective, demand_of
 from methods.base import Method
+from nets.precision import set_up_machine
 from tests.benchmarks.losses import check_simplex, hard, slow_cross_entropy, slow_entropy_and_prior
 from tests.benchmarks.sets import FOLDERS, REGEX, SLICES, NaiveSet, write_set
 from tests.benchmarks.table import Row, better, in_turns, peak_memory, seconds
@@ -56,7 +57,7 @@ class Trial:
         argv += ["--target_folders", FOLDERS["png"], "--grp_regex", REGEX, "--compile", str(options.compile)]
         argv += ["--target_losses", METHODS[method].replace("PRIOR", str(root / "prior.csv"))]
         self.args = get_args([*argv, "--model_weights", "none"])
-        set_up_machine(self.args)
+        set_up_machine(self.args.precision, self.args.deterministic)
         loss = build_objective(self.args)
         streams, val = open_data(demand_of(self.args), settings_of(Reading, vars(self.args)), loss.bounds)
         self.all = streams["target"]

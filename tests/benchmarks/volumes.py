@@ -28,8 +28,9 @@ from datasets.volume_files import read_volume
 from engine.arguments import get_args
 from engine.epoch import train_epoch
 from engine.evaluation import Scoring, evaluate, score_patients_of
-from main import build_method, build_objective, demand_of, set_up_machine
+from main import build_method, build_objective, demand_of
 from methods.base import Method
+from nets.precision import set_up_machine
 from preprocess.packing import VolumeSpec
 from preprocess.volume_set import make_volume_set
 from tests.benchmarks.table import Row, compare, peak_memory
@@ -119,7 +120,7 @@ class Run:
         argv += f"--batch_size 2 --batch_u 1 --steps {STEPS} --n_epoch 1 --optimiser adamw".split()
         argv += ["--target_folders", FOLDERS, "--grp_regex", PATIENT, "--crop", *map(str, case.crop), *more]
         self.args = get_args([*argv, "--target_losses", HALVES])
-        set_up_machine(self.args)
+        set_up_machine(self.args.precision, self.args.deterministic)
         loss = build_objective(self.args)
         self.streams, self.val = open_data(demand_of(self.args), settings_of(Reading, vars(self.args)), loss.bounds)
         self.method = build_method(self.args, loss, CHANNELS, load=False)

@@ -1,4 +1,8 @@
-"""The copies of its network that an adaptation keeps: which there are, and that a kill at any moment changes none."""
+"""The copies of its network that an adaptation keeps: which there are until one is chosen, and which stay.
+
+A kill at any moment changes neither them nor the choice. The choice is made in this process; test_choice.py has it in
+its own.
+"""
 
 import shutil
 from pathlib import Path
@@ -9,7 +13,7 @@ from conftest import write_site
 
 import main as program
 from engine.run_folder import RunFolder
-from files.run_names import CANDIDATES, candidate_name, candidates_of
+from files.run_names import CANDIDATES, CHOSEN, candidate_name, candidates_of
 from methods.sfda import SFDA
 from nets.checkpoint_files import load_checkpoint
 from nets.filling import load_weights
@@ -31,6 +35,24 @@ class Crash(Exception):
 
 def crash():
     raise Crash
+
+
+def copies(run):
+    """The folder where the copies of a run lie as they were when one of them was to be chosen."""
+    return run.parent / f"copies of {run.name}"
+
+
+@pytest.fixture(scope="module", autouse=True)
+def chosen_here():
+    """No process of its own chooses."""
+
+    def choose(function, args, *more):
+        shutil.copytree(args.workdir / CANDIDATES, copies(args.workdir) / CANDIDATES, dirs_exist_ok=True)
+        return function(args, *more)
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(program, "run_alone", choose)
+        yield
 
 
 @pytest.fixture(scope="module")
@@ -59,7 +81,8 @@ def whole(site, source):
 
 
 def kept(run):
-    return {number: bits(load_checkpoint(path)["net"]) for number, path in candidates_of(run).items()}
+    """The bits of each copy that there was to choose from."""
+    return {number: bits(load_checkpoint(path)["net"]) for number, path in candidates_of(copies(run)).items()}
 
 
 # -- which there are -----------------------------------------------------------------------------------------------
@@ -68,27 +91,30 @@ def kept(run):
 @pytest.mark.parametrize(("every", "epochs", "expected"), [(2, 5, [0, 2, 4, 5]), (2, 4, [0, 2, 4]), (9, 2, [0, 2])])
 def test_every_n_epochs_and_the_last(site, source, tmp_path, every, epochs, expected):
     program.main(arguments(site, source, tmp_path / "run", "--keep_every", every, "--n_epoch", epochs))
-    assert list(candidates_of(tmp_path / "run")) == expected
-    assert [path.name for path in sorted((tmp_path / "run" / CANDIDATES).iterdir())] == [
+    assert list(candidates_of(copies(tmp_path / "run"))) == expected
+    assert [path.name for path in sorted((copies(tmp_path / "run") / CANDIDATES).iterdir())] == [
         f"epoch_{number:04d}.pkl" for number in expected
     ]
+    assert list(candidates_of(tmp_path / "run")) == [0]
 
 
 def test_none_is_kept_unless_asked_for(site, source, whole, tmp_path):
     """And the run is otherwise the same."""
     program.main(arguments(site, source, tmp_path / "run", "--keep_every", 0))
     assert candidates_of(tmp_path / "run") == {}
+    assert not list((tmp_path / "run").glob("*chosen*"))
+    assert not list((tmp_path / "run").glob("selection*"))
     last = load_checkpoint(tmp_path / "run" / "last.pkl")["net"]
     assert bits(last) == bits(load_checkpoint(whole / "last.pkl")["net"])
 
 
 def test_a_copy_is_a_checkpoint_without_an_optimiser(source, whole):
     last = load_checkpoint(whole / "last.pkl")
-    told = ("network", "in_channels", "n_class", "seed", "preprocessing", "identity")
-    for number, path in candidates_of(whole).items():
+    told = ("network", "in_channels", "n_class", "seed", "preprocessing", "identity", "bundle")
+    for number, path in candidates_of(copies(whole)).items():
         copy = load_checkpoint(path)
         assert copy.keys() == {*told, "net", "epoch"}
-        assert {name: copy[name] for name in told} == {name: last[name] for name in told}
+        assert bits({name: copy[name] for name in told}) == bits({name: last[name] for name in told})
         assert copy["epoch"] == number - 1
         assert {value.dtype for value in copy["net"].values() if value.is_floating_point()} == {torch.float32}
         load_weights(build_network(NETWORK, 1, 2), path, NETWORK, 1, 2)
@@ -98,9 +124,14 @@ def test_a_copy_is_a_checkpoint_without_an_optimiser(source, whole):
     assert len({str(copy) for copy in of.values()}) == len(of) == 4
 
 
+CHOICE = (CHOSEN, "selection.csv", "selection.txt")
+
+
 def test_what_the_folder_is_known_to_hold(whole):
-    assert CANDIDATES in made_by_run(whole)
-    assert sum(path.stat().st_size for path in (whole / CANDIDATES).iterdir()) < 4 * (whole / "last.pkl").stat().st_size
+    assert {CANDIDATES, *CHOICE, "patients_chosen.csv", "chosen"} <= made_by_run(whole)
+    assert kept(whole)[0] == bits(load_checkpoint(whole / candidate_name(0))["net"])
+    sizes = {path.stat().st_size for path in (copies(whole) / CANDIDATES).iterdir()}
+    assert max(sizes) < (whole / "last.pkl").stat().st_size
 
 
 @pytest.mark.parametrize(
@@ -128,15 +159,16 @@ def test_a_negative_number_is_refused(site, source, tmp_path):
 # -- kills ---------------------------------------------------------------------------------------------------------
 
 OF_A_COMMIT = ("best_3d.pkl", "previous.pkl", "last.pkl")
+AFTERWARDS = ("patients_last.csv", *CHOICE, "patients_chosen.csv")
 
 
 def crash_at(number, is_done, seen):
-    """`Path.replace`, gone before or after its call of this number that ends in a file of a commit."""
+    """`Path.replace`, gone before or after its call of this number for a file of a commit, or of what follows."""
     replace = Path.replace
 
     def until(self, target):
         target = Path(target)
-        counts = target.name in OF_A_COMMIT or target.parent.name == CANDIDATES
+        counts = target.name in (*OF_A_COMMIT, *AFTERWARDS) or target.parent.name == CANDIDATES
         seen.extend([target.name] * counts)
         here = counts and len(seen) == number
         if here and not is_done:
@@ -158,6 +190,7 @@ def stages(site, source):
         program.main(arguments(site, source, site.parent / "watched"))
     assert seen[:2] == ["epoch_0000.pkl", "best_3d.pkl"]
     assert seen.index("epoch_0002.pkl") + 2 == seen.index("last.pkl", seen.index("epoch_0002.pkl"))
+    assert seen[-5:] == ["patients_last.csv", "selection.csv", "selection.txt", CHOSEN, "patients_chosen.csv"]
     return seen
 
 
@@ -232,21 +265,69 @@ def test_a_copy_that_cannot_be_made_again_is_asked_for(site, source, whole, stop
         shutil.copy(stopped / candidate_name(2), path)
     else:
         program.main(arguments(site, source, tmp_path / "other", "--seed", 1, "--n_epoch", 1))
-        shutil.copy(tmp_path / "other" / candidate_name(1), path)
+        shutil.copy(copies(tmp_path / "other") / candidate_name(1), path)
     with pytest.raises(UserError, match=rf"epoch_0001.pkl .* put it back, or remove the run \(rm -r {stopped}\)"):
         program.main(arguments(site, source, stopped))
-    shutil.copy(whole / candidate_name(1), path)
+    shutil.copy(copies(whole) / candidate_name(1), path)
     program.main(arguments(site, source, stopped))
     assert differences(whole, stopped) == []
 
 
-def test_a_run_that_has_ended_needs_no_copy_any_more(site, source, whole, tmp_path):
-    """Once one is chosen the others may go."""
+def not_now(*_):
+    raise AssertionError("chosen again")
+
+
+def test_a_run_that_has_ended_chooses_no_more(site, source, whole, tmp_path, monkeypatch, capsys):
     run = shutil.copytree(whole, tmp_path / "run")
-    (run / candidate_name(2)).unlink()
     assert (run / MADE).exists()
+    before = (run / CHOSEN).stat().st_mtime_ns
+    monkeypatch.setattr(program, "run_alone", not_now)
     program.main(arguments(site, source, run))
-    assert list(candidates_of(run)) == [0, 1, 3]
+    assert differences(whole, run) == []
+    assert (run / CHOSEN).stat().st_mtime_ns == before
+    said = capsys.readouterr().out
+    assert said.count((run / "selection.txt").read_text()) == 1
+    assert said.count("Chosen without labels") == 1
+
+
+@pytest.mark.parametrize("damage", ["torn", "gone", "of another run"])
+def test_a_lost_choice_is_made_again_from_the_same_copies(site, source, whole, tmp_path, damage):
+    run = shutil.copytree(whole, tmp_path / "run")
+    if damage == "torn":
+        (run / CHOSEN).write_bytes((run / CHOSEN).read_bytes()[:5000])
+    elif damage == "gone":
+        (run / CHOSEN).unlink()
+    else:
+        program.main(arguments(site, source, tmp_path / "other", "--seed", 1, "--n_epoch", 1))
+        shutil.copy(tmp_path / "other" / CHOSEN, run)
+    with pytest.raises(UserError, match=r"epoch_0001.pkl .* put it back, or remove the run"):
+        program.main(arguments(site, source, run))
+    shutil.copytree(copies(whole) / CANDIDATES, run / CANDIDATES, dirs_exist_ok=True)
+    program.main(arguments(site, source, run))
+    assert differences(whole, run) == []
+
+
+def test_a_choice_before_the_last_epoch_was_made_anew_is_none(site, source, whole, stopped):
+    """As where last.pkl was torn after the choice."""
+    shutil.copy(whole / CHOSEN, stopped)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(SFDA, "step", before_call(1, SFDA.step, ask_to_stop))
+        with pytest.raises(SystemExit):
+            program.main(arguments(site, source, stopped))
+    assert not (stopped / CHOSEN).exists()
+
+
+def test_what_is_chosen_is_a_checkpoint_that_says_why(whole):
+    chosen, of = load_checkpoint(whole / CHOSEN), kept(whole)
+    told = chosen.pop("choice")
+    assert told.keys() == {"candidate", "epoch", "why"}
+    assert told["why"] == (whole / "selection.txt").read_text().strip()
+    assert bits(chosen["net"]) == of[told["epoch"]] or told["candidate"] == "refresh"
+    first = load_checkpoint(whole / candidate_name(0))
+    assert bits({name: chosen[name] for name in first if name not in ("net", "epoch")}) == bits(
+        {name: first[name] for name in first if name not in ("net", "epoch")}
+    )
+    assert chosen.keys() == first.keys()
 
 
 @pytest.mark.parametrize("every", [0, 2])
@@ -278,4 +359,11 @@ def test_a_run_of_before_there_were_copies_is_gone_on_with(site, source, tmp_pat
 def test_a_lower_rate_after_a_loss_that_was_not_finite_keeps_the_copies(site, source, stopped):
     (stopped / "nonfinite.pkl").write_bytes(b"what went astray")
     program.main(arguments(site, source, stopped, "--l_rate", 1e-3))
-    assert list(candidates_of(stopped)) == [0, 1, 2, 3]
+    assert list(candidates_of(copies(stopped))) == [0, 1, 2, 3]
+    assert load_checkpoint(stopped / CHOSEN)["choice"]["candidate"] in (
+        "source",
+        "refresh",
+        "epoch 1",
+        "epoch 2",
+        "epoch 3",
+    )

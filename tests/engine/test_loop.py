@@ -20,6 +20,7 @@ from engine.epoch import Steps, endless, train_epoch
 from engine.evaluation import class_counts
 from engine.loop import Commits
 from losses import LOSSES
+from nets.precision import set_up_machine
 from processes.errors import UserError
 from utils import settings_of
 
@@ -163,7 +164,7 @@ def machine():
 @pytest.mark.parametrize(("precision", "rounded"), [("auto", True), ("tf32", True), ("fp32", False), ("bf16", False)])
 def test_products_are_rounded_on_a_gpu_unless_fp32_is_asked_for(machine, precision, rounded):
     args = get_args(flags("data", "unused", CROSS_ENTROPY, "--cpu", "--precision", precision))
-    program.set_up_machine(args)
+    set_up_machine(args.precision, args.deterministic)
     assert torch.backends.cuda.matmul.allow_tf32 == torch.backends.cudnn.allow_tf32 == rounded
     assert torch.backends.cudnn.benchmark
     assert get_args(flags("data", "unused", CROSS_ENTROPY, "--cpu")).precision == "auto"

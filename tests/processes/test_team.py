@@ -18,6 +18,7 @@ from conftest import CROSS_ENTROPY, FOLDERS
 from torch import nn
 
 import main as program
+from engine.candidates import Candidates
 from engine.run_folder import RunFolder
 from files.run_names import CANDIDATES, candidate_name, candidates_of
 from methods.supervised import Supervised
@@ -215,8 +216,8 @@ def test_two_processes_are_one(sites, source, tmp_path, method, capsys):
         assert (ones is others is None) or np.allclose(ones, others, rtol=1e-2, atol=1e-2, equal_nan=True), name
 
 
-def test_a_team_keeps_each_copy_of_its_network_once(sites, source, tmp_path, monkeypatch):
-    """By the one that writes; and the last copy is the bits of last.pkl."""
+def test_a_team_keeps_each_copy_of_its_network_once_and_chooses_once(sites, source, tmp_path, monkeypatch):
+    """The one that writes does both, and all score what it chose; the last copy is the bits of last.pkl."""
     wrote, save = tmp_path / "wrote.txt", RunFolder.save_tensors
 
     def noted(self, name, state):
@@ -225,8 +226,11 @@ def test_a_team_keeps_each_copy_of_its_network_once(sites, source, tmp_path, mon
         save(self, name, state)
 
     monkeypatch.setattr(RunFolder, "save_tensors", noted)
+    monkeypatch.setattr(Candidates, "end", lambda self: None)
     losses, start = "[('SelfEntropy', {}, 1)]", ("--method", "sfda", "--model_weights", source)
-    train_in_team(sites[1], tmp_path / "run", losses, *start, "--n_epoch", 2, "--keep_every", 1)
+    said = train_in_team(sites[1], tmp_path / "run", losses, *start, "--n_epoch", 2, "--keep_every", 1)
+    assert said.count("Chosen without labels") == 1
+    assert (tmp_path / "run" / "patients_chosen.csv").exists()
     lines = [line for line in wrote.read_text().splitlines() if CANDIDATES in line]
     assert lines == [f"0 {candidate_name(done)}" for done in range(3)]
     copies = [torch.load(path, weights_only=True)["net"] for path in candidates_of(tmp_path / "run").values()]
