@@ -5,20 +5,21 @@ a few sums a class, and the class numbers, compressed. So memory does not grow w
 of pixels, and no label is read.
 """
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections import defaultdict
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import nullcontext
 from dataclasses import dataclass
+from itertools import combinations
 
 import numpy as np
 import torch
-import torch.nn.functional as F
 from torch import Tensor, nn
 
 from datasets.packed_maps import PackedMaps
 from methods.base import infer
 from methods.settings import Settings
-from nets.probabilities import EPS, log_probabilities, most_probable
-from selection.views import VIEWS, dropped_features, grey_range, mixed, sampled
+from nets.probabilities import EPS, log_probabilities
+from selection.views import VIEWS, dropped_features, grey_range, mixed, same, sampled
 
 CLEAN = "clean"
 BAND = 3  # pixels to either side of a border
@@ -63,21 +64,29 @@ def _passes(
         with settings.autocast():
             return infer(net, disturbed, settings)
 
+    def answer_to(disturbed: Tensor, undo: Callable[[Tensor], Tensor] = same) -> tuple[Tensor, Tensor]:
+        return surest(log_probabilities(undo(logits_of(disturbed))))
+
     log_p = log_probabilities(logits_of(image))
-    labels = {CLEAN: most_probable(log_p)}
-    sums = clean_sums(log_p, labels[CLEAN], temperatures) | border_sums(image, labels[CLEAN], log_p.shape[1])
+    sure, first = surest(log_p)
+    n_class, labels = log_p.shape[1], {CLEAN: first}
+    sums = clean_sums(log_p, first, temperatures) | border_sums(image, first, n_class)
+    del log_p  # of a volume it is larger than all that follows
     for place, (name, view) in enumerate(VIEWS.items()):
         generator = torch.Generator(image.device).manual_seed(number * len(VIEWS) + place)
-        disturbed = view.image(image, generator)
         with dropped_features(net, number) if view.drops_features else nullcontext():
-            log_q = log_probabilities(view.undo(logits_of(disturbed)))
-        labels[name] = most_probable(log_q)
-        sums[f"joint_{name}"] = joint_confidence(log_p, log_q, labels[CLEAN], labels[name])
-    sums |= overlaps(labels, log_p.shape[1])
+            sure_too, labels[name] = answer_to(view.image(image, generator), view.undo)
+        sums[f"joint_{name}"] = joint_confidence(sure, sure_too, first, labels[name], n_class)
+    sums |= overlaps(labels, n_class)
     mixture, partner = mixed(image)
-    answer = most_probable(logits_of(mixture))
-    sums |= mixture_sums(answer, labels[CLEAN], partner(labels[CLEAN].unsqueeze(1)).squeeze(1), log_p.shape[1])
-    return labels[CLEAN].to(torch.uint8), sums
+    sums |= mixture_sums(answer_to(mixture)[1], first, partner(first.unsqueeze(1)).squeeze(1), n_class)
+    return first, sums
+
+
+def surest(log_p: Tensor) -> tuple[Tensor, Tensor]:
+    """(B, K, …) log-probabilities -> (B, …): the largest of each pixel, and the uint8 number of its class."""
+    largest, labels = log_p.max(1)
+    return largest, labels.to(torch.uint8)
 
 
 def by_class(values: Tensor, labels: Tensor, n_class: int) -> Tensor:
@@ -111,8 +120,8 @@ def clean_sums(log_p: Tensor, labels: Tensor, temperatures: Sequence[float] | No
         "entropy": by_class(-(p * log_p).sum(1), labels, n_class),
     } | spectrum(p, labels)
     if temperatures is not None:
-        scale = torch.as_tensor(temperatures, dtype=log_p.dtype, device=log_p.device)[labels].unsqueeze(1)
-        cooled = F.softmax(log_p / scale, dim=1)
+        scale = torch.as_tensor(temperatures, dtype=log_p.dtype, device=log_p.device)[labels.long()].unsqueeze(1)
+        cooled = torch.softmax(log_p / scale, dim=1, out=p)  # in its place: probabilities of a volume are large
         sums["soft_t"] = everywhere(cooled)
         sums["sure_t"] = by_class(cooled.amax(1), labels, n_class)
     return sums
@@ -145,7 +154,7 @@ def border_sums(image: Tensor, labels: Tensor, n_class: int) -> dict[str, Tensor
     low, high = grey_range(image)
     grey = ((image.float() - low) / (high - low).clamp_min(EPS)).mean(1)
     steep = steepness(grey)
-    found: dict[str, list[Tensor]] = {}
+    found = defaultdict(list)
     for k in range(n_class):
         mask = labels == k
         inner, outer = mask & _grown(~mask, BAND), _grown(mask, BAND) & ~mask
@@ -153,17 +162,19 @@ def border_sums(image: Tensor, labels: Tensor, n_class: int) -> dict[str, Tensor
         of_k = {"edge": (edge, steep), "near": (near, steep), "in": (inner, grey), "out": (outer, grey)}
         for name, (where, values) in of_k.items():
             kept = torch.where(where, values, 0).flatten(1).double()
-            found.setdefault(f"{name}_n", []).append(where.flatten(1).sum(1).double())
-            found.setdefault(f"{name}_1", []).append(kept.sum(1))
-            found.setdefault(f"{name}_2", []).append((kept * kept).sum(1))
+            found[f"{name}_n"].append(where.flatten(1).sum(1).double())
+            found[f"{name}_1"].append(kept.sum(1))
+            found[f"{name}_2"].append(kept.square_().sum(1))
     return {name: torch.stack(values, 1) for name, values in found.items()}
 
 
 def steepness(grey: Tensor) -> Tensor:
     """(B, …) -> (B, …): the norm of the central differences along all axes of more than one pixel."""
-    axes = [axis for axis in range(1, grey.ndim) if grey.shape[axis] > 1]
-    slopes = torch.gradient(grey, dim=axes) if axes else [torch.zeros_like(grey)]
-    return torch.stack([*slopes]).square().sum(0).sqrt()
+    squares = torch.zeros_like(grey)
+    for axis in range(1, grey.ndim):
+        if grey.shape[axis] > 1:
+            squares += torch.gradient(grey, dim=axis)[0].square()
+    return squares.sqrt()
 
 
 def _grown(mask: Tensor, pixels: int) -> Tensor:
@@ -177,13 +188,13 @@ def _grown(mask: Tensor, pixels: int) -> Tensor:
     return mask
 
 
-def joint_confidence(log_p: Tensor, log_q: Tensor, first: Tensor, second: Tensor) -> Tensor:
+def joint_confidence(log_p: Tensor, log_q: Tensor, first: Tensor, second: Tensor, n_class: int) -> Tensor:
     """(B, K): Σ √(p_k q_k) over the pixels that both passes give class k.
 
-    log_p, log_q: (B, K, …) log-probabilities of the two; first, second: (B, …) their most probable classes
+    log_p, log_q: (B, …) largest log-probabilities of the two; first, second: (B, …) the classes that have them
     """
-    both = torch.where(first == second, (0.5 * (log_p.amax(1) + log_q.amax(1))).exp(), 0)
-    return by_class(both, first, log_p.shape[1])
+    both = torch.where(first == second, (0.5 * (log_p + log_q)).exp(), 0)
+    return by_class(both, first, n_class)
 
 
 def overlaps(labels: Mapping[str, Tensor], n_class: int) -> dict[str, Tensor]:
@@ -191,14 +202,14 @@ def overlaps(labels: Mapping[str, Tensor], n_class: int) -> dict[str, Tensor]:
 
     labels: pass -> (B, …) class numbers
     """
-    names, found = list(labels), {}
-    masks = {name: [labels[name].flatten(1) == k for k in range(n_class)] for name in names}
-    for place, name in enumerate(names):
-        found[f"size_{name}"] = torch.stack([mask.sum(1) for mask in masks[name]], 1)
-        for other in names[place + 1 :]:
-            pairs = zip(masks[name], masks[other], strict=True)
-            found[f"both_{name}_{other}"] = torch.stack([(one & two).sum(1) for one, two in pairs], 1)
-    return {name: counts.double() for name, counts in found.items()}
+    found = defaultdict(list)
+    for k in range(n_class):
+        masks = {name: (of_pass == k).flatten(1) for name, of_pass in labels.items()}
+        for name, mask in masks.items():
+            found[f"size_{name}"].append(mask.sum(1))
+        for one, two in combinations(masks, 2):
+            found[f"both_{one}_{two}"].append((masks[one] & masks[two]).sum(1))
+    return {name: torch.stack(counts, 1).double() for name, counts in found.items()}
 
 
 def mixture_sums(answer: Tensor, first: Tensor, second: Tensor, n_class: int) -> dict[str, Tensor]:
