@@ -8,8 +8,8 @@ Shapes: B batch, K classes, W and H the spatial axes (any number of them: `bk...
     bounds   (B, K, 2) pixels   what is known of the class sizes, lower and upper, or None (`needs_bounds`)
 and returns a scalar, or a dict of named scalars: `terms`, which add up to the loss, and `shown`, which are only logged.
 
-Formulas: Bateson et al. 2020 and 2022 (entropy, class-ratio KL), Kervadec et al. 2019 (size penalty), Sudre et al. 2017
-(generalised Dice), Lin et al. 2017 (focal). Losses of distances to a border are in `methods/border_losses.py`.
+Formulas: Bateson et al. 2020 and 2022 (entropy, class-ratio KL), Kervadec et al. 2019 (size penalty; boundary),
+Karimi and Salcudean 2019 (Hausdorff distance), Sudre et al. 2017 (generalised Dice), Lin et al. 2017 (focal).
 """
 
 from collections.abc import Sequence
@@ -19,8 +19,11 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from datasets.label_distances import border_distances, inner_distances
 from nets.probabilities import (
     EPS,
+    PROPORTION_OF,
+    PROPORTIONS,
     class_vector,
     constant,
     entropy,
@@ -29,10 +32,10 @@ from nets.probabilities import (
     in_range,
     kl_divergence,
     log_probabilities,
+    most_probable,
     one_hot,
     pick,
     prior_ratios,
-    size_function,
 )
 from processes.errors import UserError
 from utils import Registry
@@ -58,6 +61,25 @@ class Loss(nn.Module):
     def needs_company(self, n_class: int) -> str:
         """Why the loss must not be the only one, for an error; '' if it may."""
         return ""
+
+
+class _SizeLoss(Loss):
+    """A loss that compares the predicted class ratios with a prior."""
+
+    needs_bounds = True
+
+    def __init__(self, prop: str | bool | None, fn: str, power: float) -> None:
+        super().__init__()
+        fn = PROPORTION_OF.get(prop, prop) if isinstance(prop, str) else fn
+        if fn not in PROPORTIONS:
+            raise UserError(
+                f"{type(self).__name__}: no size function '{fn}'. Known: soft_size (mean probability, prop 'mean'), "
+                "norm_soft_size (the published code's, prop 'maxnorm')."
+            )
+        self.proportion, self.power = PROPORTIONS[fn], in_range(type(self).__name__, "power", power, EPS)
+
+    def ratios(self, probs: Tensor) -> Tensor:
+        return self.proportion(probs, self.power)
 
 
 # ------------------------------------------------------------------------------- losses on the ground truth
@@ -253,6 +275,87 @@ class BCEGDice(Loss):
         return {"ce": first * self.ce(logits, target), "gdice": second * self.gdice(logits, target)}
 
 
+@LOSSES.register("SurfaceLoss")
+class BoundaryLoss(Loss):
+    """(1/(B·|idc|·|Ω|)) Σ_{b,k ∈ idc,i} φ_{bki} p_{bki}, φ the signed distance to the true border (Kervadec et al.).
+
+    The target is distance maps (`dist_map_transform` and its relatives): positive outside the class, negative inside.
+    So a good prediction has a negative loss, and that is right. `lowest` is what the true segmentation would give on
+    the same batch, −Σ|φ| over the inside: as low as the loss can get. The gradient by p is φ divided by its count.
+
+    On a binary task the loss alone ends in an empty prediction, where it is 0: `force` allows that all the same. On
+    several classes it stands alone if `idc` (all of them by default) holds every class.
+    """
+
+    example: ClassVar = {"force": True}
+    shown = ("lowest",)
+    needs_target = True
+    needs_maps = True
+    note = (
+        "BoundaryLoss adds up signed distances, negative inside the true border: a value below 0 is right, and the "
+        "nearer to BoundaryLoss_lowest in the log the better."
+    )
+
+    def __init__(self, *, idc: Sequence[int] | None = None, force: bool = False) -> None:
+        super().__init__()
+        self.idc, self.force = idc, force
+
+    def needs_company(self, n_class: int) -> str:
+        if self.force or (n_class > 2 and (self.idc is None or set(self.idc) == set(range(n_class)))):
+            return ""
+        chosen = f" and idc {list(self.idc)}" if self.idc else ""
+        return (
+            f"BoundaryLoss alone with {n_class} classes{chosen} ends in an empty prediction, where it is 0 and stays. "
+            "Put a regional loss before it, as in [('GeneralizedDice', {'idc': [0, 1]}, 1), ('BoundaryLoss', "
+            "{'idc': [1]}, 0.1)]; with three classes or more it stands alone if idc lists them all. {'force': True} in "
+            "its parameters runs it as it is."
+        )
+
+    def forward(self, logits: Tensor, target: Tensor, bounds: Tensor | None = None) -> dict[str, Tensor]:
+        assert fits_labels(target, logits), (target.shape, logits.shape)
+        probs = pick(log_probabilities(logits).exp(), self.idc)
+        maps = pick(target, self.idc).to(probs.dtype)
+        return {"": (probs * maps).mean(), "lowest": maps.clamp_max(0).mean()}
+
+
+@LOSSES.register()
+class HausdorffDTLoss(Loss):
+    """mean_{b,k ∈ idc,i} (p − y)² (φ_y² + φ_p²), the Hausdorff distance by its transforms (Karimi et al. 2019).
+
+    φ_y and φ_p: signed distances, in pixels, to the border of the truth and of the most probable class. The latter
+    are computed again in every step, on the CPU: a step waits for the device, and takes as long as the transforms do.
+
+    `inner` is the loss of the published code. It uses only the distances inside truth and prediction
+    (`inner_distances`), so what lies outside of both costs nothing, however far away it is. HausdorffLoss, its
+    published name, has it set.
+    """
+
+    needs_target = True
+
+    def __init__(self, *, idc: Sequence[int] | None = None, inner: bool = False) -> None:
+        super().__init__()
+        self.idc, self.inner = idc, inner
+
+    def forward(self, logits: Tensor, target: Tensor, bounds: Tensor | None = None) -> Tensor:
+        assert fits_labels(target, logits), (target.shape, logits.shape)
+        probs = log_probabilities(logits).exp()
+        n_class, predicted = probs.shape[1], most_probable(probs)
+        error = (probs - one_hot(target, n_class, probs.dtype)) ** 2
+        if self.inner:
+            distances = inner_distances(target, n_class), inner_distances(predicted, n_class).trunc()
+        else:
+            distances = border_distances(target, n_class), border_distances(predicted, n_class)
+        return pick(error * (distances[0] ** 2 + distances[1] ** 2).to(error), self.idc).mean()
+
+
+@LOSSES.register()
+class HausdorffLoss(HausdorffDTLoss):
+    """HausdorffDTLoss as published: only with distances inside the shapes, unless `inner` is False."""
+
+    def __init__(self, *, idc: Sequence[int] | None = None, inner: bool = True) -> None:
+        super().__init__(idc=idc, inner=inner)
+
+
 # ------------------------------------------------------------------------------ losses without ground truth
 
 
@@ -275,7 +378,7 @@ class SelfEntropy(Loss):
 
 
 @LOSSES.register()
-class EntKLProp(Loss):
+class EntKLProp(_SizeLoss):
     """Source-free adaptation: λ_se · entropy + λ_consprior · KL(predicted ‖ prior) over class ratios.
 
     L_KL = (1/B) Σ_b Σ_k τ̂_{bk} [log(τ̂_{bk} + ε) − log(τ_{bk} + ε)], background included (Bateson et al. 2022).
@@ -291,7 +394,6 @@ class EntKLProp(Loss):
 
     example: ClassVar = {"weights_se": [0.1, 0.9]}
     terms = ("entropy", "prior")
-    needs_bounds = True
     compares_ratios = True
     own_weights = True
 
@@ -312,8 +414,8 @@ class EntKLProp(Loss):
         inv_consloss: bool = False,
         fake: bool = False,
     ) -> None:
-        super().__init__()
-        self.ratios, self.over = size_function("EntKLProp", prop, fn, power), over
+        super().__init__(prop, fn, power)
+        self.over = over
         self.lamb_se, self.lamb_consprior, self.weights_se = lamb_se, lamb_consprior, weights_se
         self.prior_from_truth = not curi
         self.needs_target = self.prior_from_truth  # type: ignore[misc]
@@ -337,7 +439,7 @@ class EntKLProp(Loss):
 
 
 @LOSSES.register()
-class KLPropInv(Loss):
+class KLPropInv(_SizeLoss):
     """KL(prior ‖ predicted) over class ratios, the direction of AdaEnt (Bateson et al. 2020).
 
     (1/B) Σ_b Σ_k τ_{bk} [log(τ_{bk} + ε) − log(τ̂_{bk} + ε)]. The entropy of AdaEnt is a second tuple, SelfEntropy.
@@ -349,7 +451,6 @@ class KLPropInv(Loss):
     that has them is a pasted one, and the log says which way the loss goes.
     """
 
-    needs_bounds = True
     compares_ratios = True
 
     def __init__(
@@ -369,13 +470,13 @@ class KLPropInv(Loss):
         lamb_conspred: float | None = None,
         inv_consloss: float | bool | None = None,
     ) -> None:
-        super().__init__()
+        super().__init__(prop, fn, power)
         if curi is False:
             raise UserError(
                 "KLPropInv takes its prior from its bounds (published, 'curi': False ends in an error). Leave it out, "
                 "or take PreciseBounds, which measure the ground truth."
             )
-        self.ratios, self.direction = size_function("KLPropInv", prop, fn, power), direction
+        self.direction = direction
         unused = (curi, ivd, idc_c, weights_se, lamb_se, lamb_consprior, lamb_conspred, inv_consloss)
         if direction == "prior" and any(value is not None for value in unused):
             self.note = (
@@ -393,7 +494,7 @@ class KLPropInv(Loss):
 
 
 @LOSSES.register()
-class NaivePenalty(Loss):
+class NaivePenalty(_SizeLoss):
     """Quadratic penalty on soft sizes outside their bounds (constrained domain adaptation, size losses).
 
     Of d_{bk} = max(0, lower − s) + max(0, s − upper), s = Σ_i p_i in pixels, over the classes `idc`, `reduction` makes
@@ -406,8 +507,6 @@ class NaivePenalty(Loss):
     it nor `reduction` stands, the line may be one of the third, and the log says what it is taken for.
     """
 
-    needs_bounds = True
-
     def __init__(
         self,
         *,
@@ -418,8 +517,7 @@ class NaivePenalty(Loss):
         power: float = 1.0,
         curi: bool | None = None,
     ) -> None:
-        super().__init__()
-        self.ratios = size_function("NaivePenalty", prop, fn, power)
+        super().__init__(prop, fn, power)
         self.idc, self.reduction = list(idc), reduction or "sum"
         if reduction is None and curi is None:
             self.note = (

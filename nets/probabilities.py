@@ -3,8 +3,8 @@
 Shapes: B batch, K classes, W and H the spatial axes (any number of them).
 """
 
-from collections.abc import Callable, Sequence
-from functools import lru_cache, partial
+from collections.abc import Sequence
+from functools import lru_cache
 
 import torch
 import torch.nn.functional as F
@@ -118,21 +118,9 @@ def max_normalised_proportion(probs: Tensor, power: float = 1.0) -> Tensor:
 
 
 PROPORTIONS = {"soft_size": mean_proportion, "norm_soft_size": max_normalised_proportion}
+
+
 PROPORTION_OF = {"mean": "soft_size", "maxnorm": "norm_soft_size"}
-
-
-def size_function(loss: str, prop: str | bool | None, fn: str, power: float) -> Callable[[Tensor], Tensor]:
-    """(B, K, W, H) probabilities -> (B, K) ratios: what `prop` names in a published line, or else `fn`.
-
-    Raises UserError for a name that is not there, and a power that is not above 0.
-    """
-    fn = PROPORTION_OF.get(prop, prop) if isinstance(prop, str) else fn
-    if fn not in PROPORTIONS:
-        raise UserError(
-            f"{loss}: no size function '{fn}'. Known: soft_size (mean probability, prop 'mean'), "
-            "norm_soft_size (the published code's, prop 'maxnorm')."
-        )
-    return partial(PROPORTIONS[fn], power=in_range(loss, "power", power, EPS))
 
 
 def prior_ratios(bounds: Tensor, dtype: torch.dtype) -> Tensor:

@@ -6,6 +6,7 @@ import numpy as np
 import pytest
 import torch
 import torch.nn.functional as F
+from scipy.ndimage import distance_transform_edt
 
 from datasets.distance_maps import signed_distance_maps
 from losses import LOSSES
@@ -14,6 +15,7 @@ from methods.terms import (
     Term,
     build_loss,
     check_classes,
+    check_company,
     check_folders,
     check_ignore,
     parse_losses,
@@ -306,6 +308,29 @@ def test_proportions_sum_to_one_and_uncertain_pixels_count_more(logits):
     assert max_normalised_proportion(both)[0, 1] > mean_proportion(both)[0, 1]
 
 
+def test_boundary_loss_is_the_formula_and_its_gradient_the_map_by_its_count(logits, label):
+    maps, idc = maps_of(label), [1, 3]
+    got = LOSSES.build("BoundaryLoss", idc=idc)(logits, maps)
+    expected = torch.einsum("bkwh,bkwh->bkwh", logits.softmax(1), maps)[:, idc].mean()
+    assert got[""].item() == pytest.approx(expected.item(), abs=1e-9)
+    probs = logits.softmax(1).requires_grad_()
+    LOSSES.build("BoundaryLoss", idc=idc)(probs.log(), maps)[""].backward()
+    by_count = torch.zeros_like(maps)
+    by_count[:, idc] = maps[:, idc] / (B * len(idc) * W * H)
+    # The softmax in the loss takes log p for logits: what is the same for all classes of a pixel is lost on the way.
+    assert torch.allclose(probs.grad, by_count - (by_count * probs.detach()).sum(1, keepdim=True), atol=1e-12)
+
+
+def test_boundary_loss_is_lowest_at_the_truth_and_says_how_low(label):
+    maps, loss = maps_of(label), LOSSES.build("BoundaryLoss")
+    at_truth = loss(5 * good_logits(label), maps)
+    assert at_truth[""].item() == pytest.approx(at_truth["lowest"].item(), abs=1e-9)
+    assert at_truth["lowest"] < 0
+    for seed in range(5):
+        other = torch.randn(B, K, W, H, dtype=torch.float64, generator=torch.Generator().manual_seed(seed))
+        assert loss(other, maps)[""] > at_truth["lowest"]
+
+
 def test_what_is_only_shown_counts_for_nothing(logits, label):
     specs = parse_losses("[('CrossEntropy', {}, 2), ('SurfaceLoss', {}, 0.5)]")
     total = LossSum([Term(build_loss(s), s.weight) for s in specs])
@@ -313,6 +338,41 @@ def test_what_is_only_shown_counts_for_nothing(logits, label):
     assert list(got) == total.columns == ["tot", "CrossEntropy", "BoundaryLoss", "BoundaryLoss_lowest"]
     assert got["tot"].item() == pytest.approx((got["CrossEntropy"] + got["BoundaryLoss"]).item())
     assert got["BoundaryLoss_lowest"].item() == pytest.approx(0.5 * maps_of(label).clamp_max(0).mean().item())
+
+
+def test_hausdorff_loss_is_the_formula(logits, label):
+    def distances(classes):
+        inside = [[classes[b].numpy() == k for k in range(K)] for b in range(B)]
+        signed = [
+            [distance_transform_edt(~m) - 0.5 * ~m - distance_transform_edt(m) + 0.5 * m for m in row] for row in inside
+        ]
+        return torch.from_numpy(np.array(signed))
+
+    p, y = logits.softmax(1), one_hot(label, K, torch.float64)
+    expected = ((p - y) ** 2 * (distances(label) ** 2 + distances(p.argmax(1)) ** 2))[:, [1, 2]].mean()
+    got = LOSSES.build("HausdorffDTLoss", idc=[1, 2])(logits, label)
+    assert got.item() == pytest.approx(expected.item(), rel=1e-6)
+
+
+@pytest.mark.parametrize(
+    ("line", "n_class", "alone"),
+    [
+        ("[('BoundaryLoss', {'idc': [1]}, 1)]", 2, False),
+        ("[('BoundaryLoss', {'idc': [0, 1]}, 1)]", 2, False),
+        ("[('BoundaryLoss', {'idc': [1], 'force': True}, 1)]", 2, True),
+        ("[('BoundaryLoss', {'idc': [0, 1, 2, 3]}, 1)]", 4, True),
+        ("[('BoundaryLoss', {}, 1)]", 3, True),
+        ("[('BoundaryLoss', {'idc': [1, 2, 3]}, 1)]", 4, False),
+        ("[('GeneralizedDice', {}, 1), ('BoundaryLoss', {'idc': [1]}, 0.1)]", 2, True),
+    ],
+)
+def test_the_boundary_loss_alone_is_refused_where_it_collapses(line, n_class, alone):
+    losses = [build_loss(spec) for spec in parse_losses(line)]
+    if alone:
+        check_company(losses, n_class)
+    else:
+        with pytest.raises(UserError, match="ends in an empty prediction"):
+            check_company(losses, n_class)
 
 
 def test_a_folder_that_does_not_fit_its_loss_is_refused():
@@ -465,7 +525,7 @@ def test_published_tuple_without_lamb_conspred_builds():
         " 'mode':'percentage','sep':',','sizefile':'sizes/prostate.csv'},'norm_soft_size',1)]"
     )
     (spec,) = parse_losses(line)
-    assert build_loss(spec).ratios.func is max_normalised_proportion
+    assert build_loss(spec).proportion is max_normalised_proportion
     assert spec.bounds_params["sizefile"] == "sizes/prostate.csv"
 
 
@@ -514,9 +574,7 @@ def test_a_size_function_reaches_the_losses_that_measure_sizes_alone():
     """Published losses take it all and use it where they measure; twice the same is once."""
     first = "('CrossEntropy', {}, None, None, 'soft_size', 1)"
     specs = parse_losses(f"[{first}, ('NaivePenalty', {{'fn': 'soft_size'}}, 'B', {{}}, 'soft_size', 1)]")
-    first, second = map(build_loss, specs)
-    assert not hasattr(first, "ratios")
-    assert second.ratios.func is mean_proportion
+    assert [getattr(build_loss(spec), "proportion", None) for spec in specs] == [None, mean_proportion]
 
 
 @pytest.mark.parametrize("name", list(LOSSES))
