@@ -24,12 +24,12 @@ class Masks:
     run: Run
 
     def picture(self, which: str, name: str) -> np.ndarray:
-        """(W, H) class numbers predicted on a slice; `which` is 'last', 'best_3d' or a folder such as iter004."""
+        """(W, H) class numbers predicted on a slice; `which`: last, chosen, best_3d or a folder such as iter004."""
         return read_mask(self.folder(which) / f"{name}.png")
 
     def folder(self, which: str) -> Path:
         """Where the masks of an epoch lie."""
-        return self.run.folder / MASKS.get(which, which) / "val"
+        return self.run.folder / MASKS.get(self.run.standing_for(which), which) / "val"
 
     def names(self, which: str) -> list[str]:
         """The slices whose prediction was saved; raises UserError where none was."""

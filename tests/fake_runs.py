@@ -196,7 +196,7 @@ def add_selection(
     """Lets a run have chosen this one of its candidates; held: candidate -> why the gate held it back.
 
     Its candidates are the source, its refresh and every so many of its epochs up to the `last`. Its chosen network has
-    the scores of the last one.
+    the scores and masks of the last one.
     """
     last = len(pd.read_csv(folder / "IMG_target_metrics.csv")) if last is None else last
     names = {"source": 0, "refresh": 0} | {f"epoch {epoch}": epoch for epoch in range(every, last + 1, every)}
@@ -211,6 +211,8 @@ def add_selection(
     (folder / "selection.txt").write_text(f"Chosen without labels: {chosen}, as it ranks highest.\n")
     for path in folder.glob("*_last.csv"):
         shutil.copy(path, path.with_name(path.name.replace("last", "chosen")))
+    if (folder / "last_epoch").exists():
+        shutil.copytree(folder / "last_epoch", folder / "chosen", dirs_exist_ok=True)
     return folder
 
 

@@ -36,7 +36,7 @@ STYLE = {
 BANNER_HEIGHT = 0.4  # inches
 LETTERS_PER_INCH = 10  # of a title
 DATED: dict[str, dict[str, None] | None] = {"png": None, "pdf": {"CreationDate": None}, "svg": {"Date": None}}
-EPOCHS = {"last": "last epoch", "best_3d": "best epoch (target labels)"}
+EPOCHS = {"last": "last epoch", "chosen": "chosen without labels", "best_3d": "best epoch (target labels)"}
 
 
 class Titled(Protocol):

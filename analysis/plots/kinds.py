@@ -16,6 +16,7 @@ from typing import Any
 
 from analysis.plots.canvas import EPOCHS
 from analysis.run import Run
+from analysis.tables.choice import blocks_of, headline
 from metrics import SCORES
 
 Draw = Callable[..., None]  # of the runs, or of one, and flags by name
@@ -34,8 +35,10 @@ class Kind:
     def draw(self, runs: Sequence[Run], flags: Mapping[str, Any]) -> None:
         """Draws these runs.
 
-        flags: the value of every flag of plot.py
+        flags: the value of every flag of plot.py; without --which it is the network that counts in their report
         """
+        if "which" in flags:
+            flags = {**flags, "which": flags["which"] or headline(blocks_of(runs))}
         _, *named = inspect.signature(self.function).parameters
         self.function(runs if self.several else runs[0], **{name: flags[name] for name in named})
 
@@ -62,7 +65,8 @@ def kind(name: str, help: str, *add_flags: AddFlags, several: bool = True) -> Ca
 
 def of_an_epoch(parser: ArgumentParser) -> None:
     """--which"""
-    parser.add_argument("--which", choices=EPOCHS, default="last", help="best_3d was chosen with target labels")
+    words = "best_3d reads target labels (default: chosen, where a run chose without labels; else last)"
+    parser.add_argument("--which", choices=EPOCHS, help=words)
 
 
 def of_one_class(parser: ArgumentParser) -> None:

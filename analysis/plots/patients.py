@@ -135,7 +135,13 @@ def case_values(run: Run, source: str, which: str, only: int | None) -> np.ndarr
     """(N,) the finite values of one epoch, one per patient or slice: the mean over the classes, or class `only`."""
     if not source.endswith(".npy"):
         return np.array(list(patient_scores(run, source, which, only).values()))
-    values = run.class_means(source, run.metric_axis if only is None else [only])[run.epoch(which)]
+    epoch = run.epoch(which)
+    if epoch < 0:
+        raise UserError(
+            f"{run.folder} chose a network before its first epoch, of which {source} holds nothing; name another with "
+            "--which, or draw a --score."
+        )
+    values = run.class_means(source, run.metric_axis if only is None else [only])[epoch]
     return values[np.isfinite(values)]
 
 

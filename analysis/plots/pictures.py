@@ -156,7 +156,7 @@ def plot_panel(runs: Sequence[Run], out: Path, number: int, which: str, data: Pa
     chosen = choose_slices(slices, ranking, which, number)
     masks = {row: [Masks(run).prediction(which, slices, row) for run in runs] for row in chosen}
     views = {row: make_view(slices, row, [slices.truth(row), *masks[row]], first.palette is not None) for row in chosen}
-    unsure = [run for run in runs if Masks(run).has_entropy][:2] if which == "last" else []
+    unsure = [] if which == "best_3d" else [run for run in runs if has_entropy_of(run, which)][:2]
     heads = ["image", "truth", *map(run_label, runs), *(f"entropy, {for_chart(run.name)}" for run in unsure)]
     heads = ["\n".join(wrap(head, 15)) for head in heads]
 
@@ -184,6 +184,11 @@ def plot_panel(runs: Sequence[Run], out: Path, number: int, which: str, data: Pa
         bar.set_label("entropy / log K")
     class_legend(body, first, width)
     save(figure, out)
+
+
+def has_entropy_of(run: Run, which: str) -> bool:
+    """Whether the entropy maps, which are of the last network, are of this one."""
+    return Masks(run).has_entropy and run.epoch(which) == run.epoch("last")
 
 
 def panel_title(which: str, roles: Mapping[int, str], ranking: Run) -> str:

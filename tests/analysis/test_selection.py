@@ -6,10 +6,12 @@ import re
 import shutil
 
 import numpy as np
+import pandas as pd
 import pytest
-from fake_runs import add_columns, add_selection, make_run, make_set
+from fake_runs import add_columns, add_selection, make_run, make_set, save_png
 from matplotlib.figure import Figure
 
+from analysis.plots.pictures import has_entropy_of
 from analysis.plots.selection import FARTHEST, TRUSTED, draw_revealed, draw_validator, places_of, score_of, standardised
 from analysis.run import open_run
 from analysis.selection import Candidate as Read
@@ -344,3 +346,42 @@ def test_a_run_that_chose_nothing_has_no_such_picture(run, tmp_path):
     with pytest.raises(UserError, match="nothing was chosen. Train it with --keep_every"):
         draw("selection", tmp_path / "selection.png", "--run", run)
     assert not (tmp_path / "selection.png").exists()
+
+
+@pytest.fixture
+def pictured(data, tmp_path):
+    """noadap, and a run whose chosen network finds nothing, as the last one does not."""
+    for name, n_epoch in (("noadap", 1), ("sfda", 4)):
+        make_run(tmp_path / "toy" / name, data, n_epoch=n_epoch)
+    sfda = add_selection(tmp_path / "toy/sfda", "epoch 2")
+    for path in (sfda / "chosen/val").glob("*.png"):
+        save_png(path, np.zeros((16, 16)))
+    table = pd.read_csv(sfda / "patients_chosen.csv")
+    table.assign(dice=0.1, outcome="hit").to_csv(sfda / "patients_chosen.csv", index=False)
+    return [tmp_path / "toy/noadap", sfda]
+
+
+@pytest.mark.parametrize("kind", ["boxes", "histogram", "panel"])
+def test_pictures_are_of_the_chosen_networks_unless_told_otherwise(pictured, tmp_path, kind):
+    def drawn(*more):
+        return draw(kind, tmp_path / "picture.png", "--runs", *pictured, *more)
+
+    usual, chosen, last = drawn(), drawn("--which", "chosen"), drawn("--which", "last")
+    assert np.array_equal(usual, chosen)
+    assert not np.array_equal(usual, last)
+    (pictured[1] / "selection.csv").unlink()
+    assert np.array_equal(drawn(), last)
+
+
+def test_entropy_is_shown_of_the_network_that_it_is_of(pictured):
+    noadap, sfda = map(open_run, pictured)
+    assert [has_entropy_of(noadap, "chosen"), has_entropy_of(sfda, "last")] == [True, True]
+    assert not has_entropy_of(sfda, "chosen")
+    assert has_entropy_of(open_run(add_selection(pictured[1], "epoch 4")), "chosen")
+
+
+def test_arrays_of_epochs_hold_nothing_of_a_network_before_them(pictured, tmp_path):
+    add_selection(pictured[1], "source")
+    with pytest.raises(UserError, match="chose a network before its first epoch, of which val_dice.npy holds nothing"):
+        draw("histogram", tmp_path / "a.png", "--runs", pictured[1], "--array", "val_dice.npy")
+    draw("histogram", tmp_path / "a.png", "--runs", pictured[1], "--array", "val_dice.npy", "--which", "last")
