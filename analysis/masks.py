@@ -5,10 +5,11 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 import numpy as np
-from PIL import Image, UnidentifiedImageError
 
 from analysis.run import AGAIN, Run, regex
 from datasets.transforms import parse_folders
+from files.decoding import open_picture
+from files.foreign import reading
 from files.run_names import MASKS
 from processes.errors import UserError
 from utils import listing, read_literal
@@ -137,10 +138,7 @@ class Masks:
 
 def read_mask(path: Path) -> np.ndarray:
     """(W, H) grey levels of a saved prediction (class numbers) or entropy map (0..255)."""
-    try:
-        with Image.open(path) as image:
-            return np.asarray(image.convert("L") if image.mode == "RGB" else image)
-    except FileNotFoundError as error:
-        raise UserError(f"{path} is missing; run it again with --saveim 1 (--entmap 1 for entropy).") from error
-    except (OSError, SyntaxError, UnidentifiedImageError) as error:
-        raise UserError(f"{path} cannot be read ({error}); run it again.") from error
+    if not path.exists():
+        raise UserError(f"{path} is missing; run it again with --saveim 1 (--entmap 1 for entropy).")
+    with reading(path, "run it again"), open_picture(path.read_bytes()) as image:
+        return np.asarray(image.convert("L") if image.mode == "RGB" else image)

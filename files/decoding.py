@@ -78,14 +78,23 @@ def _read_npy(content: bytes) -> np.ndarray:
 def _read_png(content: bytes, is_image: bool) -> np.ndarray:
     """The array of a .png: (W, H), or (C, W, H). A .png that holds a JPEG is read too."""
     depth, is_grey = _check_png(content)
-    try:
-        with Image.open(io.BytesIO(content), formats=("PNG", "JPEG")) as picture:
-            array = _pixels(picture, is_image)
-    except UnidentifiedImageError as error:
-        raise Refused("cannot be read (it is no png); make it again from its volume.") from error
+    with open_picture(content) as picture:
+        array = _pixels(picture, is_image)
     if not is_image and is_grey and depth in (2, 4):  # Pillow spreads the grey levels of few bits over 0..255
         array = array // (255 // (2**depth - 1))
     return np.moveaxis(array, -1, 0) if array.ndim == 3 else array
+
+
+def open_picture(content: bytes) -> Image.Image:
+    """A .png out of its bytes, or a JPEG of that name. Out of a file Pillow takes the memory that a chunk claims.
+
+    Raises Refused as `_check_png` does, and UnidentifiedImageError, in words, for what is neither.
+    """
+    _check_png(content)
+    try:
+        return Image.open(io.BytesIO(content), formats=("PNG", "JPEG"))
+    except UnidentifiedImageError as error:
+        raise UnidentifiedImageError("it is no png") from error
 
 
 def _check_png(content: bytes) -> tuple[int, bool]:

@@ -30,6 +30,7 @@ import numpy as np
 from PIL import Image
 from tqdm import tqdm
 
+from files.decoding import open_picture
 from files.faults import Fault
 from files.reading import sha256
 from preprocess.new_set import refuse, refuse_existing, whole_folder, write_card
@@ -218,7 +219,7 @@ def _read(path: Path, result: ConversionResult) -> Image.Image | None:
     """The picture as stored: labels are the numbers in the file, whatever palette colours them for the eye."""
     try:
         result.digest += sha256(path)
-        with Image.open(path) as picture:
+        with open_picture(path.read_bytes()) as picture:
             picture.load()
     except (OSError, EOFError, ValueError, SyntaxError) as error:
         result.faults.append(("cannot be read (fetch it again)", f"{path} ({error})"))

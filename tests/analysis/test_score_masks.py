@@ -1,6 +1,8 @@
 import csv
 import json
 import shutil
+import tracemalloc
+from contextlib import nullcontext
 
 import nibabel as nib
 import numpy as np
@@ -10,7 +12,7 @@ from fake_runs import Killed, killed_after, make_run, make_set, save_png, write_
 from PIL import Image
 
 import score_masks
-from analysis.masks import Masks
+from analysis.masks import Masks, read_mask
 from analysis.run import open_run
 from metrics import SCORES
 from preprocess.slice_volumes import slice_set
@@ -128,6 +130,28 @@ def test_an_array_of_the_old_assd_is_refused(run):
         open_run(run).array("val_3d_assd.npy")
     score(run, "masd")
     assert open_run(run).array("val_3d_masd.npy").shape == new.shape
+
+
+LONGER = (slice(33, 37), (2**31 - 1).to_bytes(4, "big"))  # pixels that go on for 2 GiB; those that are there are whole
+SHORTER = (slice(8, 12), (12).to_bytes(4, "big"))  # a header of 12 bytes
+LARGER = (slice(16, 24), 2 * (30000).to_bytes(4, "big"))  # 30,000 x 30,000 pixels
+
+
+@pytest.mark.parametrize(
+    ("change", "said"), [(LONGER, ""), (SHORTER, "cannot be read"), (LARGER, "promises 30000 x 30000")]
+)
+def test_a_mask_takes_no_memory_for_what_it_claims_and_does_not_hold(run, change, said):
+    mask = run / "iter002/val/Case01_02.png"
+    content, whole = bytearray(mask.read_bytes()), read_mask(mask)
+    content[change[0]] = change[1]
+    mask.write_bytes(content)
+    tracemalloc.start()
+    try:
+        with pytest.raises(UserError, match=rf"Case01_02.png {said}") if said else nullcontext():
+            np.testing.assert_array_equal(read_mask(mask), whole)
+        assert tracemalloc.get_traced_memory()[1] < 2**24
+    finally:
+        tracemalloc.stop()
 
 
 def test_mistakes_are_named_and_leave_what_was_there(made, run, tmp_path):
