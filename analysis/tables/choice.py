@@ -61,10 +61,13 @@ def choice_notes(runs: Sequence[Run]) -> list[str]:
     if not any(run.selection for run in runs):
         return []
     without = " A run that kept none stands there with its last epoch." * any(not run.selection for run in runs)
+    stayed = any(run.selection and not run.selection.chosen.epoch for run in runs)
+    above = " It is one of the epochs: a network from before the first can lie above it." * stayed
     return [
         "Last epoch: where the training ended, whatever it had come to.",
         "Chosen without labels: of the source network, its batch-norm refresh and the networks kept on the way "
         "(--keep_every), the one that the unlabelled training images speak for; selection.txt of each run says why."
         + without,
-        "Oracle: the epoch that scores best here; it reads the labels that it is scored with, so it is a bound.",
+        "Oracle: the epoch that scores best here; it reads the labels that it is scored with, so it is a bound."
+        + above,
     ]

@@ -161,6 +161,7 @@ def test_the_three_networks_stand_side_by_side_and_the_chosen_one_is_the_headlin
     assert "stands there with its last epoch" in text
     only, _ = written(compared[1:], tmp_path / "only")
     assert "stands there with its last epoch" not in only
+    assert "can lie above it" not in only
     assert "**0.550 ± 0.071**" in (tmp_path / "out/report.md").read_text()
     assert r"\textbf{0.550 $\pm$ 0.071}" in (tmp_path / "out/report.tex").read_text()
 
@@ -180,6 +181,7 @@ def test_a_run_that_stayed_with_its_source_says_so(compared, tmp_path):
     text, lines = written([compared[0], add_selection(compared[1], "source")], tmp_path / "out")
     summary, _, chosen, _ = rows_of(text, "sfda")
     assert (summary[4], chosen[2]) == ("source", "source")
+    assert "a network from before the first can lie above it" in " ".join(text.split())
     assert (lines["sfda", "chosen", "mean"]["epoch"], lines["sfda", "chosen", "mean"]["candidate"]) == ("-1", "source")
 
 
