@@ -8,7 +8,7 @@ PATIENTS = {which: f"patients_{which}.csv" for which in MASKS}  # scores, a row 
 CLASSES = {which: f"classes_{which}.csv" for which in MASKS}  # of pictures, over all of a set
 CHOSEN = "chosen.pkl"  # the network that was chosen without labels
 SELECTION = "selection"  # .csv and .txt: what spoke for it
-RANKED = ("cmr_nhd", "cmr_ei", "ensv", "sdc")  # the validators, columns of selection.csv, whose ranks choose
+DECIDING = ("cmr_nhd", "continuity")  # the validators, columns of selection.csv, whose mean chooses
 CANDIDATES = "candidates"  # folder with copies of the network, of which one is chosen without labels
 
 

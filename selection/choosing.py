@@ -20,6 +20,7 @@ from datasets.streams import Stream
 from datasets.volumes import WholeStream
 from files.run_names import CHOSEN, SELECTION, candidates_of
 from methods.settings import Settings
+from nets.bundle import Bundle, read_bundle
 from nets.checkpoint_files import load_checkpoint, save_checkpoint
 from networks import build_network
 from processes.quoting import csv_text
@@ -66,23 +67,38 @@ def open_target(reading: Reading, priors: Sequence[Any]) -> Target:
     return Target(slices, sizes, reading)
 
 
-def choose(target: Target, net: nn.Module, candidates: Sequence[Candidate], settings: Settings) -> Choice:
-    """Measures every candidate, and decides. net: is filled with one after the other."""
-    measured = []
+def choose(
+    target: Target,
+    net: nn.Module,
+    candidates: Sequence[Candidate],
+    settings: Settings,
+    bundle: Bundle | None,
+) -> Choice:
+    """Measures every candidate, and decides.
+
+    net: is filled with one after the other; bundle: what the source network's training left of its source
+    """
+    measured, temperatures = [], None if bundle is None else bundle.temperatures
+    if temperatures is not None and not np.isfinite(temperatures).all():
+        temperatures = None
     for candidate in candidates:
         net.load_state_dict(candidate.weights())
-        measured.append(measure(net, target.batches(), settings, None))
-    return decide(_evidence(target, measured, candidates), candidates)
+        measured.append(measure(net, target.batches(), settings, temperatures))
+    shares = None if bundle is None else bundle.image_shares
+    return decide(_evidence(target, measured, candidates, shares), candidates)
 
 
-def _evidence(target: Target, measured: Sequence[Measured], candidates: Sequence[Candidate]) -> Evidence:
+def _evidence(
+    target: Target, measured: Sequence[Measured], candidates: Sequence[Candidate], shares: np.ndarray | None
+) -> Evidence:
+    """shares: (K,) of the source's images that each class has: the prior where the run states none."""
     patients = target.slices.patients
     sums = [per_patient(each.sums, patients) for each in measured]
     rows: dict[str, list[int]] = {}
     for row, patient in enumerate(patients):
         rows.setdefault(patient, []).append(row)
     expected = np.ones((len(rows), target.reading.n_class), bool)
-    prior = np.full(expected.shape, np.nan)
+    prior = np.full(expected.shape, np.nan if shares is None else shares)
     if target.sizes is not None:
         sizes = per_patient({"sizes": target.sizes}, patients)["sizes"]
         prior, expected = sizes / sizes.sum(1, keepdims=True), sizes > 0
@@ -115,9 +131,10 @@ def choose_epoch(run: Path, reading: Reading, settings: Settings, network: str, 
         candidates.append(Candidate(REFRESH, 0, lambda: statistics))
     epochs = [epoch for epoch in kept if epoch]
     candidates += [Candidate(f"epoch {epoch}", epoch, lambda path=kept[epoch]: _weights(path)) for epoch in epochs]
-    choice = choose(target, net, candidates, settings)
+    last = load_checkpoint(run / "last.pkl")
+    choice = choose(target, net, candidates, settings, read_bundle(last))
     chosen = candidates[choice.place]
-    around = load_checkpoint(kept[chosen.epoch])
+    around = load_checkpoint(kept[chosen.epoch]) | {name: last[name] for name in ("bundle",) if name in last}
     save(run, choice, candidates, around | {"net": chosen.weights()})
     return choice.reason
 

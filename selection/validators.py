@@ -26,6 +26,7 @@ it, a candidate's the median over patients, never a mean over pixels, of which 9
     infomax         entropy of the mean less mean entropy                 shown, never trusted
 """
 
+import warnings
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
@@ -90,6 +91,13 @@ def mean_of(values: Iterable[np.ndarray]) -> np.ndarray:
 def nothing(seen: Evidence) -> np.ndarray:
     """(C, P, K) scores that say nothing: NaN."""
     return np.full(seen.sums["size"].shape, np.nan)
+
+
+def middle(values: np.ndarray) -> np.ndarray:
+    """(C, P, …) -> (C, …): the median over the patients that have a value; NaN where none has."""
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", RuntimeWarning)  # of the median of nothing
+        return np.nanmedian(values, axis=1)
 
 
 def overlap(seen: Evidence, first: str, second: str) -> tuple[np.ndarray, np.ndarray]:

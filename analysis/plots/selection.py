@@ -14,7 +14,7 @@ from analysis.plots.labels import column_label
 from analysis.plots.patients import patient_scores
 from analysis.run import Run
 from analysis.selection import Selection
-from files.run_names import RANKED
+from files.run_names import DECIDING
 from processes.errors import UserError
 from processes.quoting import for_chart
 
@@ -32,7 +32,7 @@ def plot_selection(run: Run, out: Path) -> None:
     if not run.selection:
         raise UserError(f"{run.folder} has no selection.csv: nothing was chosen. Train it with --keep_every.")
     shown = standardised(run.selection)
-    names = dict.fromkeys(name for name in (*RANKED, *run.selection.validators) if name in shown)
+    names = dict.fromkeys(name for name in (*DECIDING, *run.selection.validators) if name in shown)
     figure, body, axes, lower = make_axes(run, len(names))
     places = places_of(run)
     for name, ax in zip(names, axes, strict=False):
@@ -108,7 +108,7 @@ def score_of(run: Run, which: str) -> float:
 
 def draw_validator(ax: Axes, name: str, values: np.ndarray, selection: Selection, places: Sequence[float]) -> None:
     """Draws the standardised scores of one validator: a dot a candidate, a line through those of epochs."""
-    trusted, x, y = name in RANKED, np.array(places), np.clip(values, -FARTHEST, FARTHEST)
+    trusted, x, y = name in DECIDING, np.array(places), np.clip(values, -FARTHEST, FARTHEST)
     colour = TRUSTED if trusted else GREY
     held = np.array([bool(one.gate) for one in selection.candidates])
     trained = x > 0

@@ -1,0 +1,109 @@
+"""One candidate out of several: the most consistent that has not collapsed, and the source network where none is."""
+
+import numpy as np
+import pytest
+
+from selection import decision
+from selection.candidates import REFRESH, SOURCE, Candidate
+from selection.decision import decide
+from selection.validators import VALIDATORS, Evidence
+
+PATIENTS, CLASSES = 6, 3
+
+
+def candidates(count):
+    names = [SOURCE, REFRESH, *(f"epoch {5 * number}" for number in range(1, count - 1))]
+    return [Candidate(name, max(0, 5 * (place - 1)), dict) for place, name in enumerate(names)]
+
+
+def evidence(sizes, prior=None):
+    """sizes: (C, K) pixels of each class in every patient."""
+    sizes = np.repeat(np.array(sizes, float)[:, None], PATIENTS, 1)
+    expected = np.ones((PATIENTS, CLASSES), bool)
+    told = np.full((PATIENTS, CLASSES), np.nan) if prior is None else np.tile(prior, (PATIENTS, 1))
+    return Evidence({"size": sizes}, [[]] * len(sizes), [], expected, told, np.ones(len(sizes), bool), 0, 1)
+
+
+def choose(monkeypatch, scores, sizes=None, prior=None):
+    """scores: validator -> (C,) or (C, P) values, the same for every class; all other validators know nothing."""
+    count = len(next(iter(scores.values())))
+    nothing = np.full((count, PATIENTS, CLASSES), np.nan)
+
+    def value(name):
+        if name not in scores:
+            return nothing
+        values = np.array(scores[name], float).reshape(count, -1, 1)
+        return np.broadcast_to(values, nothing.shape)
+
+    known = {name: (lambda seen, name=name: value(name)) for name in VALIDATORS}
+    monkeypatch.setattr(decision, "VALIDATORS", known)
+    sizes = [[900, 50, 50]] * count if sizes is None else sizes
+    return decide(evidence(sizes, prior), candidates(count))
+
+
+def test_the_most_consistent_candidate_is_chosen(monkeypatch):
+    choice = choose(monkeypatch, {"cmr_nhd": [0.5, 0.6, 0.8, 0.7]})
+    assert choice.place == 2
+    assert "epoch 5" in choice.reason
+    assert "0.800" in choice.reason
+    assert "0.600" in choice.reason  # of the better of source network and refresh
+    assert choice.alone == {"cmr_nhd": 2}
+
+
+def test_continuity_from_slice_to_slice_counts_as_much(monkeypatch):
+    assert choose(monkeypatch, {"cmr_nhd": [0.5, 0.4, 0.6, 0.5], "continuity": [0.1, 0.1, 0.2, 0.4]}).place == 3
+
+
+def test_of_equal_ones_the_earliest_is_chosen(monkeypatch):
+    assert choose(monkeypatch, {"cmr_nhd": [0.5, 0.5, 0.7, 0.7, 0.7]}).place == 2
+    assert choose(monkeypatch, {"cmr_nhd": [0.5, 0.5, 0.5, 0.5]}).place == 0
+
+
+def test_the_better_start_is_kept_where_no_epoch_is_more_consistent(monkeypatch):
+    choice = choose(monkeypatch, {"cmr_nhd": [0.5, 0.7, 0.6, 0.6]})
+    assert choice.place == 1
+    assert "no epoch" in choice.reason
+
+
+def test_an_improvement_of_few_patients_is_no_improvement(monkeypatch):
+    start, better = np.full(PATIENTS, 0.6), np.array([0.61, 0.61, 0.61, 0.61, 0.1, 0.1])
+    assert np.median(better) > np.median(start)
+    choice = choose(monkeypatch, {"cmr_nhd": [start, start - 0.1, better]})
+    assert choice.place == 0
+    assert "not surely better" in choice.reason
+
+
+@pytest.mark.parametrize(
+    ("sizes", "words"), [([1000, 0, 0], "missing"), ([30, 940, 30], "class 1"), ([999, 0.5, 0.5], "class 1")]
+)
+def test_what_has_collapsed_is_held_back(monkeypatch, sizes, words):
+    """One class everywhere is the same under every disturbance."""
+    usual = [900, 50, 50]
+    choice = choose(monkeypatch, {"cmr_nhd": [0.5, 0.5, 0.6, 1.0]}, [usual, usual, usual, sizes])
+    assert choice.place == 2
+    assert words in choice.gate[3]
+    assert choice.gate[:3] == ["", "", ""]
+    assert words in choice.reason
+
+
+def test_a_prior_speaks_for_sizes_that_the_source_network_does_not_have(monkeypatch):
+    sizes = [[998, 1, 1], [998, 1, 1], [900, 50, 50]]
+    scores = {"cmr_nhd": [0.5, 0.5, 0.9]}
+    assert choose(monkeypatch, scores, sizes).place == 0
+    assert choose(monkeypatch, scores, sizes, prior=[0.9, 0.05, 0.05]).place == 2
+
+
+def test_where_all_have_collapsed_a_start_is_kept(monkeypatch):
+    gone = [1000, 0, 0]
+    choice = choose(monkeypatch, {"cmr_nhd": [0, 0, 0]}, [[900, 50, 50], gone, gone])
+    assert choice.place == 0
+
+
+def test_nothing_known_keeps_the_source_network(monkeypatch):
+    choice = choose(monkeypatch, {"cmr_nhd": np.full(3, np.nan)})
+    assert choice.place == 0
+    assert choice.alone == {}
+
+
+def test_the_deciding_validators_are_there():
+    assert {*decision.DECIDING} <= {*VALIDATORS}
