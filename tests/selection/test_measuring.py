@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 import torch
 
-from selection.measuring import BAND, by_class, measure, per_patient, spectrum, steepness
+from selection.measuring import BAND, by_class, clean_sums, measure, per_patient, spectrum, steepness, surest
 from tests.selection.literal import (
     PASSES,
     Small,
@@ -245,6 +245,17 @@ def test_products_of_a_large_image_are_of_a_sample_in_which_each_pixel_keeps_its
         found, place = products.view(3, 3), int(k[-1])
         assert found.count_nonzero() == 1
         assert 1200 < found[place, place] < 1500
+
+
+def test_a_byte_is_enough_for_256_classes():
+    log_p = torch.zeros(1, 256, 2, 2)
+    log_p[0, 255, 0, 0] = log_p[0, 128, 0, 1] = 1
+    largest, labels = surest(log_p)
+    assert largest.tolist() == [[[1, 1], [0, 0]]]
+    assert labels.tolist() == [[[255, 128], [0, 0]]]  # the first of equal ones
+    counts = by_class(torch.ones(1, 2, 2), labels, 256)
+    assert counts[0, [0, 127, 128, 255]].tolist() == [2, 0, 1, 1]
+    assert clean_sums(log_p, labels, [1.0] * 256)["size"].tolist() == counts.tolist()
 
 
 def test_sums_of_slices_become_those_of_patients():
