@@ -89,7 +89,9 @@ sizes/$(SET)_source.csv: | $$(firstword $$(DATA)) $$(VENV)
 	$(ONCE) $(CC) -m preprocess.size_priors make --data $(firstword $(DATA)) --out $@ $(PRIOR)
 
 # -- pictures ---------------------------------------------------------------------------------------------------------
-PLOTS ?= $(addprefix $(RD)/,val_dice_3d.png boxes.png panel.png sizes.png losses.png sfda.gif)
+# that of the choice without labels, where adaptations keep networks to choose from (ADAPT += --keep_every 5)
+SELECTION ?= $(if $(filter --keep_every%,$(ADAPT)),$(RD)/selection.png)
+PLOTS ?= $(addprefix $(RD)/,val_dice_3d.png boxes.png panel.png sizes.png losses.png sfda.gif) $(SELECTION)
 PANEL ?= noadap sfda fs
 $(RD)/panel.png: $$(DONE)
 	$(RENEW) $(CC) plot.py panel --runs $(addprefix $(RD)/,$(PANEL)) --out $@
@@ -97,5 +99,7 @@ $(RD)/sizes.png: $(RD)/sfda/last.pkl
 	$(RENEW) $(CC) plot.py sizes --run $(<D) --out $@
 $(RD)/losses.png: $(RD)/sfda/last.pkl
 	$(RENEW) $(CC) plot.py losses --run $(<D) --out $@
+$(RD)/selection.png: $(RD)/sfda/last.pkl
+	$(RENEW) $(CC) plot.py selection --run $(<D) --out $@
 $(RD)/sfda.gif: $(RD)/sfda/last.pkl
 	$(RENEW) $(CC) plot.py gif --run $(<D) --out $@

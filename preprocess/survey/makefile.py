@@ -74,7 +74,7 @@ BLIND_LISTS = """\
 # nobody knows the truth of the target: no run that learns from it, no scores to draw
 TRN     = cesource noadap sfda_lr0 sfda
 ABL     =
-PLOTS   = $(RD)/losses.png
+PLOTS   = $(RD)/losses.png $(SELECTION)
 """
 LABELLED_LISTS = """\
 ABL     = entropy klprop sfda_notags sfda_mean adaent cda tent bnrefresh shot

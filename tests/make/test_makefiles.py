@@ -336,6 +336,13 @@ def test_parity_of_pseudo_labels_draws_the_threshold_as_published():
     assert "--skip_empty" not in plain
 
 
+@pytest.mark.parametrize("name", ADAPTATION)
+def test_the_choice_is_drawn_where_networks_are_kept_to_choose_from(name):
+    drawn = f"plot.py selection --run results/{name[:-5]}/sfda --out results/{name[:-5]}/selection.png"
+    assert drawn not in dry_run(name)[0]
+    assert drawn in dry_run(name, "ADAPT=--l_rate 1e-5 --keep_every 5")[0]
+
+
 @pytest.mark.parametrize("name", BOUNDARY)
 def test_pictures_and_metrics_over_time_are_targets_of_their_own(name):
     run = f"results/{name[:-5]}"

@@ -2,6 +2,7 @@
 
 import json
 import os
+import re
 import subprocess
 from collections import Counter
 from dataclasses import replace
@@ -22,7 +23,7 @@ from preprocess.survey.makefile import Wishes, makefile_text
 from preprocess.survey.plan import Plan
 from preprocess.survey.sites import Site, compare_grids, read_site
 from processes.errors import UserError
-from tests.tools.check_makefiles import check
+from tests.tools.check_makefiles import check, dry_run
 
 ROOT = Path(__file__).parents[2]
 NEEDED = ("processes", "files", "datasets", "nets", "methods", "engine", "analysis", "preprocess", "make", "*.py")
@@ -87,6 +88,10 @@ def test_without_target_labels_no_line_reads_them_and_all_lines_build(place):
     assert "--constant_mm2 90 --folder IMG --unlabelled" in text
     assert not any(word in text for word in ("/fs:", "SFDA_TrueSize", "dumbpredwtags", "val_gt_size"))
     assert check(str(place / "mine.make")) == 5
+    path = place / "mine.make"
+    assert "plot.py selection" not in dry_run(str(path))[0]
+    path.write_text(re.sub("^ADAPT .*", r"\g<0> --keep_every 5", text, flags=re.M))
+    assert "plot.py selection --run results/mine/sfda" in dry_run(str(path))[0]
 
 
 def prior_line(text):
