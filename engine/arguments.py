@@ -202,7 +202,7 @@ def get_args(argv: Sequence[str] | None = None) -> Namespace:
     _check_numbers(args)
     args.metric_axis = args.metric_axis or list(range(1, args.n_class))
     _check_settings(args)
-    _check_copies(args, learns)
+    _check_copies(args)
     check_rates(settings_of(Learning, vars(args)))
     if method.segments and not args.target_losses:
         raise UserError(
@@ -239,9 +239,18 @@ def get_args(argv: Sequence[str] | None = None) -> Namespace:
 def args_of(flags: Mapping[str, Any]) -> Namespace:
     """The arguments of a run whose flags have these values, read and checked like those of a command line.
 
-    A switch is True or False. All other flags have their defaults.
+    True is a switch that is on, None and False are flags that are not given; all that are not named are not given
+    either. So what a checkpoint notes of its run's flags gives the arguments of that run.
     """
-    return get_args([word for name, value in flags.items() for word in (f"--{name}", str(value))])
+    return get_args([word for name, value in flags.items() for word in _words_of(name, value)])
+
+
+def _words_of(name: str, value: Any) -> list[str]:
+    if value is None or value is False:
+        return []
+    if value is True:
+        return [f"--{name}"]
+    return [f"--{name}", *map(str, value)] if isinstance(value, list | tuple) else [f"--{name}={value}"]
 
 
 # The range of a number, both ends in it; 0 and no end where nothing else is said.
@@ -270,11 +279,16 @@ def _check_numbers(args: Namespace) -> None:
             raise UserError(f"--{name} is {' '.join(map(str, numbers))}; it must be at most {MOST.get(name, LARGEST)}.")
 
 
-def _check_copies(args: Namespace, learns: bool) -> None:
-    """Raises UserError for --keep_every where no trained network is adapted without labels."""
+def is_source_free(args: Namespace) -> bool:
+    """Whether a whole trained network is adapted, without a label of any set."""
     method = METHODS[args.method]
-    adapts = learns and method.segments and method.needs_weights and not method.labelled and args.load_blocks is None
-    if args.keep_every and not adapts:
+    learns = bool(method.streams) and args.mode == "learn"
+    return learns and method.segments and method.needs_weights and not method.labelled and args.load_blocks is None
+
+
+def _check_copies(args: Namespace) -> None:
+    """Raises UserError for --keep_every where no trained network is adapted without labels."""
+    if args.keep_every and not is_source_free(args):
         raise UserError(
             f"--keep_every {args.keep_every} keeps copies of a whole trained network while it is adapted without "
             "labels, to choose one of them. This run makes no such network, so leave it out."

@@ -15,13 +15,10 @@ from typing import Any
 
 from engine.run_folder import RunFolder
 from files.run_names import CANDIDATES, CHOSEN, candidate_name, candidates_of
-from nets.checkpoint_files import load_checkpoint, require
+from nets.checkpoint_files import OF_A_NETWORK, load_checkpoint, of_a_network, require
 from processes.errors import UserError
 from processes.ownership import MADE
 from processes.quoting import for_shell
-
-KEPT = ("network", "in_channels", "n_class", "seed", "net", "preprocessing", "epoch")  # besides the run's identity
-HANDED_ON = ("bundle",)  # where the source network came with it
 
 
 class Candidates:
@@ -60,8 +57,7 @@ class Candidates:
         """Writes the copy out of the state after an epoch, which "epoch" counts from 0, if one is due."""
         if self.is_due(state["epoch"] + 1):
             (self.folder.path / CANDIDATES).mkdir(exist_ok=True)
-            told = [name for name in (*KEPT, *HANDED_ON) if name in state]
-            self.folder.save(candidate_name(state["epoch"] + 1), {name: state[name] for name in told})
+            self.folder.save(candidate_name(state["epoch"] + 1), of_a_network(state))
 
     def chosen(self, choose: Callable[[], str]) -> str:
         """Why the network of chosen.pkl was chosen.
@@ -82,7 +78,7 @@ class Candidates:
             return None
         try:
             state = load_checkpoint(path)
-            require(path, state, (*KEPT, "choice", "identity"))
+            require(path, state, (*OF_A_NETWORK, "choice"))
         except UserError as error:
             print(f"{error} It is chosen anew.", file=sys.stderr)
             return None
@@ -102,7 +98,7 @@ class Candidates:
         path = self.folder.path / candidate_name(number)
         try:
             state = load_checkpoint(path)
-            require(path, state, (*KEPT, "identity"))
+            require(path, state, OF_A_NETWORK)
             if state["epoch"] + 1 != number or self._is_foreign(state["identity"]):
                 raise UserError(f"{path} holds another epoch, or is of another run.")
         except UserError as error:

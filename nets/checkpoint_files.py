@@ -40,6 +40,8 @@ ENTRIES: dict[str, Any] = {
     **dict.fromkeys(("alarms", "method", "preprocessing", "identity"), Mapping[str, Any]),
     **dict.fromkeys(("counts", "rows"), Sequence[Any]),
 }
+# Of these, what whoever uses a network asks for, and no resume alone; the bundle, where its source wrote one.
+OF_A_NETWORK = ("network", "in_channels", "n_class", "seed", "net", "preprocessing", "epoch", "identity")
 OF_PLAIN_TYPES = ("best", "choice", "alarms", "preprocessing", "identity")
 
 
@@ -82,6 +84,11 @@ def save_checkpoint(path: Path, state: dict[str, Any]) -> None:
     torch.save(state, whole)
     with atomic_write(path) as file:
         file.write(whole.getbuffer())
+
+
+def of_a_network(state: Mapping[str, Any]) -> dict[str, Any]:
+    """A checkpoint without what a resume alone needs."""
+    return {name: state[name] for name in (*OF_A_NETWORK, "bundle") if name in state}
 
 
 def require(path: Path, state: Mapping[str, Any], names: Sequence[str]) -> None:

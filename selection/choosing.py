@@ -6,8 +6,9 @@ Written into a folder:
     selection.txt   one paragraph: what was chosen, and why
 """
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -21,10 +22,11 @@ from datasets.volumes import WholeStream
 from files.run_names import CHOSEN, SELECTION, candidates_of
 from methods.settings import Settings
 from nets.bundle import Bundle, read_bundle
-from nets.checkpoint_files import load_checkpoint, save_checkpoint
+from nets.checkpoint_files import load_checkpoint, of_a_network, save_checkpoint
+from nets.filling import fitting_weights
 from networks import build_network
 from processes.quoting import csv_text
-from selection.candidates import REFRESH, SOURCE, Candidate, Weights, has_batch_norms, refreshed
+from selection.candidates import REFRESH, SOURCE, Candidate, has_batch_norms, refreshed
 from selection.decision import Choice, decide
 from selection.measuring import Measured, measure, per_patient
 from selection.validators import Evidence
@@ -115,27 +117,52 @@ def _evidence(
     )
 
 
+@dataclass(frozen=True)
+class Pool:
+    """Files of networks to choose from.
+
+    source   weights of the source network
+    around   the checkpoint that tells the rest where these, or their refresh, are chosen
+    others   name of a candidate -> the epochs that it has behind it, and its checkpoint
+    """
+
+    source: Path
+    around: Path
+    others: Mapping[str, tuple[int, Path]]
+
+
 def choose_epoch(run: Path, reading: Reading, settings: Settings, network: str, priors: Sequence[Any]) -> str:
     """Chooses among the networks that a run kept (--keep_every), writes the choice into its folder, and tells it.
 
     network: as --network names it. Raises UserError for a candidate that is missing or torn, and for images that
     cannot be read.
     """
-    target = open_target(reading, priors)
-    net = build_network(network, target.slices.shape[0], reading.n_class).to(reading.device)
     kept = candidates_of(run)
-    candidates = [Candidate(SOURCE, 0, lambda: _weights(kept[0]))]
+    others = {f"epoch {epoch}": (epoch, path) for epoch, path in kept.items() if epoch}
+    return choose_among(run, Pool(kept[0], kept[0], others), reading, settings, network, priors)
+
+
+def choose_among(
+    folder: Path, pool: Pool, reading: Reading, settings: Settings, network: str, priors: Sequence[Any]
+) -> str:
+    """Chooses among the networks of a pool, the source network's refresh with them; otherwise as `choose_epoch`."""
+    target = open_target(reading, priors)
+    built = (network, target.slices.shape[0], reading.n_class)
+    net = build_network(*built).to(reading.device)
+    candidates = [Candidate(SOURCE, 0, partial(fitting_weights, net, pool.source, *built))]
     if has_batch_norms(net):
-        net.load_state_dict(_weights(kept[0]))
+        net.load_state_dict(candidates[0].weights())
         statistics = refreshed(net, (image for image, _ in target.batches()), settings)
         candidates.append(Candidate(REFRESH, 0, lambda: statistics))
-    epochs = [epoch for epoch in kept if epoch]
-    candidates += [Candidate(f"epoch {epoch}", epoch, lambda path=kept[epoch]: _weights(path)) for epoch in epochs]
-    last = load_checkpoint(run / "last.pkl")
-    choice = choose(target, net, candidates, settings, read_bundle(last))
+    for name, (epoch, path) in pool.others.items():
+        candidates.append(Candidate(name, epoch, partial(fitting_weights, net, path, *built)))
+    around = load_checkpoint(pool.around)
+    choice = choose(target, net, candidates, settings, read_bundle(around))
     chosen = candidates[choice.place]
-    around = load_checkpoint(kept[chosen.epoch]) | {name: last[name] for name in ("bundle",) if name in last}
-    save(run, choice, candidates, around | {"net": chosen.weights()})
+    if chosen.name in pool.others:
+        around = load_checkpoint(pool.others[chosen.name][1])
+    told = of_a_network(around) | {"net": chosen.weights(), "epoch": chosen.epoch - 1}
+    save(folder, choice, candidates, told)
     return choice.reason
 
 
@@ -153,7 +180,3 @@ def save(folder: Path, choice: Choice, candidates: Sequence[Candidate], checkpoi
         file.write(f"{choice.reason}\n")
     told = {"candidate": candidates[choice.place].name, "epoch": candidates[choice.place].epoch, "why": choice.reason}
     save_checkpoint(folder / CHOSEN, checkpoint | {"choice": told})
-
-
-def _weights(path: Path) -> Weights:
-    return load_checkpoint(path)["net"]

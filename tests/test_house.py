@@ -18,7 +18,7 @@ FLOORS = [  # bottom up: a package or a file of the top level imports those belo
     {"analysis", "bounds", "dataloader", "losses"},
     {"methods", "plot", "preprocess", "report"},
     {"engine", "score_masks", "selection"},
-    {"main", "prediction"},
+    {"choose", "main", "prediction"},
     {"predict"},
 ]
 FLOOR_OF = {room: floor for floor, rooms in enumerate(FLOORS) for room in rooms}
@@ -111,7 +111,7 @@ def test_what_the_loop_asks_of_a_method_is_little():
 
 
 # who reads a command line: the training program in two places, and the small programs each their own
-READ_FLAGS = {"engine/arguments.py", "main.py", "plot.py", "predict.py", "report.py", "score_masks.py"}
+READ_FLAGS = {"choose.py", "engine/arguments.py", "main.py", "plot.py", "predict.py", "report.py", "score_masks.py"}
 
 
 @pytest.mark.parametrize("name", PRODUCT)

@@ -1,0 +1,219 @@
+"""Chooses one network for a target among those of several runs, without labels.
+
+    python choose.py --runs results/prostate/sfda results/prostate/tent --out results/prostate/choice
+
+Candidates are the source network, its batch-norm refresh, and what each run chose of its own epochs (--keep_every of
+main.py); a run that kept none brings its last network. All adapt one source network to the same images, and none of
+them looked at a label of these. Of a single run the choice is what it chose itself.
+
+Writes OUT/chosen.pkl, a checkpoint with the reason in it, OUT/selection.csv, the scores of every candidate, and
+OUT/selection.txt, the reason. The target's training images are looked at in a process of its own, which opens no ground
+truth. For scores, make a run of what was chosen: main.py --method noadap --model_weights OUT/chosen.pkl.
+"""
+
+import processes.ctrl_c  # noqa: F401  first: from here on Ctrl-C is one line
+
+from argparse import Namespace
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from functools import cached_property
+from pathlib import Path
+from typing import Any
+
+from bounds import Bounds
+from dataloader import Reading, knows_truth
+from datasets.transforms import parse_image_folder
+from engine.arguments import args_of, is_source_free
+from engine.published import as_published
+from files.run_names import CHOSEN, SELECTION, candidate_name
+from methods.settings import Settings
+from methods.terms import build_term, check_sizes, parse_losses
+from nets.checkpoint_files import OF_A_NETWORK, load_checkpoint, require
+from nets.precision import PRECISIONS, device_of, set_up_machine
+from processes.alone import run_alone
+from processes.errors import UserError
+from processes.lock import locked
+from processes.ownership import begin, refuse_taken
+from selection.candidates import REFRESH, SOURCE
+from selection.choosing import Pool, choose_among
+from utils import ProgramParser, atomic_write, run_program, settings_of, sha256_of
+
+PROGRAM = "choose.py"
+
+
+def get_args(argv: Sequence[str] | None) -> Namespace:
+    parser = ProgramParser(PROGRAM, description=__doc__)
+    parser.add_argument("--runs", type=Path, nargs="+", required=True, help="results/<set>/<run> …")
+    parser.add_argument("--out", type=Path, required=True, help="folder of the choice")
+    parser.add_argument("--overwrite", action="store_true", help="also choose anew what was chosen already")
+    parser.add_argument("--device", help="default: cuda where there is one")
+    parser.add_argument("--precision", choices=PRECISIONS, help="default: that of the first run")
+    args = parser.parse_args(argv)
+    args.device = device_of(args.device)
+    return args
+
+
+# --------------------------------------------------------------------------------------------- what a run brings
+
+
+@dataclass(frozen=True)
+class Adapted:
+    """A run that brings a network: the checkpoint that is taken of it, what that holds but for weights, its flags."""
+
+    folder: Path
+    file: Path
+    state: dict[str, Any]
+    args: Namespace
+
+    @property
+    def epoch(self) -> int:
+        """How many epochs the network has behind it."""
+        return self.state["epoch"] + 1
+
+    @property
+    def is_start(self) -> bool:
+        """Whether it chose the network that it started from, or that network's refresh."""
+        return self.state.get("choice", {}).get("candidate") in (SOURCE, REFRESH)
+
+    @cached_property
+    def priors(self) -> list[Bounds | None]:
+        """What its losses know of the sizes: one a loss, or None where that does not compare ratios."""
+        specs = parse_losses(self.args.target_losses)
+        terms = [build_term(as_published(spec, self.args.published), self.args.n_class) for spec in specs]
+        check_sizes(terms, [])
+        if told := [term.bound for term in terms if term.bound and knows_truth(term.bound)]:
+            raise UserError(
+                f"{self.folder} was told the truth about its target ({type(told[0]).__name__}: "
+                f"{told[0].supervision}), and nothing that was is chosen without labels. Leave it out of --runs."
+            )
+        return [term.bound if term.loss.compares_ratios else None for term in terms]
+
+    def facts(self) -> dict[str, Any]:
+        """What all runs of one choice have in common."""
+        image, args = parse_image_folder(self.args.target_folders), self.args
+        flags = ("grp_regex", "crop", "trainval", "valonly", "debug")
+        return {
+            "--target_dataset": args.target_dataset.resolve(),
+            "the folder of images": f"{image.folder} by {image.transform}",
+            **{f"--{name}": getattr(args, name) for name in flags},
+            **{f"its {name}": self.state[name] for name in ("network", "in_channels", "n_class")},
+            "the content of --model_weights": str(self.started_from)[:8],
+        }
+
+    @property
+    def started_from(self) -> Any:
+        """The hash of the weights that it started from."""
+        inputs = self.state["identity"].get("inputs")
+        return inputs.get("model_weights") if isinstance(inputs, Mapping) else None
+
+
+def read_run(folder: Path, here: dict[str, Any]) -> Adapted:
+    """What a finished run brings. here: flags that say where this program computes.
+
+    Raises UserError for a folder without a network, for a run that is not finished, and for one that looked at labels.
+    """
+    file = next((folder / name for name in (CHOSEN, "last.pkl") if (folder / name).is_file()), None)
+    if file is None:
+        raise UserError(f"{folder} holds no {CHOSEN} and no last.pkl: name the folders of finished runs with --runs.")
+    state = load_checkpoint(file)
+    require(file, state, OF_A_NETWORK)
+    flags = {name: value for name, value in state["identity"].items() if name != "inputs"}
+    try:
+        args = args_of(flags | {"workdir": folder} | here)
+    except UserError as error:
+        raise UserError(f"{file} tells of a run that cannot be read: {error}") from error
+    if not is_source_free(args):
+        raise UserError(
+            f"{folder} (--method {args.method}) adapts no whole network without labels, and what is chosen here was "
+            "made without any; the source network is among the candidates anyway. Leave it out of --runs."
+        )
+    adapted = Adapted(folder, file, {name: value for name, value in state.items() if name != "net"}, args)
+    if file.name != CHOSEN and (args.keep_every or adapted.epoch < args.n_epoch):
+        raise UserError(f"{folder} is not finished: the command that began it goes on with it.")
+    return adapted
+
+
+def must_be_alike(runs: Sequence[Adapted]) -> None:
+    """Raises UserError for runs that adapt other images, or another network, than the first one."""
+    first, *others = [run.facts() for run in runs]
+    for run, facts in zip(runs[1:], others, strict=True):
+        if other := [f"{name}: {first[name]}, and {facts[name]}" for name in first if first[name] != facts[name]]:
+            raise UserError(
+                f"{runs[0].folder} and {run.folder} are no two adaptations of one network to the same images: "
+                f"{'; '.join(other)}. A choice among them would compare what cannot be compared. Leave one out."
+            )
+
+
+def names_of(runs: Sequence[Adapted]) -> list[str]:
+    """What each run is called as a candidate: by its folder's name, where that is no other candidate's."""
+    names = [run.folder.resolve().name for run in runs]
+    return [
+        str(run.folder) if names.count(name) > 1 or name in (SOURCE, REFRESH) else name
+        for run, name in zip(runs, names, strict=True)
+    ]
+
+
+def source_of(runs: Sequence[Adapted]) -> Path:
+    """The file of the network that the runs started from. Raises UserError where it is gone, or has changed since."""
+    for run in runs:
+        if (kept := run.folder / candidate_name(0)).is_file():
+            return kept
+    path = Path(runs[0].args.model_weights)
+    if not path.is_file() or sha256_of(path) != runs[0].started_from:
+        raise UserError(
+            f"{path}, from which {runs[0].folder} started, is {'another one now' if path.is_file() else 'gone'}: put "
+            f"it back, or adapt with --keep_every, which keeps it in the run ({candidate_name(0)})."
+        )
+    return path
+
+
+def pool_of(runs: Sequence[Adapted]) -> Pool:
+    """What is chosen from; a run that kept what it started from adds nothing."""
+    named = dict(zip(names_of(runs), runs, strict=True))
+    others = {name: (run.epoch, run.file) for name, run in named.items() if not run.is_start}
+    return Pool(source_of(runs), runs[0].file, others)
+
+
+# ----------------------------------------------------------------------------------------------------- the story
+
+
+def choose(out: Path, pool: Pool, args: Namespace, priors: Sequence[Bounds | None]) -> str:
+    """Chooses, and says why; in a process of its own. args: of the first run, with the machine of this program."""
+    set_up_machine(args.precision, args.deterministic)
+    reading, settings = settings_of(Reading, vars(args)), settings_of(Settings, vars(args))
+    return choose_among(out, pool, reading, settings, args.network, priors)
+
+
+def take_over(run: Adapted, out: Path) -> str:
+    """Copies the choice that a single run made itself; returns its reason."""
+    for name in (f"{SELECTION}.csv", f"{SELECTION}.txt", CHOSEN):
+        with atomic_write(out / name) as file:
+            file.write((run.folder / name).read_bytes())
+    return str(run.state["choice"].get("why"))
+
+
+def main(argv: Sequence[str] | None = None) -> None:
+    args = get_args(argv)
+    refuse_taken(args.out, PROGRAM, "--out")
+    if (args.out / CHOSEN).exists() and not args.overwrite:
+        raise UserError(f"{args.out} holds a choice already; give --overwrite, or name another --out.")
+    here = {"device": args.device} | ({"precision": args.precision} if args.precision else {})
+    runs = [read_run(folder, here) for folder in args.runs]
+    must_be_alike(runs)
+    priors = [prior for run in runs for prior in run.priors]
+    begin(args.out, PROGRAM)
+    with locked(args.out):
+        (args.out / CHOSEN).unlink(missing_ok=True)  # it is there when all is there
+        if len(runs) == 1 and "choice" in runs[0].state:
+            print(take_over(runs[0], args.out))
+            return
+        for run in runs:
+            if run.file.name != CHOSEN:
+                print(f"{run.folder} kept no epochs to choose from (--keep_every): it brings its last network.")
+            elif run.is_start:
+                print(f"{run.folder} chose its {run.state['choice']['candidate']}, which is a candidate anyway.")
+        print(run_alone(choose, args.out, pool_of(runs), runs[0].args, priors))
+
+
+if __name__ == "__main__":
+    run_program(main)

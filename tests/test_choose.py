@@ -1,0 +1,290 @@
+"""choose.py: one network for a target among those of several runs; which runs it takes, and that no label moves it."""
+
+import shutil
+import sys
+from pathlib import Path
+
+import pandas as pd
+import pytest
+from conftest import CROSS_ENTROPY, write_prior, write_site
+
+import choose as program
+import main as training
+from files.run_names import CHOSEN, candidate_name
+from nets.checkpoint_files import load_checkpoint
+from processes.alone import run_alone
+from processes.errors import UserError
+from tests.tools.chaos import _bits as bits
+from tests.tools.chaos import arguments as of_chaos
+
+NETWORK = ("--network", "Dimwit")
+IMAGES = "[('IMG', png_transform, False)]"
+ENTROPY = "[('SelfEntropy', {}, 1)]"
+KEPT = ("--keep_every", 1)
+
+
+def here(function, *args):
+    """In place of a process of its own."""
+    return function(*args)
+
+
+@pytest.fixture(scope="module", autouse=True)
+def chosen_here():
+    with pytest.MonkeyPatch.context() as patch:
+        for each in (training, program):
+            patch.setattr(each, "run_alone", here)
+        yield
+
+
+def sized(prior, column):
+    told = {"sizefile": str(prior), "predcol": column, "margin": 0, "dir": "high"}
+    return f"[('EntKLProp', {{}}, 'PredictionBounds', {told}, 'norm_soft_size', 1)]"
+
+
+class Runs:
+    """A source, a target, and adaptations to it, each made when it is asked for."""
+
+    def __init__(self, root):
+        self.root = root
+        self.target, self.source = (write_site(root / name, *grey, seed) for name, grey, seed in SITES)
+        self.prior = write_prior(root / "prior.csv", self.target)
+        training.main(of_chaos(self.source, root / "cesource", *NETWORK, "--n_epoch", 8, "--l_rate", 3e-2))
+        self.weights = root / "cesource" / "last.pkl"
+
+    def train(self, name, *more, site=None):
+        run = self.root / name
+        if not run.exists():
+            start = ("--model_weights", self.weights, "--method", "sfda", "--target_losses", ENTROPY)
+            epochs = ("--n_epoch", 3, "--augment", 0)
+            training.main(of_chaos(site or self.target, run, *NETWORK, *start, *epochs, *more))
+        return run
+
+    def __call__(self, name):
+        return self.train(name, *self.flags(name))
+
+    def flags(self, name):
+        return [sized(self.prior, flag[1:]) if str(flag).startswith("@") else flag for flag in LINES[name]]
+
+
+SITES = (("target", (150, 90), 2), ("cesource_site", (200, 60), 1))
+LINES = {
+    "sfda": (*KEPT, "--target_losses", "@dumbpredwtags"),
+    "tent": (*KEPT, "--trainable", "bn", "--l_rate", 0.1),
+    "selftrain": ("--method", "self_training", "--target_losses", CROSS_ENTROPY),
+    "unmoved": (*KEPT, "--l_rate", 0, "--bn_stats", "freeze"),
+    "SFDA_TrueSize": ("--target_losses", "@val_gt_size"),
+    "fs": ("--method", "supervised", "--model_weights", "", "--target_losses", CROSS_ENTROPY),
+    "noadap": ("--method", "noadap"),
+    "debug": ("--debug",),
+}
+
+
+@pytest.fixture(scope="module")
+def runs(tmp_path_factory):
+    return Runs(tmp_path_factory.mktemp("runs"))
+
+
+def choose(out, *runs, more=()):
+    program.main(["--runs", *map(str, runs), "--out", str(out), "--device", "cpu", *more])
+    return pd.read_csv(out / "selection.csv", keep_default_na=False)
+
+
+def test_the_candidates_are_the_source_its_refresh_and_what_each_run_brings(runs, tmp_path, capsys):
+    brought = [runs(name) for name in ("sfda", "tent", "selftrain")]
+    capsys.readouterr()
+    table = choose(tmp_path / "out", *brought)
+    said = capsys.readouterr().out
+    kept = [run for run in brought if not starts_anew(run)]
+    assert kept
+    assert table["candidate"].tolist() == ["source", "refresh", *(run.name for run in kept)]
+    assert table["epoch"].tolist() == [0, 0, *(network_of(run)[1] for run in kept)]
+    assert f"{brought[2]} kept no epochs to choose from (--keep_every): it brings its last network." in said
+    reason = (tmp_path / "out" / "selection.txt").read_text()
+    assert said.endswith(reason)
+    chosen = load_checkpoint(tmp_path / "out" / CHOSEN)
+    (name,) = table["candidate"][table["chosen"] == 1]
+    assert chosen["choice"] == {"candidate": name, "epoch": chosen["epoch"] + 1, "why": reason.strip()}
+    if name not in ("source", "refresh"):
+        assert bits(chosen["net"]) == bits(load_checkpoint(network_of(runs(name))[0])["net"])
+    assert not {"method", "best", "alarms"} & chosen.keys()
+    assert "bundle" in chosen
+
+
+def starts_anew(run):
+    file = run / CHOSEN
+    return file.exists() and load_checkpoint(file)["choice"]["candidate"] in ("source", "refresh")
+
+
+def network_of(run):
+    """The file that a run brings, and the epochs that its network has behind it."""
+    if (run / CHOSEN).exists():
+        return run / CHOSEN, load_checkpoint(run / CHOSEN)["choice"]["epoch"]
+    return run / "last.pkl", 3
+
+
+def test_what_was_chosen_is_scored_by_a_run_of_it(runs, tmp_path):
+    choose(tmp_path / "out", runs("sfda"), runs("tent"))
+    run = runs.train(tmp_path / "chosen", "--method", "noadap", "--model_weights", tmp_path / "out" / CHOSEN)
+    assert pd.read_csv(run / "patients_last.csv")["dice"].notna().any()
+    assert "bundle" in load_checkpoint(run / "last.pkl")
+
+
+def test_the_choice_of_a_single_run_is_its_own(runs, tmp_path, capsys):
+    run = runs("sfda")
+    capsys.readouterr()
+    choose(tmp_path / "out", run)
+    for name in (CHOSEN, "selection.csv", "selection.txt"):
+        assert (tmp_path / "out" / name).read_bytes() == (run / name).read_bytes()
+    assert capsys.readouterr().out == (run / "selection.txt").read_text()
+
+
+def test_a_single_run_that_chose_nothing_is_compared_with_its_start(runs, tmp_path):
+    table = choose(tmp_path / "out", runs("selftrain"))
+    assert table["candidate"].tolist() == ["source", "refresh", "selftrain"]
+
+
+def test_runs_of_one_name_are_told_apart(runs, tmp_path):
+    one, two = (shutil.copytree(runs("selftrain"), tmp_path / name / "selftrain") for name in "ab")
+    three = shutil.copytree(runs("selftrain"), tmp_path / "source")
+    table = choose(tmp_path / "out", one, two, three)
+    assert table["candidate"].tolist() == ["source", "refresh", str(one), str(two), str(three)]
+
+
+def test_a_run_that_kept_its_start_is_no_candidate_twice(runs, tmp_path, capsys):
+    run = runs("unmoved")
+    assert starts_anew(run)
+    table = choose(tmp_path / "out", run, runs("selftrain"))
+    assert table["candidate"].tolist() == ["source", "refresh", "selftrain"]
+    assert f"{run} chose its " in capsys.readouterr().out
+
+
+# -- what is refused -----------------------------------------------------------------------------------------------
+
+REFUSED = {
+    "SFDA_TrueSize": r"SFDA_TrueSize was told the truth about its target \(PredictionBounds: .*Leave it out",
+    "fs": r"fs \(--method supervised\) adapts no whole network without labels",
+    "noadap": r"noadap \(--method noadap\) adapts no whole network without labels.*the source network is among",
+    "debug": r"no two adaptations of one network to the same images: --debug: 0, and 1\.",
+    "other network": r"its network: Dimwit, and Dimwit:nG=3; the content of --model_weights: \w+, and \w+\.",
+}
+
+
+@pytest.mark.parametrize("name", REFUSED)
+def test_what_looked_at_labels_or_is_of_another_kind_is_refused(runs, tmp_path, name):
+    if name == "other network":
+        other = ("--network", "Dimwit:nG=3")
+        training.main(of_chaos(runs.source, tmp_path / "ce", *other, "--n_epoch", 1))
+        run = runs.train(tmp_path / "run", *other, "--model_weights", tmp_path / "ce" / "last.pkl")
+    else:
+        run = runs(name)
+    with pytest.raises(UserError, match=REFUSED[name]):
+        choose(tmp_path / "out", runs("sfda"), run)
+    assert not (tmp_path / "out").exists()
+
+
+def test_other_images_are_refused(runs, tmp_path):
+    site = shutil.copytree(runs.target, tmp_path / "site")
+    run = runs.train(tmp_path / "run", site=site)
+    with pytest.raises(UserError, match=r"--target_dataset: \S+/target, and \S+/site\."):
+        choose(tmp_path / "out", runs("sfda"), run)
+
+
+def test_a_run_that_is_not_finished_is_refused(runs, tmp_path):
+    run = shutil.copytree(runs("sfda"), tmp_path / "run")
+    (run / CHOSEN).unlink()
+    with pytest.raises(UserError, match="run is not finished"):
+        choose(tmp_path / "out", run)
+    with pytest.raises(UserError, match=r"holds no chosen.pkl and no last.pkl"):
+        choose(tmp_path / "out", tmp_path)
+
+
+def test_the_flags_in_a_checkpoint_are_read_and_not_believed(runs, tmp_path):
+    run = shutil.copytree(runs("selftrain"), tmp_path / "run")
+    state = load_checkpoint(run / "last.pkl")
+    for name, value, said in (("n_class", "two", "invalid int value"), ("unheard", 1, "unrecognized arguments")):
+        training.torch.save(state | {"identity": state["identity"] | {name: value}}, run / "last.pkl")
+        with pytest.raises(UserError, match=rf"last.pkl tells of a run that cannot be read: .*{said}"):
+            choose(tmp_path / "out", run)
+
+
+def test_folders_of_others_and_choices_that_are_there_are_left(runs, tmp_path):
+    (tmp_path / "mine").mkdir()
+    (tmp_path / "mine" / "thesis.txt").touch()
+    with pytest.raises(UserError, match="choose.py did not begin it"):
+        choose(tmp_path / "mine", runs("sfda"))
+    with pytest.raises(UserError, match="choose.py did not begin it"):
+        choose(runs("tent"), runs("sfda"))
+    choose(tmp_path / "out", runs("sfda"))
+    before = (tmp_path / "out" / CHOSEN).read_bytes()
+    with pytest.raises(UserError, match="holds a choice already; give --overwrite"):
+        choose(tmp_path / "out", runs("selftrain"))
+    assert (tmp_path / "out" / CHOSEN).read_bytes() == before
+    table = choose(tmp_path / "out", runs("selftrain"), more=("--overwrite",))
+    assert "selftrain" in table["candidate"].tolist()
+
+
+# -- where the source network is -----------------------------------------------------------------------------------
+
+
+def test_the_source_network_is_that_of_a_copy_or_of_the_line(runs, tmp_path, monkeypatch):
+    run, other = runs("tent"), shutil.copytree(runs("tent"), tmp_path / "tent")
+    (other / candidate_name(0)).unlink()
+    tables = [choose(tmp_path / each.parent.name, each, runs("selftrain")) for each in (run, other)]
+    assert tables[0].equals(tables[1])
+    moved = shutil.move(runs.weights, tmp_path / "moved.pkl")
+    try:
+        with pytest.raises(UserError, match=r"cesource/last.pkl, from which \S+ started, is gone"):
+            choose(tmp_path / "out", other, runs("selftrain"))
+        shutil.copy(runs("selftrain") / "last.pkl", runs.weights)
+        with pytest.raises(UserError, match="is another one now"):
+            choose(tmp_path / "out", other, runs("selftrain"))
+    finally:
+        shutil.move(moved, runs.weights)
+
+
+# -- labels --------------------------------------------------------------------------------------------------------
+
+
+def watched(note, function, *args):
+    opened = []
+    sys.addaudithook(lambda event, told: opened.append(str(told[0])) if event in EVENTS else None)
+    answer = function(*args)
+    note.write_text("\n".join(opened), encoding="utf-8")
+    return answer
+
+
+EVENTS = ("open", "os.listdir", "os.scandir")
+
+
+def test_its_process_opens_no_ground_truth(runs, tmp_path, monkeypatch):
+    for cache in runs.target.glob("*/.cache"):
+        shutil.rmtree(cache)
+    monkeypatch.setattr(program, "run_alone", lambda *words: run_alone(watched, tmp_path / "opened", *words))
+    choose(tmp_path / "out", runs("tent"), runs("selftrain"))
+    opened = [Path(line) for line in (tmp_path / "opened").read_text().splitlines()]
+    of_site = [path.relative_to(runs.target).parts for path in opened if path.is_relative_to(runs.target)]
+    assert ("train", "IMG") in of_site
+    assert {parts[0] for parts in of_site} <= {"train", "dataset.json", "manifest.csv"}
+    assert not [parts for parts in of_site if "GT" in parts]
+
+
+@pytest.mark.parametrize("variant", ["wiped", "absent"])
+def test_no_label_of_the_target_moves_it(runs, tmp_path, variant):
+    site = shutil.copytree(runs.target, tmp_path / "target")
+    for path in sorted(site.glob("*/GT")):
+        if variant == "absent":
+            shutil.rmtree(path)
+        else:
+            for label in path.glob("*_[1-9].png"):
+                shutil.copy(next(path.glob("*_0.png")), label)  # which shows no organ
+    folders = ("--target_folders", IMAGES) if variant == "absent" else ()
+    others = []
+    for name in ("sfda", "tent"):
+        others.append(runs.train(tmp_path / name, *runs.flags(name), *folders, site=site))
+    choose(tmp_path / "labelled", runs("sfda"), runs("tent"))
+    choose(tmp_path / "other", *others)
+    for name in ("selection.csv", "selection.txt"):
+        assert (tmp_path / "labelled" / name).read_bytes() == (tmp_path / "other" / name).read_bytes()
+    states = [load_checkpoint(tmp_path / name / CHOSEN) for name in ("labelled", "other")]
+    for name in ("net", "choice", "epoch", "network"):
+        assert bits(states[0][name]) == bits(states[1][name])
