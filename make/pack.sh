@@ -23,8 +23,8 @@ for run in $runs; do named+=(-o -path "$run"); done
 single=(--exclude="$results/*/candidates/epoch_[0-9]*.pkl")
 for epoch in iter[0-9][0-9][0-9] iter[0-9][0-9][0-9][0-9]; do single+=(--exclude="$results/*/$epoch/val"); done
 
-find "$results" -mindepth 1 -maxdepth 1 ! -name '.*' ! -name '*.part' \( ! -name '*_tmp' "${named[@]}" \) -print0 | sort -z |
-  tar cf - --anchored --no-wildcards-match-slash "${single[@]}" --null -T - -- "${files[@]}" |
+find "$results" -mindepth 1 -maxdepth 1 ! -name '.*' ! -name '*.part' \( ! -name '*_tmp' "${named[@]}" \) -print0 | LC_ALL=C sort -z |
+  tar cf - --sort=name --anchored --no-wildcards-match-slash "${single[@]}" --null -T - -- "${files[@]}" |
   "$(command -v pigz || echo gzip)" > "$part"
 chmod a=r "$part"
 for number in '' -NO={02..99}; do

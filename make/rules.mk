@@ -143,7 +143,7 @@ PACK := $(lastword $(ARCHIVE).tar.gz $(sort $(wildcard $(ARCHIVE)-NO=??.tar.gz))
 
 pack: report plot $(PACK)                                       ## runs, plots, report and prior in one read-only archive
 $(PACK): $(DONE) $(REPORT) $(PLOTS)
-	make/pack.sh $(ARCHIVE) $(RD) '$(filter %_tmp,$(RUNS))' $(PRIORS) $(sort $(wildcard $(MAKEFILE_LIST) make/*.mk))
+	$(RENEW) make/pack.sh $(ARCHIVE) $(RD) '$(filter %_tmp,$(RUNS))' $(PRIORS) $(sort $(wildcard $(MAKEFILE_LIST) make/*.mk))
 
 # -- help -------------------------------------------------------------------------------------------------------------
 clean-tmp: | $(VENV)                                            ## remove unfinished runs

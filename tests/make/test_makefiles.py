@@ -1,9 +1,11 @@
 """The makefiles as their users type them: dry runs without a warning, every line built, published lines pasted."""
 
+import os
 import re
 import shlex
 import subprocess
 import sys
+import time
 from pathlib import Path
 
 import pytest
@@ -203,6 +205,34 @@ def test_no_archive_takes_the_place_of_another(tmp_path):
     assert len(list((tmp_path / "archives").iterdir())) == len(archives) == 4
 
 
+SLOW = """#!/bin/sh
+touch packing
+until [ -e go ]; do sleep 0.1; done
+exec gzip
+"""
+
+
+def test_two_makes_at_once_make_one_archive(tmp_path, monkeypatch):
+    """The second starts while the first packs, which goes on once that one waits, or packs too."""
+    toy(tmp_path, WEIGHTS, "PLOTS :=\n")
+    (tmp_path / "bin").mkdir()
+    (tmp_path / "bin/pigz").write_text(SLOW)
+    (tmp_path / "bin/pigz").chmod(0o755)
+    monkeypatch.setenv("PATH", f"{tmp_path}/bin{os.pathsep}{os.environ['PATH']}")
+    words = ["make", f"CC={sys.executable}", "-f", "toy.make"]
+    first = subprocess.Popen(words, cwd=tmp_path, stdout=subprocess.DEVNULL)
+    while not (tmp_path / "packing").exists():
+        time.sleep(0.1)
+    (tmp_path / "packing").unlink()
+    second = subprocess.Popen(words, cwd=tmp_path, stdout=subprocess.PIPE, text=True)
+    while not (tmp_path / "packing").exists() and "waiting for it" not in second.stdout.readline():
+        time.sleep(0.1)
+    (tmp_path / "go").touch()
+    second.communicate()
+    assert (first.wait(), second.returncode) == (0, 0)
+    assert len(list((tmp_path / "archives").iterdir())) == 1
+
+
 def test_whatever_is_finished_is_in_the_archive_whatever_its_name(tmp_path):
     runs = ["iter000", "ent_map", "-x", "y_tmp", "z" * 200]
     goals = f"TRN := {' '.join(runs)}\nABL := other\nPLOTS := results/iterations/data-report/a\n"
@@ -221,6 +251,8 @@ def test_whatever_is_finished_is_in_the_archive_whatever_its_name(tmp_path):
     inside = [f"{run}/{name}" for run in runs for name in ("last.pkl", "iter of mine/", "candidates/epoch_mine.txt")]
     wanted = [*inside, "data-report/a", "my notes", "report.txt"]
     assert {*(f"results/iterations/{name}" for name in wanted), "toy.make", "make/rules.mk"} < set(names)
+    results = [name.split("/")[2 : -1 if name.endswith("/") else None] for name in names if name.startswith("results")]
+    assert results == sorted(results)  # in any file system
     left_out = ("other_tmp", "iter000/val", "epoch_0005.pkl")
     assert not [name for name in names if any(each in name for each in left_out)]
 

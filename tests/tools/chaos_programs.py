@@ -390,6 +390,7 @@ def _same_archives(first: Path, second: Path) -> bool:
 def campaign(kills: int, seed: int, kinds: Sequence[str] = tuple(PROGRAMS)) -> list[Kills]:
     """About that many kills of each program."""
     found, before = [], Path.cwd()
+    signal.signal(signal.SIGINT, signal.default_int_handler)  # of a command in the background SIGINT is ignored
     for name in {PROGRAMS[kind].module for kind in kinds if PROGRAMS[kind].forked}:
         importlib.import_module(name)
     for kind in kinds:
