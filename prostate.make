@@ -3,6 +3,7 @@
 #
 #   make -f prostate.make                  the main runs, plots, report, archive
 #   make -f prostate.make ablations        what can be taken out of the method, and one table of all
+#   make -f prostate.make chosen           the network that is best for the target, chosen among runs without its labels
 #   make -f prostate.make sfda             one run, and what it needs: results/prostate/sfda
 #   make -f prostate.make show RUN=sfda    what that run is told, and by which line
 #   make -f prostate.make help
@@ -49,8 +50,8 @@ endif
 # -- runs of this makefile alone ----------------------------------------------------------------------------------------
 # pseudo labels of the source network on the target, no source image: at a threshold of 0.5 (SegPL), and at one drawn from
 # its posterior (SegPL-VI, Xu et al. 2022)
-$(RD)/selftrain: private OPT = $(WEIGHTS) --method self_training $(ADAPT) --threshold fixed
-$(RD)/selftrain_vi: private OPT = $(WEIGHTS) --method self_training $(ADAPT) --threshold learnt --prior_mu 0.5 --prior_sd 0.1
+$(RD)/selftrain: private OPT = $(WEIGHTS) --method self_training $(ADAPT) $(KEEP) --threshold fixed
+$(RD)/selftrain_vi: private OPT = $(WEIGHTS) --method self_training $(ADAPT) $(KEEP) --threshold learnt --prior_mu 0.5 --prior_sd 0.1
 # contrastive pre-training on the source images without their labels (Chaitanya et al. 2020), as a start of the source
 # network; and that network on the target as it is
 CONTRAST = $(SOURCE) --n_parts 4 --l_rate 1e-3 $(PRE_LEARN)

@@ -2,8 +2,9 @@
 # A makefile that wants another version of a run writes its own line for it after including this file.
 #   ENTKL     the loss of sfda and its parameters      NU       class weights of the entropy
 #   FORE      the foreground classes                   ADAPT    epochs and learning rate of the adaptation
+#   KEEP      how often a network is kept to choose from
 
-sfda_with = $(WEIGHTS) --method sfda $(ADAPT) --target_losses
+sfda_with = $(WEIGHTS) --method sfda $(ADAPT) $(KEEP) --target_losses
 
 # the entropy alone, the class-ratio KL alone
 $(RD)/entropy: private OPT = $(sfda_with) "[('SelfEntropy', {'weights':$(NU)}, 1)]"
@@ -29,3 +30,11 @@ $(RD)/shot: private OPT = $(sfda_with) \
 # no gap: the source network adapted to its own site, which should leave it as good as it was
 $(RD)/sfda_onsource: private OPT = $(sfda_with) "[($(ENTKL), $(call prior_from,sizes/$(SET)_source.csv,dumbpredwtags), 'norm_soft_size', 1)]" $(SOURCE)
 $(RD)/noadap_onsource: private OPT = $(WEIGHTS) --method noadap $(SOURCE)
+
+# One network for the target: the source network, its refresh, or what one of these runs chose of its epochs. Nobody looks at
+# a label for it; the run `chosen` is that network on the target as it is, for tables and pictures. A makefile that wants
+# other runs to choose among says so: CHOICES = sfda tent.
+CHOICES ?= $(filter sfda sfda_notags adaent tent shot selftrain,$(TRN) $(ABL) $(BAS))
+$(RD)/choice/chosen.pkl: $$(addprefix $(RD)/,$$(addsuffix /last.pkl,$$(CHOICES)))
+	$(if $(THREADS),OMP_NUM_THREADS=$(THREADS)) $(RENEW) $(CC) choose.py --runs $(addprefix $(RD)/,$(CHOICES)) --out $(@D) --overwrite
+$(RD)/chosen: private OPT = --method noadap --model_weights $(RD)/choice/chosen.pkl --saveim True --entmap

@@ -9,7 +9,7 @@
 include make/begin.mk
 
 TRN ?= cesource noadap sfda_lr0 sfda SFDA_TrueSize fs
-ABL ?= entropy klprop sfda_notags sfda_mean adaent cda tent bnrefresh shot noadap_onsource sfda_onsource
+ABL ?= entropy klprop sfda_notags sfda_mean adaent cda tent bnrefresh shot noadap_onsource sfda_onsource chosen
 BAS ?= $(if $(MAPS),adapt adapt_multi cesource_boundary fs_gdl fs_boundary)
 INF ?= cesourceim
 
@@ -54,6 +54,9 @@ TRAINED   ?= --n_epoch 150 --l_rate 5e-4 --lr_decay 0.9 $(LATE)
 PARITY    ?=
 LATE      ?= $(if $(PARITY),--lr_rule late)
 
+# how often an adaptation keeps its network, of which it chooses one at the end without labels; as published it does not: KEEP=
+KEEP      ?= $(if $(PARITY),,--keep_every 5)
+
 # -- the source network -----------------------------------------------------------------------------------------------
 # FROM=best (the default): the other runs start from the epoch of cesource that scores best on the validation images of the
 # source, whose labels are there; the last epoch of a training may be a bad one. FROM=last: from its last epoch, as published.
@@ -70,7 +73,7 @@ $(RD)/cesource: private OPT = $(SOURCE) --model_weights="" $(LEARN)
 # lower bound: the source network on the target as it is
 $(RD)/noadap: private OPT = $(WEIGHTS) --method noadap --saveim True --entmap
 # source-free adaptation: one prior size, by default switched by image-level tags. --saveim False, and no --entmap, to speed it up
-$(RD)/sfda: private OPT = $(WEIGHTS) --method sfda $(ADAPT) --saveim True --entmap $(call sfda_loss,$(COLUMN))
+$(RD)/sfda: private OPT = $(WEIGHTS) --method sfda $(ADAPT) $(KEEP) --saveim True --entmap $(call sfda_loss,$(COLUMN))
 # its control, the same at learning rate 0: what re-estimating the batch-norm statistics does on its own
 $(RD)/sfda_lr0: private OPT = $(WEIGHTS) --method sfda $(ADAPT) --l_rate 0 $(call sfda_loss,$(COLUMN))
 # upper bounds: the true sizes as prior; full supervision on the target
@@ -89,8 +92,9 @@ sizes/$(SET)_source.csv: | $$(firstword $$(DATA)) $$(VENV)
 	$(ONCE) $(CC) -m preprocess.size_priors make --data $(firstword $(DATA)) --out $@ $(PRIOR)
 
 # -- pictures ---------------------------------------------------------------------------------------------------------
-# that of the choice without labels, where adaptations keep networks to choose from (ADAPT += --keep_every 5)
-SELECTION ?= $(if $(filter --keep_every%,$(ADAPT)),$(RD)/selection.png)
+# that of sfda's choice without labels, where sfda is or will be made by the line above, and not by an older one without KEEP
+chooses    = $(if $(filter sfda,$(LINES)),,$(if $(wildcard $(RD)/sfda/last.pkl),$(wildcard $(RD)/sfda/selection.csv),$(KEEP)))
+SELECTION ?= $(if $(chooses),$(RD)/selection.png)
 PLOTS ?= $(addprefix $(RD)/,val_dice_3d.png boxes.png panel.png sizes.png losses.png sfda.gif) $(SELECTION)
 PANEL ?= noadap sfda fs
 $(RD)/panel.png: $$(DONE)

@@ -73,11 +73,11 @@ include make/rules.mk
 BLIND_LISTS = """\
 # nobody knows the truth of the target: no run that learns from it, no scores to draw
 TRN     = cesource noadap sfda_lr0 sfda
-ABL     =
+ABL     = tent shot chosen
 PLOTS   = $(RD)/losses.png $(SELECTION)
 """
 LABELLED_LISTS = """\
-ABL     = entropy klprop sfda_notags sfda_mean adaent cda tent bnrefresh shot
+ABL     = entropy klprop sfda_notags sfda_mean adaent cda tent bnrefresh shot chosen
 """
 UNTAGGED = f"""\
 # nothing tells which slices show an organ: one prior for every slice

@@ -15,6 +15,7 @@ from tests.tools.checkout import ROOT, copy_files, copy_rules, tracked
 
 ADAPTATION = ("spine.make", "prostate.make", "whs.make", "ivd.make")
 BOUNDARY = ("acdc.make", "isles.make", "wmh.make")
+CHOICES = ("sfda", "sfda_notags", "adaent", "tent", "shot", "selftrain")  # of prostate.make
 MAKEFILES = (*ADAPTATION, *BOUNDARY, "gta5.make", "msd_prostate.make", "brats.make")
 SMOKE = ("NET=Dimwit", "EPC=5", "DEBUG=--debug")
 
@@ -327,6 +328,7 @@ def test_published_lines_pasted_build(tmp_path, capsys):
     calls = trainings(dry_run(pasted, "SIZE=full")[0])
     (sfda,) = [call for call in calls if "results/prostate/sfda_tmp" in call]
     assert "0.000001" in sfda
+    assert "plot.py selection" not in dry_run(pasted, "SIZE=full")[0]  # it keeps no network to choose from
     assert "--method" not in sfda[sfda.index("--resume") :]  # the published line names no method
 
 
@@ -371,8 +373,43 @@ def test_parity_of_pseudo_labels_draws_the_threshold_as_published():
 @pytest.mark.parametrize("name", ADAPTATION)
 def test_the_choice_is_drawn_where_networks_are_kept_to_choose_from(name):
     drawn = f"plot.py selection --run results/{name[:-5]}/sfda --out results/{name[:-5]}/selection.png"
-    assert drawn not in dry_run(name)[0]
-    assert drawn in dry_run(name, "ADAPT=--l_rate 1e-5 --keep_every 5")[0]
+    assert drawn in dry_run(name)[0]
+    assert drawn not in dry_run(name, "KEEP=")[0]
+    assert drawn not in dry_run(name, "PARITY=1")[0]
+
+
+@pytest.mark.parametrize("files", [["last.pkl"], ["last.pkl", "selection.csv"]])
+def test_a_run_of_before_there_was_a_choice_is_not_asked_for_its_picture(tmp_path, files):
+    for name in files:
+        (tmp_path / "sfda").mkdir(exist_ok=True)
+        (tmp_path / "sfda" / name).touch()
+    commands, _ = dry_run("prostate.make", f"RD={tmp_path}")
+    assert ("plot.py selection" in commands) == ("selection.csv" in files)
+
+
+WITHOUT_LABELS = [*CHOICES, "entropy", "klprop", "sfda_mean", "cda", "bnrefresh", "sfda_onsource", "selftrain_vi"]
+
+
+@pytest.mark.parametrize("words", [(), ("SIZE=full",), SMOKE, ("KEEP=--keep_every 2",), ("PARITY=1",)])
+def test_adaptations_without_labels_keep_networks_and_one_is_chosen_among_their_choices(words):
+    commands, _ = dry_run("prostate.make", *words)
+    every = {"KEEP=--keep_every 2": "2", "PARITY=1": None}.get("".join(words), "5")
+    for call in trainings(commands):
+        run = Path(call[call.index("--workdir") + 1]).name.removesuffix("_tmp")
+        kept = call[call.index("--keep_every") + 1] if "--keep_every" in call else None
+        assert kept == (every if run in WITHOUT_LABELS else None), run
+    (line,) = [line for line in commands.splitlines() if "choose.py" in line]
+    runs = " ".join(f"results/prostate/{run}" for run in CHOICES)
+    assert line.endswith(f"choose.py --runs {runs} --out results/prostate/choice --overwrite")
+    (chosen,) = [call for call in trainings(commands) if "results/prostate/chosen_tmp" in call]
+    assert chosen[chosen.index("--model_weights") + 1] == "results/prostate/choice/chosen.pkl"
+
+
+def test_the_runs_to_choose_among_are_those_that_are_listed_or_named():
+    typed = ("TRN=cesource sfda", "ABL=tent chosen", "BAS=", "PRETRAIN=")
+    assert "--runs results/prostate/sfda results/prostate/tent --out" in dry_run("prostate.make", *typed)[0]
+    named = dry_run("prostate.make", "CHOICES=entropy cda")[0]
+    assert "--runs results/prostate/entropy results/prostate/cda --out" in named
 
 
 @pytest.mark.parametrize("name", BOUNDARY)
@@ -419,7 +456,8 @@ def test_adaptation_starts_from_the_best_network_of_the_source(makefile, words, 
     monkeypatch.setenv("FROM", "the environment of a mailer")
     calls = trainings(dry_run(makefile, *words)[0])
     found = [call[call.index("--model_weights") + 1] for call in calls if "--model_weights" in call]
-    started = [Path(path) for path in found if path and "local" not in path and "global" not in path]
+    others = ("local", "global", "choice/")
+    started = [Path(path) for path in found if path and not any(name in path for name in others)]
     assert {path.name for path in started} == {expected}
     assert all("cesource" in path.parent.name for path in started)
 

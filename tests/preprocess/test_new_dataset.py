@@ -2,7 +2,6 @@
 
 import json
 import os
-import re
 import subprocess
 from collections import Counter
 from dataclasses import replace
@@ -87,11 +86,10 @@ def test_without_target_labels_no_line_reads_them_and_all_lines_build(place):
     assert "TT_DATA = [('IMG', nii_transform, False)]" in text
     assert "--constant_mm2 90 --folder IMG --unlabelled" in text
     assert not any(word in text for word in ("/fs:", "SFDA_TrueSize", "dumbpredwtags", "val_gt_size"))
-    assert check(str(place / "mine.make")) == 5
     path = place / "mine.make"
-    assert "plot.py selection" not in dry_run(str(path))[0]
-    path.write_text(re.sub("^ADAPT .*", r"\g<0> --keep_every 5", text, flags=re.M))
+    assert check(str(path)) == 8
     assert "plot.py selection --run results/mine/sfda" in dry_run(str(path))[0]
+    assert "choose.py --runs results/mine/sfda results/mine/tent results/mine/shot --out" in dry_run(str(path))[0]
 
 
 def prior_line(text):
