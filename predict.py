@@ -1,6 +1,9 @@
 """A trained network on new volumes: for each a label map on the volume's own grid.
 
-    python predict.py --weights results/prostate/sfda/last.pkl --volumes 'new/*.nii.gz' --out predictions
+    python predict.py --weights results/prostate/sfda --volumes 'new/*.nii.gz' --out predictions
+
+The network is a checkpoint, or that of a run's folder: what the run chose without labels (chosen.pkl), else its last
+one. Of a folder of runs (results/prostate) it is that of the run `chosen`, which `make … chosen` makes.
 
 Writes OUT/<patient>.nii.gz, OUT/volumes.csv (how large each class is), and what else is asked for. How an image is
 made of a volume stands in the checkpoint: it is done as it was for the training, in the same directions whatever the
@@ -26,6 +29,7 @@ from datasets.streams import ahead
 from engine.arguments import args_of
 from files.faults import Fault, VolumeFault, describe_faults
 from files.pairing import Case
+from files.run_names import CHOSEN
 from main import run
 from nets.precision import PRECISIONS, device_of
 from prediction.adaptation import Adapting, adapt, add_adaptation_flags, refuse_idle_sizes
@@ -59,11 +63,13 @@ def get_args(argv: Sequence[str] | None) -> argparse.Namespace:
     if args.batch_size < 1:
         raise UserError(f"--batch_size is at least 1; got {args.batch_size}.")
     args.device = device_of(args.device)
+    args.weights = checkpoint_of(args.weights)
     return args
 
 
 def _add_input(add: Callable[..., Any]) -> None:
-    add("--weights", type=Path, required=True, help="checkpoint of a run: results/<set>/<run>/last.pkl")
+    weights = "checkpoint; or a run's folder: what it chose, else its last; or results/<set>: that of its run `chosen`"
+    add("--weights", type=Path, required=True, help=weights)
     volumes = "the volumes; once for each channel of an image, in the order of the set"
     add("--volumes", action="append", default=[], metavar="[NAME=]GLOB", help=volumes)
     patient = "its groups, joined, are the patient's id, by which files are named (default: the name of the file)"
@@ -92,6 +98,21 @@ def _add_machine(add: Callable[..., Any]) -> None:
     add("--batch_size", type=int, default=8, help="slices, or windows of a volume, at a time (default %(default)s)")
     add("--device", help="default: cuda where there is one")
     add("--precision", choices=PRECISIONS, help="default: that of the run")
+
+
+def checkpoint_of(path: Path) -> Path:
+    """The checkpoint that --weights means. Raises UserError for a folder that holds none, and tells which it takes."""
+    if not path.is_dir():
+        return path
+    names = (CHOSEN, "last.pkl", "chosen/last.pkl")
+    file = next((path / name for name in names if (path / name).is_file()), None)
+    if file is None:
+        raise UserError(
+            f"{path} holds none of {', '.join(names)}: name a checkpoint with --weights, the folder of a finished run, "
+            "or a folder of runs in which `make … chosen` chose one network."
+        )
+    print(f"The network is {file}.", flush=True)
+    return file
 
 
 # --------------------------------------------------------------------------------------------------- the story

@@ -280,6 +280,22 @@ def test_flags_that_name_the_wrong_thing_say_what_is_wrong_with_it(trained, tmp_
     assert sorted(path.name for path in tmp_path.iterdir()) == ["empty", "notes"]
 
 
+def test_the_folder_of_a_run_means_what_it_chose_else_its_last(trained, tmp_path, capsys):
+    folder, weights = trained
+    for place, others, expected in (
+        ("a", ("last.pkl",), "last.pkl"),
+        ("b", ("last.pkl", "best_3d.pkl", "chosen.pkl"), "chosen.pkl"),
+        ("c", ("noadap/last.pkl", "chosen/last.pkl"), "chosen/last.pkl"),
+    ):
+        for name in others:
+            (tmp_path / place / name).parent.mkdir(parents=True, exist_ok=True)
+            (tmp_path / place / name).write_bytes(weights.read_bytes() if name == expected else b"no checkpoint")
+        run(tmp_path / place, "--volumes", folder / "p1_i0.nii.gz", "--out", tmp_path / f"{place} out")
+        assert f"The network is {tmp_path / place / expected}." in capsys.readouterr().out
+    with pytest.raises(UserError, match="holds none of chosen.pkl, last.pkl, chosen/last.pkl: name a checkpoint"):
+        run(folder, "--volumes", folder / "p1_i0.nii.gz", "--out", tmp_path / "out")
+
+
 def test_masks_of_another_origin_are_not_taken_for_predictions(trained, tmp_path):
     folder, weights = trained
     words = ("--volumes", f"{folder}/p[12]_i0.nii.gz", "--out", tmp_path)
