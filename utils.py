@@ -1,6 +1,6 @@
 """What every module needs: errors a user can mend, registries, the OPT-string reader, safe file writing."""
 
-from processes.ctrl_c import ASKED, tell
+from processes.ctrl_c import ASKED, pressed, tell
 
 import argparse
 import ast
@@ -408,9 +408,12 @@ def run_program(main: Callable[[], None]) -> None:
             stream.reconfigure(errors="replace")
             setattr(sys, name, VisibleStream(stream, bars=name == "stderr"))
     try:
+        if pressed:  # while a library was imported that took it for a fault of its own, and went on
+            raise KeyboardInterrupt
         with _sigterm_leaves():
             main()
     except KeyboardInterrupt:
+        pressed.clear()
         tell()
         raise SystemExit(ASKED) from None
     except (UserError, OSError, MemoryError) as error:

@@ -38,6 +38,14 @@ def test_so_it_is_while_it_still_imports():
     assert (done.returncode, done.stderr) == (130, "plot.py: stopped by Ctrl-C.\n")
 
 
+@pytest.mark.parametrize("after", ["raise AttributeError('half a module')", "import utils; utils.run_program(print)"])
+def test_so_it_is_where_a_library_takes_it_for_its_own_fault(after):
+    taken = "try:\n    signal.raise_signal(signal.SIGINT)\nexcept BaseException:\n    pass\n"
+    words = f"import processes.ctrl_c, signal, sys\nsys.argv = ['plot.py']\n{taken}{after}"
+    done = subprocess.run([sys.executable, "-c", words], capture_output=True, text=True, cwd=ROOT)
+    assert (done.returncode, done.stdout, done.stderr) == (130, "", "plot.py: stopped by Ctrl-C.\n")
+
+
 def test_too_little_memory_is_a_sentence(monkeypatch, capsys):
     monkeypatch.setattr(sys, "argv", ["predict.py"])
     with pytest.raises(SystemExit) as end:
