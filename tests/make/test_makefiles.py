@@ -538,6 +538,22 @@ def test_smoke_of_the_whole_chain(checkout, python):
     assert "results/ivd/fs_tmp" not in retrained
 
 
+def test_smoke_of_the_choice_among_runs(checkout, python):
+    """After the chain above: two adaptations, the choice between what they chose, and that network in a run of its own."""
+    words = ("-f", "ivd.make", *SMOKE, "EPC=1", f"CC={python}", "CHOICES=sfda tent", "chosen")
+    first = make(checkout, *words)
+    assert first.returncode == 0, first.stderr
+    run = checkout / "results" / "ivd"
+    assert "Chosen without labels" in first.stdout
+    assert {path.name for path in (run / "choice").iterdir() if path.name[0] != "."} == {
+        "chosen.pkl",
+        "selection.csv",
+        "selection.txt",
+    }
+    assert (run / "chosen" / "patients_last.csv").is_file()
+    assert "Nothing to be done" in make(checkout, *words).stdout
+
+
 @pytest.mark.parametrize(
     "goal", ["isles/val_3d_hd95.png", "gta5/adapt_colour", "msd_prostate/few_labels.png", "brats/threshold.png"]
 )
