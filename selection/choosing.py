@@ -7,7 +7,7 @@ Written into a folder:
 """
 
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -21,6 +21,7 @@ from datasets.streams import Stream
 from datasets.volumes import WholeStream
 from files.run_names import CHOSEN, SELECTION, candidates_of
 from methods.settings import Settings
+from nets.base import Network
 from nets.bundle import Bundle, read_bundle
 from nets.checkpoint_files import load_checkpoint, of_a_network, save_checkpoint
 from nets.filling import fitting_weights
@@ -149,6 +150,7 @@ def choose_among(
     target = open_target(reading, priors)
     built = (network, target.slices.shape[0], reading.n_class)
     net = build_network(*built).to(reading.device)
+    settings = laid_out(net, settings)
     candidates = [Candidate(SOURCE, 0, partial(fitting_weights, net, pool.source, *built))]
     if has_batch_norms(net):
         net.load_state_dict(candidates[0].weights())
@@ -164,6 +166,17 @@ def choose_among(
     told = of_a_network(around) | {"net": chosen.weights(), "epoch": chosen.epoch - 1}
     save(folder, choice, candidates, told)
     return choice.reason
+
+
+def laid_out(net: Network, settings: Settings) -> Settings:
+    """Puts the network, and by these settings its images, into the memory layout in which a CPU infers faster.
+
+    On a GPU the layout is that of the run.
+    """
+    if not settings.channels_last and not (settings.device == "cpu" and net.keeps_channels_last):
+        return settings
+    net.to(memory_format=torch.channels_last if net.axes == 2 else torch.channels_last_3d)
+    return replace(settings, channels_last=1)
 
 
 def save(folder: Path, choice: Choice, candidates: Sequence[Candidate], checkpoint: dict[str, Any]) -> None:
