@@ -34,6 +34,7 @@ from processes.alone import run_alone
 from processes.errors import UserError
 from processes.lock import locked
 from processes.ownership import begin, refuse_taken
+from processes.quoting import visible
 from selection.candidates import REFRESH, SOURCE
 from selection.choosing import Pool, choose_among
 from utils import ProgramParser, atomic_write, run_program, settings_of, sha256_of
@@ -146,9 +147,9 @@ def must_be_alike(runs: Sequence[Adapted]) -> None:
 
 def names_of(runs: Sequence[Adapted]) -> list[str]:
     """What each run is called as a candidate: by its folder's name, where that is no other candidate's."""
-    names = [run.folder.resolve().name for run in runs]
+    names = [visible(run.folder.resolve().name) for run in runs]
     return [
-        str(run.folder) if names.count(name) > 1 or name in (SOURCE, REFRESH) else name
+        visible(run.folder) if names.count(name) > 1 or name in (SOURCE, REFRESH) else name
         for run, name in zip(runs, names, strict=True)
     ]
 

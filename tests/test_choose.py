@@ -148,8 +148,10 @@ def test_a_single_run_that_chose_nothing_is_compared_with_its_start(runs, tmp_pa
 def test_runs_of_one_name_are_told_apart(runs, tmp_path):
     one, two = (shutil.copytree(runs("selftrain"), tmp_path / name / "selftrain") for name in "ab")
     three = shutil.copytree(runs("selftrain"), tmp_path / "source")
-    table = choose(tmp_path / "out", one, two, three)
-    assert table["candidate"].tolist() == ["source", "refresh", str(one), str(two), str(three)]
+    four = shutil.copytree(runs("selftrain"), tmp_path / "=1+1\n,\u202e")
+    table = choose(tmp_path / "out", one, two, three, four)
+    assert table["candidate"].tolist() == ["source", "refresh", *map(str, (one, two, three)), "'=1+1\\n,\\u202e"]
+    assert (tmp_path / "out" / "selection.txt").read_text().count("\n") == 1
 
 
 def test_a_run_that_kept_its_start_is_no_candidate_twice(runs, tmp_path, capsys):

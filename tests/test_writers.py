@@ -298,11 +298,13 @@ OTHERS = {
     "preprocess/unpack.py: unpack": "json of names and digests",
     "engine/run_folder.py: CsvLog.append": "numbers",
     "score_masks.py: main": "numbers",
+    "selection/choosing.py: save": "tests/test_choose.py names runs oddly; all else is of its own words",
     "datasets/cache.py: _make": "json of names, shapes and digests",
     "datasets/volume_files.py: VolumeFolder.open": "json of names, shapes and digests",
     "processes/quoting.py: csv_text": "the csv of all others",
 }
 PACKAGES = ("processes", "files", "datasets", "nets", "methods", "engine", "analysis", "preprocess", "prediction")
+PACKAGES += ("selection",)
 MODULES = [*ROOT.glob("*.py"), *(path for package in PACKAGES for path in ROOT.glob(f"{package}/**/*.py"))]
 
 

@@ -33,10 +33,11 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+import main as training
 from tests.conftest import write_site
 from tests.fake_runs import make_run, make_set
 from tests.tiny_network import train_on_volumes, write_volumes
-from tests.tools.chaos import OWN, _same_bytes, _same_states, _same_tables
+from tests.tools.chaos import OWN, _same_bytes, _same_states, _same_tables, arguments
 from utils import run_program
 
 ROOT = Path(__file__).parents[2]
@@ -107,6 +108,17 @@ def _weights(folder: Path) -> None:
         train_on_volumes(folder)
 
 
+def _adapted(folder: Path) -> None:
+    """A network, and two adaptations of it to the images that it was trained on."""
+    site = write_site(Path("site"), 150, 90, seed=2)
+    start = ("--network", "Dimwit", "--n_epoch", 1)
+    adapting = ("--method", "sfda", "--target_losses", "[('SelfEntropy', {}, 1)]", "--model_weights", "source/last.pkl")
+    with contextlib.redirect_stdout(None):
+        training.main(arguments(site, Path("source"), *start))
+        for rate in (1e-3, 1e-1):
+            training.main(arguments(site, Path(f"rate{rate}"), *start, *adapting, "--l_rate", rate))
+
+
 CHAIN = r"""
 SET := tiny
 VOLUMES :=
@@ -173,6 +185,11 @@ PROGRAMS = {
             *("--weights", "run/last.pkl", "--volumes", "volumes/p?.nii.gz", "--out", "out", "--device", "cpu"),
             "--entropy",
         ),
+    ),
+    "choose": Program(
+        _adapted,
+        "choose",
+        ("--runs", "rate0.001", "rate0.1", "--out", "choice", "--device", "cpu", "--overwrite"),
     ),
     "make": Program(_chain, "", MAKE, forked=False),
 }
