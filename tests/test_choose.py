@@ -1,7 +1,6 @@
 """choose.py: one network for a target among those of several runs; which runs it takes, and that no label moves it."""
 
 import shutil
-import sys
 from pathlib import Path
 
 import numpy as np
@@ -18,6 +17,7 @@ from processes.alone import run_alone
 from processes.errors import UserError
 from tests.tools.chaos import _bits as bits
 from tests.tools.chaos import arguments as of_chaos
+from tests.tools.opened import watched
 
 NETWORK = ("--network", "Dimwit")
 IMAGES = "[('IMG', png_transform, False)]"
@@ -247,17 +247,6 @@ def test_the_source_network_is_that_of_a_copy_or_of_the_line(runs, tmp_path, mon
 
 
 # -- labels --------------------------------------------------------------------------------------------------------
-
-
-def watched(note, function, *args):
-    opened = []
-    sys.addaudithook(lambda event, told: opened.append(str(told[0])) if event in EVENTS else None)
-    answer = function(*args)
-    note.write_text("\n".join(opened), encoding="utf-8")
-    return answer
-
-
-EVENTS = ("open", "os.listdir", "os.scandir")
 
 
 def test_its_process_opens_no_ground_truth(runs, tmp_path, monkeypatch):

@@ -1,7 +1,6 @@
 """A run chooses its epoch in a process of its own: what that opens, how it is stopped, and in which runs it works."""
 
 import shutil
-import sys
 from pathlib import Path
 
 import pandas as pd
@@ -15,6 +14,7 @@ from processes.alone import run_alone
 from processes.errors import UserError
 from tests.tools.chaos import ASKED, ask_to_stop, differences
 from tests.tools.chaos import arguments as of_chaos
+from tests.tools.opened import watched
 
 NETWORK = ("--network", "Dimwit")
 
@@ -79,18 +79,6 @@ def test_where_it_runs_changes_no_bit_and_it_speaks_once(site, source, whole, tm
 
 
 # -- what it opens -------------------------------------------------------------------------------------------------
-
-
-def watched(note, function, *args):
-    """In the process: the function, and a line in `note` for each file or folder that is opened meanwhile."""
-    opened = []
-    sys.addaudithook(lambda event, told: opened.append(str(told[0])) if event in EVENTS else None)
-    answer = function(*args)
-    note.write_text("\n".join(opened), encoding="utf-8")
-    return answer
-
-
-EVENTS = ("open", "os.listdir", "os.scandir")
 
 
 def test_it_opens_images_and_copies_and_no_ground_truth(site, source, whole, tmp_path, monkeypatch):

@@ -13,10 +13,10 @@ import pytest
 from processes.alone import run_alone
 from processes.errors import UserError
 from processes.interrupt import STOP, Interrupted
+from tests.tools.living import is_alive, needs_proc, wait_until
 
 ROOT = Path(__file__).parents[2]
 HERE = os.getpid()
-needs_proc = pytest.mark.skipif(not Path("/proc/self/stat").exists(), reason="needs /proc")
 
 
 class OddError(Exception):
@@ -98,21 +98,6 @@ def say_number(path):
     Path(path + ".part").write_text(f"{os.getpid()} {os.getppid()}")
     Path(path + ".part").rename(path)
     time.sleep(600)
-
-
-def wait_until(is_so):
-    for _ in range(6000):
-        if is_so():
-            return
-        time.sleep(0.01)
-    raise AssertionError("it did not come")
-
-
-def is_alive(pid):
-    try:
-        return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0] not in "ZX"
-    except FileNotFoundError:
-        return False
 
 
 def numbers(paths):

@@ -7,7 +7,6 @@ import signal
 import subprocess
 import sys
 import tempfile
-import time
 from functools import partial
 from multiprocessing import forkserver
 from pathlib import Path
@@ -16,6 +15,7 @@ import pytest
 
 from processes.errors import UserError
 from processes.pool import in_processes
+from tests.tools.living import is_alive, needs_proc, wait_until
 
 STARTER = """
 import os, sys, time
@@ -33,23 +33,7 @@ if __name__ == "__main__":
 """
 
 
-def wait_until(is_so):
-    for _ in range(3000):
-        if is_so():
-            return
-        time.sleep(0.01)
-    raise AssertionError("it did not come")
-
-
-def is_alive(pid):
-    """A zombie is not: its parent is gone, and nobody may be there to ask for its exit code."""
-    try:
-        return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0] not in "ZX"
-    except FileNotFoundError:
-        return False
-
-
-@pytest.mark.skipif(not Path("/proc/self/stat").exists(), reason="needs /proc")
+@needs_proc
 @pytest.mark.parametrize("number", [signal.SIGKILL, signal.SIGTERM])
 def test_workers_end_with_their_starter(tmp_path, number):
     script, pids = tmp_path / "starter.py", [tmp_path / "1", tmp_path / "2"]
