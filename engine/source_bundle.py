@@ -14,7 +14,6 @@ import numpy as np
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
-from torch.nn.modules.batchnorm import _BatchNorm
 
 from dataloader import AnySet, AnyStream
 from datasets.class_measures import MEASURES, class_areas, measure_shapes, summarise_sizes
@@ -25,6 +24,7 @@ from datasets.volumes import VolumeSet, WholeStream
 from engine.evaluation import Scoring
 from engine.run_folder import RunFolder
 from methods.base import Method, infer
+from nets.base import batch_norms
 from nets.bundle import QUANTITIES, Bundle, make_bundle, summarise
 from nets.checkpoint_files import load_checkpoint
 from nets.confidence import PLAIN, ConfidenceTable, at_temperatures, fit_temperatures, real_dice, soft_dice
@@ -82,9 +82,7 @@ class SourceBundle:
         values, reasons = self._of_data
         for more, why in (self._of_features(), self._of_validation()):
             values, reasons = values | more, reasons | why
-        norms = [
-            each for each in self.method.net.modules() if isinstance(each, _BatchNorm) and each.track_running_stats
-        ]
+        norms = [norm for norm in batch_norms(self.method.net) if norm.track_running_stats]
         words = {"training": self._words(self.train), "validation": self._words(self.val.slices)}
         return make_bundle(values, words, reasons, sum(2 * norm.num_features for norm in norms))
 

@@ -10,9 +10,9 @@ from typing import Literal
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
-from torch.nn.modules.batchnorm import _BatchNorm
 
 from methods.settings import Settings, flag
+from nets.base import batch_norms
 from nets.probabilities import log_probabilities
 from nets.weight_checks import within_memory
 from processes.errors import UserError
@@ -117,7 +117,7 @@ def check_settings(settings: AdversarialSettings) -> None:
 @contextmanager
 def running_statistics_kept(module: nn.Module) -> Iterator[None]:
     """In this block batch norms see images and do not remember them: evaluation uses the target's statistics."""
-    norms = {norm: norm.momentum for norm in module.modules() if isinstance(norm, _BatchNorm)}
+    norms = {norm: norm.momentum for norm in batch_norms(module)}
     for norm in norms:
         norm.momentum = 0.0
     try:

@@ -15,12 +15,12 @@ from dataclasses import dataclass
 from typing import Literal
 
 from torch import nn
-from torch.nn.modules.batchnorm import _BatchNorm
 
 from methods.base import METHODS
 from methods.objective import LossSum
 from methods.settings import flag
 from methods.supervised import Supervised
+from nets.base import batch_norms
 from processes.errors import UserError
 from processes.team import ALONE, Team
 
@@ -51,7 +51,7 @@ class SFDA(Supervised):
                 f"--method sfda never sees ground truth, but {blind[0]} needs it; use a loss of the prediction alone "
                 "(EntKLProp, SelfEntropy, KLPropInv, NaivePenalty), or --method supervised."
             )
-        self.norms = [module for module in net.modules() if isinstance(module, _BatchNorm)]
+        self.norms = batch_norms(net)
         self._select(net, settings.trainable)
         super().__init__(net, loss, settings, team)
 

@@ -232,6 +232,11 @@ def values_per_channel(module: nn.Module, shape: Sequence[int]) -> dict[str, int
     return counts
 
 
+def batch_norms(module: nn.Module) -> list[_BatchNorm]:
+    """The batch norms in a network, in the order in which it declares them."""
+    return [part for part in module.modules() if isinstance(part, _BatchNorm)]
+
+
 def check_batch_norms(module: nn.Module, shape: Sequence[int]) -> None:
     """Raises UserError if images of this shape (B,C,…) leave a batch norm in training mode one value a channel.
 

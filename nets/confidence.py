@@ -152,17 +152,10 @@ def _root(gap: Callable[[float], float]) -> tuple[float, float]:
 # -------------------------------------------------------------------------------------- on unlabelled images
 
 
-def scale_by_class(log_p: Tensor, temperatures: np.ndarray) -> Tensor:
-    """(B, K, …) log-probabilities at the temperatures (K,) of the classes that are predicted; their argmax stays."""
-    factors = torch.from_numpy(1 / usable(temperatures)).to(log_p)
-    return (log_p * factors[log_p.max(1).indices].unsqueeze(1)).log_softmax(1)
+def scale_by_class(log_p: Tensor, labels: Tensor, temperatures: np.ndarray) -> Tensor:
+    """(B, K, …) log-probabilities at the temperatures (K,) of the classes that are predicted; their argmax stays.
 
-
-def confidence_sums(log_p: Tensor) -> Tensor:
-    """(B, K, …) log-probabilities -> (3, B, K) float64 sums over the pixels: of p_k [ŷ = k], of p_k, of [ŷ = k].
-
-    Those of a patient's slices add up; `soft_dice_confidence` makes the SDC of them.
+    labels: (B, …) numbers of these classes
     """
-    p, predicted = log_p.exp().flatten(2).double(), one_hot(log_p.max(1).indices, log_p.shape[1], torch.float64)
-    predicted = predicted.flatten(2)
-    return torch.stack([(p * predicted).sum(2), p.sum(2), predicted.sum(2)])
+    factors = torch.from_numpy(1 / usable(temperatures)).to(log_p)
+    return (log_p * factors[labels.long()].unsqueeze(1)).log_softmax(1)

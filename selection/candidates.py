@@ -5,10 +5,10 @@ from dataclasses import dataclass
 
 import torch
 from torch import Tensor, nn
-from torch.nn.modules.batchnorm import _BatchNorm
 
 from methods.base import infer
 from methods.settings import Settings
+from nets.base import batch_norms
 
 SOURCE, REFRESH = "source", "refresh"
 Weights = dict[str, Tensor]
@@ -23,11 +23,6 @@ class Candidate:
     weights: Callable[[], Weights]
 
 
-def has_batch_norms(net: nn.Module) -> bool:
-    """Whether there are statistics to refresh."""
-    return any(isinstance(module, _BatchNorm) for module in net.modules())
-
-
 @torch.no_grad()
 def refreshed(net: nn.Module, images: Iterable[Tensor], settings: Settings) -> Weights:
     """The weights of the network with the batch-norm statistics of these images alone (Schneider et al., NeurIPS 2020).
@@ -35,7 +30,7 @@ def refreshed(net: nn.Module, images: Iterable[Tensor], settings: Settings) -> W
     images: batches (B, C, …) on the device, each in random company. A plain average over them replaces the moving one;
     nothing else of the network changes. It is left in evaluation mode, with the new statistics.
     """
-    norms = [module for module in net.modules() if isinstance(module, _BatchNorm)]
+    norms = batch_norms(net)
     momenta = [norm.momentum for norm in norms]
     net.eval()
     for norm in norms:

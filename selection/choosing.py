@@ -21,13 +21,13 @@ from datasets.streams import Stream
 from datasets.volumes import WholeStream
 from files.run_names import CHOSEN, SELECTION, candidates_of
 from methods.settings import Settings
-from nets.base import Network
+from nets.base import Network, batch_norms
 from nets.bundle import Bundle, read_bundle
 from nets.checkpoint_files import load_checkpoint, of_a_network, save_checkpoint
 from nets.filling import fitting_weights
 from networks import build_network
 from processes.quoting import csv_text
-from selection.candidates import REFRESH, SOURCE, Candidate, has_batch_norms, refreshed
+from selection.candidates import REFRESH, SOURCE, Candidate, refreshed
 from selection.decision import Choice, decide
 from selection.measuring import Measured, measure, per_patient
 from selection.validators import Evidence
@@ -152,7 +152,7 @@ def choose_among(
     net = build_network(*built).to(reading.device)
     settings = laid_out(net, settings)
     candidates = [Candidate(SOURCE, 0, partial(fitting_weights, net, pool.source, *built))]
-    if has_batch_norms(net):
+    if batch_norms(net):
         net.load_state_dict(candidates[0].weights())
         statistics = refreshed(net, (image for image, _ in target.batches()), settings)
         candidates.append(Candidate(REFRESH, 0, lambda: statistics))

@@ -18,6 +18,7 @@ from torch import Tensor, nn
 from datasets.packed_maps import PackedMaps
 from methods.base import infer
 from methods.settings import Settings
+from nets.confidence import scale_by_class
 from nets.probabilities import EPS, log_probabilities
 from selection.views import VIEWS, dropped_features, grey_range, mixed, same, sampled
 
@@ -35,7 +36,7 @@ class Measured:
 
 @torch.inference_mode()
 def measure(
-    net: nn.Module, images: Iterator[tuple[Tensor, Tensor]], settings: Settings, temperatures: Sequence[float] | None
+    net: nn.Module, images: Iterator[tuple[Tensor, Tensor]], settings: Settings, temperatures: np.ndarray | None
 ) -> Measured:
     """Makes all passes of one candidate, in evaluation mode.
 
@@ -56,7 +57,7 @@ def measure(
 
 
 def _passes(
-    net: nn.Module, image: Tensor, settings: Settings, number: int, temperatures: Sequence[float] | None
+    net: nn.Module, image: Tensor, settings: Settings, number: int, temperatures: np.ndarray | None
 ) -> tuple[Tensor, dict[str, Tensor]]:
     """(B, …) uint8 class numbers, and the sums (B, K) of a batch."""
 
@@ -100,7 +101,7 @@ def everywhere(p: Tensor) -> Tensor:
     return p.sum(-1).flatten(2).sum(2, dtype=torch.float64)
 
 
-def clean_sums(log_p: Tensor, labels: Tensor, temperatures: Sequence[float] | None = None) -> dict[str, Tensor]:
+def clean_sums(log_p: Tensor, labels: Tensor, temperatures: np.ndarray | None = None) -> dict[str, Tensor]:
     """Sums (B, K) of the pass over images as they are.
 
     log_p: (B, K, …) log-probabilities; labels: (B, …) their most probable classes
@@ -120,8 +121,8 @@ def clean_sums(log_p: Tensor, labels: Tensor, temperatures: Sequence[float] | No
         "entropy": by_class(-(p * log_p).sum(1), labels, n_class),
     } | spectrum(p, labels)
     if temperatures is not None:
-        scale = torch.as_tensor(temperatures, dtype=log_p.dtype, device=log_p.device)[labels.long()].unsqueeze(1)
-        cooled = torch.softmax(log_p / scale, dim=1, out=p)  # in its place: probabilities of a volume are large
+        del p  # of a volume it is large
+        cooled = scale_by_class(log_p, labels, temperatures).exp_()
         sums["soft_t"] = everywhere(cooled)
         sums["sure_t"] = by_class(cooled.amax(1), labels, n_class)
     return sums

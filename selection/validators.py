@@ -151,17 +151,16 @@ def ensv(seen: Evidence) -> np.ndarray:
 
 def _dice_with(seen: Evidence, reference: Callable[[int], np.ndarray]) -> np.ndarray:
     """(C, P, K) Dice of every candidate's masks with a mask that is asked for by the image's place."""
-    counts = np.zeros((3, *seen.sums["size"].shape))
+    own_sizes = seen.sums["size"]
+    both, sizes = np.zeros(own_sizes.shape), np.zeros(own_sizes.shape[1:])
     for patient, rows in enumerate(seen.rows):
         for row in rows:
             other = reference(row)
-            sizes = np.bincount(other.ravel(), minlength=seen.n_class)
+            sizes[patient] += np.bincount(other.ravel(), minlength=seen.n_class)
             for c, masks in enumerate(seen.masks):
                 own = masks[row]
-                counts[0, c, patient] += np.bincount(own[own == other], minlength=seen.n_class)
-                counts[1, c, patient] += np.bincount(own.ravel(), minlength=seen.n_class)
-                counts[2, c, patient] += sizes
-    return dice(*counts)
+                both[c, patient] += np.bincount(own[own == other], minlength=seen.n_class)
+    return dice(both, own_sizes, sizes)
 
 
 @VALIDATORS.register()

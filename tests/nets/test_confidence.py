@@ -9,13 +9,19 @@ from nets.confidence import (
     PLAIN,
     ConfidenceTable,
     at_temperatures,
-    confidence_sums,
     fit_temperatures,
     real_dice,
     scale_by_class,
     soft_dice,
     soft_dice_confidence,
 )
+from selection.measuring import clean_sums
+
+
+def sums_of(log_p):
+    """(3, B, K) sums that the soft Dice confidence of images is made of."""
+    sums = clean_sums(log_p, log_p.argmax(1))
+    return np.stack([sums[name].numpy() for name in ("sure", "soft", "size")])
 
 
 def table_of(images, patients, n_class):
@@ -41,7 +47,7 @@ def made_up(count=6, n_class=3, sharpness=2.0, seed=0):
 def test_the_sums_of_one_pixel_each():
     """Pixels with p_1 = .2, .6, .9; the last is predicted and true."""
     p = torch.tensor([[0.8, 0.4, 0.1], [0.2, 0.6, 0.9]])[None, :, :, None]
-    own, total, predicted = confidence_sums(p.log()).numpy()[:, 0]
+    own, total, predicted = sums_of(p.log())[:, 0]
     assert own == pytest.approx([0.8, 1.5])
     assert total == pytest.approx([1.3, 1.7])
     assert predicted == pytest.approx([1, 2])
@@ -86,10 +92,10 @@ def test_the_fit_is_what_it_says_pixel_by_pixel():
     images, patients = made_up(6, sharpness=3.0), [0, 0, 1, 1, 2, 2]
     counts, mass = table_of(images, patients, 3)
     temperatures, _ = fit_temperatures(counts, mass)
-    scaled = [scale_by_class(log_p, temperatures) for log_p, _ in images]
+    scaled = [scale_by_class(log_p, log_p.argmax(1), temperatures) for log_p, _ in images]
     sums = np.zeros((3, 3, 3))
     for patient, log_p in zip(patients, scaled, strict=True):
-        sums[:, patient] += confidence_sums(log_p).numpy()[:, 0]
+        sums[:, patient] += sums_of(log_p)[:, 0]
     confidence = soft_dice_confidence(*sums)
     assert confidence == pytest.approx(soft_dice(counts, at_temperatures(mass, temperatures)), abs=2e-5)
     assert confidence[:, 1:].mean(0) == pytest.approx(real_dice(counts)[:, 1:].mean(0), abs=2e-5)
@@ -102,7 +108,7 @@ def test_the_fit_is_what_it_says_pixel_by_pixel():
 
 def test_masks_stay_as_they_are():
     ((log_p, _),) = made_up(1)
-    scaled = scale_by_class(log_p, np.array([16.0, 0.5, np.nan]))
+    scaled = scale_by_class(log_p, log_p.argmax(1), np.array([16.0, 0.5, np.nan]))
     assert torch.equal(scaled.argmax(1), log_p.argmax(1))
     third = (log_p.argmax(1) == 2)[0]
     assert torch.allclose(scaled[0, :, third], log_p[0, :, third], atol=1e-6)
