@@ -34,6 +34,7 @@ from pathlib import Path
 from typing import Any
 
 import main as training
+from processes import ctrl_c
 from tests.conftest import write_site
 from tests.fake_runs import make_run, make_set
 from tests.tiny_network import train_on_volumes, write_volumes
@@ -170,6 +171,34 @@ PROGRAMS = {
         ("make", "--data", "site", "--out", "priors/a.csv", "--n_class", "2", "--constant", "90"),
         dest="priors/a.csv",
     ),
+    "shift_volumes": Program(
+        _volumes,
+        "preprocess.shift_volumes",
+        (
+            *("--image", "volumes/p?.nii.gz", "--dest", "shifted", "--acquisition", "noise"),
+            "--severity",
+            "2",
+            "--jobs",
+            "1",
+        ),
+        dest="shifted",
+    ),
+    "new_dataset": Program(
+        _volumes,
+        "preprocess.new_dataset",
+        (
+            *("--name", "mine", "--source", "volumes/p?.nii.gz", "--source_label", "volumes/p?_gt.nii.gz"),
+            *("--target", "volumes/p?.nii.gz", "--patient", r"(p\d)", "--organ_mm2", "90", "--jobs", "1"),
+        ),
+        dest="mine.make",
+    ),
+    "data_report": Program(_site, "preprocess.data_report", ("--data", "site", "--out", "looked")),
+    "tags": Program(
+        _site,
+        "preprocess.tags",
+        ("page", "--data", "site", "--classes", "organ", "--out", "tags.html"),
+        dest="tags.html",
+    ),
     "unpack": Program(_archive, "preprocess.unpack", ("--lineage", "a.lineage", "--dest", "unpacked"), dest="unpacked"),
     "phantom": Program(
         lambda _: None, "preprocess.phantom.__main__", ("ivd", "--dest", "phantom", "--jobs", "1"), dest="phantom"
@@ -272,7 +301,7 @@ def _work(program: Program, log: Path) -> None:
         os.dup2(out.fileno(), 2)
     sys.stdout, sys.stderr = (os.fdopen(number, "w", 1, closefd=False) for number in (1, 2))
     sys.argv = [program.module, *program.words]
-    signal.signal(signal.SIGINT, signal.default_int_handler)
+    signal.signal(signal.SIGINT, ctrl_c.note)  # as in a program that imports it
     code: Any = 0
     try:
         signal.pthread_sigmask(signal.SIG_UNBLOCK, (signal.SIGINT, signal.SIGTERM))
@@ -281,6 +310,9 @@ def _work(program: Program, log: Path) -> None:
         code = end.code
     except KeyboardInterrupt:  # before or behind it
         code = 128 + signal.SIGINT
+    except Exception:  # noqa: BLE001  as at the end of a program: a library may have taken Ctrl-C for its own fault
+        sys.excepthook(*sys.exc_info())
+        code = 1
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     sys.exit(code)
 
@@ -370,7 +402,11 @@ class Chaos:
 
     def _has_made(self, code: int | None) -> bool:
         """Whether it ended well, or refused to make again what it had made."""
-        words = ("is there already; remove it", "is there and is never overwritten")
+        words = (
+            "is there already; remove it",
+            "is there and is never overwritten",
+            "is there already and is never overwritten",
+        )
         return code == 0 or (code == 2 and self.program.dest != "" and any(each in self._said() for each in words))
 
     def _said(self) -> str:
