@@ -50,10 +50,12 @@ OVERLAPS = ("cmr_nhd", "cmr_ei", "pairwise", "mixval", "ensv", "sdc", "sdc_calib
 OVERLAPS += ("continuity", "edge", "contrast")
 
 
-def by_patient(name: str, seen: Evidence) -> np.ndarray:
-    """(C, P) scores by a validator: the mean over the foreground classes that are expected in the patient."""
-    values = VALIDATORS[name](seen)
-    expected = np.broadcast_to(seen.expected, values.shape)
+def by_patient(name: str, values: np.ndarray, expected: np.ndarray) -> np.ndarray:
+    """(C, P) scores out of a validator's values (C, P, K): the mean over the foreground classes that are expected.
+
+    name: of the validator; expected: (P, K) whether the class is expected in the patient
+    """
+    expected = np.broadcast_to(expected, values.shape)
     if name in OVERLAPS and np.isfinite(values).any():
         values = np.where(np.isnan(values) & expected, 0, values)
     kept = np.where(expected, values, np.nan)[..., 1:]
@@ -69,7 +71,7 @@ def decide(seen: Evidence, candidates: Sequence[Candidate], seed: int = 0) -> Ch
     passes = np.array([not why for why in gate])
     passes[starts] = True  # one of these is kept where nothing else may be
     seen = replace(seen, pool=passes)
-    patients = {name: by_patient(name, seen) for name in VALIDATORS}
+    patients = {name: by_patient(name, VALIDATORS[name](seen), seen.expected) for name in VALIDATORS}
     scores = {name: middle(values) for name, values in patients.items()}
     alone = {name: int(np.nanargmax(values)) for name, values in scores.items() if np.isfinite(values).any()}
     consistency = _mean_of([patients[name] for name in DECIDING])

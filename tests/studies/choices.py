@@ -1,0 +1,161 @@
+"""How well a network is chosen without labels: every pair, method and seed, against the labels revealed afterwards.
+
+    python -m tests.studies.choices --out results/choices                            everything, and the tables
+    python -m tests.studies.choices --out results/choices --pairs ct-mr --seeds 0 1  a part of it
+    python -m tests.studies.choices --out results/choices --tables                   the tables of what is there
+
+Trains a source network a pair and seed, adapts it by each method, and has each run choose one of its epochs, as
+main.py does. Then it scores every candidate by the labels of the target's validation images, which nothing before has
+read. A run that is there is kept, so the study can be stopped and started again, and several may share the work, each
+with pairs or seeds of its own.
+
+Leaves OUT/<pair>/<seed>/<method>.npz, what each validator and the truth say of each candidate, OUT/candidates.csv, and
+OUT/tables.md. `python -m tests.studies.choices --help` has the rest.
+"""
+
+import processes.ctrl_c  # noqa: F401  first: from here on Ctrl-C is one line
+
+import shutil
+import time
+from argparse import Namespace
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import replace
+from pathlib import Path
+from unittest.mock import patch
+
+import numpy as np
+import torch
+from torch import nn
+
+import main as training
+from dataloader import Reading, open_data
+from engine.arguments import get_args
+from engine.candidates import Candidates
+from engine.evaluation import evaluate
+from networks import NETWORKS, UNet
+from processes.lock import locked
+from selection import choosing
+from selection.candidates import Candidate
+from selection.decision import Choice, decide
+from selection.validators import Evidence
+from tests.studies.pairs import METHODS, PAIRS, Pair, common, method_flags, prior_of, source_flags
+from tests.studies.records import Record
+from tests.studies.regret import write_tables
+from tests.studies.sites import make_site
+from utils import ProgramParser, run_program, settings_of
+
+
+@NETWORKS.register()
+class GroupUNet(UNet):
+    """The U-Net with group normalisation in place of every batch normalisation: nothing in it can be refreshed."""
+
+    def __init__(self, in_channels: int, n_class: int, *, nG: int = 32) -> None:
+        super().__init__(in_channels, n_class, nG=nG)
+        for module in list(self.modules()):
+            for name, child in module.named_children():
+                if isinstance(child, nn.BatchNorm2d):
+                    setattr(module, name, nn.GroupNorm(min(4, child.num_features), child.num_features))
+
+
+# ---------------------------------------------------------------------------------------------------- one adaptation
+
+
+@contextmanager
+def watched(seen: list[tuple[Evidence, Sequence[Candidate], Choice]]) -> Iterator[None]:
+    """Inside it a run chooses in this process, what it saw is noted, and the candidates are not removed."""
+
+    def noted(evidence: Evidence, candidates: Sequence[Candidate], seed: int = 0) -> Choice:
+        choice = decide(evidence, candidates, seed)
+        seen.append((evidence, candidates, choice))
+        return choice
+
+    here = patch.object(training, "run_alone", lambda function, *args: function(*args))
+    with here, patch.object(choosing, "decide", noted), patch.object(Candidates, "end", lambda self: None):
+        yield
+
+
+def adapt(flags: list[str], run: Path) -> Record:
+    """Adapts by these flags of main.py in the folder `run`, which is removed afterwards."""
+    seen: list[tuple[Evidence, Sequence[Candidate], Choice]] = []
+    flags = [*flags, "--workdir", str(run)]
+    if run.exists():
+        shutil.rmtree(run)
+    with watched(seen):
+        training.main(flags)
+    [(evidence, candidates, choice)] = seen
+    truth = true_dice(get_args(flags), candidates)
+    record = Record.of(evidence, candidates, choice, truth)
+    shutil.rmtree(run)
+    return record
+
+
+def true_dice(args: Namespace, candidates: Sequence[Candidate]) -> np.ndarray:
+    """(C, P, K) Dice of each candidate on each patient of the validation images, whose labels are read here alone."""
+    loss = training.build_objective(args)
+    demand = replace(training.demand_of(args), streams={})
+    val = open_data(demand, settings_of(Reading, vars(args)), loss.bounds)[1]
+    method, found = training.build_method(args, loss, val.slices.shape[0], load=False), []
+    for candidate in candidates:
+        method.net.load_state_dict(candidate.weights())
+        found.append(evaluate(method, val, keep_masks=False).dice_3d())
+    return np.stack(found)
+
+
+# ----------------------------------------------------------------------------------------------------------- the study
+
+
+def source_network(pair: Pair, seed: int, out: Path) -> Path:
+    """The network of the best epoch on the source's own validation images, trained if it is not there."""
+    place = out / "sources" / f"{pair.source}-{pair.network.split(':')[0]}-{seed}"
+    with locked(place, wait=True):
+        if not (place / "whole").is_file():
+            folder = make_site(pair.source, out / "data")
+            flags = [*common(pair.source, folder, pair, seed), *source_flags(pair), "--workdir", str(place / "run")]
+            training.main(flags)
+            (place / "whole").touch()
+    return place / "run" / "best_3d.pkl"
+
+
+def study(name: str, seed: int, methods: Sequence[str], out: Path) -> None:
+    """Makes the records of one pair and seed that are not there."""
+    pair, folder = PAIRS[name], out / name / str(seed)
+    wanted = [method for method in pair.methods if method in methods and not (folder / f"{method}.npz").is_file()]
+    if not wanted:
+        return
+    folder.mkdir(parents=True, exist_ok=True)
+    source, target = (make_site(site, out / "data") for site in (pair.source, pair.target))
+    weights = source_network(pair, seed, out)
+    sizes = prior_of(pair, source, target, folder.parent / "sizes.csv")
+    for method in wanted:
+        flags = [*common(pair.target, target, pair, seed), "--model_weights", str(weights)]
+        began = time.process_time()
+        record = adapt([*flags, *method_flags(method, pair, sizes)], folder / method)
+        record.save(folder / f"{method}.npz")
+        print(f"{name}, seed {seed}, {method}: {time.process_time() - began:.0f} s of CPU", flush=True)
+
+
+def get_options(argv: Sequence[str] | None) -> Namespace:
+    parser = ProgramParser("python -m tests.studies.choices", description=__doc__)
+    parser.add_argument("--out", type=Path, required=True)
+    parser.add_argument("--pairs", nargs="+", choices=PAIRS, default=list(PAIRS), metavar="PAIR")
+    parser.add_argument("--methods", nargs="+", choices=METHODS, default=list(METHODS), metavar="METHOD")
+    parser.add_argument("--seeds", nargs="+", type=int, default=[0, 1, 2], metavar="N")
+    parser.add_argument("--tables", action="store_true", help="train nothing")
+    return parser.parse_args(argv)
+
+
+def main(argv: Sequence[str] | None = None) -> None:
+    options = get_options(argv)
+    out = options.out.resolve()
+    out.mkdir(parents=True, exist_ok=True)
+    torch.set_num_threads(1)  # networks of a few thousand pixels
+    for seed in [] if options.tables else options.seeds:
+        for name in options.pairs:
+            with locked(out / name / str(seed), wait=True):
+                study(name, seed, options.methods, out)
+    write_tables(out)
+
+
+if __name__ == "__main__":
+    run_program(main)

@@ -1,0 +1,67 @@
+"""What is kept of one run of a study: what was seen of its candidates without labels, and the truth."""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+
+from selection.candidates import REFRESH, SOURCE, Candidate
+from selection.decision import Choice
+from selection.validators import VALIDATORS, Evidence
+from utils import atomic_write
+
+PARTS = ("expected", "prior", "shares")  # of the evidence, beside its sums
+
+
+@dataclass(frozen=True)
+class Record:
+    """One run: C candidates, Q patients who were looked at, P others whose labels say what each candidate is worth.
+
+    names, epochs   (C,) of the candidates
+    place           of the one that was chosen
+    gate            (C,) why a candidate was held back, '' where it was not
+    truth           (C, P, K) Dice
+    values          validator -> (C, Q, K)
+    evidence        the sums of measuring.py (C, Q, *), and the PARTS
+    """
+
+    names: np.ndarray
+    epochs: np.ndarray
+    place: int
+    gate: np.ndarray
+    truth: np.ndarray
+    values: Mapping[str, np.ndarray]
+    evidence: Mapping[str, np.ndarray]
+
+    @classmethod
+    def of(cls, seen: Evidence, candidates: Sequence[Candidate], choice: Choice, truth: np.ndarray) -> "Record":
+        names, epochs = zip(*((each.name, each.epoch) for each in candidates), strict=True)
+        values = {name: VALIDATORS[name](seen) for name in VALIDATORS}
+        evidence = {**seen.sums, **{part: getattr(seen, part) for part in PARTS}}
+        return cls(np.array(names), np.array(epochs), choice.place, np.array(choice.gate), truth, values, evidence)
+
+    @property
+    def may_be_chosen(self) -> np.ndarray:
+        """(C,) whether the gate lets a candidate through; the network that a run starts from may always be kept."""
+        return (self.gate == "") | np.isin(self.names, (SOURCE, REFRESH))
+
+    @property
+    def dice(self) -> np.ndarray:
+        """(C,) mean Dice over foreground classes and patients, as the reports have it."""
+        return np.nanmean(np.nanmean(self.truth[:, :, 1:], axis=2), axis=1)
+
+    def save(self, path: Path) -> None:
+        whole = {name: getattr(self, name) for name in ("names", "epochs", "place", "gate", "truth")}
+        whole |= {f"value {name}": values.astype(np.float32) for name, values in self.values.items()}
+        whole |= {f"seen {name}": values.astype(np.float32) for name, values in self.evidence.items()}
+        with atomic_write(path) as file:
+            np.savez_compressed(file, **whole)
+
+    @classmethod
+    def read(cls, path: Path) -> "Record":
+        with np.load(path, allow_pickle=False) as file:
+            whole = dict(file)
+        of = lambda kind: {name.split(" ", 1)[1]: whole[name] for name in whole if name.startswith(f"{kind} ")}  # noqa: E731
+        single = [whole[name] for name in ("names", "epochs", "place", "gate", "truth")]
+        return cls(single[0], single[1], int(single[2]), single[3], single[4], of("value"), of("seen"))

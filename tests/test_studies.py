@@ -1,0 +1,115 @@
+"""The study of choices: its sites, one adaptation from end to end, and its tables against hand-computed figures."""
+
+from functools import partial
+
+import numpy as np
+import pandas as pd
+import pytest
+
+from selection.candidates import REFRESH, SOURCE
+from selection.validators import VALIDATORS
+from tests.studies import choices, pairs, regret, sites
+from tests.studies.records import Record
+
+SHAPE = (1, 16, 16)
+
+
+def discs(grey, root):
+    """Three patients a split: a disc in a picture, darker than what is around it or brighter."""
+    rng = np.random.default_rng(0)
+    w, h = np.mgrid[: SHAPE[1], : SHAPE[2]]
+
+    def patients(split):
+        for number in range(3):
+            label = ((w - 8) ** 2 + (h - 7 - number % 2) ** 2 < 20).astype(np.uint8)[None]
+            noise = rng.integers(0, 30, SHAPE)
+            yield f"{split}{number}", ((noise + label * grey + (1 - label) * (200 - grey)).astype(np.uint8), label)
+
+    sites.write(root, {split: patients(split) for split in ("train", "val")})
+
+
+@pytest.fixture
+def tiny(monkeypatch):
+    """A study of one pair of tiny pictures."""
+    monkeypatch.setitem(sites.SITES, "bright", sites.Site(partial(discs, 150)))
+    monkeypatch.setitem(sites.SITES, "dark", sites.Site(partial(discs, 50)))
+    monkeypatch.setitem(choices.PAIRS, "bright-dark", pairs.Pair("bright", "dark", epochs=2, network="Dimwit"))
+    monkeypatch.setattr(pairs, "ADAPT", ("--n_epoch", "2", "--keep_every", "1"))
+
+
+def test_a_study_from_its_sites_to_its_tables(tiny, tmp_path, monkeypatch):
+    flags = ["--out", str(tmp_path), "--pairs", "bright-dark", "--seeds", "0", "--methods", "sfda", "tent"]
+    choices.main(flags)
+    record = Record.read(tmp_path / "bright-dark" / "0" / "sfda.npz")
+    assert list(record.names) == [SOURCE, REFRESH, "epoch 1", "epoch 2"]
+    assert record.truth.shape == (4, 3, 2)
+    assert set(record.values) == set(VALIDATORS)
+    table = pd.read_csv(tmp_path / "candidates.csv")
+    assert len(table) == 8
+    assert table.chosen.sum() == 2
+    assert not (tmp_path / "bright-dark" / "0" / "sfda").exists()
+    monkeypatch.setattr(choices, "adapt", lambda *_: pytest.fail("made again"))
+    choices.main(flags)
+
+
+def test_candidates_are_scored_by_the_labels_of_validation(tiny, tmp_path):
+    """The truth of the last candidate is what main.py says of its last epoch."""
+    folder = sites.make_site("dark", tmp_path)
+    pair = choices.PAIRS["bright-dark"]
+    flags = [*pairs.common("dark", folder, pair, 0), *pairs.ADAPT]
+    source = tmp_path / "source"
+    choices.training.main([*flags[:-2], "--workdir", str(source), "--n_epoch", "1"])
+    adaptation = ("--method", "sfda", "--target_losses", "[('SelfEntropy', {}, 1)]")
+    record = choices.adapt([*flags, "--model_weights", str(source / "last.pkl"), *adaptation], tmp_path / "run")
+    assert record.dice[0] == pytest.approx(pd.read_csv(source / "IMG_target_metrics.csv").val_dice_3d.iloc[-1])
+
+
+def of(names, truth, continuity, place):
+    """A record of pictures: one patient, two classes."""
+    shape = (len(names), 1, 2)
+    values = {name: np.full(shape, np.nan) for name in VALIDATORS}
+    values["continuity"] = np.array(continuity)[:, None, None] * np.ones(shape)
+    dice = np.array(truth)[:, None, None] * np.ones(shape)
+    gate = np.array(["", *["class 1 is missing"] * (names[1] == "epoch 2"), *[""] * (len(names) - 1)][: len(names)])
+    evidence = {"expected": np.ones((1, 2))}
+    return Record(np.array(names), np.arange(len(names)), place, gate, dice, values, evidence)
+
+
+def test_figures_of_a_summary():
+    one = regret.Run("ct-mr", 0, "sfda", of([SOURCE, "epoch 1", "epoch 3"], [0.5, 0.7, 0.4], [0.2, 0.9, 0.3], 1))
+    two = regret.Run("ct-mr", 1, "sfda", of([SOURCE, "epoch 2"], [0.6, 0.3], [0.1, 0.9], 0))
+    rows = [line.split(" | ") for line in regret.summary([one, two]).splitlines()]
+    told = {row[0].strip("| "): [cell.strip(" |") for cell in row[1:]] for row in rows}
+    assert told["**chosen**"] == ["0.0", "0.0", "0", "0.0", "10.0"]
+    assert told["last epoch"] == ["30.0", "30.0", "2", "30.0", "-20.0"]
+    assert told["continuity, behind the gate"] == told["**chosen**"]  # what it would take of the second is held back
+    pair = regret.by_pair([one, two]).splitlines()[-1]
+    assert pair == "| ct-mr | sfda | 2 | 55.0 | 35.0 | 65.0 | 65.0 | 0.0 |"
+
+
+def test_a_record_comes_back_as_it_went(tmp_path):
+    record = of([SOURCE, "epoch 2"], [0.6, 0.3], [0.1, 0.9], 0)
+    record.save(tmp_path / "one.npz")
+    again = Record.read(tmp_path / "one.npz")
+    assert list(again.gate) == list(record.gate)
+    assert again.place == 0
+    np.testing.assert_allclose(again.values["continuity"], record.values["continuity"], rtol=1e-6)
+    np.testing.assert_array_equal(again.truth, record.truth)
+
+
+def test_patients_of_the_two_scanners_are_not_the_same():
+    if not sites.REAL.is_dir():
+        pytest.skip(f"{sites.REAL} is not here: the real images lie beside the repository")
+    seen = [
+        path.name for scanner in (sites.old_scanner(), sites.new_scanner()) for own in scanner.values() for path in own
+    ]
+    assert len(seen) == len(set(seen)) == 12 + 4 + 8 + 6
+
+
+def test_a_third_of_the_patients_lacks_the_organ():
+    change = sites.WithoutOrgan(sites.as_it_is)
+    label = np.zeros((4, 2, 2), np.uint8)
+    label[1] = 1
+    lengths = [len(change("train", (label, label))[1]) for _ in range(6)]
+    assert lengths == [4, 4, 3, 4, 4, 3]
+    assert len(change("val", (label, label))[1]) == 4
