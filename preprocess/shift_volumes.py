@@ -10,9 +10,8 @@ are beside it; from one severity to the next the strength alone changes. DEST ap
 import processes.ctrl_c  # noqa: F401  first: from here on Ctrl-C is one line
 
 import argparse
-import zlib
 from collections.abc import Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict
 from functools import partial
 from pathlib import Path
 
@@ -26,20 +25,11 @@ from files.pairing import Case, compile_pattern, pair
 from files.reading import _stacked, read_grid, read_header
 from files.volume_names import FILE_NAME
 from preprocess.new_set import refuse, refuse_existing, whole_folder, write_json
-from preprocess.shifts.acquisitions import ACQUISITIONS, SEVERITIES, acquire
+from preprocess.shifts.acquisitions import ACQUISITIONS, SEVERITIES, Shift
 from processes.pool import in_processes
 from utils import ProgramParser, counted, run_program, settings_of
 
 IMAGE = "image"
-
-
-@dataclass(frozen=True)
-class Shift:
-    """What is done to every volume."""
-
-    acquisition: str
-    severity: int
-    seed: int
 
 
 def shift_volumes(pattern: str, patient: str, dest: Path, shift: Shift, jobs: int) -> list[str]:
@@ -65,11 +55,7 @@ def _shift_one(case: Case, shift: Shift, folder: Path) -> Fault | None:
     path = case.paths[IMAGE]
     try:
         channels = read_channels(path)
-        spacing_mm = read_grid(path, 0).spacing()
-        shifted = [
-            acquire(voxels, spacing_mm, shift.acquisition, shift.severity, generator(shift, case.patient))
-            for voxels in channels
-        ]
+        shifted = shift.apply(channels, read_grid(path, 0).spacing(), case.patient)
         voxels = shifted[0] if len(shifted) == 1 else np.stack(shifted, -1)
         write_nifti(folder / f"{case.patient}.nii.gz", voxels, read_header(path))
     except VolumeFault as error:
@@ -86,12 +72,6 @@ def read_channels(path: Path) -> list[np.ndarray]:
     channels = voxels.reshape(*voxels.shape[:3], -1)
     # private there, and not beside it: a cache of volumes is known by the text of that file, which therefore stays
     return [_stacked(channels[..., number], 0, False, path) for number in range(channels.shape[-1])]
-
-
-def generator(shift: Shift, name: str) -> np.random.Generator:
-    """What draws the side of a shift for the volume of this name: alike at every severity, and for all its channels."""
-    words = [zlib.crc32(text.encode("utf-8", "surrogateescape")) for text in (shift.acquisition, name)]
-    return np.random.default_rng([shift.seed, *words])
 
 
 def parse_args(argv: Sequence[str] | None = None) -> argparse.Namespace:

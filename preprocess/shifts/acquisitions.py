@@ -12,7 +12,9 @@ motion is k-space put together from views of several positions (Shaw et al. 2019
 """
 
 import math
+import zlib
 from collections.abc import Callable, Sequence
+from dataclasses import dataclass
 
 import numpy as np
 from numpy.random import Generator
@@ -27,6 +29,28 @@ RANGE = (0.1, 99.9)  # percentiles of a volume's grey levels that are 0 and 1 he
 Acquisition = Callable[[np.ndarray, Sequence[float], float, Generator], np.ndarray]
 
 ACQUISITIONS: dict[str, tuple[Acquisition, tuple[float, ...]]] = {}  # name -> (function, its strength at each severity)
+OF_SCANNERS = ("inverted_contrast", "ghosting", "motion")  # made of tissue, air and k-space: no camera has those
+
+
+@dataclass(frozen=True)
+class Shift:
+    """What is done to every volume."""
+
+    acquisition: str
+    severity: int
+    seed: int
+
+    def generator(self, name: str) -> Generator:
+        """What draws the side of the shift for the volume of this name: alike at every severity, and for all channels.
+
+        So it depends on no other volume, and from one severity to the next the strength alone changes.
+        """
+        words = [zlib.crc32(text.encode("utf-8", "surrogateescape")) for text in (self.acquisition, name)]
+        return np.random.default_rng([self.seed, *words])
+
+    def apply(self, channels: Sequence[np.ndarray], spacing_mm: Sequence[float], name: str) -> list[np.ndarray]:
+        """The channels (X, Y, Z) of the volume of this name, each as `acquire` shows it, all with the same draw."""
+        return [acquire(each, spacing_mm, self.acquisition, self.severity, self.generator(name)) for each in channels]
 
 
 def acquisition(*strengths: float) -> Callable[[Acquisition], Acquisition]:
