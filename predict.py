@@ -29,13 +29,12 @@ from datasets.streams import ahead
 from engine.arguments import args_of
 from files.faults import Fault, VolumeFault, describe_faults
 from files.pairing import Case
-from files.run_names import CHOSEN
 from main import run
 from nets.precision import PRECISIONS, device_of
 from prediction.adaptation import Adapting, adapt, add_adaptation_flags, refuse_idle_sizes
 from prediction.export import export_onnx
 from prediction.inference import Predicting, predict
-from prediction.model import FLIPS, Model, load_model
+from prediction.model import FLIPS, Model, checkpoint_of, load_model
 from prediction.outputs import Outputs, labels_of, refuse_foreign_outputs
 from prediction.preparation import Preparation, Prepared, preparation
 from prediction.volumes import digest, find_cases, joined_paths, refuse_as_output, voxel_volumes
@@ -98,21 +97,6 @@ def _add_machine(add: Callable[..., Any]) -> None:
     add("--batch_size", type=int, default=8, help="slices, or windows of a volume, at a time (default %(default)s)")
     add("--device", help="default: cuda where there is one")
     add("--precision", choices=PRECISIONS, help="default: that of the run")
-
-
-def checkpoint_of(path: Path) -> Path:
-    """The checkpoint that --weights means. Raises UserError for a folder that holds none, and tells which it takes."""
-    if not path.is_dir():
-        return path
-    names = (CHOSEN, "last.pkl", "chosen/last.pkl")
-    file = next((path / name for name in names if (path / name).is_file()), None)
-    if file is None:
-        raise UserError(
-            f"{path} holds none of {', '.join(names)}: name a checkpoint with --weights, the folder of a finished run, "
-            "or a folder of runs in which `make … chosen` chose one network."
-        )
-    print(f"The network is {file}.", flush=True)
-    return file
 
 
 # --------------------------------------------------------------------------------------------------- the story

@@ -141,14 +141,14 @@ def evaluate(
 ) -> Evaluation:
     """Makes one pass in evaluation mode. What it finds on slices stays on the device until it is over.
 
-    The loss is computed where every bound it needs is there. Several processes share out the forward passes, and each
-    holds the whole result; of volumes, which come one by one, the first has all the work.
+    The loss, if there is any, is computed where every bound it needs is there. Several processes share out the forward
+    passes, and each holds the whole result; of volumes, which come one by one, the first has all the work.
 
     look: is shown each batch's number and class numbers (B, W, H), any axes
     """
     method.net.eval()
     slices, loss, n_class = val.slices, method.loss, method.settings.n_class
-    measurable = all(
+    measurable = bool(loss.names) and all(
         (bound is not None or not part.needs_bounds) and (slices.has_truth or not part.needs_target)
         for part, bound in zip(loss.losses, slices.bounds, strict=True)
     )

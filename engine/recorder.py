@@ -45,6 +45,19 @@ class Recording(Scoring):
     debug: int
 
 
+def unit_of(slices: AnySet | None) -> str:
+    """In what distances of a set are measured."""
+    return "vox" if slices is None or slices.spacing is None else "mm"
+
+
+def patient_table(evaluation: Evaluation, slices: AnySet, scoring: Scoring) -> pd.DataFrame:
+    """Every score, a row a patient and class; the names of distances end in their unit."""
+    scores = pd.DataFrame(score_patients_of(evaluation, slices, scoring))
+    scores = scores.rename(columns={name: f"{name}_{unit_of(slices)}" for name in (*DISTANCES, "diagonal")})
+    first = ["patient", "class", "outcome"]
+    return scores[first + [name for name in scores.columns if name not in first]]
+
+
 class Recorder:
     """Everything a run writes down, epoch by epoch; `val` is None for a pre-training, whose loss is all there is.
 
@@ -65,7 +78,7 @@ class Recorder:
         self.classes = range(1, recording.n_class)  # all but the background
         self.train = next((stream.slices for stream in streams.values()), None)
         self.scored = val is not None and val.has_truth
-        self.unit = "vox" if val is None or val.spacing is None else "mm"
+        self.unit = unit_of(val)
         self.log = CsvLog(folder.path / self.csv_name, self._columns(), folder.epochs_done)
         shapes = {}
         if val:
@@ -278,11 +291,7 @@ class Recorder:
             self._write_masks("ent_map", evaluation.names, evaluation.entropy)
 
     def _write_scores(self, which: str, evaluation: Evaluation) -> None:
-        scores = pd.DataFrame(score_patients_of(evaluation, self.val, self.recording))
-        scores = scores.rename(columns={name: f"{name}_{self.unit}" for name in (*DISTANCES, "diagonal")})
-        first = ["patient", "class", "outcome"]
-        scores = scores[first + [name for name in scores.columns if name not in first]]
-        self._write_table(PATIENTS[which], scores)
+        self._write_table(PATIENTS[which], patient_table(evaluation, self.val, self.recording))
         if self.recording.scores == "iou":
             self._write_table(CLASSES[which], self._classes(evaluation))
 

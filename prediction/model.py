@@ -13,6 +13,7 @@ from torch import Tensor, nn
 
 from datasets.set_tables import read_card
 from datasets.transforms import FolderSpec, parse_image_folder
+from files.run_names import CHOSEN
 from nets.checkpoint_files import load_checkpoint, require
 from nets.filling import fitting_weights
 from nets.precision import AUTOCAST, PRECISIONS, allow_tf32
@@ -93,6 +94,21 @@ class Model:
             return log_probabilities(sliding_window(self.net, image, window, recipe.overlap, self.windows))
 
 
+def checkpoint_of(path: Path) -> Path:
+    """The checkpoint that --weights means. Raises UserError for a folder that holds none, and tells which it takes."""
+    if not path.is_dir():
+        return path
+    names = (CHOSEN, "last.pkl", "chosen/last.pkl")
+    file = next((path / name for name in names if (path / name).is_file()), None)
+    if file is None:
+        raise UserError(
+            f"{path} holds none of {', '.join(names)}: name a checkpoint with --weights, the folder of a finished run, "
+            "or a folder of runs in which `make … chosen` chose one network."
+        )
+    print(f"The network is {file}.", flush=True)
+    return file
+
+
 def load_model(
     weights: Path,
     device: str,
@@ -114,7 +130,7 @@ def load_model(
     state = load_checkpoint(weights)
     require(weights, state, ("network", "in_channels", "n_class"))
     recipe = read_recipe(state, weights, like, orient)
-    net = _build(state, weights)
+    net = network_of(state, weights)
     noted = state.get("identity", {}).get("precision", "fp32")
     precision = precision or (noted if noted in PRECISIONS else "fp32")
     if precision == "fp16" and not device.startswith("cuda"):
@@ -131,7 +147,7 @@ def load_model(
     )
 
 
-def _build(state: Mapping[str, Any], weights: Path) -> nn.Module:
+def network_of(state: Mapping[str, Any], weights: Path) -> nn.Module:
     """The network with its weights, which are looked at before as many of its own are made."""
     built = [state[each] for each in ("network", "in_channels", "n_class")]
     theirs = fitting_weights(ghost_network(*built), weights, *built)
