@@ -28,8 +28,8 @@ TT_DATA = [('IMG', png_transform, False), ('GT', gt_transform, False), ('GT', gt
 SOURCE  = --target_dataset data/gta5_source --grp_regex '$(S_RGX)'
 S_RGX   = (\d+)
 T_RGX   = ([a-z-]+)_(\d+_\d+)
-COMMON  = --target_dataset data/cityscapes_target --target_folders "$(TT_DATA)" --grp_regex '$(T_RGX)' \
-          --network $(NET) $(if $(BACKBONE),--backbone_weights '$(BACKBONE)') --n_class 19 --ignore 255 --modalities 3 \
+TARGET  = --target_dataset data/cityscapes_target --target_folders "$(TT_DATA)" --grp_regex '$(T_RGX)'
+COMMON  = $(TARGET) --network $(NET) $(if $(BACKBONE),--backbone_weights '$(BACKBONE)') --n_class 19 --ignore 255 --modalities 3 \
           --metric_axis $(shell seq 0 18) --scores iou --batch_size $(BATCH) --optimiser sgd --l_rate 2.5e-4 \
           --weight_decay 5e-4 --lr_rule poly $(LEARN) --target_losses "[('CrossEntropy', {}, 1)]"
 # as published the adversarial runs start from ImageNet; on the small phantom, from the source network

@@ -4,6 +4,7 @@
 #   make -f prostate.make                  the main runs, plots, report, archive
 #   make -f prostate.make ablations        what can be taken out of the method, and one table of all
 #   make -f prostate.make chosen           the network that is best for the target, chosen among runs without its labels
+#   make -f prostate.make stress           what the source network stands: its images as other scanners would show them
 #   make -f prostate.make sfda             one run, and what it needs: results/prostate/sfda
 #   make -f prostate.make show RUN=sfda    what that run is told, and by which line
 #   make -f prostate.make help

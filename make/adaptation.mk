@@ -91,6 +91,11 @@ sizes/$(SET).csv: | $$(lastword $$(DATA)) $$(VENV)
 sizes/$(SET)_source.csv: | $$(firstword $$(DATA)) $$(VENV)
 	$(ONCE) $(CC) -m preprocess.size_priors make --data $(firstword $(DATA)) --out $@ $(PRIOR)
 
+# -- stress test: on the images of the source, or of the target (ON=target); the source network is that which others start from
+STRESS_NETWORK ?= $(RD)/$(STRESSED)/$(if $(filter cesource,$(STRESSED)),$(CHOSEN),last.pkl)
+STRESS_SET     ?= $(if $(filter-out source target,$(ON)),$(error ON is source or target, not '$(ON)'))$(if $(filter target,$(ON)),$(TARGET),$(SOURCE))
+STRESS_SUFFIX  ?= $(if $(filter target,$(ON)),_ontarget)
+
 # -- pictures ---------------------------------------------------------------------------------------------------------
 # that of sfda's choice without labels, where sfda is or will be made by the line above, and not by an older one without KEEP
 chooses    = $(if $(filter sfda,$(LINES)),,$(if $(wildcard $(RD)/sfda/last.pkl),$(wildcard $(RD)/sfda/selection.csv),$(KEEP)))

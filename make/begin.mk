@@ -50,8 +50,10 @@ JOBS := $(JOBS)
 LAUNCH ?=
 # processes that share one training, one a GPU, with one thread each unless THREADS says more: NPROC=4
 NPROC ?=
-# the run that `show` prints
+# the run that `show` prints, or whose network `stress` tries out
 RUN ?=
+# whose images `stress` shifts, where there are two sets: source or target
+ON ?=
 
 # -- phantom or real --------------------------------------------------------------------------------------------------
 LINEAGE ?=

@@ -30,7 +30,7 @@ REPORT_WITH ?=
 # the smallest network for a smoke test: a run may name another for Dimwit, which has no encoder and knows no volumes
 DIMWIT ?= Dimwit
 
-GOALS := all runs ablations baselines inference few_labels plot report data-report pack show help clean-tmp
+GOALS := all runs ablations baselines inference few_labels plot report data-report stress pack show help clean-tmp
 .PHONY: $(GOALS)
 
 # -- the runs ---------------------------------------------------------------------------------------------------------
@@ -144,6 +144,26 @@ PACK := $(lastword $(ARCHIVE).tar.gz $(sort $(wildcard $(ARCHIVE)-NO=??.tar.gz))
 pack: report plot $(PACK)                                       ## runs, plots, report and prior in one read-only archive
 $(PACK): $(DONE) $(REPORT) $(PLOTS)
 	$(RENEW) make/pack.sh $(ARCHIVE) $(RD) '$(filter %_tmp,$(RUNS))' $(PRIORS) $(sort $(wildcard $(MAKEFILE_LIST) make/*.mk))
+
+# -- stress test ------------------------------------------------------------------------------------------------------
+# A trained network on the labelled validation images as other scanners would show them. What is there already is kept.
+#   RUN         whose network: by default the first main run, which is the source network where there is one
+#   ON          source or target: whose images, where a makefile has two sets (see adaptation.mk)
+#   SHIFTS      which shifts, by default all      SEVERITIES  which of 1 to 5
+SHIFTS ?=
+SEVERITIES ?=
+STRESSED := $(if $(filter stress,$(MAKECMDGOALS)),$(or $(RUN),$(notdir $(firstword $(MAIN)))))
+$(if $(STRESSED),$(if $(filter $(RD)/$(STRESSED),$(RUNS)),,\
+  $(error stress tries out the network of a run: RUN=$(notdir $(firstword $(MAIN))), or another of $(notdir $(RUNS)))))
+$(if $(call special_in,$(SHIFTS) $(SEVERITIES)),$(error SHIFTS and SEVERITIES are words, as SHIFTS='gamma noise' SEVERITIES='1 3 5'))
+# the checkpoint, flags of main.py that name the images, and what the results are called behind the name of the run
+STRESS_NETWORK ?= $(RD)/$(STRESSED)/last.pkl
+STRESS_SET     ?= $(if $(ON),$(error ON chooses between the source and the target, and this makefile has one set; leave it out))
+STRESS_SUFFIX  ?=
+stress: $(if $(STRESSED),$$(STRESS_NETWORK) $$(call files_of,$$(STRESS_SET))) | $(VENV)	## a network on images as other scanners would show them: RUN=sfda ON=target
+	$(if $(THREADS),OMP_NUM_THREADS=$(THREADS)) $(CC) -m prediction.stress --weights $(patsubst %/last.pkl,%,$<) \
+	   --out $(RD)/stress/$(STRESSED)$(STRESS_SUFFIX) $(STRESS_SET) $(if $(SHIFTS),--shifts $(SHIFTS)) \
+	   $(if $(SEVERITIES),--severities $(SEVERITIES)) --jobs $(JOBS) --overwrite $(DEBUG)
 
 # -- help -------------------------------------------------------------------------------------------------------------
 clean-tmp: | $(VENV)                                            ## remove unfinished runs

@@ -1,5 +1,6 @@
 """The makefiles as their users type them: dry runs without a warning, every line built, published lines pasted."""
 
+import itertools
 import os
 import re
 import shlex
@@ -10,6 +11,7 @@ from pathlib import Path
 
 import pytest
 
+from prediction import stress
 from tests.tools.check_makefiles import check, dry_run, trainings
 from tests.tools.checkout import ROOT, copy_files, copy_rules, tracked
 
@@ -460,6 +462,68 @@ def test_adaptation_starts_from_the_best_network_of_the_source(makefile, words, 
     started = [Path(path) for path in found if path and not any(name in path for name in others)]
     assert {path.name for path in started} == {expected}
     assert all("cesource" in path.parent.name for path in started)
+
+
+def stress_line(makefile, *words):
+    done = subprocess.run(
+        ["make", "-n", "-f", makefile, "CC=python", "stress", *words], cwd=ROOT, capture_output=True, text=True
+    )
+    assert "warning" not in done.stderr
+    if done.returncode:
+        return done.stderr
+    (line,) = re.findall(r"-m prediction\.stress.*", done.stdout.replace("\\\n", " "))
+    return shlex.split(line)[2:]
+
+
+@pytest.mark.parametrize("makefile", MAKEFILES)
+def test_a_stress_test_is_of_the_first_run_on_its_own_images(makefile):
+    """The source network is the one that the others start from."""
+    line = stress_line(makefile)
+    args = stress.get_args(line)
+    results = Path("results") / makefile.removesuffix(".make")
+    name = args.weights.name if args.weights.suffix != ".pkl" else args.weights.parent.name
+    assert args.out == results / "stress" / name
+    assert args.overwrite
+    if makefile in (*ADAPTATION, "gta5.make"):
+        start = (
+            () if makefile == "ivd.make" else ("best_3d.pkl",)
+        )  # where both sites are of the same patients: the last
+        assert args.weights == results.joinpath("cesource", *start)
+        trained = next(call for call in trainings(dry_run(makefile)[0]) if f"{results}/cesource_tmp" in call)
+        said = dict(itertools.pairwise(trained))
+        assert args.target_dataset == said["--target_dataset"]
+        assert args.grp_regex in (None, said["--grp_regex"])
+        assert args.target_folders in (None, said["--target_folders"])
+    else:
+        assert args.target_dataset is None
+
+
+@pytest.mark.parametrize("makefile", [*ADAPTATION, "gta5.make"])
+def test_a_stress_test_of_another_run_on_the_target(makefile):
+    run = "adapt" if makefile == "gta5.make" else "sfda"
+    args = stress.get_args(stress_line(makefile, f"RUN={run}", "ON=target", "SHIFTS=gamma noise", "SEVERITIES=1 3"))
+    results = Path("results") / makefile.removesuffix(".make")
+    assert (args.weights, args.out) == (results / run, results / "stress" / f"{run}_ontarget")
+    assert (args.shifts, args.severities) == (["gamma", "noise"], [1, 3])
+    said = next(call for call in trainings(dry_run(makefile)[0]) if f"{results / run}_tmp" in call)
+    for name in ("target_dataset", "target_folders"):
+        assert getattr(args, name) == said[said.index(f"--{name}") + 1]
+
+
+@pytest.mark.parametrize(
+    ("words", "told"),
+    [
+        (("RUN=sdfa",), "stress tries out the network of a run: RUN=cesource, or another of"),
+        (("ON=both",), "ON is source or target, not 'both'"),
+        (("SHIFTS=a;b",), "SHIFTS and SEVERITIES are words"),
+    ],
+)
+def test_a_stress_test_of_what_is_not_there_is_refused(words, told):
+    assert told in stress_line("prostate.make", *words)
+
+
+def test_one_set_leaves_nothing_to_choose():
+    assert "ON chooses between the source and the target" in stress_line("acdc.make", "ON=target")
 
 
 def test_another_start_than_best_or_last_is_refused():
