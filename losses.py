@@ -20,6 +20,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from datasets.label_distances import border_distances, inner_distances
+from nets.priors import BendingPrior, prior_for
 from nets.probabilities import (
     EPS,
     PROPORTION_OF,
@@ -56,6 +57,7 @@ class Loss(nn.Module):
     own_weights: ClassVar[bool] = False  # whether its parameters weigh its terms: alone it has no other weight
     ignores: int | None = None  # the label whose pixels count nowhere
     note: str = ""  # what a reader of the log must know of it
+    bends: BendingPrior | None = None  # its prior, where that is estimated anew
     example: ClassVar[dict[str, Any]] = {}  # parameters that fit two classes: the tests try every loss with them
 
     def needs_company(self, n_class: int) -> str:
@@ -387,6 +389,10 @@ class EntKLProp(_SizeLoss):
 
     `over='batch'` compares the mean ratios of the batch with the mean prior, image by image is `'image'`.
 
+    Bounds with room between them, by their `margin`, make the KL silent inside: the prior is the nearest one that they
+    allow (`prior_for`), and the background what the others leave. `silent=False` takes their lower ends, as published.
+    `reestimate` a > 0 estimates the prior anew after each epoch, anchored to its start (`BendingPrior`).
+
     `curi=False` takes the prior from the ground truth instead of the bounds, as published: a method that may not
     see ground truth refuses it. `ivd`, `idc_c`, `lamb_conspred` and `inv_consloss` stand in published lines
     and change nothing; nor does, where this loss stands alone, the weight at the end of its tuple.
@@ -407,6 +413,8 @@ class EntKLProp(_SizeLoss):
         fn: str = "soft_size",
         power: float = 1.0,
         over: Literal["image", "batch"] = "image",
+        silent: bool = True,
+        reestimate: float = 0.0,
         curi: bool = True,
         ivd: bool = True,
         idc_c: Sequence[int] | None = None,
@@ -415,7 +423,11 @@ class EntKLProp(_SizeLoss):
         fake: bool = False,
     ) -> None:
         super().__init__(prop, fn, power)
-        self.over = over
+        self.over, self.silent = over, silent
+        rate = in_range("EntKLProp", "reestimate", reestimate, 0, 1)
+        if rate and not (silent and curi):
+            raise UserError("EntKLProp: 'reestimate' is not published, and goes with no 'silent' or 'curi' of False.")
+        self.bends = BendingPrior(rate) if rate else None
         self.lamb_se, self.lamb_consprior, self.weights_se = lamb_se, lamb_consprior, weights_se
         self.prior_from_truth = not curi
         self.needs_target = self.prior_from_truth  # type: ignore[misc]
@@ -425,16 +437,18 @@ class EntKLProp(_SizeLoss):
         assert self.prior_from_truth or fits_bounds(bounds, logits), (bounds.shape, logits.shape)
         log_p = log_probabilities(logits)
         probs = log_p.exp()
-        predicted = self.ratios(probs)
+        predicted, silent, over_batch = self.ratios(probs), None, self.over == "batch"
         if self.prior_from_truth:
             prior = one_hot(target, logits.shape[1], log_p.dtype).flatten(2).mean(2)
+        elif self.silent:
+            prior, silent = prior_for(predicted, bounds, log_p[0, 0].numel(), self.bends, over_batch)
         else:
             prior = prior_ratios(bounds, log_p.dtype)
-        if self.over == "batch":
+        if over_batch:
             predicted, prior = predicted.mean(0, keepdim=True), prior.mean(0, keepdim=True)
         return {
             "entropy": self.lamb_se * entropy(log_p, probs, self.weights_se),
-            "prior": self.lamb_consprior * kl_divergence(predicted, prior),
+            "prior": self.lamb_consprior * kl_divergence(predicted, prior, silent),
         }
 
 
@@ -446,9 +460,11 @@ class KLPropInv(_SizeLoss):
 
     The published class of this name computes another thing: Σ_b KL(predicted ‖ prior), added up over the batch, where
     one number is the prior of all classes and images, the first class's of the first image. `direction='predicted'` is
-    that sum, each class with its own prior. The other parameters of the published class (`curi`, `ivd`, `idc_c`,
-    `weights_se`, `lamb_se`, `lamb_consprior`, `lamb_conspred`, `inv_consloss`) change nothing, as published. A line
-    that has them is a pasted one, and the log says which way the loss goes.
+    that sum, each class with its own prior. `silent`: as in EntKLProp.
+
+    The other parameters of the published class (`curi`, `ivd`, `idc_c`, `weights_se`, `lamb_se`, `lamb_consprior`,
+    `lamb_conspred`, `inv_consloss`) change nothing, as published. A line that has them is a pasted one, and the log
+    says which way the loss goes.
     """
 
     compares_ratios = True
@@ -460,6 +476,7 @@ class KLPropInv(_SizeLoss):
         fn: str = "soft_size",
         power: float = 1.0,
         direction: Literal["prior", "predicted"] = "prior",
+        silent: bool = True,
         idc: Sequence[int] | None = None,
         curi: bool | None = None,
         ivd: bool | None = None,
@@ -476,7 +493,7 @@ class KLPropInv(_SizeLoss):
                 "KLPropInv takes its prior from its bounds (published, 'curi': False ends in an error). Leave it out, "
                 "or take PreciseBounds, which measure the ground truth."
             )
-        self.direction = direction
+        self.direction, self.silent = direction, silent
         unused = (curi, ivd, idc_c, weights_se, lamb_se, lamb_consprior, lamb_conspred, inv_consloss)
         if direction == "prior" and any(value is not None for value in unused):
             self.note = (
@@ -487,10 +504,14 @@ class KLPropInv(_SizeLoss):
     def forward(self, logits: Tensor, target: Tensor | None, bounds: Tensor) -> Tensor:
         assert fits_bounds(bounds, logits), (bounds.shape, logits.shape)
         log_p = log_probabilities(logits)
-        predicted, prior = self.ratios(log_p.exp()), prior_ratios(bounds, log_p.dtype)
+        predicted, silent = self.ratios(log_p.exp()), None
+        if self.silent:
+            prior, silent = prior_for(predicted, bounds, log_p[0, 0].numel())
+        else:
+            prior = prior_ratios(bounds, log_p.dtype)
         if self.direction == "predicted":
-            return len(logits) * kl_divergence(predicted, prior)
-        return kl_divergence(prior, predicted)
+            return len(logits) * kl_divergence(predicted, prior, silent)
+        return kl_divergence(prior, predicted, silent)
 
 
 @LOSSES.register()

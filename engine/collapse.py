@@ -204,6 +204,6 @@ def prior_share(bounds: Sequence[np.ndarray | None], compares_ratios: Sequence[b
     """
     for bound, compares in zip(bounds, compares_ratios, strict=True):
         if bound is not None and compares:
-            sizes = bound[:, :, 0]
+            sizes = bound.mean(2)  # the middle, where there is room
             return (sizes / sizes.sum(1, keepdims=True)).mean(0)
     return None

@@ -29,7 +29,8 @@ TRANSFORMS = {
     "boundary": {"dist_map_transform": "dist_map_legacy_transform"},
 }
 LEGACY = {name: {"legacy": True} for name in ("DiceLoss", "GeneralizedDice", "BCEGDice")}
-LOSSES = {"sfda": LEGACY | {"KLPropInv": {"direction": "predicted"}}, "boundary": LEGACY}
+RATIOS = {"EntKLProp": {"silent": False}, "KLPropInv": {"direction": "predicted", "silent": False}}
+LOSSES = {"sfda": LEGACY | RATIOS, "boundary": LEGACY}
 IN_MM = {  # --use_spacing
     "dist_map_transform": "dist_map_mm_transform",
     "dist_map_legacy_transform": "dist_map_legacy_mm_transform",

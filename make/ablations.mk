@@ -20,6 +20,11 @@ $(RD)/adaent: private OPT = $(sfda_with) \
 # its published strength, which is that of a mean over the pixels; there in addition to the cross-entropy on source images
 $(RD)/cda: private OPT = $(sfda_with) "[('SelfEntropy', {'weights':$(NU)}, 1), \
    ('NaivePenalty', {'idc':$(FORE), 'reduction':'pixels'}, $(call prior_within,0.1,dumbpredwtags), 'soft_size', 2.5)]"
+# the KL is silent where the predicted size is within half of the prior, and is measured from the nearest end outside
+$(RD)/sfda_margin: private OPT = $(sfda_with) "[($(ENTKL), $(call prior_within,0.5,$(COLUMN)), $(SIZE_OF), 1)]"
+# the prior estimated anew after each epoch from what the network predicts, half anchored to its start (EM, Saerens et al. 2002)
+$(RD)/sfda_reestimate: private OPT = $(sfda_with) \
+   "[('EntKLProp', {'weights_se':$(NU), 'reestimate':0.5}, $(call prior,$(COLUMN)), $(SIZE_OF), 1)]"
 # entropy over the scale and shift of the batch norms alone (TENT, Wang et al. 2021)
 $(RD)/tent: private OPT = $(sfda_with) "[('SelfEntropy', {}, 1)]" --trainable bn
 # the target's batch-norm statistics in place of the source's, nothing else (Schneider et al. 2020)

@@ -81,8 +81,8 @@ class Method:
         return self.loss.columns
 
     def moving(self) -> dict[str, float]:
-        """What changes from epoch to epoch: "lr" (NaN if nothing learns), and the scheduled weights of the losses."""
-        return {"lr": self.rates.now} | self.loss.moving_weights()
+        """What changes from epoch to epoch: "lr" (NaN if nothing learns), and what moves of the losses."""
+        return {"lr": self.rates.now} | self.loss.moving()
 
     def begin_epoch(self, epoch: int, rate_factor: float = 1.0) -> None:
         """Sets training mode, this epoch's weights of the losses, and its learning rate, times `rate_factor`."""
@@ -134,10 +134,12 @@ class Method:
 
     def state_dict(self) -> dict[str, Any]:
         """What a resume needs in addition to the network's weights: tensors and plain types."""
+        priors = self.loss.state()
         return {
             "optimiser": self.optimiser.state_dict() if self.optimiser else None,
             "scaler": self.scaler.state_dict(),
             "halvings": self.rates.halvings,
+            **({"priors": priors} if priors else {}),
         } | {name: part.state_dict() for name, part in self.heads.items()}
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
@@ -145,6 +147,7 @@ class Method:
             load_optimiser(self.optimiser, state["optimiser"])
         self.scaler.load_state_dict(state["scaler"])
         (self.rates.halvings,) = typed(state, {"halvings": int})
+        self.loss.load_state(state.get("priors", {}))
         for name, part in self.heads.items():
             part.load_state_dict(state[name])
 

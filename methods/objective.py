@@ -1,6 +1,6 @@
 """What a training minimises: the weighted sum of its terms."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import torch
@@ -8,6 +8,7 @@ from torch import Tensor, nn
 
 from methods.schedules import SCHEDULES, Constant, Schedule
 from methods.terms import Term, made_up
+from nets.priors import BendingPrior
 from processes.errors import UserError
 from utils import listing
 
@@ -31,12 +32,12 @@ class LossSum(nn.Module):
                 f"0, as {terms[0].weight:g} would. Its own weights are lamb_se and lamb_consprior."
             )
         self.schedule: Schedule = SCHEDULES.build(scheduler, [term.weight for term in terms], **params)
-        self.begin_epoch(0)
         self.names: list[str] = []
         for term in terms:
             name = type(term.loss).__name__
             seen = sum(other.split("#")[0] == name for other in self.names)
             self.names.append(name if not seen else f"{name}#{seen + 1}")
+        self.begin_epoch(0)
 
     @property
     def columns(self) -> list[str]:
@@ -48,7 +49,9 @@ class LossSum(nn.Module):
         return ["tot", *terms]
 
     def begin_epoch(self, epoch: int) -> None:
-        """This epoch's weights."""
+        """This epoch's weights, and its prior where that is estimated anew."""
+        for _, prior in self._bending:
+            prior.begin_epoch(epoch)
         self.weights = self.schedule(epoch)
         if self.weighs_itself:
             self.weights = [float(self.weights[0] > 0)]
@@ -65,11 +68,34 @@ class LossSum(nn.Module):
             )
         return list(dict.fromkeys(notes))
 
-    def moving_weights(self) -> dict[str, float]:
-        """This epoch's weights by "weight_<loss>", empty where they stay as they are."""
+    def moving(self) -> dict[str, float]:
+        """By "weight_<loss>" this epoch's weights, by "prior_<loss>_<class>" its factors on the prior it began with.
+
+        Empty where they stay as they are.
+        """
+        factors = {
+            f"prior_{name}_{k}": factor
+            for name, prior in self._bending
+            if prior.factors is not None
+            for k, factor in enumerate(prior.factors.tolist())
+        }
         if isinstance(self.schedule, Constant):
-            return {}
-        return {f"weight_{name}": weight for name, weight in zip(self.names, self.weights, strict=True)}
+            return factors
+        return {f"weight_{name}": weight for name, weight in zip(self.names, self.weights, strict=True)} | factors
+
+    @property
+    def _bending(self) -> list[tuple[str, BendingPrior]]:
+        """The priors that are estimated anew, with the names of their losses."""
+        return [(name, loss.bends) for name, loss in zip(self.names, self.losses, strict=True) if loss.bends]
+
+    def state(self) -> dict[str, Any]:
+        """What a resume needs, by loss; empty where no prior is estimated anew."""
+        return {name: prior.state() for name, prior in self._bending}
+
+    def load_state(self, state: Mapping[str, Any]) -> None:
+        """Raises KeyError or ValueError for the state of other losses."""
+        for name, prior in self._bending:
+            prior.load_state(state[name])
 
     def forward(
         self, logits: Tensor, targets: Sequence[Tensor | None], bounds: Sequence[Tensor | None]

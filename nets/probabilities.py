@@ -139,6 +139,10 @@ def entropy(log_p: Tensor, probs: Tensor, weights: Sequence[float] | None, idc: 
     return mean / (pick(probs, idc).flatten(2).mean(2).sum(1).mean() + EPS)
 
 
-def kl_divergence(first: Tensor, second: Tensor) -> Tensor:
-    """Mean over the batch of Σ_k first_k [log(first_k + ε) − log(second_k + ε)]; both (B, K) ratios."""
-    return (first * ((first + EPS).log() - (second + EPS).log())).sum(1).mean()
+def kl_divergence(first: Tensor, second: Tensor, silent: Tensor | None = None) -> Tensor:
+    """Mean over the batch of Σ_k first_k [log(first_k + ε) − log(second_k + ε)]; both (B, K) ratios.
+
+    silent: (B,) images that cost nothing, and teach nothing
+    """
+    each = (first * ((first + EPS).log() - (second + EPS).log())).sum(1)
+    return (each if silent is None else torch.where(silent, 0.0, each)).mean()

@@ -65,7 +65,7 @@ def open_target(reading: Reading, priors: Sequence[Any]) -> Target:
     slices = open_images(reading, splits_of("target", reading)[0], priors).slices
     if len(slices) > MOST:
         slices = slices.keep(np.linspace(0, len(slices) - 1, MOST).astype(int).tolist())
-    told = [bound[:, :, 0] for bound in slices.bounds if bound is not None]
+    told = [bound.mean(2) for bound in slices.bounds if bound is not None]
     sizes = next((each for each in told if np.ptp(each.sum(0) / each.sum()) > LEAST), None)
     return Target(slices, sizes, reading)
 

@@ -215,7 +215,7 @@ def test_a_published_weight_of_50_behind_entklprop_counts_for_nothing_and_the_lo
 
 def test_a_prior_that_adds_up_to_less_than_the_image_is_taken_of_its_own_sum():
     """The published ratio is of W·H: with 0.9 of the image, higher by log(1/0.9) per unit predicted of what is there."""
-    value, *_ = computed(f"('EntKLProp', {{{ENTKL}}}, 'within', {{}}, 'norm_soft_size', 1)")
+    value, *_ = computed(f"('EntKLProp', {{{ENTKL}, 'silent':False}}, 'within', {{}}, 'norm_soft_size', 1)")
     p = logits().softmax(1)
     sizes = (p / p.amax(1, keepdim=True)).sum((2, 3))
     predicted = sizes / sizes.sum(1, keepdim=True)

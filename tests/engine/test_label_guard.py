@@ -47,6 +47,7 @@ ENTROPY = "('SelfEntropy', {}, None, None, None, 0.5)"
 SIZED = "('EntKLProp', {}, 'PredictionBounds', {'sizefile': 'PRIOR', 'predcol': 'p', 'margin': 0}, 'soft_size', 1)"
 START = "--model_weights NET --network Dimwit:nG=3"
 SOURCE = "--source_dataset SOURCE --source_folders FOLDERS_OF_SOURCE --source_regex 'Case(..)_(.)'"
+BENT = SIZED.replace("{}", "{'reestimate': 0.5}").replace("'margin': 0", "'margin': 0.1, 'dir': 'both'")
 BASE = {  # method -> its losses, and flags of every run of it
     "noadap": ([LOSS], START),
     "sfda": ([SIZED], START),
@@ -87,6 +88,7 @@ OWN = {  # method -> runs with its own flags
         "--trainable none",
         "--keep_every 2 --crop 8 9 8 --overlap 0.25 --network UNet3D:width=2,depth=1 --ignore 255 --eval_every 2",
         "--keep_every 1 --trainval --augment --augmentation \"{'rotate': 0}\" --l_rate 0.1 --precision bf16",
+        f'--n_epoch 3 --keep_every 1 --l_rate 0.1 --target_losses "[{BENT}]"',
     ],
     "self_training": [
         "--threshold learnt --prior_mu 0.5 --prior_sd 0.1 --pri_mu 1 --pri_sd 1 --post_mu 1 --post_sd 1 --alpha 0.9 "

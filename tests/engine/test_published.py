@@ -174,7 +174,8 @@ def test_losses_are_those_of_the_published_code():
     assert not built("isles gdl").legacy
     legacy = as_published(LossSpec("DiceLoss", {"legacy": False}), "boundary")
     assert legacy.params == {"legacy": False}
-    assert as_published(LossSpec("KLPropInv"), "sfda").params == {"direction": "predicted"}
+    assert as_published(LossSpec("KLPropInv"), "sfda").params == {"direction": "predicted", "silent": False}
+    assert as_published(LossSpec("EntKLProp"), "sfda").params == {"silent": False}
     assert as_published(LossSpec("KLPropInv"), None).params == {}
 
 

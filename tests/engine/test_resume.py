@@ -209,6 +209,42 @@ def test_ctrl_c_notes_how_far_it_came_too(site, whole, tmp_path, monkeypatch):
     assert differences(whole, tmp_path / "run") == []
 
 
+def test_a_prior_that_is_estimated_anew_goes_on_from_where_it_was(site, whole, tmp_path, monkeypatch):
+    """Asked to stop in the third epoch, after two steps; and killed when the third epoch was done."""
+    prior = write_prior(tmp_path / "prior.csv", site, size=150)
+    told = {"sizefile": str(prior), "predcol": "dumbpredwtags", "margin": 0.1, "dir": "both"}
+    losses = f"[('EntKLProp', {{'reestimate': 0.5}}, 'PredictionBounds', {told}, 'soft_size', 1)]"
+    start = (
+        "--method",
+        "sfda",
+        "--model_weights",
+        whole / "last.pkl",
+        "--target_losses",
+        losses,
+        "--l_rate",
+        3e-3,
+        *STILL,
+    )
+    runs = [tmp_path / name for name in ("through", "asked", "killed")]
+    through, asked, killed = (arguments(site, run, *start) for run in runs)
+    program.main(through)
+    factors = load_checkpoint(runs[0] / "last.pkl")["method"]["priors"]["EntKLProp"]["factors"].tolist()
+    assert 0.25 <= factors[1] < 0.95
+    log = pd.read_csv(runs[0] / "IMG_target_metrics.csv")
+    assert log["prior_EntKLProp_1"].tolist()[0] == 1
+    assert log["prior_EntKLProp_1"].nunique() == EPOCHS
+    with monkeypatch.context() as patch:
+        patch.setattr(Supervised, "step", before_call(2 * STEPS + 2, Supervised.step, ask_to_stop))
+        stop(asked)
+    with monkeypatch.context() as patch:
+        patch.setattr(Supervised, "step", before_call(3 * STEPS + 1, Supervised.step, crash))
+        with pytest.raises(Crash):
+            program.main(killed)
+    for argv in (asked, killed):
+        program.main(argv)
+    assert differences(runs[0], runs[1]) == differences(runs[0], runs[2]) == []
+
+
 def test_killed_between_the_two_renames_of_a_commit(site, whole, run, monkeypatch):
     """previous.pkl and last.pkl are one file then, and a rename of one to the other would do nothing."""
     argv, save = arguments(site, run), RunFolder.save

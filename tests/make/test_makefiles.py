@@ -389,7 +389,18 @@ def test_a_run_of_before_there_was_a_choice_is_not_asked_for_its_picture(tmp_pat
     assert ("plot.py selection" in commands) == ("selection.csv" in files)
 
 
-WITHOUT_LABELS = [*CHOICES, "entropy", "klprop", "sfda_mean", "cda", "bnrefresh", "sfda_onsource", "selftrain_vi"]
+WITHOUT_LABELS = [
+    *CHOICES,
+    "entropy",
+    "klprop",
+    "sfda_mean",
+    "sfda_margin",
+    "sfda_reestimate",
+    "cda",
+    "bnrefresh",
+    "sfda_onsource",
+    "selftrain_vi",
+]
 
 
 @pytest.mark.parametrize("words", [(), ("SIZE=full",), SMOKE, ("KEEP=--keep_every 2",), ("PARITY=1",)])

@@ -38,8 +38,8 @@ def test_the_sum_of_losses_follows_its_schedule_and_says_its_weights():
     terms = [Term(build_loss(spec), spec.weight) for spec in specs]
     total = LossSum(terms, "StealWeight", to_steal=0.02)
     total.begin_epoch(3)
-    assert total.moving_weights() == pytest.approx({"weight_GeneralizedDice": 0.94, "weight_SelfEntropy": 0.07})
-    assert LossSum(terms).moving_weights() == {}
+    assert total.moving() == pytest.approx({"weight_GeneralizedDice": 0.94, "weight_SelfEntropy": 0.07})
+    assert LossSum(terms).moving() == {}
 
 
 @pytest.mark.parametrize(
