@@ -4,11 +4,12 @@
 
 Candidates are the source network, its batch-norm refresh, and what each run chose of its own epochs (--keep_every of
 main.py); a run that kept none brings its last network. All adapt one source network to the same images, and none of
-them looked at a label of these. Of a single run the choice is what it chose itself.
+them looked at a label of these. Of a single run the choice is what it chose itself. With --select_with 2 the labels of
+two patients choose instead, and everything that is written says so.
 
 Writes OUT/chosen.pkl, a checkpoint with the reason in it, OUT/selection.csv, the scores of every candidate, and
-OUT/selection.txt, the reason. The target's training images are looked at in a process of its own, which opens no ground
-truth. For scores, make a run of what was chosen: main.py --method noadap --model_weights OUT/chosen.pkl.
+OUT/selection.txt, the reason. The target's training images are looked at in a process of its own, which opens no other
+ground truth. For scores, make a run of what was chosen: main.py --method noadap --model_weights OUT/chosen.pkl.
 """
 
 import processes.ctrl_c  # noqa: F401  first: from here on Ctrl-C is one line
@@ -37,7 +38,8 @@ from processes.ownership import begin, refuse_taken
 from processes.quoting import visible
 from selection.candidates import REFRESH, SOURCE
 from selection.choosing import Pool, choose_among
-from utils import ProgramParser, atomic_write, run_program, settings_of, sha256_of
+from selection.labelled import Selecting, patients_who_choose
+from utils import ProgramParser, atomic_write, counted, listing, run_program, settings_of, sha256_of
 
 PROGRAM = "choose.py"
 
@@ -47,10 +49,17 @@ def get_args(argv: Sequence[str] | None) -> Namespace:
     parser.add_argument("--runs", type=Path, nargs="+", required=True, help="results/<set>/<run> …")
     parser.add_argument("--out", type=Path, required=True, help="folder of the choice")
     parser.add_argument("--overwrite", action="store_true", help="also choose anew what was chosen already")
+    few = "patients of the target's training images, 1 to 3, whose labels choose (0: none)"
+    parser.add_argument("--select_with", type=int, default=0, metavar="N", help=few)
+    parser.add_argument("--select_folders", help="where these labels are (default: as the first run says)")
+    parser.add_argument("--draw", type=int, help="which N: the number of the draw (default: that of the first run)")
     parser.add_argument("--device", help="default: cuda where there is one")
     parser.add_argument("--precision", choices=PRECISIONS, help="default: that of the first run")
     args = parser.parse_args(argv)
     args.device = device_of(args.device)
+    for name in ("select_with", "draw"):
+        if (getattr(args, name) or 0) < 0:
+            raise UserError(f"--{name} is {getattr(args, name)}; it must be at least 0.")
     return args
 
 
@@ -75,6 +84,11 @@ class Adapted:
     def is_start(self) -> bool:
         """Whether it chose the network that it started from, or that network's refresh."""
         return self.state.get("choice", {}).get("candidate") in (SOURCE, REFRESH)
+
+    @property
+    def labelled(self) -> tuple[str, ...]:
+        """The patients whose labels chose its network; none where it was chosen without."""
+        return tuple(self.state.get("choice", {}).get("labelled", ()))
 
     @cached_property
     def priors(self) -> list[Bounds | None]:
@@ -145,6 +159,17 @@ def must_be_alike(runs: Sequence[Adapted]) -> None:
             )
 
 
+def must_be_told(runs: Sequence[Adapted], patients: Sequence[str]) -> None:
+    """Raises UserError for runs that chose with labels of others than these patients: nothing would tell of those."""
+    for run in runs:
+        if hidden := set(run.labelled) - set(patients):
+            raise UserError(
+                f"{run.folder} chose its network with {counted(len(run.labelled), 'labelled patient')} "
+                f"({listing(run.labelled)}), and this choice would not tell of {listing(sorted(hidden))}. Give "
+                f"--select_with {len(run.labelled)} --draw {run.args.draw}, or leave it out of --runs."
+            )
+
+
 def names_of(runs: Sequence[Adapted]) -> list[str]:
     """What each run is called as a candidate: by its folder's name, where that is no other candidate's."""
     names = [visible(run.folder.resolve().name) for run in runs]
@@ -182,7 +207,12 @@ def choose(out: Path, pool: Pool, args: Namespace, priors: Sequence[Bounds | Non
     """Chooses, and says why; in a process of its own. args: of the first run, with the machine of this program."""
     set_up_machine(args.precision, args.deterministic)
     reading, settings = settings_of(Reading, vars(args)), settings_of(Settings, vars(args))
-    return choose_among(out, pool, reading, settings, args.network, priors)
+    return choose_among(out, pool, reading, settings, args.network, priors, settings_of(Selecting, vars(args)))
+
+
+def who_choose(args: Namespace) -> tuple[str, ...]:
+    """The patients whose labels choose. args: of the first run, with the flags of this program"""
+    return patients_who_choose(settings_of(Reading, vars(args)), settings_of(Selecting, vars(args)))
 
 
 def take_over(run: Adapted, out: Path) -> str:
@@ -202,10 +232,18 @@ def main(argv: Sequence[str] | None = None) -> None:
     runs = [read_run(folder, here) for folder in args.runs]
     must_be_alike(runs)
     priors = [prior for run in runs for prior in run.priors]
+    first = runs[0].args
+    first.select_with = args.select_with
+    first.select_folders = args.select_folders or first.select_folders
+    first.draw = first.draw if args.draw is None else args.draw
+    patients = who_choose(first) if args.select_with else ()
+    is_own = len(runs) == 1 and "choice" in runs[0].state and (not patients or runs[0].labelled == patients)
+    if not is_own:
+        must_be_told(runs, patients)
     begin(args.out, PROGRAM)
     with locked(args.out):
         (args.out / CHOSEN).unlink(missing_ok=True)  # it is there when all is there
-        if len(runs) == 1 and "choice" in runs[0].state:
+        if is_own:
             print(take_over(runs[0], args.out))
             return
         for run in runs:

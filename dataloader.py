@@ -110,16 +110,22 @@ def open_images(reading: Reading, split: str, bounds: Sequence[Any] = ()) -> Str
 
     Raises UserError as `open_slices` and `open_volumes` do, and for other channels than --modalities.
     """
-    text = reading.target_folders if split == "train" else reading.val_target_folders or reading.target_folders
-    limit = DEBUG_SLICES if reading.debug else None
-    folders = [parse_image_folder(text)]
-    found = _open_folders(reading.target_dataset, split, folders, reading.grp_regex, reading, limit)
-    check_channels({"images": found}, reading.modalities)
+    found = images_of(reading, split)
     blind = [None if bound is None or knows_truth(bound) else bound for bound in bounds]
     found = lay_bounds(found, blind, required=False)
     if not reading.crop:
         found = place({"images": found}, reading.cache, torch.device(reading.device))["images"]
     return _in_order(found, reading, workers=reading.workers)
+
+
+def images_of(reading: Reading, split: str) -> AnySet:
+    """The target's images of a split, as they are stored; otherwise as `open_images`."""
+    text = reading.target_folders if split == "train" else reading.val_target_folders or reading.target_folders
+    limit = DEBUG_SLICES if reading.debug else None
+    folders = [parse_image_folder(text)]
+    found = _open_folders(reading.target_dataset, split, folders, reading.grp_regex, reading, limit)
+    check_channels({"images": found}, reading.modalities)
+    return found
 
 
 def knows_truth(bound: Any) -> bool:

@@ -33,7 +33,7 @@ from engine.loop import Looping, Training
 from engine.published import as_published
 from engine.recorder import Recorder, Recording
 from engine.run_folder import RunFolder
-from engine.source_bundle import SourceBundle, bundle_of, writes_bundle
+from engine.source_bundle import SourceBundle, handed_on, writes_bundle
 from engine.watching import Watch
 from methods.base import METHODS, Method
 from methods.objective import LossSum, check_finite
@@ -59,6 +59,7 @@ from processes.lock import locked
 from processes.ownership import RUN, RUN_FILES, refuse_taken
 from processes.team import ALONE, Team, join_team, leave_team
 from selection.choosing import choose_epoch
+from selection.labelled import Selecting, patients_who_choose
 from utils import run_program, seed_everything, settings_of
 
 # ---------------------------------------------------------------------------------------------------- build
@@ -162,10 +163,13 @@ def check(args: Namespace, loss: LossSum) -> str:
 
 
 def choose(args: Namespace, priors: Sequence[Bounds | None]) -> str:
-    """Chooses one of the copies that a run kept, and says why; in a process of its own, which opens no ground truth."""
+    """Chooses one of the copies that a run kept, and says why; in a process of its own.
+
+    That opens no ground truth, or with --select_with that of these few patients alone.
+    """
     set_up_machine(args.precision, args.deterministic)
     reading, settings = settings_of(Reading, vars(args)), settings_of(Settings, vars(args))
-    return choose_epoch(args.workdir, reading, settings, args.network, priors)
+    return choose_epoch(args.workdir, reading, settings, args.network, priors, settings_of(Selecting, vars(args)))
 
 
 def have_chosen(args: Namespace, loss: LossSum) -> str:
@@ -185,6 +189,10 @@ def train(args: Namespace, loss: LossSum, team: Team) -> None:
     warn_of_augmentation(streams, args, team)
     weights = {name: getattr(args, name) for name in ("model_weights", "backbone_weights")}
     inputs = describe_inputs(weights, streams, val)
+    starts_whole = bool(args.model_weights) and args.load_blocks is None
+    start = handed_on(Path(args.model_weights), starts_whole) if args.model_weights else {}
+    selecting = settings_of(Selecting, vars(args))
+    choosers = patients_who_choose(reading, selecting) if args.select_with and team.leads else ()
     if team.leads and (idle := team.idle(args.batch_size)):
         print(
             f"{team.world} processes share batches of {args.batch_size} images: {idle} of them have nothing to do. "
@@ -193,17 +201,16 @@ def train(args: Namespace, loss: LossSum, team: Team) -> None:
         )
     with locked(args.workdir) if team.leads else nullcontext():
         folder, record = RunFolder(args.workdir, vars(args), inputs), None
-        starts_whole = bool(args.model_weights) and args.load_blocks is None
         watch = Watch(method, streams, val, whole=starts_whole)
         if team.leads:
             folder.begin()
             recording = settings_of(Recording, vars(args))
             record = Recorder(folder, method, val and val.slices, streams, recording, watch.is_on)
-            record.start(inputs, label_uses(demand, reading))
+            record.start(inputs, label_uses(demand, reading), choosers, start.get("labelled", ()))
         if args.compile and streams and method.segments:
             try_to_compile(method, next(iter(streams.values())))
         looping, beside = settings_of(Looping, vars(args)), {"preprocessing": describe_preprocessing(reading)}
-        beside |= bundle_of(Path(args.model_weights)) if starts_whole else {}
+        beside |= start
         measures = team.leads and writes_bundle(method, streams, starts_whole)
         source = SourceBundle(method, streams["target"].slices, val, looping) if measures else None
         chooser = partial(have_chosen, args, loss)

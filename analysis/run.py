@@ -178,12 +178,19 @@ class Run:
 
     @cached_property
     def selection(self) -> Selection | None:
-        """What was chosen without labels, among the networks that it kept; None where nothing was."""
+        """What was chosen among the networks that it kept, with few labels or none; None where nothing was."""
         path = self.folder / f"{SELECTION}.csv"
         if not path.is_file():
             return None
         with reading(path, AGAIN):
             return parse_selection(self.text(path.name), self.text(f"{SELECTION}.txt"))
+
+    def labelled(self, which: str) -> list[str]:
+        """The patients whose labels chose that network, or the one that it started from."""
+        told = self.provenance.get("labelled")
+        names = told.get("chose_the_start") if isinstance(told, dict) else None
+        own = self.selection.labelled if which == "chosen" and self.selection else ()
+        return sorted({*(names if fits(names, Sequence[str]) else ()), *own})
 
     def standing_for(self, which: str) -> str:
         """'last', 'chosen' or 'best_3d': where nothing was chosen, the last network stands for the 'chosen' one."""

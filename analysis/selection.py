@@ -1,14 +1,16 @@
-"""How a network of a run was chosen without labels, read back from what the choice wrote down."""
+"""How a network of a run was chosen, with few labels or none, read back from what the choice wrote down."""
 
 import csv
 import io
+import json
 import math
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 from processes.quoting import from_cell
+from utils import counted, fits
 
-FACTS = ("candidate", "epoch", "chosen", "gate", "taken_by", "seconds")  # the columns that are no validator's
+FACTS = ("candidate", "epoch", "chosen", "gate", "taken_by", "labelled", "seconds")  # columns of no validator
 
 
 @dataclass(frozen=True)
@@ -29,16 +31,30 @@ class Candidate:
 
 @dataclass(frozen=True)
 class Selection:
-    """What a run chose from, in the order in which it was listed, what it chose, and a paragraph that says why."""
+    """What a run chose from, in the order in which it was listed, what it chose, and a paragraph that says why.
+
+    labelled   the patients whose labels chose; none where it was chosen without labels
+    """
 
     candidates: tuple[Candidate, ...]
     chosen: Candidate
     reason: str
+    labelled: tuple[str, ...] = ()
+
+    @property
+    def how(self) -> str:
+        """'without labels', or 'with 2 labelled patients'."""
+        return how_chosen(len(self.labelled))
 
     @property
     def validators(self) -> list[str]:
         """The names of all that gave scores."""
         return list(self.chosen.scores)
+
+
+def how_chosen(labelled: int) -> str:
+    """'without labels', or 'with 2 labelled patients'."""
+    return f"with {counted(labelled, 'labelled patient')}" if labelled else "without labels"
 
 
 def parse_selection(table: str, reason: str) -> Selection:
@@ -50,7 +66,14 @@ def parse_selection(table: str, reason: str) -> Selection:
     chosen = [one for one, row in zip(candidates, rows, strict=True) if row["chosen"] == "1"]
     if len(chosen) != 1:
         raise ValueError(f"{len(chosen)} of its candidates are chosen, and one should be")
-    return Selection(candidates, chosen[0], reason.strip())
+    return Selection(candidates, chosen[0], reason.strip(), _labelled(rows[0].get("labelled") or "[]"))
+
+
+def _labelled(cell: str) -> tuple[str, ...]:
+    names = json.loads(from_cell(cell))
+    if not fits(names, Sequence[str]):
+        raise ValueError("expected a list of the patients whose labels chose")
+    return tuple(names)
 
 
 def _candidate(row: Mapping[str, str]) -> Candidate:

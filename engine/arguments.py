@@ -57,6 +57,9 @@ def get_parser() -> Parser:  # noqa: PLR0915  a flat list of flags reads better 
     data.add_argument("--target_folders", "--folders", required=True, help="[(folder, transform, is_one_hot), …]")
     data.add_argument("--val_target_folders", help="the same for validation (default: as training)")
     data.add_argument("--source_folders", help="the same in --source_dataset (default: as --target_folders)")
+    data.add_argument(
+        "--select_folders", help="where --select_with finds labels (default: as --target_folders, or for validation)"
+    )
     data.add_argument("--grp_regex", required=True, help="first group: patient; second: slice number")
     data.add_argument("--source_regex", help="the same in --source_dataset (default: as --grp_regex)")
     data.add_argument("--n_class", type=int, required=True, help="classes, background included")
@@ -66,7 +69,7 @@ def get_parser() -> Parser:  # noqa: PLR0915  a flat list of flags reads better 
     data.add_argument("--use_spacing", **switch, help="dist_map_transform means dist_map_mm_transform")
     data.add_argument("--group", **switch, help="accepted: slices always belong to their patient")
     data.add_argument("--n_labelled", type=int, default=0, help="train on the labels of n volumes alone (0: of all)")
-    data.add_argument("--draw", type=int, default=0, help="which n: the number of the draw")
+    data.add_argument("--draw", type=int, default=0, help="which n, or of --select_with: the number of the draw")
     data.add_argument("--batch_size", type=int, default=4)
     data.add_argument(
         "--crop", type=int, nargs=3, metavar=("D", "W", "H"), help="volumes, in random crops of this size"
@@ -146,6 +149,12 @@ def get_parser() -> Parser:  # noqa: PLR0915  a flat list of flags reads better 
         type=int,
         default=0,
         help="an adaptation keeps its network every n epochs, and at the end chooses one of them without labels",
+    )
+    record.add_argument(
+        "--select_with",
+        type=int,
+        default=0,
+        help="n patients of the target's training images, 1 to 3, whose labels choose there instead; no step sees them",
     )
     record.add_argument("--resume", **switch, help="go on where a killed run stopped")
 
@@ -259,7 +268,7 @@ MOST = {"n_class": 255, "seed": 2**64 - 1}  # labels are bytes, of which losses 
 MOST |= {"workers": 1024, "jobs": 1024, "draw": 2**64 - 1}
 MOST |= dict.fromkeys(("l_rate", "weight_decay"), 3e38)  # what 32 bits hold
 LARGEST = 10**6  # of whole numbers, where nothing else is said: more is a slip of the hand, and fills memory or disk
-ANY = (*LEAST, "n_warmup", "modalities", "n_labelled", "draw", "seed", "steps", "keep_every")
+ANY = (*LEAST, "n_warmup", "modalities", "n_labelled", "draw", "seed", "steps", "keep_every", "select_with")
 ANY += ("l_rate", "lr_decay", "poly_power", "weight_decay", "momentum", "nsd_tolerance")
 
 
@@ -287,11 +296,22 @@ def is_source_free(args: Namespace) -> bool:
 
 
 def _check_copies(args: Namespace) -> None:
-    """Raises UserError for --keep_every where no trained network is adapted without labels."""
+    """Raises UserError for --keep_every where no trained network is adapted without labels; and for --select_with."""
     if args.keep_every and not is_source_free(args):
         raise UserError(
             f"--keep_every {args.keep_every} keeps copies of a whole trained network while it is adapted without "
             "labels, to choose one of them. This run makes no such network, so leave it out."
+        )
+    if args.select_with and not args.keep_every:
+        raise UserError(
+            f"--select_with {args.select_with} chooses among the copies that --keep_every keeps, and there are none: "
+            "give --keep_every 5, or leave --select_with out."
+        )
+    scored_on = "test" if args.ontest else "train" if args.ontrain else "val"
+    if args.select_with and scored_on == ("val" if args.valonly else "train"):
+        raise UserError(
+            f"--select_with {args.select_with} chooses by labels of {scored_on}, and on {scored_on} the run is scored: "
+            "on patients who chose. Score it on others (without --ontrain, with --ontest), or leave --select_with out."
         )
 
 

@@ -18,6 +18,7 @@ from engine.watching import COLUMNS as WATCHED
 from files.run_names import CLASSES, MASKS, PATIENTS
 from methods.base import Method
 from metrics import DISTANCES, dice
+from utils import counted, listing
 
 COUNTED = 64  # slices whose classes are counted at a time; volumes, one by one
 
@@ -203,10 +204,13 @@ class Recorder:
             for k in self.classes
         }
 
-    def start(self, inputs: Mapping[str, str], used: Mapping[str, str]) -> None:
+    def start(
+        self, inputs: Mapping[str, str], used: Mapping[str, str], choosers: Sequence[str], chose: Sequence[str]
+    ) -> None:
         """Writes what is known before the first epoch.
 
         inputs: the hash of everything that is read; used: set -> how labels shaped its images
+        choosers: patients whose labels will choose (--select_with); chose: those whose labels chose what it starts from
         """
         card, reference = read_card(self.recording.target_dataset), self.val or self.train
         supervision = sorted({bound.supervision for bound in self.method.loss.bounds if bound is not None} - {"none"})
@@ -216,6 +220,11 @@ class Recorder:
             supervision.insert(0, self.method.supervision)  # in addition to what the sizes knew
         for name, how in used.items():
             print(f"Labels shaped the images of {name}: {how}.", flush=True)
+        if choosers:
+            print(
+                f"A network will be chosen with {counted(len(choosers), 'labelled patient')}: {listing(choosers)}.",
+                flush=True,
+            )
         if note := grey_note(self.train or self.val):
             print(note, flush=True)
         code = describe_code()
@@ -232,7 +241,8 @@ class Recorder:
                 "n_epoch": self.recording.n_epoch,
                 "debug": bool(self.recording.debug),
                 "device": self.method.settings.device,
-                "supervision": ", ".join(supervision) or self.method.supervision,
+                "supervision": ", ".join([*(supervision or [self.method.supervision]), *_of_choices(choosers, chose)]),
+                "labelled": {"chooses": list(choosers), "chose_the_start": list(chose)},
                 "oracle": any("oracle" in words for words in supervision),
                 "uses_labels": used,
                 "csv": self.csv_name,
@@ -312,6 +322,12 @@ class Recorder:
         axis = self.recording.metric_axis
         columns = {"class": axis, "name": [names[k] for k in axis], "iou": evaluation.iou()[axis]}
         return pd.DataFrame(columns | {"intersection": intersection[axis], "union": union[axis]})
+
+
+def _of_choices(choosers: Sequence[str], chose: Sequence[str]) -> list[str]:
+    """What a choice by labels adds to the supervision of a run."""
+    words = {"choosing": choosers, "the choice of its weights": chose}
+    return [f"labels of {counted(len(names), 'patient')} for {what}" for what, names in words.items() if names]
 
 
 def epoch_line(row: Mapping[str, float], best: Mapping[str, float], recording: Recording) -> str:

@@ -53,9 +53,13 @@ def writes_bundle(method: Method, streams: Mapping[str, AnyStream], starts_whole
     return method.segments and learns and "target" in streams and "target" in method.labelled and not starts_whole
 
 
-def bundle_of(weights: Path) -> dict[str, Any]:
-    """The entry "bundle" of a checkpoint, in a dict of its own; {} where there is none."""
-    return {name: entry for name, entry in load_checkpoint(weights, bare=True).items() if name == "bundle"}
+def handed_on(weights: Path, whole: bool) -> dict[str, Any]:
+    """Entries of a checkpoint that a run which starts from it hands on, as far as they are there.
+
+    "labelled": the patients whose labels chose its network; and "bundle", if the run starts from the `whole` network
+    """
+    names = ("labelled", *(["bundle"] if whole else []))
+    return {name: entry for name, entry in load_checkpoint(weights, bare=True).items() if name in names}
 
 
 class SourceBundle:

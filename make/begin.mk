@@ -50,6 +50,8 @@ JOBS := $(JOBS)
 LAUNCH ?=
 # processes that share one training, one a GPU, with one thread each unless THREADS says more: NPROC=4
 NPROC ?=
+# patients of the target's training images, 1 to 3, whose labels choose where a run keeps networks: SELECT=2; empty: no label
+SELECT ?=
 # the run that `show` prints, or whose network `stress` tries out
 RUN ?=
 # whose images `stress` shifts, where there are two sets: source or target

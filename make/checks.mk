@@ -15,11 +15,13 @@ is_kept = $(and $(ONLY_NAMED),$(filter-out $(ONLY_NAMED),$(1)),$(wildcard $(1)/l
 
 # Make looks at times alone: a finished run that is asked for with another seed, network or number of epochs is kept, and told.
 ASKED := $(if $(filter command line,$(origin SEED)),seed $(SEED)) $(if $(DEBUG),debug 1,debug 0) \
-  $(if $(filter command line,$(origin NET)),$(if $(filter-out Dimwit,$(NET)),network $(NET))) $(if $(EPC),n_epoch $(EPC))
+  $(if $(filter command line,$(origin NET)),$(if $(filter-out Dimwit,$(NET)),network $(NET))) $(if $(EPC),n_epoch $(EPC)) \
+  $(if $(filter command line,$(origin SELECT)),select_with $(firstword $(SELECT) 0))
 FINISHED := $(wildcard $(addsuffix /params.txt,$(or $(NAMED),$(MAIN))))
 ifeq ($(findstring B,$(LETTERS))$(filter help show clean-tmp data-report,$(MAKECMDGOALS)),)
 OTHER := $(if $(FINISHED),$(shell awk -F': ' 'BEGIN { split("$(ASKED)", asked, " "); for (i = 1; i in asked; i += 2) \
-  value[asked[i]] = asked[i + 1] } $$1 in value && $$2 != value[$$1] && !($$1 == "n_epoch" && $$2 == 1) \
+  value[asked[i]] = asked[i + 1] } $$1 == "keep_every" { keeps = $$2 } $$1 in value && $$2 != value[$$1] \
+  && !($$1 == "n_epoch" && $$2 == 1) && !($$1 == "select_with" && !keeps) \
   { sub("/params.txt", "", FILENAME); print FILENAME " (" $$1 " " $$2 ")" }' $(FINISHED)))
 $(if $(OTHER),$(info Finished with other arguments than these, and kept: $(OTHER). Name another RD, or make a run anew: -B.))
 endif

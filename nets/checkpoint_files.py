@@ -28,7 +28,8 @@ PLAIN = (bool, int, float, complex, str, bytes, type(None))
 COPIES = 8  # of the numbers in a file, as tied weights share them
 
 # What main.py writes, and of what type. "best": the best epoch so far, its score and that before the first step.
-# "choice": what was chosen without labels, and why. What "bundle" holds, bundle.py tells.
+# "choice": what was chosen, and why; "labelled": the patients whose labels chose it, or what it started from. What
+# "bundle" holds, bundle.py tells.
 ENTRIES: dict[str, Any] = {
     "network": str,
     "in_channels": int,
@@ -36,13 +37,14 @@ ENTRIES: dict[str, Any] = {
     "epoch": int,
     "caution": float,
     "best": Mapping[str, float | None],
-    "choice": Mapping[str, str | int],
+    "choice": Mapping[str, str | int | Sequence[str]],
+    "labelled": Sequence[str],
     **dict.fromkeys(("alarms", "method", "preprocessing", "identity"), Mapping[str, Any]),
     **dict.fromkeys(("counts", "rows"), Sequence[Any]),
 }
 # Of these, what whoever uses a network asks for, and no resume alone; the bundle, where its source wrote one.
 OF_A_NETWORK = ("network", "in_channels", "n_class", "seed", "net", "preprocessing", "epoch", "identity")
-OF_PLAIN_TYPES = ("best", "choice", "alarms", "preprocessing", "identity")
+OF_PLAIN_TYPES = ("best", "choice", "labelled", "alarms", "preprocessing", "identity")
 
 
 def load_checkpoint(path: Path, bare: bool = False) -> dict[str, Any]:
@@ -88,7 +90,7 @@ def save_checkpoint(path: Path, state: dict[str, Any]) -> None:
 
 def of_a_network(state: Mapping[str, Any]) -> dict[str, Any]:
     """A checkpoint without what a resume alone needs."""
-    return {name: state[name] for name in (*OF_A_NETWORK, "bundle") if name in state}
+    return {name: state[name] for name in (*OF_A_NETWORK, "bundle", "labelled") if name in state}
 
 
 def require(path: Path, state: Mapping[str, Any], names: Sequence[str]) -> None:

@@ -1,4 +1,6 @@
-"""Chooses among the networks of a run, or of several, on the target's training images: no ground truth is opened.
+"""Chooses among the networks of a run, or of several, on the target's training images.
+
+No ground truth is opened, or with --select_with that of a few patients alone (labelled.py).
 
 Written into a folder:
     chosen.pkl      the network, with the reason for it, as a checkpoint
@@ -6,6 +8,7 @@ Written into a folder:
     selection.txt   one paragraph: what was chosen, and why
 """
 
+import json
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import partial
@@ -16,7 +19,7 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from dataloader import AnySet, Reading, open_images, splits_of
+from dataloader import AnySet, Reading, open_images, rows_of, splits_of
 from datasets.streams import Stream
 from datasets.volumes import WholeStream
 from files.run_names import CHOSEN, SELECTION, candidates_of
@@ -28,7 +31,8 @@ from nets.filling import fitting_weights
 from networks import build_network
 from processes.quoting import csv_text
 from selection.candidates import REFRESH, SOURCE, Candidate, refreshed
-from selection.decision import Choice, decide
+from selection.decision import Choice, decide, decide_by_labels
+from selection.labelled import Labelled, Selecting, open_labelled, patients_who_choose
 from selection.measuring import Measured, measure, per_patient
 from selection.validators import Evidence
 from utils import atomic_write
@@ -39,11 +43,16 @@ LEAST = 1e-4  # between the largest and the smallest share of a prior that says 
 
 @dataclass(frozen=True)
 class Target:
-    """The training images of the target, and the pixels (N, K) that a prior gives each class; None without a prior."""
+    """The training images of the target, and what is known of them.
+
+    sizes      the pixels (N, K) that a prior gives each class; None without a prior
+    labelled   the patients whose labels choose; None where the choice is made without labels
+    """
 
     slices: AnySet
     sizes: np.ndarray | None
     reading: Reading
+    labelled: Labelled | None
 
     def batches(self) -> Iterator[tuple[Tensor, Tensor]]:
         """Batches (B, C, …) on the device, each in random company, the same at each call; and their rows (B,)."""
@@ -56,18 +65,21 @@ class Target:
             yield batch.image, batch.rows
 
 
-def open_target(reading: Reading, priors: Sequence[Any]) -> Target:
-    """Opens the training images of the target.
+def open_target(reading: Reading, priors: Sequence[Any], selecting: Selecting) -> Target:
+    """Opens the training images of the target, and the labels of those patients who choose, if any do.
 
     priors: objects of bounds.py whose ratios a loss compares, or None. The first counts that says something of every
     image, and of which no ground truth of these images is part
     """
     slices = open_images(reading, splits_of("target", reading)[0], priors).slices
+    patients = patients_who_choose(reading, selecting) if selecting.select_with else ()
     if len(slices) > MOST:
-        slices = slices.keep(np.linspace(0, len(slices) - 1, MOST).astype(int).tolist())
+        looked_at = np.linspace(0, len(slices) - 1, MOST).astype(int).tolist()
+        slices = slices.keep(sorted({*looked_at, *rows_of(slices, patients)}))
+    labelled = open_labelled(slices, patients, reading, selecting) if patients else None
     told = [bound.mean(2) for bound in slices.bounds if bound is not None]
     sizes = next((each for each in told if np.ptp(each.sum(0) / each.sum()) > LEAST), None)
-    return Target(slices, sizes, reading)
+    return Target(slices, sizes, reading, labelled)
 
 
 def choose(
@@ -88,7 +100,10 @@ def choose(
         net.load_state_dict(candidate.weights())
         measured.append(measure(net, target.batches(), settings, temperatures))
     shares = None if bundle is None else bundle.image_shares
-    return decide(_evidence(target, measured, candidates, shares), candidates)
+    seen = _evidence(target, measured, candidates, shares)
+    if target.labelled is None:
+        return decide(seen, candidates)
+    return decide_by_labels(seen, candidates, target.labelled.scores(seen.masks), target.labelled.patients)
 
 
 def _evidence(
@@ -132,7 +147,9 @@ class Pool:
     others: Mapping[str, tuple[int, Path]]
 
 
-def choose_epoch(run: Path, reading: Reading, settings: Settings, network: str, priors: Sequence[Any]) -> str:
+def choose_epoch(
+    run: Path, reading: Reading, settings: Settings, network: str, priors: Sequence[Any], selecting: Selecting
+) -> str:
     """Chooses among the networks that a run kept (--keep_every), writes the choice into its folder, and tells it.
 
     network: as --network names it. Raises UserError for a candidate that is missing or torn, and for images that
@@ -140,14 +157,20 @@ def choose_epoch(run: Path, reading: Reading, settings: Settings, network: str, 
     """
     kept = candidates_of(run)
     others = {f"epoch {epoch}": (epoch, path) for epoch, path in kept.items() if epoch}
-    return choose_among(run, Pool(kept[0], kept[0], others), reading, settings, network, priors)
+    return choose_among(run, Pool(kept[0], kept[0], others), reading, settings, network, priors, selecting)
 
 
 def choose_among(
-    folder: Path, pool: Pool, reading: Reading, settings: Settings, network: str, priors: Sequence[Any]
+    folder: Path,
+    pool: Pool,
+    reading: Reading,
+    settings: Settings,
+    network: str,
+    priors: Sequence[Any],
+    selecting: Selecting,
 ) -> str:
     """Chooses among the networks of a pool, the source network's refresh with them; otherwise as `choose_epoch`."""
-    target = open_target(reading, priors)
+    target = open_target(reading, priors, selecting)
     built = (network, target.slices.shape[0], reading.n_class)
     net = build_network(*built).to(reading.device)
     settings = laid_out(net, settings)
@@ -181,15 +204,19 @@ def laid_out(net: Network, settings: Settings) -> Settings:
 
 def save(folder: Path, choice: Choice, candidates: Sequence[Candidate], checkpoint: dict[str, Any]) -> None:
     """Writes a choice down, the network last: where that is, all is there."""
-    rows = [["candidate", "epoch", "chosen", "gate", *choice.scores, "taken_by"]]
+    labelled = [json.dumps(choice.labelled, ensure_ascii=False)] if choice.labelled else []
+    rows = [["candidate", "epoch", "chosen", "gate", *choice.scores, "taken_by", *["labelled" for _ in labelled]]]
     for place, candidate in enumerate(candidates):
         cells = ["" if np.isnan(scores[place]) else f"{scores[place]:.6g}" for scores in choice.scores.values()]
         takers = " ".join(name for name, taken in choice.alone.items() if taken == place)
         is_chosen = int(place == choice.place)
-        rows.append([candidate.name, candidate.epoch, is_chosen, choice.gate[place], *cells, takers])
+        rows.append([candidate.name, candidate.epoch, is_chosen, choice.gate[place], *cells, takers, *labelled])
     with atomic_write(folder / f"{SELECTION}.csv", "w") as file:
         file.write(csv_text(rows))
     with atomic_write(folder / f"{SELECTION}.txt", "w") as file:
         file.write(f"{choice.reason}\n")
     told = {"candidate": candidates[choice.place].name, "epoch": candidates[choice.place].epoch, "why": choice.reason}
+    if choice.labelled:
+        told |= {"labelled": list(choice.labelled)}
+        checkpoint |= {"labelled": sorted({*checkpoint.get("labelled", ()), *choice.labelled})}
     save_checkpoint(folder / CHOSEN, checkpoint | {"choice": told})

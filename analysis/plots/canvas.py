@@ -12,6 +12,7 @@ from matplotlib.text import Text
 from matplotlib.ticker import MaxNLocator
 
 from analysis.run import Run, unique
+from analysis.tables.choice import ways
 from processes.errors import UserError
 from processes.quoting import for_chart, visible
 from utils import atomic_write
@@ -37,6 +38,11 @@ BANNER_HEIGHT = 0.4  # inches
 LETTERS_PER_INCH = 10  # of a title
 DATED: dict[str, dict[str, None] | None] = {"png": None, "pdf": {"CreationDate": None}, "svg": {"Date": None}}
 EPOCHS = {"last": "last epoch", "chosen": "chosen without labels", "best_3d": "best epoch (target labels)"}
+
+
+def network_words(which: str, runs: Sequence[Run]) -> str:
+    """Which network of these runs is shown: 'last epoch', 'chosen with 2 labelled patients'."""
+    return f"chosen {how}" if which == "chosen" and (how := ways(runs)) else EPOCHS[which]
 
 
 class Titled(Protocol):

@@ -8,7 +8,7 @@ from pathlib import Path
 
 from matplotlib.axes import Axes
 
-from analysis.plots.canvas import EPOCHS, LINES, make_canvas, save
+from analysis.plots.canvas import LINES, make_canvas, network_words, save
 from analysis.plots.kinds import kind, of_an_epoch
 from analysis.plots.labels import SHARE_LIMITS, score_label
 from analysis.run import Run
@@ -39,7 +39,7 @@ def plot_draws(runs: Sequence[Run], pattern: str, which: str, out: Path) -> None
     for point in points:
         if point.experiment.labelled is not None:
             curves.setdefault(point.experiment.kind, []).append(point)
-    figure, body = make_canvas(runs, f"draws of the labelled volumes, {EPOCHS[which]}", 7.5, 4)
+    figure, body = make_canvas(runs, f"draws of the labelled volumes, {network_words(which, runs)}", 7.5, 4)
     ax, colours = body.subplots(), itertools.cycle(LINES)
     for rank, curve in enumerate(curves.values()):
         shift = APART * (rank - (len(curves) - 1) / 2)

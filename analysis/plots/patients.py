@@ -12,12 +12,12 @@ from matplotlib.lines import Line2D
 from matplotlib.patches import Patch
 
 from analysis.plots.canvas import (
-    EPOCHS,
     GREY,
     LIGHT_GREY,
     LINES,
     make_canvas,
     make_grid,
+    network_words,
     run_label,
     save,
     say,
@@ -44,7 +44,7 @@ def plot_boxes(runs: Sequence[Run], score: str, which: str, out: Path, only: int
 
     Each patient is a point, and a line joins the same patient in two runs.
     """
-    title = f"patients one by one, {EPOCHS[which]}"
+    title = f"patients one by one, {network_words(which, runs)}"
     figure, body = make_canvas(runs, title, max(5.2, 1.15 * len(runs) + 1.2), 4)
     ax = body.subplots()
     points = [patient_scores(run, score, which, only) for run in runs]
@@ -113,7 +113,7 @@ def join_patients(ax: Axes, points: Sequence[dict[str, float]]) -> None:
 def plot_histogram(runs: Sequence[Run], source: str, which: str, out: Path, only: int | None = None) -> None:
     """Draws how a score of patients, or a raw array (`source` ends in .npy), is distributed, one panel per run."""
     values = [case_values(run, source, which, only) for run in runs]
-    figure, body, axes = make_grid(runs, f"{cases(source)} one by one, {EPOCHS[which]}", len(runs))
+    figure, body, axes = make_grid(runs, f"{cases(source)} one by one, {network_words(which, runs)}", len(runs))
     bins = np.histogram_bin_edges([0, *np.concatenate(values)], BINS, (0, 1) if is_share(source) else None)
     highest = max(np.histogram(each, bins)[0].max() for each in values)
     for number, (run, each, ax) in enumerate(zip(runs, values, axes, strict=True)):

@@ -15,7 +15,7 @@ from matplotlib.patheffects import withStroke
 from PIL import Image
 
 from analysis.masks import Masks
-from analysis.plots.canvas import CONTOURS, EPOCHS, make_canvas, run_label, save, show_letters, wrap
+from analysis.plots.canvas import CONTOURS, make_canvas, network_words, run_label, save, show_letters, wrap
 from analysis.plots.kinds import kind, of_an_epoch, of_slices
 from analysis.plots.views import ShownSlices, View, choose_slices, grey_or_colour, make_view
 from analysis.run import Run
@@ -165,7 +165,8 @@ def plot_panel(runs: Sequence[Run], out: Path, number: int, which: str, data: Pa
     heights = [cell * tall / wide for tall, wide in (view.size for view in views.values())]
     width = cell * len(heads) + 0.5 + 0.8 * bool(unsure)
     words = 0.35 + 0.2 * max(head.count("\n") + 1 for head in heads) + 0.25 * len(chosen) + legend_height(first, width)
-    figure, body = make_canvas(runs, panel_title(which, chosen, ranking), width, sum(heights) + words)
+    title = panel_title(network_words(which, runs), chosen, ranking)
+    figure, body = make_canvas(runs, title, width, sum(heights) + words)
     figure.get_layout_engine().set(w_pad=0.03, h_pad=0.03, wspace=0.02, hspace=0.02)
     axes = body.subplots(len(chosen), len(heads), squeeze=False, height_ratios=heights)
     for line, (row, role), height in zip(axes, chosen.items(), heights, strict=True):
@@ -191,8 +192,8 @@ def has_entropy_of(run: Run, which: str) -> bool:
     return Masks(run).has_entropy and run.epoch(which) == run.epoch("last")
 
 
-def panel_title(which: str, roles: Mapping[int, str], ranking: Run) -> str:
-    return f"{EPOCHS[which]}; patients ranked by {for_chart(ranking.name)}" if any(roles.values()) else EPOCHS[which]
+def panel_title(network: str, roles: Mapping[int, str], ranking: Run) -> str:
+    return f"{network}; patients ranked by {for_chart(ranking.name)}" if any(roles.values()) else network
 
 
 # --------------------------------------------------------------------------------------------------- film

@@ -1,4 +1,4 @@
-"""Chart of a choice without labels: every validator over the candidates, and the Dice that labels reveal afterwards."""
+"""Chart of a choice: every validator over the candidates, and the Dice that labels reveal afterwards."""
 
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -14,7 +14,7 @@ from analysis.plots.labels import column_label
 from analysis.plots.patients import patient_scores
 from analysis.run import Run
 from analysis.selection import Selection
-from files.run_names import DECIDING
+from files.run_names import DECIDING, LABELLED
 from processes.errors import UserError
 from processes.quoting import for_chart
 
@@ -26,13 +26,13 @@ TRUSTED, CHOSEN, BEST = LINES[0], LINES[1], LINES[2]
 CHOSEN_LINE = {"color": CHOSEN, "linewidth": 1.2, "zorder": 1}
 
 
-@kind("selection", "every validator over the networks that one was chosen from, without labels", several=False)
+@kind("selection", "every validator over the networks that one was chosen from", several=False)
 def plot_selection(run: Run, out: Path) -> None:
     """Draws a small chart per validator, those that choose first, then the Dice over epochs if labels are there."""
     if not run.selection:
         raise UserError(f"{run.folder} has no selection.csv: nothing was chosen. Train it with --keep_every.")
     shown = standardised(run.selection)
-    names = dict.fromkeys(name for name in (*DECIDING, *run.selection.validators) if name in shown)
+    names = dict.fromkeys(name for name in (*trusted(run.selection), *run.selection.validators) if name in shown)
     figure, body, axes, lower = make_axes(run, len(names))
     places = places_of(run)
     for name, ax in zip(names, axes, strict=False):
@@ -51,7 +51,7 @@ def make_axes(run: Run, number: int) -> tuple[Figure, FigureBase, list[Axes], Ax
     """The canvas, that many small charts of one scale, and a wide one below where the log has a score."""
     columns = max(min(number, COLUMNS), 1)
     rows = -(-max(number, 1) // columns)
-    words = f"{run_label(run)} chose {for_chart(run.selection.chosen.name)} without labels"
+    words = f"{run_label(run)} chose {for_chart(run.selection.chosen.name)} {run.selection.how}"
     height = rows * HEIGHT + run.scored * LOWER + 1.1
     figure, body = make_canvas([run], words, WIDTH, height)
     grid = body.add_gridspec(rows + run.scored, columns, height_ratios=[HEIGHT] * rows + [LOWER] * run.scored)
@@ -65,6 +65,11 @@ def make_axes(run: Run, number: int) -> tuple[Figure, FigureBase, list[Axes], Ax
 
 
 # ------------------------------------------------------------------------------------------------ numbers
+
+
+def trusted(selection: Selection) -> tuple[str, ...]:
+    """The columns that chose."""
+    return (LABELLED,) if selection.labelled else DECIDING
 
 
 def standardised(selection: Selection) -> dict[str, np.ndarray]:
@@ -108,8 +113,8 @@ def score_of(run: Run, which: str) -> float:
 
 def draw_validator(ax: Axes, name: str, values: np.ndarray, selection: Selection, places: Sequence[float]) -> None:
     """Draws the standardised scores of one validator: a dot a candidate, a line through those of epochs."""
-    trusted, x, y = name in DECIDING, np.array(places), np.clip(values, -FARTHEST, FARTHEST)
-    colour = TRUSTED if trusted else GREY
+    chooses, x, y = name in trusted(selection), np.array(places), np.clip(values, -FARTHEST, FARTHEST)
+    colour = TRUSTED if chooses else GREY
     held = np.array([bool(one.gate) for one in selection.candidates])
     trained = x > 0
     chosen = selection.candidates.index(selection.chosen)
@@ -121,7 +126,7 @@ def draw_validator(ax: Axes, name: str, values: np.ndarray, selection: Selection
     ax.plot(x[held], y[held], "x", color="black", markersize=size + 1.5, markeredgewidth=1)
     ax.plot(x[chosen], y[chosen], "o", color=CHOSEN, markersize=size + 2.5)
     ax.set_title(
-        for_chart(name), size=9, color="black" if trusted else GREY, weight="bold" if trusted else "normal", pad=3
+        for_chart(name), size=9, color="black" if chooses else GREY, weight="bold" if chooses else "normal", pad=3
     )
 
 
@@ -137,7 +142,7 @@ def draw_revealed(ax: Axes, run: Run, places: Sequence[float]) -> None:
         "chosen": (place, "o", CHOSEN, 8),
         "best_3d": (run.epoch("best_3d") + 1, "*", BEST, 12),
     }
-    words = {"last": "last epoch", "chosen": "chosen without labels", "best_3d": "oracle (reads labels)"}
+    words = {"last": "last epoch", "chosen": f"chosen {run.selection.how}", "best_3d": "oracle (reads labels)"}
     for which, (x, marker, colour, size) in marks.items():
         score = score_of(run, which)
         look = {"color": colour, "markersize": size, "markeredgecolor": "white", "linestyle": ""}

@@ -1,9 +1,10 @@
-"""Three networks of a run side by side: the last, the one chosen without labels, the best by labels."""
+"""Three networks of a run side by side: the last, the one chosen with few labels or none, the best by labels."""
 
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 from analysis.run import Run, unique
+from analysis.selection import how_chosen
 from analysis.tables.table import BLOCKS, Summary
 
 WITH_CHOICE = {
@@ -16,17 +17,30 @@ NAMED = {"last": "last epoch", "chosen": "chosen network"}
 
 def blocks_of(runs: Sequence[Run]) -> dict[str, str]:
     """Which networks of these runs are compared, and the heading of each block of the table."""
-    return WITH_CHOICE if any(run.selection for run in runs) else BLOCKS
+    if not any(run.selection for run in runs):
+        return BLOCKS
+    by_labels = any(run.selection and run.selection.labelled for run in runs)
+    return WITH_CHOICE | ({"chosen": f"Headline: chosen {ways(runs)}"} if by_labels else {})
+
+
+def ways(runs: Sequence[Run]) -> str:
+    """How the networks of these runs were chosen: 'without labels', 'with 2 labelled patients', or both."""
+    return " or ".join(map(how_chosen, sorted({len(run.selection.labelled) for run in runs if run.selection})))
 
 
 def headline(blocks: Mapping[str, Any]) -> str:
-    """Which of the blocks counts: 'chosen' where something was chosen without labels, else 'last'."""
+    """Which of the blocks counts: 'chosen' where a run chose among networks that it kept, else 'last'."""
     return "chosen" if "chosen" in blocks else "last"
 
 
 def chosen_name(run: Run) -> str:
-    """Which network stands for the run in the headline: 'source', 'epoch 15'; 'last epoch' where nothing was chosen."""
-    return run.selection.chosen.name if run.selection else NAMED["last"]
+    """Which network stands for the run in the headline: 'source', 'epoch 15'; 'last epoch' where nothing was chosen.
+
+    Where labels chose it, it says so.
+    """
+    if not run.selection:
+        return NAMED["last"]
+    return run.selection.chosen.name + f", {run.selection.how}" * bool(run.selection.labelled)
 
 
 def make_summary(
@@ -46,7 +60,8 @@ def make_summary(
     for last, chosen, oracle in zip(*(blocks[which] for which in WITH_CHOICE), strict=True):
         names = " / ".join(unique(runs_of(chosen), chosen_name))
         rows.append([columns[first](last), *map(columns[score], (last, chosen, oracle)), names, marks(chosen)])
-    header = [first, "last epoch", "chosen without labels", "oracle (reads labels)", "network", "marks"]
+    every = [run for line in blocks["chosen"] for run in runs_of(line)]
+    header = [first, "last epoch", f"chosen {ways(every)}", "oracle (reads labels)", "network", "marks"]
     kept = slice(None if any(row[-1] for row in rows) else -1)
     return Summary(
         f"{score} of the last, the chosen (the headline) and the best network of each run",
@@ -58,16 +73,22 @@ def make_summary(
 
 def choice_notes(runs: Sequence[Run]) -> list[str]:
     """What the three columns mean; nothing where nothing was chosen."""
-    if not any(run.selection for run in runs):
+    if not (labelled := [len(run.selection.labelled) for run in runs if run.selection]):
         return []
-    without = " A run that kept none stands there with its last epoch." * any(not run.selection for run in runs)
+    among = "of the source network, its batch-norm refresh and the networks kept on the way (--keep_every), the one "
+    told = [
+        f"Chosen without labels: {among}that the unlabelled training images speak for; selection.txt of each run says "
+        "why.",
+        f"Chosen with labelled patients (--select_with): {among}with the highest Dice on a few patients of the "
+        "training images, whose labels were opened for that alone; selection.txt of each run names them.",
+    ]
+    told = told[: any(not number for number in labelled)] + told[1:] * any(labelled)
+    told[-1] += " A run that kept none stands there with its last epoch." * (len(labelled) < len(runs))
     stayed = any(run.selection and not run.selection.chosen.epoch for run in runs)
     above = " It is one of the epochs: a network from before the first can lie above it." * stayed
     return [
         "Last epoch: where the training ended, whatever it had come to.",
-        "Chosen without labels: of the source network, its batch-norm refresh and the networks kept on the way "
-        "(--keep_every), the one that the unlabelled training images speak for; selection.txt of each run says why."
-        + without,
+        *told,
         "Oracle: the epoch that scores best here; it reads the labels that it is scored with, so it is a bound."
         + above,
     ]

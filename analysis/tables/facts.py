@@ -5,6 +5,7 @@ from collections.abc import Iterable, Sequence
 from typing import Any
 
 from analysis.run import Run, unique
+from utils import counted
 
 SHAPED = "labels in preprocessing"
 
@@ -20,6 +21,8 @@ def marks(run: Run, which: str, runs: Sequence[Run]) -> list[str]:
         words.append("alarm")
     if run.only_class(which) is not None:
         words.append("one class")
+    if labelled := run.labelled(which):
+        words.append(counted(len(labelled), "labelled patient"))
     if len(unique(runs, lambda each: each.set_name)) > 1:
         words.append(f"on {run.set_name}")
     return words
@@ -72,6 +75,11 @@ def notes_of(runs: Sequence[Run], blocks: Iterable[str]) -> list[str]:
         notes.append("ORACLE: the run was told what only target labels tell; it is a bound, no competitor.")
     if any(map(no_learning, runs)):
         notes.append("lr 0: the same run with learning rate 0; what it gains comes from batch-norm statistics alone.")
+    if any(run.labelled(which) for run in runs for which in blocks):
+        notes.append(
+            "Labelled patients: the labels of so many target patients chose this network, or the one that it started "
+            "from (--select_with); no step of a training saw them."
+        )
     uses = dict.fromkeys(f"{name}: {how}" for run in runs for name, how in run.label_uses.items())
     return notes + [f"{SHAPED[0].upper()}{SHAPED[1:]}, {use}." for use in uses]
 

@@ -4,6 +4,7 @@ import math
 from collections.abc import Sequence
 
 from analysis.run import Run
+from analysis.tables.choice import chosen_name
 from analysis.tables.facts import marks, notes_of, progress, supervision, warnings_of
 from analysis.tables.table import Report, number
 
@@ -22,7 +23,7 @@ def make_unscored_report(runs: Sequence[Run]) -> Report:
     columns = {"run": [run.name for run in runs], "supervision": [supervision(run) for run in runs]}
     columns["epoch"] = [progress(run, "last") for run in runs]
     columns |= {name: [number(values[name], 4) for values in last] for name in COLUMNS}
-    columns["chosen"] = names
+    columns["chosen"] = [chosen_name(run) if run.selection else "" for run in runs]
     columns["marks"] = [", ".join(marks(run, "last", runs)) for run in runs]
     columns = {name: cells for name, cells in columns.items() if any(cells) or name not in ("chosen", "marks")}
     chosen = [f"{run.name}: {run.selection.reason}" for run in runs if run.selection]

@@ -1,6 +1,7 @@
 """A run that chose one of its networks without labels: what is read back of the choice."""
 
 import csv
+import json
 import math
 import re
 import shutil
@@ -11,11 +12,22 @@ import pytest
 from fake_runs import add_columns, add_selection, make_run, make_set, save_png
 from matplotlib.figure import Figure
 
+from analysis.plots.canvas import network_words
 from analysis.plots.pictures import has_entropy_of
-from analysis.plots.selection import FARTHEST, TRUSTED, draw_revealed, draw_validator, places_of, score_of, standardised
+from analysis.plots.selection import (
+    FARTHEST,
+    TRUSTED,
+    draw_revealed,
+    draw_validator,
+    places_of,
+    score_of,
+    standardised,
+    trusted,
+)
 from analysis.run import open_run
 from analysis.selection import Candidate as Read
 from analysis.selection import Selection
+from files.run_names import LABELLED
 from processes.errors import UserError
 from report import main as report
 from selection.candidates import Candidate
@@ -245,6 +257,43 @@ def test_without_ground_truth_the_choice_and_its_reason_are_all_there_is(data, t
     assert "candidate" not in (tmp_path / "report.csv").read_text()
 
 
+def let_labels_choose(run, *patients):
+    """Lets the choice of a made-up run have been made with the labels of these patients."""
+    table = pd.read_csv(run / "selection.csv", keep_default_na=False)
+    table.insert(4, LABELLED, np.linspace(0, 1, len(table)))
+    table.assign(labelled=json.dumps(patients)).to_csv(run / "selection.csv", index=False)
+
+
+def test_what_labels_chose_stands_apart_from_what_was_chosen_without(compared, tmp_path):
+    more = shutil.copytree(compared[1], tmp_path / "toy/tent")
+    let_labels_choose(compared[1], "P0", "P1")
+    assert open_run(compared[1]).selection.labelled == ("P0", "P1")
+    only = written(compared, tmp_path / "only")[0]
+    assert "hosen without labels" not in only
+    assert "Headline: chosen with 2 labelled patients" in only
+    text, _ = written([*compared, more], tmp_path / "both")
+    assert "Headline: chosen without labels or with 2 labelled patients" in text
+    assert rows_of(text, "sfda")[0][4] == "epoch 4, with 2 labelled patients"
+    assert rows_of(text, "tent")[0][4] == "epoch 4"
+    assert [row[-1] for row in rows_of(text, "sfda")[1:]] == ["worse than noadap", "2 labelled patients", "0"]
+    assert "labelled patient" not in "".join(map(str, rows_of(text, "tent")))
+    for words in (
+        "- Chosen without labels: ",
+        "- Chosen with labelled patients (--select_with): ",
+        "- Labelled patients: ",
+    ):
+        assert words in text
+
+
+@pytest.mark.parametrize("cell", ["{}", "[1]", "P0", '["P0"'])
+def test_a_broken_list_of_the_patients_who_chose_is_named(run, cell):
+    let_labels_choose(add_selection(run, "epoch 4"))
+    table = pd.read_csv(run / "selection.csv", keep_default_na=False)
+    table.assign(labelled=cell).to_csv(run / "selection.csv", index=False)
+    with pytest.raises(UserError, match=r"selection.csv .*train the run again"):
+        open_run(run).epoch("chosen")
+
+
 # ------------------------------------------------------------------------------------------------- pictures
 
 
@@ -361,6 +410,16 @@ def pictured(data, tmp_path):
     table = pd.read_csv(sfda / "patients_chosen.csv")
     table.assign(dice=0.1, outcome="hit").to_csv(sfda / "patients_chosen.csv", index=False)
     return [tmp_path / "toy/noadap", sfda]
+
+
+def test_pictures_tell_whose_labels_chose(pictured, tmp_path):
+    let_labels_choose(pictured[1], "P0")
+    runs = list(map(open_run, pictured))
+    assert network_words("chosen", runs) == "chosen with 1 labelled patient"
+    assert network_words("last", runs) == "last epoch"
+    assert network_words("chosen", runs[:1]) == "chosen without labels"
+    assert list(trusted(runs[1].selection)) == [LABELLED]
+    assert_drawn(draw("selection", tmp_path / "selection.png", "--run", pictured[1]))
 
 
 @pytest.mark.parametrize("kind", ["boxes", "histogram", "panel"])

@@ -130,6 +130,8 @@ EXEMPT = {  # flag, or flag and value -> why no run tries it
     "--precision fp32": "what auto is without a GPU",
     "--precision tf32": "needs a GPU",
     "--precision fp16": "needs a GPU",
+    "--select_with": "a few patients' labels choose; that no step sees them, nor others': test_choice_with_labels.py",
+    "--select_folders": "as --select_with",
     "--n_labelled": "of the adversarial method: the labels of the source",
     "--schedule": "of a method without a step, which has no learning rate",
     "--lr_rule legacy": "of a method without a step, which has no learning rate",

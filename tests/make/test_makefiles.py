@@ -418,6 +418,30 @@ def test_adaptations_without_labels_keep_networks_and_one_is_chosen_among_their_
     assert chosen[chosen.index("--model_weights") + 1] == "results/prostate/choice/chosen.pkl"
 
 
+@pytest.mark.parametrize("words", [("SELECT=2",), ("SELECT=2", "KEEP=")])
+def test_patients_who_choose_are_asked_for_where_networks_are_kept(words):
+    commands, _ = dry_run("prostate.make", *words)
+    for call in trainings(commands):
+        assert ("--select_with" in call) == ("--keep_every" in call)
+        assert "--select_with" not in call or call[call.index("--select_with") + 1] == "2"
+    assert "select_with" in commands
+    (line,) = [line for line in commands.splitlines() if "choose.py" in line]
+    assert line.endswith("--overwrite --select_with '2'")
+    assert "--select_with" not in dry_run("prostate.make", "SELECT=")[0]
+
+
+def test_a_finished_run_that_chose_otherwise_is_told(tmp_path):
+    for run, keeps in (("sfda", 5), ("noadap", 0)):
+        (tmp_path / run).mkdir()
+        (tmp_path / run / "params.txt").write_text(f"keep_every: {keeps}\nselect_with: 0\n")
+        (tmp_path / run / "last.pkl").touch()
+    command = ["make", "-n", "-f", "prostate.make", f"RD={tmp_path}", "all"]
+    for words, told in ((["SELECT=2"], True), (["SELECT="], False), ([], False)):
+        said = subprocess.run([*command, *words], cwd=ROOT, capture_output=True, text=True, check=True).stdout
+        assert (f"kept: {tmp_path}/sfda (select_with 0). Name" in said) == told
+        assert ("Finished with" in said) == told
+
+
 def test_the_runs_to_choose_among_are_those_that_are_listed_or_named():
     typed = ("TRN=cesource sfda", "ABL=tent chosen", "BAS=", "PRETRAIN=")
     assert "--runs results/prostate/sfda results/prostate/tent --out" in dry_run("prostate.make", *typed)[0]
