@@ -154,7 +154,7 @@ def open_sets(demand: Demand, reading: Reading, bounds: Sequence[Any]) -> dict[s
         check_patients(
             reading.target_dataset, folders[0].folder, reading.grp_regex, parse_volume if reading.crop else parse_name
         )
-        split = "test" if reading.ontest else "train" if reading.ontrain else "val"
+        split = validation_split(reading)
         sets["val"] = lay_bounds(open_split(demand, "val", split, reading, len(bounds)), bounds, required=False)
         if reading.scores == "volume" and sets["val"].has_truth:
             tell_places(sets["val"], reading.debug)
@@ -198,6 +198,11 @@ def splits_of(name: str, reading: Reading) -> list[str]:
     if name == "target" and reading.trainval:
         return ["train", "val"]
     return ["val"] if name == "target" and reading.valonly else ["train"]
+
+
+def validation_split(reading: Reading) -> str:
+    """The split of the target that a run is evaluated on."""
+    return "test" if reading.ontest else "train" if reading.ontrain else "val"
 
 
 def open_split(demand: Demand, name: str, split: str, reading: Reading, n_loss: int) -> AnySet:

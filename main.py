@@ -29,6 +29,7 @@ from datasets.class_places import warn_of_flips
 from datasets.transforms import parse_folders
 from engine.arguments import get_args
 from engine.compilation import try_to_compile
+from engine.expectation import Expectation
 from engine.loop import Looping, Training
 from engine.published import as_published
 from engine.recorder import Recorder, Recording
@@ -49,6 +50,7 @@ from methods.terms import (
     parse_losses,
 )
 from nets.base import check_batch_norms
+from nets.bundle import read_bundle
 from nets.filling import load_blocks, load_weights
 from nets.precision import set_up_machine
 from networks import build_network, network_class
@@ -214,7 +216,11 @@ def train(args: Namespace, loss: LossSum, team: Team) -> None:
         measures = team.leads and writes_bundle(method, streams, starts_whole)
         source = SourceBundle(method, streams["target"].slices, val, looping) if measures else None
         chooser = partial(have_chosen, args, loss)
-        Training(method, streams, val, watch, folder, record, looping, beside, chooser, source).run()
+        expectation = None
+        if team.leads and starts_whole and val:
+            bundle = read_bundle(beside | {"n_class": args.n_class, "in_channels": in_channels})
+            expectation = Expectation(method, folder, reading, bundle)
+        Training(method, streams, val, watch, folder, record, looping, beside, chooser, source, expectation).run()
         team.wait()
 
 

@@ -24,6 +24,7 @@ from datasets.volumes import WholeStream
 from engine.candidates import Candidates
 from engine.epoch import Steps, Trained, train_epoch
 from engine.evaluation import Evaluation, Scoring, evaluate
+from engine.expectation import Expectation
 from engine.recorder import Recorder, epoch_line, is_due
 from engine.run_folder import ASTRAY, RunFolder
 from engine.source_bundle import SourceBundle
@@ -95,15 +96,17 @@ class Training:
         beside: Mapping[str, Any],
         choose: Callable[[], str],
         source: SourceBundle | None = None,
+        expectation: Expectation | None = None,
     ) -> None:
         """beside: entries of every checkpoint, for who uses the network
         choose: makes chosen.pkl out of the copies that --keep_every keeps, and says why
 
         source: measures what leaves the source, in the process that writes it; None in a run that has nothing to tell
+        expectation: tells without labels how good the masks are, in the process that writes; None where no bundle does
         """
         self.method, self.streams, self.val, self.folder, self.record = method, streams, val, folder, record
         self.looping, self.leads, self.watch = looping, record is not None, watch
-        self.beside, self.choose, self.source = beside, choose, source
+        self.beside, self.choose, self.source, self.expectation = beside, choose, source, expectation
         self.in_channels = (val or next(iter(streams.values()))).slices.shape[0]
         self.best: dict[str, Any] = {"epoch": -1, "dice": -1.0, "start": None}  # start: the score before the first step
         self.unchanged: Evaluation | None = None  # of a network that does not learn, which is always the same
@@ -256,6 +259,8 @@ class Training:
             self.record.finish(which, evaluation)
         if self.source:
             self.source.enclose(self.folder, f"{which}.pkl")
+        if self.expectation and which == ("chosen" if self.looping.keep_every else "last"):
+            print(self.expectation.write(which), flush=True)
         return evaluation
 
     def _score_file(self, which: str) -> Evaluation:

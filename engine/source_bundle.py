@@ -21,6 +21,7 @@ from datasets.grey_quantiles import grey_quantiles, sample_levels, spread
 from datasets.set_tables import read_card
 from datasets.streams import Stream
 from datasets.volumes import VolumeSet, WholeStream
+from engine.calibration import calibrate
 from engine.evaluation import Scoring
 from engine.run_folder import RunFolder
 from methods.base import Method, infer
@@ -214,6 +215,9 @@ class SourceBundle:
         }
         values = {name: summarise(each[:, 1:]) for name, each in summaries.items()}
         values["confusion"] = counts.sum(0) / counts.sum()
+        rows, found = _rows_by(cases, slices.numbers), (summaries["sdc_scaled"], summaries["dice"])
+        levels = self._of_data[0]["grey_quantiles"]
+        values |= calibrate(self.method, self.val, [rows[case] for case in places], temperatures, found, levels)
         return values | {"temperatures": temperatures, "temperature_residuals": residuals}, {}
 
 

@@ -4,6 +4,7 @@ A method that never sees a source image may know these, and nothing else. They d
 and no slice is named.
 """
 
+import itertools
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, NamedTuple
@@ -15,10 +16,12 @@ from utils import fits, listing
 
 FORMAT = 1
 LEVELS = 256  # quantiles of grey levels
+KNOTS = 16  # of a curve from confidence to Dice
 STATISTICS = ("mean", "sd", "median", "q05", "q25", "q75", "q95", "count")  # over the patients, or slices, that have it
 SUMMARY = len(STATISTICS)
 MOST = {"K": 256, "C": 1024, "*": 4096}  # classes, channels, features: more is no bundle of this program
 LONGEST = 1000  # letters of a text
+RISING = ("grey_quantiles", "grey_quantiles_body", "dice_curve")  # along their last axis
 NETWORKS_OWN = "batch_norm"  # in the manifest, of numbers that stand in the network itself
 
 
@@ -66,6 +69,21 @@ QUANTITIES = {
         ("K",), "validation", "1", "confidence less score at the temperatures: accuracy of class 0, Dice of the others"
     ),
     "confusion": Quantity(("K", "K"), "validation", "1", "share of all pixels, by class (row) and predicted class"),
+    "dice_curve": Quantity(
+        ("F", 2, KNOTS),
+        "validation",
+        "1",
+        "sdc at the temperatures, and the Dice expected there; of shifted images too",
+    ),
+    "dice_residuals": Quantity(
+        ("F", 2), "validation", "1", "5 % and 95 % quantile of Dice less expected, by 1 + grey distance"
+    ),
+    "grey_distance": Quantity(
+        ("C",),
+        "validation",
+        "grey level",
+        "distance of a patient's levels from grey_quantiles, mean over patients",
+    ),
 }
 
 
@@ -101,6 +119,9 @@ class Bundle:
     temperatures: np.ndarray | None = None
     temperature_residuals: np.ndarray | None = None
     confusion: np.ndarray | None = None
+    dice_curve: np.ndarray | None = None
+    dice_residuals: np.ndarray | None = None
+    grey_distance: np.ndarray | None = None
 
     def statistic(self, name: str, which: str) -> np.ndarray | None:
         """One of the STATISTICS of a quantity that has them: (F,) or (F, 3); None where the quantity was left out."""
@@ -216,7 +237,7 @@ def _faults_of_numbers(numbers: Mapping[Any, Any], sizes: Mapping[str, int]) -> 
             yield f"{name} is no list of {' x '.join(map(str, dims))} finite numbers"
         elif name == "temperatures" and not all(each is None or each > 0 for each in values):
             yield "a temperature is not above 0"
-        elif name.startswith("grey_quantiles") and any(_falls(channel) for channel in values):
+        elif name in RISING and any(map(_falls, itertools.chain(*values) if name == "dice_curve" else values)):
             yield f"{name} falls"
 
 

@@ -27,7 +27,7 @@ import main as program
 from datasets.augmentation import LARGEST
 from engine.arguments import get_args, get_parser
 from engine.evaluation import Evaluation
-from files.run_names import CANDIDATES, CHOSEN, SELECTION, candidate_name
+from files.run_names import CANDIDATES, CHOSEN, EXPECTED, PATIENTS, SELECTION, candidate_name
 from methods.base import METHODS
 from methods.settings import add_flags
 from nets.checkpoint_files import load_checkpoint
@@ -138,7 +138,7 @@ EXEMPT = {  # flag, or flag and value -> why no run tries it
 }
 # what tells the truth: it may differ
 SCORES = ("best_3d.pkl", "3dbestepoch.txt", "best_epoch_3d/*", "val_dice.npy", "tra_dice.npy", "val_gt_sizes.npy")
-SCORES += ("patients_*.csv", "classes_*.csv", ".lock", ".made")  # the last lists the files of scores too
+SCORES += (*PATIENTS.values(), "classes_*.csv", ".lock", ".made")  # the last lists the files of scores too
 SCORE_COLUMNS = r"(tra|val)_dice.*|val_gt_size_mean|val_(hd95|assd|masd)_.*|val_m?iou.*|seconds"
 OF_KNOWN_PIXELS = r"|val_size_mean"  # with --ignore beside the true sizes, hence of the same pixels
 ON_LABELS = r"|val_loss_.*"  # of a loss that compares with ground truth
@@ -345,6 +345,7 @@ def test_a_run_is_the_same_whatever_the_target_s_labels_say(sites, tmp_path, met
     assert kept == ({candidate_name(0)} if "--keep_every" in words else set())
     chosen = {CHOSEN, f"{SELECTION}.csv", f"{SELECTION}.txt"} & set(found[VARIANTS[0]])
     assert len(chosen) == (3 if kept else 0)
+    assert (EXPECTED in found[VARIANTS[0]]) == METHODS[method].segments
     if "makeim" not in words and METHODS[method].streams:
         learnt = load_checkpoint(tmp_path / "as_they_are" / "last.pkl")
         assert learnt["epoch"] == (2 if "--n_epoch 3" in words else 1) or told
