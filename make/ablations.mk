@@ -32,6 +32,8 @@ $(RD)/bnrefresh: private OPT = $(sfda_with) "[('SelfEntropy', {}, 1)]" --trainab
 # information maximisation: a uniform prior of the classes over the batch, with the classifier frozen (SHOT, Liang et al. 2020)
 $(RD)/shot: private OPT = $(sfda_with) \
    "[('EntKLProp', {'over':'batch'}, 'ConstantBounds', {'values':'uniform'}, 'soft_size', 1)]" --trainable features
+# sfda at another learning rate, which its name tells, for a few epochs
+$(RD)/sfda_at_%: private OPT = $(WEIGHTS) --method sfda $(ADAPT) $(PROBE) --l_rate $(patsubst sfda_at_%,%,$(@F)) $(KEEP) $(call sfda_loss,$(COLUMN))
 # no gap: the source network adapted to its own site, which should leave it as good as it was
 $(RD)/sfda_onsource: private OPT = $(sfda_with) "[($(ENTKL), $(call prior_from,sizes/$(SET)_source.csv,dumbpredwtags), 'norm_soft_size', 1)]" $(SOURCE)
 $(RD)/noadap_onsource: private OPT = $(WEIGHTS) --method noadap $(SOURCE)
@@ -39,7 +41,7 @@ $(RD)/noadap_onsource: private OPT = $(WEIGHTS) --method noadap $(SOURCE)
 # One network for the target: the source network, its refresh, or what one of these runs chose of its epochs. Nobody looks at
 # a label for it; the run `chosen` is that network on the target as it is, for tables and pictures. A makefile that wants
 # other runs to choose among says so: CHOICES = sfda tent.
-CHOICES ?= $(filter sfda sfda_notags adaent tent shot selftrain,$(TRN) $(ABL) $(BAS))
+CHOICES ?= $(filter sfda sfda_at_% sfda_notags adaent tent shot selftrain,$(TRN) $(ABL) $(BAS))
 $(RD)/choice/chosen.pkl: $$(addprefix $(RD)/,$$(addsuffix /last.pkl,$$(CHOICES)))
 	$(if $(THREADS),OMP_NUM_THREADS=$(THREADS)) $(RENEW) $(CC) choose.py --runs $(addprefix $(RD)/,$(CHOICES)) --out $(@D) --overwrite$(if $(SELECT), $(SELECTED))
 $(RD)/chosen: private OPT = --method noadap --model_weights $(RD)/choice/chosen.pkl --saveim True --entmap

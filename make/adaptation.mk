@@ -9,7 +9,7 @@
 include make/begin.mk
 
 TRN ?= cesource noadap sfda_lr0 sfda SFDA_TrueSize fs
-ABL ?= entropy klprop sfda_notags sfda_mean sfda_margin sfda_reestimate adaent cda tent bnrefresh shot noadap_onsource sfda_onsource chosen
+ABL ?= entropy klprop sfda_notags sfda_mean sfda_margin sfda_reestimate adaent cda tent bnrefresh shot $(AT_RATES) noadap_onsource sfda_onsource chosen
 BAS ?= $(if $(MAPS),adapt adapt_multi cesource_boundary fs_gdl fs_boundary)
 INF ?= cesourceim
 
@@ -56,6 +56,12 @@ LATE      ?= $(if $(PARITY),--lr_rule late)
 
 # how often an adaptation keeps its network, of which it chooses one at the end without labels; as published it does not: KEEP=
 KEEP      ?= $(if $(PARITY),,--keep_every 5)
+
+# Nobody has to guess a learning rate: RATES='1e-5 1e-4' are those of short adaptations beside sfda, the runs sfda_at_1e-5 and
+# sfda_at_1e-4 of so many epochs as PROBE says. Each chooses an epoch, and `chosen` takes the best network of all.
+RATES    ?=
+PROBE    ?= --n_epoch $(if $(SMALL),10,20)
+AT_RATES  = $(RATES:%=sfda_at_%)
 
 # -- the source network -----------------------------------------------------------------------------------------------
 # FROM=best (the default): the other runs start from the epoch of cesource that scores best on the validation images of the

@@ -86,7 +86,7 @@ def by_flag(words: list[str]) -> list[tuple[str, list[str]]]:
 def place_of(flag: str, value: str, reached: list[Definition]) -> str:
     """Where a flag gets its value: where that stands, by way of the names in it."""
     says = re.compile(rf"{flag}(?![\w-])[ =]*[\"']*(?P<value>.*)", re.S)
-    best = _best([line for line in reached if says.search(line.text)], value)
+    best = _best([line for line in reached if says.search(line.text)], value, flag)
     if not best:
         return ""
     if not value:
@@ -101,12 +101,13 @@ def place_of(flag: str, value: str, reached: list[Definition]) -> str:
     return f"{best.place}  {best.name}"
 
 
-def _best(candidates: list[Definition], value: str) -> Definition | None:
-    """The one in whose text the value stands, else its first word, else the last one."""
+def _best(candidates: list[Definition], value: str, flag: str = "") -> Definition | None:
+    """The one in whose text the value stands, else its first word; else the last, if it can one that computes it."""
     for part in (value, value.split(" ")[0]):
         if part and (exact := [line for line in candidates if re.search(rf"(^|[\s\"'=]){re.escape(part)}", line.text)]):
             return exact[-1]
-    return candidates[-1] if candidates else None
+    computed = [line for line in candidates if re.search(rf"{flag}[ =]+[\"']*\$\(", line.text)] if flag else []
+    return (computed or candidates or [None])[-1]
 
 
 def sections(words: list[str]) -> list[list[str]]:

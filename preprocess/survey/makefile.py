@@ -29,7 +29,7 @@ HEAD = Template("""\
 # Written by preprocess.new_dataset; edit at will.
 #
 #   make -f $name.make data-report          what lies in the slices, and what is wrong with it: first of all
-#   make -f $name.make                      the main runs, plots, report, archive
+#   make -f $name.make                      the main runs, plots, report, archive; the network to use is `chosen`
 #   make -f $name.make sfda                 one run, and what it needs: results/$name/sfda
 #   make -f $name.make show RUN=sfda        what that run is told, and by which line
 #   make -f $name.make NET=Dimwit EPC=1 DEBUG=--debug     does it run at all?
@@ -61,23 +61,27 @@ $untagged$prior_needs
 BATCH   = 8
 TRAINED =
 LEARN   = --n_epoch 100 --l_rate 5e-4 --lr_decay 0.9
-# if sfda ends where sfda_lr0 does, its learning rate is too low: 1e-5, 1e-4
 ADAPT   = --n_epoch 50 --l_rate 1e-6 --lr_decay 0.9
+# no learning rate has to be guessed: short adaptations at these rates stand beside sfda, and `chosen` is the best
+# network of all, or the source's where none is better. No label is looked at for that
+RATES   = 1e-5 1e-4
+CHOICES = sfda $$(AT_RATES)
 
-# -- an experiment of your own: a name and a line. Without the #, `make -f $name.make faster` trains it -----
-# ABL += faster
-# $$(RD)/faster: private OPT = $$(WEIGHTS) --method sfda $$(ADAPT) --l_rate 1e-5 $$(call sfda_loss,$$(COLUMN))
+# -- an experiment of your own: a name and a line. Without the #, `make -f $name.make wide` trains it -----
+# ABL += wide
+# $$(RD)/wide: private OPT = $$(WEIGHTS) --method sfda $$(ADAPT) --batch_size 16 $$(call sfda_loss,$$(COLUMN))
 
 include make/rules.mk
 """)
 BLIND_LISTS = """\
 # nobody knows the truth of the target: no run that learns from it, no scores to draw
-TRN     = cesource noadap sfda_lr0 sfda
-ABL     = tent shot chosen
+TRN     = cesource noadap sfda_lr0 sfda $(AT_RATES) chosen
+ABL     = tent shot
 PLOTS   = $(RD)/losses.png $(SELECTION)
 """
 LABELLED_LISTS = """\
-ABL     = entropy klprop sfda_notags sfda_mean adaent cda tent bnrefresh shot chosen
+TRN     = cesource noadap sfda_lr0 sfda $(AT_RATES) chosen SFDA_TrueSize fs
+ABL     = entropy klprop sfda_notags sfda_mean adaent cda tent bnrefresh shot
 """
 UNTAGGED = f"""\
 # nothing tells which slices show an organ: one prior for every slice

@@ -214,6 +214,12 @@ def test_show_says_each_flag_and_its_line():
     assert places["--method"][0].startswith("make/adaptation.mk:")
 
 
+def test_show_says_which_line_computes_a_value():
+    done = shown("prostate.make", "RUN=sfda_at_3e-5", "RATES=3e-5")
+    assert re.search(r"--l_rate +3e-5 +make/ablations.mk:\d+  OPT\n", done.stdout)
+    assert re.search(r"--n_epoch +\d+ +make/adaptation.mk:\d+  PROBE\n", done.stdout)
+
+
 def test_show_reads_a_makefile_whose_runs_share_no_flag():
     words = ["make/show.py", "results/x/mine", "", "prostate.make", "--", "--", "--l_rate", "1", "--", "--n_epoch=5"]
     done = subprocess.run([sys.executable, *words], cwd=ROOT, capture_output=True, text=True, timeout=600)

@@ -418,6 +418,23 @@ def test_adaptations_without_labels_keep_networks_and_one_is_chosen_among_their_
     assert chosen[chosen.index("--model_weights") + 1] == "results/prostate/choice/chosen.pkl"
 
 
+def test_a_rate_that_nobody_guessed_is_the_choice_among_short_runs_at_several():
+    commands, _ = dry_run("prostate.make", "RATES=2e-5 2e-3", "SIZE=small")
+    lines = {}
+    for call in trainings(commands):
+        name = Path(call[call.index("--workdir") + 1]).name.removesuffix("_tmp")
+        lines[name] = {word: call[place + 1] for place, word in enumerate(call[:-1]) if word.startswith("--")}
+    usual = lines["sfda"]
+    for rate in ("2e-5", "2e-3"):
+        found = lines[f"sfda_at_{rate}"]
+        differ = {name for name in usual.keys() & found.keys() if usual[name] != found[name]}
+        assert differ == {"--workdir", "--l_rate", "--n_epoch"}
+        assert (found["--l_rate"], found["--n_epoch"], found["--keep_every"]) == (rate, "10", "5")
+    (line,) = [line for line in commands.splitlines() if "choose.py" in line]
+    assert "results/prostate/sfda_at_2e-5 results/prostate/sfda_at_2e-3" in line
+    assert "sfda_at_" not in dry_run("prostate.make")[0]
+
+
 @pytest.mark.parametrize("words", [("SELECT=2",), ("SELECT=2", "KEEP=")])
 def test_patients_who_choose_are_asked_for_where_networks_are_kept(words):
     commands, _ = dry_run("prostate.make", *words)

@@ -72,24 +72,33 @@ def test_the_labelled_case_runs_from_volumes_to_an_adapted_network(place, python
     assert "--size 24 24" in text
     assert check(str(place / "mine.make")) > 6
     words = ["make", "-f", "mine.make", f"CC={python}", "NET=Dimwit", "EPC=1", "DEBUG=--debug"]
-    done = subprocess.run([*words, "results/mine/sfda"], cwd=place, capture_output=True, text=True)
+    done = subprocess.run([*words, "results/mine/chosen"], cwd=place, capture_output=True, text=True)
     assert done.returncode == 0, done.stderr[-2000:]
-    assert (place / "results/mine/sfda/last.pkl").is_file()
+    for run_name in ("sfda", "sfda_at_1e-5", "sfda_at_1e-4", "chosen"):
+        assert (place / "results/mine" / run_name / "last.pkl").is_file()
+    candidates = (place / "results/mine/choice/selection.csv").read_text()
+    assert candidates.startswith("candidate,epoch,chosen")
     assert json.loads((place / "data/mine_source/dataset.json").read_text())["label_map"] == {"0": 0, "255": 1}
     prior = (place / "sizes/mine.csv").read_text()
     assert "mean of the labelled slices of data/mine_source" in prior
 
 
-def test_without_target_labels_no_line_reads_them_and_all_lines_build(place):
+def test_without_target_labels_no_line_reads_them_and_all_lines_build(place, python):
     text = run("--organ_mm2", "90", labelled=False)
     assert "new/*_mask" not in text
     assert "TT_DATA = [('IMG', nii_transform, False)]" in text
     assert "--constant_mm2 90 --folder IMG --unlabelled" in text
     assert not any(word in text for word in ("/fs:", "SFDA_TrueSize", "dumbpredwtags", "val_gt_size"))
     path = place / "mine.make"
-    assert check(str(path)) == 8
+    assert check(str(path)) == 10
     assert "plot.py selection --run results/mine/sfda" in dry_run(str(path))[0]
-    assert "choose.py --runs results/mine/sfda results/mine/tent results/mine/shot --out" in dry_run(str(path))[0]
+    among = " ".join(f"results/mine/sfda{more}" for more in ("", "_at_1e-5", "_at_1e-4"))
+    assert f"choose.py --runs {among} --out" in dry_run(str(path))[0]
+    words = ["make", "-n", "-f", "mine.make", f"CC={python}"]
+    usual = subprocess.run(words, capture_output=True, text=True, check=True).stdout
+    assert f"choose.py --runs {among} --out" in usual  # nobody has to ask for it, or to try rates
+    assert "--workdir results/mine/tent_tmp" not in usual
+    assert "too low" not in text
 
 
 def prior_line(text):
