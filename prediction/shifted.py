@@ -9,6 +9,7 @@ or the slice's own levels. Labels stay as they are.
 import threading
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
+from itertools import permutations
 from typing import Any
 
 import numpy as np
@@ -23,6 +24,7 @@ from files.grey_levels import Normalisation
 from preprocess.shifts.acquisitions import Shift
 from processes.errors import UserError
 
+ORDERS = tuple(permutations(range(3)))
 HELD = 2  # patients at a time: a batch may hold the last slices of one and the first of the next
 
 
@@ -77,6 +79,17 @@ def levels_of(card: Mapping[str, Any], divisor: float = 1.0) -> Levels:
     return Levels(how if how and how.kind in ("minmax", "percentile", "zscore") else None, limits, divisor != 1)
 
 
+def order_of(card: Mapping[str, Any]) -> tuple[int, ...]:
+    """Which of the axes N, W and H of a set are X, Y and Z of its volumes, by its dataset.json.
+
+    A shift draws by the axes of the volume, so what is drawn for a set is what preprocess.shift_volumes draws.
+    """
+    axes, axis = card.get("axes"), card.get("axis")
+    if axes in map(list, ORDERS):
+        return tuple(int(place) for place in np.argsort(axes))
+    return {1: (1, 0, 2), 2: (1, 2, 0)}.get(axis if isinstance(axis, int) else 0, ORDERS[0])
+
+
 # ---------------------------------------------------------------------------------------------------- the set
 
 
@@ -93,7 +106,7 @@ def shift_set(slices: AnySet, shift: Shift, pictures: bool) -> AnySet:
 
         def show(row: int, channels: np.ndarray) -> np.ndarray:
             name, lengths = named[row]
-            return _shown(channels, lengths, name, shift, levels_of(card))
+            return _shown(channels, lengths, name, shift, levels_of(card), order_of(card))
 
         shown: Plane | VolumePlane = ShiftedVolumes(plane.volumes, torch.float32, None, plane.mean, plane.divisor, show)
     else:
@@ -102,15 +115,28 @@ def shift_set(slices: AnySet, shift: Shift, pictures: bool) -> AnySet:
         for place, case in enumerate(cases):
             stacks.setdefault(case, []).append(place)
         found = [_Stack(case, [rows[n] for n in places], spacing[places[0]]) for case, places in stacks.items()]
-        shown = ShiftedPlane(plane, found, shift, levels_of(card, plane.divisor))
+        shown = ShiftedPlane(plane, found, shift, levels_of(card, plane.divisor), order_of(card))
     return replace(slices, planes=dict(slices.planes) | {image: shown})
 
 
-def _shown(channels: np.ndarray, spacing: Sequence[float], name: str, shift: Shift, levels: Levels) -> np.ndarray:
-    """(C, N, W, H) as they are stored -> (C, N, W, H) float32, as the shifted volume of this name would be stored."""
+def _shown(
+    channels: np.ndarray,
+    spacing: Sequence[float],
+    name: str,
+    shift: Shift,
+    levels: Levels,
+    order: Sequence[int],
+) -> np.ndarray:
+    """(C, N, W, H) as they are stored -> (C, N, W, H) float32, as the shifted volume of this name would be stored.
+
+    order: see `order_of`; a single slice is a picture, of which the first axis is the one of length 1
+    """
+    order = ORDERS[0] if channels.shape[1] == 1 else order
     before = channels.astype(np.float32)
-    after = shift.apply(before, spacing, name)
-    return np.stack([levels.again(*pair) for pair in zip(before, after, strict=True)])
+    turned = [channel.transpose(order) for channel in before]
+    after = shift.apply(turned, [spacing[axis] for axis in order], name)
+    back = np.argsort(order)
+    return np.stack([levels.again(old, new.transpose(back)) for old, new in zip(before, after, strict=True)])
 
 
 @dataclass(frozen=True)
@@ -128,10 +154,12 @@ class ShiftedPlane(Plane):
     Slices that lack between others are not made up: those on both sides of a gap count as neighbours.
     """
 
-    def __init__(self, plane: Plane, stacks: Sequence[_Stack], shift: Shift, levels: Levels) -> None:
+    def __init__(
+        self, plane: Plane, stacks: Sequence[_Stack], shift: Shift, levels: Levels, order: Sequence[int]
+    ) -> None:
         super().__init__(plane.parts, plane.divisor)
         self.dtype = torch.float32
-        self.plane, self.stacks, self.shift, self.levels = plane, stacks, shift, levels
+        self.plane, self.stacks, self.how = plane, stacks, (shift, levels, order)
         self.homes = {row: (n, place) for n, stack in enumerate(stacks) for place, row in enumerate(stack.rows)}
         self.held: dict[int, np.ndarray] = {}
         self.turn = threading.Lock()
@@ -153,7 +181,7 @@ class ShiftedPlane(Plane):
             if number not in self.held:
                 stack = self.stacks[number]
                 stored = self.plane.gather(torch.tensor(stack.rows, device=self.device)).cpu().numpy()
-                shown = _shown(stored.swapaxes(0, 1), stack.spacing, stack.name, self.shift, self.levels)
+                shown = _shown(stored.swapaxes(0, 1), stack.spacing, stack.name, *self.how)
                 self.held[number] = np.ascontiguousarray(shown.swapaxes(0, 1))
                 while len(self.held) > HELD:
                     del self.held[next(iter(self.held))]

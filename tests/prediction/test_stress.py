@@ -6,20 +6,26 @@ import subprocess
 import sys
 from dataclasses import replace
 
+import nibabel as nib
 import numpy as np
 import pandas as pd
 import pytest
 import torch
 from conftest import CROSS_ENTROPY, write_site
 from PIL import Image
+from scipy.ndimage import gaussian_filter
 
 import main as training
 from analysis.stress import UNDISTURBED, StressTable, by_loss, stress_text
+from datasets.slices import open_slices
+from datasets.transforms import FolderSpec
+from datasets.volumes import open_volumes
 from files.grey_levels import Normalisation
 from metrics import confusion_counts, dice
 from nets.checkpoint_files import load_checkpoint, save_checkpoint
 from prediction import stress
-from prediction.shifted import HELD, Levels, levels_of, shift_set
+from prediction.shifted import HELD, Levels, levels_of, order_of, shift_set
+from preprocess import shift_volumes, slice_volumes, volume_set
 from preprocess.shifts.acquisitions import ACQUISITIONS, OF_SCANNERS, Shift
 from processes.errors import UserError
 from tests.tools.chaos import arguments as of_chaos
@@ -269,6 +275,62 @@ def test_no_more_than_two_patients_are_held_and_each_is_shifted_once(run, monkey
     assert names == ["Case04", "Case05", "again"]
 
 
+# -- as volumes are shifted -------------------------------------------------------------------------------------------
+
+
+@pytest.fixture(scope="module")
+def volumes(tmp_path_factory):
+    """Float volumes, stored in the order that sets have."""
+    root = tmp_path_factory.mktemp("volumes")
+    (root / "old").mkdir()
+    for number in range(3):
+        rng, truth = np.random.default_rng(number), np.zeros((14, 12, 9), np.uint8)
+        truth[3:9, 4:9, 2:7] = 1
+        image = gaussian_filter(300.0 * truth + rng.gamma(2, 100, truth.shape), 0.6)
+        for name, voxels in ((f"p{number}", image.astype(np.float32)), (f"p{number}_gt", truth)):
+            nib.Nifti1Image(voxels, np.diag([-1.5, -1.2, 2, 1])).to_filename(root / "old" / f"{name}.nii.gz")
+    return root
+
+
+SLICED = ("--format", "npy", "--normalise", "minmax", "--val", 1, "--plane")
+WAYS = {plane: (*SLICED, plane) for plane in ("axial", "coronal", "sagittal")}
+WAYS["volumes"] = ("--normalise", "none", "--axes", 2, 0, 1, "--train", 2)
+
+
+def made(volumes, way, images, dest):
+    """A set of the images in one of the ways, opened."""
+    flag = "" if way == "volumes" else "IMG="
+    words = [*WAYS[way], "--image", f"{flag}{volumes / images}/p?.nii.gz", "--label", f"{volumes}/old/p?_gt.nii.gz"]
+    words += ["--dest", dest, "--patient", r"(p\d)", "--jobs", 1]
+    words = list(map(str, words))
+    if way == "volumes":
+        volume_set.make_volume_set(volume_set.read_spec(words))
+    else:
+        slice_volumes.slice_set(slice_volumes.read_spec(words))
+    folders = [FolderSpec("IMG", "nii_transform"), FolderSpec("GT", "nii_gt_transform")]
+    if way == "volumes":
+        return open_volumes(dest, "val", folders, 2, r"(p\d)", (4, 4, 4))
+    return open_slices(dest, "val", folders, 2, r"(p\d)_(\d+)")
+
+
+@pytest.mark.parametrize("way", WAYS)
+def test_a_set_is_shifted_as_if_it_were_made_of_shifted_volumes(volumes, tmp_path, way):
+    """But for rounding, as nothing is cut off the grey levels here."""
+    plain = made(volumes, way, "old", tmp_path / "plain")
+    for name in ACQUISITIONS:
+        if not (volumes / name).exists():
+            words = ["--image", f"{volumes}/old/p?.nii.gz", "--dest", str(volumes / name), "--acquisition", name]
+            shift_volumes.main([*words, "--severity", "4", "--seed", "2"])
+        expected = made(volumes, way, name, tmp_path / name)
+        shifted = shift_set(plain, Shift(name, 4, 2), pictures=False)
+        found, wanted, before = (
+            np.stack([each.image(row) for row in range(len(each))]) for each in (shifted, expected, plain)
+        )
+        scale = np.abs(wanted).max()
+        np.testing.assert_allclose(found, wanted, atol=1e-4 * scale)
+        assert np.abs(found - before).max() > 1e-3 * scale or name == "intensity_scale"
+
+
 # -- grey levels ------------------------------------------------------------------------------------------------------
 
 
@@ -291,6 +353,11 @@ def test_levels_that_a_set_cannot_hold_are_cut():
     window = CARD | {"normalisation": PERCENTILE | {"kind": "window", "window": [0, 1], "no_clip": False}}
     assert levels_of(window).again(stack, stack).max() == 1
     assert levels_of({"normalisation": {"kind": "foreground", "scope": "set"}}).how is None
+
+
+@pytest.mark.parametrize("card", [{}, {"axis": "z"}, {"axis": 7}, {"axes": [0, 0, 1]}, {"axes": "zyx"}])
+def test_a_card_that_tells_no_axes_leaves_them_as_they_are(card):
+    assert order_of(card) == (0, 1, 2)
 
 
 # -- what it says -----------------------------------------------------------------------------------------------------
