@@ -5,9 +5,9 @@
 The network is a checkpoint, or that of a run's folder: what the run chose without labels (chosen.pkl), else its last
 one. Of a folder of runs (results/prostate) it is that of the run `chosen`, which `make … chosen` makes.
 
-Writes OUT/<patient>.nii.gz, OUT/volumes.csv (how large each class is), and what else is asked for. How an image is
-made of a volume stands in the checkpoint: it is done as it was for the training, in the same directions whatever the
-order of the voxels in the file. What is there already is skipped.
+Writes OUT/<patient>.nii.gz, OUT/volumes.csv (how large each class is, and which Dice to expect of its mask), and what
+else is asked for. How an image is made of a volume stands in the checkpoint: it is done as it was for the training, in
+the same directions whatever the order of the voxels in the file. What is there already is skipped.
 
 Images of several channels are found by one --volumes each, in the order in which the set was sliced. --adapt adapts
 the network to these volumes first, without any ground truth; --export writes it as ONNX.
@@ -30,6 +30,7 @@ from engine.arguments import args_of
 from files.faults import Fault, VolumeFault, describe_faults
 from files.pairing import Case
 from main import run
+from nets.expected_dice import first_to_look_at
 from nets.precision import PRECISIONS, device_of
 from prediction.adaptation import Adapting, adapt, add_adaptation_flags, refuse_idle_sizes
 from prediction.export import export_onnx
@@ -165,6 +166,10 @@ def _predict_all(args: argparse.Namespace, model: Model, prepare: Preparation, c
         print(f"Note: {what}: {listing(mm3)}.", file=sys.stderr)
     table = outputs.write_sizes({case.patient: joined_paths(case) for case in cases}, mm3)
     print(f"{args.out}: {len(todo) - len(faults)} predicted, {len(cases) - len(todo)} were there; {table}")
+    if isinstance(model.told, str):
+        print(f"How good the masks are cannot be told without labels: {model.told}.")
+    else:
+        print(first_to_look_at(*outputs.expected([case.patient for case in cases])))
     if faults:
         raise UserError(f"{len(faults)} of {len(cases)} volumes were not predicted: {describe_faults(faults)}")
 

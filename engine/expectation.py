@@ -46,7 +46,7 @@ class Expectation:
         patients = list(dict.fromkeys(stream.slices.patients))
         found = self._estimate(stream, patients, self.told)
         self.folder.write_table(EXPECTED, [COLUMNS, *rows_of(patients, found, network)])
-        return first_to_look_at(patients, found)
+        return first_to_look_at(patients, found.expected, found.low)
 
     @torch.inference_mode()
     def _estimate(self, stream: AnyStream, patients: list[str], told: ExpectedDice) -> Estimate:

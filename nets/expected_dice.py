@@ -172,14 +172,14 @@ def expected_dice(bundle: Bundle | None) -> ExpectedDice | str:
 FEW = 5  # patients that are named
 
 
-def first_to_look_at(patients: Sequence[str], found: Estimate) -> str:
-    """A line that names the patients whose masks should be looked at first: the least expected Dice, mean of classes.
+def first_to_look_at(patients: Sequence[str], expected: np.ndarray, low: np.ndarray) -> str:
+    """A line that names the patients whose masks should be looked at first.
 
-    Of equal ones that with the lowest low end comes first.
+    It is the least expected Dice (P, F), mean over classes, that comes first, of equal ones the lowest low end (P, F).
     """
-    known = ~np.isnan(found.expected)
+    known = ~np.isnan(expected)
     counts = np.maximum(known.sum(1), 1)
-    means, lows = (np.where(known, values, 0).sum(1) / counts for values in (found.expected, found.low))
+    means, lows = (np.where(known, values, 0).sum(1) / counts for values in (expected, low))
     order = sorted(np.flatnonzero(known.any(1)).tolist(), key=lambda place: (means[place], lows[place]))
     if not order:
         return "Of no patient's mask it can be told without labels how good it is."

@@ -1,14 +1,17 @@
 """What a network says of one patient's prepared volumes, on their own grid."""
 
 from dataclasses import dataclass
+from math import ceil, prod
 
 import numpy as np
 import torch
 from scipy import ndimage
 from torch import Tensor
 
+from datasets.grey_quantiles import SAMPLE, grey_quantiles
 from files.grids import Grid
 from files.nifti_headers import Header
+from nets.expected_dice import ConfidenceSums, Estimate, ExpectedDice
 from nets.probabilities import most_probable
 from prediction.model import Model
 from prediction.preparation import Prepared, as_tensor
@@ -32,6 +35,7 @@ class Prediction:
     classes        (X, Y, Z) uint8, the background where the network saw nothing
     probabilities  (X, Y, Z, K) float32; there 1 for the background
     entropy        (X, Y, Z) float32, 1 where every class is equally likely; there 0
+    expected       the Dice to expect of the one patient's classes, before any piece is left out; None: nothing is known
     """
 
     grid: Grid
@@ -39,16 +43,42 @@ class Prediction:
     classes: np.ndarray
     probabilities: np.ndarray | None = None
     entropy: np.ndarray | None = None
+    expected: Estimate | None = None
+
+
+class _Looks:
+    """What is noted of one patient's batches, of which the Dice is expected: sums, and a part of the grey levels."""
+
+    def __init__(self, model: Model, told: ExpectedDice, prepared: Prepared) -> None:
+        self.told, self.levels = told, list[np.ndarray]()
+        self.sums = ConfidenceSums(1, told.temperatures, model.device)
+        count, _, *size = prepared.stored.shape
+        self.step = max(1, ceil((count * prod(size) / SAMPLE) ** (1 / len(size))))
+
+    def add(self, image: Tensor, log_p: Tensor) -> None:
+        """Notes a batch (B, C, …) and what the network says of it (B, K, …)."""
+        self.sums.add([0] * len(image), log_p)
+        thin = image[(..., *[slice(None, None, self.step)] * (image.ndim - 2))]
+        self.levels.append(thin.transpose(0, 1).flatten(1).cpu().numpy())
+
+    def estimate(self, labels: np.ndarray, voxel_mm3: float) -> Estimate:
+        """What is expected of the label map (X, Y, Z) that this gave, whose voxels have that volume."""
+        scores, predicted = self.sums.read()
+        mm3 = np.bincount(labels.ravel(), minlength=scores.shape[1])[None] * voxel_mm3
+        distance = self.told.distance(grey_quantiles(np.concatenate(self.levels, axis=1))[None, 0])
+        return self.told.estimate(scores, predicted, distance, mm3)
 
 
 def predict(model: Model, prepared: Prepared, predicting: Predicting) -> Prediction:
     """Predicts one patient, batch by batch. Of the maps of the whole volume only those that are asked for are kept."""
     batches = as_tensor(prepared.stored).split(predicting.batch_size)
-    parts = [_maps(model, prepared, batch, predicting) for batch in batches]
+    looks = None if isinstance(model.told, str) else _Looks(model, model.told, prepared)
+    parts = [_maps(model, prepared, batch, predicting, looks) for batch in batches]
     classes, probabilities, entropy = (
         None if maps[0] is None else np.concatenate(maps) for maps in zip(*parts, strict=True)
     )
     labels = prepared.put_back(classes)
+    expected = None if looks is None else looks.estimate(labels, prepared.grid.voxel_volume())
     if predicting.largest_component:
         labels = largest_components(labels, model.n_class)
     return Prediction(
@@ -57,14 +87,18 @@ def predict(model: Model, prepared: Prepared, predicting: Predicting) -> Predict
         labels,
         None if probabilities is None else _put_back_all(prepared, probabilities),
         None if entropy is None else prepared.put_back(entropy),
+        expected,
     )
 
 
 def _maps(
-    model: Model, prepared: Prepared, batch: Tensor, predicting: Predicting
+    model: Model, prepared: Prepared, batch: Tensor, predicting: Predicting, looks: _Looks | None
 ) -> tuple[np.ndarray, np.ndarray | None, np.ndarray | None]:
     """(B, …) classes, (B, K, …) probabilities and (B, …) entropy of a part of what is stored."""
-    log_p = model.log_probabilities(prepared.decode(batch.to(model.device)))
+    image = prepared.decode(batch.to(model.device))
+    log_p = model.log_probabilities(image)
+    if looks is not None:
+        looks.add(image, log_p)
     classes = most_probable(log_p).to(torch.uint8).cpu().numpy()
     p = log_p.exp() if predicting.probabilities or predicting.entropy else None
     entropy = (-(p * log_p).sum(1) / np.log(model.n_class)).cpu().numpy() if predicting.entropy else None

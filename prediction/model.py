@@ -14,7 +14,9 @@ from torch import Tensor, nn
 from datasets.set_tables import read_card
 from datasets.transforms import FolderSpec, parse_image_folder
 from files.run_names import CHOSEN
+from nets.bundle import read_bundle
 from nets.checkpoint_files import load_checkpoint, require
+from nets.expected_dice import ExpectedDice, expected_dice
 from nets.filling import fitting_weights
 from nets.precision import AUTOCAST, PRECISIONS, allow_tf32
 from nets.probabilities import log_probabilities
@@ -63,6 +65,7 @@ class Model:
 
     windows: of a volumetric network at a time
     flips: W, H or both: the probabilities are the mean over the image and its mirror images along them
+    told: what its source bundle tells of how good masks are, or in words why it tells nothing
     """
 
     net: nn.Module
@@ -74,6 +77,7 @@ class Model:
     precision: str = "fp32"
     windows: int = 1
     flips: tuple[str, ...] = ()
+    told: ExpectedDice | str = ""
 
     @torch.inference_mode()
     def log_probabilities(self, image: Tensor) -> Tensor:
@@ -144,6 +148,7 @@ def load_model(
         precision,
         windows,
         flips,
+        expected_dice(read_bundle(state)),
     )
 
 

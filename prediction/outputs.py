@@ -3,7 +3,7 @@
 import csv
 import json
 import os
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -14,6 +14,7 @@ from files.foreign import read_json
 from files.labels import LabelMap
 from files.nifti_headers import write_nifti
 from files.reading import read_grid, read_voxels
+from nets.expected_dice import Estimate
 from prediction.inference import Predicting, Prediction
 from processes.errors import UserError
 from processes.lock import locked
@@ -27,7 +28,9 @@ MADE_WITH = "predict.json"
 SIZES = "volumes.csv"
 PROGRAM = "predict.py"
 UNCOMPARED = {"weights", "volumes"}  # a path may be spelt in several ways; its digest tells
-COLUMNS = ("patient", "file", "class", "label", "voxels", "mm3")
+OF_SIZES = ("patient", "file", "class", "label", "voxels", "mm3")  # which are all columns of an older table
+OF_QUALITY = ("expected", "low", "high", "note")  # Dice, and what is odd
+COLUMNS = (*OF_SIZES, *OF_QUALITY)
 
 
 @dataclass(frozen=True)
@@ -96,6 +99,8 @@ class Outputs:
             )
 
     def write(self, patient: str, prediction: Prediction) -> None:
+        """Writes the maps of a patient, the label map last, after what is expected of it: that is not made again."""
+        self._note(patient, prediction.expected)
         paths = self.paths(patient)
         for kind, values in (("probabilities", prediction.probabilities), ("entropy", prediction.entropy)):
             if values is not None:
@@ -108,6 +113,30 @@ class Outputs:
         kind = next(kind for kind in (np.uint8, np.int16, np.int32) if _holds(kind, values))
         return np.array(values, kind)[classes]
 
+    def _note(self, patient: str, found: Estimate | None) -> None:
+        """Puts what is expected of a patient's mask into the table; `write_sizes` adds the rest of the lines."""
+        path, rows = self.folder / SIZES, []
+        for place, k in enumerate(sorted(self.labels)[1:] if found else ()):
+            cells = [values[0, place] for values in (found.expected, found.low, found.high)]
+            numbers = ["" if np.isnan(cell) else f"{cell:.4f}" for cell in cells]
+            rows.append((patient, "", k, self.labels[k], "", "", *numbers, found.notes[0][place]))
+        with locked(self.folder, wait=True):
+            others = [row for row in read_sizes(path) if row[0] != patient]
+            if rows or path.exists():
+                self._write_table(path, [*others, *rows])
+
+    def expected(self, patients: Sequence[str]) -> tuple[list[str], np.ndarray, np.ndarray]:
+        """Of those patients of whom the table tells it: names, expected Dice (P, F) and its low end (P, F)."""
+        of_class: dict[str, list[list[float]]] = {}
+        for row in read_sizes(self.folder / SIZES):
+            if row[0] in patients and any(row[len(OF_SIZES) :]):
+                cells = row[len(OF_SIZES) : len(OF_SIZES) + 2]
+                of_class.setdefault(row[0], []).append([float(cell) if cell else np.nan for cell in cells])
+        numbers = np.full((len(of_class), len(self.labels) - 1, 2), np.nan)
+        for place, cells in enumerate(of_class.values()):
+            numbers[place, : len(cells)] = cells[: numbers.shape[1]]
+        return list(of_class), numbers[..., 0], numbers[..., 1]
+
     def write_sizes(self, files: Mapping[str, str], mm3: Mapping[str, float]) -> Path:
         """Writes a line for each class from 1 of every patient who has a label map.
 
@@ -118,11 +147,18 @@ class Outputs:
         """
         path = self.folder / SIZES
         with locked(self.folder, wait=True):
-            rows = [row for patient in files for row in self._sizes(patient, files[patient], mm3.get(patient))]
-            rows += [row for row in read_sizes(path) if row[0] not in files and self.paths(row[0])["classes"].exists()]
-            with atomic_write(path, "w") as file:
-                file.write(csv_text([COLUMNS, *sorted(rows, key=lambda row: row[0])]))
+            before = read_sizes(path)
+            noted = {(row[0], row[OF_SIZES.index("class")]): row[len(OF_SIZES) :] for row in before}
+            sizes = [row for patient in files for row in self._sizes(patient, files[patient], mm3.get(patient))]
+            nothing = ("",) * len(OF_QUALITY)
+            rows = [(*row, *noted.get((row[0], str(row[OF_SIZES.index("class")])), nothing)) for row in sizes]
+            rows += [row for row in before if row[0] not in files and self.paths(row[0])["classes"].exists()]
+            self._write_table(path, rows)
         return path
+
+    def _write_table(self, path: Path, rows: Iterable[tuple[Any, ...]]) -> None:
+        with atomic_write(path, "w") as file:
+            file.write(csv_text([COLUMNS, *sorted(rows, key=lambda row: row[0])]))
 
     def _sizes(self, patient: str, file: str, mm3: float | None) -> Iterable[tuple[Any, ...]]:
         path = self.paths(patient)["classes"]
@@ -161,12 +197,23 @@ def read_sizes(path: Path) -> list[tuple[str, ...]]:
             rows = [tuple(map(from_cell, row)) for row in csv.reader(file)]
     except (ValueError, csv.Error):
         rows = []
-    if rows[:1] != [COLUMNS] or any(len(row) != len(COLUMNS) for row in rows):
+    if rows[:1] == [OF_SIZES] and all(len(row) == len(OF_SIZES) for row in rows):
+        rows = [(*row, *[""] * len(OF_QUALITY)) for row in rows]
+        rows[0] = COLUMNS
+    if rows[:1] != [COLUMNS] or any(len(row) != len(COLUMNS) or not _tells_dice(row) for row in rows[1:]):
         raise UserError(
             f"{path} is not as predict.py left it (columns {', '.join(COLUMNS)}), and would be written anew: move it "
             "away, and the sizes of the patients of this call are put into a new one."
         )
     return rows[1:]
+
+
+def _tells_dice(row: Sequence[str]) -> bool:
+    """Whether the cells with a Dice are empty or a number."""
+    try:
+        return all(0 <= float(cell) <= 1 for cell in row[len(OF_SIZES) : -1] if cell)
+    except ValueError:
+        return False
 
 
 def _holds(kind: type, values: Iterable[int]) -> bool:

@@ -199,7 +199,7 @@ def sizes(place):
     return {place / "sizes.csv": SIZED}
 
 
-@writes("prediction/outputs.py: Outputs.write_sizes", "prediction/outputs.py: Outputs.begin")
+@writes("prediction/outputs.py: Outputs._write_table", "prediction/outputs.py: Outputs.begin")
 def predictions(place):
     outputs = Outputs(place, {0: 0, 1: 1}, Predicting())
     outputs.begin({"weights": "a\nb"}, {name: [name] for name in FILES}, overwrite=False)

@@ -26,6 +26,7 @@ from processes.lock import locked
 from processes.ownership import begin
 from tests.files import test_stated_geometry as stated
 from tests.files.test_reading import oblique, read_png, write
+from tests.tools.chaos import before_call
 
 TURNS = ("LPS", "RAS", "SAR", "PIR", "IRA", "LSA")
 TRANSFORMS = {"png": "png_transform", "nii": "nii_transform", "npy": "npy_transform"}
@@ -328,6 +329,71 @@ def test_the_table_of_sizes_keeps_the_patients_of_other_calls(trained, tmp_path)
     with pytest.raises(UserError, match="not as predict.py left it"):
         table(0, "--overwrite")
     assert (tmp_path / "out/volumes.csv").read_text() == text
+
+
+def crash(*_, **__):
+    raise ZeroDivisionError
+
+
+def expected_of(folder):
+    with (folder / "volumes.csv").open() as file:
+        rows = csv.DictReader(file)
+        return {row["patient"]: [row[name] for name in ("expected", "low", "high", "note")] for row in rows}
+
+
+def test_the_table_tells_the_dice_to_expect_and_a_line_whom_to_look_at_first(trained, tmp_path, capsys):
+    """The same as the file of a run that is evaluated on these volumes, within what the grey levels are sampled by."""
+    folder, weights = trained
+    run(weights, "--volumes", f"{folder}/p?_i0.nii.gz", "--out", tmp_path / "out")
+    found, said = expected_of(tmp_path / "out"), capsys.readouterr().out
+    assert [*found] == [f"p{number}" for number in range(6)]
+    worst = min(found, key=lambda patient: (float(found[patient][0]), float(found[patient][1])))
+    assert f"labels: {worst} {float(found[worst][0]):.2f} (from" in said
+    assert all(0 <= float(low) <= float(dice) <= float(high) <= 1 for dice, low, high, _ in found.values())
+    words = (weights.parent / "params.txt").read_text().splitlines()
+    told = dict(line.split(": ", 1) for line in words if ": " in line)
+    flags = [f"--{name}" for name in ("target_dataset", "target_folders", "target_losses", "grp_regex", "network")]
+    argv = [word for flag in flags for word in (flag, told[flag[2:]])]
+    argv += ["--n_class", "2", "--cpu", "--workdir", str(tmp_path / "noadap"), "--method", "noadap"]
+    program.main([*argv, "--model_weights", str(weights)])
+    with (tmp_path / "noadap/patients_expected.csv").open() as file:
+        for row in csv.DictReader(file):
+            assert float(found[row["patient"]][0]) == pytest.approx(float(row["expected"]), abs=2e-3)
+            assert float(found[row["patient"]][1]) == pytest.approx(float(row["low"]), abs=0.1)
+
+
+def test_what_is_expected_is_known_after_a_kill_and_in_later_calls(trained, tmp_path, monkeypatch):
+    folder, weights = trained
+    words = ["--volumes", f"{folder}/p?_i0.nii.gz", "--out", tmp_path / "out"]
+    run(weights, *words[:2], "--out", tmp_path / "whole")
+    with monkeypatch.context() as patch:
+        patch.setattr(predict.Outputs, "write", before_call(4, predict.Outputs.write, crash))
+        with pytest.raises(ZeroDivisionError):
+            run(weights, *words)
+    run(weights, *words)
+    run(weights, *words)
+    assert expected_of(tmp_path / "out") == expected_of(tmp_path / "whole")
+
+
+def test_a_table_of_before_is_gone_on_with(trained, tmp_path):
+    folder, weights = trained
+    run(weights, "--volumes", folder / "p1_i0.nii.gz", "--out", tmp_path / "out")
+    path = tmp_path / "out/volumes.csv"
+    path.write_text("".join(",".join(line.split(",")[:6]) + "\n" for line in path.read_text().splitlines()))
+    run(weights, "--volumes", f"{folder}/p[12]_i0.nii.gz", "--out", tmp_path / "out")
+    found = expected_of(tmp_path / "out")
+    assert found["p1"] == [""] * 4
+    assert float(found["p2"][0]) > 0
+
+
+def test_without_a_bundle_the_cells_are_empty_and_a_line_says_why(trained, tmp_path, capsys):
+    folder, weights = trained
+    state = torch.load(weights, weights_only=True)
+    del state["bundle"]
+    torch.save(state, tmp_path / "older.pkl")
+    run(tmp_path / "older.pkl", "--volumes", folder / "p1_i0.nii.gz", "--out", tmp_path / "out")
+    assert expected_of(tmp_path / "out") == {"p1": [""] * 4}
+    assert "cannot be told without labels: its checkpoint has no source bundle" in capsys.readouterr().out
 
 
 def test_two_at_once_adapt_once(trained, tmp_path):
