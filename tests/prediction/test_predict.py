@@ -474,7 +474,8 @@ def test_adapted_without_ground_truth(trained, tmp_path):
     assert not [name for name in log if "dice" in name or "gt" in name]
     assert np.isfinite(log[["tra_loss_tot", "val_entropy"]]).all(axis=None)
     assert not list(place.glob("set/*/GT"))
-    assert not list((place / "run").glob("patients_*")) + list((place / "run").glob("best_3d.pkl"))
+    assert [path.name for path in (place / "run").glob("patients_*")] == ["patients_expected.csv"]
+    assert not list((place / "run").glob("best_3d.pkl"))
     report.main(["--runs", str(place / "run"), "--out", str(tmp_path / "report")])
     assert "no scores" in (tmp_path / "report.txt").read_text(encoding="utf-8")
     provenance = json.loads((place / "run/provenance.json").read_text())
