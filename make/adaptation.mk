@@ -106,7 +106,7 @@ STRESS_SUFFIX  ?= $(if $(filter target,$(ON)),_ontarget)
 # that of sfda's choice without labels, where sfda is or will be made by the line above, and not by an older one without KEEP
 chooses    = $(if $(filter sfda,$(LINES)),,$(if $(wildcard $(RD)/sfda/last.pkl),$(wildcard $(RD)/sfda/selection.csv),$(KEEP)))
 SELECTION ?= $(if $(chooses),$(RD)/selection.png)
-PLOTS ?= $(addprefix $(RD)/,val_dice_3d.png boxes.png panel.png sizes.png losses.png sfda.gif) $(SELECTION)
+PLOTS ?= $(addprefix $(RD)/,val_dice_3d.png boxes.png panel.png sizes.png losses.png risk.png sfda.gif) $(SELECTION)
 PANEL ?= noadap sfda fs
 $(RD)/panel.png: $$(DONE)
 	$(RENEW) $(CC) plot.py panel --runs $(addprefix $(RD)/,$(PANEL)) --out $@
@@ -114,6 +114,8 @@ $(RD)/sizes.png: $(RD)/sfda/last.pkl
 	$(RENEW) $(CC) plot.py sizes --run $(<D) --out $@
 $(RD)/losses.png: $(RD)/sfda/last.pkl
 	$(RENEW) $(CC) plot.py losses --run $(<D) --out $@
+$(RD)/risk.png: $(RD)/sfda/last.pkl
+	$(RENEW) $(CC) plot.py risk --run $(<D) --out $@
 $(RD)/selection.png: $(RD)/sfda/last.pkl
 	$(RENEW) $(CC) plot.py selection --run $(<D) --out $@
 $(RD)/sfda.gif: $(RD)/sfda/last.pkl
