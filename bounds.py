@@ -13,7 +13,7 @@ from typing import Any, ClassVar
 
 import numpy as np
 
-from datasets.size_table import LEAST, MOST, ORACLE, SizeTable, read_size_table
+from datasets.size_table import HIGH, LEAST, LOW, MOST, ORACLE, SizeTable, names_of_columns, read_size_table
 from processes.errors import UserError
 from utils import Registry, fits, listing, nearest
 
@@ -183,6 +183,44 @@ class PredictionBounds(Bounds):
             f"{self.sizefile}, column '{self.predcol}': the sizes in {len(odd)} of {len(names)} slices do not add up "
             f"to the pixels of the slice ({shown}); as ratios they are shares of their sum. Is it the csv of this set?"
         )
+
+
+@BOUNDS.register()
+class IntervalBounds(PredictionBounds):
+    """The interval that the csv holds of an estimate: columns `<predcol>_low` and `<predcol>_high`.
+
+    `preprocess.size_priors make --network_weights` writes them; of a single patient it knows no interval, and then the
+    estimate is both ends. `predcol` itself says which slices are left out.
+    """
+
+    def __init__(self, n_class: int, *, sizefile: str, predcol: str) -> None:
+        super().__init__(n_class, sizefile=sizefile, predcol=predcol)
+
+    @property
+    def supervision(self) -> str:
+        """What had to be known of the target, as the csv tells it of all three columns."""
+        return ", ".join(dict.fromkeys(each.supervision for each in (self.table, *self.ends)))
+
+    @cached_property
+    def ends(self) -> tuple[SizeTable, SizeTable]:
+        ends = [self.predcol + end for end in (LOW, HIGH)]
+        if not set(ends) & set(names_of_columns(self.sizefile)):
+            return self.table, self.table
+        low, high = (read_size_table(self.sizefile, end, self.n_class) for end in ends)
+        if crossed := [name for name in low.sizes if name in high.sizes and (low[name] > high[name]).any()]:
+            raise UserError(
+                f"{self.sizefile}: '{self.predcol}{LOW}' is above '{self.predcol}{HIGH}' in {len(crossed)} slices: "
+                f"{listing(crossed, 5)}. Make the csv again."
+            )
+        return low, high
+
+    def __call__(self, label: np.ndarray | None, name: str) -> np.ndarray:
+        return np.stack([end[name] for end in self.ends], axis=-1)
+
+    def check(self, names: Iterable[str]) -> None:
+        names = list(names)
+        for table in (self.table, *self.ends):
+            table.require(names)
 
 
 # --------------------------------------------------------------------------------------- from the ground truth

@@ -28,6 +28,7 @@ LEAST, MOST = 1e-6, 1e12  # pixels of a class that is there; 32 bits hold their 
 ID_COLUMN = "val_ids"
 TRUE_SIZES = "val_gt_size"
 WITH_TAGS, WITHOUT_TAGS = "dumbpredwtags", "dumbprednotags"
+LOW, HIGH = "_low", "_high"  # of a column: the ends of the interval of its estimate
 ORACLE = "oracle (true sizes)"
 BY_COLUMN_NAME = {"notags": "none", "wtags": "image-level tags"}  # the published names, where a file says nothing
 HOW_TO_MAKE = "`python -m preprocess.size_priors make`"
@@ -94,7 +95,7 @@ def read_size_table(path: str | Path, column: str, n_class: int | None = None) -
     """
     path = Path(path)
     comments, (_, header), lines = _read_lines(path)
-    separator = max(";,\t", key=re.sub(r'"[^"]*"', "", header).count)
+    separator = _separator(header)
     columns = [_bare(field) for field in header.split(separator)]
     places = _find_column(path, columns, ID_COLUMN), _find_column(path, columns, column)
     rows = _split_rows(path, lines, separator, columns)
@@ -109,6 +110,16 @@ def read_size_table(path: str | Path, column: str, n_class: int | None = None) -
         comments,
         _supervision(column, comments),
     )
+
+
+def names_of_columns(path: str | Path) -> list[str]:
+    """The names in the header. Raises UserError for a missing, empty or corrupt file."""
+    (_, header) = _read_lines(Path(path))[1]
+    return [_bare(field) for field in header.split(_separator(header))]
+
+
+def _separator(header: str) -> str:
+    return max(";,\t", key=re.sub(r'"[^"]*"', "", header).count)
 
 
 def _read_lines(path: Path) -> tuple[dict[str, str], Line, list[Line]]:

@@ -25,6 +25,14 @@ $(RD)/sfda_margin: private OPT = $(sfda_with) "[($(ENTKL), $(call prior_within,0
 # the prior estimated anew after each epoch from what the network predicts, half anchored to its start (EM, Saerens et al. 2002)
 $(RD)/sfda_reestimate: private OPT = $(sfda_with) \
    "[('EntKLProp', {'weights_se':$(NU), 'reestimate':0.5}, $(call prior,$(COLUMN)), $(SIZE_OF), 1)]"
+# how often each class is there is estimated from what the source network predicts on the target (EM at the source's
+# temperatures, Alexandari et al. 2020; ESTIMATE=em or bbse for others), as an interval, of the mean over a batch; no tag, no anatomy
+ESTIMATE ?= mlls
+$(RD)/sfda_em: private OPT = $(sfda_with) "[('EntKLProp', {'weights_se':$(NU), 'over':'batch'}, \
+   'IntervalBounds', {'predcol':'$(ESTIMATE)','sizefile':'$(RD)/network_sizes.csv'}, 'soft_size', 1)]"
+$(RD)/network_sizes.csv: | $$(M_WEIGHTS_ul) $$(lastword $$(DATA)) $$(VENV)
+	$(ONCE) $(CC) -m preprocess.size_priors make --data $(lastword $(DATA)) --out $@ --n_class $(N_CLASS) \
+	   --network_weights $(M_WEIGHTS_ul) --grp_regex '$(G_RGX)' --unlabelled --folder $(word 2,$(subst ', ,$(TT_DATA)))
 # entropy over the scale and shift of the batch norms alone (TENT, Wang et al. 2021)
 $(RD)/tent: private OPT = $(sfda_with) "[('SelfEntropy', {}, 1)]" --trainable bn
 # the target's batch-norm statistics in place of the source's, nothing else (Schneider et al. 2020)

@@ -1,13 +1,16 @@
 """Size priors: makes sizes/<set>.csv, says how far a prior is from the truth, scales priors.
 
     python -m preprocess.size_priors make --data data/X --out sizes/X.csv --n_class 2 --constant 8000
+    python -m preprocess.size_priors make --data data/X --out X_network.csv --n_class 2 --network_weights last.pkl
     python -m preprocess.size_priors check --sizes sizes/X.csv --column dumbpredwtags
+    python -m preprocess.size_priors check --sizes X_network.csv --truth_sizes sizes/X.csv
     python -m preprocess.size_priors scale --sizes sizes/X.csv --column dumbpredwtags --factors 0.5 2
 
 One size per class is estimated from constants ("anatomical knowledge") or from the source's labels
-(priors/estimates.py). With tags (preprocess.tags) a slice gets the sizes of the classes that it shows. Without tags
-every slice gets all of them. The background is the rest of the slice (Bateson et al. 2020 and 2022). For a set of
-volumes, made by preprocess.volume_set, all of this is per volume and in voxels. sizes/README.md lists the columns.
+(priors/estimates.py), or its share from what the source network predicts (priors/from_network.py). With tags
+(preprocess.tags) a slice gets the sizes of the classes that it shows. Without tags every slice gets all of them. The
+background is the rest of the slice (Bateson et al. 2020 and 2022). For a set of volumes, made by
+preprocess.volume_set, all of this is per volume and in voxels. sizes/README.md lists the columns.
 """
 
 import processes.ctrl_c  # noqa: F401  first: from here on Ctrl-C is one line
@@ -21,7 +24,7 @@ from pathlib import Path
 
 import numpy as np
 
-from datasets.files import check_class_count
+from datasets.files import check_class_count, parse_name
 from datasets.set_tables import read_card
 from datasets.size_table import (
     ORACLE,
@@ -33,12 +36,15 @@ from datasets.size_table import (
     write_size_table,
 )
 from preprocess.new_set import refuse_overwriting
+from preprocess.priors.checking import as_csv, columns_in, errors_of, in_lines
+from preprocess.priors.estimated_columns import BY_NETWORK, columns_of, in_table
 from preprocess.priors.estimates import PUBLISHED, Knowledge, estimate_sizes, in_words
 from preprocess.priors.measuring import Slices, measure_slices
-from preprocess.tags import read_tags
+from preprocess.tags import patient_of, read_tags
 from processes.errors import UserError
-from utils import ProgramParser, counted, listing, run_program, settings_of
+from utils import ProgramParser, atomic_write, counted, listing, run_program, settings_of
 
+LABELS = "GT"  # their folder in each split, if nothing else is said
 EPS = 1e-10  # in the logarithms, as in the losses
 
 
@@ -50,11 +56,14 @@ class Prior(Knowledge):
     """The csv that is made, and of what, under the names of the flags."""
 
     data: Path
-    folder: str
+    folder: str | None = None
     n_class: int
     out: Path
     unlabelled: bool = False
     tags: Path | None = None
+    network_weights: Path | None = None
+    grp_regex: str | None = None
+    device: str | None = None
 
 
 def make(args: argparse.Namespace) -> None:
@@ -68,8 +77,12 @@ def make_prior(prior: Prior) -> None:
     if prior.extent_mm is not None and prior.constant_mm3 is None:
         raise UserError("--extent_mm says what a volume spans: it goes with --constant_mm3.")
     check_class_count([prior.data], prior.n_class)
-    slices = measure_slices(prior.data, prior.folder, None if prior.unlabelled else prior.n_class)
-    estimate = estimate_sizes(prior, prior.n_class, prior.folder, slices)
+    if prior.network_weights is not None:
+        _make_from_network(prior, prior.network_weights)
+        return
+    folder = prior.folder or LABELS
+    slices = measure_slices(prior.data, folder, None if prior.unlabelled else prior.n_class)
+    estimate = estimate_sizes(prior, prior.n_class, folder, slices)
     foreground = np.maximum(np.rint(estimate.pixels), 1)
     too_large = [n for n, size, area in zip(slices.names, foreground.sum(1), slices.area, strict=True) if size >= area]
     if too_large:
@@ -77,7 +90,7 @@ def make_prior(prior: Prior) -> None:
             f"The sizes of the classes ({estimate.words}) leave no background in {len(too_large)} of "
             f"{len(slices.names)} slices: {listing(too_large, 5)}. Give smaller ones; check their unit."
         )
-    tags, origin = _read_tags(prior, slices)
+    tags, origin = _read_tags(prior, slices, folder)
     columns: dict[str, np.ndarray] = {}
     notes: dict[str, tuple[str, str]] = {}  # column -> estimator, supervision
     if tags is not None:
@@ -88,16 +101,53 @@ def make_prior(prior: Prior) -> None:
     notes[WITHOUT_TAGS] = (f"{estimate.words}, in every slice", estimate.supervision)
     if slices.counts is not None:
         columns[TRUE_SIZES] = slices.counts
-        notes[TRUE_SIZES] = (f"pixels counted in {prior.folder}", ORACLE)
+        notes[TRUE_SIZES] = (f"pixels counted in {folder}", ORACLE)
     _write(prior.out, slices.names, columns, _origin(prior.data), notes)
 
 
-def _read_tags(prior: Prior, slices: Slices) -> tuple[np.ndarray | None, str]:
+def _make_from_network(prior: Prior, weights: Path) -> None:
+    """Writes what the source network's own predictions tell; no label is opened, and no true size written."""
+    from preprocess.priors.from_network import WORDS, estimate_from_network, read_source  # here, as it brings torch
+
+    if prior.folder and not prior.unlabelled:
+        raise UserError(
+            "--network_weights looks at images alone and opens no label: name their folder with --folder IMG "
+            "--unlabelled, or leave --folder out, and it is that of the network's own images."
+        )
+    source = read_source(weights)
+    if source.n_class != prior.n_class:
+        raise UserError(f"{weights} tells {source.n_class} classes apart, and --n_class is {prior.n_class}.")
+    folder = prior.folder or source.image[0]
+    slices = measure_slices(prior.data, folder, None)
+    tags = None if prior.tags is None else read_tags(prior.tags, slices.names, prior.n_class)
+    found = estimate_from_network(source, prior.data, folder, prior.grp_regex, prior.device)
+    columns: dict[str, np.ndarray] = {}
+    notes: dict[str, tuple[str, str]] = {}
+    for name, shares in found.shares.items():
+        told = f"{WORDS[name]}; of {weights}, {counted(found.patients, 'patient')} of {prior.data}/train/{folder}"
+        laid = {name: columns_of(name, shares, slices.area)}
+        seen = {name: BY_NETWORK}
+        if tags is not None:
+            laid[f"{name}_wtags"] = columns_of(f"{name}_wtags", shares, slices.area, tags)
+            seen[f"{name}_wtags"] = f"{BY_NETWORK}, image-level tags (from {prior.tags})"
+        for column, each in laid.items():
+            columns |= each
+            notes |= {part: (told if part == column else f"end of the 95 % interval of {column}", seen[column])
+                      for part in each}  # fmt: skip
+    _write(prior.out, slices.names, columns, _origin(prior.data), notes)
+    print(
+        *in_table(found.shares, source.bundle.image_shares),
+        *(f"{name} is left out: {why}." for name, why in found.left_out.items()),
+        sep="\n",
+    )
+
+
+def _read_tags(prior: Prior, slices: Slices, folder: str) -> tuple[np.ndarray | None, str]:
     """(N, K-1) whether the slice shows the class, and where that comes from; None where nothing tells."""
     if prior.tags is not None:
         return read_tags(prior.tags, slices.names, prior.n_class), f"from {prior.tags}"
     if slices.counts is not None:
-        return slices.counts[:, 1:] > 0, f"read off {prior.folder}"
+        return slices.counts[:, 1:] > 0, f"read off {folder}"
     return None, ""
 
 
@@ -169,10 +219,13 @@ def divergence(first: np.ndarray, second: np.ndarray) -> float:
 
 
 def check(args: argparse.Namespace) -> None:
-    """Prints the distance and the oddities of the two columns."""
+    """Prints the distance and the oddities of the two columns; without a column how far off all of them are."""
+    if args.column is None:
+        check_all(args)
+        return
     prior = read_size_table(args.sizes, args.column)
     n_class = len(next(iter(prior.sizes.values())))
-    truth = read_size_table(args.sizes, args.truth, n_class)
+    truth = read_size_table(args.truth_sizes or args.sizes, args.truth, n_class)
     found = compare(prior, truth)
     print(
         f"{args.sizes}: '{args.column}' [{prior.supervision}] against '{args.truth}', {counted(found.n_slice, 'slice')}"
@@ -189,6 +242,26 @@ def check(args: argparse.Namespace) -> None:
         )
     for table in (prior, truth):
         print(_describe_sums(table))
+
+
+def check_all(args: argparse.Namespace) -> None:
+    """Prints, and writes to --out, how far every column is from the truth, and whether its interval holds that."""
+    truth = read_size_table(args.truth_sizes or args.sizes, args.truth)
+    parsed = {name: parse_name(name, args.grp_regex) if args.grp_regex else None for name in truth.sizes}
+    if args.grp_regex and (lost := [name for name, read in parsed.items() if read is None]):
+        raise UserError(f"--grp_regex '{args.grp_regex}' does not match {len(lost)} slices: {listing(lost, 5)}.")
+    patients = {name: read.patient if read else patient_of(name) for name, read in parsed.items()}
+    columns = [name for name in columns_in(args.sizes) if name != args.truth]
+    if not columns:
+        raise UserError(f"{args.sizes} holds no column of a prior to be compared with '{args.truth}'.")
+    if args.out:
+        refuse_overwriting(args.out)
+    errors = list(errors_of(args.sizes, columns, truth, patients))
+    if args.out:
+        with atomic_write(args.out, "w") as file:
+            file.write(as_csv(errors))
+    print(f"{args.sizes} against '{args.truth}' of {truth.path}: sizes over all slices, by the true ones")
+    print(*in_lines(errors), sep="\n")
 
 
 def _describe_sums(table: SizeTable) -> str:
@@ -251,8 +324,11 @@ def parse_args(argv: Sequence[str] | None = None) -> argparse.Namespace:
     _add_make(command(make, "write a size csv for every slice of a set"))
     sub = command(check, "print how far a prior is from the truth")
     sub.add_argument("--sizes", type=Path, required=True, help="the csv")
-    sub.add_argument("--column", required=True, help="the prior")
+    sub.add_argument("--column", help="the prior; without it all columns, with the ends of their intervals")
     sub.add_argument("--truth", default=TRUE_SIZES, help="the column of true sizes (%(default)s)")
+    sub.add_argument("--truth_sizes", type=Path, help="the csv that holds it (that of --sizes)")
+    sub.add_argument("--grp_regex", help="the patient in a slice's name (default: the name without its number)")
+    sub.add_argument("--out", type=Path, help="of all columns: also a csv of them")
     sub = command(scale, "write a prior with its foreground scaled, for sensitivity runs")
     sub.add_argument("--sizes", type=Path, required=True, help="the csv")
     sub.add_argument("--column", required=True, help="the prior")
@@ -264,7 +340,7 @@ def parse_args(argv: Sequence[str] | None = None) -> argparse.Namespace:
 def _add_make(sub: argparse.ArgumentParser) -> None:
     sub.add_argument("--data", type=Path, required=True, help="the target set, with its splits inside")
     sub.add_argument("--out", type=Path, required=True, help="the csv to write")
-    sub.add_argument("--folder", default="GT", help="the labels' folder in each split (%(default)s)")
+    sub.add_argument("--folder", help=f"the labels' folder in each split ({LABELS}; --unlabelled: the images')")
     sub.add_argument("--n_class", type=int, required=True, help="K, the background included")
     sub.add_argument("--unlabelled", action="store_true", help="--folder holds images: no true sizes, no tags in them")
     tags = "csv of which classes a slice shows, as python -m preprocess.tags makes it"
@@ -275,6 +351,10 @@ def _add_make(sub: argparse.ArgumentParser) -> None:
     sizes.add_argument("--constant_mm3", type=float, nargs="+", help="volume of the organ; needs manifest.csv")
     sizes.add_argument("--published", choices=PUBLISHED, help="the constants of Bateson et al. 2022 for this task")
     sizes.add_argument("--source_mean", type=Path, help="source set: mean size in its training slices")
+    source = "the source network's last.pkl: em, mlls and bbse from what it predicts on the target's training images"
+    sizes.add_argument("--network_weights", type=Path, help=source)
+    sub.add_argument("--grp_regex", help="with it: the patient in a slice's name (that of the network's run)")
+    sub.add_argument("--device", help="with it: cpu or cuda (cuda where there is one)")
     sub.add_argument("--extent_mm", type=float, nargs="+", help="what the organ spans across slices (else a ball's)")
     sub.add_argument("--source_folder", help="the labels' folder of the source (as --folder)")
 

@@ -20,7 +20,8 @@ LABEL = np.array(
 def sizefile(tmp_path):
     path = tmp_path / "sizes.csv"
     path.write_text(
-        "# supervision prior: a reader\nval_ids;prior;val_gt_size\na;[8,4,3,1];[11,3,2,0]\nb;[0,0,0,0];[16,0,0,0]\n"
+        "# supervision prior: a reader\n# supervision: a network\nval_ids;prior;val_gt_size;prior_low;prior_high\n"
+        "a;[8,4,3,1];[11,3,2,0];[6,3,2,0];[10,5,4,2]\nb;[0,0,0,0];[16,0,0,0];[16,0,0,0];[16,0,0,0]\n"
     )
     return str(path)
 
@@ -63,6 +64,7 @@ def test_supervision_is_told_apart(sizefile):
             "ConstantBounds": "none",
             "TagBounds": "image-level tags",
             "PredictionBounds": "a reader",
+            "IntervalBounds": "a reader, a network",
             "PreciseBounds": "oracle (true sizes)",
             "PreciseTags": "oracle (true sizes)",
             "BoxBounds": "bounding boxes",

@@ -100,13 +100,22 @@ def bootstrap(
 
 
 def likelihood_of_patients(
-    probabilities: np.ndarray, patients: np.ndarray, source: np.ndarray, draws: int = 200, seed: int = 0
+    probabilities: np.ndarray,
+    patients: np.ndarray,
+    source: np.ndarray,
+    pixels: np.ndarray | None = None,
+    draws: int = 200,
+    seed: int = 0,
 ) -> ClassShares:
-    """`most_likely_shares` with its spread. patients: (N,) number of the patient of each pixel, from 0 on."""
-    near = most_likely_shares(probabilities, source)
+    """`most_likely_shares` with its spread. patients: (N,) number of the patient of each pixel, from 0 on.
+
+    pixels: (N,) how many pixels have these probabilities (default: one)
+    """
+    pixels = np.ones(len(patients)) if pixels is None else pixels
+    near = most_likely_shares(probabilities, source, pixels)
 
     def estimate(times: np.ndarray) -> np.ndarray:
-        return most_likely_shares(probabilities, source, times[patients], near)
+        return most_likely_shares(probabilities, source, times[patients] * pixels, near)
 
     return bootstrap(estimate, int(patients.max()) + 1, draws, seed)
 

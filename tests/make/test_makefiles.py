@@ -396,11 +396,25 @@ WITHOUT_LABELS = [
     "sfda_mean",
     "sfda_margin",
     "sfda_reestimate",
+    "sfda_em",
     "cda",
     "bnrefresh",
     "sfda_onsource",
     "selftrain_vi",
 ]
+
+
+@pytest.mark.parametrize(("makefile", "folder"), [("prostate", "IMG"), ("ivd", "Inn")])
+def test_a_network_estimates_sizes_from_the_target_s_images_alone(makefile, folder):
+    """Source and target of the discs are two folders of one set."""
+    commands, _ = dry_run(f"{makefile}.make", "sfda_em")
+    (line,) = [line for line in commands.replace("\\\n", " ").splitlines() if "--network_weights" in line]
+    words = shlex.split(line)
+    weights = "last" if makefile == "ivd" else "best_3d"
+    assert words[words.index("--network_weights") + 1] == f"results/{makefile}/cesource/{weights}.pkl"
+    assert words[words.index("--folder") + 1] == folder
+    assert "--unlabelled" in words
+    assert words[words.index("--out") + 1] == f"results/{makefile}/network_sizes.csv"
 
 
 @pytest.mark.parametrize("words", [(), ("SIZE=full",), SMOKE, ("KEEP=--keep_every 2",), ("PARITY=1",)])
