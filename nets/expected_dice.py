@@ -148,11 +148,14 @@ class ExpectedDice:
 def at_score(curve: np.ndarray, scores: np.ndarray) -> np.ndarray:
     """The Dice that scores of any shape are worth by a curve (2, KNOTS).
 
-    Straight between its knots, and from its first down to Dice 0 at score 0; all NaN where the curve is.
+    Straight between its knots, from its first down to Dice 0 at score 0, and from its last up to Dice 1 at score 1: an
+    adapted network is surer than the source's ever was, and its patients keep their order. All NaN where the curve is.
     """
     if np.isnan(curve).any():
         return np.full(scores.shape, np.nan)
-    return np.interp(scores, [0.0, *curve[0]], [0.0, *curve[1]])
+    top = [] if curve[0, -1] >= 1 else [1.0]
+    x, y = ([0.0, *knots, *top] for knots in curve)
+    return np.interp(scores, x, y)
 
 
 def expected_dice(bundle: Bundle | None) -> ExpectedDice | str:

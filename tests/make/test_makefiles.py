@@ -380,6 +380,11 @@ def test_the_choice_is_drawn_where_networks_are_kept_to_choose_from(name):
     assert drawn not in dry_run(name, "PARITY=1")[0]
 
 
+@pytest.mark.parametrize("name", ADAPTATION)
+def test_what_was_expected_of_sfda_is_drawn(name):
+    assert f"plot.py risk --run results/{name[:-5]}/sfda --out results/{name[:-5]}/risk.png" in dry_run(name)[0]
+
+
 @pytest.mark.parametrize("files", [["last.pkl"], ["last.pkl", "selection.csv"]])
 def test_a_run_of_before_there_was_a_choice_is_not_asked_for_its_picture(tmp_path, files):
     for name in files:

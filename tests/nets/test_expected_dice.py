@@ -93,9 +93,10 @@ def test_equal_scores_count_as_their_mean_by_their_number():
     assert at_score(curve, np.array([0.5, 0.8])) == pytest.approx([0.6, 0.6])  # of 0.7 three times and 0.3 once
 
 
-def test_below_the_lowest_score_a_curve_falls_straight_to_0_and_above_the_highest_it_stays():
+def test_below_the_lowest_score_a_curve_falls_straight_to_0_and_above_the_highest_it_rises_to_1():
     curve = straight((0.5, 0.4), (0.8, 0.9))
-    assert at_score(curve, np.array([0.0, 0.25, 0.5, 0.8, 1.0])) == pytest.approx([0, 0.2, 0.4, 0.9, 0.9])
+    assert at_score(curve, np.array([0.0, 0.25, 0.5, 0.8, 0.9, 1.0])) == pytest.approx([0, 0.2, 0.4, 0.9, 0.95, 1])
+    assert at_score(straight((0.5, 0.4), (1.0, 0.9)), np.array([1.0])) == pytest.approx([0.9])
 
 
 def test_without_a_score_there_is_no_curve():
