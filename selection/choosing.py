@@ -174,9 +174,10 @@ def choose_among(
     built = (network, target.slices.shape[0], reading.n_class)
     net = build_network(*built).to(reading.device)
     settings = laid_out(net, settings)
-    candidates = [Candidate(SOURCE, 0, partial(fitting_weights, net, pool.source, *built))]
+    source = fitting_weights(net, pool.source, *built)
+    candidates = [Candidate(SOURCE, 0, lambda: source)]
     if batch_norms(net):
-        net.load_state_dict(candidates[0].weights())
+        net.load_state_dict(source)
         statistics = refreshed(net, (image for image, _ in target.batches()), settings)
         candidates.append(Candidate(REFRESH, 0, lambda: statistics))
     for name, (epoch, path) in pool.others.items():

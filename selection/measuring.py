@@ -1,8 +1,9 @@
 """What one candidate says of the target's images, in sums that validators are computed from.
 
-Of each image one pass as it is, one for each view (views.py), and one mixed with another image. What is kept of them is
-a few sums a class, and the class numbers, compressed. So memory does not grow with the number of candidates times that
-of pixels, and no label is read.
+Of each image one pass as it is, one for each view (views.py), and one mixed with another image. Where a view changes
+what the classifier reads, and not the image, the first pass is gone on with. What is kept of them is a few sums a
+class, and the class numbers, compressed. So memory does not grow with the number of candidates times that of pixels,
+and no label is read.
 """
 
 from collections import defaultdict
@@ -20,7 +21,7 @@ from methods.base import infer
 from methods.settings import Settings
 from nets.confidence import scale_by_class
 from nets.probabilities import EPS, log_probabilities
-from selection.views import VIEWS, dropped_features, grey_range, mixed, same, sampled
+from selection.views import VIEWS, View, dropped_features, grey_range, kept_features, mixed, same, sampled
 
 CLEAN = "clean"
 BAND = 3  # pixels to either side of a border
@@ -65,20 +66,24 @@ def _passes(
         with settings.autocast():
             return infer(net, disturbed, settings)
 
+    def in_order(view: tuple[int, tuple[str, View]]) -> bool:
+        return not view[1][1].drops_features  # those first: what they read need not be kept for long
+
     def answer_to(disturbed: Tensor, undo: Callable[[Tensor], Tensor] = same) -> tuple[Tensor, Tensor]:
         return surest(log_probabilities(undo(logits_of(disturbed))))
 
-    log_p = log_probabilities(logits_of(image))
+    with kept_features(net, keep=not settings.crop) as maps:  # of all windows of a volume they are large
+        log_p = log_probabilities(logits_of(image))
     sure, first = surest(log_p)
     n_class, labels = log_p.shape[1], {CLEAN: first}
     sums = clean_sums(log_p, first, temperatures) | border_sums(image, first, n_class)
     del log_p  # of a volume it is larger than all that follows
-    for place, (name, view) in enumerate(VIEWS.items()):
+    for place, (name, view) in sorted(enumerate(VIEWS.items()), key=in_order):
         generator = torch.Generator(image.device).manual_seed(number * len(VIEWS) + place)
-        with dropped_features(net, number) if view.drops_features else nullcontext():
+        with dropped_features(net, number, maps) if view.drops_features else nullcontext():
             sure_too, labels[name] = answer_to(view.image(image, generator), view.undo)
         sums[f"joint_{name}"] = joint_confidence(sure, sure_too, first, labels[name], n_class)
-    sums |= overlaps(labels, n_class)
+    sums |= overlaps({name: labels[name] for name in (CLEAN, *VIEWS)}, n_class)
     mixture, partner = mixed(image)
     sums |= mixture_sums(answer_to(mixture)[1], first, partner(first.unsqueeze(1)).squeeze(1), n_class)
     return first, sums
@@ -92,8 +97,21 @@ def surest(log_p: Tensor) -> tuple[Tensor, Tensor]:
 
 def by_class(values: Tensor, labels: Tensor, n_class: int) -> Tensor:
     """(B, …) values, or booleans, which it counts -> (B, K) float64: their sums over the pixels of each class."""
-    flat, at = values.flatten(1), labels.flatten(1)
-    return torch.stack([(flat * (at == k)).sum(1, dtype=torch.float64) for k in range(n_class)], 1)
+    return torch.stack([_sums_of(values, labels == k) for k in range(n_class)], 1)
+
+
+def by_foreground(values: Tensor, labels: Tensor, n_class: int) -> Tensor:
+    """As `by_class`, and 0 for the background: in what compares two passes, nobody asks for that."""
+    return without_background([_sums_of(values, labels == k) for k in range(1, n_class)])
+
+
+def _sums_of(values: Tensor, mask: Tensor) -> Tensor:
+    return (values.flatten(1) * mask.flatten(1)).sum(1, dtype=torch.float64)
+
+
+def without_background(sums: Sequence[Tensor]) -> Tensor:
+    """K - 1 times (B,), a sum of each foreground class -> (B, K) float64, 0 for the background."""
+    return torch.stack([torch.zeros_like(sums[0]), *sums], 1).double()
 
 
 def everywhere(p: Tensor) -> Tensor:
@@ -142,21 +160,21 @@ def spectrum(p: Tensor, labels: Tensor) -> dict[str, Tensor]:
 
 
 def border_sums(image: Tensor, labels: Tensor, n_class: int) -> dict[str, Tensor]:
-    """How the borders of (B, …) labels lie on the image (B, C, …): sums (B, K) that no network has a say in.
+    """How the borders of the foreground classes of (B, …) labels lie on the image (B, C, …): sums (B, K).
 
     edge   steepness of the image at the class's border pixels, which touch another class
     near   the same in all pixels at most BAND away from that border, on both sides
     in     grey levels within BAND of the border, inside the class
     out    the same outside
 
-    Each is three sums, "<name>_n" of ones, "<name>_1" of the values and "<name>_2" of their squares.
+    Each is several sums, "<name>_n" of ones, "<name>_1" of the values and, of grey levels, "<name>_2" of their squares.
     Grey levels are divided by the image's range, and their channels averaged.
     """
     low, high = grey_range(image)
     grey = ((image.float() - low) / (high - low).clamp_min(EPS)).mean(1)
     steep = steepness(grey)
     found = defaultdict(list)
-    for k in range(n_class):
+    for k in range(1, n_class):
         mask = labels == k
         inner, outer = mask & _grown(~mask, BAND), _grown(mask, BAND) & ~mask
         edge, near = mask & _grown(~mask, 1), inner | outer
@@ -165,8 +183,9 @@ def border_sums(image: Tensor, labels: Tensor, n_class: int) -> dict[str, Tensor
             kept = torch.where(where, values, 0).flatten(1).double()
             found[f"{name}_n"].append(where.flatten(1).sum(1).double())
             found[f"{name}_1"].append(kept.sum(1))
-            found[f"{name}_2"].append(kept.square_().sum(1))
-    return {name: torch.stack(values, 1) for name, values in found.items()}
+            if name in ("in", "out"):
+                found[f"{name}_2"].append(kept.square_().sum(1))
+    return {name: without_background(values) for name, values in found.items()}
 
 
 def steepness(grey: Tensor) -> Tensor:
@@ -190,27 +209,27 @@ def _grown(mask: Tensor, pixels: int) -> Tensor:
 
 
 def joint_confidence(log_p: Tensor, log_q: Tensor, first: Tensor, second: Tensor, n_class: int) -> Tensor:
-    """(B, K): Σ √(p_k q_k) over the pixels that both passes give class k.
+    """(B, K): Σ √(p_k q_k) over the pixels that both passes give the foreground class k.
 
     log_p, log_q: (B, …) largest log-probabilities of the two; first, second: (B, …) the classes that have them
     """
     both = torch.where(first == second, (0.5 * (log_p + log_q)).exp(), 0)
-    return by_class(both, first, n_class)
+    return by_foreground(both, first, n_class)
 
 
 def overlaps(labels: Mapping[str, Tensor], n_class: int) -> dict[str, Tensor]:
-    """Of every pass its "size_<pass>" and of every two "both_<pass>_<pass>": pixels (B, K) of each class.
+    """Of every pass its "size_<pass>" and of every two "both_<pass>_<pass>": pixels (B, K) of each foreground class.
 
     labels: pass -> (B, …) class numbers
     """
     found = defaultdict(list)
-    for k in range(n_class):
+    for k in range(1, n_class):
         masks = {name: (of_pass == k).flatten(1) for name, of_pass in labels.items()}
         for name, mask in masks.items():
             found[f"size_{name}"].append(mask.sum(1))
         for one, two in combinations(masks, 2):
             found[f"both_{one}_{two}"].append((masks[one] & masks[two]).sum(1))
-    return {name: torch.stack(counts, 1).double() for name, counts in found.items()}
+    return {name: without_background(counts) for name, counts in found.items()}
 
 
 def mixture_sums(answer: Tensor, first: Tensor, second: Tensor, n_class: int) -> dict[str, Tensor]:
@@ -222,10 +241,10 @@ def mixture_sums(answer: Tensor, first: Tensor, second: Tensor, n_class: int) ->
     """
     either, agree, hit = (first > 0) | (second > 0), first == second, answer == first
     return {
-        "intra": by_class(either & agree, first, n_class),
-        "intra_hit": by_class(either & agree & hit, first, n_class),
-        "inter": by_class(either & ~agree, first, n_class),
-        "inter_hit": by_class(either & ~agree & hit, first, n_class),
+        "intra": by_foreground(either & agree, first, n_class),
+        "intra_hit": by_foreground(either & agree & hit, first, n_class),
+        "inter": by_foreground(either & ~agree, first, n_class),
+        "inter_hit": by_foreground(either & ~agree & hit, first, n_class),
     }
 
 

@@ -5,7 +5,7 @@ few of the network's own features. Views are drawn from a seed, so that every ca
 """
 
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass
 from functools import partial
 from itertools import count
@@ -89,8 +89,38 @@ VIEWS = {
 
 
 @contextmanager
-def dropped_features(net: nn.Module, seed: int) -> Iterator[None]:
-    """Inside it, the classifier of the network reads its maps without a share DROPPED of their channels."""
+def kept_features(net: nn.Module, keep: bool) -> Iterator[list[Tensor]]:
+    """Inside it, the maps that the classifier reads are kept in the list, one after another; none without `keep`."""
+    found: list[Tensor] = []
+    if not keep or not hasattr(type(net), "features"):
+        yield found
+        return
+    compute = net.features
+
+    def kept(image: Tensor) -> list[Tensor]:
+        maps = compute(image)
+        found.append(maps[-1])
+        return maps
+
+    with _in_place_of_features(net, kept):
+        yield found
+
+
+@contextmanager
+def _in_place_of_features(net: nn.Module, features: Callable[[Tensor], list[Tensor]]) -> Iterator[None]:
+    net.features = features
+    try:
+        yield
+    finally:
+        del net.features  # its class has them
+
+
+@contextmanager
+def dropped_features(net: nn.Module, seed: int, maps: list[Tensor] | None = None) -> Iterator[None]:
+    """Inside it, the classifier of the network reads its maps without a share DROPPED of their channels.
+
+    maps: of `kept_features`; they are taken out of the list and not computed again; with none they are
+    """
 
     def drop(module: nn.Module, inputs: tuple[Tensor, ...]) -> tuple[Tensor, ...]:
         maps, *others = inputs
@@ -100,7 +130,8 @@ def dropped_features(net: nn.Module, seed: int) -> Iterator[None]:
 
     handle = net.classifier.register_forward_pre_hook(drop)
     try:
-        yield
+        with _in_place_of_features(net, lambda _: [maps.pop(0)]) if maps else nullcontext():
+            yield
     finally:
         handle.remove()
 

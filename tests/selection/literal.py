@@ -17,6 +17,7 @@ from selection.views import MIXED, VIEWS
 from utils import settings_of
 
 PASSES = ("clean", *VIEWS)
+MADE = (*sorted(PASSES, key=("clean", "dropout").__contains__, reverse=True), "mixture")  # in this order
 EPS = 1e-10
 
 
@@ -36,13 +37,17 @@ class Small(nn.Module):
         convolution = nn.Conv2d if axes == 2 else nn.Conv3d
         self.body = convolution(channels, 12, 3, padding=1)
         self.classifier = convolution(12, n_class, 1)
-        self.calls = []
+        self.calls, self.computed = [], 0
         with torch.no_grad():
             self.classifier.weight *= gain
             self.classifier.bias.copy_(torch.zeros(n_class) if bias is None else torch.tensor(bias))
 
+    def features(self, image):
+        self.computed += 1
+        return [self.body(image).tanh()]
+
     def forward(self, image, size=None):
-        logits = self.classifier(self.body(image).tanh())
+        logits = self.classifier(self.features(image)[-1])
         self.calls.append((image.clone(), logits.clone()))
         return logits
 
@@ -75,7 +80,7 @@ def say(net, images, batches, temperatures=None, **more):
     assert len(net.calls) == 7 * len(batches)
     for number, rows in enumerate(batches):
         calls = net.calls[7 * number : 7 * number + 7]
-        for name, (image, answer) in zip(logits, calls, strict=True):
+        for name, (image, answer) in zip(MADE, calls, strict=True):
             logits[name][rows] = answer.double()
             assert image.shape == images[rows].shape
         logits["flip"][rows] = logits["flip"][rows][..., ::-1]
