@@ -3,6 +3,7 @@
 import importlib.util
 import json
 import os
+import platform
 import subprocess
 import threading
 import time
@@ -410,9 +411,14 @@ def test_parts_of_other_types_join_without_loss():
     assert (whole + Plane([torch.tensor([[2049]], dtype=torch.int16)], 1)).gather(torch.tensor([2])).item() == 2049
 
 
+# The allocator gives back at once what is freed: what it keeps otherwise depends on how the threads happened to run.
 PEAK = """
+import ctypes
 import sys
 from pathlib import Path
+M_TRIM_THRESHOLD, M_MMAP_THRESHOLD, M_ARENA_MAX = -1, -3, -8  # of glibc's malloc.h
+for option, value in ((M_TRIM_THRESHOLD, 1 << 16), (M_MMAP_THRESHOLD, 1 << 16), (M_ARENA_MAX, 1)):
+    assert ctypes.CDLL(None).mallopt(option, value)
 sys.path.insert(0, {here!r})
 import torch
 from tests.benchmarks.table import peak_memory
@@ -426,7 +432,9 @@ print(peak_memory())  # ru_maxrss would go on from what the process held that th
 """
 
 
-@pytest.mark.skipif(not Path("/proc/self/status").exists(), reason="needs /proc to tell a process's own peak")
+@pytest.mark.skipif(
+    platform.libc_ver()[0] != "glibc", reason="needs /proc for a process's own peak, and glibc's mallopt"
+)
 def test_memory_is_flat_in_the_number_of_slices(tmp_path, python):
     """With 235 MB more of slices the peak hardly moves: of who makes the cache, and of who streams.
 
@@ -449,8 +457,8 @@ def test_memory_is_flat_in_the_number_of_slices(tmp_path, python):
             done = subprocess.run([python, program, root], capture_output=True, text=True, check=True)
             peaks[task, count] = float(done.stdout)
         assert len(list((root / "train/.cache").glob("*.npy"))) == 2
-    for task in ("make the cache and stream", "stream"):  # MiB: names, and what allocators keep; mapped pages are 235
-        assert peaks[task, 576] - peaks[task, 128] < 100
+    for task in ("make the cache and stream", "stream"):  # MiB, of which the slices are 224 more
+        assert peaks[task, 576] - peaks[task, 128] < 40, peaks
 
 
 # -- what others do to the cache while it is in use ----------------------------------------------------------
