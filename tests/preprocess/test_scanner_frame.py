@@ -64,7 +64,7 @@ def network(tmp_path, monkeypatch):
     """Makes a checkpoint with this card, of which the network is `net`."""
 
     def make(card, net, crop=None, n_class=K, **identity):
-        monkeypatch.setattr(prediction.model, "_build", lambda *_: net)
+        monkeypatch.setattr(prediction.model, "network_of", lambda *_: net)
         told = {"card": json.loads(json.dumps(card)), "image": ["IMG", "nii_transform"], "crop": crop, "overlap": 0.5}
         state = {"network": "none", "in_channels": 1, "n_class": n_class, "net": {}, "preprocessing": told}
         torch.save(state | {"identity": identity}, tmp_path / "net.pkl")
