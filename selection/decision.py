@@ -4,8 +4,12 @@
     consistency   the mean of two scores: how much of a prediction stays when the image is disturbed (cmr_nhd), and how
                   much from one slice to the next (continuity), which is left out where there are no volumes. The
                   candidate with the highest median over the patients is the best, of equal ones the earliest
-    no harm       it must beat the source network, or its batch-norm refresh, on the same patients; else the better of
-                  these two is kept
+    no harm       it must beat the network that is kept else, on the same patients, and its borders must not lie at
+                  weaker edges of the image (edge) than those of that network. This is the source network, or its
+                  batch-norm refresh where that is more consistent and keeps to the edges as well
+
+A network that adapts may become sure of anything, and then all that is computed from its answers speaks for it. The
+edges of the image do not depend on the network: they are a witness from outside.
 
 Where the labels of a few patients choose (labelled.py), the gate stays. Of what it lets through, the candidate with the
 highest Dice on these patients is chosen, of equal ones the earliest.
@@ -22,7 +26,7 @@ from dataclasses import dataclass, replace
 
 import numpy as np
 
-from files.run_names import DECIDING, LABELLED
+from files.run_names import DECIDING, LABELLED, WITNESSES
 from selection.candidates import REFRESH, SOURCE, Candidate
 from selection.gate import reasons
 from selection.validators import VALIDATORS, Evidence, middle
@@ -95,19 +99,36 @@ def _weigh(seen: Evidence, candidates: Sequence[Candidate]) -> Weighed:
 
 def decide(seen: Evidence, candidates: Sequence[Candidate], seed: int = 0) -> Choice:
     """Chooses one of the candidates without labels. seed: of the bootstrap over patients."""
-    weighed, starts = _weigh(seen, candidates), _starts(candidates)
+    weighed = _weigh(seen, candidates)
     consistency = _mean_of([weighed.patients[name] for name in DECIDING])
     middles = np.where(weighed.passes, middle(consistency), np.nan)
-    best, start = _highest(middles, _by_epoch(candidates)), _highest(middles, starts)
+
+    def is_worse(place: int, other: int) -> bool:
+        told = (weighed.patients[name] for name in WITNESSES)
+        return any(_chance(scores[other] - scores[place], seed) <= CHANCE for scores in told)
+
+    start, refresh = seen.source, seen.refresh
+    if refresh is not None and middles[refresh] > middles[start] and not is_worse(refresh, start):
+        start = refresh
+    off = np.array([place != start and is_worse(place, start) for place in range(len(candidates))])
+    gate = _with_witness(weighed.gate, off, candidates, start)
+    best = _highest(np.where(off, np.nan, middles), [start, *_by_epoch(candidates)])
     told = f"its consistency is {middles[best]:.3f}, that of {candidates[start].name} {middles[start]:.3f}"
-    if best in starts:
-        why = "no epoch is more consistent"
+    if best == start:
+        why = "no epoch that may be chosen is more consistent"
     elif _chance(consistency[best] - consistency[start], seed) > CHANCE:
         why, best = f"{candidates[best].name} is not surely better: {told}", start
     else:
         why = told
-    words = f"Chosen without labels: {candidates[best].name}, as {why}.{_held(candidates, weighed.gate)}"
-    return weighed.choose(best, words, {}, ())
+    words = f"Chosen without labels: {candidates[best].name}, as {why}.{_held(candidates, gate)}"
+    return replace(weighed, gate=gate).choose(best, words, {}, ())
+
+
+def _with_witness(gate: Sequence[str], off: np.ndarray, candidates: Sequence[Candidate], start: int) -> list[str]:
+    """The gate's reasons, and what the image says against the candidates `off` (C,); starts are not held back."""
+    lost = f"its borders lie at weaker edges of the image than those of {candidates[start].name}"
+    starts = _starts(candidates)
+    return [why or lost * bool(off[place] and place not in starts) for place, why in enumerate(gate)]
 
 
 def decide_by_labels(

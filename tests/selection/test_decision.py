@@ -73,6 +73,32 @@ def test_an_improvement_of_few_patients_is_no_improvement(monkeypatch):
     assert "not surely better" in choice.reason
 
 
+def test_borders_at_weaker_edges_speak_against_a_candidate(monkeypatch):
+    """It is sure of what the image does not show."""
+    choice = choose(monkeypatch, {"cmr_nhd": [0.5, 0.4, 0.9, 0.7], "edge": [2, 2, 1.5, 2.1]})
+    assert choice.place == 3
+    assert "weaker edges" in choice.gate[2]
+    assert "weaker edges" in choice.reason
+    assert choice.gate[3] == ""
+
+
+def test_edges_of_few_patients_speak_against_nothing(monkeypatch):
+    usual, other = np.full(PATIENTS, 2.0), np.array([1.9, 1.9, 1.9, 2.5, 2.5, 2.5])
+    assert choose(monkeypatch, {"cmr_nhd": [0.5, 0.4, 0.9], "edge": [usual, usual, other]}).place == 2
+
+
+def test_a_refresh_that_leaves_the_edges_is_no_start(monkeypatch):
+    scores = {"cmr_nhd": [0.5, 0.7, 0.6], "edge": [2, 1.5, 2]}
+    choice = choose(monkeypatch, scores)
+    assert choice.place == 2  # compared with the source network, than which it is better
+    assert choice.gate == ["", "", ""]
+    assert choose(monkeypatch, scores | {"edge": [2, 2, 2]}).place == 1
+
+
+def test_without_an_edge_anywhere_consistency_decides(monkeypatch):
+    assert choose(monkeypatch, {"cmr_nhd": [0.5, 0.4, 0.9], "edge": np.full(3, np.nan)}).place == 2
+
+
 @pytest.mark.parametrize(
     ("sizes", "words"), [([1000, 0, 0], "missing"), ([30, 940, 30], "class 1"), ([999, 0.5, 0.5], "class 1")]
 )
@@ -106,4 +132,4 @@ def test_nothing_known_keeps_the_source_network(monkeypatch):
 
 
 def test_the_deciding_validators_are_there():
-    assert {*decision.DECIDING} <= {*VALIDATORS}
+    assert {*decision.DECIDING, *decision.WITNESSES} <= {*VALIDATORS}
