@@ -1,15 +1,16 @@
 """From scores without labels to one candidate, and a sentence that says why.
 
     gate          what has collapsed is out (gate.py)
-    consistency   the mean of two scores: how much of a prediction stays when the image is disturbed (cmr_nhd), and how
-                  much from one slice to the next (continuity), which is left out where there are no volumes. The
-                  candidate with the highest median over the patients is the best, of equal ones the earliest
-    no harm       it must beat the network that is kept else, on the same patients, and its borders must not lie at
-                  weaker edges of the image (edge) than those of that network. This is the source network, or its
-                  batch-norm refresh where that is more consistent and keeps to the edges as well
-
-A network that adapts may become sure of anything, and then all that is computed from its answers speaks for it. The
-edges of the image do not depend on the network: they are a witness from outside.
+    witnesses     two scores that an adapted network cannot talk round. Its borders must not lie at weaker edges of the
+                  image than those of the network that is kept else (edge). And where the source network and its
+                  batch-norm refresh say the same, it must agree with the refresh as well as the source network does:
+                  where they do not, the source network is lost on these images, and nothing is to be kept
+    consistency   the mean of two scores: how sure and how much of a prediction stays when the image is disturbed
+                  (cmr_ei), and how much from one slice to the next (continuity), which is left out where there are no
+                  volumes. The candidate with the highest median over the patients is the best, of equal ones the
+                  earliest
+    no harm       it must be more consistent than the network that is kept else, on the same patients. This is the
+                  source network, or its refresh where that is more consistent and lies at edges as strong
 
 Where the labels of a few patients choose (labelled.py), the gate stays. Of what it lets through, the candidate with the
 highest Dice on these patients is chosen, of equal ones the earliest.
@@ -26,13 +27,14 @@ from dataclasses import dataclass, replace
 
 import numpy as np
 
-from files.run_names import DECIDING, LABELLED, WITNESSES
+from files.run_names import DECIDING, LABELLED
 from selection.candidates import REFRESH, SOURCE, Candidate
 from selection.gate import reasons
 from selection.validators import VALIDATORS, Evidence, middle
 from utils import counted, listing
 
-DRAWS, CHANCE = 2000, 0.2  # of the bootstrap over patients; the chance that an improvement is none, at most
+DRAWS, CHANCE = 2000, 0.2  # of the bootstrap over patients; the chance that a difference is none, at most
+BELIEVED = 0.7  # Dice of the source network with its refresh from which on both are believed
 
 
 @dataclass(frozen=True)
@@ -82,6 +84,11 @@ class Weighed:
     passes: np.ndarray  # (C,) whether the gate lets it through; the source network and its refresh in any case
     patients: Mapping[str, np.ndarray]
 
+    def speaks_against(self, name: str, place: int, other: int, seed: int) -> bool:
+        """Whether a candidate is most probably worse than another one by a validator."""
+        scores = self.patients[name]
+        return _chance(scores[other] - scores[place], seed) <= CHANCE
+
     def choose(self, place: int, reason: str, more: Mapping[str, np.ndarray], labelled: Sequence[str]) -> Choice:
         """The choice of this place. more: validator -> (C,) score, before those of `patients`."""
         scores = {**more} | {name: middle(values) for name, values in self.patients.items()}
@@ -89,30 +96,31 @@ class Weighed:
         return Choice(place, reason, self.gate, scores, alone, tuple(labelled))
 
 
-def _weigh(seen: Evidence, candidates: Sequence[Candidate]) -> Weighed:
+def weigh(seen: Evidence, candidates: Sequence[Candidate], values: Mapping[str, np.ndarray] | None = None) -> Weighed:
+    """What was seen of the candidates, weighed. values: validator -> (C, P, K), where they are known already."""
     gate = reasons(seen)
     passes = np.array([not why for why in gate])
     passes[_starts(candidates)] = True  # one of these is kept where nothing else may be
     seen = replace(seen, pool=passes)
-    return Weighed(gate, passes, {name: by_patient(name, VALIDATORS[name](seen), seen.expected) for name in VALIDATORS})
+    values = values or {name: VALIDATORS[name](seen) for name in VALIDATORS}
+    return Weighed(gate, passes, {name: by_patient(name, values[name], seen.expected) for name in values})
 
 
 def decide(seen: Evidence, candidates: Sequence[Candidate], seed: int = 0) -> Choice:
     """Chooses one of the candidates without labels. seed: of the bootstrap over patients."""
-    weighed = _weigh(seen, candidates)
+    return settle(weigh(seen, candidates), candidates, seed)
+
+
+def settle(weighed: Weighed, candidates: Sequence[Candidate], seed: int = 0) -> Choice:
+    """As `decide`, of what is weighed already."""
     consistency = _mean_of([weighed.patients[name] for name in DECIDING])
     middles = np.where(weighed.passes, middle(consistency), np.nan)
-
-    def is_worse(place: int, other: int) -> bool:
-        told = (weighed.patients[name] for name in WITNESSES)
-        return any(_chance(scores[other] - scores[place], seed) <= CHANCE for scores in told)
-
-    start, refresh = seen.source, seen.refresh
-    if refresh is not None and middles[refresh] > middles[start] and not is_worse(refresh, start):
-        start = refresh
-    off = np.array([place != start and is_worse(place, start) for place in range(len(candidates))])
-    gate = _with_witness(weighed.gate, off, candidates, start)
-    best = _highest(np.where(off, np.nan, middles), [start, *_by_epoch(candidates)])
+    start, refresh = _place(candidates, SOURCE), _place(candidates, REFRESH)
+    if refresh is not None and middles[refresh] > middles[start]:
+        start = start if weighed.speaks_against("edge", refresh, start, seed) else refresh
+    gate = _with_witnesses(weighed, candidates, start, seed)
+    free = [place for place in _by_epoch(candidates) if not gate[place] and place not in _starts(candidates)]
+    best = _highest(middles, [start, *free])
     told = f"its consistency is {middles[best]:.3f}, that of {candidates[start].name} {middles[start]:.3f}"
     if best == start:
         why = "no epoch that may be chosen is more consistent"
@@ -124,18 +132,27 @@ def decide(seen: Evidence, candidates: Sequence[Candidate], seed: int = 0) -> Ch
     return replace(weighed, gate=gate).choose(best, words, {}, ())
 
 
-def _with_witness(gate: Sequence[str], off: np.ndarray, candidates: Sequence[Candidate], start: int) -> list[str]:
-    """The gate's reasons, and what the image says against the candidates `off` (C,); starts are not held back."""
-    lost = f"its borders lie at weaker edges of the image than those of {candidates[start].name}"
-    starts = _starts(candidates)
-    return [why or lost * bool(off[place] and place not in starts) for place, why in enumerate(gate)]
+def _with_witnesses(weighed: Weighed, candidates: Sequence[Candidate], start: int, seed: int) -> list[str]:
+    """The gate's reasons, and those that the witnesses give against the others; the network one starts from has none.
+
+    start: the place of the one that is kept where no other is chosen
+    """
+    source, refresh = _place(candidates, SOURCE), _place(candidates, REFRESH)
+    agree = np.nan if refresh is None else middle(weighed.patients["source"])[refresh]
+    found = list(weighed.gate)
+    for place in set(range(len(candidates))).difference(_starts(candidates)):
+        if not found[place] and weighed.speaks_against("edge", place, start, seed):
+            found[place] = f"its borders lie at weaker edges of the image than those of {candidates[start].name}"
+        if not found[place] and agree >= BELIEVED and weighed.speaks_against("refresh", place, source, seed):
+            found[place] = f"it leaves what {SOURCE} and {REFRESH} agree on (Dice {agree:.2f})"
+    return found
 
 
 def decide_by_labels(
     seen: Evidence, candidates: Sequence[Candidate], dice: np.ndarray, patients: Sequence[str]
 ) -> Choice:
     """Chooses the candidate with the highest Dice (C,) on these few labelled patients."""
-    weighed = _weigh(seen, candidates)
+    weighed = weigh(seen, candidates)
     best = _highest(np.where(weighed.passes, dice, np.nan), _by_epoch(candidates))
     source = seen.source
     why = f"its Dice on them is {dice[best]:.3f}"
@@ -145,6 +162,10 @@ def decide_by_labels(
     whose = f"{counted(len(patients), 'labelled patient')} ({listing(patients)})"
     words = f"Chosen with {whose}: {candidates[best].name}, as {why}.{_held(candidates, weighed.gate)}"
     return weighed.choose(best, words, {LABELLED: dice}, patients)
+
+
+def _place(candidates: Sequence[Candidate], name: str) -> int | None:
+    return next((place for place, one in enumerate(candidates) if one.name == name), None)
 
 
 def _starts(candidates: Sequence[Candidate]) -> list[int]:

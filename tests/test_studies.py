@@ -64,27 +64,35 @@ def test_candidates_are_scored_by_the_labels_of_validation(tiny, tmp_path):
     assert record.dice[0] == pytest.approx(pd.read_csv(source / "IMG_target_metrics.csv").val_dice_3d.iloc[-1])
 
 
-def of(names, truth, continuity, place):
-    """A record of pictures: one patient, two classes."""
-    shape = (len(names), 1, 2)
+def of(names, truth, consistency, place, lost=()):
+    """A record of six pictures with two classes, of which the candidates `lost` find one; P is 1 in the truth."""
+    shape = (len(names), 6, 2)
     values = {name: np.full(shape, np.nan) for name in VALIDATORS}
-    values["continuity"] = np.array(continuity)[:, None, None] * np.ones(shape)
-    dice = np.array(truth)[:, None, None] * np.ones(shape)
-    gate = np.array(["", *["class 1 is missing"] * (names[1] == "epoch 2"), *[""] * (len(names) - 1)][: len(names)])
-    evidence = {"expected": np.ones((1, 2))}
+    values["cmr_ei"] = np.array(consistency)[:, None, None] * np.ones(shape)
+    dice = np.array(truth)[:, None, None] * np.ones((len(names), 1, 2))
+    sizes = np.array([[100, 0] if place in lost else [80, 20] for place in range(len(names))])
+    evidence = {"expected": np.ones((6, 2)), "prior": np.full((6, 2), np.nan), "size": np.repeat(sizes[:, None], 6, 1)}
+    gate = np.array(["class 1 is missing" * (place in lost) for place in range(len(names))])
     return Record(np.array(names), np.arange(len(names)), place, gate, dice, values, evidence)
 
 
 def test_figures_of_a_summary():
     one = regret.Run("ct-mr", 0, "sfda", of([SOURCE, "epoch 1", "epoch 3"], [0.5, 0.7, 0.4], [0.2, 0.9, 0.3], 1))
-    two = regret.Run("ct-mr", 1, "sfda", of([SOURCE, "epoch 2"], [0.6, 0.3], [0.1, 0.9], 0))
+    two = regret.Run("ct-mr", 1, "sfda", of([SOURCE, "epoch 2"], [0.6, 0.3], [0.1, 0.9], 0, lost=[1]))
     rows = [line.split(" | ") for line in regret.summary([one, two]).splitlines()]
     told = {row[0].strip("| "): [cell.strip(" |") for cell in row[1:]] for row in rows}
     assert told["**chosen**"] == ["0.0", "0.0", "0", "0.0", "10.0"]
     assert told["last epoch"] == ["30.0", "30.0", "2", "30.0", "-20.0"]
-    assert told["continuity, behind the gate"] == told["**chosen**"]  # what it would take of the second is held back
+    assert told["cmr_ei, behind the gate"] == told["**chosen**"]  # what it would take of the second is held back
     pair = regret.by_pair([one, two]).splitlines()[-1]
     assert pair == "| ct-mr | sfda | 2 | 55.0 | 35.0 | 65.0 | 65.0 | 0.0 |"
+
+
+def test_a_record_is_chosen_from_by_the_rule_as_it_is_now():
+    """Whatever chose when it was made."""
+    record = of([SOURCE, "epoch 1", "epoch 3"], [0.5, 0.7, 0.4], [0.2, 0.9, 0.3], 2)
+    assert record.choose().place == 1
+    assert "0.900" in record.choose().reason
 
 
 def test_a_record_comes_back_as_it_went(tmp_path):
@@ -93,7 +101,7 @@ def test_a_record_comes_back_as_it_went(tmp_path):
     again = Record.read(tmp_path / "one.npz")
     assert list(again.gate) == list(record.gate)
     assert again.place == 0
-    np.testing.assert_allclose(again.values["continuity"], record.values["continuity"], rtol=1e-6)
+    np.testing.assert_allclose(again.values["cmr_ei"], record.values["cmr_ei"], rtol=1e-6)
     np.testing.assert_array_equal(again.truth, record.truth)
 
 

@@ -343,8 +343,8 @@ def colours(ax, marker):
 def test_what_a_small_chart_shows():
     """Held back crossed out, far off at the edge, the chosen one on its line; shown only in grey."""
     ax = Figure().subplots()
-    made = selection_of((3,), cmr_nhd=[0.0] * 4)
-    draw_validator(ax, "cmr_nhd", np.array([0.5, -9, 9, 1]), made, [1, 2, 3, 4])
+    made = selection_of((3,), cmr_ei=[0.0] * 4)
+    draw_validator(ax, "cmr_ei", np.array([0.5, -9, 9, 1]), made, [1, 2, 3, 4])
     chosen = [colour for colour, points in colours(ax, "o").items() if points == [[1, 0.5]] and colour != TRUSTED]
     assert colours(ax, "x") == {"black": [[4, 1]]}
     assert colours(ax, "v") == {TRUSTED: [[2, -FARTHEST]]}

@@ -3,6 +3,7 @@
 import numpy as np
 import pytest
 
+from files.run_names import DECIDING, WITNESSES
 from selection import decision
 from selection.candidates import REFRESH, SOURCE, Candidate
 from selection.decision import decide
@@ -42,25 +43,25 @@ def choose(monkeypatch, scores, sizes=None, prior=None):
 
 
 def test_the_most_consistent_candidate_is_chosen(monkeypatch):
-    choice = choose(monkeypatch, {"cmr_nhd": [0.5, 0.6, 0.8, 0.7]})
+    choice = choose(monkeypatch, {"cmr_ei": [0.5, 0.6, 0.8, 0.7]})
     assert choice.place == 2
     assert "epoch 5" in choice.reason
     assert "0.800" in choice.reason
     assert "0.600" in choice.reason  # of the better of source network and refresh
-    assert choice.alone == {"cmr_nhd": 2}
+    assert choice.alone == {"cmr_ei": 2}
 
 
 def test_continuity_from_slice_to_slice_counts_as_much(monkeypatch):
-    assert choose(monkeypatch, {"cmr_nhd": [0.5, 0.4, 0.6, 0.5], "continuity": [0.1, 0.1, 0.2, 0.4]}).place == 3
+    assert choose(monkeypatch, {"cmr_ei": [0.5, 0.4, 0.6, 0.5], "continuity": [0.1, 0.1, 0.2, 0.4]}).place == 3
 
 
 def test_of_equal_ones_the_earliest_is_chosen(monkeypatch):
-    assert choose(monkeypatch, {"cmr_nhd": [0.5, 0.5, 0.7, 0.7, 0.7]}).place == 2
-    assert choose(monkeypatch, {"cmr_nhd": [0.5, 0.5, 0.5, 0.5]}).place == 0
+    assert choose(monkeypatch, {"cmr_ei": [0.5, 0.5, 0.7, 0.7, 0.7]}).place == 2
+    assert choose(monkeypatch, {"cmr_ei": [0.5, 0.5, 0.5, 0.5]}).place == 0
 
 
 def test_the_better_start_is_kept_where_no_epoch_is_more_consistent(monkeypatch):
-    choice = choose(monkeypatch, {"cmr_nhd": [0.5, 0.7, 0.6, 0.6]})
+    choice = choose(monkeypatch, {"cmr_ei": [0.5, 0.7, 0.6, 0.6]})
     assert choice.place == 1
     assert "no epoch" in choice.reason
 
@@ -68,14 +69,14 @@ def test_the_better_start_is_kept_where_no_epoch_is_more_consistent(monkeypatch)
 def test_an_improvement_of_few_patients_is_no_improvement(monkeypatch):
     start, better = np.full(PATIENTS, 0.6), np.array([0.61, 0.61, 0.61, 0.61, 0.1, 0.1])
     assert np.median(better) > np.median(start)
-    choice = choose(monkeypatch, {"cmr_nhd": [start, start - 0.1, better]})
+    choice = choose(monkeypatch, {"cmr_ei": [start, start - 0.1, better]})
     assert choice.place == 0
     assert "not surely better" in choice.reason
 
 
 def test_borders_at_weaker_edges_speak_against_a_candidate(monkeypatch):
     """It is sure of what the image does not show."""
-    choice = choose(monkeypatch, {"cmr_nhd": [0.5, 0.4, 0.9, 0.7], "edge": [2, 2, 1.5, 2.1]})
+    choice = choose(monkeypatch, {"cmr_ei": [0.5, 0.4, 0.9, 0.7], "edge": [2, 2, 1.5, 2.1]})
     assert choice.place == 3
     assert "weaker edges" in choice.gate[2]
     assert "weaker edges" in choice.reason
@@ -84,19 +85,34 @@ def test_borders_at_weaker_edges_speak_against_a_candidate(monkeypatch):
 
 def test_edges_of_few_patients_speak_against_nothing(monkeypatch):
     usual, other = np.full(PATIENTS, 2.0), np.array([1.9, 1.9, 1.9, 2.5, 2.5, 2.5])
-    assert choose(monkeypatch, {"cmr_nhd": [0.5, 0.4, 0.9], "edge": [usual, usual, other]}).place == 2
+    assert choose(monkeypatch, {"cmr_ei": [0.5, 0.4, 0.9], "edge": [usual, usual, other]}).place == 2
 
 
 def test_a_refresh_that_leaves_the_edges_is_no_start(monkeypatch):
-    scores = {"cmr_nhd": [0.5, 0.7, 0.6], "edge": [2, 1.5, 2]}
+    scores = {"cmr_ei": [0.5, 0.7, 0.6], "edge": [2, 1.5, 2]}
     choice = choose(monkeypatch, scores)
     assert choice.place == 2  # compared with the source network, than which it is better
     assert choice.gate == ["", "", ""]
     assert choose(monkeypatch, scores | {"edge": [2, 2, 2]}).place == 1
 
 
+def test_where_source_and_refresh_agree_nothing_leads_away_from_them(monkeypatch):
+    """Of the candidates the first goes further from the refresh than the source network is, the second comes nearer."""
+    scores = {"cmr_ei": [0.5, 0.4, 0.9, 0.7], "source": [1, 0.8, 0.5, 0.8], "refresh": [0.8, 1, 0.5, 0.9]}
+    choice = choose(monkeypatch, scores)
+    assert choice.place == 3
+    assert "agree on (Dice 0.80)" in choice.gate[2]
+
+
+def test_where_they_do_not_agree_the_source_network_is_lost(monkeypatch):
+    scores = {"cmr_ei": [0.5, 0.4, 0.9, 0.7], "source": [1, 0.6, 0.5, 0.8], "refresh": [0.6, 1, 0.5, 0.9]}
+    choice = choose(monkeypatch, scores)
+    assert choice.place == 2
+    assert not any(choice.gate)
+
+
 def test_without_an_edge_anywhere_consistency_decides(monkeypatch):
-    assert choose(monkeypatch, {"cmr_nhd": [0.5, 0.4, 0.9], "edge": np.full(3, np.nan)}).place == 2
+    assert choose(monkeypatch, {"cmr_ei": [0.5, 0.4, 0.9], "edge": np.full(3, np.nan)}).place == 2
 
 
 @pytest.mark.parametrize(
@@ -105,7 +121,7 @@ def test_without_an_edge_anywhere_consistency_decides(monkeypatch):
 def test_what_has_collapsed_is_held_back(monkeypatch, sizes, words):
     """One class everywhere is the same under every disturbance."""
     usual = [900, 50, 50]
-    choice = choose(monkeypatch, {"cmr_nhd": [0.5, 0.5, 0.6, 1.0]}, [usual, usual, usual, sizes])
+    choice = choose(monkeypatch, {"cmr_ei": [0.5, 0.5, 0.6, 1.0]}, [usual, usual, usual, sizes])
     assert choice.place == 2
     assert words in choice.gate[3]
     assert choice.gate[:3] == ["", "", ""]
@@ -114,22 +130,22 @@ def test_what_has_collapsed_is_held_back(monkeypatch, sizes, words):
 
 def test_a_prior_speaks_for_sizes_that_the_source_network_does_not_have(monkeypatch):
     sizes = [[998, 1, 1], [998, 1, 1], [900, 50, 50]]
-    scores = {"cmr_nhd": [0.5, 0.5, 0.9]}
+    scores = {"cmr_ei": [0.5, 0.5, 0.9]}
     assert choose(monkeypatch, scores, sizes).place == 0
     assert choose(monkeypatch, scores, sizes, prior=[0.9, 0.05, 0.05]).place == 2
 
 
 def test_where_all_have_collapsed_a_start_is_kept(monkeypatch):
     gone = [1000, 0, 0]
-    choice = choose(monkeypatch, {"cmr_nhd": [0, 0, 0]}, [[900, 50, 50], gone, gone])
+    choice = choose(monkeypatch, {"cmr_ei": [0, 0, 0]}, [[900, 50, 50], gone, gone])
     assert choice.place == 0
 
 
 def test_nothing_known_keeps_the_source_network(monkeypatch):
-    choice = choose(monkeypatch, {"cmr_nhd": np.full(3, np.nan)})
+    choice = choose(monkeypatch, {"cmr_ei": np.full(3, np.nan)})
     assert choice.place == 0
     assert choice.alone == {}
 
 
 def test_the_deciding_validators_are_there():
-    assert {*decision.DECIDING, *decision.WITNESSES} <= {*VALIDATORS}
+    assert {*DECIDING, *WITNESSES} <= {*VALIDATORS}

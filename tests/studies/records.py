@@ -7,7 +7,7 @@ from pathlib import Path
 import numpy as np
 
 from selection.candidates import REFRESH, SOURCE, Candidate
-from selection.decision import Choice
+from selection.decision import Choice, settle, weigh
 from selection.validators import VALIDATORS, Evidence
 from utils import atomic_write
 
@@ -40,6 +40,18 @@ class Record:
         values = {name: VALIDATORS[name](seen) for name in VALIDATORS}
         evidence = {**seen.sums, **{part: getattr(seen, part) for part in PARTS}}
         return cls(np.array(names), np.array(epochs), choice.place, np.array(choice.gate), truth, values, evidence)
+
+    def choose(self) -> Choice:
+        """What the rule as it is now would choose of what was seen then."""
+        sums = {name: values for name, values in self.evidence.items() if name not in PARTS}
+        expected, pool = self.evidence["expected"] > 0, np.ones(len(self.names), bool)
+        places = {str(name): place for place, name in enumerate(self.names)}
+        starts = places[SOURCE], places.get(REFRESH)
+        seen = Evidence(sums, [], [], expected, self.evidence["prior"], pool, *starts)
+        candidates = [
+            Candidate(str(name), int(epoch), dict) for name, epoch in zip(self.names, self.epochs, strict=True)
+        ]
+        return settle(weigh(seen, candidates, self.values), candidates)
 
     @property
     def may_be_chosen(self) -> np.ndarray:

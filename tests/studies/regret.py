@@ -55,7 +55,8 @@ def read_runs(out: Path) -> list[Run]:
 
 
 def as_chosen(record: Record) -> int:
-    return record.place
+    """By the rule as it is now, whichever chose when the record was made."""
+    return record.choose().place
 
 
 def the_last(record: Record) -> int:
@@ -124,10 +125,10 @@ def candidates(runs: Sequence[Run]) -> Iterator[list[object]]:
     yield ["pair", "seed", "method", "candidate", "epoch", "chosen", "gate", "dice", *VALIDATORS]
     for run in runs:
         record = run.record
-        expected = record.evidence["expected"] > 0
+        expected, choice = record.evidence["expected"] > 0, record.choose()
         scores = [middle(by_patient(name, record.values[name], expected)) for name in VALIDATORS]
-        for place, (name, epoch, gate) in enumerate(zip(record.names, record.epochs, record.gate, strict=True)):
-            told = [run.pair, run.seed, run.method, name, epoch, int(place == record.place), gate]
+        for place, (name, epoch, gate) in enumerate(zip(record.names, record.epochs, choice.gate, strict=True)):
+            told = [run.pair, run.seed, run.method, name, epoch, int(place == choice.place), gate]
             yield [*told, f"{record.dice[place]:.4f}", *(f"{score[place]:.4g}" for score in scores)]
 
 
