@@ -35,6 +35,7 @@ from utils import counted, listing
 
 DRAWS, CHANCE = 2000, 0.2  # of the bootstrap over patients; the chance that a difference is none, at most
 BELIEVED = 0.7  # Dice of the source network with its refresh from which on both are believed
+FEW = 3  # patients, of whom fewer cannot tell a gain from chance
 
 
 @dataclass(frozen=True)
@@ -116,9 +117,14 @@ def settle(weighed: Weighed, candidates: Sequence[Candidate], seed: int = 0) -> 
     consistency = _mean_of([weighed.patients[name] for name in DECIDING])
     middles = np.where(weighed.passes, middle(consistency), np.nan)
     start, refresh = _place(candidates, SOURCE), _place(candidates, REFRESH)
+    agree = np.nan if refresh is None else middle(weighed.patients["source"])[refresh]
+    if agree >= BELIEVED and consistency.shape[1] < FEW:
+        why = f"it and its {REFRESH} agree (Dice {agree:.2f}), and of fewer than {FEW} patients a gain may be chance"
+        words = f"Chosen without labels: {SOURCE}, as {why}.{_held(candidates, weighed.gate)}"
+        return weighed.choose(start, words, {}, ())
     if refresh is not None and middles[refresh] > middles[start]:
         start = start if weighed.speaks_against("edge", refresh, start, seed) else refresh
-    gate = _with_witnesses(weighed, candidates, start, seed)
+    gate = _with_witnesses(weighed, candidates, start, agree, seed)
     free = [place for place in _by_epoch(candidates) if not gate[place] and place not in _starts(candidates)]
     best = _highest(middles, [start, *free])
     told = f"its consistency is {middles[best]:.3f}, that of {candidates[start].name} {middles[start]:.3f}"
@@ -132,13 +138,14 @@ def settle(weighed: Weighed, candidates: Sequence[Candidate], seed: int = 0) -> 
     return replace(weighed, gate=gate).choose(best, words, {}, ())
 
 
-def _with_witnesses(weighed: Weighed, candidates: Sequence[Candidate], start: int, seed: int) -> list[str]:
+def _with_witnesses(
+    weighed: Weighed, candidates: Sequence[Candidate], start: int, agree: float, seed: int
+) -> list[str]:
     """The gate's reasons, and those that the witnesses give against the others; the network one starts from has none.
 
-    start: the place of the one that is kept where no other is chosen
+    start: the place of the one that is kept where no other is chosen; agree: Dice of the source network and its refresh
     """
-    source, refresh = _place(candidates, SOURCE), _place(candidates, REFRESH)
-    agree = np.nan if refresh is None else middle(weighed.patients["source"])[refresh]
+    source = _place(candidates, SOURCE)
     found = list(weighed.gate)
     for place in set(range(len(candidates))).difference(_starts(candidates)):
         if not found[place] and weighed.speaks_against("edge", place, start, seed):

@@ -20,8 +20,8 @@ it, a candidate's the median over patients, never a mean over pixels, of which 9
     one_piece       share of the largest piece
     no_holes        share of a filled class that was not a hole
     continuity      Dice between neighbouring slices
-    source          Dice with the source network's prediction             shown, never trusted
-    refresh         the same, with batch normalisation refreshed          shown, never trusted
+    source          Dice with the source network's prediction
+    refresh         the same, with batch normalisation refreshed
     entropy         mean entropy, negative                                shown, never trusted
     infomax         entropy of the mean less mean entropy                 shown, never trusted
 """

@@ -1,5 +1,7 @@
 """One candidate out of several: the most consistent that has not collapsed, and the source network where none is."""
 
+import sys
+
 import numpy as np
 import pytest
 
@@ -102,6 +104,17 @@ def test_where_source_and_refresh_agree_nothing_leads_away_from_them(monkeypatch
     choice = choose(monkeypatch, scores)
     assert choice.place == 3
     assert "agree on (Dice 0.80)" in choice.gate[2]
+
+
+def test_of_two_patients_nothing_is_learnt_against_a_source_network_that_is_believed(monkeypatch):
+    scores = {"cmr_ei": [0.5, 0.6, 0.9, 0.7], "source": [1, 0.8, 0.8, 0.8], "refresh": [0.8, 1, 0.9, 0.9]}
+    assert choose(monkeypatch, scores).place == 2
+    monkeypatch.setattr(sys.modules[__name__], "PATIENTS", 2)
+    choice = choose(monkeypatch, scores)
+    assert choice.place == 0
+    assert "fewer than 3 patients" in choice.reason
+    lost = scores | {"source": [1, 0.6, 0.5, 0.5], "refresh": [0.6, 1, 0.5, 0.5]}
+    assert choose(monkeypatch, lost).place == 2
 
 
 def test_where_they_do_not_agree_the_source_network_is_lost(monkeypatch):
