@@ -4,7 +4,8 @@
     witnesses     two scores that an adapted network cannot talk round. Its borders must not lie at weaker edges of the
                   image than those of the network that is kept else (edge). And where the source network and its
                   batch-norm refresh say the same, it must agree with the refresh as well as the source network does:
-                  where they do not, the source network is lost on these images, and nothing is to be kept
+                  where they do not, the source network is lost on these images, and nothing is to be kept. A network
+                  without batch norms has no refresh; there its borders must part the grey levels as well (contrast)
     consistency   the mean of two scores: how sure and how much of a prediction stays when the image is disturbed
                   (cmr_ei), and how much from one slice to the next (continuity), which is left out where there are no
                   volumes. The candidate with the highest median over the patients is the best, of equal ones the
@@ -152,6 +153,8 @@ def _with_witnesses(
             found[place] = f"its borders lie at weaker edges of the image than those of {candidates[start].name}"
         if not found[place] and agree >= BELIEVED and weighed.speaks_against("refresh", place, source, seed):
             found[place] = f"it leaves what {SOURCE} and {REFRESH} agree on (Dice {agree:.2f})"
+        if not found[place] and np.isnan(agree) and weighed.speaks_against("contrast", place, start, seed):
+            found[place] = f"its borders part the grey levels less than those of {candidates[start].name}"
     return found
 
 

@@ -117,6 +117,13 @@ def test_of_two_patients_nothing_is_learnt_against_a_source_network_that_is_beli
     assert choose(monkeypatch, lost).place == 2
 
 
+def test_without_a_refresh_the_grey_levels_on_both_sides_are_a_witness(monkeypatch):
+    scores = {"cmr_ei": [0.5, 0.4, 0.9, 0.7], "contrast": [1, 1, 0.5, 1]}
+    assert choose(monkeypatch, scores).place == 3  # nobody knows how far source and refresh agree
+    agree = {"source": [1, 0.8, 0.9, 0.9], "refresh": [0.8, 1, 0.9, 0.9]}
+    assert choose(monkeypatch, scores | agree).place == 2
+
+
 def test_where_they_do_not_agree_the_source_network_is_lost(monkeypatch):
     scores = {"cmr_ei": [0.5, 0.4, 0.9, 0.7], "source": [1, 0.6, 0.5, 0.8], "refresh": [0.6, 1, 0.5, 0.9]}
     choice = choose(monkeypatch, scores)
