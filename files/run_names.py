@@ -10,7 +10,7 @@ CLASSES = {which: f"classes_{which}.csv" for which in MASKS}  # of pictures, ove
 CHOSEN = "chosen.pkl"  # the network that was chosen without labels
 SELECTION = "selection"  # .csv and .txt: what spoke for it
 DECIDING = ("cmr_ei", "continuity")  # the validators, columns of selection.csv, whose mean chooses
-WITNESSES = ("edge", "refresh", "contrast")  # those that may speak against a choice
+WITNESSES = ("refresh", "edge", "contrast")  # those that may speak against a choice
 LABELLED = "labelled_dice"  # the column that chooses where a few patients' labels do
 CANDIDATES = "candidates"  # folder with copies of the network, of which one is chosen without labels
 

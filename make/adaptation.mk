@@ -108,8 +108,10 @@ chooses    = $(if $(filter sfda,$(LINES)),,$(if $(wildcard $(RD)/sfda/last.pkl),
 SELECTION ?= $(if $(chooses),$(RD)/selection.png)
 PLOTS ?= $(addprefix $(RD)/,val_dice_3d.png boxes.png panel.png sizes.png losses.png risk.png sfda.gif) $(SELECTION)
 PANEL ?= noadap sfda fs
+# whose masks it shows: of the chosen networks, or --which last
+PANEL_OF ?=
 $(RD)/panel.png: $$(DONE)
-	$(RENEW) $(CC) plot.py panel --runs $(addprefix $(RD)/,$(PANEL)) --out $@
+	$(RENEW) $(CC) plot.py panel --runs $(addprefix $(RD)/,$(PANEL)) $(PANEL_OF) --out $@
 $(RD)/sizes.png: $(RD)/sfda/last.pkl
 	$(RENEW) $(CC) plot.py sizes --run $(<D) --out $@
 $(RD)/losses.png: $(RD)/sfda/last.pkl
