@@ -56,6 +56,21 @@ def write_site(root: Path, inside: int, outside: int, seed: int, patients: int =
     return root
 
 
+def train_source(site: Path) -> Path:
+    """A network that finds the organ of images that are brighter than those of the site; both lie beside it."""
+    import main as program
+    from tests.tools.chaos import arguments
+
+    other = write_site(site.parent / "other", 200, 60, seed=1)
+    program.main(arguments(other, site.parent / "source", "--network", "Dimwit", "--n_epoch", 8, "--l_rate", 3e-2))
+    return site.parent / "source" / "last.pkl"
+
+
+def here(function, *args):
+    """In place of a process of its own (`run_alone`)."""
+    return function(*args)
+
+
 def write_prior(path: Path, root: Path, size: float = 80.0, total: float = 480.0) -> Path:
     """One size for every slice whose image-level tag is on, and the true sizes."""
     rows = ["val_ids,dumbpredwtags,val_gt_size"]

@@ -6,7 +6,7 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 import pytest
-from conftest import CROSS_ENTROPY, write_prior, write_site
+from conftest import CROSS_ENTROPY, here, write_prior, write_site
 from PIL import Image
 
 import choose as program
@@ -23,11 +23,6 @@ NETWORK = ("--network", "Dimwit")
 IMAGES = "[('IMG', png_transform, False)]"
 ENTROPY = "[('SelfEntropy', {}, 1)]"
 KEPT = ("--keep_every", 1)
-
-
-def here(function, *args):
-    """In place of a process of its own."""
-    return function(*args)
 
 
 @pytest.fixture(scope="module", autouse=True)

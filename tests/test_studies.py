@@ -91,8 +91,8 @@ def test_figures_of_a_summary():
 def test_a_record_is_chosen_from_by_the_rule_as_it_is_now():
     """Whatever chose when it was made."""
     record = of([SOURCE, "epoch 1", "epoch 3"], [0.5, 0.7, 0.4], [0.2, 0.9, 0.3], 2)
-    assert record.choose().place == 1
-    assert "0.900" in record.choose().reason
+    assert record.choice.place == 1
+    assert "0.900" in record.choice.reason
 
 
 def test_a_record_comes_back_as_it_went(tmp_path):

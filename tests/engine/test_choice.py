@@ -5,7 +5,7 @@ from pathlib import Path
 
 import pandas as pd
 import pytest
-from conftest import write_prior, write_site
+from conftest import train_source, write_prior, write_site
 
 import main as program
 from files.run_names import CHOSEN, candidates_of
@@ -26,10 +26,7 @@ def site(tmp_path_factory):
 
 @pytest.fixture(scope="module")
 def source(site):
-    """A network that finds the organ of images that are brighter."""
-    other = write_site(site.parent / "other", 200, 60, seed=1)
-    program.main(of_chaos(other, site.parent / "source", *NETWORK, "--n_epoch", 8, "--l_rate", 3e-2))
-    return site.parent / "source" / "last.pkl"
+    return train_source(site)
 
 
 def adapting(site, source, run, *more):

@@ -7,7 +7,7 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 import pytest
-from conftest import write_prior, write_site
+from conftest import here, train_source, write_prior, write_site
 from PIL import Image
 
 import choose
@@ -30,11 +30,6 @@ WHO = ["Case00", "Case02"]  # of four, as the generator draws them
 SIZE = (24, 20)
 
 
-def here(function, *args):
-    """In place of a process of its own."""
-    return function(*args)
-
-
 @pytest.fixture(scope="module", autouse=True)
 def chosen_here():
     with pytest.MonkeyPatch.context() as patch:
@@ -52,10 +47,7 @@ def site(tmp_path_factory):
 
 @pytest.fixture(scope="module")
 def source(site):
-    """A network that finds the organ of images that are brighter."""
-    other = write_site(site.parent / "other", 200, 60, seed=1)
-    program.main(of_chaos(other, site.parent / "source", *NETWORK, "--n_epoch", 8, "--l_rate", 3e-2))
-    return site.parent / "source" / "last.pkl"
+    return train_source(site)
 
 
 def adapt(site, source, run, *more):

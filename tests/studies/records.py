@@ -2,16 +2,17 @@
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from functools import cached_property
 from pathlib import Path
 
 import numpy as np
 
 from selection.candidates import REFRESH, SOURCE, Candidate
-from selection.decision import Choice, settle, weigh
+from selection.decision import Choice, Weighed, settle, weigh
 from selection.validators import VALIDATORS, Evidence
 from utils import atomic_write
 
-PARTS = ("expected", "prior", "shares")  # of the evidence, beside its sums
+PARTS = ("expected", "prior")  # of the evidence, beside its sums
 
 
 @dataclass(frozen=True)
@@ -19,8 +20,8 @@ class Record:
     """One run: C candidates, Q patients who were looked at, P others whose labels say what each candidate is worth.
 
     names, epochs   (C,) of the candidates
-    place           of the one that was chosen
-    gate            (C,) why a candidate was held back, '' where it was not
+    place           of the one that was chosen then
+    gate            (C,) why a candidate was held back then, '' where it was not
     truth           (C, P, K) Dice
     values          validator -> (C, Q, K)
     evidence        the sums of measuring.py (C, Q, *), and the PARTS
@@ -41,22 +42,28 @@ class Record:
         evidence = {**seen.sums, **{part: getattr(seen, part) for part in PARTS}}
         return cls(np.array(names), np.array(epochs), choice.place, np.array(choice.gate), truth, values, evidence)
 
-    def choose(self) -> Choice:
+    @cached_property
+    def choice(self) -> Choice:
         """What the rule as it is now would choose of what was seen then."""
+        return settle(self._weighed, self._candidates)
+
+    @property
+    def may_be_chosen(self) -> np.ndarray:
+        """(C,) whether gate.py as it is now lets a candidate through; what a run starts from may always be kept."""
+        return self._weighed.passes
+
+    @property
+    def _candidates(self) -> list[Candidate]:
+        return [Candidate(str(name), int(epoch), dict) for name, epoch in zip(self.names, self.epochs, strict=True)]
+
+    @cached_property
+    def _weighed(self) -> Weighed:
         sums = {name: values for name, values in self.evidence.items() if name not in PARTS}
         expected, pool = self.evidence["expected"] > 0, np.ones(len(self.names), bool)
         places = {str(name): place for place, name in enumerate(self.names)}
         starts = places[SOURCE], places.get(REFRESH)
         seen = Evidence(sums, [], [], expected, self.evidence["prior"], pool, *starts)
-        candidates = [
-            Candidate(str(name), int(epoch), dict) for name, epoch in zip(self.names, self.epochs, strict=True)
-        ]
-        return settle(weigh(seen, candidates, self.values), candidates)
-
-    @property
-    def may_be_chosen(self) -> np.ndarray:
-        """(C,) whether the gate lets a candidate through; the network that a run starts from may always be kept."""
-        return (self.gate == "") | np.isin(self.names, (SOURCE, REFRESH))
+        return weigh(seen, self._candidates, self.values)
 
     @property
     def dice(self) -> np.ndarray:

@@ -56,7 +56,7 @@ def read_runs(out: Path) -> list[Run]:
 
 def as_chosen(record: Record) -> int:
     """By the rule as it is now, whichever chose when the record was made."""
-    return record.choose().place
+    return record.choice.place
 
 
 def the_last(record: Record) -> int:
@@ -125,7 +125,7 @@ def candidates(runs: Sequence[Run]) -> Iterator[list[object]]:
     yield ["pair", "seed", "method", "candidate", "epoch", "chosen", "gate", "dice", *VALIDATORS]
     for run in runs:
         record = run.record
-        expected, choice = record.evidence["expected"] > 0, record.choose()
+        expected, choice = record.evidence["expected"] > 0, record.choice
         scores = [middle(by_patient(name, record.values[name], expected)) for name in VALIDATORS]
         for place, (name, epoch, gate) in enumerate(zip(record.names, record.epochs, choice.gate, strict=True)):
             told = [run.pair, run.seed, run.method, name, epoch, int(place == choice.place), gate]
