@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
-from scipy.stats import rankdata
+from scipy.stats import spearmanr
 
 from analysis.run import AGAIN, Run
 from files.foreign import reading
@@ -92,6 +92,4 @@ def area(curve: np.ndarray) -> float:
 
 def rank_correlation(first: np.ndarray, second: np.ndarray) -> float:
     """Spearman's, equal ones with their mean rank; NaN where either is constant."""
-    one, two = (rankdata(values) - (len(values) + 1) / 2 for values in (first, second))
-    length = float(np.sqrt((one**2).sum() * (two**2).sum()))
-    return float((one * two).sum()) / length if length else float("nan")
+    return float(spearmanr(first, second).statistic) if np.ptp(first) and np.ptp(second) else float("nan")
