@@ -10,8 +10,9 @@ import torch
 import torch.nn.functional as F
 from torch.utils._python_dispatch import TorchDispatchMode
 
-from datasets.augmentation import GLOBAL_VIEW, LOCAL_VIEW, Augmentation, Draw, equalised, sampling_grid
+from datasets.augmentation import GLOBAL_VIEW, LOCAL_VIEW, Augmentation
 from datasets.distance_maps import signed_distance_maps
+from datasets.draw import Draw, equalised, sampling_grid
 from processes.errors import UserError
 
 OFF = {"flip": False, "rotate": 0, "contrast": 0, "gamma": 0}
