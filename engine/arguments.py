@@ -112,6 +112,9 @@ def get_parser() -> Parser:  # noqa: PLR0915  a flat list of flags reads better 
     learn.add_argument("--n_warmup", type=int, default=0, help="epochs of linear warm-up")
     learn.add_argument("--flr", **switch, help="fixed learning rate")
     learn.add_argument("--weight_decay", type=float, default=0.0)
+    learn.add_argument(
+        "--anchor", type=float, default=0.0, help="how much of the way back to --model_weights each step is drawn"
+    )
     learn.add_argument("--optimiser", choices=("adam", "adamw", "sgd"), default="adam")
     learn.add_argument("--betas", type=float, nargs=2, default=(0.9, 0.999), help="of Adam and AdamW")
     learn.add_argument("--momentum", type=float, default=0.9, help="of SGD")
@@ -212,6 +215,7 @@ def get_args(argv: Sequence[str] | None = None) -> Namespace:
     args.metric_axis = args.metric_axis or list(range(1, args.n_class))
     _check_settings(args)
     _check_copies(args)
+    _check_anchor(args)
     check_rates(settings_of(Learning, vars(args)))
     if method.segments and not args.target_losses:
         raise UserError(
@@ -265,11 +269,11 @@ def _words_of(name: str, value: Any) -> list[str]:
 # The range of a number, both ends in it; 0 and no end where nothing else is said.
 LEAST = dict.fromkeys(("n_epoch", "batch_size", "lr_decay_epoch", "eval_every", "workers", "jobs"), 1) | {"n_class": 2}
 MOST = {"n_class": 255, "seed": 2**64 - 1}  # labels are bytes, of which losses leave 255 out; what a generator can hold
-MOST |= {"workers": 1024, "jobs": 1024, "draw": 2**64 - 1}
+MOST |= {"anchor": 1, "workers": 1024, "jobs": 1024, "draw": 2**64 - 1}
 MOST |= dict.fromkeys(("l_rate", "weight_decay"), 3e38)  # what 32 bits hold
 LARGEST = 10**6  # of whole numbers, where nothing else is said: more is a slip of the hand, and fills memory or disk
 ANY = (*LEAST, "n_warmup", "modalities", "n_labelled", "draw", "seed", "steps", "keep_every", "select_with")
-ANY += ("l_rate", "lr_decay", "poly_power", "weight_decay", "momentum", "nsd_tolerance")
+ANY += ("l_rate", "lr_decay", "poly_power", "weight_decay", "anchor", "momentum", "nsd_tolerance")
 
 
 def _check_numbers(args: Namespace) -> None:
@@ -312,6 +316,14 @@ def _check_copies(args: Namespace) -> None:
         raise UserError(
             f"--select_with {args.select_with} chooses by labels of {scored_on}, and on {scored_on} the run is scored: "
             "on patients who chose. Score it on others (without --ontrain, with --ontest), or leave --select_with out."
+        )
+
+
+def _check_anchor(args: Namespace) -> None:
+    if args.anchor and (not args.model_weights or args.load_blocks is not None):
+        raise UserError(
+            f"--anchor {args.anchor:g} draws a network back to all of its --model_weights, and this run starts from "
+            "random weights, or from a part of a network (--load_blocks); leave it out."
         )
 
 

@@ -11,8 +11,7 @@ maps; with `--d_input entropy` it sees −p log p / log K in their place, which 
 `--lambda_ent` adds its other half, MinEnt: the mean entropy of the target's prediction.
 
 It shows what access to the source would add to source-free adaptation. It never sees the target's ground truth.
-Adversarial training peaks early and then wanders: look at the curve, not at the best epoch, which was chosen with
-labels.
+Adversarial training peaks early and then wanders: look at the curve, not at the best epoch, which labels chose.
 """
 
 from collections.abc import Mapping, Sequence
@@ -177,6 +176,7 @@ class Adversarial(Method):
             for optimiser in self.rates.optimisers:
                 self.scaler.step(optimiser)
             self.scaler.update()
+            self.anchor.pull()
 
     # -- state ------------------------------------------------------------------------------------------------
 

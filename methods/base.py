@@ -9,6 +9,7 @@ from torch import Tensor, nn
 
 from dataloader import Demand
 from datasets.streams import Batch
+from methods.anchor import Anchor
 from methods.objective import LossSum
 from methods.optimisers import Groups, Rates, load_optimiser, make_optimiser
 from methods.settings import Settings
@@ -67,6 +68,7 @@ class Method:
         heads = [(list(part.parameters()), 1.0) for part in self.heads.values()]
         self.optimiser = make_optimiser(groups or [*net.parameter_groups(), *heads], settings)
         self.rates = Rates([self.optimiser] if self.optimiser else [], settings)
+        self.anchor = Anchor(net.parameters(), settings.anchor)  # --model_weights, which a resume has read again
         self.step_seed = 0
         self.scaler = torch.amp.GradScaler(enabled=settings.precision == "fp16" and settings.device.startswith("cuda"))
 
@@ -126,11 +128,12 @@ class Method:
         return self.team.gather(logits, len(batch.rows))
 
     def update(self, total: Tensor) -> None:
-        """Computes the gradients of a scalar loss and makes an optimiser step."""
+        """Computes the gradients of a scalar loss and makes an optimiser step, which the anchor follows."""
         self.optimiser.zero_grad(set_to_none=True)
         self.scaler.scale(total).backward()
         self.scaler.step(self.optimiser)
         self.scaler.update()
+        self.anchor.pull()
 
     def state_dict(self) -> dict[str, Any]:
         """What a resume needs in addition to the network's weights: tensors and plain types."""

@@ -26,6 +26,7 @@ class Settings(Learning):
     method: str
     n_class: int
     batch_size: int
+    anchor: float
     crop: Sequence[int] | None
     overlap: float
     channels_last: int

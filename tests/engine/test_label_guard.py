@@ -72,7 +72,7 @@ RUNS = {
     "moved images": f"--augment --augmentation {MOVED} --in_memory --ontest --weight_decay 0.01 --optimiser adamw",
     "loss weights that move": "--scheduler StealWeight --scheduler_params \"{'to_steal': 0.1}\" --adamw --flr "
     "--eval_every 2 --debug",
-    "other machine": "--lr_rule late --precision bf16 --channels_last --deterministic --steps 3",
+    "other machine": "--lr_rule late --precision bf16 --channels_last --deterministic --steps 3 --anchor 0.1",
     "as one published code": "--published sfda --use_spacing",
     "as the other": "--published boundary --use_sgd",
     "masks alone": "--mode makeim --saveim 1",

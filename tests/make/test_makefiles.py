@@ -402,6 +402,7 @@ WITHOUT_LABELS = [
     "sfda_margin",
     "sfda_reestimate",
     "sfda_em",
+    "sfda_anchor",
     "cda",
     "bnrefresh",
     "sfda_onsource",
