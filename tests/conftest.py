@@ -5,6 +5,7 @@ Two threads beside another busy process can be ten times slower.
 
 import json
 import os
+import signal
 from pathlib import Path
 
 import numpy as np
@@ -18,6 +19,9 @@ os.environ["OMP_NUM_THREADS"] = "1"  # of all that a test starts
 torch.set_num_threads(1)
 
 os.fsync = lambda _: None  # it is for power cuts, which no test can make, and takes a tenth of a small training
+
+if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:  # as of `make test &`: what a test starts would ignore it too
+    signal.signal(signal.SIGINT, signal.default_int_handler)
 
 os.register_at_fork(after_in_child=own_lock)  # as tests kill programs, and pytest's own forks are programs too
 

@@ -102,7 +102,7 @@ def test_the_spread_is_that_of_the_patients():
     found = confusion_of_patients(np.array([[100.0, 0.0], [0.0, 100.0]]), sure, draws=4000)
     assert found.shares == pytest.approx([0.5, 0.5])
     assert found.deviation == pytest.approx([8**-0.5] * 2, abs=0.02)
-    assert (found.low.tolist(), found.high.tolist()) == ([0, 0], [1, 1])
+    assert [*found.low, *found.high] == pytest.approx([0, 0, 1, 1], abs=1e-9)
     same = confusion_of_patients(np.array([[70.0, 30.0]] * 5), sure)
     assert same.deviation == pytest.approx([0, 0], abs=1e-12)
 
