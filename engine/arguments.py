@@ -102,6 +102,12 @@ def get_parser() -> Parser:  # noqa: PLR0915  a flat list of flags reads better 
     learn.add_argument("--load_blocks", type=int, help="of these weights the encoder and n blocks of the decoder alone")
     learn.add_argument("--backbone_weights", default="", help="pre-trained trunk of a network that has one: a file")
     learn.add_argument("--n_epoch", type=int, default=100)
+    learn.add_argument(
+        "--average_last",
+        type=int,
+        default=1,
+        help="the network at the end is the mean of those of the last n epochs",
+    )
     learn.add_argument("--l_rate", type=float, default=5e-4)
     learn.add_argument("--lr_rule", choices=LR_RULES, default="step", help="how the rate falls")
     learn.add_argument("--lr_decay", type=float, default=1.0, help="step: factor every --lr_decay_epoch epochs")
@@ -267,7 +273,8 @@ def _words_of(name: str, value: Any) -> list[str]:
 
 
 # The range of a number, both ends in it; 0 and no end where nothing else is said.
-LEAST = dict.fromkeys(("n_epoch", "batch_size", "lr_decay_epoch", "eval_every", "workers", "jobs"), 1) | {"n_class": 2}
+LEAST = dict.fromkeys(("n_epoch", "batch_size", "lr_decay_epoch", "eval_every", "workers", "jobs"), 1)
+LEAST |= {"average_last": 1, "n_class": 2}
 MOST = {"n_class": 255, "seed": 2**64 - 1}  # labels are bytes, of which losses leave 255 out; what a generator can hold
 MOST |= {"anchor": 1, "workers": 1024, "jobs": 1024, "draw": 2**64 - 1}
 MOST |= dict.fromkeys(("l_rate", "weight_decay"), 3e38)  # what 32 bits hold

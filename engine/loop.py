@@ -25,6 +25,7 @@ from engine.candidates import Candidates
 from engine.epoch import Steps, Trained, train_epoch
 from engine.evaluation import Evaluation, Scoring, evaluate
 from engine.expectation import Expectation
+from engine.mean_network import MeanNetwork
 from engine.recorder import Recorder, epoch_line, is_due
 from engine.run_folder import ASTRAY, RunFolder
 from engine.source_bundle import SourceBundle
@@ -76,6 +77,7 @@ class Looping(Scoring):
     on_collapse: str
     entmap: int
     keep_every: int
+    average_last: int
 
 
 class Training:
@@ -112,6 +114,7 @@ class Training:
         self.unchanged: Evaluation | None = None  # of a network that does not learn, which is always the same
         self.rate_factor = 1.0  # factor on the learning rate, smaller after each roll-back
         self.candidates = Candidates(folder, looping.keep_every, looping.n_epoch)
+        self.mean = MeanNetwork(method.net, looping.average_last, looping.n_epoch)
         if self.leads:
             self.candidates.begin(self._state)  # before anything is restored
         if folder.epochs_done < looping.n_epoch:
@@ -178,12 +181,14 @@ class Training:
                 trained = train_epoch(self.method, self.streams, epoch, self.looping.seed, steps)
                 self._must_be_finite(trained["terms"], steps.rows, epoch)
                 self._must_stay_finite(epoch)
+                self.mean.end_epoch(epoch)
             evaluation = self._evaluate(epoch)
         except Interrupted:
             commits.wait()
             self._pause(epoch, steps)
             raise
         if trained and self._is_rolled_back(trained, epoch):
+            self.mean.end_epoch(epoch)
             evaluation = self._evaluate(epoch)
             self.watch.look_again()
         if evaluation and self.leads:
@@ -247,7 +252,7 @@ class Training:
         """Puts an epoch on the disk, in the order that run_folder.py tells."""
         row = self.record.epoch(epoch, trained, evaluation, settings, seconds)
         if is_best:
-            self.folder.save("best_3d.pkl", {k: v for k, v in state.items() if k not in ("method", "alarms")})
+            self.folder.save("best_3d.pkl", {k: v for k, v in state.items() if k not in ("method", "mean", "alarms")})
             self.folder.write_text("3dbestepoch.txt", [f"{epoch}, {state['best']['dice']:.6f}"])
         self.candidates.keep(state)
         self.folder.save_last(state)
@@ -280,12 +285,14 @@ class Training:
             "seed": self.looping.seed,
             "net": self.method.net.state_dict(),
             "method": self.method.state_dict(),
+            "mean": self.mean.state_dict(),
         }
         return on_cpu(state) | self.beside
 
     def _restore(self, state: Mapping[str, Any]) -> None:
         self.method.net.load_state_dict(state["net"])
         self.method.load_state_dict(on_cpu(state["method"]))  # a copy: an optimiser writes into what it is given
+        self.mean.load_state_dict(state.get("mean", {}))
 
     def _must_be_possible(self, done: int) -> None:
         """Raises ValueError for numbers out of a checkpoint that no run of so many epochs has."""

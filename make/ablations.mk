@@ -35,6 +35,8 @@ $(RD)/network_sizes.csv: | $$(M_WEIGHTS_ul) $$(lastword $$(DATA)) $$(VENV)
 	   --network_weights $(M_WEIGHTS_ul) --grp_regex '$(G_RGX)' --unlabelled --folder $(word 2,$(subst ', ,$(TT_DATA)))
 # each step followed by a hundredth of the way back to the source network (ROID, Marsden et al. 2024; CMF, Lee and Chang 2024)
 $(RD)/sfda_anchor: private OPT = $(sfda_with) "[($(ENTKL), $(call prior,$(COLUMN)), $(SIZE_OF), 1)]" --anchor 0.01
+# the mean of the networks after the last five epochs, batch-norm statistics included (SWA, Izmailov et al. 2018)
+$(RD)/sfda_wavg: private OPT = $(sfda_with) "[($(ENTKL), $(call prior,$(COLUMN)), $(SIZE_OF), 1)]" --average_last 5
 # entropy over the scale and shift of the batch norms alone (TENT, Wang et al. 2021)
 $(RD)/tent: private OPT = $(sfda_with) "[('SelfEntropy', {}, 1)]" --trainable bn
 # the target's batch-norm statistics in place of the source's, nothing else (Schneider et al. 2020)

@@ -40,6 +40,7 @@ ENTRIES: dict[str, Any] = {
     "choice": Mapping[str, str | int | Sequence[str]],
     "labelled": Sequence[str],
     **dict.fromkeys(("alarms", "method", "preprocessing", "identity"), Mapping[str, Any]),
+    "mean": Mapping[str, Tensor],
     **dict.fromkeys(("counts", "rows"), Sequence[Any]),
 }
 # Of these, what whoever uses a network asks for, and no resume alone; the bundle, where its source wrote one.

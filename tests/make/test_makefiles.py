@@ -403,6 +403,7 @@ WITHOUT_LABELS = [
     "sfda_reestimate",
     "sfda_em",
     "sfda_anchor",
+    "sfda_wavg",
     "cda",
     "bnrefresh",
     "sfda_onsource",
