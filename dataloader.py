@@ -85,7 +85,8 @@ def open_data(
     if not reading.crop:
         sets = place(sets, reading.cache, device, team.world)
     val = _in_order(sets.pop("val"), reading, **share) if "val" in sets else None
-    share["augmentation"] = Augmentation.read(reading.augmentation) if reading.augment else None
+    augmentation = Augmentation.read(reading.augmentation) if reading.augment else None
+    share |= {"augmentation": augmentation, "n_class": reading.n_class}
     streams = {}
     for number, (name, found) in enumerate(sets.items()):
         size, seed = demand.streams[name], derived_seed(reading.seed, number)

@@ -4,8 +4,8 @@
 applies it to the images, the label maps and the distance maps of the batch. Nothing here waits for the device.
 
 The order is flips, then one resampling for rotation, size, crop, shift and elastic deformation together, then the
-grey levels: equalisation, contrast, gamma, spread, brightness, noise, and the clip last. A volume is flipped along all
-its axes and resampled within its planes (W,H), each of them alike.
+changes of datasets/appearance.py, then the other grey levels: equalisation, contrast, gamma, spread, brightness, noise,
+and the clip last. A volume is flipped along all its axes and resampled within its planes (W,H), each of them alike.
 """
 
 import math
@@ -17,7 +17,10 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from datasets.appearance import MIXING, OF_CLASSES, RANGES, draw_changes
+from datasets.changes import Lots
 from datasets.draw import Draw, sampling_grid
+from datasets.presets import PRESETS
 from processes.errors import UserError
 from utils import nearest, read_literal
 
@@ -37,6 +40,7 @@ LARGEST = {  # beyond these nothing of an image is left
     "gamma": 4.0,
     "noise": 10.0,
     "clip": 1e6,
+    **dict.fromkeys(RANGES, 1.0),
 }
 KINDS = ("rotate", "scale", "flip", "turn")  # of which `one_of` leaves one
 
@@ -71,6 +75,23 @@ class Augmentation:
     noise: Gaussian, its standard deviation as a share of that of each channel of the image
     clip: grey levels are cut to 0..clip
 
+    These are probabilities that an image is changed so; the files named have the strengths and the papers:
+
+    curves: its grey levels follow a random curve that rises (curves.py)
+    label_curves: those of each class follow one of their own, up or down; where both lots fall on an image, this one
+    gin: what a random convolutional network makes of it is blended in (random_convolutions.py)
+    label_gin: each class has such a network of its own
+    ipa: two such networks, blended place by place by a smooth field; where several lots fall, label_gin, ipa, then gin
+    fourier: the amplitudes of its low frequencies are mixed with those of another image of the batch (appearance.py)
+    invert: bright and dark change places (degradations.py, with all that follow)
+    gradient: it becomes brighter or darker towards a place
+    local_gamma: it has another gamma towards a place
+    blur, sharpen: it is filtered
+    low_resolution: it is resampled to fewer pixels and back
+    blank: a few boxes of it hold nothing but its mean
+
+    Those with 'label_' look at the ground truth, so every batch of the run must have it.
+
     The fine-tuning of Chaitanya et al. (NeurIPS 2020), for images in 0..1. The changes of grey levels, which the
     released code computes and then leaves out, are applied; each image is deformed with probability 1/2, where that
     code deforms the batch from a random image on:
@@ -98,6 +119,19 @@ class Augmentation:
     gamma: float = 1.0
     noise: float = 0.0
     clip: float = 0.0
+    curves: float = 0.0
+    label_curves: float = 0.0
+    gin: float = 0.0
+    label_gin: float = 0.0
+    ipa: float = 0.0
+    fourier: float = 0.0
+    invert: float = 0.0
+    gradient: float = 0.0
+    local_gamma: float = 0.0
+    blur: float = 0.0
+    sharpen: float = 0.0
+    low_resolution: float = 0.0
+    blank: float = 0.0
 
     def __post_init__(self) -> None:
         for name in ("flip", "one_of", "either"):
@@ -116,16 +150,25 @@ class Augmentation:
     def read(cls, text: str) -> "Augmentation":
         """The ranges of an OPT string such as "{'rotate': 10, 'elastic': 3}"; what it leaves out has its default.
 
-        Raises UserError for what is no dict, an unknown name, a wrong type or a number out of range.
+        A name of `PRESETS` stands for its ranges; in a dict it is the value of 'preset', and the others win over its.
+        Raises UserError for what is neither, an unknown name, a wrong type or a number out of range.
         """
-        ranges = read_literal(text)
-        if not isinstance(ranges, dict):
-            raise UserError(f'The augmentation is a dict of ranges, such as "{EXAMPLE}"; this is {text!r}.')
+        ranges = _spelt_out(text)
         known = {field.name for field in fields(cls)}
         for name in ranges:
             if name not in known:
                 raise UserError(f'There is no augmentation {name!r}.{nearest(str(name), known)} Example: "{EXAMPLE}".')
         return cls(**ranges)
+
+    @property
+    def mixes(self) -> bool:
+        """Whether images are changed by others of their batch, so that all of it has to be there."""
+        return any(getattr(self, name) for name in MIXING)
+
+    @property
+    def of_classes(self) -> list[str]:
+        """Which of the ranges that are on look at the ground truth of an image."""
+        return [name for name in OF_CLASSES if getattr(self, name)]
 
     @property
     def resizing(self) -> list[str]:
@@ -134,7 +177,7 @@ class Augmentation:
         | range                                | what becomes of the sizes in an image              | beside a bound |
         |--------------------------------------|----------------------------------------------------|----------------|
         | flip; turn by 180 or 360             | every pixel stays in the frame: the same           | may stay       |
-        | grey levels: equalise … clip         | the same                                           | may stay       |
+        | grey levels: equalise … clip …       | the same                                           | may stay       |
         | scale, crop                          | grow or shrink, and classes leave the frame        | refused        |
         | elastic                              | grow or shrink here and there                      | refused        |
         | shift; rotate; turn by less than 180 | what lies at the border, or in a corner, leaves it | refused        |
@@ -152,15 +195,18 @@ class Augmentation:
         turned = [-2, -1] if self.turn or self.rotate > 90 else []
         return sorted({*flipped, *turned})
 
-    def draw(self, count: int, shape: Sequence[int], generator: torch.Generator) -> "Draw":
+    def draw(self, count: int, shape: Sequence[int], generator: torch.Generator, n_class: int = 1) -> Draw:
         """One transform for each of `count` images, drawn from the generator and on its device.
 
         `shape` is that of an image, (C,W,H) or (C,D,W,H), or (W,H); with (W,H) the channels of an image share their
-        noise. The same ranges, count, shape and state of the generator draw the same transforms.
+        noise. `n_class` counts the classes, background included, for what looks at them. The same ranges, count, shape
+        and state of the generator draw the same transforms.
         """
         shape = (1, *shape) if len(shape) == 2 else tuple(shape)
         moves = self._draw_moves(count, shape, generator)
-        return Draw(**moves, **self._draw_greys(count, shape, generator), clip=self.clip or None)
+        greys = self._draw_greys(count, shape, generator)
+        changes = draw_changes(self, Lots(count, shape, generator, n_class))  # last: seeds go on drawing the others
+        return Draw(**moves, **greys, clip=self.clip or None, changes=changes)
 
     def _draw_moves(self, count: int, shape: Sequence[int], generator: torch.Generator) -> dict[str, Tensor]:
         """The flips, the grid and the size of a `Draw`, those that are on."""
@@ -245,6 +291,24 @@ def _chance(share: float, generator: torch.Generator, *shape: int) -> Tensor:
 
 def _is_number(value: Any) -> bool:
     return isinstance(value, int | float) and not isinstance(value, bool)
+
+
+def spell_out(text: str) -> str:
+    """An OPT string that names a preset with the ranges in its place; any other as it is."""
+    ranges = _spelt_out(text)
+    return text if ranges == read_literal(text) else repr(ranges)
+
+
+def _spelt_out(text: str) -> dict[str, Any]:
+    told = read_literal(text)
+    ranges = {"preset": told} if isinstance(told, str) else told
+    if not isinstance(ranges, dict):
+        raise UserError(f'The augmentation is a dict of ranges, such as "{EXAMPLE}", or a name; this is {text!r}.')
+    if "preset" not in ranges:
+        return ranges
+    if (name := ranges["preset"]) not in [*PRESETS]:
+        raise UserError(f"There is no augmentation called {name!r}.{nearest(str(name), PRESETS)}")
+    return PRESETS[name] | {key: value for key, value in ranges.items() if key != "preset"}
 
 
 def _refusal(name: str, expected: str, value: Any) -> UserError:

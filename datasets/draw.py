@@ -7,6 +7,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from datasets.changes import Change
+
 
 def sampling_grid(shape: Sequence[int], angle: Tensor, size: Tensor, displacement: Tensor, sign: Tensor) -> Tensor:
     """Where each pixel of the result is read in the image, as `grid_sample` wants it: (B,W,H,2), float32.
@@ -44,6 +46,7 @@ class Draw:
     contrast, gamma, spread, brightness, offset: (B,1,(1,)1,1)
     noise: (B,C,(D,)W,H) or (B,1,W,H), in standard deviations of the image
     clip: highest grey level, the same for all images
+    changes: those of datasets/appearance.py, in the order in which they are applied
     """
 
     flips: Tensor | None = None
@@ -57,10 +60,16 @@ class Draw:
     offset: Tensor | None = None
     noise: Tensor | None = None
     clip: float | None = None
+    changes: tuple[Change, ...] = ()
 
-    def image(self, image: Tensor, part: slice = slice(None)) -> Tensor:
-        """The images (b,C,(D,)W,H) float32, bilinear; beyond its border an image goes on with its border pixels."""
+    def image(self, image: Tensor, part: slice = slice(None), label: Tensor | None = None) -> Tensor:
+        """The images (b,C,(D,)W,H) float32, bilinear; beyond its border an image goes on with its border pixels.
+
+        label: their class numbers (b,(D,)W,H), moved, for changes that look at them
+        """
         image = self._moved(image, part, "bilinear", "border")
+        for change in self.changes if len(image) else ():  # of a team that shares few images one may have none
+            image = change(image, part, label)
         if self.equalise is not None:
             image = torch.where(self.equalise[part], equalised(image), image)
         nonnegative = image.amin(tuple(range(1, image.ndim)), keepdim=True) >= 0

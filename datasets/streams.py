@@ -52,6 +52,7 @@ class Stream:
     augmentation: None for none, and then `shuffle=False` goes through the set as it lies (evaluation)
     sampler: what draws the batches of an epoch, if not all slices in random order
     with_targets: whether a step may look at the ground truth
+    n_class: of the ground truth, background included, for an augmentation that looks at its classes
     workers: threads that read ahead, where the slices are not on the device already
     """
 
@@ -66,13 +67,14 @@ class Stream:
         sampler: Sampler | None = None,
         augmentation: Augmentation | None = None,
         with_targets: bool = True,
+        n_class: int = 1,
         team: Team = ALONE,
         workers: int = 2,
     ) -> None:
         self.slices, self.batch_size, self.device, self.seed = slices, batch_size, device, seed
         self.sampler = sampler or (Shuffled if shuffle else InOrder)(len(slices), batch_size)
         self.augmentation, self.with_targets = augmentation, with_targets
-        self.team, self.workers = team, workers
+        self.n_class, self.team, self.workers = n_class, team, workers
         self.bounds = [None if bound is None else torch.from_numpy(bound) for bound in slices.bounds]
         if slices.order.is_cuda:
             self.bounds = [None if bound is None else bound.to(device) for bound in self.bounds]
@@ -108,12 +110,16 @@ class Stream:
         stored = self._gather(rows.to(self.slices.order.device), share)
         return self._finish(stored, rows, share, derived_seed(self.seed, epoch, step))
 
+    def needed(self, share: slice) -> slice:
+        """The images of a batch that are read for this share of it: all, where they are changed by each other."""
+        return slice(None) if self.augmentation and self.augmentation.mixes else share
+
     def _gather(self, rows: Tensor, share: slice) -> Stored:
         slices, pin = self.slices, self.device.type == "cuda" and not self.slices.order.is_cuda
         at, (image, *truth) = slices.order[rows], slices.folders
         wanted = dict.fromkeys(truth if self.with_targets else truth[:1])
         return Stored(
-            slices.planes[image].gather(at[share], pin),
+            slices.planes[image].gather(at[self.needed(share)], pin),
             {spec: slices.planes[spec].gather(at, pin) for spec in wanted},
             [None if bound is None else bound[rows] for bound in self.bounds],
         )
@@ -131,13 +137,16 @@ class Stream:
             for spec, label in stored.labels.items()
         }
         if self.augmentation:
-            draw = self.augmentation.draw(len(rows), self.slices.shape, self.generator.manual_seed(seed))
-            image = draw.image(image, share)
+            generator = self.generator.manual_seed(seed)
+            draw = self.augmentation.draw(len(rows), self.slices.shape, generator, self.n_class)
             beyond = self.slices.ignore or 0
             maps = {
                 spec: draw.distance(each) if spec.is_map else draw.label(each, beyond=beyond)
                 for spec, each in maps.items()
             }
+            needed = self.needed(share)
+            image = draw.image(image, needed, maps[truth[0]][needed] if truth and self.with_targets else None)
+            image = image if needed is share else image[share]
         seen = [maps[spec] if self.with_targets else None for spec in truth[1:]]
         seen = seen if truth else [None] * len(stored.bounds)
         bounds = [None if bound is None else move(bound) for bound in stored.bounds]

@@ -322,7 +322,7 @@ class VolumeStream(Stream):
         parts = list(zip(slices.order[rows].tolist(), self.boxes(rows, seed), strict=True))
         wanted = dict.fromkeys(truth if self.with_targets else truth[:1])
         return Stored(
-            self._stack(image, parts, share),
+            self._stack(image, parts, self.needed(share)),
             {spec: self._stack(spec, parts) for spec in wanted},
             [None if bound is None else bound[rows] for bound in self.bounds],
         )

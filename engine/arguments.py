@@ -10,8 +10,9 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, NoReturn
 
-from datasets.augmentation import Augmentation
+from datasets.augmentation import Augmentation, spell_out
 from datasets.files import check_ignored, check_regex
+from datasets.presets import PRESETS
 from engine.published import CODES, defaults, in_our_words, read_foreign, what_differs
 from methods.base import METHODS
 from methods.optimisers import LR_RULES, Learning, check_rates
@@ -20,7 +21,7 @@ from methods.settings import add_flags
 from nets.precision import AUTOCAST, PRECISIONS, device_of
 from networks import network_class
 from processes.errors import UserError
-from utils import settings_of
+from utils import listing, settings_of
 
 DEBUG_STEPS = 5  # that --debug keeps of an epoch of --steps
 
@@ -77,7 +78,12 @@ def get_parser() -> Parser:  # noqa: PLR0915  a flat list of flags reads better 
     data.add_argument("--steps", type=int, default=0, help="of an epoch (default: once through the training set)")
     data.add_argument("--overlap", type=float, default=0.5, help="of the windows of this size that evaluation slides")
     data.add_argument("--augment", **switch, help="small random rotations, contrast and gamma of training slices")
-    data.add_argument("--augmentation", default="{}", help="its ranges: {'flip': True, 'rotate': 180, 'elastic': 3}")
+    data.add_argument(
+        "--augmentation",
+        default="{}",
+        help=f"its ranges: {{'flip': True, 'rotate': 180, 'elastic': 3}}; or a name: {', '.join(PRESETS)}; or both: "
+        "{'preset': 'slaug', 'rotate': 30}",
+    )
     data.add_argument("--in_memory", **switch, help="the same as --cache ram")
     data.add_argument(
         "--cache",
@@ -216,7 +222,8 @@ def get_args(argv: Sequence[str] | None = None) -> Namespace:
     args.cache = "ram" if args.in_memory else args.cache
     args.optimiser = "adamw" if args.adamw else args.optimiser
     args.lr_rule = "legacy" if args.schedule else args.lr_rule
-    Augmentation.read(args.augmentation)
+    args.augmentation = spell_out(args.augmentation)  # that a run's notes say it, whatever becomes of the preset
+    _check_augmentation(args)
     _check_numbers(args)
     args.metric_axis = args.metric_axis or list(range(1, args.n_class))
     _check_settings(args)
@@ -304,6 +311,19 @@ def is_source_free(args: Namespace) -> bool:
     method = METHODS[args.method]
     learns = bool(method.streams) and args.mode == "learn"
     return learns and method.segments and method.needs_weights and not method.labelled and args.load_blocks is None
+
+
+def _check_augmentation(args: Namespace) -> None:
+    """Raises UserError for ranges that cannot be, and for those of classes where a step sees images without labels."""
+    asked, method = Augmentation.read(args.augmentation).of_classes, METHODS[args.method]
+    blind = [name for name in method.streams if name not in method.labelled]
+    if args.augment and asked and blind and args.mode == "learn":
+        off = ", ".join(f"'{name}': 0" for name in asked)
+        raise UserError(
+            f"--augmentation has {listing(asked)}, which follow the classes of the ground truth, and --method "
+            f"{args.method} learns from images without any ({listing(blind)}). Switch them off ({off}; 'curves' and "
+            "'gin' do without labels), or leave --augment out."
+        )
 
 
 def _check_copies(args: Namespace) -> None:

@@ -19,6 +19,7 @@ from PIL import Image
 import main as program
 from datasets.augmentation import Augmentation
 from datasets.files import check_class_count
+from datasets.presets import PRESETS
 from engine.arguments import get_args
 from nets.checkpoint_files import load_checkpoint
 from processes.errors import UserError
@@ -437,6 +438,23 @@ def test_ranges_of_an_augmentation_that_is_off_are_said_to_do_nothing(sites, tmp
     assert "--augment whether: it is off, so nothing is augmented." in capsys.readouterr().out
     program.main([*line, "--augment"])
     assert "nothing is augmented" not in capsys.readouterr().out
+
+
+def test_what_follows_the_classes_needs_labels_of_every_image(sites, tmp_path):
+    line = flags(sites[1], tmp_path / "run", CROSS_ENTROPY, "--augment", "--augmentation", "transfer", "--check")
+    program.main(line)
+    start = ("--method", "self_training", "--model_weights", "source.pkl")
+    with pytest.raises(UserError, match=r"label_curves, which follow the classes.*without any \(target\).*'curves'"):
+        program.main([*line, *start])
+    program.main([*line, *start, "--augmentation", "{'preset': 'transfer', 'label_curves': 0}"])
+    program.main([*line, *start, "--mode", "makeim"])  # which learns nothing
+
+
+def test_a_run_notes_the_ranges_that_a_preset_stands_for(sites, tmp_path):
+    more = ("--augment", "--augmentation", "{'preset': 'slaug', 'rotate': 0}", "--n_epoch", 1)
+    program.main(flags(sites[1], tmp_path / "run", CROSS_ENTROPY, *more))
+    noted = re.search(r"^augmentation: (.*)$", (tmp_path / "run" / "params.txt").read_text(), re.M).group(1)
+    assert ast.literal_eval(noted) == PRESETS["slaug"] | {"rotate": 0}
 
 
 def test_a_prior_that_no_image_made_goes_with_any_augmentation(sites, tmp_path):

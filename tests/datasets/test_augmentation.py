@@ -2,7 +2,7 @@
 
 import math
 import re
-from dataclasses import replace
+from dataclasses import is_dataclass, replace
 
 import numpy as np
 import pytest
@@ -10,9 +10,11 @@ import torch
 import torch.nn.functional as F
 from torch.utils._python_dispatch import TorchDispatchMode
 
-from datasets.augmentation import GLOBAL_VIEW, LOCAL_VIEW, Augmentation
+from datasets import appearance
+from datasets.augmentation import GLOBAL_VIEW, LOCAL_VIEW, Augmentation, spell_out
 from datasets.distance_maps import signed_distance_maps
 from datasets.draw import Draw, equalised, sampling_grid
+from datasets.presets import PRESETS
 from processes.errors import UserError
 
 OFF = {"flip": False, "rotate": 0, "contrast": 0, "gamma": 0}
@@ -340,7 +342,9 @@ ALL = Augmentation(
     flip=True, rotate=90, scale=0.5, shift=4, elastic=2, contrast=0.3, brightness=0.4, gamma=0.5, noise=0.1
 )
 NEW = replace(ALL, turn=30, crop=0.8, elastic_share=0.5, equalise=0.5, spread=0.2, offset=0.1, clip=1.5)
-BOTH = pytest.mark.parametrize("ranges", [ALL, NEW, replace(NEW, one_of=True, either=True)], ids=["old", "new", "one"])
+SEEN = replace(NEW, **dict.fromkeys(appearance.RANGES, 0.5))
+EVERY = [ALL, NEW, replace(NEW, one_of=True, either=True), SEEN]
+BOTH = pytest.mark.parametrize("ranges", EVERY, ids=["old", "new", "one", "appearance"])
 
 
 def test_seeds_go_on_drawing_what_they_always_drew():
@@ -410,12 +414,23 @@ def test_defaults_are_15_degrees_contrast_and_gamma():
 @BOTH
 def test_drawing_makes_all_tensors_on_the_device_of_the_generator(ranges):
     with torch.device("meta"):  # where a tensor that names no device ends up
-        draw = ranges.draw(6, (2, 12, 17), seeded())
-    assert {values.device.type for values in vars(draw).values() if isinstance(values, torch.Tensor)} == {"cpu"}
+        draw = ranges.draw(6, (2, 12, 17), seeded(), n_class=4)
+    assert {each.device.type for part in (draw, *draw.changes) for each in tensors(part)} == {"cpu"}
 
 
-def moved_to(device, draw):
-    return replace(draw, **{name: each.to(device) for name, each in vars(draw).items() if torch.is_tensor(each)})
+def tensors(drawn):
+    """Those of a draw, or of one of its changes."""
+    values = [each for value in vars(drawn).values() for each in (value if isinstance(value, tuple) else [value])]
+    return [each for each in values if torch.is_tensor(each)]
+
+
+def moved_to(device, drawn):
+    """A draw on another device, or one of its changes, or a value of either."""
+    if isinstance(drawn, tuple):
+        return tuple(moved_to(device, each) for each in drawn)
+    if is_dataclass(drawn):
+        return replace(drawn, **{name: moved_to(device, each) for name, each in vars(drawn).items()})
+    return drawn.to(device) if torch.is_tensor(drawn) else drawn
 
 
 class NoHostData(TorchDispatchMode):
@@ -430,16 +445,16 @@ class NoHostData(TorchDispatchMode):
 def test_drawing_reads_nothing_back(ranges):
     generator = seeded()
     with NoHostData():
-        ranges.draw(6, (2, 12, 17), generator)
+        ranges.draw(6, (2, 12, 17), generator, n_class=4)
 
 
 @BOTH
 def test_applying_needs_neither_the_values_nor_the_host(images, ranges):
     """On the meta device there are no values to wait for, and no tensors of another device are let in."""
-    draw, images = moved_to("meta", ranges.draw(6, (2, 12, 17), seeded())), images.to("meta")
+    draw, images = moved_to("meta", ranges.draw(6, (2, 12, 17), seeded(), n_class=4)), images.to("meta")
     part = slice(0, 3)
     with NoHostData():
-        assert draw.image(images[part], part).shape == (3, 2, 12, 17)
+        assert draw.image(images[part], part, images[part, 0].long()).shape == (3, 2, 12, 17)
         assert draw.label(images[part, 0].long(), part).dtype == torch.int64
         assert draw.distance(images[part], part).is_meta
 
@@ -452,11 +467,11 @@ def test_no_host_synchronisation_on_a_gpu(images, ranges):
     mode = torch.cuda.get_sync_debug_mode()
     torch.cuda.set_sync_debug_mode("error")
     try:
-        draw = ranges.draw(6, (2, 12, 17), generator)
-        moved = draw.image(images), draw.label(label), draw.distance(images)
+        draw = ranges.draw(6, (2, 12, 17), generator, n_class=4)
+        moved = draw.image(images, label=label), draw.label(label), draw.distance(images)
     finally:
         torch.cuda.set_sync_debug_mode(mode)
-    draw = replace(draw, equalise=None)  # which ranks the rounding of the grid
+    draw = replace(draw, equalise=None, changes=())  # which rank, or count in cells, the rounding of the grid
     host = moved_to("cpu", draw)
     assert torch.allclose(draw.image(images).cpu(), host.image(images.cpu()), atol=1e-4)
     assert torch.allclose(equalised(images).cpu(), equalised(images.cpu()), atol=1e-5)
@@ -558,6 +573,20 @@ def test_read_takes_defaults_for_what_is_left_out():
     assert Augmentation.read("{}") == Augmentation()
 
 
+@pytest.mark.parametrize("name", PRESETS)
+def test_read_knows_presets_alone_and_with_changes(name):
+    assert Augmentation.read(name) == Augmentation(**PRESETS[name])
+    changed = Augmentation.read(f"{{'preset': '{name}', 'rotate': 30, 'flip': True}}")
+    assert changed == replace(Augmentation(**PRESETS[name]), rotate=30, flip=True)
+    assert Augmentation.read(spell_out(f"{{'preset': {name}, 'scale': 0}}")) == Augmentation(
+        **PRESETS[name] | {"scale": 0}
+    )
+
+
+def test_what_names_no_preset_is_noted_as_it_was_written():
+    assert spell_out("{'rotate':  5}") == "{'rotate':  5}"
+
+
 @pytest.mark.parametrize(
     ("text", "message"),
     [
@@ -579,6 +608,10 @@ def test_read_takes_defaults_for_what_is_left_out():
         ("{'elastic_points': 4.0}", "whole number"),
         ("{'elastic_points': 1}", "whole number"),
         ("{'rotate': ", "Cannot read"),
+        ("slag", "no augmentation called 'slag'. Did you mean 'slaug'"),
+        ("{'preset': ['gin']}", "no augmentation called"),
+        ("{'preset': 'gin', 'gamm': 1}", "no augmentation 'gamm'"),
+        ("{'label_curves': 2}", r"'label_curves' expects a number in 0\.\.1, got 2"),
     ],
 )
 def test_read_says_what_is_wrong(text, message):

@@ -15,6 +15,7 @@ import torch
 
 from bounds import BOUNDS
 from datasets import volume_files
+from datasets.augmentation import Augmentation
 from datasets.files import check_patients, parse_volume
 from datasets.sampling import FixedSteps, Shuffled
 from datasets.slices import join, lay_bounds
@@ -336,12 +337,14 @@ def several(volumes, batch_size, crops):
 class Dim:
     """Stands in for an augmentation: images times a random factor each, labels turned round."""
 
-    def draw(self, count, shape, generator):
+    mixes = False
+
+    def draw(self, count, shape, generator, n_class):
         assert shape == (2, 4, 4, 4)
         self.factor = torch.rand(count, 1, 1, 1, 1, generator=generator)
         return self
 
-    def image(self, image, part):
+    def image(self, image, part, label):
         return image * self.factor[part]
 
     def label(self, label, beyond):
@@ -393,10 +396,14 @@ def test_everything_follows_from_seed_epoch_and_step(tmp_path):
     assert same([steps[1]], [(batch.image, batch.rows, truth)])
 
 
-def test_processes_share_the_images_and_hold_all_the_truth(tmp_path):
-    volumes = opened(store(tmp_path))
-    whole = flat(stream_of(volumes, 3))
-    parts = [flat(stream_of(volumes, 3, team=Team(rank, 2))) for rank in range(2)]
+MIXED = Augmentation(rotate=0, contrast=0, gamma=0, fourier=1, label_curves=1)
+
+
+@pytest.mark.parametrize("augmentation", [None, MIXED], ids=["as they are", "mixed with each other"])
+def test_processes_share_the_images_and_hold_all_the_truth(tmp_path, augmentation):
+    volumes, more = opened(store(tmp_path)), {"augmentation": augmentation, "n_class": 2}
+    whole = flat(stream_of(volumes, 3, **more))
+    parts = [flat(stream_of(volumes, 3, team=Team(rank, 2), **more)) for rank in range(2)]
     for step, first, second in zip(whole, *parts, strict=True):
         assert torch.equal(torch.cat([first[0], second[0]]), step[0])
         assert torch.equal(first[2], step[2])

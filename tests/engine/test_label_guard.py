@@ -58,6 +58,9 @@ BASE = {  # method -> its losses, and flags of every run of it
 }
 WARPS = {"rotate": 180, "scale": 0.2, "crop": 0.7, "shift": 2, "elastic": 1, "elastic_share": 0.9}
 GREYS = {"equalise": 0.5, "contrast": 0.3, "spread": 0.1, "brightness": 0.1, "offset": 0.1, "gamma": 0.3, "noise": 0.1}
+GREYS |= {"curves": 0.5, "gin": 0.3, "ipa": 0.3, "fourier": 0.5, "invert": 0.2, "gradient": 0.3, "local_gamma": 0.3}
+GREYS |= {"blur": 0.3, "sharpen": 0.2, "low_resolution": 0.3, "blank": 0.3}
+BY_LABELS = """--augment --augmentation "{'rotate': 0, 'label_curves': 0.1, 'label_gin': 0.1}\""""
 MOVED = shlex.quote(repr(WARPS | GREYS | {"clip": 3, "flip": True, "turn": 90, "elastic_points": 3}))
 # name -> flags; a run of them goes with every method, unless REFUSED says otherwise
 RUNS = {
@@ -106,6 +109,7 @@ OWN = {  # method -> runs with its own flags
 }
 REFUSED = {  # (method or kind, flags) -> what is said of them
     ("learns", "--schedule"): "--schedule.* follows the best epoch",
+    ("learns", BY_LABELS): "label_curves, label_gin, which follow the classes of the ground truth",
     ("learns", "--lr_rule legacy"): "--schedule.* follows the best epoch",
     ("sfda", "--n_labelled 1"): "learns from no label",
     ("self_training", "--n_labelled 1"): "learns from no label",
@@ -388,7 +392,7 @@ def test_every_flag_is_tried(method):
 
 def test_every_method_without_the_target_s_labels_is_tried_with_each_of_its_augmentations():
     assert set(BASE) == set(BLIND)
-    assert set(LARGEST) <= set(WARPS | GREYS | {"clip": 3})
+    assert set(LARGEST) <= set(WARPS | GREYS | {"clip": 3}) | {"label_curves", "label_gin"}  # BY_LABELS
 
 
 @pytest.mark.parametrize("method", [name for name in BLIND if METHODS[name].streams])

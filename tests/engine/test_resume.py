@@ -120,6 +120,7 @@ def test_ten_kills_ten_identical_endings(tmp_path):
 ENCODER, LOCAL = ["--network", "UNet:nG=2"], ["--local_blocks", 2]
 CASES = {
     "augmented": [],
+    "looking otherwise": ["--augmentation", "{'preset': 'slaug', 'fourier': 0.5, 'label_gin': 0.5, 'ipa': 0.3}"],
     "dropout": ["--network", "ENet", "--n_epoch", 2],
     "a second stream": ["--method", "adversarial", "--d_stride", 1, "--d_width", 4, "--lambda_adv", 1e-2, 1e-3],
     "updates out of several batches": ["--method", "adversarial", "--d_stride", 1, "--d_width", 4, "--iter_size", 3],

@@ -181,13 +181,17 @@ def test_older_and_newer_torch_leave_the_buffers_alone(monkeypatch, word):
     assert Team(0, 2).wrap(nn.Linear(1, 1)).buffers is False
 
 
+LOOKS = "{'preset': 'slaug', 'flip': True, 'label_gin': 0.2, 'ipa': 0.2, 'fourier': 0.5, 'blur': 0.3, 'blank': 0.3}"
+
+
 @pytest.mark.parametrize("method", ["sfda", "supervised", "adversarial", "mixup", "pseudo_label"])
 def test_two_processes_are_one(sites, source, tmp_path, method, capsys):
     """20 steps, the last of each epoch with a single image: then one process has it, and the other has none."""
     losses = adapting(sites[2]) if method == "sfda" else PARTIAL
     more = ("--method", method, "--augment", "--saveim", "--do_hd")
     more += DEEP if method == "supervised" else ("--model_weights", source)
-    more += ("--augmentation", "{'flip': True, 'rotate': 0}" if method == "sfda" else "{'flip': True, 'rotate': 45}")
+    turned = {"sfda": "{'flip': True, 'rotate': 0}", "supervised": LOOKS}.get(method, "{'flip': True, 'rotate': 45}")
+    more += ("--augmentation", turned)
     if method == "adversarial":
         more += ("--source_dataset", sites[0], "--lambda_adv", "1e-2", "1e-3", "--d_stride", "1", "--d_width", "4")
     if method == "pseudo_label":

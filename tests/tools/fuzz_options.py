@@ -52,6 +52,9 @@ AUGMENTATIONS = (
     "{'flip': True, 'rotate': 0, 'turn': 180, 'scale': 0.05, 'one_of': True, 'crop': 0.5, 'shift': 2}",
     "{'elastic': 5, 'elastic_points': 3, 'elastic_share': 0.5, 'contrast': 0, 'gamma': 0, 'spread': 0.2}",
     "{'offset': 0.1, 'either': True, 'noise': 0.1, 'clip': 1, 'equalise': 0.2, 'brightness': 0.3}",
+    "{'curves': 0.5, 'gin': 0.5, 'ipa': 0.5, 'fourier': 0.5, 'invert': 0.5, 'gradient': 0.5, 'local_gamma': 0.5}",
+    "{'preset': 'strong', 'label_curves': 0.5, 'label_gin': 0.5}",
+    "transfer",
 )
 NETWORKS = ("UNet:nG=2", "ResidualUNet:nG=2", "PooledUNet:nG=2,bn_decay=0.9", "Dimwit:nG=4", "ENet", "PublishedENet")
 ODD = (None, True, False, 0, 1, -1, 2, 255, 256, 10**9, 10**30, -(10**30), 0.5, -0.5, 1e308, 1e-308, math.inf, "")
@@ -197,8 +200,9 @@ def first_step(args, loss, labels, limits):
         if not (all(term.isfinite() for term in terms.values()) and logits.grad.isfinite().all()):
             return f"not finite: { {name: float(term) for name, term in terms.items()} }"
     if args.augment:
-        draw = Augmentation.read(args.augmentation).draw(2, (1, 8, 8), torch.Generator().manual_seed(0))
-        if not draw.image(torch.rand(2, 1, 8, 8)).isfinite().all():
+        ranges = Augmentation.read(args.augmentation)
+        draw = ranges.draw(2, (1, 8, 8), torch.Generator().manual_seed(0), args.n_class)
+        if not draw.image(torch.rand(2, 1, 8, 8), label=labels).isfinite().all():
             return "the augmented image is not finite"
     return ""
 
