@@ -318,3 +318,7 @@ def _refusal(name: str, expected: str, value: Any) -> UserError:
 # The two views of contrastive pre-training in Chaitanya et al., of images in 0..1: there 100 x 100 of 192 x 192 pixels.
 GLOBAL_VIEW = Augmentation(flip=False, rotate=0, crop=100 / 192, contrast=0, gamma=0, spread=0.3, offset=0.3, clip=1.5)
 LOCAL_VIEW = replace(GLOBAL_VIEW, crop=0)
+
+# What a student sees whose teacher sees the image itself (Tang et al., MICCAI 2023): each pixel in its place; images
+# with negative values, which have no gamma, are changed as much as others.
+STRONG_VIEW = Augmentation(rotate=0, contrast=0, gamma=0, spread=0.4, brightness=0.4, noise=0.1, blank=0.5)

@@ -17,7 +17,7 @@ def try_to_compile(method: Method, stream: Stream) -> None:
     `one_pass`. Several processes decide together, by the slowest of them.
     """
     batch, _ = stream.batch(torch.arange(min(stream.batch_size, len(stream.slices))), shared=True)
-    plain, buffers = method.model, {name: value.clone() for name, value in method.net.named_buffers()}
+    plain, buffers = method.model, {name: value.clone() for name, value in method.module.named_buffers()}
     graphs, failure = batch.image.is_cuda and method.team.world == 1 and method.one_pass, None
     method.net.train()
     try:
@@ -34,9 +34,9 @@ def try_to_compile(method: Method, stream: Stream) -> None:
     else:
         verdict = f"{eager / compiled:.2f} times as fast in a trial step, so "
         verdict += "compiled" if compiled < eager else "not"
-    for name, value in method.net.named_buffers():
+    for name, value in method.module.named_buffers():
         value.copy_(buffers[name])
-    method.net.zero_grad(set_to_none=True)
+    method.module.zero_grad(set_to_none=True)
     if method.team.leads:
         print(f"--compile: {verdict}.", flush=True)
 

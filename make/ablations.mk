@@ -3,7 +3,9 @@
 #   ENTKL     the loss of sfda and its parameters      NU       class weights of the entropy
 #   FORE      the foreground classes                   ADAPT    epochs and learning rate of the adaptation
 #   KEEP      how often a network is kept to choose from
+#   TEACH     what mean_teacher has of it as published
 
+TEACH ?= $(if $(SMALL),,--n_epoch 20 --l_rate 5e-4 --lr_decay 0.9 --lr_decay_epoch 1 --betas 0.9 0.99)
 sfda_with = $(WEIGHTS) --method sfda $(ADAPT) $(KEEP) --target_losses
 
 # the entropy alone, the class-ratio KL alone
@@ -44,6 +46,9 @@ $(RD)/bnrefresh: private OPT = $(sfda_with) "[('SelfEntropy', {}, 1)]" --trainab
 # information maximisation: a uniform prior of the classes over the batch, with the classifier frozen (SHOT, Liang et al. 2020)
 $(RD)/shot: private OPT = $(sfda_with) \
    "[('EntKLProp', {'over':'batch'}, 'ConstantBounds', {'values':'uniform'}, 'soft_size', 1)]" --trainable features
+# a student learns what the running average of its weights says, each class as much as the average doubts it; the average is
+# the network (CBMT, Tang et al. 2023)
+$(RD)/mean_teacher: private OPT = $(WEIGHTS) --method mean_teacher $(ADAPT) $(TEACH) $(KEEP)
 # sfda at another learning rate, which its name tells, for a few epochs
 $(RD)/sfda_at_%: private OPT = $(WEIGHTS) --method sfda $(ADAPT) $(PROBE) --l_rate $(patsubst sfda_at_%,%,$(@F)) $(KEEP) $(call sfda_loss,$(COLUMN))
 # no gap: the source network adapted to its own site, which should leave it as good as it was
@@ -53,7 +58,7 @@ $(RD)/noadap_onsource: private OPT = $(WEIGHTS) --method noadap $(SOURCE)
 # One network for the target: the source network, its refresh, or what one of these runs chose of its epochs. Nobody looks at
 # a label for it; the run `chosen` is that network on the target as it is, for tables and pictures. A makefile that wants
 # other runs to choose among says so: CHOICES = sfda tent.
-CHOICES ?= $(filter sfda sfda_at_% sfda_notags adaent tent shot selftrain,$(TRN) $(ABL) $(BAS))
+CHOICES ?= $(filter sfda sfda_at_% sfda_notags adaent tent shot mean_teacher selftrain,$(TRN) $(ABL) $(BAS))
 $(RD)/choice/chosen.pkl: $$(addprefix $(RD)/,$$(addsuffix /last.pkl,$$(CHOICES)))
 	$(if $(THREADS),OMP_NUM_THREADS=$(THREADS)) $(RENEW) $(CC) choose.py --runs $(addprefix $(RD)/,$(CHOICES)) --out $(@D) --overwrite$(if $(SELECT), $(SELECTED))
 $(RD)/chosen: private OPT = --method noadap --model_weights $(RD)/choice/chosen.pkl --saveim True --entmap

@@ -7,7 +7,7 @@ from typing import Any, ClassVar
 import torch
 from torch import Tensor, nn
 
-from dataloader import Demand
+from dataloader import AnyStream, Demand
 from datasets.streams import Batch
 from methods.anchor import Anchor
 from methods.objective import LossSum
@@ -71,6 +71,12 @@ class Method:
         self.anchor = Anchor(net.parameters(), settings.anchor)  # --model_weights, which a resume has read again
         self.step_seed = 0
         self.scaler = torch.amp.GradScaler(enabled=settings.precision == "fp16" and settings.device.startswith("cuda"))
+
+    def meet(self, streams: Mapping[str, AnyStream]) -> None:
+        """Looks at all that will be learnt from, if the method has to, with the network as it came.
+
+        It does so before the first step, and again at each start after a kill, before anything is restored.
+        """
 
     @property
     def notes(self) -> list[str]:

@@ -139,6 +139,7 @@ CASES = {
         *ENCODER,
     ],
     "mixed pairs": ["--method", "mixup"],
+    "an average, and weights of the epoch before": ["--method", "mean_teacher", "--ema", 0.5],
     "a learnt threshold": ["--method", "pseudo_label", "--threshold", "learnt", "--warmup_start", 0.3],
 }
 
@@ -148,6 +149,8 @@ def test_asked_to_stop_in_the_middle_of_an_epoch(site, whole, tmp_path, name, mo
     more = CASES[name]
     if "sfda" in more:
         more = [*more, "--target_losses", bounded(site), "--model_weights", whole / "last.pkl", *STILL]
+    if {"mean_teacher"} & set(more):
+        more = [*more, "--model_weights", whole / "last.pkl"]
     if "adversarial" in more:
         more = [*more, "--source_dataset", site]
     if "contrastive_local" in more:

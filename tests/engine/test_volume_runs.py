@@ -23,6 +23,7 @@ SIZES = {
 }
 FOLDERS = "[('IMG', nii_transform, False), ('GT', nii_gt_transform, False)]"
 HALVES = "[('DiceLoss', {'idc': [1], 'smooth': 1}, 0.5), ('CrossEntropy', {}, 0.5)]"
+ON_LABELS = "[('CrossEntropy', {}, 1)]"
 SIZED = "[('EntKLProp', {}, 'ConstantBounds', {'values': [1400, 200]}, 'soft_size', 1)]"
 AFFINE = np.diag([2.0, 1.5, 1.0, 1.0])
 
@@ -103,6 +104,7 @@ CASES = {
     "no images without labels": ("--method", "pseudo_label", "--batch_u", 0),
     "adaptation": ("--method", "sfda", "--target_losses", SIZED, "--crop", 14, 14, 12, "--batch_size", 1),
     "own labels": ("--method", "self_training"),
+    "labels of an average": ("--method", "mean_teacher", "--target_losses", ON_LABELS, "--ema", 0.5),
     "mixed": ("--method", "mixup"),
     "half precision": ("--precision", "bf16"),
 }
@@ -111,7 +113,7 @@ CASES = {
 @pytest.mark.parametrize("name", CASES)
 def test_every_method_runs_and_goes_on_after_a_stop(site, supervised, tmp_path, name):
     more = CASES[name]
-    if {"sfda", "self_training"} & set(more):
+    if {"sfda", "self_training", "mean_teacher"} & set(more):
         more += ("--model_weights", supervised / "last.pkl")
     program.main(flags(site, tmp_path / "whole", *more))
     argv = flags(site, tmp_path / "run", *more, "--resume")

@@ -51,7 +51,9 @@ def make(sites, method, losses, *flags, network="UNet:nG=4"):
     seed_everything(0)
     loss = build_objective(args)
     streams, _ = open_data(demand_of(args), settings_of(Reading, vars(args)), loss.bounds)
-    return kind(build_network(network, 1, 2), loss, settings_of(kind.Settings, vars(args))), streams
+    made = kind(build_network(network, 1, 2), loss, settings_of(kind.Settings, vars(args)))
+    made.meet(streams)
+    return made, streams
 
 
 def train(method, streams, epochs=1):
