@@ -30,6 +30,7 @@ from engine.arguments import args_of
 from files.faults import Fault, VolumeFault, describe_faults
 from files.pairing import Case
 from main import run
+from nets.decoding import DECODERS
 from nets.expected_dice import first_to_look_at
 from nets.precision import PRECISIONS, device_of
 from prediction.adaptation import Adapting, adapt, add_adaptation_flags, refuse_idle_sizes
@@ -89,6 +90,8 @@ def _add_output(add: Callable[..., Any]) -> None:
     values = "class numbers, or for each class the (lowest) label it had in the volumes of the set"
     add("--label_values", choices=("classes", "original"), default="classes", help=f"{values} (default %(default)s)")
     add("--flip", nargs="+", choices=FLIPS, default=(), help="mean probability over mirror images along these axes")
+    decode = "the most probable class, or the mask of the highest expected Dice (default: as the run was evaluated)"
+    add("--decode", choices=DECODERS, help=decode)
     add("--largest_component", action="store_true", help="of each class the largest piece in 3D alone")
     add("--overwrite", action="store_true", help="also predict what is there already")
     add("--export", type=Path, metavar="FILE.onnx", help="write the network as ONNX, and compare what both give")
@@ -106,7 +109,7 @@ def _add_machine(add: Callable[..., Any]) -> None:
 def main(argv: Sequence[str] | None = None) -> None:
     args = get_args(argv)
     how = {"precision": args.precision, "windows": args.batch_size, "flips": tuple(args.flip)}
-    how |= {"like": args.like, "orient": args.orient}
+    how |= {"decode": args.decode, "like": args.like, "orient": args.orient}
     load = partial(load_model, device=args.device, **how)
     model = load(args.weights)
     cases = find_cases(args.volumes, args.patient, model.recipe.channels) if args.volumes else []
@@ -213,6 +216,7 @@ def _made_with(args: argparse.Namespace, model: Model) -> dict[str, Any]:
         "crop": recipe.crop,
         "directions": recipe.directions,
         **flags,
+        **({} if model.decode == "argmax" else {"decode": model.decode}),  # which older notes lack
     }
 
 

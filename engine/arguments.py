@@ -18,6 +18,7 @@ from methods.base import METHODS
 from methods.optimisers import LR_RULES, Learning, check_rates
 from methods.schedules import SCHEDULES
 from methods.settings import add_flags
+from nets.decoding import DECODERS
 from nets.precision import AUTOCAST, PRECISIONS, device_of
 from networks import network_class
 from processes.errors import UserError
@@ -149,6 +150,12 @@ def get_parser() -> Parser:  # noqa: PLR0915  a flat list of flags reads better 
     record.add_argument("--workdir", type=Path, required=True, help="folder of the run")
     record.add_argument("--csv", help="name of the log (default: <image folder>_target_metrics.csv)")
     record.add_argument("--eval_every", type=int, default=1, help="validate every n epochs, and after the last")
+    record.add_argument(
+        "--decode",
+        choices=DECODERS,
+        default="argmax",
+        help="masks of an evaluation: the most probable class, or those of the highest expected Dice",
+    )
     record.add_argument("--scores", choices=("volume", "iou"), default="volume", help="slices of volumes, or pictures")
     record.add_argument("--dice_3d", "--compute_3d_dice", **switch | {"default": 1}, help="accepted: always computed")
     record.add_argument(

@@ -15,7 +15,8 @@ from datasets.streams import Stream
 from datasets.volumes import WholeStream
 from methods.base import Method
 from metrics import SCORES, Outcome, dice, score_patients
-from nets.probabilities import log_probabilities, most_probable
+from nets.decoding import DECODERS
+from nets.probabilities import log_probabilities
 from processes.interrupt import STOP
 
 
@@ -162,7 +163,7 @@ def evaluate(
         if measurable:
             values = loss(log_p, batch.targets, batch.bounds)
             terms.append(torch.stack([values[name] for name in loss.columns]) * len(batch.rows))
-        label = most_probable(log_p)
+        label = DECODERS[method.settings.decode](log_p)
         if look:
             look(number, label)
         counts.append(class_counts(label, truth, n_class))

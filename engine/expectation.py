@@ -17,6 +17,7 @@ from engine.run_folder import RunFolder
 from files.run_names import EXPECTED
 from methods.base import Method, infer
 from nets.bundle import Bundle
+from nets.decoding import DECODED
 from nets.expected_dice import ConfidenceSums, Estimate, ExpectedDice, expected_dice, first_to_look_at
 from nets.probabilities import log_probabilities
 from processes.interrupt import STOP
@@ -30,7 +31,7 @@ class Expectation:
     def __init__(self, method: Method, folder: RunFolder, reading: Reading, bundle: Bundle | None) -> None:
         """bundle: what came with the network that the run started from"""
         self.method, self.folder, self.reading = method, folder, reading
-        self.told = expected_dice(bundle)
+        self.told = expected_dice(bundle) if method.settings.decode == "argmax" else DECODED
 
     def write(self, network: str) -> str:
         """Writes the table for what the method's network is now, and says what to look at first.

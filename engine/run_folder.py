@@ -39,7 +39,8 @@ ELSEWHERE = ("workdir", "resume", "device", "cpu", "jobs", "check", "pprint", "c
 ELSEWHERE += ("in_memory", "nsd_tolerance", "saveim", "entmap", "dice_3d", "group")
 
 # Flags that unfinished runs of before may lack, with the value that is what those did.
-NEWER = {"keep_every": 0, "select_with": 0, "select_folders": None, "anchor": 0.0, "average_last": 1}
+NEWER = {"keep_every": 0, "select_with": 0, "select_folders": None}
+NEWER |= {"anchor": 0.0, "average_last": 1, "decode": "argmax"}
 
 OF_AN_EPOCH = ("epoch", "best", "caution", "alarms", "method", "identity")  # of a checkpoint, apart from the network
 ASTRAY = "nonfinite.pkl"  # what a run that is not finite leaves behind

@@ -51,6 +51,8 @@ $(RD)/shot: private OPT = $(sfda_with) \
 $(RD)/mean_teacher: private OPT = $(WEIGHTS) --method mean_teacher $(ADAPT) $(TEACH) $(KEEP)
 # sfda at another learning rate, which its name tells, for a few epochs
 $(RD)/sfda_at_%: private OPT = $(WEIGHTS) --method sfda $(ADAPT) $(PROBE) --l_rate $(patsubst sfda_at_%,%,$(@F)) $(KEEP) $(call sfda_loss,$(COLUMN))
+# the source network as it is, its masks those of the highest expected Dice (RankSEG, Dai and Li 2023; Wang and Dai 2025)
+$(RD)/noadap_dice: private OPT = $(WEIGHTS) --method noadap --saveim True --decode dice
 # no gap: the source network adapted to its own site, which should leave it as good as it was
 $(RD)/sfda_onsource: private OPT = $(sfda_with) "[($(ENTKL), $(call prior_from,sizes/$(SET)_source.csv,dumbpredwtags), 'norm_soft_size', 1)]" $(SOURCE)
 $(RD)/noadap_onsource: private OPT = $(WEIGHTS) --method noadap $(SOURCE)

@@ -27,6 +27,7 @@ class Settings(Learning):
     n_class: int
     batch_size: int
     anchor: float
+    decode: str
     crop: Sequence[int] | None
     overlap: float
     channels_last: int

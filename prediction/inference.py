@@ -11,8 +11,8 @@ from torch import Tensor
 from datasets.grey_quantiles import SAMPLE, grey_quantiles
 from files.grids import Grid
 from files.nifti_headers import Header
+from nets.decoding import DECODERS
 from nets.expected_dice import ConfidenceSums, Estimate, ExpectedDice
-from nets.probabilities import most_probable
 from prediction.model import Model
 from prediction.preparation import Prepared, as_tensor
 
@@ -99,7 +99,7 @@ def _maps(
     log_p = model.log_probabilities(image)
     if looks is not None:
         looks.add(image, log_p)
-    classes = most_probable(log_p).to(torch.uint8).cpu().numpy()
+    classes = DECODERS[model.decode](log_p).to(torch.uint8).cpu().numpy()
     p = log_p.exp() if predicting.probabilities or predicting.entropy else None
     entropy = (-(p * log_p).sum(1) / np.log(model.n_class)).cpu().numpy() if predicting.entropy else None
     return classes, p.cpu().numpy() if predicting.probabilities else None, entropy

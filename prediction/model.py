@@ -16,6 +16,7 @@ from datasets.transforms import FolderSpec, parse_image_folder
 from files.run_names import CHOSEN
 from nets.bundle import read_bundle
 from nets.checkpoint_files import load_checkpoint, require
+from nets.decoding import DECODED
 from nets.expected_dice import ExpectedDice, expected_dice
 from nets.filling import fitting_weights
 from nets.precision import AUTOCAST, PRECISIONS, allow_tf32
@@ -66,6 +67,7 @@ class Model:
     windows: of a volumetric network at a time
     flips: W, H or both: the probabilities are the mean over the image and its mirror images along them
     told: what its source bundle tells of how good masks are, or in words why it tells nothing
+    decode: how its probabilities become classes, a key of DECODERS
     """
 
     net: nn.Module
@@ -78,6 +80,7 @@ class Model:
     windows: int = 1
     flips: tuple[str, ...] = ()
     told: ExpectedDice | str = ""
+    decode: str = "argmax"
 
     @torch.inference_mode()
     def log_probabilities(self, image: Tensor) -> Tensor:
@@ -120,12 +123,14 @@ def load_model(
     precision: str | None = None,
     windows: int = 1,
     flips: tuple[str, ...] = (),
+    decode: str | None = None,
     like: Path | None = None,
     orient: str | None = None,
 ) -> Model:
     """The network of a checkpoint of main.py.
 
     precision: auto, fp32, tf32, bf16 or fp16; by default that of the run, where the device has it
+    decode: a key of DECODERS; by default that of the run
     like: a set's folder, whose card is taken instead of the checkpoint's
     orient: directions of its axes, or 'stored', where neither card tells them
 
@@ -135,11 +140,13 @@ def load_model(
     require(weights, state, ("network", "in_channels", "n_class"))
     recipe = read_recipe(state, weights, like, orient)
     net = network_of(state, weights)
-    noted = state.get("identity", {}).get("precision", "fp32")
+    identity = state.get("identity", {})
+    noted = identity.get("precision", "fp32")
     precision = precision or (noted if noted in PRECISIONS else "fp32")
     if precision == "fp16" and not device.startswith("cuda"):
         precision = "fp32"
     allow_tf32(precision)
+    decode = decode or ("dice" if identity.get("decode") == "dice" else "argmax")
     return Model(
         net.eval().requires_grad_(False).to(device),
         recipe,
@@ -148,7 +155,8 @@ def load_model(
         precision,
         windows,
         flips,
-        expected_dice(read_bundle(state)),
+        expected_dice(read_bundle(state)) if decode == "argmax" else DECODED,
+        decode,
     )
 
 

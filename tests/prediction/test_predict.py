@@ -114,6 +114,33 @@ def test_a_prediction_is_the_evaluation_s_mask(tmp_path, form, flags):
     assert found > 0
 
 
+def test_masks_of_the_highest_expected_dice_are_those_of_the_evaluation(trained, tmp_path, capsys):
+    """A run's decoding stands in its checkpoint; --decode says otherwise."""
+    folder, weights = trained
+    start = ["--method", "noadap", "--model_weights", weights, "--decode", "dice", "--workdir", tmp_path / "noadap"]
+    program.main([*evaluating(weights), *map(str, start), "--saveim", "1"])
+    assert not (tmp_path / "noadap/patients_expected.csv").exists()
+    assert (
+        "there is no patients_expected.csv: what the source's labels told is of masks of the" in capsys.readouterr().out
+    )
+    volumes = ["--volumes", f"{folder}/p?_i0.nii.gz"]
+    run(tmp_path / "noadap/last.pkl", *volumes, "--out", tmp_path / "dice", "--batch_size", 3)
+    assert expected_of(tmp_path / "dice")["p4"] == [""] * 4
+    run(tmp_path / "noadap/last.pkl", *volumes, "--out", tmp_path / "argmax", "--decode", "argmax")
+    run(weights, *volumes, "--out", tmp_path / "as ever")
+    run(weights, *volumes, "--out", tmp_path / "asked", "--decode", "dice")
+    outs = ("dice", "asked", "argmax", "as ever")
+    dice, asked, argmax, ever = (np.asarray(nib.load(tmp_path / out / "p4.nii.gz").dataobj) for out in outs)
+    rows = [row for row in read_rows(weights.parents[1] / "set") if row["patient"] == "p4"]
+    masks = {int(row["index"]): read_png(tmp_path / "noadap/last_epoch", row, "") for row in rows}
+    np.testing.assert_array_equal(dice, restore(masks, rows)[0])
+    np.testing.assert_array_equal(dice, asked)
+    np.testing.assert_array_equal(argmax, ever)
+    assert (dice != argmax).any()
+    with pytest.raises(UserError, match="decode"):
+        run(weights, *volumes, "--out", tmp_path / "dice", "--decode", "argmax")
+
+
 def test_channels_are_volumes_in_the_order_of_the_set(tmp_path):
     folder = cohort(tmp_path / "volumes", channels=2)
     weights = train(folder, tmp_path, "--plane", "axial", "--size", 12, 12, form="npy", channels=2) / "last.pkl"
@@ -168,12 +195,17 @@ def test_volumes_of_a_volumetric_network(tmp_path, monkeypatch):
     words += ["--target_losses", "[('DiceLoss', {}, 1)]", "--workdir", tmp_path / "run", "--saveim", 1, "--steps", 4]
     program.main(list(map(str, words)))
     run(tmp_path / "run/last.pkl", "--volumes", f"{folder}/p?_i0.nii.gz", "--out", tmp_path / "out", "--batch_size", 4)
-    masks = sorted((tmp_path / "run/last_epoch/val").glob("*.nii.gz"))
-    assert len(masks) == 2
-    for mask in masks:
-        found = np.asarray(nib.load(tmp_path / "out" / mask.name).dataobj)
-        turned = turn(found, TURNS[int(mask.name[1])], "LPS").transpose(2, 1, 0)
-        np.testing.assert_array_equal(turned, nib.load(mask).dataobj)
+    start = ["--method", "noadap", "--model_weights", tmp_path / "run/last.pkl", "--decode", "dice"]
+    program.main(list(map(str, [*words, *start, "--workdir", tmp_path / "dice"])))
+    weights, volumes = tmp_path / "dice/last.pkl", f"{folder}/p?_i0.nii.gz"
+    run(weights, "--volumes", volumes, "--out", tmp_path / "dice_out", "--batch_size", 4)
+    for evaluated_in, out in (("run", "out"), ("dice", "dice_out")):
+        masks = sorted((tmp_path / evaluated_in / "last_epoch/val").glob("*.nii.gz"))
+        assert len(masks) == 2
+        for mask in masks:
+            found = np.asarray(nib.load(tmp_path / out / mask.name).dataobj)
+            turned = turn(found, TURNS[int(mask.name[1])], "LPS").transpose(2, 1, 0)
+            np.testing.assert_array_equal(turned, nib.load(mask).dataobj)
 
 
 # -- what is there, what fails ----------------------------------------------------------------------------------------
@@ -335,6 +367,14 @@ def crash(*_, **__):
     raise ZeroDivisionError
 
 
+def evaluating(weights):
+    """The flags of a run on the images that these weights were trained on."""
+    words = (weights.parent / "params.txt").read_text().splitlines()
+    told = dict(line.split(": ", 1) for line in words if ": " in line)
+    flags = [f"--{name}" for name in ("target_dataset", "target_folders", "target_losses", "grp_regex", "network")]
+    return [*[word for flag in flags for word in (flag, told[flag[2:]])], "--n_class", "2", "--cpu"]
+
+
 def expected_of(folder):
     with (folder / "volumes.csv").open() as file:
         rows = csv.DictReader(file)
@@ -350,11 +390,7 @@ def test_the_table_tells_the_dice_to_expect_and_a_line_whom_to_look_at_first(tra
     worst = min(found, key=lambda patient: (float(found[patient][0]), float(found[patient][1])))
     assert f"labels: {worst} {float(found[worst][0]):.2f} (from" in said
     assert all(0 <= float(low) <= float(dice) <= float(high) <= 1 for dice, low, high, _ in found.values())
-    words = (weights.parent / "params.txt").read_text().splitlines()
-    told = dict(line.split(": ", 1) for line in words if ": " in line)
-    flags = [f"--{name}" for name in ("target_dataset", "target_folders", "target_losses", "grp_regex", "network")]
-    argv = [word for flag in flags for word in (flag, told[flag[2:]])]
-    argv += ["--n_class", "2", "--cpu", "--workdir", str(tmp_path / "noadap"), "--method", "noadap"]
+    argv = [*evaluating(weights), "--workdir", str(tmp_path / "noadap"), "--method", "noadap"]
     program.main([*argv, "--model_weights", str(weights)])
     with (tmp_path / "noadap/patients_expected.csv").open() as file:
         for row in csv.DictReader(file):
