@@ -68,6 +68,26 @@ class InOrder:
         return -(-self.count // self.batch_size)
 
 
+class PatientByPatient:
+    """Every row once, as they lie, in batches of one patient each: all slices, or parts that are as equal as can be.
+
+    patients: that of each row
+    """
+
+    def __init__(self, patients: Sequence[str], batch_size: int) -> None:
+        rows: dict[str, list[int]] = {}
+        for row, patient in enumerate(patients):
+            rows.setdefault(patient, []).append(row)
+        of_patients = [torch.tensor(found) for found in rows.values()]
+        self.batches = [part for found in of_patients for part in found.tensor_split(-(-len(found) // batch_size))]
+
+    def __call__(self, generator: torch.Generator) -> list[Tensor]:
+        return list(self.batches)
+
+    def __len__(self) -> int:
+        return len(self.batches)
+
+
 class Partitions:
     """Batches of whole groups: m volumes, and of each one slice out of each of S partitions along its axis.
 

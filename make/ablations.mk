@@ -41,6 +41,13 @@ $(RD)/sfda_anchor: private OPT = $(sfda_with) "[($(ENTKL), $(call prior,$(COLUMN
 $(RD)/sfda_wavg: private OPT = $(sfda_with) "[($(ENTKL), $(call prior,$(COLUMN)), $(SIZE_OF), 1)]" --average_last 5
 # entropy over the scale and shift of the batch norms alone (TENT, Wang et al. 2021)
 $(RD)/tent: private OPT = $(sfda_with) "[('SelfEntropy', {}, 1)]" --trainable bn
+# online: patient by patient in their order, an update each, three rounds; SAR (Niu et al. 2023), EATA (Niu et al. 2022) and
+# DeYO (Lee et al. 2024) leave out the pixels whose entropy does harm, and adapt scale and shift of the batch norms
+ONLINE ?= --n_epoch 3 --l_rate 1e-3 --optimiser sgd
+online_with = $(WEIGHTS) --method online $(ONLINE) $(KEEP) --target_losses "[('SelfEntropy', {}, 1)]"
+$(RD)/sar: private OPT = $(online_with) --online sar
+$(RD)/eata: private OPT = $(online_with) --online eata
+$(RD)/deyo: private OPT = $(online_with) --online deyo
 # the target's batch-norm statistics in place of the source's, nothing else (Schneider et al. 2020)
 $(RD)/bnrefresh: private OPT = $(sfda_with) "[('SelfEntropy', {}, 1)]" --trainable none --bn_stats refresh --n_epoch 1
 # information maximisation: a uniform prior of the classes over the batch, with the classifier frozen (SHOT, Liang et al. 2020)

@@ -1,7 +1,7 @@
 """What the training loop asks of a method."""
 
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any, ClassVar
 
 import torch
@@ -133,10 +133,14 @@ class Method:
                 logits = infer(self.net, batch.image, self.settings, size)
         return self.team.gather(logits, len(batch.rows))
 
-    def update(self, total: Tensor) -> None:
-        """Computes the gradients of a scalar loss and makes an optimiser step, which the anchor follows."""
+    def update(self, total: Tensor, between: Callable[[], None] = lambda: None) -> None:
+        """Computes the gradients of a scalar loss and makes an optimiser step, which the anchor follows.
+
+        between: is called after the one and before the other
+        """
         self.optimiser.zero_grad(set_to_none=True)
         self.scaler.scale(total).backward()
+        between()
         self.scaler.step(self.optimiser)
         self.scaler.update()
         self.anchor.pull()

@@ -117,14 +117,15 @@ def check_settings(settings: AdversarialSettings) -> None:
 @contextmanager
 def running_statistics_kept(module: nn.Module) -> Iterator[None]:
     """In this block batch norms see images and do not remember them: evaluation uses the target's statistics."""
-    norms = {norm: norm.momentum for norm in batch_norms(module)}
-    for norm in norms:
+    norms = [(norm, norm.momentum, norm.num_batches_tracked.clone()) for norm in batch_norms(module)]
+    for norm, *_ in norms:
         norm.momentum = 0.0
     try:
         yield
     finally:
-        for norm, momentum in norms.items():
+        for norm, momentum, seen in norms:
             norm.momentum = momentum
+            norm.num_batches_tracked.copy_(seen)  # by which a plain average divides
 
 
 def entropy_map(logits: Tensor) -> Tensor:

@@ -51,6 +51,7 @@ BENT = SIZED.replace("{}", "{'reestimate': 0.5}").replace("'margin': 0", "'margi
 BASE = {  # method -> its losses, and flags of every run of it
     "noadap": ([LOSS], START),
     "sfda": ([SIZED], START),
+    "online": ([ENTROPY], START),
     "self_training": ([LOSS], START),
     "mean_teacher": ([LOSS], START),
     "adversarial": ([LOSS], f"{START} {SOURCE} --d_width 2 --d_stride 1"),
@@ -95,6 +96,11 @@ OWN = {  # method -> runs with its own flags
         "--keep_every 1 --trainval --augment --augmentation \"{'rotate': 0}\" --l_rate 0.1 --precision bf16",
         f'--n_epoch 3 --keep_every 1 --l_rate 0.1 --target_losses "[{BENT}]"',
     ],
+    "online": [
+        "--trainable all --bn_stats refresh --online eata --fisher 10",
+        "--trainable features --bn_stats freeze --online deyo --reset_below 0.3",
+        "--trainable all --online deyo --crop 8 9 8 --network UNet3D:width=2,depth=1",
+    ],
     "self_training": [
         "--threshold learnt --prior_mu 0.5 --prior_sd 0.1 --pri_mu 1 --pri_sd 1 --post_mu 1 --post_sd 1 --alpha 0.9 "
         "--threshold_moves network --threshold_draw published --kl_weight 0.2 --skip_empty 0.005 --conf_lower 0.1",
@@ -118,6 +124,10 @@ REFUSED = {  # (method or kind, flags) -> what is said of them
     ("self_training", "--n_labelled 1"): "learns from no label",
     ("mean_teacher", "--n_labelled 1"): "learns from no label",
     ("noadap", "--n_labelled 1"): "learns from no label",
+    ("online", "--n_labelled 1"): "learns from no label",
+    ("online", "--trainable none"): "has nothing to learn",
+    ("online", RUNS["volumes"]): "has nothing to learn",
+    ("online", RUNS["loss weights that move"]): "and nothing else",
     ("pre-training", "--n_labelled 1"): "learns from no label",
     ("pre-training", RUNS["masks alone"]): "segments nothing yet",
     ("pre-training", RUNS["volumes"]): "segments nothing yet",

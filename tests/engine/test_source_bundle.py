@@ -284,6 +284,7 @@ def adapt(method, target, source, prior):
     sized = f"[('EntKLProp', {{}}, 'PredictionBounds', {bounds}, 'soft_size', 1)]"
     more = {
         "sfda": ["--target_losses", sized],
+        "online": ["--target_losses", "[('SelfEntropy', {}, 1)]", "--trainable", "all"],
         "adversarial": ["--source_dataset", source, "--d_width", 2, "--d_stride", 1],
         "mixup": [],
         "pseudo_label": ["--unlabelled_dataset", target, "--unlabelled_split", "train"],

@@ -82,6 +82,8 @@ def moved(method, streams, **more):
 
 def losses_of(kind):
     """Losses that a method can be tried with: those of images without labels where it learns from nothing else."""
+    if kind is METHODS["online"]:
+        return ENTROPY
     return CROSS_ENTROPY if kind.labelled or not issubclass(kind, METHODS["sfda"]) else UNIFORM
 
 
