@@ -48,6 +48,8 @@ online_with = $(WEIGHTS) --method online $(ONLINE) $(KEEP) --target_losses "[('S
 $(RD)/sar: private OPT = $(online_with) --online sar
 $(RD)/eata: private OPT = $(online_with) --online eata
 $(RD)/deyo: private OPT = $(online_with) --online deyo
+# a student learns what the running average of its weights says of several views, and forgets a hundredth (CoTTA, Wang et al. 2022)
+$(RD)/cotta: private OPT = $(WEIGHTS) --method cotta $(ONLINE) --optimiser adam --l_rate 6e-5 $(KEEP)
 # the target's batch-norm statistics in place of the source's, nothing else (Schneider et al. 2020)
 $(RD)/bnrefresh: private OPT = $(sfda_with) "[('SelfEntropy', {}, 1)]" --trainable none --bn_stats refresh --n_epoch 1
 # information maximisation: a uniform prior of the classes over the batch, with the classifier frozen (SHOT, Liang et al. 2020)

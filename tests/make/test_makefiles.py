@@ -407,6 +407,7 @@ WITHOUT_LABELS = [
     "sar",
     "eata",
     "deyo",
+    "cotta",
     "cda",
     "bnrefresh",
     "sfda_onsource",

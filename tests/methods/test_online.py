@@ -24,6 +24,7 @@ from methods.pixel_filters import (
 from methods.starting_point import StartingPoint
 from nets.checkpoint_files import load_checkpoint
 from processes.errors import UserError
+from tests.engine.test_loop import Watch
 from tests.tools.chaos import ask_to_stop, before_call, differences
 
 SGD = ("--optimiser", "sgd", "--momentum", "0", "--l_rate", "0.5")
@@ -299,6 +300,13 @@ def test_batch_norm_alone_moves_unless_told_otherwise(sites, monkeypatch):
     changed = moved(method, streams)
     assert changed & learnt
     assert {name for name, _ in method.net.named_parameters()} & changed <= learnt
+
+
+@pytest.mark.parametrize("rule", ["sar", "eata", "deyo"])
+def test_no_step_looks_at_a_value(exact, rule):
+    method, batch = exact("--online", rule, "--reset_below", "0.1")
+    with Watch():
+        method.step({"target": batch})
 
 
 @pytest.mark.parametrize("rule", ["sar", "eata", "deyo"])

@@ -184,10 +184,14 @@ def test_older_and_newer_torch_leave_the_buffers_alone(monkeypatch, word):
 LOOKS = "{'preset': 'slaug', 'flip': True, 'label_gin': 0.2, 'ipa': 0.2, 'fourier': 0.5, 'blur': 0.3, 'blank': 0.3}"
 
 
-@pytest.mark.parametrize("method", ["sfda", "supervised", "adversarial", "mixup", "pseudo_label", "mean_teacher"])
+ALIKE = ["sfda", "supervised", "adversarial", "mixup", "pseudo_label", "mean_teacher", "online", "cotta"]
+
+
+@pytest.mark.parametrize("method", ALIKE)
 def test_two_processes_are_one(sites, source, tmp_path, method, capsys):
     """20 steps, the last of each epoch with a single image: then one process has it, and the other has none."""
-    losses = {"sfda": adapting(sites[2]), "mean_teacher": CROSS_ENTROPY}.get(method, PARTIAL)
+    losses = {"sfda": adapting(sites[2]), "online": "[('SelfEntropy', {}, 1)]"}.get(method, PARTIAL)
+    losses = CROSS_ENTROPY if method in ("mean_teacher", "cotta") else losses
     more = ("--method", method, "--augment", "--saveim", "--do_hd")
     more += DEEP if method == "supervised" else ("--model_weights", source)
     turned = {"sfda": "{'flip': True, 'rotate': 0}", "supervised": LOOKS}.get(method, "{'flip': True, 'rotate': 45}")
@@ -206,7 +210,7 @@ def test_two_processes_are_one(sites, source, tmp_path, method, capsys):
     np.testing.assert_allclose(second[:2], first[:2], rtol=1e-6, atol=1e-5)
     # later, rounding may lift a pixel over the threshold of the pseudo labels, one of the 480 that an image has, or a
     # judgement of a discriminator over one half, one of the thousands whose share is its accuracy
-    counted = method in ("pseudo_label", "adversarial", "mean_teacher")
+    counted = method in ("pseudo_label", "adversarial", "mean_teacher", "online")
     np.testing.assert_allclose(second, first, rtol=1e-6, atol=3e-3 if counted else 1e-5)
     pd.testing.assert_frame_equal(
         table(alone).drop(columns="seconds"), table(team).drop(columns="seconds"), rtol=1e-2, atol=1e-2
