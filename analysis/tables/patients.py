@@ -12,6 +12,7 @@ from analysis.run import Run, unique
 from analysis.tables.choice import NAMED, blocks_of, choice_notes, headline, make_summary
 from analysis.tables.facts import facts, marks, notes_of, progress, supervision, warnings_of
 from analysis.tables.harm import find_harm, harm_note, on_other_images
+from analysis.tables.price import COLUMN, NOTE, find_prices, price_words
 from analysis.tables.table import NOTHING, Comparison, Report, number
 from metrics import DISTANCES, SCORES, average_classes, bootstrap_interval, summarise
 from processes.errors import UserError
@@ -43,6 +44,7 @@ class Entry:
     wins: int = 0  # patients on which the reference run is better
     losses: int = 0
     worse_than: str = ""  # the network as it came, where that scores higher
+    price: float = math.nan  # of a source network: its mean Dice less that of `cesource`
 
     @property
     def images(self) -> frozenset[str]:
@@ -139,6 +141,7 @@ def make_columns(entries: Sequence[Entry], runs: Sequence[Run]) -> dict[str, Cal
         "Dice": lambda entry: mean_sd(entry.mean["dice"], len(entry.dice), 3),
         "IoU": lambda entry: mean_sd(entry.mean["iou"], len(entry.dice), 3),
         "95 % of the mean": lambda entry: interval_words(entry.interval["mean"]),
+        COLUMN: price_words,
         "gap closed": lambda entry: f"{100 * entry.gap['mean']:.0f} %" if has_gap(entry) else NOTHING,
     }
     for k in classes if len(classes) > 1 else ():
@@ -159,6 +162,7 @@ def make_columns(entries: Sequence[Entry], runs: Sequence[Run]) -> dict[str, Cal
     shown = {
         "IoU": any("iou" in entry.mean for entry in entries),
         "95 % of the mean": any(math.isfinite(entry.interval["mean"][0]) for entry in entries),
+        COLUMN: any(math.isfinite(entry.price) for entry in entries),
         "gap closed": any(map(has_gap, entries)),
         "HD95 penalised": any(map(has_failures, entries)),
         "marks": any(patient_marks(entry, runs) for entry in entries),
@@ -221,6 +225,7 @@ def make_notes(blocks: Mapping[str, Sequence[Entry]], runs: Sequence[Run], compa
         notes.append(
             f"Gap closed: (run - {comparison.lower}) / ({comparison.upper} - {comparison.lower}) of the mean Dice."
         )
+    notes += [NOTE] * any(math.isfinite(entry.price) for entry in entries)
     if tested := [entry for entry in head if math.isfinite(entry.p)]:
         reference = choose_reference(runs, comparison)
         by_order = not comparison.reference and reference != DEFAULT_REFERENCE
@@ -274,6 +279,7 @@ def make_patient_report(runs: Sequence[Run], comparison: Comparison) -> Report:
     for block in blocks.values():
         close_gaps(block, comparison.lower, comparison.upper)
         find_harm(block, comparison.lower)
+        find_prices(block)
         compare(block, reference)
     entries = [entry for block in blocks.values() for entry in block]
     columns = make_columns(entries, runs)

@@ -415,6 +415,21 @@ def test_rounding_is_no_harm(runs, tmp_path, capsys, lost, mark):
     assert marked(text, "sfda") == [mark, mark]
 
 
+def test_what_a_source_network_pays_at_home_stands_beside_it(runs, tmp_path, capsys):
+    """Not beside the others, nor of one that was scored on other images."""
+    for name, values in (("cesource", (0.8, 0.9)), ("cesource_gin", (0.78, 0.88)), ("cesource_other", (0.1,))):
+        shutil.copytree(runs / "fs", runs / name)
+        rescore(runs / name, simple(*values))
+    text, _ = report(runs, tmp_path, capsys, ["cesource", "cesource_gin", "cesource_other", "noadap"])
+    at = next(line for line in text.splitlines() if "against cesource" in line).index("against cesource")
+    cells = {
+        line.split()[0]: line[at:].split()[0] for line in text.splitlines() if re.match(r"(cesource|noadap)", line)
+    }
+    assert cells == {"cesource": "–", "cesource_gin": "-0.020", "cesource_other": "–", "noadap": "–"}
+    assert "Against cesource: how much lower (-) or higher" in text
+    assert "against cesource" not in report(runs, tmp_path, capsys, ["cesource", "noadap"])[0]
+
+
 def test_harm_is_looked_for_among_the_same_patients_of_the_same_set(runs, tmp_path, capsys):
     rescore(runs / "noadap", simple(0.5, 0.6))
     rescore(runs / "sfda", simple(0.1))
