@@ -33,6 +33,7 @@ PANEL_OF = --which last
 # the source network learns from turned and flipped images too: bone is bone whichever way it is turned
 $(RD)/cesource: private OPT = $(SOURCE) --model_weights="" $(LEARN) --augment \
    --augmentation "{'flip': True, 'rotate': 45}"
+MOVES    = , 'flip': True, 'rotate': 45
 
 # -- an experiment of your own: take the # away from its name and its line, then `make -f spine.make gentle` -----------------
 # ABL += gentle

@@ -6,9 +6,9 @@ on there. None flips: classes may be told by their side.
 
 from typing import Any
 
-MOVES = {"rotate": 20, "scale": 0.5, "shift": 15}  # of CSDG, without its shear
+MOVES = {"rotate": 20, "scale": 0.5}  # of CSDG, without its shear, and its shift by 15 pixels of 192
 PRESETS: dict[str, dict[str, Any]] = {
-    # what the runs `cesource_transfer` learn from: curves of whole images and of classes, mild moves, a worse scanner
+    # curves of the classes on half of the images and a curve of all on half of the others; mild moves, a worse scanner
     "transfer": {
         "rotate": 15,
         "scale": 0.2,

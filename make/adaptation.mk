@@ -71,7 +71,10 @@ AT_RATES  = $(RATES:%=sfda_at_%)
 # would choose are those that the target is scored with.
 FROM   ?= $(if $(or $(filter 1,$(words $(DATA))),$(PARITY)),last,best)
 CHOSEN  = $(if $(filter last,$(FROM)),last.pkl,$(if $(filter best,$(FROM)),best_3d.pkl,$(error FROM is best or last, not '$(FROM)')))
-M_WEIGHTS_ul = $(RD)/cesource/$(CHOSEN)
+# SOURCE_RUN: which run they start from, such as cesource_slaug (see transfer.mk)
+SOURCE_RUN ?= cesource
+M_WEIGHTS_ul = $(RD)/$(if $(filter $(SOURCE_RUN),cesource $(notdir $(RUNS) $(wildcard $(RD)/$(SOURCE_RUN)))),$(SOURCE_RUN),\
+  $(error SOURCE_RUN is the name of a run to start from, as cesource_slaug; it is '$(SOURCE_RUN)'))/$(CHOSEN)
 WEIGHTS = --model_weights $(M_WEIGHTS_ul)
 
 # -- the main runs ------------------------------------------------------------------------------------------------------
@@ -89,6 +92,7 @@ $(RD)/fs: private OPT = --model_weights="" $(LEARN) --saveim True
 # inference: the masks of a trained network
 $(RD)/cesourceim: private OPT = $(WEIGHTS) --mode makeim --entmap
 include make/ablations.mk
+include make/transfer.mk
 include make/baselines.mk
 
 # -- sizes: a csv that is there is never overwritten; a missing one is made from the slices --------------------------------
@@ -99,7 +103,7 @@ sizes/$(SET)_source.csv: | $$(firstword $$(DATA)) $$(VENV)
 	$(ONCE) $(CC) -m preprocess.size_priors make --data $(firstword $(DATA)) --out $@ $(PRIOR)
 
 # -- stress test: on the images of the source, or of the target (ON=target); the source network is that which others start from
-STRESS_NETWORK ?= $(RD)/$(STRESSED)/$(if $(filter cesource,$(STRESSED)),$(CHOSEN),last.pkl)
+STRESS_NETWORK ?= $(RD)/$(STRESSED)/$(if $(filter cesource $(filter cesource_%,$(TRANSFER)),$(STRESSED)),$(CHOSEN),last.pkl)
 STRESS_SET     ?= $(if $(filter-out source target,$(ON)),$(error ON is source or target, not '$(ON)'))$(if $(filter target,$(ON)),$(TARGET),$(SOURCE))
 STRESS_SUFFIX  ?= $(if $(filter target,$(ON)),_ontarget)
 

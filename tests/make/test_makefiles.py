@@ -1,5 +1,6 @@
 """The makefiles as their users type them: dry runs without a warning, every line built, published lines pasted."""
 
+import ast
 import itertools
 import os
 import re
@@ -539,6 +540,37 @@ def test_adaptation_starts_from_the_best_network_of_the_source(makefile, words, 
     started = [Path(path) for path in found if path and not any(name in path for name in others)]
     assert {path.name for path in started} == {expected}
     assert all("cesource" in path.parent.name for path in started)
+
+
+LOOKS = ("gin", "slaug", "bigaug", "transfer")
+
+
+@pytest.mark.parametrize("makefile", ADAPTATION)
+def test_each_way_to_see_the_source_is_trained_and_looked_at_on_the_target(makefile):
+    runs = Path("results") / makefile.removesuffix(".make")
+    calls = trainings(dry_run(makefile, *(f"{kind}_{name}" for name in LOOKS for kind in ("cesource", "noadap")))[0])
+    told = {call[call.index("--workdir") + 1]: call for call in calls}
+    plain = trainings(dry_run(makefile, "cesource")[0])[0]
+    for name in LOOKS:
+        source, alone = (told[f"{runs}/{kind}_{name}_tmp"] for kind in ("cesource", "noadap"))
+        ranges = ast.literal_eval(source[source.index("--augmentation") + 1])
+        assert ranges.pop("preset") == name
+        assert ranges == (ast.literal_eval(plain[plain.index("--augmentation") + 1]) if "--augment" in plain else {})
+        assert source[: source.index("--workdir")] == plain[: plain.index("--workdir")]
+        assert alone[alone.index("--model_weights") + 1].startswith(f"{runs}/cesource_{name}/")
+
+
+def test_every_run_that_starts_from_the_source_network_can_start_from_another():
+    commands, _ = dry_run("prostate.make", "SOURCE_RUN=cesource_slaug")
+    starts = {call[call.index("--workdir") + 1]: call for call in trainings(commands) if "--model_weights" in call}
+    assert "results/prostate/cesource_slaug/best_3d.pkl" in starts["results/prostate/sfda_tmp"]
+    assert "results/prostate/cesource_slaug/best_3d.pkl" in starts["results/prostate/noadap_tmp"]
+    assert "results/prostate/cesource_gin/best_3d.pkl" in starts["results/prostate/noadap_gin_tmp"]
+    assert not [call for call in starts.values() if "results/prostate/cesource/best_3d.pkl" in call]
+    words = ["make", "-n", "-f", "prostate.make", "sfda", "SOURCE_RUN=cesource_slag"]
+    done = subprocess.run(words, cwd=ROOT, capture_output=True, text=True)
+    assert done.returncode == 2
+    assert "SOURCE_RUN is the name of a run to start from, as cesource_slaug; it is 'cesource_slag'" in done.stderr
 
 
 def stress_line(makefile, *words):

@@ -1,0 +1,24 @@
+# Source networks that learn from images as other scanners would show them, so that there is less to adapt: ablations of every
+# makefile that adapts. Each is cesource but for what it sees (datasets/presets.py); the table has what that costs on the
+# source's own validation images, in the column `against cesource`. noadap_… is the same network on the target as it is.
+#   MOVES   what the makefile's own cesource sees besides, as: , 'flip': True
+# Every adaptation can start from any of them, or from another run, best in a folder of its own:
+#   make -f prostate.make ablations SOURCE_RUN=cesource_slaug RD=results/prostate-slaug
+MOVES ?=
+seen_as  = $(SOURCE) --model_weights="" $(LEARN) --augment --augmentation "{'preset': '$(strip $(1))'$(MOVES)}"
+from_it  = --method noadap --model_weights $(RD)/cesource_$(strip $(1))/$(CHOSEN)
+TRANSFER = cesource_gin cesource_slaug cesource_bigaug cesource_transfer noadap_gin noadap_slaug noadap_bigaug noadap_transfer
+ABL     += $(TRANSFER)
+
+# images blended with what random convolutional networks make of them (GIN, Ouyang et al. 2022)
+$(RD)/cesource_gin: private OPT = $(call seen_as,gin)
+$(RD)/noadap_gin: private OPT = $(call from_it,gin)
+# random curves of grey levels, of whole images or class by class (SLAug without its saliency, Su et al. 2023)
+$(RD)/cesource_slaug: private OPT = $(call seen_as,slaug)
+$(RD)/noadap_slaug: private OPT = $(call from_it,slaug)
+# blur, sharpening, noise, grey levels, turns, sizes, elastic deformation (BigAug, Zhang et al. 2020)
+$(RD)/cesource_bigaug: private OPT = $(call seen_as,bigaug)
+$(RD)/noadap_bigaug: private OPT = $(call from_it,bigaug)
+# the curves on three of four images, mild moves, and a worse scanner
+$(RD)/cesource_transfer: private OPT = $(call seen_as,transfer)
+$(RD)/noadap_transfer: private OPT = $(call from_it,transfer)
