@@ -10,6 +10,7 @@ import pytest
 import torch
 from PIL import Image
 
+from datasets.presets import PRESETS
 from engine.evaluation import evaluate
 from processes.errors import UserError
 from tests.benchmarks import run, sets, surfaces, table, volumes
@@ -49,6 +50,7 @@ def test_every_subject_has_its_rows(bench):
         ("crop 8x8x8", "a volume in RAM"),
         ("crop 8x8x8, not in memory", "decoding the .nii.gz"),
     ]
+    assert [row.what for row in of(rows, "augmentation")] == [f"{name} 2x1x32x32" for name in ("default", *PRESETS)]
     assert {(row.what, row.against) for row in of(rows, "training")} == {
         (f"Dimwit, {method}{what}", against)
         for method in ("supervised", "sfda")
