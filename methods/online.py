@@ -85,8 +85,8 @@ class Online(SFDA):
             )
         if self.optimiser is None:
             raise UserError(
-                f"--method online has nothing to learn with --trainable {settings.trainable}: a network without batch "
-                "norms needs --trainable all."
+                f"--method online has nothing to learn with --trainable {settings.trainable}: a network without norms "
+                "needs --trainable all."
             )
         if min(settings.fisher, settings.reset_below) < 0:
             raise UserError("--fisher and --reset_below are numbers from 0 up.")

@@ -15,6 +15,7 @@ from dataclasses import dataclass
 from typing import Literal
 
 from torch import nn
+from torch.nn.modules.batchnorm import _NormBase
 
 from methods.base import METHODS
 from methods.objective import LossSum
@@ -36,7 +37,7 @@ class SFDA(Supervised):
     @dataclass(frozen=True, kw_only=True)
     class Settings(Supervised.Settings):
         trainable: Literal["all", "bn", "features", "none"] = flag(
-            "all", "what adapts: every parameter, batch-norm scale and shift, all but the classifier, nothing"
+            "all", "what adapts: every parameter, scale and shift of the norms, all but the classifier, nothing"
         )
         bn_stats: Literal["update", "refresh", "freeze"] = flag(
             "update", "batch-norm statistics: moving on from the source's, the target's alone, the source's"
@@ -59,7 +60,7 @@ class SFDA(Supervised):
         free = [p for p in net.parameters() if p.requires_grad]  # a network may keep some frozen
         chosen = {
             "all": free,
-            "bn": [p for norm in self.norms for p in norm.parameters()],
+            "bn": [p for part in net.modules() if isinstance(part, _NormBase) for p in part.parameters()],
             "features": free,
             "none": [],
         }[trainable]

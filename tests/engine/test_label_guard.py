@@ -101,7 +101,7 @@ OWN = {  # method -> runs with its own flags
     "online": [
         "--trainable all --bn_stats refresh --online eata --fisher 10",
         "--trainable features --bn_stats freeze --online deyo --reset_below 0.3",
-        "--trainable all --online deyo --crop 8 9 8 --network UNet3D:width=2,depth=1",
+        "--online deyo --crop 8 9 8 --network UNet3D:width=2,depth=1",
     ],
     "self_training": [
         "--threshold learnt --prior_mu 0.5 --prior_sd 0.1 --pri_mu 1 --pri_sd 1 --post_mu 1 --post_sd 1 --alpha 0.9 "
@@ -129,7 +129,6 @@ REFUSED = {  # (method or kind, flags) -> what is said of them
     ("online", "--n_labelled 1"): "learns from no label",
     ("cotta", "--n_labelled 1"): "learns from no label",
     ("online", "--trainable none"): "has nothing to learn",
-    ("online", RUNS["volumes"]): "has nothing to learn",
     ("online", RUNS["loss weights that move"]): "and nothing else",
     ("pre-training", "--n_labelled 1"): "learns from no label",
     ("pre-training", RUNS["masks alone"]): "segments nothing yet",

@@ -148,6 +148,16 @@ def test_tent_moves_batch_norm_alone(sites):
     assert all(any(name.startswith(norm) for norm in norms) for name in changed)
 
 
+def test_tent_moves_the_instance_norms_of_a_network_of_volumes(sites):
+    flat, _ = make(sites, "sfda", ENTROPY, "--trainable", "bn")
+    net = build_network("UNet3D:width=2,depth=1", 1, 2)
+    METHODS["sfda"](net, flat.loss, flat.settings)
+    norms = [part for part in net.modules() if isinstance(part, nn.InstanceNorm3d)]
+    learnt = {id(parameter) for norm in norms for parameter in norm.parameters()}
+    assert learnt == {id(parameter) for parameter in net.parameters() if parameter.requires_grad}
+    assert len(learnt) == 2 * len(norms) > 0
+
+
 def test_shot_keeps_the_classifier(sites):
     method, streams = make(sites, "sfda", UNIFORM, "--trainable", "features")
     classifier = {id(parameter) for parameter in method.net.classifier.parameters()}
