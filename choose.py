@@ -23,6 +23,7 @@ from typing import Any
 
 from bounds import Bounds
 from dataloader import Reading, knows_truth
+from datasets.grey_matching import SHARE
 from datasets.transforms import parse_image_folder
 from engine.arguments import args_of, is_source_free
 from engine.published import as_published
@@ -86,6 +87,11 @@ class Adapted:
         return self.state.get("choice", {}).get("candidate") in (SOURCE, REFRESH)
 
     @property
+    def share(self) -> float:
+        """By how much its images were matched to the source's."""
+        return float(self.state["preprocessing"].get(SHARE, 0.0))
+
+    @property
     def labelled(self) -> tuple[str, ...]:
         """The patients whose labels chose its network; none where it was chosen without."""
         return tuple(self.state.get("choice", {}).get("labelled", ()))
@@ -137,12 +143,12 @@ def read_run(folder: Path, here: dict[str, Any]) -> Adapted:
         args = args_of(flags | {"workdir": folder} | here)
     except UserError as error:
         raise UserError(f"{file} tells of a run that cannot be read: {error}") from error
-    if not is_source_free(args):
+    adapted = Adapted(folder, file, {name: value for name, value in state.items() if name != "net"}, args)
+    if not (is_source_free(args) or (args.method == "noadap" and adapted.share)):
         raise UserError(
             f"{folder} (--method {args.method}) adapts no whole network without labels, and what is chosen here was "
             "made without any; the source network is among the candidates anyway. Leave it out of --runs."
         )
-    adapted = Adapted(folder, file, {name: value for name, value in state.items() if name != "net"}, args)
     if file.name != CHOSEN and (args.keep_every or adapted.epoch < args.n_epoch):
         raise UserError(f"{folder} is not finished: the command that began it goes on with it.")
     return adapted
@@ -194,10 +200,13 @@ def source_of(runs: Sequence[Adapted]) -> Path:
 
 
 def pool_of(runs: Sequence[Adapted]) -> Pool:
-    """What is chosen from; a run that kept what it started from adds nothing."""
-    named = dict(zip(names_of(runs), runs, strict=True))
-    others = {name: (run.epoch, run.file) for name, run in named.items() if not run.is_start}
-    return Pool(source_of(runs), runs[0].file, others)
+    """What is chosen from; a run that kept what it started from adds nothing, unless it sees other images.
+
+    The source network and its refresh see images as they are, or matched by the least share of any run.
+    """
+    named, share = dict(zip(names_of(runs), runs, strict=True)), min(run.share for run in runs)
+    others = {name: (run.epoch, run.file) for name, run in named.items() if not run.is_start or run.share > share}
+    return Pool(source_of(runs), runs[0].file, others, share)
 
 
 # ----------------------------------------------------------------------------------------------------- the story
@@ -249,7 +258,7 @@ def main(argv: Sequence[str] | None = None) -> None:
         for run in runs:
             if run.file.name != CHOSEN:
                 print(f"{run.folder} kept no epochs to choose from (--keep_every): it brings its last network.")
-            elif run.is_start:
+            elif run.is_start and not run.share:
                 print(f"{run.folder} chose its {run.state['choice']['candidate']}, which is a candidate anyway.")
         print(run_alone(choose, args.out, pool_of(runs), runs[0].args, priors))
 

@@ -12,6 +12,7 @@ import torch
 from datasets.augmentation import Augmentation
 from datasets.code_identity import source_hash
 from datasets.files import check_class_count, check_patients, parse_name, parse_volume
+from datasets.grey_matching import SourceLevels, match_set, with_share
 from datasets.sampling import FixedSteps, Sampler, Shuffled
 from datasets.set_tables import is_split_by_patients, read_card
 from datasets.slices import SliceSet, join, lay_bounds, open_slices, place
@@ -76,11 +77,19 @@ class Reading:
 
 
 def open_data(
-    demand: Demand, reading: Reading, bounds: Sequence[Any], team: Team = ALONE
+    demand: Demand,
+    reading: Reading,
+    bounds: Sequence[Any],
+    team: Team = ALONE,
+    levels: SourceLevels | None = None,
 ) -> tuple[dict[str, AnyStream], Stream | WholeStream | None]:
-    """The streams that the method consumes, and the one that evaluation goes through, if the method has one."""
+    """The streams that the method consumes, and the one that evaluation goes through, if the method has one.
+
+    levels: what the images are matched to, apart from those of the source
+    """
     sets = open_sets(demand, reading, bounds)
     check_channels(sets, reading.modalities)
+    sets = {name: match_set(found, None if name == "source" else levels) for name, found in sets.items()}
     device, share = torch.device(reading.device), {"team": team, "workers": reading.workers}
     if not reading.crop:
         sets = place(sets, reading.cache, device, team.world)
@@ -100,7 +109,9 @@ def open_data(
     return streams, val
 
 
-def open_images(reading: Reading, split: str, bounds: Sequence[Any] = ()) -> Stream | WholeStream:
+def open_images(
+    reading: Reading, split: str, bounds: Sequence[Any] = (), levels: SourceLevels | None = None
+) -> Stream | WholeStream:
     """The target's images of a split, each once, as they lie: no folder of ground truth is named, let alone opened.
 
     Those of train are read as --target_folders says, all others as --val_target_folders does. Every image stays, also
@@ -108,12 +119,13 @@ def open_images(reading: Reading, split: str, bounds: Sequence[Any] = ()) -> Str
 
     bounds: the run's, one object of bounds.py per loss, or None. A batch has an entry for each: (B, K, 2) pixels, or
         None where ground truth went into them, or where they do not speak of every image
+    levels: what the images are matched to
 
     Raises UserError as `open_slices` and `open_volumes` do, and for other channels than --modalities.
     """
     found = images_of(reading, split)
     blind = [None if bound is None or knows_truth(bound) else bound for bound in bounds]
-    found = lay_bounds(found, blind, required=False)
+    found = match_set(lay_bounds(found, blind, required=False), levels)
     if not reading.crop:
         found = place({"images": found}, reading.cache, torch.device(reading.device))["images"]
     return _in_order(found, reading, workers=reading.workers)
@@ -277,21 +289,23 @@ def check_channels(sets: Mapping[str, AnySet], channels: int) -> None:
 LONG = ("sources", "counts", "split", "foreground_cut_away", "placed_labels", "stored_as", "guessed_directions")
 
 
-def describe_preprocessing(reading: Reading) -> dict[str, Any]:
+def describe_preprocessing(reading: Reading, levels: SourceLevels | None = None) -> dict[str, Any]:
     """How an image of the set that the run is evaluated on came from its volume to the network, in plain types.
 
     card     the set's dataset.json without what it tells of single volumes; empty where there is none
     image    folder and transform of the images
     crop     size of the windows of a volumetric run, else None; `overlap` of them
+    match_source  the share by which its grey levels were matched to `levels`, where they were
     """
     image = parse_image_folder(reading.val_target_folders or reading.target_folders)
     card = {name: value for name, value in read_card(reading.target_dataset).items() if name not in LONG}
-    return {
+    told = {
         "card": card,
         "image": [image.folder, image.transform],
         "crop": reading.crop and list(reading.crop),
         "overlap": reading.overlap,
     }
+    return with_share(told, levels.share if levels else 0.0)
 
 
 ZSCORED = (-4.0, 4.5)  # grey levels that the published heart recipe brings to 0..1

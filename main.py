@@ -26,6 +26,7 @@ from bounds import Bounds
 from dataloader import AnyStream, Demand, Reading, describe_inputs, describe_preprocessing, label_uses, open_data
 from datasets.augmentation import Augmentation
 from datasets.class_places import warn_of_flips
+from datasets.grey_matching import SourceLevels, levels_to_match
 from datasets.transforms import parse_folders
 from engine.arguments import get_args
 from engine.compilation import try_to_compile
@@ -51,6 +52,7 @@ from methods.terms import (
 )
 from nets.base import check_batch_norms
 from nets.bundle import read_bundle
+from nets.checkpoint_files import load_checkpoint
 from nets.filling import load_blocks, load_weights
 from nets.precision import set_up_machine
 from networks import build_network, network_class
@@ -122,6 +124,13 @@ def fill(net: nn.Module, args: Namespace, in_channels: int, tell: bool) -> None:
         print(f"{path}: loaded {', '.join(parts['loaded'])}; left random {', '.join(parts['left'])}.", flush=True)
 
 
+def levels_of(args: Namespace) -> SourceLevels | None:
+    """What the images are matched to (--match_source): the grey levels that the network of --model_weights knows."""
+    if not args.model_weights or args.load_blocks is not None:
+        return None
+    return levels_to_match(load_checkpoint(Path(args.model_weights), bare=True), args.match_source)
+
+
 def check_axes(args: Namespace) -> None:
     """Raises UserError for a network of volumes on slices, or the reverse."""
     axes = network_class(args.network).axes
@@ -183,8 +192,8 @@ def have_chosen(args: Namespace, loss: LossSum) -> str:
 
 def train(args: Namespace, loss: LossSum, team: Team) -> None:
     """Trains one run, from the data to the scores. Writes nothing before everything it needs was found in order."""
-    demand, reading = demand_of(args), settings_of(Reading, vars(args))
-    streams, val = open_data(demand, reading, loss.bounds, team)
+    demand, reading, levels = demand_of(args), settings_of(Reading, vars(args)), levels_of(args)
+    streams, val = open_data(demand, reading, loss.bounds, team, levels)
     in_channels = (val or next(iter(streams.values()))).slices.shape[0]
     method = build_method(args, loss, in_channels, team=team)
     check_batches(method, streams)
@@ -211,7 +220,7 @@ def train(args: Namespace, loss: LossSum, team: Team) -> None:
             record.start(inputs, label_uses(demand, reading), choosers, start.get("labelled", ()))
         if args.compile and streams and method.segments:
             try_to_compile(method, next(iter(streams.values())))
-        looping, beside = settings_of(Looping, vars(args)), {"preprocessing": describe_preprocessing(reading)}
+        looping, beside = settings_of(Looping, vars(args)), {"preprocessing": describe_preprocessing(reading, levels)}
         beside |= start
         measures = team.leads and writes_bundle(method, streams, starts_whole)
         source = SourceBundle(method, streams["target"].slices, val, looping) if measures else None
@@ -219,7 +228,7 @@ def train(args: Namespace, loss: LossSum, team: Team) -> None:
         expectation = None
         if team.leads and starts_whole and val:
             bundle = read_bundle(beside | {"n_class": args.n_class, "in_channels": in_channels})
-            expectation = Expectation(method, folder, reading, bundle)
+            expectation = Expectation(method, folder, reading, bundle, levels)
         Training(method, streams, val, watch, folder, record, looping, beside, chooser, source, expectation).run()
         team.wait()
 

@@ -1,6 +1,6 @@
 """The distribution of a patient's grey levels in a few numbers: quantiles, of all pixels and of the body."""
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 
 import numpy as np
 
@@ -29,11 +29,15 @@ def grey_quantiles(levels: np.ndarray) -> np.ndarray:
 
 def sample_levels(slices: SliceSet, rows: Sequence[int]) -> np.ndarray:
     """(C, n) grey levels of a patient's rows as the network sees them: all pixels, or every n-th along each axis."""
+    return thinned(slices.image, rows, slices.sizes[rows[0]])
+
+
+def thinned(image_of: Callable[[int], np.ndarray], rows: Sequence[int], size: Sequence[int]) -> np.ndarray:
+    """(C, n) grey levels of a patient's images (C, *size), as `sample_levels` takes them."""
     rows = spread(rows, LOOKED_AT)
-    pixels = len(rows) * np.prod(slices.sizes[rows[0]])
-    step = int(np.ceil((pixels / SAMPLE) ** (1 / len(slices.sizes[rows[0]]))))
-    thin = (slice(None), *[slice(None, None, max(step, 1))] * len(slices.sizes[rows[0]]))
-    images = [slices.image(row)[thin] for row in rows]
+    step = int(np.ceil((len(rows) * np.prod(size) / SAMPLE) ** (1 / len(size))))
+    thin = (slice(None), *[slice(None, None, max(step, 1))] * len(size))
+    images = [image_of(row)[thin] for row in rows]
     return np.concatenate([image.reshape(len(image), -1) for image in images], axis=1)
 
 

@@ -6,7 +6,7 @@ A set is a row of indices into its folders' arrays (cache.py), wherever those li
 import hashlib
 import math
 import os
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -49,6 +49,7 @@ class SliceSet:
     digest: str  # sha256 over every file read
     ignore: int | None = None  # what the ground truth holds where a pixel has no class
     contradicted: frozenset[str] = frozenset()  # patients of whose slices manifest.csv tells other places than numbers
+    matching: Callable[[Tensor, Sequence[str]], Tensor] | None = None  # of grey levels: see grey_matching.py
 
     def __len__(self) -> int:
         return len(self.names)
@@ -71,7 +72,11 @@ class SliceSet:
     def image(self, row: int) -> np.ndarray:
         """(C, W, H) float32 image of a row."""
         plane = self.planes[self.folders[0]]
-        return plane.decode(plane.gather(self.order[row, None])[0]).cpu().numpy()
+        return self.as_seen(plane.decode(plane.gather(self.order[row, None])).cpu(), [row])[0].numpy()
+
+    def as_seen(self, image: Tensor, rows: Sequence[int]) -> Tensor:
+        """(B, C, …) decoded images of these rows -> as the network sees them."""
+        return image if self.matching is None else self.matching(image, [self.patients[row] for row in rows])
 
     def labels(self, rows: Sequence[int], folder: FolderSpec | None = None) -> np.ndarray:
         """(B, W, H) uint8 class numbers, or `ignore`: the metrics' ground truth, or that of another folder."""

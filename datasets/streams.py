@@ -132,6 +132,7 @@ class Stream:
 
         image_spec, *truth = self.slices.folders
         image = self.slices.planes[image_spec].decode(move(stored.image))
+        image = self.slices.as_seen(image, rows[self.needed(share)].tolist())
         maps = {
             spec: self.slices.planes[spec].decode(move(label)) if spec.is_map else move(label).long()
             for spec, label in stored.labels.items()

@@ -107,7 +107,8 @@ class VolumeSet(SliceSet):
     def image(self, row: int) -> np.ndarray:
         """(C, D, W, H) float32 image of a row."""
         plane = self.planes[self.folders[0]]
-        return plane.decode(torch.from_numpy(plane.read(int(self.order[row])).astype(np.float32))).numpy()
+        stored = torch.from_numpy(plane.read(int(self.order[row])).astype(np.float32))
+        return self.as_seen(plane.decode(stored)[None], [row])[0].numpy()
 
     def labels(self, rows: Sequence[int], folder: FolderSpec | None = None) -> list[np.ndarray]:
         """(D, W, H) uint8 class numbers, or `ignore`, each: the metrics' ground truth, or that of another folder."""

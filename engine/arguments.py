@@ -78,6 +78,12 @@ def get_parser() -> Parser:  # noqa: PLR0915  a flat list of flags reads better 
     )
     data.add_argument("--steps", type=int, default=0, help="of an epoch (default: once through the training set)")
     data.add_argument("--overlap", type=float, default=0.5, help="of the windows of this size that evaluation slides")
+    data.add_argument(
+        "--match_source",
+        type=float,
+        help="share, 0 to 1, by which a patient's grey levels are brought to those that the network of "
+        "--model_weights learnt from (default: as that network was used)",
+    )
     data.add_argument("--augment", **switch, help="small random rotations, contrast and gamma of training slices")
     data.add_argument(
         "--augmentation",
@@ -260,8 +266,7 @@ def get_args(argv: Sequence[str] | None = None) -> Namespace:
             f"--lr_rule legacy (--schedule) follows the best epoch, which the target's labels tell, and --method "
             f"{known.method} learns without them. Leave it out, or take --lr_rule step (with --lr_decay) or poly."
         )
-    if args.load_blocks is not None and not args.model_weights:
-        raise UserError("--load_blocks says what to take of --model_weights, and none are given.")
+    _check_start(args)
     if learns and "source" in method.streams and args.source_dataset is None:
         raise UserError(
             f"--method {args.method} learns from labelled source images: give their folder, --source_dataset."
@@ -358,6 +363,16 @@ def _check_anchor(args: Namespace) -> None:
         raise UserError(
             f"--anchor {args.anchor:g} draws a network back to all of its --model_weights, and this run starts from "
             "random weights, or from a part of a network (--load_blocks); leave it out."
+        )
+
+
+def _check_start(args: Namespace) -> None:
+    if args.load_blocks is not None and not args.model_weights:
+        raise UserError("--load_blocks says what to take of --model_weights, and none are given.")
+    if args.match_source and (args.load_blocks is not None or not args.model_weights):
+        raise UserError(
+            f"--match_source {args.match_source:g} brings grey levels to those that a whole network learnt from: give "
+            "it by --model_weights, without --load_blocks, or leave --match_source out."
         )
 
 

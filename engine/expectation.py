@@ -12,6 +12,7 @@ import numpy as np
 import torch
 
 from dataloader import AnyStream, Reading, open_images, validation_split
+from datasets.grey_matching import SourceLevels
 from datasets.grey_quantiles import grey_quantiles, sample_levels
 from engine.run_folder import RunFolder
 from files.run_names import EXPECTED
@@ -28,9 +29,16 @@ COLUMNS = ("patient", "class", "expected", "low", "high", "confidence", "grey_di
 class Expectation:
     """What is expected of the masks of a run that started from a whole network."""
 
-    def __init__(self, method: Method, folder: RunFolder, reading: Reading, bundle: Bundle | None) -> None:
-        """bundle: what came with the network that the run started from"""
-        self.method, self.folder, self.reading = method, folder, reading
+    def __init__(
+        self,
+        method: Method,
+        folder: RunFolder,
+        reading: Reading,
+        bundle: Bundle | None,
+        levels: SourceLevels | None = None,
+    ) -> None:
+        """bundle: what came with the network that the run started from; levels: what its images are matched to"""
+        self.method, self.folder, self.reading, self.levels = method, folder, reading, levels
         self.told = expected_dice(bundle) if method.settings.decode == "argmax" else DECODED
 
     def write(self, network: str) -> str:
@@ -43,7 +51,7 @@ class Expectation:
             (self.folder.path / EXPECTED).unlink(missing_ok=True)
             return f"How good the masks are cannot be told without labels, and there is no {EXPECTED}: {self.told}."
         split = validation_split(self.reading)
-        stream = open_images(replace(self.reading, cache="stream"), split)
+        stream = open_images(replace(self.reading, cache="stream"), split, levels=self.levels)
         patients = list(dict.fromkeys(stream.slices.patients))
         found = self._estimate(stream, patients, self.told)
         self.folder.write_table(EXPECTED, [COLUMNS, *rows_of(patients, found, network)])

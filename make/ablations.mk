@@ -58,6 +58,9 @@ $(RD)/shot: private OPT = $(sfda_with) \
 # a student learns what the running average of its weights says, each class as much as the average doubts it; the average is
 # the network (CBMT, Tang et al. 2023)
 $(RD)/mean_teacher: private OPT = $(WEIGHTS) --method mean_teacher $(ADAPT) $(TEACH) $(KEEP)
+# nothing learnt, and the network as it is: each patient's grey levels are brought to those that it learnt from, by quantiles
+# (after Thaler et al. 2025). Beside another run's flags, --match_source 1 is a start for it
+$(RD)/srcmatch: private OPT = $(WEIGHTS) --method noadap --match_source 1
 # sfda at another learning rate, which its name tells, for a few epochs
 $(RD)/sfda_at_%: private OPT = $(WEIGHTS) --method sfda $(ADAPT) $(PROBE) --l_rate $(patsubst sfda_at_%,%,$(@F)) $(KEEP) $(call sfda_loss,$(COLUMN))
 # the source network as it is, its masks those of the highest expected Dice (RankSEG, Dai and Li 2023; Wang and Dai 2025)
@@ -69,7 +72,7 @@ $(RD)/noadap_onsource: private OPT = $(WEIGHTS) --method noadap $(SOURCE)
 # One network for the target: the source network, its refresh, or what one of these runs chose of its epochs. Nobody looks at
 # a label for it; the run `chosen` is that network on the target as it is, for tables and pictures. A makefile that wants
 # other runs to choose among says so: CHOICES = sfda tent.
-CHOICES ?= $(filter sfda sfda_at_% sfda_notags adaent tent shot mean_teacher selftrain,$(TRN) $(ABL) $(BAS))
+CHOICES ?= $(filter sfda sfda_at_% sfda_notags adaent tent shot srcmatch mean_teacher selftrain,$(TRN) $(ABL) $(BAS))
 $(RD)/choice/chosen.pkl: $$(addprefix $(RD)/,$$(addsuffix /last.pkl,$$(CHOICES)))
 	$(if $(THREADS),OMP_NUM_THREADS=$(THREADS)) $(RENEW) $(CC) choose.py --runs $(addprefix $(RD)/,$(CHOICES)) --out $(@D) --overwrite$(if $(SELECT), $(SELECTED))
 $(RD)/chosen: private OPT = --method noadap --model_weights $(RD)/choice/chosen.pkl --saveim True --entmap

@@ -10,7 +10,8 @@ include make/begin.mk
 
 TRN ?= cesource noadap sfda_lr0 sfda SFDA_TrueSize fs
 ABL ?= entropy klprop sfda_notags sfda_mean sfda_margin sfda_reestimate sfda_em sfda_anchor sfda_wavg adaent cda \
-       tent sar eata deyo cotta bnrefresh shot mean_teacher $(AT_RATES) noadap_dice noadap_onsource sfda_onsource chosen
+       tent sar eata deyo cotta bnrefresh shot srcmatch mean_teacher $(AT_RATES) noadap_dice noadap_onsource sfda_onsource \
+       chosen
 BAS ?= $(if $(MAPS),adapt adapt_multi cesource_boundary fs_gdl fs_boundary)
 INF ?= cesourceim
 
@@ -75,7 +76,9 @@ CHOSEN  = $(if $(filter last,$(FROM)),last.pkl,$(if $(filter best,$(FROM)),best_
 SOURCE_RUN ?= cesource
 M_WEIGHTS_ul = $(RD)/$(if $(filter $(SOURCE_RUN),cesource $(notdir $(RUNS) $(wildcard $(RD)/$(SOURCE_RUN)))),$(SOURCE_RUN),\
   $(error SOURCE_RUN is the name of a run to start from, as cesource_slaug; it is '$(SOURCE_RUN)'))/$(CHOSEN)
-WEIGHTS = --model_weights $(M_WEIGHTS_ul)
+# MATCH=1: grey levels are matched to the source's in every run that starts from the source network (see srcmatch)
+MATCH  ?=
+WEIGHTS = --model_weights $(M_WEIGHTS_ul) $(MATCH:%=--match_source %)
 
 # -- the main runs ------------------------------------------------------------------------------------------------------
 # the source network: cross-entropy on the labelled source

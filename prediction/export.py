@@ -11,6 +11,7 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
+from datasets.grey_matching import SHARE
 from prediction.model import Model
 from processes.errors import UserError
 from utils import atomic_write
@@ -60,6 +61,8 @@ def export_onnx(model: Model, path: Path, real: Tensor | None) -> str:
     whole = onnx.load_from_string(content)
     recipe = model.recipe
     told = {"card": recipe.card, "image": [recipe.image.folder, recipe.image.transform], "crop": recipe.crop}
+    if model.levels:  # as datasets/grey_matching.py tells
+        told |= {SHARE: model.levels.share, "levels": model.levels.levels.tolist()}
     for name, value in {"n_class": model.n_class, "network": model.network, "preprocessing": told}.items():
         whole.metadata_props.add(key=name, value=value if isinstance(value, str) else json.dumps(value))
     path.parent.mkdir(parents=True, exist_ok=True)

@@ -1,5 +1,6 @@
 """What a network says of one patient's prepared volumes, on their own grid."""
 
+from collections.abc import Callable
 from dataclasses import dataclass
 from math import ceil, prod
 
@@ -8,7 +9,8 @@ import torch
 from scipy import ndimage
 from torch import Tensor
 
-from datasets.grey_quantiles import SAMPLE, grey_quantiles
+from datasets.grey_matching import matched
+from datasets.grey_quantiles import SAMPLE, grey_quantiles, thinned
 from files.grids import Grid
 from files.nifti_headers import Header
 from nets.decoding import DECODERS
@@ -72,8 +74,9 @@ class _Looks:
 def predict(model: Model, prepared: Prepared, predicting: Predicting) -> Prediction:
     """Predicts one patient, batch by batch. Of the maps of the whole volume only those that are asked for are kept."""
     batches = as_tensor(prepared.stored).split(predicting.batch_size)
+    decode = _decoding(model, prepared)
     looks = None if isinstance(model.told, str) else _Looks(model, model.told, prepared)
-    parts = [_maps(model, prepared, batch, predicting, looks) for batch in batches]
+    parts = [_maps(model, decode, batch, predicting, looks) for batch in batches]
     classes, probabilities, entropy = (
         None if maps[0] is None else np.concatenate(maps) for maps in zip(*parts, strict=True)
     )
@@ -91,11 +94,33 @@ def predict(model: Model, prepared: Prepared, predicting: Predicting) -> Predict
     )
 
 
+def _decoding(model: Model, prepared: Prepared) -> Callable[[Tensor], Tensor]:
+    """What makes the network's input of a part of what is stored: decoded, and matched where its images are."""
+    if model.levels is None:
+        return prepared.decode
+
+    def image_of(row: int) -> np.ndarray:
+        return prepared.decode(as_tensor(prepared.stored[[row]]))[0].numpy()  # a copy, which decode may write into
+
+    seen = thinned(image_of, range(len(prepared.stored)), prepared.stored.shape[2:])
+    curves = torch.from_numpy(model.levels.curve(seen)[None]).to(model.device)
+    share = model.levels.share
+
+    def decode(batch: Tensor) -> Tensor:
+        return matched(prepared.decode(batch), curves.expand(len(batch), -1, -1, -1), share)
+
+    return decode
+
+
 def _maps(
-    model: Model, prepared: Prepared, batch: Tensor, predicting: Predicting, looks: _Looks | None
+    model: Model,
+    decode: Callable[[Tensor], Tensor],
+    batch: Tensor,
+    predicting: Predicting,
+    looks: _Looks | None,
 ) -> tuple[np.ndarray, np.ndarray | None, np.ndarray | None]:
     """(B, …) classes, (B, K, …) probabilities and (B, …) entropy of a part of what is stored."""
-    image = prepared.decode(batch.to(model.device))
+    image = decode(batch.to(model.device))
     log_p = model.log_probabilities(image)
     if looks is not None:
         looks.add(image, log_p)

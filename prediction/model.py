@@ -11,6 +11,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from datasets.grey_matching import SHARE, SourceLevels, levels_to_match
 from datasets.set_tables import read_card
 from datasets.transforms import FolderSpec, parse_image_folder
 from files.run_names import CHOSEN
@@ -29,6 +30,7 @@ from preprocess.slicing.spec import cut_round_labels
 from processes.errors import UserError
 
 PREPROCESSING = {"card": Mapping[str, Any], "image": Sequence[str], "crop": Sequence[int] | None, "overlap": float}
+PREPROCESSING |= {SHARE: float}
 FLIPS = {"W": -2, "H": -1}  # axis of an image from its end
 
 
@@ -68,6 +70,7 @@ class Model:
     flips: W, H or both: the probabilities are the mean over the image and its mirror images along them
     told: what its source bundle tells of how good masks are, or in words why it tells nothing
     decode: how its probabilities become classes, a key of DECODERS
+    levels: what the grey levels of a patient are matched to; None: they stay
     """
 
     net: nn.Module
@@ -81,6 +84,7 @@ class Model:
     flips: tuple[str, ...] = ()
     told: ExpectedDice | str = ""
     decode: str = "argmax"
+    levels: SourceLevels | None = None
 
     @torch.inference_mode()
     def log_probabilities(self, image: Tensor) -> Tensor:
@@ -157,6 +161,7 @@ def load_model(
         flips,
         expected_dice(read_bundle(state)) if decode == "argmax" else DECODED,
         decode,
+        levels_to_match(state, None),
     )
 
 
@@ -177,6 +182,8 @@ def check_recipe(recipe: Mapping[str, Any], weights: Path) -> None:
         wrong.append(f"crop is {crop}, expected D, W and H in voxels")
     if not wrong and not 0 <= overlap < 1:
         wrong.append(f"overlap is {overlap:g}, expected 0 to below 1")
+    if not wrong and not 0 <= recipe.get(SHARE, 0) <= 1:
+        wrong.append(f"{SHARE} is {recipe[SHARE]:g}, expected 0 to 1")
     if wrong:
         raise UserError(f"{weights} tells what cannot be of the network's images: {'; '.join(wrong)}.")
 

@@ -30,6 +30,7 @@ from analysis.plots.stress import plot_stress
 from analysis.stress import UNDISTURBED, Kind, StressTable, read_stress, stress_text
 from dataloader import Demand, Reading, open_data
 from datasets.code_identity import source_hash
+from datasets.grey_matching import SourceLevels, levels_to_match, match_set
 from datasets.set_tables import read_card
 from datasets.streams import Stream
 from datasets.volumes import WholeStream
@@ -104,12 +105,14 @@ def asked_for(shifts: Sequence[str] | None, severities: Sequence[int] | None, pi
 class Tested:
     """A network, the images that it is tested on, and how it is scored.
 
+    levels: what the images are matched to, once they are shifted
     flags: what of its run and of the set decides the scores
     """
 
     weights: Path
     method: Method
     val: Stream | WholeStream
+    levels: SourceLevels | None
     scoring: Scoring
     debug: bool
     flags: dict[str, Any]
@@ -154,7 +157,8 @@ def open_test(weights: Path, named: dict[str, Any], here: dict[str, Any]) -> Tes
     if not METHODS[args.method].segments:
         raise UserError(f"{weights} is of a pre-training (--method {args.method}), which segments nothing yet.")
     set_up_machine(args.precision, args.deterministic)
-    _, val = open_data(Demand("noadap", {}, (), True), settings_of(Reading, vars(args)), [])
+    levels = levels_to_match(state, None)
+    _, val = open_data(Demand("noadap", {}, (), True), settings_of(Reading, vars(args)), [], levels=levels)
     slices = val.slices
     where = slices.root / slices.split
     if not slices.has_truth:
@@ -173,7 +177,7 @@ def open_test(weights: Path, named: dict[str, Any], here: dict[str, Any]) -> Tes
     method = METHODS["noadap"](net, LossSum([]), settings_of(Settings, vars(args)))
     names = ("target_folders", "grp_regex", "n_class", "metric_axis", "scores", "ignore", "nsd_tolerance")
     flags = {name: getattr(args, name) for name in (*names, "crop", "overlap", "debug")}
-    return Tested(weights, method, val, settings_of(Scoring, vars(args)), bool(args.debug), flags)
+    return Tested(weights, method, val, levels, settings_of(Scoring, vars(args)), bool(args.debug), flags)
 
 
 def _arguments(weights: Path, state: dict[str, Any], named: dict[str, Any], here: dict[str, Any]) -> argparse.Namespace:
@@ -223,7 +227,7 @@ def scores_under(tested: Tested, kind: Kind, seed: int) -> list[tuple[Any, ...]]
     stream, pictures = tested.val, tested.scoring.scores == "iou"
     if kind != UNDISTURBED:
         stream = copy.copy(stream)
-        stream.slices = shift_set(stream.slices, Shift(*kind, seed), pictures)
+        stream.slices = match_set(shift_set(stream.slices, Shift(*kind, seed), pictures), tested.levels)
     evaluation = evaluate(tested.method, stream, keep_masks=not pictures)
     rows = patient_table(evaluation, stream.slices, tested.scoring)
     return list(rows[tested.columns[2:]].itertuples(index=False, name=None))

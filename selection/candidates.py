@@ -6,6 +6,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor, nn
 
+from datasets.grey_matching import SourceLevels
 from methods.base import infer
 from methods.settings import Settings
 from nets.base import batch_norms
@@ -16,11 +17,20 @@ Weights = dict[str, Tensor]
 
 @dataclass(frozen=True)
 class Candidate:
-    """A network that can be chosen: what it is called, the epochs that it has behind it, and what gives its weights."""
+    """A network that can be chosen: what it is called, the epochs that it has behind it, and what gives its weights.
+
+    levels: what the images that it sees are matched to
+    """
 
     name: str
     epoch: int
     weights: Callable[[], Weights]
+    levels: SourceLevels | None = None
+
+    @property
+    def share(self) -> float:
+        """By how much its images are matched."""
+        return self.levels.share if self.levels else 0.0
 
 
 @torch.no_grad()

@@ -11,7 +11,7 @@ Written into a folder:
 import json
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
-from functools import partial
+from functools import cached_property, partial
 from pathlib import Path
 from typing import Any
 
@@ -20,6 +20,7 @@ import torch
 from torch import Tensor, nn
 
 from dataloader import AnySet, Reading, open_images, rows_of, splits_of
+from datasets.grey_matching import SourceLevels, levels_to_match, match_set, with_share
 from datasets.streams import Stream
 from datasets.volumes import WholeStream
 from files.run_names import CHOSEN, SELECTION, candidates_of
@@ -54,13 +55,25 @@ class Target:
     reading: Reading
     labelled: Labelled | None
 
-    def batches(self) -> Iterator[tuple[Tensor, Tensor]]:
-        """Batches (B, C, …) on the device, each in random company, the same at each call; and their rows (B,)."""
+    @cached_property
+    def matched(self) -> dict[float, AnySet]:
+        """The images by the share by which they were matched, as far as somebody asked."""
+        return {0.0: self.slices}
+
+    def batches(self, levels: SourceLevels | None = None) -> Iterator[tuple[Tensor, Tensor]]:
+        """Batches (B, C, …) on the device, each in random company, the same at each call; and their rows (B,).
+
+        levels: what the images are matched to
+        """
         device, workers = torch.device(self.reading.device), self.reading.workers
+        share = levels.share if levels else 0.0
+        if share not in self.matched:
+            self.matched[share] = match_set(self.slices, levels)
+        slices = self.matched[share]
         if self.reading.crop:
-            stream = WholeStream(self.slices, device, workers=workers)
+            stream = WholeStream(slices, device, workers=workers)
         else:
-            stream = Stream(self.slices, self.reading.batch_size, device, workers=workers)
+            stream = Stream(slices, self.reading.batch_size, device, workers=workers)
         for batch, _ in stream.epoch(0):
             yield batch.image, batch.rows
 
@@ -98,7 +111,7 @@ def choose(
         temperatures = None
     for candidate in candidates:
         net.load_state_dict(candidate.weights())
-        measured.append(measure(net, target.batches(), settings, temperatures))
+        measured.append(measure(net, target.batches(candidate.levels), settings, temperatures))
     shares = None if bundle is None else bundle.image_shares
     seen = _evidence(target, measured, candidates, shares)
     if target.labelled is None:
@@ -140,11 +153,13 @@ class Pool:
     source   weights of the source network
     around   the checkpoint that tells the rest where these, or their refresh, are chosen
     others   name of a candidate -> the epochs that it has behind it, and its checkpoint
+    share    by which the images are matched that the source network and its refresh see; None: as `around` tells
     """
 
     source: Path
     around: Path
     others: Mapping[str, tuple[int, Path]]
+    share: float | None = None
 
 
 def choose_epoch(
@@ -175,19 +190,22 @@ def choose_among(
     net = build_network(*built).to(reading.device)
     settings = laid_out(net, settings)
     source = fitting_weights(net, pool.source, *built)
-    candidates = [Candidate(SOURCE, 0, lambda: source)]
+    around = load_checkpoint(pool.around)
+    levels = levels_to_match(around, pool.share)
+    candidates = [Candidate(SOURCE, 0, lambda: source, levels)]
     if batch_norms(net):
         net.load_state_dict(source)
-        statistics = refreshed(net, (image for image, _ in target.batches()), settings)
-        candidates.append(Candidate(REFRESH, 0, lambda: statistics))
+        statistics = refreshed(net, (image for image, _ in target.batches(levels)), settings)
+        candidates.append(Candidate(REFRESH, 0, lambda: statistics, levels))
     for name, (epoch, path) in pool.others.items():
-        candidates.append(Candidate(name, epoch, partial(fitting_weights, net, path, *built)))
-    around = load_checkpoint(pool.around)
+        own = levels_to_match(load_checkpoint(path), None)
+        candidates.append(Candidate(name, epoch, partial(fitting_weights, net, path, *built), own))
     choice = choose(target, net, candidates, settings, read_bundle(around))
     chosen = candidates[choice.place]
     if chosen.name in pool.others:
         around = load_checkpoint(pool.others[chosen.name][1])
     told = of_a_network(around) | {"net": chosen.weights(), "epoch": chosen.epoch - 1}
+    told["preprocessing"] = with_share(told["preprocessing"], chosen.share)
     save(folder, choice, candidates, told)
     return choice.reason
 

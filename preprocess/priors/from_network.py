@@ -14,6 +14,7 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
+from datasets.grey_matching import levels_to_match, match_set
 from datasets.slices import open_slices
 from datasets.streams import Stream
 from datasets.transforms import parse_image_folder
@@ -133,11 +134,12 @@ def _likely(table: CellTable, source: np.ndarray) -> ClassShares:
 def _images(source: SourceNetwork, data: Path, folder: str, regex: str, device: str) -> Stream:
     """The training images, each once: no folder of ground truth is named, let alone opened."""
     image = [parse_image_folder(str([(folder, source.image[1], False)]))]
+    levels = levels_to_match(source.state, None)
     if source.crop:
         found = open_volumes(data, "train", image, source.n_class, regex, source.crop)
-        return WholeStream(found, torch.device(device))
+        return WholeStream(match_set(found, levels), torch.device(device))
     found = open_slices(data, "train", image, source.n_class, regex)
-    return Stream(found, BATCH, torch.device(device), shuffle=False)
+    return Stream(match_set(found, levels), BATCH, torch.device(device), shuffle=False)
 
 
 @torch.inference_mode()

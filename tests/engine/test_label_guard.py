@@ -82,8 +82,8 @@ RUNS = {
     "--decode dice",
     "as one published code": "--published sfda --use_spacing",
     "as the other": "--published boundary --use_sgd",
-    "masks alone": "--mode makeim --saveim 1",
-    "copies to choose from": "--keep_every 1 --n_epoch 3 --saveim 1 --average_last 2",
+    "masks alone": "--mode makeim --saveim 1 --match_source 0.5",
+    "copies to choose from": "--keep_every 1 --n_epoch 3 --saveim 1 --average_last 2 --match_source 1",
     "volumes": "--crop 8 9 8 --overlap 0.25 --network UNet3D:width=2,depth=1 --steps 2",
 }
 TWO_LOSSES = ("loss weights that move",)

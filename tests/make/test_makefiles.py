@@ -18,7 +18,7 @@ from tests.tools.checkout import ROOT, copy_files, copy_rules, tracked
 
 ADAPTATION = ("spine.make", "prostate.make", "whs.make", "ivd.make")
 BOUNDARY = ("acdc.make", "isles.make", "wmh.make")
-CHOICES = ("sfda", "sfda_notags", "adaent", "tent", "shot", "mean_teacher", "selftrain")  # of prostate.make
+CHOICES = ("sfda", "sfda_notags", "adaent", "tent", "shot", "srcmatch", "mean_teacher", "selftrain")  # of prostate.make
 MAKEFILES = (*ADAPTATION, *BOUNDARY, "gta5.make", "msd_prostate.make", "brats.make")
 SMOKE = ("NET=Dimwit", "EPC=5", "DEBUG=--debug")
 
@@ -396,7 +396,7 @@ def test_a_run_of_before_there_was_a_choice_is_not_asked_for_its_picture(tmp_pat
 
 
 WITHOUT_LABELS = [
-    *CHOICES,
+    *(run for run in CHOICES if run != "srcmatch"),
     "entropy",
     "klprop",
     "sfda_mean",
@@ -483,6 +483,15 @@ def test_a_finished_run_that_chose_otherwise_is_told(tmp_path):
         said = subprocess.run([*command, *words], cwd=ROOT, capture_output=True, text=True, check=True).stdout
         assert (f"kept: {tmp_path}/sfda (select_with 0). Name" in said) == told
         assert ("Finished with" in said) == told
+
+
+def test_grey_levels_are_matched_where_it_is_asked_for():
+    for words, wanted in (((), {"srcmatch": ["1"]}), (("MATCH=0.5",), {"srcmatch": ["0.5", "1"], "sfda": ["0.5"]})):
+        for call in trainings(dry_run("prostate.make", *words)[0]):
+            run = Path(call[call.index("--workdir") + 1]).name.removesuffix("_tmp")
+            told = [call[at + 1] for at, word in enumerate(call) if word == "--match_source"]
+            starts = "results/prostate/cesource/best_3d.pkl" in call
+            assert told == wanted.get(run, ["0.5"] if words and starts else []), run
 
 
 def test_the_runs_to_choose_among_are_those_that_are_listed_or_named():
