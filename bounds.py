@@ -29,6 +29,7 @@ class Bounds:
     example: ClassVar[dict[str, Any]] = {}  # parameters that fit four classes: the tests try every bound with them
     of_slices: bool = True  # whether they tell sizes that are seen in a slice, and so go with what is seen of it
     as_ratios: bool = False  # whether a loss takes them for ratios, to which a row of zeros says nothing
+    with_spacing: bool = False  # whether a loss wants the size of a pixel told with them
 
     def __init__(self, n_class: int) -> None:
         self.n_class = n_class

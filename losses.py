@@ -6,6 +6,7 @@ Shapes: B batch, K classes, W and H the spatial axes (any number of them: `bk...
              (B, K, W, H) float shares, for a loss that `takes_shares`: what each class has of each pixel
              (B, K, W, H)       distance maps, for a loss that `needs_maps`
     bounds   (B, K, 2) pixels   what is known of the class sizes, lower and upper, or None (`needs_bounds`)
+             (B, K+2, 2)        the same, and behind it the mm of a pixel, for a loss that `measures_mm`
 and returns a scalar, or a dict of named scalars: `terms`, which add up to the loss, and `shown`, which are only logged.
 
 Formulas: Bateson et al. 2020 and 2022 (entropy, class-ratio KL), Kervadec et al. 2019 (size penalty; boundary),
@@ -38,6 +39,7 @@ from nets.probabilities import (
     pick,
     prior_ratios,
 )
+from nets.shape_moments import UsualShape, shapes_of
 from processes.errors import UserError
 from utils import Registry
 
@@ -53,11 +55,12 @@ class Loss(nn.Module):
     takes_shares: ClassVar[bool] = False  # whether its target may also be shares, through which a gradient flows
     needs_maps: ClassVar[bool] = False  # whether its target is distance maps, not class numbers
     needs_bounds: ClassVar[bool] = False
+    measures_mm: ClassVar[bool] = False  # whether its bounds also tell the size of a pixel (datasets/slices.py)
     compares_ratios: ClassVar[bool] = False  # whether its bounds are a prior of the class ratios
     own_weights: ClassVar[bool] = False  # whether its parameters weigh its terms: alone it has no other weight
     ignores: int | None = None  # the label whose pixels count nowhere
     note: str = ""  # what a reader of the log must know of it
-    bends: BendingPrior | None = None  # its prior, where that is estimated anew
+    bends: BendingPrior | UsualShape | None = None  # its prior, where that is estimated anew
     example: ClassVar[dict[str, Any]] = {}  # parameters that fit two classes: the tests try every loss with them
 
     def needs_company(self, n_class: int) -> str:
@@ -555,3 +558,41 @@ class NaivePenalty(_SizeLoss):
         if self.reduction == "pixels":
             return penalty.mean() * pixels
         return penalty.sum() if self.reduction == "sum" else penalty.sum(1).mean()
+
+
+LEAST_AREA = 10  # pixels that are predicted of a class whose shape is looked at
+USUAL_AREA = (0.5, 1.5)  # times its prior size: an image whose shape counts for what is usual
+
+
+@LOSSES.register()
+class ShapeMoments(Loss):
+    """Centroid and spread of a class, drawn to their mean over the slices (Bateson et al., MICCAI 2022).
+
+    (1/B) Σ_b Σ_{k ∈ idc} Σ_axis of max(0, m̂(1 − ε) − m)² + max(0, m − m̂(1 + ε))², m in mm: the centroid, for which ε is
+    0, and the spread, with ε the `margin`. Silent where a slice lacks the class by its bounds, or less than LEAST_AREA
+    of it is predicted. m̂ is the mean of the epoch before, over the slices that show a usual size of the class by their
+    bounds; in the first epoch the loss is silent (`UsualShape`). A set that tells no spacing has pixels of 1 mm.
+
+    In the published code both halves reach into the margin, so that nothing inside it is free: `silent=False`.
+    """
+
+    terms = ("centroid", "spread")
+    needs_bounds = True
+    measures_mm = True
+
+    def __init__(self, *, idc: Sequence[int] = (1,), margin: float = 0.1, silent: bool = True) -> None:
+        super().__init__()
+        self.idc, self.bends = list(idc), UsualShape()
+        self.margin = in_range("ShapeMoments", "margin", margin, 0, 1) * (1 if silent else -1)
+
+    def forward(self, logits: Tensor, target: Tensor | None, bounds: Tensor) -> dict[str, Tensor]:
+        n_class, axes = logits.shape[1], logits.ndim - 2
+        probs, sizes = pick(log_probabilities(logits).exp(), self.idc), pick(bounds[:, :n_class], self.idc)
+        lengths = bounds[:, n_class:].flatten(1)[:, -axes:]  # b a; none where nothing but sizes is told
+        area, shapes = shapes_of(probs, lengths if lengths.numel() else torch.ones_like(bounds[:, :1, 0]))
+        shown, share = sizes[..., 1] > 0, area.detach() / sizes.mean(2).clamp_min(EPS)
+        usual = self.bends.near(shapes, shown & (share >= USUAL_AREA[0]) & (share <= USUAL_AREA[1]))
+        room = usual * constant((0.0, self.margin), usual.dtype, usual.device).unsqueeze(1)
+        off = F.relu(usual - room - shapes) ** 2 + F.relu(shapes - usual - room) ** 2  # b f 2 a
+        off = torch.where((shown & (area > LEAST_AREA))[..., None, None], off, 0).sum((1, 3)).mean(0)
+        return {"centroid": off[0], "spread": off[1]}

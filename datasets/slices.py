@@ -219,6 +219,8 @@ def join(sets: Sequence[SliceSet]) -> SliceSet:
 def lay_bounds(slices: SliceSet, bounds: Sequence[Any], required: bool = True) -> SliceSet:
     """The set, with `bounds` (N, K, 2) in pixels for each loss. Slices that a prior leaves out are dropped.
 
+    Bounds of a loss that measures in mm are (N, K + 2, 2), the size of a pixel behind them.
+
     bounds: one object of bounds.py per loss, or None
     required: whether a bound must cover every slice, and find the ground truth it reads. If not (in validation), every
         slice stays, such a bound is left out, and its loss is not measured
@@ -244,12 +246,20 @@ def lay_bounds(slices: SliceSet, bounds: Sequence[Any], required: bool = True) -
         limits = np.stack([bound(label, name) for label, name in zip(labels, slices.names, strict=True)])
         if required:
             tell_once(bound.doubt(slices.names, [math.prod(size) for size in slices.sizes]))
-        laid.append(limits if are_usable(bound, limits, covered, slices.names, required) else None)
+        usable = are_usable(bound, limits, covered, slices.names, required)
+        limits = np.concatenate([limits, _pixel_sizes(slices)], 1) if bound.with_spacing else limits
+        laid.append(limits if usable else None)
         kept &= covered
     if not kept.any():
         raise UserError(f"The size prior leaves out every slice of {slices.root / slices.split} (all-zero lists).")
     slices = replace(slices, bounds=laid)
     return slices if kept.all() else slices.keep(np.flatnonzero(kept).tolist())
+
+
+def _pixel_sizes(slices: SliceSet) -> np.ndarray:
+    """(N, 2, 2) mm, row by row: [[1, between slices], [W, H]]; 1 of a set without spacing."""
+    told = [(1.0, 1.0, 1.0) if slices.spacing is None else slices.spacing[name] for name in slices.patients]
+    return np.array([[(1.0, deep), plane] for deep, *plane in told])
 
 
 def are_usable(bound: Any, limits: np.ndarray, covered: np.ndarray, names: Sequence[str], required: bool) -> bool:

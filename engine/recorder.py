@@ -279,7 +279,7 @@ class Recorder:
         """Writes the names, true sizes and prior sizes of what is evaluated."""
         self.folder.write_text("val_names.txt", self.val.names)
         at_once = 1 if self.recording.crop else COUNTED
-        priors = [bound.mean(2) for bound in self.val.bounds if bound is not None]
+        priors = [bound[:, : self.recording.n_class].mean(2) for bound in self.val.bounds if bound is not None]
         unknown = np.full((len(self.val), self.recording.n_class), np.nan)
         self.folder.write_array("prior_sizes", priors[-1] if priors else unknown)
         if not self.scored:

@@ -50,6 +50,10 @@ $(RD)/eata: private OPT = $(online_with) --online eata
 $(RD)/deyo: private OPT = $(online_with) --online deyo
 # a student learns what the running average of its weights says of several views, and forgets a hundredth (CoTTA, Wang et al. 2022)
 $(RD)/cotta: private OPT = $(WEIGHTS) --method cotta $(ONLINE) --optimiser adam --l_rate 6e-5 $(KEEP)
+# the centroid and spread of each class drawn to their mean over the slices, beside sfda's loss, over the scale and shift of the
+# batch norms alone (Bateson, Lombaert, Ben Ayed 2022)
+$(RD)/ttas: private OPT = $(sfda_with) "[($(ENTKL), $(call prior,$(COLUMN)), $(SIZE_OF), 1), \
+   ('ShapeMoments', {'idc':$(FORE)}, $(call prior,$(COLUMN)), None, 1e-4)]" --trainable bn
 # the target's batch-norm statistics in place of the source's, nothing else (Schneider et al. 2020)
 $(RD)/bnrefresh: private OPT = $(sfda_with) "[('SelfEntropy', {}, 1)]" --trainable none --bn_stats refresh --n_epoch 1
 # information maximisation: a uniform prior of the classes over the batch, with the classifier frozen (SHOT, Liang et al. 2020)
@@ -72,7 +76,7 @@ $(RD)/noadap_onsource: private OPT = $(WEIGHTS) --method noadap $(SOURCE)
 # One network for the target: the source network, its refresh, or what one of these runs chose of its epochs. Nobody looks at
 # a label for it; the run `chosen` is that network on the target as it is, for tables and pictures. A makefile that wants
 # other runs to choose among says so: CHOICES = sfda tent.
-CHOICES ?= $(filter sfda sfda_at_% sfda_notags adaent tent shot srcmatch mean_teacher selftrain,$(TRN) $(ABL) $(BAS))
+CHOICES ?= $(filter sfda sfda_at_% sfda_notags adaent tent ttas shot srcmatch mean_teacher selftrain,$(TRN) $(ABL) $(BAS))
 $(RD)/choice/chosen.pkl: $$(addprefix $(RD)/,$$(addsuffix /last.pkl,$$(CHOICES)))
 	$(if $(THREADS),OMP_NUM_THREADS=$(THREADS)) $(RENEW) $(CC) choose.py --runs $(addprefix $(RD)/,$(CHOICES)) --out $(@D) --overwrite$(if $(SELECT), $(SELECTED))
 $(RD)/chosen: private OPT = --method noadap --model_weights $(RD)/choice/chosen.pkl --saveim True --entmap

@@ -9,6 +9,7 @@ from torch import Tensor, nn
 from methods.schedules import SCHEDULES, Constant, Schedule
 from methods.terms import Term, made_up
 from nets.priors import BendingPrior
+from nets.shape_moments import UsualShape
 from processes.errors import UserError
 from utils import listing
 
@@ -84,7 +85,7 @@ class LossSum(nn.Module):
         return {f"weight_{name}": weight for name, weight in zip(self.names, self.weights, strict=True)} | factors
 
     @property
-    def _bending(self) -> list[tuple[str, BendingPrior]]:
+    def _bending(self) -> list[tuple[str, BendingPrior | UsualShape]]:
         """The priors that are estimated anew, with the names of their losses."""
         return [(name, loss.bends) for name, loss in zip(self.names, self.losses, strict=True) if loss.bends]
 

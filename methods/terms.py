@@ -156,7 +156,7 @@ def check_ignore(losses: Sequence[Loss], ignore: int | None) -> None:
 
 
 def check_sizes(terms: Sequence[Term], moving: Sequence[str]) -> None:
-    """Tells each bound whether its loss compares ratios.
+    """Tells each bound whether its loss compares ratios, and whether it measures in mm.
 
     moving: which parts of the augmentation change how much of an image a class has
 
@@ -164,6 +164,7 @@ def check_sizes(terms: Sequence[Term], moving: Sequence[str]) -> None:
     """
     used = [term for term in terms if term.loss.needs_bounds and term.bound]
     for term in used:
+        term.bound.with_spacing = term.loss.measures_mm
         if term.loss.compares_ratios:
             term.bound.take_as_ratios()
     if moving and (wrong := [type(term.loss).__name__ for term in used if term.bound.of_slices]):

@@ -96,7 +96,7 @@ def test_every_package_has_a_front_door():
         assert len(told) > 50, package
 
 
-LONGER = {"losses.py": 560, "metrics.py": 490}  # one class or function after another, each to be read alone
+LONGER = {"losses.py": 610, "metrics.py": 490}  # one class or function after another, each to be read alone
 
 
 @pytest.mark.parametrize("name", PRODUCT)

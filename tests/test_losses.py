@@ -477,7 +477,7 @@ def test_gradient_is_right(name, logits, label, bounds):
     assert torch.autograd.gradcheck(lambda x: total(loss, x, label[:2, :2, :3], bounds[:2]), small)
 
 
-@pytest.mark.parametrize("name", list(LOSSES))
+@pytest.mark.parametrize("name", [name for name in LOSSES if name != "ShapeMoments"])  # of which an epoch decides
 def test_good_costs_less_than_bad(name, label):
     label[0] = 0
     true = one_hot(label, K, torch.float64).flatten(2).sum(2)

@@ -48,6 +48,7 @@ SIZED = "('EntKLProp', {}, 'PredictionBounds', {'sizefile': 'PRIOR', 'predcol': 
 START = "--model_weights NET --network Dimwit:nG=3"
 SOURCE = "--source_dataset SOURCE --source_folders FOLDERS_OF_SOURCE --source_regex 'Case(..)_(.)'"
 BENT = SIZED.replace("{}", "{'reestimate': 0.5}").replace("'margin': 0", "'margin': 0.1, 'dir': 'both'")
+SHAPED = SIZED.replace("EntKLProp", "ShapeMoments").replace("'soft_size'", "None")
 BASE = {  # method -> its losses, and flags of every run of it
     "noadap": ([LOSS], START),
     "sfda": ([SIZED], START),
@@ -96,6 +97,7 @@ OWN = {  # method -> runs with its own flags
         "--keep_every 2 --crop 8 9 8 --overlap 0.25 --network UNet3D:width=2,depth=1 --ignore 255 --eval_every 2",
         "--keep_every 1 --trainval --augment --augmentation \"{'rotate': 0}\" --l_rate 0.1 --precision bf16",
         f'--n_epoch 3 --keep_every 1 --l_rate 0.1 --target_losses "[{BENT}]"',
+        f'--n_epoch 3 --keep_every 1 --trainable bn --target_losses "[{SHAPED}]"',
     ],
     "cotta": ["--ema 0.9 --views 3 --confidence 0.7 --restored 0.1 --keep_every 1 --n_epoch 3"],
     "online": [

@@ -249,6 +249,22 @@ def test_a_prior_that_is_estimated_anew_goes_on_from_where_it_was(site, whole, t
     assert differences(runs[0], runs[1]) == differences(runs[0], runs[2]) == []
 
 
+def test_a_shape_that_is_estimated_anew_goes_on_from_where_it_was(site, whole, tmp_path, monkeypatch):
+    """Asked to stop in the second epoch, after two steps."""
+    losses = "[('ShapeMoments', {}, 'ConstantBounds', {'values': [400, 80]}, None, 1)]"
+    start = ("--method", "sfda", "--model_weights", whole / "last.pkl", "--target_losses", losses, *STILL)
+    through, asked = (arguments(site, tmp_path / name, *start, "--l_rate", 1e-4) for name in ("through", "asked"))
+    program.main(through)
+    assert load_checkpoint(tmp_path / "through/last.pkl")["method"]["priors"]["ShapeMoments"]["counts"].item() > 0
+    log = pd.read_csv(tmp_path / "through/IMG_target_metrics.csv")
+    assert (log["tra_loss_tot"] > 0).tolist() == [epoch > 0 for epoch in range(EPOCHS)]
+    with monkeypatch.context() as patch:
+        patch.setattr(Supervised, "step", before_call(STEPS + 2, Supervised.step, ask_to_stop))
+        stop(asked)
+    program.main(asked)
+    assert differences(tmp_path / "through", tmp_path / "asked") == []
+
+
 def test_killed_between_the_two_renames_of_a_commit(site, whole, run, monkeypatch):
     """previous.pkl and last.pkl are one file then, and a rename of one to the other would do nothing."""
     argv, save = arguments(site, run), RunFolder.save

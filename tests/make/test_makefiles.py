@@ -18,7 +18,17 @@ from tests.tools.checkout import ROOT, copy_files, copy_rules, tracked
 
 ADAPTATION = ("spine.make", "prostate.make", "whs.make", "ivd.make")
 BOUNDARY = ("acdc.make", "isles.make", "wmh.make")
-CHOICES = ("sfda", "sfda_notags", "adaent", "tent", "shot", "srcmatch", "mean_teacher", "selftrain")  # of prostate.make
+CHOICES = (
+    "sfda",
+    "sfda_notags",
+    "adaent",
+    "tent",
+    "ttas",
+    "shot",
+    "srcmatch",
+    "mean_teacher",
+    "selftrain",
+)  # of prostate.make
 MAKEFILES = (*ADAPTATION, *BOUNDARY, "gta5.make", "msd_prostate.make", "brats.make")
 SMOKE = ("NET=Dimwit", "EPC=5", "DEBUG=--debug")
 
