@@ -31,6 +31,7 @@ from files.run_names import CHOSEN, SELECTION, candidate_name
 from methods.settings import Settings
 from methods.terms import build_term, check_sizes, parse_losses
 from nets.checkpoint_files import OF_A_NETWORK, load_checkpoint, require
+from nets.norm_mixing import mixes_norms, mixing
 from nets.precision import PRECISIONS, device_of, set_up_machine
 from processes.alone import run_alone
 from processes.errors import UserError
@@ -92,6 +93,11 @@ class Adapted:
         return float(self.state["preprocessing"].get(SHARE, 0.0))
 
     @property
+    def mixes(self) -> bool:
+        """Whether it mixes its batch-norm statistics with an image's."""
+        return mixes_norms(self.state["network"])
+
+    @property
     def labelled(self) -> tuple[str, ...]:
         """The patients whose labels chose its network; none where it was chosen without."""
         return tuple(self.state.get("choice", {}).get("labelled", ()))
@@ -117,7 +123,8 @@ class Adapted:
             "--target_dataset": args.target_dataset.resolve(),
             "the folder of images": f"{image.folder} by {image.transform}",
             **{f"--{name}": getattr(args, name) for name in flags},
-            **{f"its {name}": self.state[name] for name in ("network", "in_channels", "n_class")},
+            "its network": mixing(self.state["network"], False),
+            **{f"its {name}": self.state[name] for name in ("in_channels", "n_class")},
             "the content of --model_weights": str(self.started_from)[:8],
         }
 
@@ -144,7 +151,7 @@ def read_run(folder: Path, here: dict[str, Any]) -> Adapted:
     except UserError as error:
         raise UserError(f"{file} tells of a run that cannot be read: {error}") from error
     adapted = Adapted(folder, file, {name: value for name, value in state.items() if name != "net"}, args)
-    if not (is_source_free(args) or (args.method == "noadap" and adapted.share)):
+    if not (is_source_free(args) or (args.method == "noadap" and (adapted.share or adapted.mixes))):
         raise UserError(
             f"{folder} (--method {args.method}) adapts no whole network without labels, and what is chosen here was "
             "made without any; the source network is among the candidates anyway. Leave it out of --runs."
@@ -205,7 +212,12 @@ def pool_of(runs: Sequence[Adapted]) -> Pool:
     The source network and its refresh see images as they are, or matched by the least share of any run.
     """
     named, share = dict(zip(names_of(runs), runs, strict=True)), min(run.share for run in runs)
-    others = {name: (run.epoch, run.file) for name, run in named.items() if not run.is_start or run.share > share}
+    mixes = all(run.mixes for run in runs)
+    others = {
+        name: (run.epoch, run.file)
+        for name, run in named.items()
+        if not run.is_start or run.share > share or run.mixes > mixes
+    }
     return Pool(source_of(runs), runs[0].file, others, share)
 
 
@@ -242,6 +254,7 @@ def main(argv: Sequence[str] | None = None) -> None:
     must_be_alike(runs)
     priors = [prior for run in runs for prior in run.priors]
     first = runs[0].args
+    first.network = mixing(first.network, all(run.mixes for run in runs))  # that of the source network
     first.select_with = args.select_with
     first.select_folders = args.select_folders or first.select_folders
     first.draw = first.draw if args.draw is None else args.draw
@@ -258,7 +271,7 @@ def main(argv: Sequence[str] | None = None) -> None:
         for run in runs:
             if run.file.name != CHOSEN:
                 print(f"{run.folder} kept no epochs to choose from (--keep_every): it brings its last network.")
-            elif run.is_start and not run.share:
+            elif run.is_start and not run.share and not run.mixes:
                 print(f"{run.folder} chose its {run.state['choice']['candidate']}, which is a candidate anyway.")
         print(run_alone(choose, args.out, pool_of(runs), runs[0].args, priors))
 

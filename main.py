@@ -54,6 +54,7 @@ from nets.base import check_batch_norms
 from nets.bundle import read_bundle
 from nets.checkpoint_files import load_checkpoint
 from nets.filling import load_blocks, load_weights
+from nets.norm_mixing import mixes_norms, mixing
 from nets.precision import set_up_machine
 from networks import build_network, network_class
 from processes.alone import run_alone
@@ -124,11 +125,16 @@ def fill(net: nn.Module, args: Namespace, in_channels: int, tell: bool) -> None:
         print(f"{path}: loaded {', '.join(parts['loaded'])}; left random {', '.join(parts['left'])}.", flush=True)
 
 
-def levels_of(args: Namespace) -> SourceLevels | None:
-    """What the images are matched to (--match_source): the grey levels that the network of --model_weights knows."""
-    if not args.model_weights or args.load_blocks is not None:
-        return None
-    return levels_to_match(load_checkpoint(Path(args.model_weights), bare=True), args.match_source)
+def as_used(args: Namespace) -> SourceLevels | None:
+    """What the images are matched to (--match_source): the grey levels that the network of --model_weights knows.
+
+    What the flags do not say is as that network was used: this, and --bn_mix, which --network then tells.
+    """
+    whole = bool(args.model_weights) and args.load_blocks is None
+    state = load_checkpoint(Path(args.model_weights), bare=True) if whole else {}
+    if args.bn_mix is None and mixes_norms(state.get("network", "")):
+        args.network = mixing(args.network, True)
+    return levels_to_match(state, args.match_source) if whole else None
 
 
 def check_axes(args: Namespace) -> None:
@@ -192,7 +198,7 @@ def have_chosen(args: Namespace, loss: LossSum) -> str:
 
 def train(args: Namespace, loss: LossSum, team: Team) -> None:
     """Trains one run, from the data to the scores. Writes nothing before everything it needs was found in order."""
-    demand, reading, levels = demand_of(args), settings_of(Reading, vars(args)), levels_of(args)
+    demand, reading, levels = demand_of(args), settings_of(Reading, vars(args)), as_used(args)
     streams, val = open_data(demand, reading, loss.bounds, team, levels)
     in_channels = (val or next(iter(streams.values()))).slices.shape[0]
     method = build_method(args, loss, in_channels, team=team)

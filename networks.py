@@ -4,7 +4,6 @@ Each is built from (in_channels, n_class, **params); all but DeepLabVGG and UNet
 `classifier` is its last layer: a method that keeps the class boundaries of the source network freezes it.
 """
 
-import re
 from collections.abc import Iterable, Sequence
 from functools import partial
 from itertools import pairwise
@@ -16,7 +15,8 @@ from torch import Tensor, nn
 
 import nets.deeplab
 import nets.enet  # noqa: F401
-from nets.base import NETWORKS, Network, initialise, xavier
+from nets.base import NETWORKS, Network, batch_norms, initialise, xavier
+from nets.norm_mixing import ITEMS, OPTION
 from nets.weight_checks import within_memory
 from processes.errors import UserError
 from utils import read_literal
@@ -42,7 +42,15 @@ def ghost_network(text: str, in_channels: int, n_class: int) -> nn.Module:
 
 def _build(text: str, in_channels: int, n_class: int) -> nn.Module:
     name, colon, rest = text.partition(":")
-    return NETWORKS.build(name.strip(), in_channels, n_class, **(_read_params(rest, text) if colon else {}))
+    params = _read_params(rest, text) if colon else {}
+    mixes = params.pop(OPTION, False)
+    net = NETWORKS.build(name.strip(), in_channels, n_class, **params)
+    if not isinstance(mixes, bool):
+        raise UserError(f"--network {text}: {OPTION} is True or False, not {mixes!r}.")
+    if mixes and not batch_norms(net):
+        raise UserError(f"{name.strip()} has no batch norm whose statistics could be mixed (--bn_mix); leave it out.")
+    net.mixes = mixes
+    return net
 
 
 def network_class(text: str) -> type[Network]:
@@ -53,7 +61,7 @@ def network_class(text: str) -> type[Network]:
 def _read_params(rest: str, text: str) -> dict[str, Any]:
     form = f"'{text}' is not of the form NAME or NAME:PARAM=VALUE,PARAM=VALUE, for example UNet:nG=16"
     params: dict[str, Any] = {}
-    for item in re.split(r",(?=\s*\w+\s*=)", rest):  # not at the commas within a list
+    for item in ITEMS.split(rest):
         key, _, value = (part.strip() for part in item.partition("="))
         if not key.isidentifier() or not value or value.endswith(","):
             raise UserError(f"{form}: cannot read '{item}'.")

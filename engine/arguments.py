@@ -19,6 +19,7 @@ from methods.optimisers import LR_RULES, Learning, check_rates
 from methods.schedules import SCHEDULES
 from methods.settings import add_flags
 from nets.decoding import DECODERS
+from nets.norm_mixing import mixing
 from nets.precision import AUTOCAST, PRECISIONS, device_of
 from networks import network_class
 from processes.errors import UserError
@@ -113,6 +114,12 @@ def get_parser() -> Parser:  # noqa: PLR0915  a flat list of flags reads better 
     learn.add_argument("--network", default="UNet", help="name, or name:parameter=value,… as in UNet:nG=16")
     learn.add_argument("--model_weights", "--weights", default="", help="checkpoint to start from; '' is random")
     learn.add_argument("--load_blocks", type=int, help="of these weights the encoder and n blocks of the decoder alone")
+    learn.add_argument(
+        "--bn_mix",
+        **switch | {"default": None},
+        help="predict at batch-norm statistics between the network's and those of an image (default: as the network of "
+        "--model_weights was used)",
+    )
     learn.add_argument("--backbone_weights", default="", help="pre-trained trunk of a network that has one: a file")
     learn.add_argument("--n_epoch", type=int, default=100)
     learn.add_argument(
@@ -232,6 +239,8 @@ def get_args(argv: Sequence[str] | None = None) -> Namespace:
     if args.channels_last is None:
         halved = args.device.startswith("cuda") and args.precision in AUTOCAST
         args.channels_last = int(halved and network_class(args.network).keeps_channels_last)
+    if args.bn_mix is not None:
+        args.network = mixing(args.network, bool(args.bn_mix))
     args.cache = "ram" if args.in_memory else args.cache
     args.optimiser = "adamw" if args.adamw else args.optimiser
     args.lr_rule = "legacy" if args.schedule else args.lr_rule

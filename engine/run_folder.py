@@ -40,7 +40,7 @@ ELSEWHERE += ("in_memory", "nsd_tolerance", "saveim", "entmap", "dice_3d", "grou
 
 # Flags that unfinished runs of before may lack, with the value that is what those did.
 NEWER = {"keep_every": 0, "select_with": 0, "select_folders": None}
-NEWER |= {"anchor": 0.0, "average_last": 1, "decode": "argmax", "match_source": None}
+NEWER |= {"anchor": 0.0, "average_last": 1, "decode": "argmax", "match_source": None, "bn_mix": None}
 
 OF_AN_EPOCH = ("epoch", "best", "caution", "alarms", "method", "identity")  # of a checkpoint, apart from the network
 ASTRAY = "nonfinite.pkl"  # what a run that is not finite leaves behind

@@ -56,6 +56,9 @@ $(RD)/ttas: private OPT = $(sfda_with) "[($(ENTKL), $(call prior,$(COLUMN)), $(S
    ('ShapeMoments', {'idc':$(FORE)}, $(call prior,$(COLUMN)), None, 1e-4)]" --trainable bn
 # the target's batch-norm statistics in place of the source's, nothing else (Schneider et al. 2020)
 $(RD)/bnrefresh: private OPT = $(sfda_with) "[('SelfEntropy', {}, 1)]" --trainable none --bn_stats refresh --n_epoch 1
+# nothing learnt: the mean of predictions at batch-norm statistics between the source's and an image's, weighted by how sure they
+# are (InTEnt, Dong et al. 2024)
+$(RD)/bnmix: private OPT = $(WEIGHTS) --method noadap --bn_mix
 # information maximisation: a uniform prior of the classes over the batch, with the classifier frozen (SHOT, Liang et al. 2020)
 $(RD)/shot: private OPT = $(sfda_with) \
    "[('EntKLProp', {'over':'batch'}, 'ConstantBounds', {'values':'uniform'}, 'soft_size', 1)]" --trainable features
@@ -76,7 +79,7 @@ $(RD)/noadap_onsource: private OPT = $(WEIGHTS) --method noadap $(SOURCE)
 # One network for the target: the source network, its refresh, or what one of these runs chose of its epochs. Nobody looks at
 # a label for it; the run `chosen` is that network on the target as it is, for tables and pictures. A makefile that wants
 # other runs to choose among says so: CHOICES = sfda tent.
-CHOICES ?= $(filter sfda sfda_at_% sfda_notags adaent tent ttas shot srcmatch mean_teacher selftrain,$(TRN) $(ABL) $(BAS))
+CHOICES ?= $(filter sfda sfda_at_% sfda_notags adaent tent ttas bnmix shot srcmatch mean_teacher selftrain,$(TRN) $(ABL) $(BAS))
 $(RD)/choice/chosen.pkl: $$(addprefix $(RD)/,$$(addsuffix /last.pkl,$$(CHOICES)))
 	$(if $(THREADS),OMP_NUM_THREADS=$(THREADS)) $(RENEW) $(CC) choose.py --runs $(addprefix $(RD)/,$(CHOICES)) --out $(@D) --overwrite$(if $(SELECT), $(SELECTED))
 $(RD)/chosen: private OPT = --method noadap --model_weights $(RD)/choice/chosen.pkl --saveim True --entmap

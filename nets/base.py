@@ -11,6 +11,7 @@ from torch import Tensor, nn
 from torch.func import functional_call
 from torch.nn.modules.batchnorm import _BatchNorm
 
+from nets.norm_mixing import mixed_prediction
 from processes.errors import UserError
 from utils import Registry, fits, listing
 
@@ -33,6 +34,7 @@ class Network(nn.Module):
     A subclass implements `features`. Its `coarser` are the channels of the maps before the classifier's that heads
     of their own can classify, the nearest first; `head_rate` is the learning-rate factor of such a head.
     A network with an encoder of its own has `n_blocks` decoder blocks; `widths` are the channels of `decode`'s maps.
+    One that `mixes` predicts in evaluation mode at several batch-norm statistics (norm_mixing.py).
     `published` names the parts of a published network in the order in which it declares them (published_weights.py).
     """
 
@@ -45,6 +47,7 @@ class Network(nn.Module):
     n_blocks: int = 0
     widths: tuple[int, ...] = ()
     published: tuple[str, ...] = ()
+    mixes: bool = False
     classifier: nn.Module
 
     def __init__(self, in_channels: int, n_class: int, **widths: int) -> None:
@@ -62,6 +65,11 @@ class Network(nn.Module):
 
     def forward(self, image: Tensor, size: Sequence[int] | None = None) -> Tensor:
         """(B,C,W,H) -> (B,K,W,H), or of another `size`: upsampled to it from the classifier's own, once."""
+        if self.mixes and not self.training:
+            return mixed_prediction(lambda: self._forward(image, size), batch_norms(self))
+        return self._forward(image, size)
+
+    def _forward(self, image: Tensor, size: Sequence[int] | None) -> Tensor:
         padded = self.pad(image)
         if size is None or tuple(size) == tuple(image.shape[2:]):
             return _crop(self.logits(padded), image)

@@ -46,6 +46,11 @@ def export_onnx(model: Model, path: Path, real: Tensor | None) -> str:
 
     Raises UserError where a package lacks, the network cannot be exported, or both differ by more than MOST.
     """
+    if model.net.mixes:
+        raise UserError(
+            f"{path} was not written: the network predicts at several batch-norm statistics of each image (--bn_mix), "
+            "and what is exported is one pass. Make a run of its weights with --bn_mix 0, and export that."
+        )
     onnx, runtime = _packages()
     net = Exported(model.net).cpu().float().eval()
     example = _example(model, real)

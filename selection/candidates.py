@@ -4,12 +4,12 @@ from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
 from datasets.grey_matching import SourceLevels
 from methods.base import infer
 from methods.settings import Settings
-from nets.base import batch_norms
+from nets.base import Network, batch_norms
 
 SOURCE, REFRESH = "source", "refresh"
 Weights = dict[str, Tensor]
@@ -19,13 +19,14 @@ Weights = dict[str, Tensor]
 class Candidate:
     """A network that can be chosen: what it is called, the epochs that it has behind it, and what gives its weights.
 
-    levels: what the images that it sees are matched to
+    levels: what the images that it sees are matched to; mixes: whether it mixes its batch-norm statistics with theirs
     """
 
     name: str
     epoch: int
     weights: Callable[[], Weights]
     levels: SourceLevels | None = None
+    mixes: bool = False
 
     @property
     def share(self) -> float:
@@ -34,13 +35,13 @@ class Candidate:
 
 
 @torch.no_grad()
-def refreshed(net: nn.Module, images: Iterable[Tensor], settings: Settings) -> Weights:
+def refreshed(net: Network, images: Iterable[Tensor], settings: Settings) -> Weights:
     """The weights of the network with the batch-norm statistics of these images alone (Schneider et al., NeurIPS 2020).
 
     images: batches (B, C, …) on the device, each in random company. A plain average over them replaces the moving one;
     nothing else of the network changes. It is left in evaluation mode, with the new statistics.
     """
-    norms = batch_norms(net)
+    norms, mixes, net.mixes = batch_norms(net), net.mixes, False
     momenta = [norm.momentum for norm in norms]
     net.eval()
     for norm in norms:
@@ -51,4 +52,5 @@ def refreshed(net: nn.Module, images: Iterable[Tensor], settings: Settings) -> W
             infer(net, image, settings)
     for norm, momentum in zip(norms, momenta, strict=True):
         norm.eval().momentum = momentum
+    net.mixes = mixes
     return {name: value.cpu().clone() for name, value in net.state_dict().items()}

@@ -17,7 +17,7 @@ from typing import Any
 
 import numpy as np
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
 from dataloader import AnySet, Reading, open_images, rows_of, splits_of
 from datasets.grey_matching import SourceLevels, levels_to_match, match_set, with_share
@@ -29,6 +29,7 @@ from nets.base import Network, batch_norms
 from nets.bundle import Bundle, read_bundle
 from nets.checkpoint_files import load_checkpoint, of_a_network, save_checkpoint
 from nets.filling import fitting_weights
+from nets.norm_mixing import mixes_norms, mixing
 from networks import build_network
 from processes.quoting import csv_text
 from selection.candidates import REFRESH, SOURCE, Candidate, refreshed
@@ -97,7 +98,7 @@ def open_target(reading: Reading, priors: Sequence[Any], selecting: Selecting) -
 
 def choose(
     target: Target,
-    net: nn.Module,
+    net: Network,
     candidates: Sequence[Candidate],
     settings: Settings,
     bundle: Bundle | None,
@@ -111,6 +112,7 @@ def choose(
         temperatures = None
     for candidate in candidates:
         net.load_state_dict(candidate.weights())
+        net.mixes = candidate.mixes
         measured.append(measure(net, target.batches(candidate.levels), settings, temperatures))
     shares = None if bundle is None else bundle.image_shares
     seen = _evidence(target, measured, candidates, shares)
@@ -192,20 +194,21 @@ def choose_among(
     source = fitting_weights(net, pool.source, *built)
     around = load_checkpoint(pool.around)
     levels = levels_to_match(around, pool.share)
-    candidates = [Candidate(SOURCE, 0, lambda: source, levels)]
+    candidates = [Candidate(SOURCE, 0, lambda: source, levels, net.mixes)]
     if batch_norms(net):
         net.load_state_dict(source)
         statistics = refreshed(net, (image for image, _ in target.batches(levels)), settings)
-        candidates.append(Candidate(REFRESH, 0, lambda: statistics, levels))
+        candidates.append(Candidate(REFRESH, 0, lambda: statistics, levels, net.mixes))
     for name, (epoch, path) in pool.others.items():
-        own = levels_to_match(load_checkpoint(path), None)
-        candidates.append(Candidate(name, epoch, partial(fitting_weights, net, path, *built), own))
+        state, weights = load_checkpoint(path), partial(fitting_weights, net, path, *built)
+        candidates.append(Candidate(name, epoch, weights, levels_to_match(state, None), mixes_norms(state["network"])))
     choice = choose(target, net, candidates, settings, read_bundle(around))
     chosen = candidates[choice.place]
     if chosen.name in pool.others:
         around = load_checkpoint(pool.others[chosen.name][1])
     told = of_a_network(around) | {"net": chosen.weights(), "epoch": chosen.epoch - 1}
     told["preprocessing"] = with_share(told["preprocessing"], chosen.share)
+    told["network"] = mixing(told["network"], chosen.mixes)
     save(folder, choice, candidates, told)
     return choice.reason
 

@@ -72,7 +72,8 @@ def _passes(
     def answer_to(disturbed: Tensor, undo: Callable[[Tensor], Tensor] = same) -> tuple[Tensor, Tensor]:
         return surest(log_probabilities(undo(logits_of(disturbed))))
 
-    with kept_features(net, keep=not settings.crop) as maps:  # of all windows of a volume they are large
+    keep = not settings.crop and not getattr(net, "mixes", False)  # of all windows of a volume they are large
+    with kept_features(net, keep=keep) as maps:
         log_p = log_probabilities(logits_of(image))
     sure, first = surest(log_p)
     n_class, labels = log_p.shape[1], {CLEAN: first}

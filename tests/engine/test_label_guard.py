@@ -78,12 +78,12 @@ RUNS = {
     "pixels to ignore, stopped": "--ignore 255 --on_collapse stop --l_rate 0.5 --scores iou --valonly --ontrain",
     "moved images": f"--augment --augmentation {MOVED} --in_memory --ontest --weight_decay 0.01 --optimiser adamw",
     "loss weights that move": "--scheduler StealWeight --scheduler_params \"{'to_steal': 0.1}\" --adamw --flr "
-    "--eval_every 2 --debug",
+    "--eval_every 2 --debug --bn_mix 0",
     "other machine": "--lr_rule late --precision bf16 --channels_last --deterministic --steps 3 --anchor 0.1 "
     "--decode dice",
     "as one published code": "--published sfda --use_spacing",
     "as the other": "--published boundary --use_sgd",
-    "masks alone": "--mode makeim --saveim 1 --match_source 0.5",
+    "masks alone": "--mode makeim --saveim 1 --match_source 0.5 --bn_mix",
     "copies to choose from": "--keep_every 1 --n_epoch 3 --saveim 1 --average_last 2 --match_source 1",
     "volumes": "--crop 8 9 8 --overlap 0.25 --network UNet3D:width=2,depth=1 --steps 2",
 }

@@ -24,6 +24,7 @@ CHOICES = (
     "adaent",
     "tent",
     "ttas",
+    "bnmix",
     "shot",
     "srcmatch",
     "mean_teacher",
@@ -406,7 +407,7 @@ def test_a_run_of_before_there_was_a_choice_is_not_asked_for_its_picture(tmp_pat
 
 
 WITHOUT_LABELS = [
-    *(run for run in CHOICES if run != "srcmatch"),
+    *(run for run in CHOICES if run not in ("srcmatch", "bnmix")),
     "entropy",
     "klprop",
     "sfda_mean",
