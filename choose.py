@@ -209,14 +209,14 @@ def source_of(runs: Sequence[Adapted]) -> Path:
 def pool_of(runs: Sequence[Adapted]) -> Pool:
     """What is chosen from; a run that kept what it started from adds nothing, unless it sees other images.
 
-    The source network and its refresh see images as they are, or matched by the least share of any run.
+    The source network and its refresh see images as they are, or, where no run does, as in that of the least share.
     """
-    named, share = dict(zip(names_of(runs), runs, strict=True)), min(run.share for run in runs)
+    named, share = dict(zip(names_of(runs), runs, strict=True)), min((run.share for run in runs), key=abs)
     mixes = all(run.mixes for run in runs)
     others = {
         name: (run.epoch, run.file)
         for name, run in named.items()
-        if not run.is_start or run.share > share or run.mixes > mixes
+        if not run.is_start or run.share != share or run.mixes > mixes
     }
     return Pool(source_of(runs), runs[0].file, others, share)
 

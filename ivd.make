@@ -36,6 +36,6 @@ endif
 
 # -- an experiment of your own: a name and a line; without the #, `make -f ivd.make slow` trains it ---------------------------
 # ABL += slow
-# $(RD)/slow: private OPT = $(WEIGHTS) --method sfda $(ADAPT) --l_rate 1e-5 $(call sfda_loss,$(COLUMN))
+# $(RD)/slow: private OPT = $(START) --method sfda $(ADAPT) --l_rate 1e-5 $(call sfda_loss,$(COLUMN))
 
 include make/rules.mk

@@ -26,7 +26,7 @@ from bounds import Bounds
 from dataloader import AnyStream, Demand, Reading, describe_inputs, describe_preprocessing, label_uses, open_data
 from datasets.augmentation import Augmentation
 from datasets.class_places import warn_of_flips
-from datasets.grey_matching import SourceLevels, levels_to_match
+from datasets.grey_matching import AUTO, SHARE, SourceLevels, levels_to_match
 from datasets.transforms import parse_folders
 from engine.arguments import get_args
 from engine.compilation import try_to_compile
@@ -65,6 +65,7 @@ from processes.ownership import RUN, RUN_FILES, refuse_taken
 from processes.team import ALONE, Team, join_team, leave_team
 from selection.choosing import choose_epoch
 from selection.labelled import Selecting, patients_who_choose
+from selection.looks import find_look
 from utils import run_program, seed_everything, settings_of
 
 # ---------------------------------------------------------------------------------------------------- build
@@ -190,14 +191,46 @@ def choose(args: Namespace, priors: Sequence[Bounds | None]) -> str:
 
 
 def have_chosen(args: Namespace, loss: LossSum) -> str:
-    """Starts that process. It is told what the losses that compare ratios are told."""
+    """Starts that process."""
     torch.cuda.empty_cache()  # what the epochs needed, the process may have
+    return run_alone(choose, args, priors_of(loss))
+
+
+def priors_of(loss: LossSum) -> list[Bounds | None]:
+    """What the losses that compare ratios are told, which is no ground truth."""
     bounds = zip(loss.losses, loss.bounds, strict=True)
-    return run_alone(choose, args, [bound if part.compares_ratios else None for part, bound in bounds])
+    return [bound if part.compares_ratios else None for part, bound in bounds]
+
+
+def look(args: Namespace, priors: Sequence[Bounds | None]) -> tuple[float, str]:
+    """The share by which the target's images are matched, and why; in a process of its own, which opens no labels."""
+    set_up_machine(args.precision, args.deterministic)
+    reading, settings = settings_of(Reading, vars(args)), settings_of(Settings, vars(args))
+    return find_look(Path(args.model_weights), reading, settings, args.network, priors)
+
+
+def settle_look(args: Namespace, loss: LossSum, team: Team) -> None:
+    """Puts the share that is found without labels in the place of --match_source auto; a run that goes on has it."""
+    if args.match_source != AUTO:
+        return
+    share = None
+    if team.leads:
+        share = begun_with(args.workdir) if args.resume else None
+        if share is None:
+            share, why = run_alone(look, args, priors_of(loss))
+            print(why, flush=True)
+    args.match_source = team.heard(share or 0.0, args.device)
+
+
+def begun_with(workdir: Path) -> float | None:
+    """The share of a run that is there already; None of none."""
+    file = next((file for file in (workdir / "last.pkl", workdir / "previous.pkl") if file.is_file()), None)
+    return None if file is None else float(load_checkpoint(file, bare=True)["preprocessing"].get(SHARE, 0.0))
 
 
 def train(args: Namespace, loss: LossSum, team: Team) -> None:
     """Trains one run, from the data to the scores. Writes nothing before everything it needs was found in order."""
+    settle_look(args, loss, team)
     demand, reading, levels = demand_of(args), settings_of(Reading, vars(args)), as_used(args)
     streams, val = open_data(demand, reading, loss.bounds, team, levels)
     in_channels = (val or next(iter(streams.values()))).slices.shape[0]

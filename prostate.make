@@ -51,8 +51,8 @@ endif
 # -- runs of this makefile alone ----------------------------------------------------------------------------------------
 # pseudo labels of the source network on the target, no source image: at a threshold of 0.5 (SegPL), and at one drawn from
 # its posterior (SegPL-VI, Xu et al. 2022)
-$(RD)/selftrain: private OPT = $(WEIGHTS) --method self_training $(ADAPT) $(KEEP) --threshold fixed
-$(RD)/selftrain_vi: private OPT = $(WEIGHTS) --method self_training $(ADAPT) $(KEEP) --threshold learnt --prior_mu 0.5 --prior_sd 0.1
+$(RD)/selftrain: private OPT = $(START) --method self_training $(ADAPT) $(KEEP) --threshold fixed
+$(RD)/selftrain_vi: private OPT = $(START) --method self_training $(ADAPT) $(KEEP) --threshold learnt --prior_mu 0.5 --prior_sd 0.1
 # contrastive pre-training on the source images without their labels (Chaitanya et al. 2020), as a start of the source
 # network; and that network on the target as it is
 CONTRAST = $(SOURCE) --n_parts 4 --l_rate 1e-3 $(PRE_LEARN)
@@ -68,7 +68,7 @@ $(RD)/noadap_contrast: private OPT = --method noadap --model_weights $(RD)/cesou
 # It is two lines, its name and what it does: take the # away, and `make -f prostate.make sfda_half` trains sfda with half
 # the weight of the prior; `make -f prostate.make ablations` puts it into the table.
 # ABL += sfda_half
-# $(RD)/sfda_half: private OPT = $(WEIGHTS) --method sfda $(ADAPT) \
+# $(RD)/sfda_half: private OPT = $(START) --method sfda $(ADAPT) \
 #    --target_losses "[('EntKLProp', {'lamb_se':1, 'lamb_consprior':0.5, 'weights_se':$(NU)}, $(call prior,dumbpredwtags), $(SIZE_OF), 1)]"
 
 include make/rules.mk

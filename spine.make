@@ -37,6 +37,6 @@ MOVES    = , 'flip': True, 'rotate': 45
 
 # -- an experiment of your own: take the # away from its name and its line, then `make -f spine.make gentle` -----------------
 # ABL += gentle
-# $(RD)/gentle: private OPT = $(WEIGHTS) --method sfda $(ADAPT) --l_rate 1e-4 $(call sfda_loss,$(COLUMN))
+# $(RD)/gentle: private OPT = $(START) --method sfda $(ADAPT) --l_rate 1e-4 $(call sfda_loss,$(COLUMN))
 
 include make/rules.mk

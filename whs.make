@@ -50,6 +50,6 @@ endif
 
 # -- an experiment of your own: its name in a list and its line; without the #, `make -f whs.make wide` trains it ------------
 # ABL += wide
-# $(RD)/wide: private OPT = $(WEIGHTS) --method sfda $(ADAPT) --batch_size 16 $(call sfda_loss,$(COLUMN))
+# $(RD)/wide: private OPT = $(START) --method sfda $(ADAPT) --batch_size 16 $(call sfda_loss,$(COLUMN))
 
 include make/rules.mk

@@ -12,6 +12,7 @@ from typing import Any, NoReturn
 
 from datasets.augmentation import Augmentation, spell_out
 from datasets.files import check_ignored, check_regex
+from datasets.grey_matching import AUTO
 from datasets.presets import PRESETS
 from engine.published import CODES, defaults, in_our_words, read_foreign, what_differs
 from methods.base import METHODS
@@ -81,9 +82,11 @@ def get_parser() -> Parser:  # noqa: PLR0915  a flat list of flags reads better 
     data.add_argument("--overlap", type=float, default=0.5, help="of the windows of this size that evaluation slides")
     data.add_argument(
         "--match_source",
-        type=float,
-        help="share, 0 to 1, by which a patient's grey levels are brought to those that the network of "
-        "--model_weights learnt from (default: as that network was used)",
+        type=lambda text: text if text == AUTO else float(text),
+        metavar="SHARE",
+        help="by which a patient's grey levels are brought to those that the network of --model_weights learnt from: 0 "
+        "to 1, or to -1 with bright and dark exchanged, or auto, which decides without labels (default: as that "
+        "network was used)",
     )
     data.add_argument("--augment", **switch, help="small random rotations, contrast and gamma of training slices")
     data.add_argument(
@@ -380,7 +383,7 @@ def _check_start(args: Namespace) -> None:
         raise UserError("--load_blocks says what to take of --model_weights, and none are given.")
     if args.match_source and (args.load_blocks is not None or not args.model_weights):
         raise UserError(
-            f"--match_source {args.match_source:g} brings grey levels to those that a whole network learnt from: give "
+            "--match_source brings grey levels to those that a whole network learnt from: give "
             "it by --model_weights, without --load_blocks, or leave --match_source out."
         )
 

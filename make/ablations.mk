@@ -6,7 +6,7 @@
 #   TEACH     what mean_teacher has of it as published
 
 TEACH ?= $(if $(SMALL),,--n_epoch 20 --l_rate 5e-4 --lr_decay 0.9 --lr_decay_epoch 1 --betas 0.9 0.99)
-sfda_with = $(WEIGHTS) --method sfda $(ADAPT) $(KEEP) --target_losses
+sfda_with = $(START) --method sfda $(ADAPT) $(KEEP) --target_losses
 
 # the entropy alone, the class-ratio KL alone
 $(RD)/entropy: private OPT = $(sfda_with) "[('SelfEntropy', {'weights':$(NU)}, 1)]"
@@ -44,12 +44,12 @@ $(RD)/tent: private OPT = $(sfda_with) "[('SelfEntropy', {}, 1)]" --trainable bn
 # online: patient by patient in their order, an update each, three rounds; SAR (Niu et al. 2023), EATA (Niu et al. 2022) and
 # DeYO (Lee et al. 2024) leave out the pixels whose entropy does harm, and adapt scale and shift of the batch norms
 ONLINE ?= --n_epoch 3 --l_rate 1e-3 --optimiser sgd
-online_with = $(WEIGHTS) --method online $(ONLINE) $(KEEP) --target_losses "[('SelfEntropy', {}, 1)]"
+online_with = $(START) --method online $(ONLINE) $(KEEP) --target_losses "[('SelfEntropy', {}, 1)]"
 $(RD)/sar: private OPT = $(online_with) --online sar
 $(RD)/eata: private OPT = $(online_with) --online eata
 $(RD)/deyo: private OPT = $(online_with) --online deyo
 # a student learns what the running average of its weights says of several views, and forgets a hundredth (CoTTA, Wang et al. 2022)
-$(RD)/cotta: private OPT = $(WEIGHTS) --method cotta $(ONLINE) --optimiser adam --l_rate 6e-5 $(KEEP)
+$(RD)/cotta: private OPT = $(START) --method cotta $(ONLINE) --optimiser adam --l_rate 6e-5 $(KEEP)
 # the centroid and spread of each class drawn to their mean over the slices, beside sfda's loss, over the scale and shift of the
 # batch norms alone (Bateson, Lombaert, Ben Ayed 2022)
 $(RD)/ttas: private OPT = $(sfda_with) "[($(ENTKL), $(call prior,$(COLUMN)), $(SIZE_OF), 1), \
@@ -58,18 +58,18 @@ $(RD)/ttas: private OPT = $(sfda_with) "[($(ENTKL), $(call prior,$(COLUMN)), $(S
 $(RD)/bnrefresh: private OPT = $(sfda_with) "[('SelfEntropy', {}, 1)]" --trainable none --bn_stats refresh --n_epoch 1
 # nothing learnt: the mean of predictions at batch-norm statistics between the source's and an image's, weighted by how sure they
 # are (InTEnt, Dong et al. 2024)
-$(RD)/bnmix: private OPT = $(WEIGHTS) --method noadap --bn_mix
+$(RD)/bnmix: private OPT = $(START) --method noadap --bn_mix
 # information maximisation: a uniform prior of the classes over the batch, with the classifier frozen (SHOT, Liang et al. 2020)
 $(RD)/shot: private OPT = $(sfda_with) \
    "[('EntKLProp', {'over':'batch'}, 'ConstantBounds', {'values':'uniform'}, 'soft_size', 1)]" --trainable features
 # a student learns what the running average of its weights says, each class as much as the average doubts it; the average is
 # the network (CBMT, Tang et al. 2023)
-$(RD)/mean_teacher: private OPT = $(WEIGHTS) --method mean_teacher $(ADAPT) $(TEACH) $(KEEP)
-# nothing learnt, and the network as it is: each patient's grey levels are brought to those that it learnt from, by quantiles
-# (after Thaler et al. 2025). Beside another run's flags, --match_source 1 is a start for it
-$(RD)/srcmatch: private OPT = $(WEIGHTS) --method noadap --match_source 1
+$(RD)/mean_teacher: private OPT = $(START) --method mean_teacher $(ADAPT) $(TEACH) $(KEEP)
+# nothing learnt, and the network as it is, on grey levels as an adaptation would see them: brought to those that it learnt from,
+# patient by patient and by quantiles, where the network is more at home there (after Thaler et al. 2025)
+$(RD)/srcmatch: private OPT = $(WEIGHTS) --method noadap --match_source auto
 # sfda at another learning rate, which its name tells, for a few epochs
-$(RD)/sfda_at_%: private OPT = $(WEIGHTS) --method sfda $(ADAPT) $(PROBE) --l_rate $(patsubst sfda_at_%,%,$(@F)) $(KEEP) $(call sfda_loss,$(COLUMN))
+$(RD)/sfda_at_%: private OPT = $(START) --method sfda $(ADAPT) $(PROBE) --l_rate $(patsubst sfda_at_%,%,$(@F)) $(KEEP) $(call sfda_loss,$(COLUMN))
 # the source network as it is, its masks those of the highest expected Dice (RankSEG, Dai and Li 2023; Wang and Dai 2025)
 $(RD)/noadap_dice: private OPT = $(WEIGHTS) --method noadap --saveim True --decode dice
 # no gap: the source network adapted to its own site, which should leave it as good as it was
@@ -79,7 +79,7 @@ $(RD)/noadap_onsource: private OPT = $(WEIGHTS) --method noadap $(SOURCE)
 # One network for the target: the source network, its refresh, or what one of these runs chose of its epochs. Nobody looks at
 # a label for it; the run `chosen` is that network on the target as it is, for tables and pictures. A makefile that wants
 # other runs to choose among says so: CHOICES = sfda tent.
-CHOICES ?= $(filter sfda sfda_at_% sfda_notags adaent tent ttas bnmix shot srcmatch mean_teacher selftrain,$(TRN) $(ABL) $(BAS))
+CHOICES ?= $(filter sfda sfda_at_% sfda_notags adaent tent ttas bnmix shot mean_teacher selftrain,$(TRN) $(ABL) $(BAS))
 $(RD)/choice/chosen.pkl: $$(addprefix $(RD)/,$$(addsuffix /last.pkl,$$(CHOICES)))
 	$(if $(THREADS),OMP_NUM_THREADS=$(THREADS)) $(RENEW) $(CC) choose.py --runs $(addprefix $(RD)/,$(CHOICES)) --out $(@D) --overwrite$(if $(SELECT), $(SELECTED))
 $(RD)/chosen: private OPT = --method noadap --model_weights $(RD)/choice/chosen.pkl --saveim True --entmap

@@ -76,9 +76,12 @@ CHOSEN  = $(if $(filter last,$(FROM)),last.pkl,$(if $(filter best,$(FROM)),best_
 SOURCE_RUN ?= cesource
 M_WEIGHTS_ul = $(RD)/$(if $(filter $(SOURCE_RUN),cesource $(notdir $(RUNS) $(wildcard $(RD)/$(SOURCE_RUN)))),$(SOURCE_RUN),\
   $(error SOURCE_RUN is the name of a run to start from, as cesource_slaug; it is '$(SOURCE_RUN)'))/$(CHOSEN)
-# MATCH=1: grey levels are matched to the source's in every run that starts from the source network (see srcmatch)
-MATCH  ?=
-WEIGHTS = --model_weights $(M_WEIGHTS_ul) $(MATCH:%=--match_source %)
+WEIGHTS = --model_weights $(M_WEIGHTS_ul)
+# Source-free adaptation starts from it too, on grey levels that may be brought to the source's. MATCH=auto (the default) decides
+# by the source network and without a label whether they are, and whether bright and dark change places (see srcmatch); 1, -1
+# and 0 say so. As published they stay as they are.
+MATCH  ?= $(if $(PARITY),,auto)
+START   = $(WEIGHTS) $(MATCH:%=--match_source %)
 
 # -- the main runs ------------------------------------------------------------------------------------------------------
 # the source network: cross-entropy on the labelled source
@@ -86,11 +89,11 @@ $(RD)/cesource: private OPT = $(SOURCE) --model_weights="" $(LEARN)
 # lower bound: the source network on the target as it is
 $(RD)/noadap: private OPT = $(WEIGHTS) --method noadap --saveim True --entmap
 # source-free adaptation: one prior size, by default switched by image-level tags. --saveim False, and no --entmap, to speed it up
-$(RD)/sfda: private OPT = $(WEIGHTS) --method sfda $(ADAPT) $(KEEP) --saveim True --entmap $(call sfda_loss,$(COLUMN))
+$(RD)/sfda: private OPT = $(START) --method sfda $(ADAPT) $(KEEP) --saveim True --entmap $(call sfda_loss,$(COLUMN))
 # its control, the same at learning rate 0: what re-estimating the batch-norm statistics does on its own
-$(RD)/sfda_lr0: private OPT = $(WEIGHTS) --method sfda $(ADAPT) --l_rate 0 $(call sfda_loss,$(COLUMN))
+$(RD)/sfda_lr0: private OPT = $(START) --method sfda $(ADAPT) --l_rate 0 $(call sfda_loss,$(COLUMN))
 # upper bounds: the true sizes as prior; full supervision on the target
-$(RD)/SFDA_TrueSize: private OPT = $(WEIGHTS) --method sfda $(ADAPT) $(call sfda_loss,val_gt_size)
+$(RD)/SFDA_TrueSize: private OPT = $(START) --method sfda $(ADAPT) $(call sfda_loss,val_gt_size)
 $(RD)/fs: private OPT = --model_weights="" $(LEARN) --saveim True
 # inference: the masks of a trained network
 $(RD)/cesourceim: private OPT = $(WEIGHTS) --mode makeim --entmap

@@ -182,8 +182,8 @@ def check_recipe(recipe: Mapping[str, Any], weights: Path) -> None:
         wrong.append(f"crop is {crop}, expected D, W and H in voxels")
     if not wrong and not 0 <= overlap < 1:
         wrong.append(f"overlap is {overlap:g}, expected 0 to below 1")
-    if not wrong and not 0 <= recipe.get(SHARE, 0) <= 1:
-        wrong.append(f"{SHARE} is {recipe[SHARE]:g}, expected 0 to 1")
+    if not wrong and not -1 <= recipe.get(SHARE, 0) <= 1:
+        wrong.append(f"{SHARE} is {recipe[SHARE]:g}, expected -1 to 1")
     if wrong:
         raise UserError(f"{weights} tells what cannot be of the network's images: {'; '.join(wrong)}.")
 

@@ -79,6 +79,14 @@ class Team:
         dist.all_reduce(whole, dist.ReduceOp.MAX)
         return float(whole)
 
+    def heard(self, value: float, device: str) -> float:
+        """The value that the leader has, in all processes."""
+        if self.world == 1:
+            return value
+        whole = torch.tensor(value, dtype=torch.float64, device=device)
+        dist.broadcast(whole, 0)
+        return float(whole)
+
     def wait(self) -> None:
         """Until every process is here."""
         if self.world > 1:

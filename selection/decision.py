@@ -84,7 +84,7 @@ class Weighed:
     def speaks_against(self, name: str, place: int, other: int, seed: int) -> bool:
         """Whether a candidate is most probably worse than another one by a validator."""
         scores = self.patients[name]
-        return _chance(scores[other] - scores[place], seed) <= CHANCE
+        return chance_of_none(scores[other] - scores[place], seed) <= CHANCE
 
     def choose(self, place: int, reason: str, more: Mapping[str, np.ndarray], labelled: Sequence[str]) -> Choice:
         """The choice of this place. more: validator -> (C,) score, before those of `patients`."""
@@ -110,7 +110,7 @@ def decide(seen: Evidence, candidates: Sequence[Candidate], seed: int = 0) -> Ch
 
 def settle(weighed: Weighed, candidates: Sequence[Candidate], seed: int = 0) -> Choice:
     """As `decide`, of what is weighed already."""
-    consistency = _mean_of([weighed.patients[name] for name in DECIDING])
+    consistency = mean_of_scores([weighed.patients[name] for name in DECIDING])
     middles = np.where(weighed.passes, middle(consistency), np.nan)
     start, refresh = _place(candidates, SOURCE), _place(candidates, REFRESH)
     agree = np.nan if refresh is None else middle(weighed.patients["source"])[refresh]
@@ -126,7 +126,7 @@ def settle(weighed: Weighed, candidates: Sequence[Candidate], seed: int = 0) -> 
     told = f"its consistency is {middles[best]:.3f}, that of {candidates[start].name} {middles[start]:.3f}"
     if best == start:
         why = "no epoch that may be chosen is more consistent"
-    elif _chance(consistency[best] - consistency[start], seed) > CHANCE:
+    elif chance_of_none(consistency[best] - consistency[start], seed) > CHANCE:
         why, best = f"{candidates[best].name} is not surely better: {told}", start
     else:
         why = told
@@ -181,13 +181,13 @@ def _highest(values: np.ndarray, order: Sequence[int]) -> int:
     return max(order, key=lambda place: np.nan_to_num(values[place], nan=-1))
 
 
-def _mean_of(parts: Sequence[np.ndarray]) -> np.ndarray:
+def mean_of_scores(parts: Sequence[np.ndarray]) -> np.ndarray:
     """(C, P) mean of scores (C, P) each; a score that knows nothing of any candidate is left out."""
     known = [part for part in parts if np.isfinite(part).any()]
     return np.mean(known, axis=0) if known else parts[0]
 
 
-def _chance(gains: np.ndarray, seed: int) -> float:
+def chance_of_none(gains: np.ndarray, seed: int) -> float:
     """The chance that the mean gain (P,) over patients is none: the share of bootstrap draws in which it is not > 0."""
     known = gains[np.isfinite(gains)]
     if not len(known):

@@ -30,6 +30,9 @@ class Selecting:
     metric_axis: Sequence[int]
 
 
+UNLABELLED = Selecting(select_with=0, select_folders=None, metric_axis=())
+
+
 @dataclass(frozen=True)
 class Labelled:
     """P patients of a set of N images, their labels, and the classes that count.

@@ -146,10 +146,10 @@ def ensv(seen: Evidence) -> np.ndarray:
         counts = [sum((one == k).astype(np.uint16) for one in maps) for k in range(seen.n_class)]
         return np.argmax(counts, axis=0)
 
-    return _dice_with(seen, vote) if len(voters) else nothing(seen)
+    return dice_with(seen, vote) if len(voters) else nothing(seen)
 
 
-def _dice_with(seen: Evidence, reference: Callable[[int], np.ndarray]) -> np.ndarray:
+def dice_with(seen: Evidence, reference: Callable[[int], np.ndarray]) -> np.ndarray:
     """(C, P, K) Dice of every candidate's masks with a mask that is asked for by the image's place."""
     own_sizes = seen.sums["size"]
     both, sizes = np.zeros(own_sizes.shape), np.zeros(own_sizes.shape[1:])
@@ -166,7 +166,7 @@ def _dice_with(seen: Evidence, reference: Callable[[int], np.ndarray]) -> np.nda
 @VALIDATORS.register()
 def source(seen: Evidence) -> np.ndarray:
     """(C, P, K): Dice with the source network."""
-    return _dice_with(seen, lambda row: seen.masks[seen.source][row])
+    return dice_with(seen, lambda row: seen.masks[seen.source][row])
 
 
 @VALIDATORS.register()
@@ -174,7 +174,7 @@ def refresh(seen: Evidence) -> np.ndarray:
     """(C, P, K): Dice with the source network whose batch normalisation was refreshed."""
     if seen.refresh is None:
         return nothing(seen)
-    return _dice_with(seen, lambda row: seen.masks[seen.refresh][row])
+    return dice_with(seen, lambda row: seen.masks[seen.refresh][row])
 
 
 @VALIDATORS.register()

@@ -8,7 +8,7 @@ import pytest
 
 from selection.candidates import REFRESH, SOURCE
 from selection.validators import VALIDATORS
-from tests.studies import choices, pairs, regret, sites
+from tests.studies import choices, looks, pairs, regret, sites
 from tests.studies.records import Record
 
 SHAPE = (1, 16, 16)
@@ -73,7 +73,7 @@ def of(names, truth, consistency, place, lost=()):
     sizes = np.array([[100, 0] if place in lost else [80, 20] for place in range(len(names))])
     evidence = {"expected": np.ones((6, 2)), "prior": np.full((6, 2), np.nan), "size": np.repeat(sizes[:, None], 6, 1)}
     gate = np.array(["class 1 is missing" * (place in lost) for place in range(len(names))])
-    return Record(np.array(names), np.arange(len(names)), place, gate, dice, values, evidence)
+    return Record(np.array(names), np.arange(len(names)), place, gate, dice, dice[0], values, evidence)
 
 
 def test_figures_of_a_summary():
@@ -103,6 +103,7 @@ def test_a_record_comes_back_as_it_went(tmp_path):
     assert again.place == 0
     np.testing.assert_allclose(again.values["cmr_ei"], record.values["cmr_ei"], rtol=1e-6)
     np.testing.assert_array_equal(again.truth, record.truth)
+    np.testing.assert_array_equal(again.as_is, record.as_is)
 
 
 def test_patients_of_the_two_scanners_are_not_the_same():
@@ -121,3 +122,12 @@ def test_a_third_of_the_patients_lacks_the_organ():
     lengths = [len(change("train", (label, label))[1]) for _ in range(6)]
     assert lengths == [4, 4, 3, 4, 4, 3]
     assert len(change("val", (label, label))[1]) == 4
+
+
+def test_every_look_is_scored_and_one_is_decided_on(tiny, tmp_path, capsys):
+    flags = ["--out", str(tmp_path), "--pairs", "bright-dark", "--seeds", "0", "1"]
+    looks.main(flags)
+    pair, mean = [line.split(" | ")[1:] for line in capsys.readouterr().out.splitlines()[-2:]]
+    assert pair == mean
+    *shown, decided, best = (float(cell.strip(" |")) for cell in pair)
+    assert min(shown) <= decided <= best <= 100

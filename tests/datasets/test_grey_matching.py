@@ -55,6 +55,20 @@ def test_what_a_scanner_did_to_the_levels_is_undone():
         assert np.allclose(found[zeros:][inside], body[inside], atol=0.01)
 
 
+def test_a_negative_share_turns_the_body_round():
+    """The darkest of the body becomes the source's brightest; what lies around the body stays the lowest."""
+    body = np.random.default_rng(0).gamma(3, 0.1, 4000) + 0.01
+    levels = np.concatenate([np.zeros(500), body.max() + 0.01 - body])  # air, and a body whose contrast is inverted
+    turned = levels_of(body, share=-1.0)
+    curve = torch.from_numpy(turned.curve(levels[None]))[None]
+    found = matched(torch.from_numpy(levels).float()[None, None], curve, -1.0)[0, 0].numpy()
+    assert (found[:500] == 0).all()
+    inside = (body > np.quantile(body, 0.01)) & (body < np.quantile(body, 0.99))
+    assert np.allclose(found[500:][inside], body[inside], atol=0.01)
+    half = matched(torch.from_numpy(levels).float()[None, None], curve, -0.5)[0, 0].numpy()
+    assert np.allclose(half, (found + levels) / 2, atol=1e-6)
+
+
 def test_a_channel_of_one_level_stays():
     source = levels_of(np.arange(9.0), np.arange(9.0))
     curves = torch.from_numpy(source.curve(np.array([[3.0] * 4, [1.0, 2, 3, 4]])))[None]
@@ -112,7 +126,7 @@ def test_the_share_is_that_of_the_checkpoint_unless_one_is_given():
     assert with_share(state["preprocessing"], 0) == {"crop": None}
 
 
-@pytest.mark.parametrize("share", [-0.1, 1.5, "1", float("nan")])
+@pytest.mark.parametrize("share", [-1.1, 1.5, "1", float("nan")])
 def test_another_share_is_refused(share):
     with pytest.raises(UserError, match="--match_source is a share"):
         levels_to_match({"preprocessing": {SHARE: share}}, None)

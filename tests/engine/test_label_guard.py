@@ -93,8 +93,9 @@ OWN = {  # method -> runs with its own flags
     "sfda": [
         "--trainable bn --bn_stats refresh",
         "--trainable features --bn_stats freeze",
-        "--trainable none",
-        "--keep_every 2 --crop 8 9 8 --overlap 0.25 --network UNet3D:width=2,depth=1 --ignore 255 --eval_every 2",
+        "--trainable none --match_source auto",
+        "--keep_every 2 --crop 8 9 8 --overlap 0.25 --network UNet3D:width=2,depth=1 --ignore 255 --eval_every 2 "
+        "--match_source auto",
         "--keep_every 1 --trainval --augment --augmentation \"{'rotate': 0}\" --l_rate 0.1 --precision bf16",
         f'--n_epoch 3 --keep_every 1 --l_rate 0.1 --target_losses "[{BENT}]"',
         f'--n_epoch 3 --keep_every 1 --trainable bn --target_losses "[{SHAPED}]"',

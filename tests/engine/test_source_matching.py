@@ -186,7 +186,7 @@ def test_what_tells_no_levels_and_another_start_are_refused(world, tmp_path):
     with pytest.raises(UserError, match="has no source bundle"):
         run(world, tmp_path / "run", "--match_source", 1, weights=tmp_path / "old.pkl")
     assert not (tmp_path / "run").exists()
-    with pytest.raises(UserError, match="--match_source 1 brings grey levels to those that a whole network"):
+    with pytest.raises(UserError, match="--match_source brings grey levels to those that a whole network"):
         program.main(arguments(world / "target", tmp_path / "run", "--match_source", 1))
     with pytest.raises(UserError, match="--match_source is a share"):
         run(world, tmp_path / "run", "--match_source", 2)
@@ -200,3 +200,40 @@ def test_a_run_that_goes_on_is_the_same(world, tmp_path):
     assert told["method"] == "noadap"
     with pytest.raises(UserError, match="match_source: 0.5 -> 1"):
         run(world, tmp_path / "whole", "--match_source", 1, "--resume")
+
+
+@pytest.fixture(scope="module")
+def turned(world):
+    """The target with bright and dark exchanged."""
+    write_site(world / "turned", 200, 60, seed=2)
+    for path in (world / "turned").glob("*/IMG/*.png"):
+        Image.fromarray((200 - np.asarray(Image.open(path)) * 0.7).clip(0, 255).astype(np.uint8)).save(path)
+    return "turned"
+
+
+def test_the_look_is_found_without_labels(world, turned, tmp_path, capsys):
+    """In which the source network is at home; on its own site nothing changes."""
+    for site, share in (("turned", -1), ("source", 0)):
+        told = run(world, tmp_path / site, "--match_source", "auto", "--target_dataset", world / site)
+        assert "Grey levels, decided without labels: " in capsys.readouterr().out
+        assert load_checkpoint(told / "last.pkl")["preprocessing"].get(SHARE, 0) == share
+    assert dice(tmp_path / "turned") > 0.8
+    as_is = run(world, tmp_path / "as_is", "--match_source", 0, "--target_dataset", world / "source")
+    assert (as_is / "patients_last.csv").read_bytes() == (tmp_path / "source/patients_last.csv").read_bytes()
+
+
+def test_a_run_that_goes_on_keeps_its_look(world, turned, tmp_path, monkeypatch):
+    flags = ("--match_source", "auto", "--target_dataset", world / turned, "--target_losses", ENTROPY, "--resume")
+    adapted = run(world, tmp_path / "sfda", *flags, method="sfda")
+    before = bits(load_checkpoint(adapted / "last.pkl"))
+    monkeypatch.setattr(program, "look", lambda *_: pytest.fail("looked again"))
+    run(world, adapted, *flags, method="sfda")
+    assert bits(load_checkpoint(adapted / "last.pkl")) == before
+
+
+def test_a_network_that_tells_no_levels_sees_images_as_they_are(world, tmp_path, capsys):
+    state = load_checkpoint(world / "trained/last.pkl")
+    save_checkpoint(tmp_path / "old.pkl", {name: value for name, value in state.items() if name != "bundle"})
+    told = run(world, tmp_path / "run", "--match_source", "auto", weights=tmp_path / "old.pkl")
+    assert "does not tell" in capsys.readouterr().out
+    assert SHARE not in load_checkpoint(told / "last.pkl")["preprocessing"]

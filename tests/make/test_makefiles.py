@@ -26,7 +26,6 @@ CHOICES = (
     "ttas",
     "bnmix",
     "shot",
-    "srcmatch",
     "mean_teacher",
     "selftrain",
 )  # of prostate.make
@@ -407,7 +406,7 @@ def test_a_run_of_before_there_was_a_choice_is_not_asked_for_its_picture(tmp_pat
 
 
 WITHOUT_LABELS = [
-    *(run for run in CHOICES if run not in ("srcmatch", "bnmix")),
+    *(run for run in CHOICES if run != "bnmix"),
     "entropy",
     "klprop",
     "sfda_mean",
@@ -496,13 +495,13 @@ def test_a_finished_run_that_chose_otherwise_is_told(tmp_path):
         assert ("Finished with" in said) == told
 
 
-def test_grey_levels_are_matched_where_it_is_asked_for():
-    for words, wanted in (((), {"srcmatch": ["1"]}), (("MATCH=0.5",), {"srcmatch": ["0.5", "1"], "sfda": ["0.5"]})):
+def test_adaptations_start_from_the_look_that_is_asked_for():
+    for words, share in (((), "auto"), (("MATCH=0.5",), "0.5"), (("MATCH=",), None), (("PARITY=1",), None)):
         for call in trainings(dry_run("prostate.make", *words)[0]):
             run = Path(call[call.index("--workdir") + 1]).name.removesuffix("_tmp")
             told = [call[at + 1] for at, word in enumerate(call) if word == "--match_source"]
-            starts = "results/prostate/cesource/best_3d.pkl" in call
-            assert told == wanted.get(run, ["0.5"] if words and starts else []), run
+            free = {"sfda", "self_training", "mean_teacher", "online", "cotta", "--bn_mix"}.intersection(call)
+            assert told == (["auto"] if run == "srcmatch" else [share] if free and share else []), run
 
 
 def test_the_runs_to_choose_among_are_those_that_are_listed_or_named():

@@ -196,6 +196,8 @@ def test_two_processes_are_one(sites, source, tmp_path, method, capsys):
     more += DEEP if method == "supervised" else ("--model_weights", source)
     turned = {"sfda": "{'flip': True, 'rotate': 0}", "supervised": LOOKS}.get(method, "{'flip': True, 'rotate': 45}")
     more += ("--augmentation", turned)
+    if method == "sfda":
+        more += ("--match_source", "auto")
     if method == "adversarial":
         more += ("--source_dataset", sites[0], "--lambda_adv", "1e-2", "1e-3", "--d_stride", "1", "--d_width", "4")
     if method == "pseudo_label":

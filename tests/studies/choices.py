@@ -84,22 +84,23 @@ def adapt(flags: list[str], run: Path) -> Record:
     with watched(seen):
         training.main(flags)
     [(evidence, candidates, choice)] = seen
-    truth = true_dice(get_args(flags), candidates)
-    record = Record.of(evidence, candidates, choice, truth)
+    *truth, as_is = true_dice(get_args(flags), [*candidates, replace(candidates[0], levels=None)])
+    record = Record.of(evidence, candidates, choice, np.stack(truth), as_is)
     shutil.rmtree(run)
     return record
 
 
-def true_dice(args: Namespace, candidates: Sequence[Candidate]) -> np.ndarray:
-    """(C, P, K) Dice of each candidate on each patient of the validation images, whose labels are read here alone."""
+def true_dice(args: Namespace, candidates: Sequence[Candidate]) -> list[np.ndarray]:
+    """(P, K) Dice of each candidate on each patient of the validation images, whose labels are read here alone."""
     loss = training.build_objective(args)
-    demand = replace(training.demand_of(args), streams={})
-    val = open_data(demand, settings_of(Reading, vars(args)), loss.bounds)[1]
-    method, found = training.build_method(args, loss, val.slices.shape[0], load=False), []
+    demand, reading = replace(training.demand_of(args), streams={}), settings_of(Reading, vars(args))
+    sets = {one.share: open_data(demand, reading, loss.bounds, levels=one.levels)[1] for one in candidates}
+    method = training.build_method(args, loss, sets[0.0].slices.shape[0], load=False)
+    found = []
     for candidate in candidates:
         method.net.load_state_dict(candidate.weights())
-        found.append(evaluate(method, val, keep_masks=False).dice_3d())
-    return np.stack(found)
+        found.append(evaluate(method, sets[candidate.share], keep_masks=False).dice_3d())
+    return found
 
 
 # ----------------------------------------------------------------------------------------------------------- the study
@@ -127,12 +128,21 @@ def study(name: str, seed: int, methods: Sequence[str], out: Path) -> None:
     source, target = (make_site(site, out / "data") for site in (pair.source, pair.target))
     weights = source_network(pair, seed, out)
     sizes = prior_of(pair, source, target, folder.parent / "sizes.csv")
+    start = [*common(pair.target, target, pair, seed), "--model_weights", str(weights)]
+    share, why = look([*start, *method_flags("sfda", pair, sizes), "--workdir", str(folder)])
+    print(f"{name}, seed {seed}: {why}", flush=True)
+    flags = [*start, "--match_source", str(share)]
     for method in wanted:
-        flags = [*common(pair.target, target, pair, seed), "--model_weights", str(weights)]
         began = time.process_time()
         record = adapt([*flags, *method_flags(method, pair, sizes)], folder / method)
         record.save(folder / f"{method}.npz")
         print(f"{name}, seed {seed}, {method}: {time.process_time() - began:.0f} s of CPU", flush=True)
+
+
+def look(flags: list[str]) -> tuple[float, str]:
+    """What --match_source auto decides."""
+    args = get_args(flags)
+    return training.look(args, training.priors_of(training.build_objective(args)))
 
 
 def get_options(argv: Sequence[str] | None) -> Namespace:

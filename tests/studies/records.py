@@ -13,6 +13,7 @@ from selection.validators import VALIDATORS, Evidence
 from utils import atomic_write
 
 PARTS = ("expected", "prior")  # of the evidence, beside its sums
+WHOLE = ("names", "epochs", "place", "gate", "truth", "as_is")
 
 
 @dataclass(frozen=True)
@@ -23,6 +24,7 @@ class Record:
     place           of the one that was chosen then
     gate            (C,) why a candidate was held back then, '' where it was not
     truth           (C, P, K) Dice
+    as_is           (P, K) Dice of the source network on images as they are, which candidates may see matched
     values          validator -> (C, Q, K)
     evidence        the sums of measuring.py (C, Q, *), and the PARTS
     """
@@ -32,15 +34,19 @@ class Record:
     place: int
     gate: np.ndarray
     truth: np.ndarray
+    as_is: np.ndarray
     values: Mapping[str, np.ndarray]
     evidence: Mapping[str, np.ndarray]
 
     @classmethod
-    def of(cls, seen: Evidence, candidates: Sequence[Candidate], choice: Choice, truth: np.ndarray) -> "Record":
+    def of(
+        cls, seen: Evidence, candidates: Sequence[Candidate], choice: Choice, truth: np.ndarray, as_is: np.ndarray
+    ) -> "Record":
         names, epochs = zip(*((each.name, each.epoch) for each in candidates), strict=True)
         values = {name: VALIDATORS[name](seen) for name in VALIDATORS}
         evidence = {**seen.sums, **{part: getattr(seen, part) for part in PARTS}}
-        return cls(np.array(names), np.array(epochs), choice.place, np.array(choice.gate), truth, values, evidence)
+        gate = np.array(choice.gate)
+        return cls(np.array(names), np.array(epochs), choice.place, gate, truth, as_is, values, evidence)
 
     @cached_property
     def choice(self) -> Choice:
@@ -67,11 +73,12 @@ class Record:
 
     @property
     def dice(self) -> np.ndarray:
-        """(C,) mean Dice over foreground classes and patients, as the reports have it."""
-        return np.nanmean(np.nanmean(self.truth[:, :, 1:], axis=2), axis=1)
+        """(C + 1,) mean Dice over foreground classes and patients, as the reports have it; `as_is` last."""
+        every = np.concatenate([self.truth, self.as_is[None]])
+        return np.nanmean(np.nanmean(every[:, :, 1:], axis=2), axis=1)
 
     def save(self, path: Path) -> None:
-        whole = {name: getattr(self, name) for name in ("names", "epochs", "place", "gate", "truth")}
+        whole = {name: getattr(self, name) for name in WHOLE}
         whole |= {f"value {name}": values.astype(np.float32) for name, values in self.values.items()}
         whole |= {f"seen {name}": values.astype(np.float32) for name, values in self.evidence.items()}
         with atomic_write(path) as file:
@@ -82,5 +89,5 @@ class Record:
         with np.load(path, allow_pickle=False) as file:
             whole = dict(file)
         of = lambda kind: {name.split(" ", 1)[1]: whole[name] for name in whole if name.startswith(f"{kind} ")}  # noqa: E731
-        single = [whole[name] for name in ("names", "epochs", "place", "gate", "truth")]
-        return cls(single[0], single[1], int(single[2]), single[3], single[4], of("value"), of("seen"))
+        single = {name: whole[name] for name in WHOLE} | {"place": int(whole["place"])}
+        return cls(**single, values=of("value"), evidence=of("seen"))

@@ -29,12 +29,12 @@ class Run:
 
     @property
     def points(self) -> np.ndarray:
-        """(C,) Dice in points, 0 to 100."""
+        """(C + 1,) Dice in points, 0 to 100, that of the source network on images as they are last."""
         return 100 * self.record.dice
 
     @property
     def source(self) -> float:
-        return float(self.points[list(self.record.names).index(SOURCE)])
+        return float(self.points[-1])
 
     @property
     def best(self) -> float:
@@ -63,6 +63,16 @@ def the_last(record: Record) -> int:
     return int(np.argmax(record.epochs))
 
 
+def the_source(record: Record) -> int:
+    """On images as they are."""
+    return -1
+
+
+def the_start(record: Record) -> int:
+    """The source network on images as --match_source auto shows them."""
+    return list(record.names).index(SOURCE)
+
+
 def by_validator(name: str, gated: bool) -> Callable[[Record], int]:
     """The candidate with the highest score of one validator; behind the gate, or of all."""
 
@@ -77,9 +87,11 @@ def by_validator(name: str, gated: bool) -> Callable[[Record], int]:
 
 WAYS: dict[str, Callable[[Record], int]] = {
     "**chosen**": as_chosen,
+    "source network": the_source,
+    "source network, matched": the_start,
     "last epoch": the_last,
     "entropy, no gate": by_validator("entropy", gated=False),
-    **{f"{name}, behind the gate": by_validator(name, gated=True) for name in VALIDATORS},
+    **{f"{name}, behind the gate": by_validator(name, gated=True) for name in VALIDATORS if name != "source"},
 }
 
 
