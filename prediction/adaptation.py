@@ -4,7 +4,8 @@
     OUT/adaptation/sizes.csv   the size of each class in a slice, where --prior_mm2 or --prior_mm3 gives it
     OUT/adaptation/run         the run: parameters, log, checkpoints
 
-The run is one of main.py with --method sfda and the published loss; what is there already is gone on with.
+The run is one of main.py with --method sfda and the published loss, on grey levels in which the network is at home
+(--match_source auto); what is there already is gone on with.
 """
 
 from collections.abc import Callable, Mapping, Sequence
@@ -12,6 +13,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
+from datasets.grey_matching import AUTO
 from datasets.set_tables import read_card
 from datasets.size_table import WITHOUT_TAGS
 from files.pairing import Case
@@ -112,6 +114,7 @@ def _adapt(place: Path, adapting: Adapting, model: Model, cases: Sequence[Case],
         "workdir": place / "run",
         "model_weights": adapting.weights,
         "method": "sfda",
+        "match_source": AUTO,
         "network": model.network,
         "n_class": model.n_class,
         "device": adapting.device,

@@ -34,9 +34,9 @@ from networks import build_network
 from selection.candidates import SOURCE, Candidate, Weights, refreshed
 from selection.decision import BELIEVED, CHANCE, by_patient, chance_of_none, mean_of_scores
 from selection.labelled import UNLABELLED
-from selection.measuring import measure, predicted
+from selection.measuring import Measured, measure, predicted
 from selection.target import Target, evidence_of, laid_out, open_target
-from selection.validators import VALIDATORS, dice_with, middle
+from selection.validators import VALIDATORS, Evidence, dice_with, middle
 
 LOOKS = {"as they are": 0.0, "matched to the source's": 1.0, "matched with bright and dark exchanged": -1.0}
 WITNESSES = ("consistency", "edge", "contrast")
@@ -48,7 +48,7 @@ class Look:
 
     name, share   of `LOOKS`
     agreement     Dice with its refresh; NaN without batch norms
-    scores        of `WITNESSES`, (P,) each, higher is better
+    scores        of `WITNESSES`, (P,) each, higher is better; nothing where nobody asks for them
     """
 
     name: str
@@ -93,21 +93,34 @@ def find_look(
 def _look_at(
     target: Target, net: Network, weights: Weights, name: str, levels: SourceLevels | None, settings: Settings
 ) -> Look:
+    """What it says in one look; a look other than the images as they are has no scores where it is not at home."""
+    agreement = _agreement(target, net, weights, levels, settings)
+    if levels and agreement < BELIEVED:
+        return Look(name, LOOKS[name], agreement, {})
     net.load_state_dict(weights)
-    seen = evidence_of(
-        target, [measure(net, target.batches(levels), settings, None)], [Candidate(SOURCE, 0, dict)], None
-    )
-    agreement = np.nan
-    if batch_norms(net):
-        refreshed(net, (image for image, _ in target.batches(levels)), settings)
-        masks = predicted(net, target.batches(levels), settings)
-        dice = by_patient("refresh", dice_with(seen, masks.__getitem__), seen.expected)
-        agreement = float(middle(dice)[0])
-    found = {
-        score: by_patient(score, VALIDATORS[score](seen), seen.expected) for score in (*DECIDING, "edge", "contrast")
-    }
+    seen = _seen(target, measure(net, target.batches(levels), settings, None))
+    found = {score: by_patient(score, VALIDATORS[score](seen), seen.expected) for score in (*DECIDING, *WITNESSES[1:])}
     found["consistency"] = mean_of_scores([found[score] for score in DECIDING])
     return Look(name, LOOKS[name], agreement, {witness: found[witness][0] for witness in WITNESSES})
+
+
+def _agreement(
+    target: Target, net: Network, weights: Weights, levels: SourceLevels | None, settings: Settings
+) -> float:
+    """Dice of the network with its batch-norm refresh, the median over patients; NaN without batch norms."""
+    if not batch_norms(net):
+        return np.nan
+    net.load_state_dict(weights)
+    masks = predicted(net, target.batches(levels), settings)
+    refreshed(net, (image for image, _ in target.batches(levels)), settings)
+    others = predicted(net, target.batches(levels), settings)
+    sizes = [np.bincount(mask.ravel(), minlength=target.reading.n_class) for mask in masks]
+    seen = _seen(target, Measured({"size": np.stack(sizes)}, masks))
+    return float(middle(by_patient("refresh", dice_with(seen, others.__getitem__), seen.expected))[0])
+
+
+def _seen(target: Target, measured: Measured) -> Evidence:
+    return evidence_of(target, [measured], [Candidate(SOURCE, 0, dict)], None)
 
 
 def best_look(looks: Sequence[Look]) -> tuple[Look, str]:
@@ -129,5 +142,6 @@ def _may_replace(look: Look, as_is: Look) -> bool:
 
 
 def _told(look: Look) -> str:
-    agreed = "" if np.isnan(look.agreement) else f"agrees with its refresh to {look.agreement:.2f}, "
-    return f"{look.name} it {agreed}is consistent to {look.consistency:.2f}"
+    agreed = [] if np.isnan(look.agreement) else [f"agrees with its refresh to {look.agreement:.2f}"]
+    consistent = [f"is consistent to {look.consistency:.2f}"] if look.scores else []
+    return f"{look.name} it {', '.join([*agreed, *consistent])}"
