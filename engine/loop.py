@@ -128,14 +128,14 @@ class Training:
         self.last_good = self._state() if looping.on_collapse == "rollback" else None
 
     def _meet_source(self) -> None:
-        """Shows method and alarms the network as --model_weights filled it: before anything is restored."""
+        """Shows the alarms, then the method, the network as --model_weights filled it: before anything is restored."""
         with suppress(Interrupted):  # the first step is told the same, and notes how far the run came
-            if self.streams:
-                self.method.meet(self.streams)
             source = self.watch.meet_source()
             score = source.score(self.looping) if source else np.nan
             self.best["start"] = None if np.isnan(score) else score  # as without ground truth, or without the organ
             self._say(self.watch.training.doubt() if source and not self.folder.resumes else "")
+        if self.streams:
+            self.method.meet(self.streams)
 
     def run(self) -> None:
         """Trains the epochs that are left, then scores the last, the best and the chosen network.

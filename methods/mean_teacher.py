@@ -10,12 +10,14 @@ labels k and is not sure of: 0.2 T < p_fg < 1 − 0.2 (1 − T), where p_fg is w
 it is that of the source network. So a class that the teacher is doubtful of does not drown.
 
 The published code has two structures, each against its background, and weighs the background of one of them. There the
-teacher is in training mode, and its batch norms remember nothing of the student's; here it is in evaluation mode, with
-the student's statistics. The teacher of the last step is what is evaluated and saved, as in the paper.
+teacher is in training mode: its batch norms take the statistics of each batch. Here it is in evaluation mode, with the
+statistics of the set at first and the student's later, so a label depends on its image alone. The teacher of the last
+step is what is evaluated and saved, as in the paper.
 """
 
 from collections.abc import Mapping
 from dataclasses import dataclass
+from functools import partial
 from typing import Any
 
 import torch
@@ -29,6 +31,7 @@ from methods.anchor import Anchor
 from methods.averaging import Student, follow, frozen
 from methods.base import METHODS, Method
 from methods.objective import LossSum
+from methods.refresh import refresh
 from methods.settings import flag
 from methods.thresholds import pseudo_label
 from nets.probabilities import log_probabilities, one_hot
@@ -75,8 +78,10 @@ class MeanTeacher(Method):
         super().set_modes()
         self.net.eval()
 
-    @torch.no_grad()
     def meet(self, streams: Mapping[str, AnyStream]) -> None:
+        see = partial(self.see, self.net)
+        refresh(self.net, see, (batch.image for batch, _ in streams["target"].epoch(0)))
+        follow(self.student, self.net, 1.0)  # their weights are the same
         for batch, _ in streams["target"].epoch(0):
             self.teach(batch)
 
@@ -91,7 +96,7 @@ class MeanTeacher(Method):
         taught, label = self.teach(batch)
         count, generator = len(batch.rows), self.generator.manual_seed(self.step_seed)
         view = STRONG_VIEW.draw(count, batch.image.shape[1:], generator)
-        logits = self.see(self.model, view.image(batch.image, self.team.share(count)), count)
+        logits = self.team.gather(self.see(self.model, view.image(batch.image, self.team.share(count))), count)
         weight = self.class_weights.view(-1, *[1] * (label.ndim - 1))
         shares = one_hot(label, self.settings.n_class) * weight
         terms = self.loss(logits, [shares] * len(self.loss.losses), batch.bounds)
@@ -103,17 +108,16 @@ class MeanTeacher(Method):
     @torch.no_grad()
     def teach(self, batch: Batch) -> tuple[Tensor, Tensor]:
         """The teacher's logits (B, K, …) of the whole batch, and the labels (B, …); its doubts are noted."""
-        logits = self.see(self.net, batch.image, len(batch.rows))
+        logits = self.team.gather(self.see(self.net, batch.image), len(batch.rows))
         log_p, threshold = log_probabilities(logits), self.settings.threshold_value
         label = pseudo_label(log_p.exp(), threshold)
         self.doubts += doubts(log_p, label, threshold)
         return logits, label
 
-    def see(self, net: nn.Module, image: Tensor, count: int) -> Tensor:
-        """The logits (count, K, …) of a whole batch, of which this process holds the images (b, C, …)."""
+    def see(self, net: nn.Module, image: Tensor) -> Tensor:
+        """The logits (b, K, …) of the images (b, C, …) that this process holds."""
         with self.settings.autocast():
-            logits = net(self.settings.laid_out(image))
-        return self.team.gather(logits, count)
+            return net(self.settings.laid_out(image))
 
     # -- state ------------------------------------------------------------------------------------------------
 

@@ -145,6 +145,23 @@ def test_the_weights_of_an_epoch_come_from_the_epoch_before_and_the_first_from_t
     assert 1 < len({*first, *method.class_weights.tolist()} - {1})
 
 
+def test_both_begin_with_the_statistics_of_the_set():
+    """Which a label then depends on, and no longer on the batch that its image is in."""
+    method = build(method="mean_teacher", losses=CROSS_ENTROPY, net=build_network("Dimwit:nG=3", 1, 2))
+    stream, conv = Stream((8, 10), 2), method.net.body[0]
+    weights = copy.deepcopy([*method.net.parameters()])
+    method.meet({"target": stream})
+    outs = [conv(batch.image).detach() for batch in stream.batches]
+    for net in (method.net, method.student):
+        torch.testing.assert_close(net.body[1].running_mean, torch.stack([out.mean((0, 2, 3)) for out in outs]).mean(0))
+        assert net.body[1].momentum == 0.1
+        assert all(torch.equal(a, b) for a, b in zip(net.parameters(), weights, strict=True))
+    assert not any(part.training for part in method.net.modules())
+    taught = method.teach(stream.batches[0])[0]
+    alone = Batch(stream.batches[0].image[:1], [None], [None], torch.arange(1))
+    torch.testing.assert_close(method.teach(alone)[0], taught[:1])
+
+
 def test_losses_of_the_prediction_alone_stand_beside_the_cross_entropy():
     method = make(losses="[('CrossEntropy', {}, 1), ('SelfEntropy', {}, 0.5)]")
     terms, _ = method.step({"target": Batch(images(3, 1)[0], [], [None, None], torch.arange(3))})
