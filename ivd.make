@@ -23,6 +23,8 @@ MAPS    = ('GT', dist_map_transform, False)
 CUT     = -m preprocess.archives.ivdm3seg --volumes $(VOLUMES)
 SLICE   = --images wat inn --normalise percentile --format png --val 4 $(CROP)
 PRIOR   = --n_class $(N_CLASS) $(DISC)
+# upl keeps all pieces: seven discs are one class
+AGREE  += --pieces all
 
 # -- settings: on the small phantom, and as published -------------------------------------------------------------------
 ifeq ($(PHANTOM),small)

@@ -187,7 +187,7 @@ class DiceLoss(Loss):
 
     A class that the image lacks costs the share of the image that is predicted as it, Σ p / |Ω|: nothing where nothing
     is predicted. As published (`legacy`, ε = 1e-10) it costs 1 whatever is predicted, without a gradient. With an ε of
-    one's own, `smooth`, the formula holds for such a class too.
+    one's own, `smooth`, the formula holds for such a class too. Pixels in which no class has a share count nowhere.
     """
 
     example: ClassVar = {"idc": [1]}
@@ -246,6 +246,7 @@ def _chosen(logits: Tensor, target: Tensor, idc: Sequence[int] | None) -> tuple[
     assert fits_labels(target, logits), (target.shape, logits.shape)
     probs = log_probabilities(logits).exp()
     truth = target.to(probs) if target.is_floating_point() else one_hot(target, logits.shape[1], probs.dtype)
+    probs = probs * (truth.sum(1, keepdim=True) > 0) if target.is_floating_point() else probs
     return pick(probs, idc).flatten(2), pick(truth, idc).flatten(2)
 
 

@@ -26,6 +26,8 @@ PRIOR    = --n_class $(N_CLASS) --constant_mm2 2000
 TRAINED  =
 LEARN    = --n_epoch 60 --l_rate 4e-3 --lr_decay 0.5 --lr_decay_epoch 20
 ADAPT    = --n_epoch 30 --l_rate 5e-4 --lr_decay 0.7 --lr_decay_epoch 10 --batch_size 8
+# upl keeps all pieces: a slice shows several of a spine
+AGREE   += --pieces all
 # shown is what the adaptation does; the choice without labels is to keep the CT network, which its refresh agrees with
 PANEL_OF = --which last
 

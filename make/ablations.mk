@@ -3,9 +3,12 @@
 #   ENTKL     the loss of sfda and its parameters      NU       class weights of the entropy
 #   FORE      the foreground classes                   ADAPT    epochs and learning rate of the adaptation
 #   KEEP      how often a network is kept to choose from
-#   TEACH     what mean_teacher has of it as published
+#   TEACH  AGREE  DENOISE    what mean_teacher, upl and denoised have of epochs and learning rate as published; a small network,
+#             of few channels, stands dropout less
 
 TEACH ?= $(if $(SMALL),,--n_epoch 20 --l_rate 5e-4 --lr_decay 0.9 --lr_decay_epoch 1 --betas 0.9 0.99)
+AGREE ?= $(if $(SMALL),,--n_epoch 10 --l_rate 1e-5)
+DENOISE ?= $(if $(SMALL),--most_spread 0.1,--n_epoch 2 --l_rate 2e-3 --betas 0.9 0.99)
 sfda_with = $(START) --method sfda $(ADAPT) $(KEEP) --target_losses
 
 # the entropy alone, the class-ratio KL alone
@@ -65,6 +68,10 @@ $(RD)/shot: private OPT = $(sfda_with) \
 # a student learns what the running average of its weights says, each class as much as the average doubts it; the average is
 # the network (CBMT, Tang et al. 2023)
 $(RD)/mean_teacher: private OPT = $(START) --method mean_teacher $(ADAPT) $(TEACH) $(KEEP)
+# pseudo labels where four positions of an image agree, with other features dropped in each (UPL-SFDA, Wu et al. 2023)
+$(RD)/upl: private OPT = $(START) --method upl $(ADAPT) $(AGREE) $(KEEP) --target_losses "[('DiceLoss', {}, 1)]"
+# pseudo labels of the source network that stand dropout and lie near the prototype of their class (DPL, Chen et al. 2021)
+$(RD)/denoised: private OPT = $(START) --method denoised $(ADAPT) $(DENOISE) $(KEEP)
 # nothing learnt, and the network as it is, on grey levels as an adaptation would see them: brought to those that it learnt from,
 # patient by patient and by quantiles, where the network is more at home there (after Thaler et al. 2025)
 $(RD)/srcmatch: private OPT = $(WEIGHTS) --method noadap --match_source auto
@@ -79,7 +86,7 @@ $(RD)/noadap_onsource: private OPT = $(WEIGHTS) --method noadap $(SOURCE)
 # One network for the target: the source network, its refresh, or what one of these runs chose of its epochs. Nobody looks at
 # a label for it; the run `chosen` is that network on the target as it is, for tables and pictures. A makefile that wants
 # other runs to choose among says so: CHOICES = sfda tent.
-CHOICES ?= $(filter sfda sfda_at_% sfda_notags adaent tent ttas bnmix shot mean_teacher selftrain,$(TRN) $(ABL) $(BAS))
+CHOICES ?= $(filter sfda sfda_at_% sfda_notags adaent tent ttas bnmix shot mean_teacher upl denoised selftrain,$(TRN) $(ABL) $(BAS))
 $(RD)/choice/chosen.pkl: $$(addprefix $(RD)/,$$(addsuffix /last.pkl,$$(CHOICES)))
 	$(if $(THREADS),OMP_NUM_THREADS=$(THREADS)) $(RENEW) $(CC) choose.py --runs $(addprefix $(RD)/,$(CHOICES)) --out $(@D) --overwrite$(if $(SELECT), $(SELECTED))
 $(RD)/chosen: private OPT = --method noadap --model_weights $(RD)/choice/chosen.pkl --saveim True --entmap

@@ -8,6 +8,7 @@ from typing import Literal, NamedTuple
 import torch
 from torch import Tensor, nn
 
+from methods.feature_dropout import width_of
 from methods.objective import LossSum
 from methods.settings import Settings, flag
 from nets.probabilities import log_probabilities, one_hot
@@ -40,7 +41,7 @@ class WithThreshold(nn.Module):
     def __init__(self, net: nn.Module, learnt: Sequence[str], alone: bool) -> None:
         """learnt: which of "mean" and "log_variance" have a layer; alone: whether no gradient leaves the layers."""
         super().__init__()
-        width = next(part.in_channels for part in net.classifier.modules() if hasattr(part, "in_channels"))
+        width = width_of(net.classifier)
         self.net, self.alone = net, alone
         self.head = nn.ModuleDict({name: nn.Linear(width, DIMENSIONS) for name in learnt})
 

@@ -102,7 +102,12 @@ class Network(nn.Module):
         """
         padded = self.pad(image)
         finest = self.features(padded)[-1]
-        return _crop(self._upsample(self.classifier(finest), padded.shape[2:]), image), finest
+        return self.on_image(self.classifier(finest), image), finest
+
+    def on_image(self, maps: Tensor, image: Tensor) -> Tensor:
+        """Maps (B,*,w,h) of the padded images -> (B,*,W,H), upsampled as logits are, and cropped to the images."""
+        padded = tuple(size + -size % self.multiple for size in image.shape[2:])
+        return _crop(self._upsample(maps, padded), image)
 
     def _classify(self, image: Tensor, classifiers: Sequence[nn.Module]) -> list[Tensor]:
         """Logits (B,K,W,H) of each classifier on a map of its own, the finest first; W, H as in `logits`."""

@@ -446,6 +446,15 @@ def test_cross_entropy_of_shares_by_hand(logits, soft):
     assert got.item() == pytest.approx(expected.item(), abs=1e-9)
 
 
+@pytest.mark.parametrize("name", TAKE_SHARES)
+def test_pixels_without_a_share_count_nowhere(name, logits, label):
+    """The loss is that of the pixels that are left; here the first row of each image is not."""
+    shares = one_hot(label, K, torch.float64)
+    shares[:, :, 0] = 0
+    found = LOSSES.build(name)(logits, shares)
+    assert found.item() == pytest.approx(LOSSES.build(name)(logits[:, :, 1:], label[:, 1:]).item(), abs=1e-9)
+
+
 @pytest.mark.parametrize("idc", [None, [1, 2]])
 @pytest.mark.parametrize("name", TAKE_SHARES)
 def test_gradient_through_both_the_prediction_and_the_shares(name, idc, logits, soft):

@@ -56,6 +56,8 @@ BASE = {  # method -> its losses, and flags of every run of it
     "cotta": ([LOSS], START),
     "self_training": ([LOSS], START),
     "mean_teacher": ([LOSS], START),
+    "upl": ([LOSS], START),
+    "denoised": ([LOSS], START),
     "adversarial": ([LOSS], f"{START} {SOURCE} --d_width 2 --d_stride 1"),
     "contrastive_global": ([], "--network UNet:nG=2 --model_weights UNET --n_parts 2 --embedding 4 --head_grid 1"),
     "contrastive_local": ([], "--network UNet:nG=2 --model_weights UNET --n_parts 2 --embedding 4 --local_blocks 2"),
@@ -113,6 +115,8 @@ OWN = {  # method -> runs with its own flags
         "--threshold learnt --post_sd 2 --threshold_value 0.4",
         "--threshold_value 0.4 --skip_empty 0.005",
     ],
+    "upl": ["--tau 0.6 --entropy_weight 0.5 --dropout 0.2 --pieces all --keep_every 1 --n_epoch 3"],
+    "denoised": ["--passes 3 --dropout 0.2 --most_spread 0.2 --quantile 0.1 --keep_every 1 --n_epoch 3"],
     "mean_teacher": ["--ema 0.9 --threshold_value 0.6 --keep_every 1 --n_epoch 3"],
     "adversarial": [
         "--lambda_adv 0.1 --lambda_seg 0.2 --lambda_ent 0.1 --d_input entropy --gan ls --d_l_rate 1e-3 --bn_stats both "
@@ -128,6 +132,8 @@ REFUSED = {  # (method or kind, flags) -> what is said of them
     ("sfda", "--n_labelled 1"): "learns from no label",
     ("self_training", "--n_labelled 1"): "learns from no label",
     ("mean_teacher", "--n_labelled 1"): "learns from no label",
+    ("upl", "--n_labelled 1"): "learns from no label",
+    ("denoised", "--n_labelled 1"): "learns from no label",
     ("noadap", "--n_labelled 1"): "learns from no label",
     ("online", "--n_labelled 1"): "learns from no label",
     ("cotta", "--n_labelled 1"): "learns from no label",

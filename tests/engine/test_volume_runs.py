@@ -104,6 +104,8 @@ CASES = {
     "no images without labels": ("--method", "pseudo_label", "--batch_u", 0),
     "adaptation": ("--method", "sfda", "--target_losses", SIZED, "--crop", 14, 14, 12, "--batch_size", 1),
     "own labels": ("--method", "self_training"),
+    "labels that positions agree on": ("--method", "upl", "--tau", 0.6),
+    "labels that are denoised": ("--method", "denoised", "--most_spread", 0.2),
     "labels of an average": ("--method", "mean_teacher", "--target_losses", ON_LABELS, "--ema", 0.5),
     "mixed": ("--method", "mixup"),
     "half precision": ("--precision", "bf16"),
@@ -113,7 +115,7 @@ CASES = {
 @pytest.mark.parametrize("name", CASES)
 def test_every_method_runs_and_goes_on_after_a_stop(site, supervised, tmp_path, name):
     more = CASES[name]
-    if {"sfda", "self_training", "mean_teacher"} & set(more):
+    if {"sfda", "self_training", "mean_teacher", "upl", "denoised"} & set(more):
         more += ("--model_weights", supervised / "last.pkl")
     program.main(flags(site, tmp_path / "whole", *more))
     argv = flags(site, tmp_path / "run", *more, "--resume")

@@ -27,6 +27,8 @@ CHOICES = (
     "bnmix",
     "shot",
     "mean_teacher",
+    "upl",
+    "denoised",
     "selftrain",
 )  # of prostate.make
 MAKEFILES = (*ADAPTATION, *BOUNDARY, "gta5.make", "msd_prostate.make", "brats.make")

@@ -184,7 +184,19 @@ def test_older_and_newer_torch_leave_the_buffers_alone(monkeypatch, word):
 LOOKS = "{'preset': 'slaug', 'flip': True, 'label_gin': 0.2, 'ipa': 0.2, 'fourier': 0.5, 'blur': 0.3, 'blank': 0.3}"
 
 
-ALIKE = ["sfda", "supervised", "adversarial", "mixup", "pseudo_label", "mean_teacher", "online", "cotta"]
+ALIKE = [
+    "sfda",
+    "supervised",
+    "adversarial",
+    "mixup",
+    "pseudo_label",
+    "mean_teacher",
+    "upl",
+    "denoised",
+    "online",
+    "cotta",
+]
+COUNTED = ("pseudo_label", "adversarial", "mean_teacher", "upl", "denoised", "online")
 
 
 @pytest.mark.parametrize("method", ALIKE)
@@ -212,7 +224,7 @@ def test_two_processes_are_one(sites, source, tmp_path, method, capsys):
     np.testing.assert_allclose(second[:2], first[:2], rtol=1e-6, atol=1e-5)
     # later, rounding may lift a pixel over the threshold of the pseudo labels, one of the 480 that an image has, or a
     # judgement of a discriminator over one half, one of the thousands whose share is its accuracy
-    counted = method in ("pseudo_label", "adversarial", "mean_teacher", "online")
+    counted = method in COUNTED
     np.testing.assert_allclose(second, first, rtol=1e-6, atol=3e-3 if counted else 1e-5)
     pd.testing.assert_frame_equal(
         table(alone).drop(columns="seconds"), table(team).drop(columns="seconds"), rtol=1e-2, atol=1e-2
