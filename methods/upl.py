@@ -84,11 +84,8 @@ class UPL(Method):
         mean = log_probabilities(logits.flatten(0, 1)).exp().unflatten(0, logits.shape[:2]).mean(1)
         shares = one_hot(self.pseudo_label(mean.detach()), settings.n_class)
         repeat = partial(torch.repeat_interleave, repeats=POSITIONS, dim=0)
-        targets, bounds = (
-            [repeat(shares)] * len(self.loss.losses),
-            [b if b is None else repeat(b) for b in batch.bounds],
-        )
-        terms = self.loss(logits.flatten(0, 1), targets, bounds)
+        bounds = [bound if bound is None else repeat(bound) for bound in batch.bounds]
+        terms = self.loss(logits.flatten(0, 1), [repeat(shares)] * len(self.loss.losses), bounds)
         terms["entropy"] = settings.entropy_weight * entropy_in_bits(mean)
         terms["tot"] = terms["tot"] + terms["entropy"]
         self.update(terms["tot"])
