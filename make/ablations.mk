@@ -75,6 +75,11 @@ $(RD)/denoised: private OPT = $(START) --method denoised $(ADAPT) $(DENOISE) $(K
 # nothing learnt, and the network as it is, on grey levels as an adaptation would see them: brought to those that it learnt from,
 # patient by patient and by quantiles, where the network is more at home there (after Thaler et al. 2025)
 $(RD)/srcmatch: private OPT = $(WEIGHTS) --method noadap --match_source auto
+# pixels drawn to the rows of the frozen classifier, the source's prototypes, and these to pixels; the sizes of sfda are where the
+# class prior begins (ProtoContra, stage 1, Yu et al. 2023)
+$(RD)/proto: private OPT = $(START) --method prototype_alignment $(ADAPT) $(KEEP) $(call sfda_loss,$(COLUMN))
+# the same prediction under two random affine views (DG-TTA, Weihsbach et al. 2025)
+$(RD)/consist: private OPT = $(START) --method consistency $(ADAPT) --optimiser adamw $(KEEP) --target_losses "[('SelfEntropy', {}, 1)]"
 # sfda at another learning rate, which its name tells, for a few epochs
 $(RD)/sfda_at_%: private OPT = $(START) --method sfda $(ADAPT) $(PROBE) --l_rate $(patsubst sfda_at_%,%,$(@F)) $(KEEP) $(call sfda_loss,$(COLUMN))
 # the source network as it is, its masks those of the highest expected Dice (RankSEG, Dai and Li 2023; Wang and Dai 2025)
@@ -86,7 +91,7 @@ $(RD)/noadap_onsource: private OPT = $(WEIGHTS) --method noadap $(SOURCE)
 # One network for the target: the source network, its refresh, or what one of these runs chose of its epochs. Nobody looks at
 # a label for it; the run `chosen` is that network on the target as it is, for tables and pictures. A makefile that wants
 # other runs to choose among says so: CHOICES = sfda tent.
-CHOICES ?= $(filter sfda sfda_at_% sfda_notags adaent tent ttas bnmix shot mean_teacher upl denoised selftrain,$(TRN) $(ABL) $(BAS))
+CHOICES ?= $(filter sfda sfda_at_% sfda_notags adaent tent ttas bnmix shot proto consist mean_teacher upl denoised selftrain,$(TRN) $(ABL) $(BAS))
 $(RD)/choice/chosen.pkl: $$(addprefix $(RD)/,$$(addsuffix /last.pkl,$$(CHOICES)))
 	$(if $(THREADS),OMP_NUM_THREADS=$(THREADS)) $(RENEW) $(CC) choose.py --runs $(addprefix $(RD)/,$(CHOICES)) --out $(@D) --overwrite$(if $(SELECT), $(SELECTED))
 $(RD)/chosen: private OPT = --method noadap --model_weights $(RD)/choice/chosen.pkl --saveim True --entmap

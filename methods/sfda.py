@@ -45,16 +45,24 @@ class SFDA(Supervised):
 
     settings: Settings
 
-    def __init__(self, net: nn.Module, loss: LossSum, settings: Settings, team: Team = ALONE) -> None:
+    def __init__(
+        self,
+        net: nn.Module,
+        loss: LossSum,
+        settings: Settings,
+        team: Team = ALONE,
+        module: nn.Module | None = None,
+    ) -> None:
+        """module: as in Method"""
         blind = [type(part).__name__ for part in loss.losses if part.needs_target]
         if blind:
             raise UserError(
-                f"--method sfda never sees ground truth, but {blind[0]} needs it; use a loss of the prediction alone "
-                "(EntKLProp, SelfEntropy, KLPropInv, NaivePenalty), or --method supervised."
+                f"--method {settings.method} never sees ground truth, but {blind[0]} needs it; use a loss of the "
+                "prediction alone (EntKLProp, SelfEntropy, KLPropInv, NaivePenalty), or --method supervised."
             )
         self.norms = batch_norms(net)
         self._select(net, settings.trainable)
-        super().__init__(net, loss, settings, team)
+        super().__init__(net, loss, settings, team, module)
 
     def _select(self, net: nn.Module, trainable: str) -> None:
         free = [p for p in net.parameters() if p.requires_grad]  # a network may keep some frozen

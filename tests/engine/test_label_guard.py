@@ -54,6 +54,8 @@ BASE = {  # method -> its losses, and flags of every run of it
     "sfda": ([SIZED], START),
     "online": ([ENTROPY], START),
     "cotta": ([LOSS], START),
+    "prototype_alignment": ([SIZED], START),
+    "consistency": ([SIZED], START),
     "self_training": ([LOSS], START),
     "mean_teacher": ([LOSS], START),
     "upl": ([LOSS], START),
@@ -108,6 +110,15 @@ OWN = {  # method -> runs with its own flags
         "--trainable features --bn_stats freeze --online deyo --reset_below 0.3",
         "--online deyo --crop 8 9 8 --network UNet3D:width=2,depth=1",
     ],
+    "prototype_alignment": [
+        "--trainable bn --bn_stats refresh --temperature 0.2 --prior_rate 0.1",
+        "--bn_stats freeze --prior_rate 0",
+    ],
+    "consistency": [
+        "--trainable bn --bn_stats refresh --strength 0.1",
+        "--trainable features --bn_stats freeze",
+        "--trainable none",
+    ],
     "self_training": [
         "--threshold learnt --prior_mu 0.5 --prior_sd 0.1 --pri_mu 1 --pri_sd 1 --post_mu 1 --post_sd 1 --alpha 0.9 "
         "--threshold_moves network --threshold_draw published --kl_weight 0.2 --skip_empty 0.005 --conf_lower 0.1",
@@ -134,6 +145,8 @@ REFUSED = {  # (method or kind, flags) -> what is said of them
     ("mean_teacher", "--n_labelled 1"): "learns from no label",
     ("upl", "--n_labelled 1"): "learns from no label",
     ("denoised", "--n_labelled 1"): "learns from no label",
+    ("prototype_alignment", "--n_labelled 1"): "learns from no label",
+    ("consistency", "--n_labelled 1"): "learns from no label",
     ("noadap", "--n_labelled 1"): "learns from no label",
     ("online", "--n_labelled 1"): "learns from no label",
     ("cotta", "--n_labelled 1"): "learns from no label",

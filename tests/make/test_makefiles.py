@@ -26,6 +26,8 @@ CHOICES = (
     "ttas",
     "bnmix",
     "shot",
+    "proto",
+    "consist",
     "mean_teacher",
     "upl",
     "denoised",
@@ -497,13 +499,18 @@ def test_a_finished_run_that_chose_otherwise_is_told(tmp_path):
         assert ("Finished with" in said) == told
 
 
+STARTED = {"sfda", "self_training", "mean_teacher", "online", "cotta", "upl", "denoised", "--bn_mix"}
+STARTED |= {"prototype_alignment", "consistency"}
+
+
 def test_adaptations_start_from_the_look_that_is_asked_for():
     for words, share in (((), "auto"), (("MATCH=0.5",), "0.5"), (("MATCH=",), None), (("PARITY=1",), None)):
         for call in trainings(dry_run("prostate.make", *words)[0]):
             run = Path(call[call.index("--workdir") + 1]).name.removesuffix("_tmp")
             told = [call[at + 1] for at, word in enumerate(call) if word == "--match_source"]
-            free = {"sfda", "self_training", "mean_teacher", "online", "cotta", "--bn_mix"}.intersection(call)
-            assert told == (["auto"] if run == "srcmatch" else [share] if free and share else []), run
+            assert told == (
+                ["auto"] if run == "srcmatch" else [share] if share and STARTED.intersection(call) else []
+            ), run
 
 
 def test_the_runs_to_choose_among_are_those_that_are_listed_or_named():

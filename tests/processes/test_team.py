@@ -195,18 +195,22 @@ ALIKE = [
     "denoised",
     "online",
     "cotta",
+    "prototype_alignment",
+    "consistency",
 ]
 COUNTED = ("pseudo_label", "adversarial", "mean_teacher", "upl", "denoised", "online")
+SIZED = ("sfda", "prototype_alignment", "consistency")
 
 
 @pytest.mark.parametrize("method", ALIKE)
 def test_two_processes_are_one(sites, source, tmp_path, method, capsys):
     """20 steps, the last of each epoch with a single image: then one process has it, and the other has none."""
-    losses = {"sfda": adapting(sites[2]), "online": "[('SelfEntropy', {}, 1)]"}.get(method, PARTIAL)
+    losses = adapting(sites[2]) if method in SIZED else PARTIAL
+    losses = "[('SelfEntropy', {}, 1)]" if method == "online" else losses
     losses = CROSS_ENTROPY if method in ("mean_teacher", "cotta") else losses
     more = ("--method", method, "--augment", "--saveim", "--do_hd")
     more += DEEP if method == "supervised" else ("--model_weights", source)
-    turned = {"sfda": "{'flip': True, 'rotate': 0}", "supervised": LOOKS}.get(method, "{'flip': True, 'rotate': 45}")
+    turned = LOOKS if method == "supervised" else f"{{'flip': True, 'rotate': {0 if method in SIZED else 45}}}"
     more += ("--augmentation", turned)
     if method == "sfda":
         more += ("--match_source", "auto")
