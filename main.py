@@ -203,10 +203,13 @@ def priors_of(loss: LossSum) -> list[Bounds | None]:
 
 
 def look(args: Namespace, priors: Sequence[Bounds | None]) -> tuple[float, str]:
-    """The share by which the target's images are matched, and why; in a process of its own, which opens no labels."""
+    """The share by which the target's images are matched, and why; in a process of its own, which opens no labels.
+
+    The network is asked as it is, without --bn_mix, which would cost six times as much.
+    """
     set_up_machine(args.precision, args.deterministic)
     reading, settings = settings_of(Reading, vars(args)), settings_of(Settings, vars(args))
-    return find_look(Path(args.model_weights), reading, settings, args.network, priors)
+    return find_look(Path(args.model_weights), reading, settings, mixing(args.network, False), priors)
 
 
 def settle_look(args: Namespace, loss: LossSum, team: Team) -> None:
