@@ -126,10 +126,11 @@ class Online(SFDA):
 
     @torch.no_grad()
     def _climb(self) -> None:
-        """Goes RADIUS along the gradient."""
+        """Goes RADIUS along the gradient, nowhere if that is not finite, as in fp16 at first."""
         gradients = [parameter.grad for parameter in self.learnt]
         norm = torch.stack(torch._foreach_norm(gradients)).norm()
-        torch._foreach_add_(self.learnt, torch._foreach_mul(gradients, RADIUS / (norm + EPS)))
+        way = [torch.where(norm.isfinite(), RADIUS / (norm + EPS) * gradient, 0) for gradient in gradients]
+        torch._foreach_add_(self.learnt, way)
 
     @torch.no_grad()
     def _return(self, before: list[Tensor]) -> None:

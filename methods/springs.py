@@ -24,12 +24,12 @@ class Springs:
 
     @torch.no_grad()
     def measure(self, scale: Tensor) -> None:
-        """Takes the gradients that the parameters have now into the mean.
+        """Takes the gradients that the parameters have now into the mean, those that are not finite as 0.
 
         scale: a scalar, by which they are too large
         """
         self.measured += 1
-        squares = [(parameter.grad / scale) ** 2 for parameter in self.parameters]
+        squares = [(parameter.grad / scale).nan_to_num(0, 0, 0) ** 2 for parameter in self.parameters]
         torch._foreach_lerp_(self.firmness, squares, 1 / self.measured)
 
     def state_dict(self) -> dict[str, Any]:

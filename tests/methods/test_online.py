@@ -154,6 +154,18 @@ def test_deyo_is_the_formula_written_out(exact):
     assert_moved_to(method, {name: theta[name] - 0.5 * g[name] for name in theta})
 
 
+def test_gradients_that_overflow_move_nothing_and_make_no_spring_firm(exact):
+    """As the first ones in fp16, whose scale is too large."""
+    method, _ = exact("--online", "sar")
+    before = [parameter.detach().clone() for parameter in method.learnt]
+    for number, parameter in enumerate(method.learnt):
+        parameter.grad = torch.full_like(parameter, (torch.inf, torch.nan, 2.0)[number % 3])
+    method._climb()
+    assert all(torch.equal(a, b) for a, b in zip(before, method.learnt, strict=True))
+    method.springs.measure(torch.tensor(4.0))
+    assert [float(each.max()) for each in method.springs.firmness[:3]] == [0, 0, 0.25]
+
+
 @pytest.mark.parametrize("rule", ["sar", "eata", "deyo"])
 def test_a_step_remembers_the_statistics_of_its_images_once(exact, rule):
     """Whatever passes it makes: with --bn_stats refresh they are those of the batch."""
