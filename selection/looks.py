@@ -47,18 +47,18 @@ class Look:
     """What a source network says of the P patients in one look.
 
     name, share   of `LOOKS`
-    agreement     Dice with its refresh; NaN without batch norms
+    agreement     Dice with its refresh, 0 where neither predicts anything; None without batch norms
     scores        of `WITNESSES`, (P,) each, higher is better; nothing where nobody asks for them
     """
 
     name: str
     share: float
-    agreement: float
+    agreement: float | None
     scores: dict[str, np.ndarray]
 
     @property
     def is_home(self) -> bool:
-        return not self.agreement < BELIEVED
+        return self.agreement is None or self.agreement >= BELIEVED
 
     @property
     def consistency(self) -> float:
@@ -95,7 +95,7 @@ def _look_at(
 ) -> Look:
     """What it says in one look; a look other than the images as they are has no scores where it is not at home."""
     agreement = _agreement(target, net, weights, levels, settings)
-    if levels and agreement < BELIEVED:
+    if levels and agreement is not None and agreement < BELIEVED:
         return Look(name, LOOKS[name], agreement, {})
     net.load_state_dict(weights)
     seen = _seen(target, measure(net, target.batches(levels), settings, None))
@@ -106,17 +106,18 @@ def _look_at(
 
 def _agreement(
     target: Target, net: Network, weights: Weights, levels: SourceLevels | None, settings: Settings
-) -> float:
-    """Dice of the network with its batch-norm refresh, the median over patients; NaN without batch norms."""
+) -> float | None:
+    """Dice of the network with its batch-norm refresh, the median over patients; None without batch norms."""
     if not batch_norms(net):
-        return np.nan
+        return None
     net.load_state_dict(weights)
     masks = predicted(net, target.batches(levels), settings)
     refreshed(net, (image for image, _ in target.batches(levels)), settings)
     others = predicted(net, target.batches(levels), settings)
     sizes = [np.bincount(mask.ravel(), minlength=target.reading.n_class) for mask in masks]
     seen = _seen(target, Measured({"size": np.stack(sizes)}, masks))
-    return float(middle(by_patient("refresh", dice_with(seen, others.__getitem__), seen.expected))[0])
+    dice = middle(by_patient("refresh", dice_with(seen, others.__getitem__), seen.expected))
+    return float(np.nan_to_num(dice[0]))
 
 
 def _seen(target: Target, measured: Measured) -> Evidence:
@@ -142,6 +143,9 @@ def _may_replace(look: Look, as_is: Look) -> bool:
 
 
 def _told(look: Look) -> str:
-    agreed = [] if np.isnan(look.agreement) else [f"agrees with its refresh to {look.agreement:.2f}"]
-    consistent = [f"is consistent to {look.consistency:.2f}"] if look.scores else []
+    agreed = [] if look.agreement is None else [f"agrees with its refresh to {look.agreement:.2f}"]
+    consistent = []
+    if look.scores:
+        found = not np.isnan(look.consistency)
+        consistent = [f"is consistent to {look.consistency:.2f}" if found else "finds nothing"]
     return f"{look.name} it {', '.join([*agreed, *consistent])}"

@@ -37,6 +37,7 @@ POOR = (0.3, 0.2, 0.5, 0.2)  # nowhere at home
         (HOME, (0.95, 0.7, 1.2, 1.3), POOR, 0),  # at weaker edges
         (HOME, (0.60, 0.7, 1.8, 1.3), POOR, 0),  # not at home there
         (LOST, POOR, (0.8, 0.5, 1.5, 0.9), -1),
+        ((0.0, np.nan, np.nan, np.nan), POOR, (0.8, 0.5, 1.5, 0.9), -1),  # nothing is found in them
         (LOST, POOR, (0.8, 0.5, 1.2, 1.4), 0),
         (LOST, POOR, POOR, 0),
         (LOST, (0.9, 0.55, 1.6, 1.0), (0.8, 0.65, 1.6, 1.0), -1),  # the more consistent
@@ -49,8 +50,8 @@ def test_a_look_is_taken_on_these_grounds(as_is, matched, turned, share):
 
 @pytest.mark.parametrize(("better", "share"), [((0.7, 1.8, 1.0), -1), ((0.7, 1.5, 1.0), 0), ((0.7, 1.2, 1.3), 0)])
 def test_without_batch_norms_two_witnesses_have_to_agree(better, share):
-    plain = (np.nan, 0.6, 1.5, 1.0)
-    assert chosen(plain, plain, (np.nan, *better)) == share
+    plain = (None, 0.6, 1.5, 1.0)
+    assert chosen(plain, plain, (None, *better)) == share
 
 
 def test_the_words_name_what_was_seen_in_every_look():
@@ -60,4 +61,6 @@ def test_the_words_name_what_was_seen_in_every_look():
     )
     for figure in ("0.40", "0.30", "0.90"):
         assert f"agrees with its refresh to {figure}" in why
-    assert "agrees" not in best_look([look(place, np.nan, 0.6, 1.5, 1.0) for place in range(3)])[1]
+    nothing = look(0, 0.0, np.nan, np.nan, np.nan)
+    assert "(as they are it agrees with its refresh to 0.00, finds nothing; " in best_look([nothing, look(1, *POOR)])[1]
+    assert "agrees" not in best_look([look(place, None, 0.6, 1.5, 1.0) for place in range(3)])[1]
