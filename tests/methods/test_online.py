@@ -142,7 +142,7 @@ def test_deyo_is_the_formula_written_out(exact):
     for at in torch.nonzero(h < 0.5 * math.log(n)).tolist():
         b, i, j = at
         label = int(p[b, :, i, j].argmax())
-        fall = float(p[b, label, i, j] - p_back[b, label, i, j])
+        fall = p[b, label, i, j].item() - p_back[b, label, i, j].item()
         if fall > 0.2:
             weight = math.exp(0.4 * math.log(n) - h[b, i, j].item()) + math.exp(fall)
             total, kept = total + weight * h[b, i, j], kept + 1
