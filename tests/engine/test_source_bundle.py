@@ -283,7 +283,7 @@ def adapt(method, target, source, prior):
     bounds = {"sizefile": str(prior), "predcol": "dumbpredwtags", "margin": 0}
     sized = f"[('EntKLProp', {{}}, 'PredictionBounds', {bounds}, 'soft_size', 1)]"
     more = {
-        "sfda": ["--target_losses", sized],
+        **dict.fromkeys(("sfda", "prototype_alignment", "consistency"), ("--target_losses", sized)),
         "online": ["--target_losses", "[('SelfEntropy', {}, 1)]", "--trainable", "all"],
         "adversarial": ["--source_dataset", source, "--d_width", 2, "--d_stride", 1],
         "mixup": [],

@@ -5,6 +5,7 @@ import functools
 import inspect
 import re
 from itertools import product
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -548,10 +549,10 @@ def test_build_network_reads_parameters(text):
 
 def test_build_network_reads_lists_and_several_parameters(monkeypatch):
     def taker(in_channels, n_class, *, a=0, b=()):
-        return in_channels, n_class, a, b
+        return SimpleNamespace(told=(in_channels, n_class, a, b))
 
     monkeypatch.setitem(NETWORKS._entries, "taker", taker)
-    assert ghost_network("taker:b=[1,2],a=-3", 1, 2) == (1, 2, -3, [1, 2])
+    assert ghost_network("taker:b=[1,2],a=-3", 1, 2).told == (1, 2, -3, [1, 2])
 
 
 def test_dummy_is_dimwit():
