@@ -11,6 +11,7 @@ first axis of an array of an image, H the second.
 
 import processes.ctrl_c  # noqa: F401  first: from here on Ctrl-C is one line
 
+import math
 import sys
 from argparse import Namespace
 from collections.abc import Mapping, Sequence
@@ -216,19 +217,28 @@ def settle_look(args: Namespace, loss: LossSum, team: Team) -> None:
     """Puts the share that is found without labels in the place of --match_source auto; a run that goes on has it."""
     if args.match_source != AUTO:
         return
-    share = None
+    share: float | None = None
     if team.leads:
-        share = begun_with(args.workdir) if args.resume else None
-        if share is None:
+        begun = begun_with(args.workdir) if args.resume else []
+        if begun:
+            (share,) = begun
+        else:
             share, why = run_alone(look, args, priors_of(loss))
             print(why, flush=True)
-    args.match_source = team.heard(share or 0.0, args.device)
+    heard = team.heard(math.nan if share is None else share, args.device)
+    args.match_source = None if math.isnan(heard) else heard
 
 
-def begun_with(workdir: Path) -> float | None:
-    """The share of a run that is there already; None of none."""
-    file = next((file for file in (workdir / "last.pkl", workdir / "previous.pkl") if file.is_file()), None)
-    return None if file is None else float(load_checkpoint(file, bare=True)["preprocessing"].get(SHARE, 0.0))
+def begun_with(workdir: Path) -> list[float | None]:
+    """The share of the run that is there, None where it was told none; nothing where no run is."""
+    for name in ("last.pkl", "previous.pkl", "paused.pkl"):
+        try:
+            identity = load_checkpoint(workdir / name).get("identity")
+        except UserError:  # not there, or torn, of which the run folder tells
+            continue
+        if isinstance(identity, Mapping):
+            return [identity.get(SHARE)]
+    return []
 
 
 def train(args: Namespace, loss: LossSum, team: Team) -> None:

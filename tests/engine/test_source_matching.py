@@ -231,6 +231,16 @@ def test_a_run_that_goes_on_keeps_its_look(world, turned, tmp_path, monkeypatch)
     assert bits(load_checkpoint(adapted / "last.pkl")) == before
 
 
+def test_the_look_of_a_run_is_found_where_its_last_checkpoint_is_torn(tmp_path):
+    """And a run of before there was a look to be found goes on without one."""
+    assert program.begun_with(tmp_path) == []
+    for name, identity in (("paused", {}), ("previous", {SHARE: -1.0})):
+        torch.save({"net": {}, "identity": identity}, tmp_path / f"{name}.pkl")
+        assert program.begun_with(tmp_path) == [identity.get(SHARE)]
+    (tmp_path / "last.pkl").write_bytes((tmp_path / "paused.pkl").read_bytes()[:200])
+    assert program.begun_with(tmp_path) == [-1.0]
+
+
 def test_a_network_that_tells_no_levels_sees_images_as_they_are(world, tmp_path, capsys):
     state = load_checkpoint(world / "trained/last.pkl")
     save_checkpoint(tmp_path / "old.pkl", {name: value for name, value in state.items() if name != "bundle"})
