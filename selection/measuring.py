@@ -37,10 +37,7 @@ class Measured:
 
 @torch.inference_mode()
 def measure(
-    net: nn.Module,
-    images: Iterator[tuple[Tensor, Tensor]],
-    settings: Settings,
-    temperatures: np.ndarray | None,
+    net: nn.Module, images: Iterator[tuple[Tensor, Tensor]], settings: Settings, temperatures: np.ndarray | None
 ) -> Measured:
     """Makes all passes of one candidate, in evaluation mode.
 
