@@ -6,7 +6,10 @@ Two threads beside another busy process can be ten times slower.
 import json
 import os
 import signal
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
+from types import ModuleType
 
 import numpy as np
 import pytest
@@ -73,6 +76,15 @@ def train_source(site: Path) -> Path:
 def here(function, *args):
     """In place of a process of its own (`run_alone`)."""
     return function(*args)
+
+
+@contextmanager
+def all_here(*programs: ModuleType) -> Iterator[None]:
+    """Inside it these programs start no process of their own."""
+    with pytest.MonkeyPatch.context() as patch:
+        for each in programs:
+            patch.setattr(each, "run_alone", here)
+        yield
 
 
 def write_prior(path: Path, root: Path, size: float = 80.0, total: float = 480.0) -> Path:

@@ -6,7 +6,7 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 import pytest
-from conftest import CROSS_ENTROPY, here, write_prior, write_site
+from conftest import CROSS_ENTROPY, all_here, write_prior, write_site
 from PIL import Image
 
 import choose as program
@@ -27,9 +27,7 @@ KEPT = ("--keep_every", 1)
 
 @pytest.fixture(scope="module", autouse=True)
 def chosen_here():
-    with pytest.MonkeyPatch.context() as patch:
-        for each in (training, program):
-            patch.setattr(each, "run_alone", here)
+    with all_here(training, program):
         yield
 
 

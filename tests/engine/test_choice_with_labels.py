@@ -7,7 +7,7 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 import pytest
-from conftest import here, train_source, write_prior, write_site
+from conftest import all_here, train_source, write_prior, write_site
 from PIL import Image
 
 import choose
@@ -32,9 +32,7 @@ SIZE = (24, 20)
 
 @pytest.fixture(scope="module", autouse=True)
 def chosen_here():
-    with pytest.MonkeyPatch.context() as patch:
-        for each in (program, choose):
-            patch.setattr(each, "run_alone", here)
+    with all_here(program, choose):
         yield
 
 

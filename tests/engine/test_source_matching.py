@@ -8,7 +8,7 @@ import numpy as np
 import pandas as pd
 import pytest
 import torch
-from conftest import here, write_site
+from conftest import all_here, write_site
 from PIL import Image
 from test_expectation import ENTROPY, arguments
 
@@ -27,9 +27,7 @@ from tests.tools.chaos import _bits as bits
 
 @pytest.fixture(scope="module", autouse=True)
 def chosen_here():
-    with pytest.MonkeyPatch.context() as patch:
-        for each in (program, choosing):
-            patch.setattr(each, "run_alone", here)
+    with all_here(program, choosing):
         yield
 
 

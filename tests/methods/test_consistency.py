@@ -7,7 +7,6 @@ from test_methods import ENTROPY, make
 
 from methods.consistency import View, disagreement, random_view
 from processes.errors import UserError
-from tests.engine.test_loop import Watch
 
 SIZE = (30, 24)
 
@@ -122,13 +121,3 @@ def test_a_part_of_a_batch_is_moved_as_in_the_whole():
 def test_a_strength_that_cannot_be_is_refused(sites, strength):
     with pytest.raises(UserError, match="--strength is above 0 and at most 1"):
         make(sites, "consistency", ENTROPY, "--strength", strength)
-
-
-def test_no_step_looks_at_a_value(sites):
-    """Nor waits for a device; Adam's fused step is not python's to watch."""
-    method, streams = make(sites, "consistency", ENTROPY, "--optimiser", "sgd")
-    method.begin_epoch(0)
-    with Watch():
-        for step, (batch, _) in enumerate(streams["target"].epoch(0)):
-            method.begin_step(0, seed=step)
-            method.step({"target": batch})

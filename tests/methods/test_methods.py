@@ -16,6 +16,7 @@ from methods.optimisers import learning_rate
 from nets.base import values_per_channel
 from networks import build_network
 from processes.errors import UserError
+from tests.engine.test_loop import Watch
 from utils import seed_everything, settings_of
 
 BARE = [
@@ -277,3 +278,14 @@ def test_sgd_and_betas_reach_the_optimiser(sites):
 def test_rates_out_of_range_are_refused(wrong):
     with pytest.raises(UserError, match="--betas|--poly_epochs"):
         get_args([*BARE, *wrong])
+
+
+@pytest.mark.parametrize(("name", "losses"), [("consistency", ENTROPY), ("prototype_alignment", UNIFORM)])
+def test_no_step_looks_at_a_value(sites, name, losses):
+    """Nor waits for a device; Adam's fused step is not python's to watch."""
+    method, streams = make(sites, name, losses, "--optimiser", "sgd")
+    method.begin_epoch(0)
+    with Watch():
+        for step, (batch, _) in enumerate(streams["target"].epoch(0)):
+            method.begin_step(0, seed=step)
+            method.step({"target": batch})

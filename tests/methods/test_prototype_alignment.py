@@ -9,7 +9,6 @@ from test_methods import ENTROPY, UNIFORM, make, moved, train
 from methods.prototype_alignment import alignment, posterior
 from nets.probabilities import EPS
 from processes.errors import UserError
-from tests.engine.test_loop import Watch
 
 K, N, C, T = 3, 7, 5, 0.1
 
@@ -123,13 +122,3 @@ def test_networks_without_prototypes_and_numbers_out_of_range_are_refused(sites)
     for flags in (("--temperature", "0"), ("--prior_rate", "1.5")):
         with pytest.raises(UserError, match="--temperature is above 0, and --prior_rate from 0 to 1"):
             aligned(sites, UNIFORM, *flags)
-
-
-def test_no_step_looks_at_a_value(sites):
-    """Nor waits for a device; Adam's fused step is not python's to watch."""
-    method, streams = make(sites, "prototype_alignment", UNIFORM, "--optimiser", "sgd")
-    method.begin_epoch(0)
-    with Watch():
-        for step, (batch, _) in enumerate(streams["target"].epoch(0)):
-            method.begin_step(0, seed=step)
-            method.step({"target": batch})
