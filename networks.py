@@ -4,9 +4,10 @@ Each is built from (in_channels, n_class, **params); all but DeepLabVGG and UNet
 `classifier` is its last layer: a method that keeps the class boundaries of the source network freezes it.
 """
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from functools import partial
 from itertools import pairwise
+from pathlib import Path
 from typing import Any
 
 import torch
@@ -16,6 +17,7 @@ from torch import Tensor, nn
 import nets.deeplab
 import nets.enet  # noqa: F401
 from nets.base import NETWORKS, Network, batch_norms, initialise, xavier
+from nets.filling import fitting_weights
 from nets.norm_mixing import ITEMS, OPTION
 from nets.weight_checks import within_memory
 from processes.errors import UserError
@@ -38,6 +40,15 @@ def ghost_network(text: str, in_channels: int, n_class: int) -> nn.Module:
     """
     with torch.device("meta"):
         return _build(text, in_channels, n_class)
+
+
+def network_of(state: Mapping[str, Any], weights: Path) -> nn.Module:
+    """The network of a checkpoint, with its weights, which are looked at before as many of its own are made."""
+    built = [state[each] for each in ("network", "in_channels", "n_class")]
+    theirs = fitting_weights(ghost_network(*built), weights, *built)
+    net = build_network(*built)
+    net.load_state_dict(theirs)
+    return net
 
 
 def _build(text: str, in_channels: int, n_class: int) -> nn.Module:

@@ -19,11 +19,10 @@ from nets.bundle import read_bundle
 from nets.checkpoint_files import load_checkpoint, require
 from nets.decoding import DECODED
 from nets.expected_dice import ExpectedDice, expected_dice
-from nets.filling import fitting_weights
 from nets.precision import AUTOCAST, PRECISIONS, allow_tf32
 from nets.probabilities import log_probabilities
 from nets.sliding_window import sliding_window
-from networks import build_network, ghost_network
+from networks import network_of
 from prediction.card_values import PLANE, check_card, mistyped
 from prediction.orientation import directions_of
 from preprocess.slicing.spec import cut_round_labels
@@ -163,15 +162,6 @@ def load_model(
         decode,
         levels_to_match(state, None),
     )
-
-
-def network_of(state: Mapping[str, Any], weights: Path) -> nn.Module:
-    """The network with its weights, which are looked at before as many of its own are made."""
-    built = [state[each] for each in ("network", "in_channels", "n_class")]
-    theirs = fitting_weights(ghost_network(*built), weights, *built)
-    net = build_network(*built)
-    net.load_state_dict(theirs)
-    return net
 
 
 def check_recipe(recipe: Mapping[str, Any], weights: Path) -> None:

@@ -44,7 +44,8 @@ from methods.settings import Settings
 from metrics import DISTANCES, SCORES
 from nets.checkpoint_files import OF_A_NETWORK, load_checkpoint, require
 from nets.precision import PRECISIONS, device_of, set_up_machine
-from prediction.model import checkpoint_of, network_of
+from networks import network_of
+from prediction.model import checkpoint_of
 from prediction.shifted import shift_set
 from preprocess.shifts.acquisitions import ACQUISITIONS, OF_SCANNERS, SEVERITIES, Shift
 from processes.errors import UserError

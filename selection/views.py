@@ -136,10 +136,10 @@ def dropped_features(net: nn.Module, seed: int, maps: list[Tensor] | None = None
         handle.remove()
 
 
-def mixed(image: Tensor) -> tuple[Tensor, Callable[[Tensor], Tensor]]:
+def mixed(image: Tensor, share: float = MIXED) -> tuple[Tensor, Callable[[Tensor], Tensor]]:
     """Each image (B, C, …) mixed with the next of its batch, or one that is alone with its mirror image.
 
-    Returns the mixture, of which the first has the share MIXED, and what gives values (B, *, …) of the partners.
+    Returns the mixture, of which the first has this share, and what gives values (B, *, …) of the partners.
     """
     partner = partial(torch.roll, shifts=-1, dims=0) if len(image) > 1 else flipped
-    return MIXED * image + (1 - MIXED) * partner(image), partner
+    return share * image + (1 - share) * partner(image), partner

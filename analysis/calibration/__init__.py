@@ -1,1 +1,1 @@
-"""How true the probabilities of a segmentation are: sums over pixels, scores, a region, a temperature; numpy alone."""
+"""How true the probabilities of a segmentation are: sums over pixels, scores, a region, a temperature; arrays alone."""

@@ -15,8 +15,7 @@ import main as program
 from nets.base import batch_norms
 from nets.checkpoint_files import load_checkpoint
 from nets.norm_mixing import ALPHAS, mixed_norm, mixes_norms, mixing, weights_of
-from networks import build_network, ghost_network
-from prediction.model import network_of
+from networks import build_network, ghost_network, network_of
 from processes.errors import UserError
 from tests.tools.chaos import arguments
 
