@@ -64,19 +64,24 @@ def read_reliability(folder: Path) -> pd.DataFrame:
 
 def read_note(folder: Path) -> dict[str, Any]:
     """What the evaluation was made of; "unit" is that of the band's width, mm or pixels."""
-    return read_json(folder / NOTE, _cure(folder))
+    return read_json(_there(folder, folder / NOTE), _cure(folder))
 
 
 def _table(folder: Path, name: str, columns: Mapping[str, Callable[[str], Any]]) -> pd.DataFrame:
-    path, cure = folder / name, _cure(folder)
-    if not path.is_file():
-        raise UserError(f"{path} is missing: {cure}.")
+    path, cure = _there(folder, folder / name), _cure(folder)
     with reading(path, cure):
         rows = csv.DictReader(io.StringIO(path.read_text(encoding="utf-8"), newline=""), strict=True)
         read = [{column: make(from_cell(row[column])) for column, make in columns.items()} for row in rows]
     if not read:
         raise UserError(f"{path} has no row in it; {cure}.")
     return pd.DataFrame(read)
+
+
+def _there(folder: Path, path: Path) -> Path:
+    """The path of a file of an evaluation. Raises UserError where it is not there."""
+    if not path.is_file():
+        raise UserError(f"{path} is missing: {_cure(folder)}.")
+    return path
 
 
 def _cure(folder: Path) -> str:
@@ -110,9 +115,7 @@ def scan_path(folder: Path, patient: str) -> Path:
 
 def read_scan(folder: Path, patient: str) -> Scan:
     """Raises UserError where it is missing, or is none."""
-    path, cure = scan_path(folder, patient), _cure(folder)
-    if not path.is_file():
-        raise UserError(f"{path} is missing: {cure}.")
+    path, cure = _there(folder, scan_path(folder, patient)), _cure(folder)
     with reading(path, cure), np.load(path, allow_pickle=False) as held:
         scan = Scan(
             **{name: held[name] for name in Scan.__dataclass_fields__ if name != "which"}, which=str(held["which"])

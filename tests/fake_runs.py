@@ -4,7 +4,7 @@ import contextlib
 import itertools
 import json
 import shutil
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from pathlib import Path
 from types import MappingProxyType
 from typing import Any
@@ -14,6 +14,18 @@ import pandas as pd
 from PIL import Image
 from scipy.ndimage import gaussian_filter
 
+from analysis.calibration.scores import SCORES
+from analysis.calibration.sums import BINS
+from analysis.evaluated import (
+    CALIBRATION,
+    COLUMNS,
+    CURVE,
+    EVERYONE,
+    NOTE,
+    REGIONS,
+    RELIABILITY,
+    evaluated_folder,
+)
 from metrics import DISTANCES, dice, score_patients
 from processes.quoting import csv_text
 
@@ -260,3 +272,23 @@ def killed_after(writes: int, real: Callable[..., Any]) -> Callable[..., Any]:
             raise Killed
 
     return write
+
+
+def add_calibration(folder: Path, ece: Mapping[str, float], classes: Iterable[int] = (1,)) -> Path:
+    """What study.evaluate would leave beside a run: network -> its class-wise ECE in the band, half of it in the image.
+
+    Each is too sure by that much, whatever it says. Returns the run's folder.
+    """
+    out = evaluated_folder(folder)
+    out.mkdir(parents=True)
+    scores, curves = [list(COLUMNS)], [list(CURVE)]
+    for (which, error), k, region in itertools.product(ece.items(), classes, REGIONS):
+        error = error if region == "band" else error / 2
+        for patient in (EVERYONE, "Case00"):
+            scores.append([which, patient, k, region, *[error] * len(SCORES), 1500, 1.0])
+        said = (np.arange(BINS) + 0.5) / BINS
+        curves += [[which, k, region, b, p, max(p - error, 0), 100] for b, p in enumerate(said)]
+    for name, rows in ((CALIBRATION, scores), (RELIABILITY, curves)):
+        (out / name).write_text(csv_text(rows))
+    (out / NOTE).write_text(json.dumps({"unit": "mm"}))
+    return folder
