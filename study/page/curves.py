@@ -1,0 +1,88 @@
+"""Dice over epochs, a panel a row, a line a seed, with the epoch that was chosen and the best one."""
+
+import math
+from collections.abc import Mapping
+
+import plotly.graph_objects as go
+from markupsafe import Markup
+
+from analysis.run import Run
+from processes.errors import UserError
+from study.page.charts import BLUE, FAINT, GREY, VERMILLION, panels, reach
+from study.page.template import fill
+from study.reading import Study
+
+COLUMN = "val_dice_3d"
+MARKS = {  # network -> its mark; the ring is larger, so that both are seen where they are the same
+    "best_3d": {"symbol": "circle-open", "size": 11, "color": VERMILLION, "line": {"width": 2}},
+    "chosen": {"symbol": "circle", "size": 7, "color": BLUE},
+}
+NAMES = {"chosen": "chosen", "best_3d": "best by labels"}
+Point = tuple[float, float]
+
+
+def curves(study: Study) -> Markup:
+    """The section. Raises UserError where no run has more than one epoch."""
+    rows = {row: study.of_row(row) for row in study.rows}
+    rows = {row: runs for row, runs in rows.items() if any(_learns(run) for run in runs.values())}
+    if not rows:
+        raise UserError("No run has a log of several epochs with a Dice in it, so there is nothing to draw over them.")
+    figure, places = panels(list(rows), "epoch", "3D Dice, mean over patients")
+    for (row, runs), (line, column) in zip(rows.items(), places, strict=True):
+        for trace in [*_lines(runs), *(_marks(study, row, runs, which) for which in MARKS)]:
+            figure.add_trace(trace, line, column)
+    level = _level(study)
+    if math.isfinite(level):
+        figure.add_hline(level, line={"color": GREY, "dash": "dot", "width": 1.5})
+    seen = [y for trace in figure.data for y in trace.y if math.isfinite(y)]
+    figure.update_yaxes(range=reach([*seen, *([level] if math.isfinite(level) else [])]))
+    return fill("curves.html", figure=figure, panels=len(rows), lower=study.asked.lower if math.isfinite(level) else "")
+
+
+def _learns(run: Run) -> bool:
+    return len(run.metrics) > 1 and COLUMN in run.metrics and run.metrics[COLUMN].notna().any()
+
+
+def _lines(runs: Mapping[int, Run]) -> list[go.Scatter]:
+    return [
+        go.Scatter(
+            x=[*range(1, len(run.metrics) + 1)],
+            y=run.metrics[COLUMN].round(4).tolist(),
+            mode="lines",
+            line={"color": FAINT, "width": 1.5},
+            hovertemplate=f"seed {seed}, epoch %{{x}}: %{{y:.3f}}<extra></extra>",
+        )
+        for seed, run in runs.items()
+        if _learns(run)
+    ]
+
+
+def _marks(study: Study, row: str, runs: Mapping[int, Run], which: str) -> go.Scatter:
+    """Where one of the networks of each seed lies, seeds that chose nothing left out; epoch 0 is before the first."""
+    points = {
+        seed: _point(study, row, seed, which)
+        for seed, run in runs.items()
+        if _learns(run) and (which != "chosen" or run.selection)
+    }
+    return go.Scatter(
+        x=[x for x, _ in points.values()],
+        y=[y for _, y in points.values()],
+        customdata=list(points),
+        mode="markers",
+        marker=MARKS[which],
+        hovertemplate=f"{NAMES[which]}, seed %{{customdata}}, epoch %{{x}}: %{{y:.3f}}<extra></extra>",
+    )
+
+
+def _point(study: Study, row: str, seed: int, which: str) -> Point:
+    run = study.runs[row, seed]
+    epoch = run.epoch(which)
+    return epoch + 1, float(study.scores(row, "dice", which)[seed].mean()) if epoch < 0 else run.metrics[COLUMN][epoch]
+
+
+def _level(study: Study) -> float:
+    """The mean Dice of the row without adaptation, NaN where it is none of the rows."""
+    lower = study.asked.lower
+    if lower not in study.rows or not study.of_row(lower):
+        return math.nan
+    return float(study.scores(lower, "dice").mean().mean())

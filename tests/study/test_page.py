@@ -1,0 +1,169 @@
+import base64
+import gzip
+import json
+import re
+import shutil
+from html.parser import HTMLParser
+
+import numpy as np
+import pandas as pd
+import pytest
+from fake_study import add_evaluation, make_study
+from nasty import NASTY
+
+from analysis.evaluated import evaluated_folder, read_reliability
+from study.page.album import Album, packed
+from study.page.page import page_of, write_page
+from study.page.patients import Scores, typical
+from study.page.reliability import pooled
+from study.page.template import as_script, fill, letters
+from study.reading import open_study
+
+PATIENTS = ["Case00", "Case01", "Case02", "Case03"]
+
+
+@pytest.fixture(scope="module")
+def made(tmp_path_factory):
+    folder = make_study(tmp_path_factory.mktemp("pages") / "toy/study", seeds=(0, 1), patients=4)
+    for row, quality in (("noadap", 0.3), ("sfda", 0.8)):
+        add_evaluation(folder / "seed0" / row, PATIENTS, quality)
+    return folder
+
+
+@pytest.fixture(scope="module")
+def page(made):
+    return page_of(open_study(made))
+
+
+class Reader(HTMLParser):
+    """What a browser would make of a page: its elements with their attributes, and the words of each section."""
+
+    def __init__(self, text):
+        super().__init__()
+        self.elements, self.words, self.section, self.inside = [], {}, "head", ""
+        self.feed(str(text))
+
+    def handle_starttag(self, tag, attributes):
+        self.elements.append((tag, dict(attributes)))
+        self.inside = tag
+        if tag == "section":
+            self.section = dict(attributes)["id"]
+
+    def handle_data(self, words):
+        if self.inside not in ("script", "style"):
+            self.words[self.section] = self.words.get(self.section, "") + words
+
+
+def test_a_page_is_one_file_that_asks_for_nothing(page):
+    elements = Reader(page).elements
+    for tag, attributes in elements:
+        assert "src" not in attributes, tag
+        assert attributes.get("href", "#").startswith(("#", "data:")), attributes
+        assert not [name for name in attributes if name.startswith("on")], attributes
+    policy = next(each["content"] for _, each in elements if each.get("http-equiv") == "Content-Security-Policy")
+    assert "default-src 'none'" in policy
+    assert "http" not in policy
+
+
+def test_every_section_has_its_heading_and_something_to_show(page):
+    reader = Reader(page)
+    sections = [each["id"] for tag, each in reader.elements if tag == "section"]
+    assert {"curves", "patients", "reliability", "viewer", "choice", "provenance"} <= set(sections)
+    charts = [each["data-chart"] for tag, each in reader.elements if tag == "script" and "data-chart" in each]
+    assert {"curves-chart", "patients-chart", "reliability-chart"} <= set(charts)
+    assert len(charts) == len(set(charts))
+
+
+def test_a_study_of_nothing_is_a_page_with_a_line_for_each_section(tmp_path):
+    folder = make_study(tmp_path / "toy/study", ("sfda",), (3,), patients=1)
+    shutil.rmtree(folder / "seed3/sfda")
+    write_page(open_study(folder), tmp_path / "report.html")
+    reader = Reader((tmp_path / "report.html").read_text(encoding="utf-8"))
+    assert "sfda, seed 3: not there" in reader.words["head"]
+    missing = [each for _, each in reader.elements if each.get("class") == "missing"]
+    assert len(missing) == 1 + len([tag for tag, _ in reader.elements if tag == "section"])  # and where no script runs
+
+
+def test_what_is_wrong_with_a_study_stands_in_its_head(made, tmp_path):
+    folder = shutil.copytree(made, tmp_path / "study")
+    shutil.rmtree(folder / "seed1/bn")
+    table = folder / "seed0/fs/patients_last.csv"
+    table.write_text("".join(table.read_text().splitlines(keepends=True)[:-1]))
+    words = Reader(page_of(open_study(folder))).words["head"]
+    assert "2 of the runs that were asked for are not in these figures" in re.sub(r"\s+", " ", words)
+    assert "bn, seed 1: not there" in words
+    assert "fs, seed 0: left out, as it was not scored on Case03, as the other runs were" in words
+
+
+def test_one_patient_and_one_seed_make_a_page(tmp_path):
+    folder = make_study(tmp_path / "toy/study", seeds=(0,), patients=1)
+    add_evaluation(folder / "seed0/sfda", PATIENTS[:1], 0.5)
+    reader = Reader(page_of(open_study(folder)))
+    assert "scored on 1 patient." in reader.words["head"]
+    assert not [each for _, each in reader.elements if each.get("class") == "faults"]
+
+
+@pytest.mark.parametrize("word", NASTY)
+def test_a_name_is_never_code(word):
+    html = fill("missing.html", words=word)
+    reader = Reader(html)
+    assert [tag for tag, _ in reader.elements] == ["p"]
+    html.encode()
+    script = as_script({word: word})
+    assert json.loads(script) == {word: word}
+    assert not set("<>&") & set(script)
+    assert not {"<", ">"} & set(letters(word))
+
+
+def test_names_of_rows_and_patients_are_words_in_the_whole_page(tmp_path):
+    rows = ("noadap", "<img src=x onerror=alert(1)>", "%{x} $x$ {{ 1 }}")
+    folder = make_study(tmp_path / "toy/study", rows, (0,), patients=2)
+    for path in folder.glob("seed0/*/patients_*.csv"):
+        path.write_text(path.read_text().replace("Case01", "</script><b>"))
+    reader = Reader(page_of(open_study(folder)))
+    assert "img" not in [tag for tag, _ in reader.elements]
+    assert rows[1] in reader.words["choice"]
+    assert rows[2] in reader.words["choice"]
+    assert "</script><b>" in reader.words["patients"]
+
+
+def test_worst_median_and_best_are_patients_of_their_own():
+    dice = np.array([[0.5], [0.9], [np.nan], [0.1], [0.7]])
+    scores = Scores(list("abcde"), ["row"], dice, [])
+    assert typical(scores, "row") == {"worst": 3, "median": 0, "best": 1}
+    assert typical(Scores(["a"], ["row"], np.array([[0.5]]), []), "row") == {"worst": 0}
+    assert typical(Scores(["a"], ["row"], np.array([[np.nan]]), []), "row") == {}
+
+
+def test_bins_are_pooled_by_their_pixels(made):
+    table = read_reliability(evaluated_folder(made / "seed0/sfda")).assign(name="after")
+    table = table[(table["which"] == "chosen") & (table["region"] == "band")]
+    other = table.assign(frequency=1.0, n=3000)
+    both = pooled(pd.concat([table, other]), "after", "band")
+    assert np.allclose(both["frequency"], (table["frequency"].to_numpy() + 3) / 4)
+    assert np.allclose(both["confidence"], table["confidence"])
+    assert (both["n"] == 4000).all()
+
+
+def unpacked(text, shape):
+    return np.frombuffer(gzip.decompress(base64.b64decode(text)), np.uint8).reshape(shape)
+
+
+def test_volumes_come_back_as_they_were_and_the_budget_is_kept(made):
+    study = open_study(made)
+    runs = {row: study.runs[row, 0] for row in ("noadap", "sfda")}
+    album = Album(runs, "noadap")
+    assert album.add("sfda", PATIENTS[:2])
+    data = album.as_data()
+    for name in PATIENTS[:2]:
+        scan = np.load(made / f"seed0/evaluated/sfda/scans/{name}.npz")
+        shape = data["patients"][name]["shape"]
+        assert np.array_equal(unpacked(data["patients"][name]["truth"], shape), scan["truth"])
+        assert np.array_equal(unpacked(data["made"]["sfda"][name]["mask"], shape), scan["mask"])
+        assert np.abs(unpacked(data["made"]["sfda"][name]["entropy"], shape) - scan["entropy"].astype(int)).max() < 16
+        assert data["made"]["noadap"][name] != data["made"]["sfda"][name]
+    poor = Album(runs, "noadap", budget=1)
+    assert poor.add("sfda", PATIENTS[:1])
+    assert not poor.add("sfda", PATIENTS[1:])
+    assert list(poor.as_data()["patients"]) == PATIENTS[:1]
+    assert packed(np.zeros(9, np.uint8)) == packed(np.zeros(9, np.uint8))
