@@ -81,7 +81,7 @@ def test_one_seed_is_the_t_interval_of_scipy():
 
 @pytest.mark.filterwarnings("ignore")  # of a mixed model of few numbers
 def test_standard_error_is_that_of_a_mixed_model_of_statsmodels():
-    """Restricted maximum likelihood and the analysis of variance agree where tables are balanced, components above 0."""
+    """Restricted maximum likelihood and the analysis of variance agree in balanced tables with components above 0."""
     models = pytest.importorskip("statsmodels.regression.mixed_linear_model")
     pandas = pytest.importorskip("pandas")
     table = 100 * scores(8, 4, seed=3)
