@@ -4,6 +4,7 @@ Tables are (P, S), a score a patient and a seed, and higher is better: hand in d
 """
 
 import math
+from dataclasses import replace
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
@@ -45,13 +46,22 @@ def probability_better(first: ArrayLike, second: ArrayLike, level: float = 0.95)
     """P(first > second) for another patient and another seed, tables (P, S): the mean of `wins`.
 
     After Bouthillier et al. (2021, arXiv 2103.03098), who call a difference meaningful where the interval lies above
-    0.5 and the value is at least MEANINGFUL.
+    0.5 and the value is at least MEANINGFUL. The interval is Wilson's (1927) of n answers, which stays within 0 and 1
+    and has a length where all answers agree; t_df stands in place of the normal quantile. n is so large that the
+    standard error is that of the crossed interval, and at most P: one answer a patient, however many seeds.
     """
     (first, second), _, left_out = complete(first, second)
     won = wins(first, second)
-    found = crossed_interval(won, level)
-    ends = (float(np.clip(end, 0, 1)) for end in (found.low, found.high))
-    return Interval(found.mean, *ends, found.se, found.df, *won.shape, left_out)
+    found = replace(crossed_interval(won, level), left_out=left_out)
+    if not found.is_known:
+        return found
+    share, n_patient = found.mean, len(won)
+    spreads = found.se > 0 and 0 < share < 1
+    n = min(n_patient, share * (1 - share) / found.se**2) if spreads else n_patient
+    square = float(stdtrit(found.df if spreads else n_patient - 1, (1 + level) / 2)) ** 2
+    middle = (share + square / (2 * n)) / (1 + square / n)
+    half = math.sqrt(square * (share * (1 - share) / n + square / (4 * n**2))) / (1 + square / n)
+    return replace(found, low=max(0.0, middle - half), high=min(1.0, middle + half))
 
 
 # ------------------------------------------------------------------------------------------------- gap closed

@@ -23,7 +23,7 @@ ROUNDING = 1e-9  # two sums whose distance is below this share of the sum of the
 def patient_differences(first: ArrayLike, second: ArrayLike) -> NDArray[np.float64]:
     """(P,) first - second, mean over seeds, of the patients who have a value in every seed of both tables (P, S)."""
     (first, second), _, _ = complete(first, second)
-    return (first - second).mean(axis=1)
+    return (first - second).mean(axis=1) if first.size else np.zeros(0)
 
 
 def smallest_p(n: int) -> float:

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 import scipy.stats
 
-from analysis.statistics.claims import gap_closed, probability_false, share_of_gap
+from analysis.statistics.claims import gap_closed, probability_better, probability_false, share_of_gap, wins
 from analysis.statistics.intervals import crossed_interval, paired_interval
 from analysis.statistics.tests import crossed_test
 
@@ -46,6 +46,52 @@ def test_probability_false_without_spread():
     assert probability_false(2 * ones, ones) == 0
     assert probability_false(ones, 2 * ones) == 1
     assert math.isnan(probability_false(ones[:1], ones[:1]))
+
+
+def test_wins_are_half_where_scores_are_the_same():
+    won = wins([[0.9, 0.5], [0.1, NAN]], [[0.8, 0.5], [0.2, 0.3]])
+    np.testing.assert_array_equal(won, [[1, 0.5], [0, NAN]])
+
+
+def test_probability_better_by_hand():
+    """Three of four patients, one seed: p (1 - p) is 3 times the squared standard error of 1, 1, 1, 0."""
+    found = probability_better([0.9, 0.8, 0.7, 0.1], [0.5, 0.5, 0.5, 0.5])
+    assert (found.mean, found.df, found.patients) == (0.75, 3, 4)
+    q2, n = scipy.stats.t.ppf(0.975, 3) ** 2, 0.75 * 0.25 / (0.25 / 4)
+    # Wilson's ends are the p' with (0.75 - p')² = q² p' (1 - p') / n
+    roots = sorted(np.roots([1 + q2 / n, -1.5 - q2 / n, 0.75**2]))
+    assert (found.low, found.high) == tuple(map(pytest.approx, roots))
+
+
+def test_probability_better_is_wilsons_interval_of_scipy_where_n_is_large():
+    """With one seed, t is nearly normal and n is the number of patients less one."""
+    won = np.random.default_rng(0).random((2000, 1)) < 0.8
+    theirs = scipy.stats.binomtest(int(won.sum()), 2000).proportion_ci(method="wilson")
+    found = probability_better(won.astype(float), np.full(won.shape, 0.5))
+    assert (found.low, found.high) == (pytest.approx(theirs.low, abs=1e-4), pytest.approx(theirs.high, abs=1e-4))
+
+
+def test_patients_who_agree_in_all_seeds_leave_doubt():
+    first, second = np.ones((10, 3)), np.zeros((10, 3))
+    found = probability_better(first, second)
+    q2 = scipy.stats.t.ppf(0.975, 9) ** 2
+    assert (found.mean, found.low, found.high) == (1, pytest.approx(1 / (1 + q2 / 10)), 1)
+    lost = probability_better(second, first)
+    assert (lost.mean, lost.low, lost.high) == (0, 0, pytest.approx(1 - found.low))
+
+
+def test_probability_better_counts_a_patient_once():
+    """Patients and seeds that do not agree in anything: n is the number of patients, not of cells."""
+    generator = np.random.default_rng(0)
+    found = probability_better(generator.normal(size=(12, 5)), generator.normal(size=(12, 5)))
+    one_seed = math.sqrt(found.mean * (1 - found.mean) / 12)
+    assert found.high - found.low > 2 * one_seed
+
+
+def test_probability_better_of_one_patient_is_not_known():
+    found = probability_better([[0.9, 0.8]], [[0.5, 0.9]])
+    assert found.mean == 0.5
+    assert not found.is_known
 
 
 # ------------------------------------------------------------------------------------------------- gap closed
