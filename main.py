@@ -19,6 +19,7 @@ from contextlib import nullcontext
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
+from typing import Any
 
 import torch
 from torch import nn
@@ -94,14 +95,19 @@ def build_objective(args: Namespace) -> LossSum:
     return loss
 
 
-def build_method(args: Namespace, loss: LossSum, in_channels: int, load: bool = True, team: Team = ALONE) -> Method:
-    """Builds the method around its network, and fills the network from --model_weights."""
+def build_method(
+    args: Namespace, loss: LossSum, in_channels: int, start: Mapping[str, Any] | None = None, team: Team = ALONE
+) -> Method:
+    """Builds the method around its network, and fills the network from --model_weights.
+
+    start: what their file holds (`read_start`); None leaves the network random, without its backbone's weights too
+    """
     seed_everything(args.seed)
     net = build_network(args.network, in_channels, args.n_class)
-    if args.backbone_weights and load:
+    if args.backbone_weights and start is not None:
         net.load_backbone(Path(args.backbone_weights))
-    if args.model_weights and load:
-        fill(net, args, in_channels, team.leads)
+    if start:
+        fill(net, start, args, in_channels, team.leads)
     net.to(args.device)
     if args.channels_last:
         net.to(memory_format=torch.channels_last_3d if net.axes == 3 else torch.channels_last)
@@ -116,27 +122,32 @@ def demand_of(args: Namespace) -> Demand:
     return demand if args.mode == "learn" else replace(demand, streams={})
 
 
-def fill(net: nn.Module, args: Namespace, in_channels: int, tell: bool) -> None:
-    """Fills the network from --model_weights: all of it, or what --load_blocks says."""
+def read_start(args: Namespace) -> dict[str, Any]:
+    """What the file of --model_weights holds; nothing where there is none."""
+    return load_checkpoint(Path(args.model_weights), bare=True) if args.model_weights else {}
+
+
+def fill(net: nn.Module, start: Mapping[str, Any], args: Namespace, in_channels: int, tell: bool) -> None:
+    """Fills the network from --model_weights, read as `start`: all of it, or what --load_blocks says."""
     path = Path(args.model_weights)
     if args.load_blocks is None:
-        load_weights(net, path, args.network, in_channels, args.n_class)
+        load_weights(net, path, args.network, in_channels, args.n_class, start)
         return
-    parts = load_blocks(net, path, args.load_blocks, in_channels)
+    parts = load_blocks(net, path, args.load_blocks, in_channels, start)
     if tell:
         print(f"{path}: loaded {', '.join(parts['loaded'])}; left random {', '.join(parts['left'])}.", flush=True)
 
 
-def as_used(args: Namespace) -> SourceLevels | None:
+def as_used(args: Namespace, start: Mapping[str, Any]) -> SourceLevels | None:
     """What the images are matched to (--match_source): the grey levels that the network of --model_weights knows.
 
     What the flags do not say is as that network was used: this, and --bn_mix, which --network then tells.
     """
-    whole = bool(args.model_weights) and args.load_blocks is None
-    state = load_checkpoint(Path(args.model_weights), bare=True) if whole else {}
-    if args.bn_mix is None and mixes_norms(state.get("network", "")):
+    if not start or args.load_blocks is not None:
+        return None
+    if args.bn_mix is None and mixes_norms(start.get("network", "")):
         args.network = mixing(args.network, True)
-    return levels_to_match(state, args.match_source) if whole else None
+    return levels_to_match(start, args.match_source)
 
 
 def check_axes(args: Namespace) -> None:
@@ -173,7 +184,7 @@ def warn_of_augmentation(streams: Mapping[str, AnyStream], args: Namespace, team
 
 def check(args: Namespace, loss: LossSum) -> str:
     """Builds everything that needs no data, and returns one line about it."""
-    method = build_method(args, loss, in_channels=args.modalities or 1, load=False)
+    method = build_method(args, loss, in_channels=args.modalities or 1)
     if args.load_blocks is not None:
         method.net.parts(args.load_blocks)
     weights = sum(parameter.numel() for parameter in method.net.parameters())
@@ -244,16 +255,18 @@ def begun_with(workdir: Path) -> list[float | None]:
 def train(args: Namespace, loss: LossSum, team: Team) -> None:
     """Trains one run, from the data to the scores. Writes nothing before everything it needs was found in order."""
     settle_look(args, loss, team)
-    demand, reading, levels = demand_of(args), settings_of(Reading, vars(args)), as_used(args)
+    start = read_start(args)
+    demand, reading, levels = demand_of(args), settings_of(Reading, vars(args)), as_used(args, start)
     streams, val = open_data(demand, reading, loss.bounds, team, levels)
     in_channels = (val or next(iter(streams.values()))).slices.shape[0]
-    method = build_method(args, loss, in_channels, team=team)
+    method = build_method(args, loss, in_channels, start, team)
     check_batches(method, streams)
     warn_of_augmentation(streams, args, team)
     weights = {name: getattr(args, name) for name in ("model_weights", "backbone_weights")}
     inputs = describe_inputs(weights, streams, val)
     starts_whole = bool(args.model_weights) and args.load_blocks is None
-    start = handed_on(Path(args.model_weights), starts_whole) if args.model_weights else {}
+    handed = handed_on(start, starts_whole)
+    del start  # a second copy of the weights
     selecting = settings_of(Selecting, vars(args))
     choosers = patients_who_choose(reading, selecting) if args.select_with and team.leads else ()
     if team.leads and (idle := team.idle(args.batch_size)):
@@ -269,11 +282,11 @@ def train(args: Namespace, loss: LossSum, team: Team) -> None:
             folder.begin()
             recording = settings_of(Recording, vars(args))
             record = Recorder(folder, method, val and val.slices, streams, recording, watch.is_on)
-            record.start(inputs, label_uses(demand, reading), choosers, start.get("labelled", ()))
+            record.start(inputs, label_uses(demand, reading), choosers, handed.get("labelled", ()))
         if args.compile and streams and method.segments:
             try_to_compile(method, next(iter(streams.values())))
         looping, beside = settings_of(Looping, vars(args)), {"preprocessing": describe_preprocessing(reading, levels)}
-        beside |= start
+        beside |= handed
         measures = team.leads and writes_bundle(method, streams, starts_whole)
         source = SourceBundle(method, streams["target"].slices, val, looping) if measures else None
         chooser = partial(have_chosen, args, loss)

@@ -7,7 +7,6 @@ import copy
 import itertools
 from collections.abc import Iterator, Mapping, Sequence
 from functools import cached_property
-from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -54,13 +53,13 @@ def writes_bundle(method: Method, streams: Mapping[str, AnyStream], starts_whole
     return method.segments and learns and "target" in streams and "target" in method.labelled and not starts_whole
 
 
-def handed_on(weights: Path, whole: bool) -> dict[str, Any]:
-    """Entries of a checkpoint that a run which starts from it hands on, as far as they are there.
+def handed_on(start: Mapping[str, Any], whole: bool) -> dict[str, Any]:
+    """Entries of the checkpoint that a run starts from which it hands on, as far as they are there.
 
     "labelled": the patients whose labels chose its network; and "bundle", if the run starts from the `whole` network
     """
     names = ("labelled", *(["bundle"] if whole else []))
-    return {name: entry for name, entry in load_checkpoint(weights, bare=True).items() if name in names}
+    return {name: entry for name, entry in start.items() if name in names}
 
 
 class SourceBundle:

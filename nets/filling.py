@@ -1,8 +1,10 @@
 """Fills a network from a file of weights: a checkpoint of this program, or a published network's tensors alone.
 
 What does not fit is refused, with both sides by name. `load_checkpoint` reads the file, and believes nothing of it.
+Whoever has read the file already hands over what it holds, as `state`.
 """
 
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -14,21 +16,25 @@ from nets.weight_checks import misfits, unwrapped
 from processes.errors import UserError
 from utils import counted, listing
 
+State = Mapping[str, Any] | None
 
-def weights_for(net: nn.Module, path: Path) -> tuple[dict[str, Tensor], dict[str, Any]]:
+
+def weights_for(net: nn.Module, path: Path, state: State = None) -> tuple[dict[str, Tensor], Mapping[str, Any]]:
     """The network's state from a file of weights, and the checkpoint around it; {} for a file of tensors alone."""
-    state, ours = load_checkpoint(path, bare=True), net.state_dict()
+    state, ours = state or load_checkpoint(path, bare=True), net.state_dict()
     if "bare" in state:
         return adopt(net, unwrapped(state["bare"], ours), path), {}
     return unwrapped(state["net"], ours), state
 
 
-def fitting_weights(net: nn.Module, path: Path, name: str, in_channels: int, n_class: int) -> dict[str, Tensor]:
+def fitting_weights(
+    net: nn.Module, path: Path, name: str, in_channels: int, n_class: int, state: State = None
+) -> dict[str, Tensor]:
     """The state of this network from a checkpoint. Raises UserError that names both sides where they differ.
 
     name, in_channels, n_class: what the network was built from
     """
-    (theirs, state), ours = weights_for(net, path), net.state_dict()
+    (theirs, state), ours = weights_for(net, path, state), net.state_dict()
     faults = {"do not fit": misfits(theirs, ours, ours), "are foreign": [name for name in theirs if name not in ours]}
     if misfit := [f"{len(names)} {fault}, such as {listing(names, 3)}" for fault, names in faults.items() if names]:
         channels = counted(state.get("in_channels"), "channel")
@@ -41,18 +47,18 @@ def fitting_weights(net: nn.Module, path: Path, name: str, in_channels: int, n_c
     return theirs
 
 
-def load_weights(net: nn.Module, path: Path, name: str, in_channels: int, n_class: int) -> None:
+def load_weights(net: nn.Module, path: Path, name: str, in_channels: int, n_class: int, state: State = None) -> None:
     """Fills the network, built from these three, from a checkpoint. Raises UserError where they differ, naming both."""
-    net.load_state_dict(fitting_weights(net, path, name, in_channels, n_class))
+    net.load_state_dict(fitting_weights(net, path, name, in_channels, n_class, state))
 
 
-def load_blocks(net: nn.Module, path: Path, blocks: int, in_channels: int) -> dict[str, list[str]]:
+def load_blocks(net: nn.Module, path: Path, blocks: int, in_channels: int, state: State = None) -> dict[str, list[str]]:
     """Fills the encoder and the first `blocks` blocks of the decoder from a checkpoint; the rest stays random.
 
     Returns the names of the modules that were "loaded" and "left" as they are. Raises UserError for a network without
     such parts, and for weights that do not fit, with every one of them.
     """
-    theirs, ours, prefixes = weights_for(net, path)[0], net.state_dict(), net.parts(blocks)
+    theirs, ours, prefixes = weights_for(net, path, state)[0], net.state_dict(), net.parts(blocks)
     wanted = [name for name in ours if name.startswith(prefixes)]
     if wrong := misfits(theirs, ours, wanted):
         raise UserError(

@@ -3,6 +3,7 @@
 Two threads beside another busy process can be ten times slower.
 """
 
+import functools
 import json
 import os
 import signal
@@ -16,6 +17,7 @@ import pytest
 import torch
 from PIL import Image
 
+from engine import run_folder
 from tests.tools.warm_python import own_lock, warm_python
 
 os.environ["OMP_NUM_THREADS"] = "1"  # of all that a test starts
@@ -25,6 +27,9 @@ os.fsync = lambda _: None  # it is for power cuts, which no test can make, and t
 
 if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:  # as of `make test &`: what a test starts would ignore it too
     signal.signal(signal.SIGINT, signal.default_int_handler)
+
+# asked by each of thousands of trainings, and the same for all
+run_folder._git = functools.cache(run_folder._git)
 
 os.register_at_fork(after_in_child=own_lock)  # as tests kill programs, and pytest's own forks are programs too
 

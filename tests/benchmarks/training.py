@@ -61,7 +61,7 @@ class Trial:
         loss = build_objective(self.args)
         streams, val = open_data(demand_of(self.args), settings_of(Reading, vars(self.args)), loss.bounds)
         self.all = streams["target"]
-        self.method: Method = build_method(self.args, loss, val.slices.shape[0], load=False)
+        self.method: Method = build_method(self.args, loss, val.slices.shape[0])
         if self.args.compile:
             try_to_compile(self.method, self.all)
         self.method.begin_epoch(0)

@@ -123,7 +123,7 @@ class Run:
         set_up_machine(self.args.precision, self.args.deterministic)
         loss = build_objective(self.args)
         self.streams, self.val = open_data(demand_of(self.args), settings_of(Reading, vars(self.args)), loss.bounds)
-        self.method = build_method(self.args, loss, CHANNELS, load=False)
+        self.method = build_method(self.args, loss, CHANNELS)
         self.method.begin_epoch(0)
 
 

@@ -50,7 +50,7 @@ def build(dataset, losses=CROSS_ENTROPY, *more):
     args = get_args(flags(dataset, "unused", losses, *more))
     loss = program.build_objective(args)
     streams, _ = program.open_data(program.demand_of(args), settings_of(Reading, vars(args)), loss.bounds)
-    return program.build_method(args, loss, 1, load=False), streams, args
+    return program.build_method(args, loss, 1), streams, args
 
 
 def log(run):

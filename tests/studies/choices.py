@@ -95,7 +95,7 @@ def true_dice(args: Namespace, candidates: Sequence[Candidate]) -> list[np.ndarr
     loss = training.build_objective(args)
     demand, reading = replace(training.demand_of(args), streams={}), settings_of(Reading, vars(args))
     sets = {one.share: open_data(demand, reading, loss.bounds, levels=one.levels)[1] for one in candidates}
-    method = training.build_method(args, loss, sets[0.0].slices.shape[0], load=False)
+    method = training.build_method(args, loss, sets[0.0].slices.shape[0])
     found = []
     for candidate in candidates:
         method.net.load_state_dict(candidate.weights())

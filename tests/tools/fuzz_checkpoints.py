@@ -202,7 +202,7 @@ def for_a_start(folder):
     loss = program.build_objective(args)
 
     def look():
-        return same_weights(program.build_method(args, loss, 1).net, path)
+        return same_weights(program.build_method(args, loss, 1, program.read_start(args)).net, path)
 
     return lambda rng: damage(path, sound, state, rng), taken(silent(look))
 
