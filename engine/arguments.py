@@ -14,6 +14,7 @@ from datasets.augmentation import Augmentation, spell_out
 from datasets.files import check_ignored, check_regex
 from datasets.grey_matching import AUTO
 from datasets.presets import PRESETS
+from engine.logs.base import LOGS, names_of
 from engine.published import CODES, defaults, in_our_words, read_foreign, what_differs
 from methods.base import METHODS
 from methods.optimisers import LR_RULES, Learning, check_rates
@@ -194,6 +195,13 @@ def get_parser() -> Parser:  # noqa: PLR0915  a flat list of flags reads better 
         default=0,
         help="n patients of the target's training images, 1 to 3, whose labels choose there instead; no step sees them",
     )
+    record.add_argument(
+        "--log",
+        default="",
+        metavar="NAME,…",
+        help=f"the csv in other programs' form too, in folders of the run: {', '.join(LOGS)}",
+    )
+    record.add_argument("--log_images", type=int, default=10, help="a few slices in them every n epochs (0: never)")
     record.add_argument("--resume", **switch, help="go on where a killed run stopped")
 
     machine = parser.add_argument_group("machine")
@@ -310,7 +318,18 @@ MOST = {"n_class": 255, "seed": 2**64 - 1}  # labels are bytes, of which losses 
 MOST |= {"anchor": 1, "workers": 1024, "jobs": 1024, "draw": 2**64 - 1}
 MOST |= dict.fromkeys(("l_rate", "weight_decay"), 3e38)  # what 32 bits hold
 LARGEST = 10**6  # of whole numbers, where nothing else is said: more is a slip of the hand, and fills memory or disk
-ANY = (*LEAST, "n_warmup", "modalities", "n_labelled", "draw", "seed", "steps", "keep_every", "select_with")
+ANY = (
+    *LEAST,
+    "log_images",
+    "n_warmup",
+    "modalities",
+    "n_labelled",
+    "draw",
+    "seed",
+    "steps",
+    "keep_every",
+    "select_with",
+)
 ANY += ("l_rate", "lr_decay", "poly_power", "weight_decay", "anchor", "momentum", "nsd_tolerance")
 
 
@@ -402,6 +421,7 @@ def _check_settings(args: Namespace) -> None:
             f"--csv {args.csv}: the log is a file of the run's own folder that nothing else there is called, such as "
             "metrics.csv."
         )
+    args.log = ",".join(names_of(args.log))
     if not 0 <= args.overlap < 1:
         raise UserError(f"--overlap is a share of a window, 0 to below 1; got {args.overlap:g}.")
     check_ignored(args.ignore, args.n_class)

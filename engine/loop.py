@@ -157,6 +157,7 @@ class Training:
             self._score_file("best_3d")
         chosen = self._choose() if self.looping.keep_every else None
         if self.leads:
+            self.record.logs.end(n_epoch)
             self.folder.end()
             self.candidates.end()
             self._say(self.watch.sum_up())
@@ -258,6 +259,7 @@ class Training:
             self.folder.write_text("3dbestepoch.txt", [f"{epoch}, {state['best']['dice']:.6f}"])
         self.candidates.keep(state)
         self.folder.save_last(state)
+        self.record.logs.add(epoch + 1)
         print(epoch_line(row, state["best"], self.record.recording), flush=True)
 
     def _score(self, which: str, keep_entropy: bool = False) -> Evaluation:

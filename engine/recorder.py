@@ -4,7 +4,7 @@ import sys
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import pandas as pd
@@ -13,12 +13,19 @@ from dataloader import AnySet, AnyStream, grey_note
 from datasets.set_tables import read_card
 from engine.epoch import Trained
 from engine.evaluation import Evaluation, Scoring, class_mean, nanmean, score_patients_of
+from engine.logs.base import About, names_of
+from engine.logs.keeping import Logs
 from engine.run_folder import CsvLog, RunFolder, describe_code, earlier_code, other_versions, write_masks, write_volumes
 from engine.watching import COLUMNS as WATCHED
 from files.run_names import CLASSES, MASKS, PATIENTS
 from methods.base import Method
 from metrics import DISTANCES, dice
+from processes.lock import finished
+from processes.quoting import visible
 from utils import counted, listing
+
+if TYPE_CHECKING:
+    from engine.shown_slices import Shown  # opened where it is needed: it brings matplotlib, which takes a second
 
 COUNTED = 64  # slices whose classes are counted at a time; volumes, one by one
 
@@ -44,6 +51,8 @@ class Recording(Scoring):
     saveim: int
     pprint: int
     debug: int
+    log: str
+    log_images: int
 
 
 def unit_of(slices: AnySet | None) -> str:
@@ -80,6 +89,7 @@ class Recorder:
         self.train = next((stream.slices for stream in streams.values()), None)
         self.scored = val is not None and val.has_truth
         self.unit = unit_of(val)
+        self.shown: Shown | None = None  # once something is shown
         self.log = CsvLog(folder.path / self.csv_name, self._columns(), folder.epochs_done)
         shapes = {}
         if val:
@@ -123,7 +133,11 @@ class Recorder:
     def keeps_masks(self, epoch: int) -> bool:
         """Whether anything needs this epoch's masks: a picture or a distance."""
         due = [is_due(epoch, every, self.recording.n_epoch) for every in self._every().values()]
-        return any(due) or self._shows(epoch)
+        return any(due) or self._shows(epoch) or self._draws(epoch)
+
+    def _draws(self, epoch: int) -> bool:
+        """Whether a few slices of this epoch are drawn for the other logs."""
+        return bool(self.recording.log) and is_due(epoch, self.recording.log_images, self.recording.n_epoch)
 
     def _shows(self, epoch: int) -> bool:
         every = self.recording.saveim
@@ -145,8 +159,17 @@ class Recorder:
             row |= self._validation_cells(epoch, evaluation)
             if self._shows(epoch):
                 self._write_masks(f"iter{epoch:03d}/val", evaluation.names, evaluation.prediction)
+            if self._draws(epoch):
+                self._draw(epoch, evaluation)
         self.log.append(row)
         return row
+
+    def _draw(self, epoch: int, evaluation: Evaluation) -> None:
+        from engine.shown_slices import Shown
+
+        if self.shown is None:
+            self.shown = Shown(self.folder.path, self.folder.read_json("provenance.json"), self.val)
+        self.shown.draw(epoch, evaluation.prediction)
 
     def _training_cells(self, epoch: int, trained: Trained) -> dict[str, float]:
         means = np.average(trained["terms"], axis=0, weights=trained["sizes"])
@@ -260,6 +283,19 @@ class Recorder:
         )
         if self.val:
             self._describe_val()
+        self.logs = Logs(names_of(self.recording.log), self.folder.path, self.log.path, self._about())
+        self.logs.begin(self.folder.epochs_done)
+
+    def _about(self) -> About:
+        """What the other logs say of the run."""
+        told, flags = self.folder.read_json("provenance.json"), self.folder.parameters
+        card = told["dataset"]
+        tags = {"commit": told["commit"], "set": card.get("name") or self.recording.target_dataset.name}
+        tags |= {"phantom": card["phantom"], "seed": flags["seed"], "supervision": told["supervision"]}
+        tags |= {"uncommitted changes": bool(told["diff"]), "folder": finished(self.folder.path)}
+        words = {name: visible(value) for name, value in tags.items()}
+        parameters = {name: visible(value) for name, value in sorted(flags.items())}
+        return About(visible(finished(self.folder.path.resolve()).name), words["set"], parameters, words)
 
     def _tell_earlier(self, code: Mapping[str, Any]) -> list[dict[str, Any]]:
         """Other code or libraries that made the epochs that are done, if any did; said aloud when that is new."""

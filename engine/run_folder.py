@@ -36,7 +36,7 @@ from utils import atomic_write, fits, listing, sha256_of
 # Arguments that may differ between a run and its continuation: they change where and how fast, or what is made of the
 # masks when all epochs are done, not what is learnt.
 ELSEWHERE = ("workdir", "resume", "device", "cpu", "jobs", "check", "pprint", "cache", "workers")
-ELSEWHERE += ("in_memory", "nsd_tolerance", "saveim", "entmap", "dice_3d", "group")
+ELSEWHERE += ("in_memory", "nsd_tolerance", "saveim", "entmap", "dice_3d", "group", "log", "log_images")
 
 # Flags that unfinished runs of before may lack, with the value that is what those did.
 NEWER = {"keep_every": 0, "select_with": 0, "select_folders": None}

@@ -13,11 +13,17 @@ DECIDING = ("cmr_ei", "continuity")  # the validators, columns of selection.csv,
 WITNESSES = ("refresh", "edge", "contrast")  # those that may speak against a choice
 LABELLED = "labelled_dice"  # the column that chooses where a few patients' labels do
 CANDIDATES = "candidates"  # folder with copies of the network, of which one is chosen without labels
+SHOWN = "shown"  # folder with pictures of a few slices, for logs that show them (--log)
 
 
 def candidate_name(epochs_done: int) -> str:
     """Where in a run's folder the network after so many epochs is kept; 0: before the first step."""
     return f"{CANDIDATES}/epoch_{epochs_done:04d}.pkl"
+
+
+def shown_name(epoch: int) -> str:
+    """Where in a run's folder the picture of an epoch is kept, the first epoch being 0."""
+    return f"{SHOWN}/epoch_{epoch:04d}.png"
 
 
 def candidates_of(run: Path) -> dict[int, Path]:

@@ -52,6 +52,8 @@ LAUNCH ?=
 NPROC ?=
 # patients of the target's training images, 1 to 3, whose labels choose where a run keeps networks: SELECT=2; empty: no label
 SELECT ?=
+# other programs that show the log of a run: LOG=tensorboard,mlflow
+LOG ?=
 # the run that `show` prints, or whose network `stress` tries out
 RUN ?=
 # whose images `stress` shifts, where there are two sets: source or target

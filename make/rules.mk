@@ -64,7 +64,7 @@ TRAIN = $(LAUNCH) $(if $(NPROC),$(CC) -m torch.distributed.run --standalone --no
           $(CC) $(CFLAGS) main.py
 # what was typed on the command line wins over a run's own line (`origin` calls that `command line`: to filter, two words)
 TYPED = $(if $(filter command line,$(origin NET)),--network $(if $(filter Dimwit,$(NET)),$(DIMWIT),$(NET))) $(if $(EPC),--n_epoch $(EPC)) \
-        $(if $(findstring --keep_every,$(COMMON) $(OPT)),$(SELECTED)) $(DEBUG)
+        $(if $(findstring --keep_every,$(COMMON) $(OPT)),$(SELECTED)) $(if $(LOG),--log '$(LOG)') $(DEBUG)
 SELECTED = $(if $(SELECT),--select_with '$(strip $(SELECT))')
 
 # `show` prints a run in place of training it.

@@ -31,6 +31,7 @@ from pathlib import Path
 from processes.errors import UserError
 from processes.ownership import RUN, RUN_FILES, is_begun, left_over, new_name, refuse_foreign, remove, strangers
 
+MAKING = "_tmp"  # what the name of a run ends in until it is whole
 NO_LOCKS = (errno.ENOLCK, errno.ENOTSUP, errno.EOPNOTSUPP, errno.ENOSYS)  # what file systems without locks answer
 
 
@@ -195,7 +196,12 @@ def renew(path: Path, command: Sequence[str]) -> int:
 
 def unfinished(path: Path) -> Path:
     """Where a run is made, and started again after a kill, until it is whole."""
-    return path.with_name(path.name + "_tmp")
+    return path.with_name(path.name + MAKING)
+
+
+def finished(path: Path) -> Path:
+    """Where a run that is made in `path` will lie when it is whole: there, unless make moves it."""
+    return path.with_name(path.name.removesuffix(MAKING) or path.name)
 
 
 def move(made: Path, path: Path) -> None:

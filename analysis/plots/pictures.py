@@ -2,7 +2,6 @@
 
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING
 
 import numpy as np
 from matplotlib.axes import Axes
@@ -24,9 +23,6 @@ from processes.errors import UserError
 from processes.ownership import begin, refuse_taken
 from processes.quoting import for_chart
 from utils import atomic_write
-
-if TYPE_CHECKING:
-    from datasets.slices import SliceSet  # opened where it is needed: it brings torch, which takes seconds
 
 FILM_FRAMES = 60  # a longer run is thinned out to this many
 FRAME_MS, LAST_FRAME_MS = 200, 2000
@@ -83,7 +79,7 @@ def strip(ax: Axes) -> None:
     ax.spines[:].set_visible(False)
 
 
-def draw_label(ax: Axes, run: Run, slices: "SliceSet", row: int, label: np.ndarray, view: View) -> None:
+def draw_label(ax: Axes, run: Run, slices: ShownSlices, row: int, label: np.ndarray, view: View) -> None:
     """Draws a label map (W, H) in the palette of the set, or its outlines on the image where there is no palette."""
     if run.palette is not None:
         ax.imshow(run.palette[view(label)], aspect=view.aspect)
@@ -112,9 +108,11 @@ def draw_contours(
     ax.set(xlim=(-0.5, columns - 2.5), ylim=(rows - 2.5, -0.5))
 
 
-def draw_prediction(ax: Axes, run: Run, slices: "SliceSet", row: int, mask: np.ndarray, view: View) -> None:
-    """Draws a predicted label map (W, H), with its score below it."""
+def draw_prediction(ax: Axes, run: Run, slices: ShownSlices, row: int, mask: np.ndarray, view: View) -> None:
+    """Draws a predicted label map (W, H), with its score below it where there is ground truth."""
     draw_label(ax, run, slices, row, mask, view)
+    if not run.scored:
+        return
     score = slice_score(run, mask, slices.truth(row))
     words = f"mIoU {100 * score:.1f} %" if run.by_iou else f"Dice {score:.2f}"
     ax.set_xlabel(words if np.isfinite(score) else "empty, rightly", size=9, labelpad=2)
@@ -226,15 +224,16 @@ def make_film(run: Run, out: Path, number: int, data: Path | None) -> None:
 
 
 def draw_frame(
-    run: Run, slices: "SliceSet", views: Mapping[int, View], epoch: int, masks: Sequence[np.ndarray]
+    run: Run, slices: ShownSlices, views: Mapping[int, View], epoch: int, masks: Sequence[np.ndarray]
 ) -> Image.Image:
-    """Draws one epoch of the film, as an RGB picture.
+    """Draws one epoch of the film, as an RGB picture: of a run without ground truth the predictions alone.
 
     masks: predicted class numbers (W, H), one per slice of `views`
     """
-    coloured = run.palette is not None
+    coloured = run.palette is not None and run.scored
     width, height = 2.4 * len(views) + 0.3, max(2.4 * tall / wide for tall, wide in (v.size for v in views.values()))
-    title = f"{run_label(run)}, epoch {epoch + 1} (truth {'below' if coloured else 'dashed'})"
+    truth = f" (truth {'below' if coloured else 'dashed'})" if run.scored else ""
+    title = f"{run_label(run)}, epoch {epoch + 1}{truth}"
     figure, body = make_canvas([run], title, width, height * (1 + coloured) + 0.85 + legend_height(run, width))
     axes = body.subplots(1 + coloured, len(views), squeeze=False)
     for line, (row, view), mask in zip(axes.T, views.items(), masks, strict=True):
@@ -242,7 +241,7 @@ def draw_frame(
         line[0].set_title(for_chart(slices.names[row]))
         if coloured:
             draw_label(line[1], run, slices, row, slices.truth(row), view)
-        else:
+        elif run.scored:
             draw_contours(line[0], view(slices.truth(row)), shown_classes(run), "white", "dashed")
     class_legend(body, run, width)
     show_letters(figure)

@@ -164,6 +164,8 @@ REFUSED = {  # (method or kind, flags) -> what is said of them
 EXEMPT = {  # flag, or flag and value -> why no run tries it
     "--help": "prints and ends",
     "--check": "reads no data",
+    "--log": "the numbers of the csv once more, as test_logs.py shows; its pictures have the truth in them",
+    "--log_images": "as --log",
     "--compile": "the same step, compiled; minutes on a CPU",
     "--backbone_weights": "fills the network before any image is read, and no tiny one has a trunk",
     "--load_blocks": "fills the network before any image is read",

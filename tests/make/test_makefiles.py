@@ -475,6 +475,13 @@ def test_a_rate_that_nobody_guessed_is_the_choice_among_short_runs_at_several():
     assert "sfda_at_" not in dry_run("prostate.make")[0]
 
 
+def test_other_logs_are_asked_for_of_every_training():
+    calls = trainings(dry_run("prostate.make", "LOG=tensorboard,mlflow")[0])
+    assert calls
+    assert all(call[call.index("--log") + 1] == "tensorboard,mlflow" for call in calls)
+    assert "--log" not in dry_run("prostate.make")[0]
+
+
 @pytest.mark.parametrize("words", [("SELECT=2",), ("SELECT=2", "KEEP=")])
 def test_patients_who_choose_are_asked_for_where_networks_are_kept(words):
     commands, _ = dry_run("prostate.make", *words)
