@@ -102,13 +102,21 @@ def arguments_of(file: Path, state: dict[str, Any], here: Mapping[str, Any]) -> 
     here: flags that say where this program reads and computes
     """
     flags = {name: value for name, value in state["identity"].items() if name != "inputs"}
-    for name in ("target_folders", "val_target_folders"):  # the folder of a loss is not needed
-        if flags.get(name):
-            flags[name] = str(read_literal(str(flags[name]))[:2])
     try:
+        for name in ("target_folders", "val_target_folders"):  # the folder of a loss is not needed
+            if flags.get(name):
+                flags[name] = str(first_two(str(flags[name])))
         return args_of(flags | {"cache": "stream"} | here)
     except UserError as error:
         raise UserError(f"{file} tells of a run that cannot be read: {error}") from error
+
+
+def first_two(folders: str) -> list[Any]:
+    """The image and its ground truth, of folders as --target_folders lists them. Raises UserError for no list."""
+    listed = read_literal(folders)
+    if not isinstance(listed, list):
+        raise UserError(f"--target_folders lists the image and its ground truth, [(…), (…)]; got {folders}.")
+    return listed[:2]
 
 
 def shown_of(file: Path, state: dict[str, Any], args: argparse.Namespace) -> Shown:

@@ -382,6 +382,15 @@ def test_an_unfinished_run_and_a_foreign_folder_are_refused(run, tmp_path):
         evaluated(run, "--out", run.parent / "site")
 
 
+def test_a_checkpoint_that_tells_of_no_run_is_refused(run, tmp_path):
+    torn = shutil.copytree(run, tmp_path / "run")
+    state = load_checkpoint(torn / "last.pkl")
+    for flag, value, words in (("target_folders", "7", "lists the image"), ("n_class", 1, "n_class is 1")):
+        save_checkpoint(torn / "last.pkl", state | {"identity": state["identity"] | {flag: value}})
+        with pytest.raises(UserError, match=rf"last\.pkl tells of a run that cannot be read: .*{words}"):
+            evaluated(torn)
+
+
 def test_it_is_made_once_and_anew_where_the_network_is_another(run, made, tmp_path, capsys):
     own = shutil.copytree(run, tmp_path / "run")
     folder = evaluated(own)
