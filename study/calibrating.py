@@ -7,7 +7,7 @@ import numpy as np
 
 from analysis.calibration.region import band
 from analysis.calibration.scores import reliability_curve, scores_of
-from analysis.calibration.sums import NOTHING, Sums, sums_of
+from analysis.calibration.sums import NOTHING, Sums, sums_by, sums_of
 from analysis.calibration.temperature import tempered
 from analysis.evaluated import EVERYONE, REGIONS
 from study.cases import Case
@@ -70,10 +70,9 @@ class Tally:
                     if near is None:
                         yield (version, k, "image"), sums_of(said, labels, k)
                         continue
-                    inside = near[place][counted]
-                    within = sums_of(said[:, inside], labels[inside], k)
-                    yield (version, k, "band"), within
-                    yield (version, k, "image"), within + sums_of(said[:, ~inside], labels[~inside], k)
+                    inside, outside = sums_by(said, labels, k, near[place][counted])
+                    yield (version, k, "band"), inside
+                    yield (version, k, "image"), inside + outside
 
     def _band(self, case: Case, k: int) -> np.ndarray | None:
         """(D, W, H) the band of a class in the planes of the case."""

@@ -10,6 +10,7 @@ from numpy.typing import NDArray
 from scipy import ndimage
 
 WIDTH = 5.0  # mm, or pixels where no spacing is known
+CHUNK = 2**22  # pixels at a time, beside those that reach into them
 ROUNDING = 1e-9  # distances on a grid often equal the width, so the last bits must not decide
 
 
@@ -23,12 +24,19 @@ def band(prediction: NDArray[np.bool_], truth: NDArray[np.bool_], spacing: Seque
     found = np.zeros(either.shape, bool)
     if not either.any():
         return found
-    box = tuple(
-        slice(max(0, places[0] - reach), places[-1] + 1 + reach)
-        for places, reach in zip(_planes(either), (int(WIDTH / step) + 1 for step in spacing), strict=True)
-    )
-    distance = ndimage.distance_transform_edt(~either[box], sampling=spacing)
-    found[box] = distance <= WIDTH * (1 + ROUNDING)
+    reaches = [int(WIDTH / step) + 1 for step in spacing]  # planes that lie as near, along each axis
+    (first, last), *sides = [
+        (max(0, places[0] - reach), min(places[-1] + 1 + reach, length))
+        for places, reach, length in zip(_planes(either), reaches, either.shape, strict=True)
+    ]
+    across = tuple(slice(*side) for side in sides)
+    at_once = max(1, CHUNK // found[(0, *across)].size)
+    for start in range(first, last, at_once):  # a distance transform takes fifty bytes a pixel
+        stop, before = min(start + at_once, last), max(0, start - reaches[0])
+        around = either[(slice(before, stop + reaches[0]), *across)]
+        if around.any():
+            distance = ndimage.distance_transform_edt(~around, sampling=spacing)[start - before : stop - before]
+            found[(slice(start, stop), *across)] = distance <= WIDTH * (1 + ROUNDING)
     return found
 
 

@@ -54,9 +54,20 @@ def sums_of(log_p: NDArray[np.floating], truth: NDArray[np.integer], k: int) -> 
 
     log_p: (K, N) log-probabilities of the classes; truth: (N,) class numbers
     """
-    log_yes = log_p[k].astype(np.float64)
-    log_no = _log_of_the_others(log_p, k)
-    p, y = np.exp(log_yes), truth == k
+    return _sums(log_p[k].astype(np.float64), _log_of_the_others(log_p, k), truth == k)
+
+
+def sums_by(
+    log_p: NDArray[np.floating], truth: NDArray[np.integer], k: int, inside: NDArray[np.bool_]
+) -> tuple[Sums, Sums]:
+    """As `sums_of`, of the pixels inside a region, (N,) booleans, and of those outside."""
+    each = log_p[k].astype(np.float64), _log_of_the_others(log_p, k), truth == k
+    return tuple(_sums(*(values[where] for values in each)) for where in (inside, ~inside))
+
+
+def _sums(log_yes: Floats, log_no: Floats, y: NDArray[np.bool_]) -> Sums:
+    """Of pixels (n,): log p, log(1 − p), and whether the truth is the class."""
+    p = np.exp(log_yes)
     at = np.minimum((p * BINS).astype(np.int64), BINS - 1)
     seen = p > LEAST
     logit = log_yes[seen] - log_no[seen]

@@ -9,9 +9,10 @@ import torch
 from monai.metrics import CalibrationErrorMetric
 from scipy.optimize import minimize_scalar
 
+from analysis.calibration import region
 from analysis.calibration.region import WIDTH, band
 from analysis.calibration.scores import PARTS, SCORES, equal_mass, reliability_curve, scores_of
-from analysis.calibration.sums import BINS, FINE, LEAST, NOTHING, sums_of
+from analysis.calibration.sums import BINS, FINE, LEAST, NOTHING, sums_by, sums_of
 from analysis.calibration.temperature import MOST, fit_temperature, tempered
 
 
@@ -155,6 +156,8 @@ def test_pieces_add_up_to_the_whole(many):
     borders = [0, 1, 700, 701, 12_000, log_p.shape[1]]
     parts = [sums_of(log_p[:, a:b], truth[a:b], 1) for a, b in itertools.pairwise(borders)]
     whole = sums_of(log_p, truth, 1)
+    assert scores_of(sum(sums_by(log_p, truth, 1, truth < 2), NOTHING)) == pytest.approx(scores_of(whole), rel=1e-9)
+    assert sums_by(log_p, truth, 1, truth < 2)[1].bins[2].sum() == 0
     assert scores_of(sum(parts, NOTHING)) == pytest.approx(scores_of(whole), rel=1e-9)
     np.testing.assert_allclose(reliability_curve(sum(parts, NOTHING)), reliability_curve(whole))
     assert sum(parts, NOTHING).n == whole.n == log_p.shape[1]
@@ -175,6 +178,17 @@ def test_the_band_is_what_lies_within_5_mm_of_either_mask():
         assert band(first, second, spacing)[pixel] == near
     assert band(first, second, spacing)[3, 9, 10]  # 5 mm away
     assert not band(first, second, spacing)[3, 9, 11]
+
+
+@pytest.mark.parametrize("chunk", [1, 400])
+def test_the_band_is_the_same_in_pieces(chunk, monkeypatch):
+    rng = np.random.default_rng(4)
+    first, second = rng.random((2, 40, 12, 11)) < 0.001
+    for masks, spacing in (((first, second), (1.5, 2.0, 0.7)), ((first[:, :, 3], second[:, :, 3]), (1.0, 2.0))):
+        whole = band(*masks, spacing)
+        with monkeypatch.context() as patch:
+            patch.setattr(region, "CHUNK", chunk)
+            assert (band(*masks, spacing) == whole).all()
 
 
 def test_the_band_of_a_plane_and_of_nothing():
