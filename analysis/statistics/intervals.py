@@ -201,32 +201,44 @@ def draw_shares(n: int, rng: np.random.Generator, draws: int = DRAWS) -> NDArray
     return np.bincount(places.ravel(), minlength=draws * n).reshape(draws, n) / n
 
 
-def drawn_means(table: ArrayLike, rng: np.random.Generator, draws: int = DRAWS) -> NDArray[np.float64]:
-    """(draws,) means of a complete table (P, S) whose patients and seeds are drawn anew, each with replacement.
+def means_of_draws(
+    tables: NDArray[np.float64], patients: NDArray[np.float64], seeds: NDArray[np.float64]
+) -> NDArray[np.float64]:
+    """(..., B) means of complete tables (..., P, S) in B draws; patients (B, P), seeds (B, S): their shares in each.
 
-    Patients and seeds are drawn independently: the pigeonhole bootstrap (Owen 2007, doi 10.1214/07-AOAS122). Tables of
-    one shape get the same draws from generators in the same state.
+    Patients and seeds are drawn independently: the pigeonhole bootstrap (Owen 2007, doi 10.1214/07-AOAS122).
     """
-    table = as_table(table)
-    patients, seeds = (draw_shares(n, rng, draws) for n in table.shape)
-    return np.einsum("bs,bs->b", patients @ table, seeds)
+    return ((patients @ tables) * seeds).sum(-1)
+
+
+def bootstrap_ends(
+    tables: NDArray[np.float64], patients: NDArray[np.float64], seeds: NDArray[np.float64], level: float = 0.95
+) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
+    """(...) lower and upper ends of the interval of `bootstrap_interval`, of the arrays that `means_of_draws` takes."""
+    mean, se, df = crossed(tables)
+    apart = means_of_draws(tables, patients, seeds) - mean[..., None]
+    low, high = np.quantile(apart, [(1 - level) / 2, (1 + level) / 2], axis=-1)
+    length = 2 * stdtrit(df, (1 + level) / 2) * se
+    times = np.divide(length, high - low, out=np.ones_like(length), where=high > low)
+    return mean + times * low, mean + times * high
 
 
 def bootstrap_interval(table: ArrayLike, rng: np.random.Generator, level: float = 0.95, draws: int = DRAWS) -> Interval:
     """The interval of the mean of a table (P, S) by a two-way bootstrap, made as long as the crossed one.
 
-    The percentiles of `drawn_means` say how the interval leans to one side. Its length they say badly: a bootstrap over
-    S seeds is too narrow by sqrt((S - 1) / S), and knows nothing of the t distribution, so that with three seeds it
-    holds far too seldom. So the distances of both percentiles from the mean are multiplied by one number, with which
-    the interval is as long as that of `crossed_interval`. `se` and `df` are those of the crossed interval.
+    The percentiles of `means_of_draws` say how the interval leans to one side. Its length they say badly: a bootstrap
+    over S seeds is too narrow by sqrt((S - 1) / S), and knows nothing of the t distribution, so that with three seeds
+    it holds far too seldom. So the distances of both percentiles from the mean are multiplied by one number, with which
+    the interval is as long as that of `crossed_interval`. `se` and `df` are those of the crossed interval. Tables of
+    one shape get the same draws from generators in the same state.
     """
     (table,), _, left_out = complete(table)
     exact = replace(crossed_interval(table, level), left_out=left_out)
     if not exact.is_known:
         return exact
-    low, high = np.quantile(drawn_means(table, rng, draws), [(1 - level) / 2, (1 + level) / 2]) - exact.mean
-    times = (exact.high - exact.low) / (high - low) if high > low else 1.0
-    return replace(exact, low=float(exact.mean + times * low), high=float(exact.mean + times * high))
+    patients, seeds = (draw_shares(n, rng, draws) for n in table.shape)
+    low, high = bootstrap_ends(table, patients, seeds, level)
+    return replace(exact, low=float(low), high=float(high))
 
 
 def percentile_interval(

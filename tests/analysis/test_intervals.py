@@ -11,8 +11,8 @@ from analysis.statistics.intervals import (
     complete,
     crossed_interval,
     draw_shares,
-    drawn_means,
     mean_squares,
+    means_of_draws,
     paired_interval,
     percentile_interval,
 )
@@ -165,20 +165,26 @@ def test_shares_of_a_draw():
     np.testing.assert_allclose(shares.mean(0), 0.2, atol=0.03)
 
 
+def drawn_means(table, draws=10_000):
+    generator = rng()
+    patients, seeds = (draw_shares(n, generator, draws) for n in table.shape)
+    return means_of_draws(table, patients, seeds)
+
+
 def test_drawn_means_spread_as_the_pigeonhole_bootstrap_does():
     """Owen 2007, equation 3: the variance over draws, exactly, of patients and seeds drawn independently."""
     table = scores(6, 3)
     apart = table - table.mean()
     patients, seeds, cells = (apart.mean(1) ** 2).mean(), (apart.mean(0) ** 2).mean(), (apart**2).mean()
     expected = patients / 6 * (1 - 1 / 3) + seeds / 3 * (1 - 1 / 6) + cells / 18
-    means = drawn_means(table, rng(), draws=200_000)
+    means = drawn_means(table, draws=100_000)
     assert means.var() == pytest.approx(expected, rel=0.02)
     assert means.mean() == pytest.approx(table.mean(), abs=1e-3)
 
 
 def test_a_table_of_two_patients_has_three_means():
     """(0, 1) drawn twice: 0, 1/2, 1 with the probabilities 1/4, 1/2, 1/4."""
-    means = drawn_means([0.0, 1.0], rng(), draws=40_000)
+    means = drawn_means(np.array([[0.0], [1.0]]), draws=40_000)
     values, counts = np.unique(means, return_counts=True)
     assert values.tolist() == [0, 0.5, 1]
     np.testing.assert_allclose(counts / 40_000, [0.25, 0.5, 0.25], atol=0.01)
@@ -189,7 +195,7 @@ def test_bootstrap_interval_is_as_long_as_the_crossed_one_and_leans_as_the_draws
     exact, found = crossed_interval(table), bootstrap_interval(table, rng())
     assert found.high - found.low == pytest.approx(exact.high - exact.low)
     assert (found.mean, found.se, found.df) == (exact.mean, exact.se, exact.df)
-    low, high = np.quantile(drawn_means(table, rng()), [0.025, 0.975]) - table.mean()
+    low, high = np.quantile(drawn_means(table), [0.025, 0.975]) - table.mean()
     assert (found.high - found.mean) / (found.mean - found.low) == pytest.approx(high / -low)
     assert found == bootstrap_interval(table, rng())
 
