@@ -452,21 +452,6 @@ def summarise(rows: Iterable[Mapping[str, Any]], value_key: str) -> dict[str, fl
     }
 
 
-def bootstrap_interval(
-    values: Iterable[float], seed: int, level: float = 0.95, n_resample: int = 10_000
-) -> tuple[float, float]:
-    """The percentile bootstrap interval of the mean: the values, one per patient, are drawn with replacement.
-
-    NaN is left out; (NaN, NaN) for fewer than two values. With ten or twenty patients it is too narrow.
-    """
-    values = _numbers(values)
-    if values.size < 2:
-        return math.nan, math.nan
-    drawn = np.random.default_rng(seed).integers(values.size, size=(n_resample, values.size))
-    low, high = np.quantile(values[drawn].mean(axis=1), [(1 - level) / 2, (1 + level) / 2])
-    return float(low), float(high)
-
-
 def _penalised(row: Mapping[str, Any], key: str) -> float:
     """The score with the volume's diagonal in place of a distance that a failure left without value."""
     if f"{key}_penalised" in row:  # an average over classes

@@ -13,7 +13,6 @@ from metrics import (
     SurfaceDistances,
     assd,
     average_classes,
-    bootstrap_interval,
     confusion_counts,
     dice,
     hausdorff_95,
@@ -525,22 +524,3 @@ def test_rows_of_score_patients_go_through_the_tables():
     expected = np.mean([row["dice"] for row in rows if row["class"] < 3])
     assert summarise(averages, "dice")["mean"] == pytest.approx(expected)
     assert summarise(averages, "hd95")["misses"] == 0
-
-
-def test_bootstrap_of_two_values():
-    # The mean of two drawn from {0, 1} is 0, 1/2 or 1 with probability 1/4, 1/2, 1/4.
-    assert bootstrap_interval([0.0, 1.0, NAN], seed=0) == (0, 1)
-    assert bootstrap_interval([0.0, 1.0], seed=0, level=0.4) == (0.5, 0.5)
-
-
-def test_bootstrap_interval_of_many_is_the_normal_one():
-    values = np.random.default_rng(1).normal(5.0, 2.0, 400)
-    low, high = bootstrap_interval(values, seed=2)
-    half = 1.96 * values.std() / 20
-    assert low == pytest.approx(values.mean() - half, abs=0.02)
-    assert high == pytest.approx(values.mean() + half, abs=0.02)
-    assert (low, high) == bootstrap_interval(values, seed=2) != bootstrap_interval(values, seed=3)
-
-
-def test_bootstrap_needs_two_values():
-    assert all(map(math.isnan, bootstrap_interval([0.3, NAN], seed=0)))

@@ -8,6 +8,7 @@ from typing import Any
 import numpy as np
 
 from analysis.run import Run, unique
+from analysis.statistics.claims import share_of_gap
 from analysis.tables.choice import blocks_of, choice_notes, make_summary
 from analysis.tables.facts import facts, marks, notes_of, progress, supervision, warnings_of
 from analysis.tables.harm import find_harm, harm_note, on_other_images
@@ -50,8 +51,8 @@ def close_gaps(entries: Sequence[Entry], lower: str, upper: str) -> None:
         return
     low, high = named[lower], named[upper]
     for entry in entries:
-        if sorted(entry.run.names) == sorted(low.run.names) == sorted(high.run.names) and high.miou > low.miou:
-            entry.gap = (entry.miou - low.miou) / (high.miou - low.miou)
+        if sorted(entry.run.names) == sorted(low.run.names) == sorted(high.run.names):
+            entry.gap = share_of_gap(entry.miou, low.miou, high.miou)
 
 
 def per_cent(share: float) -> str:

@@ -6,20 +6,22 @@ from dataclasses import dataclass, field
 from typing import Any
 
 import numpy as np
-from scipy.stats import wilcoxon
 
 from analysis.run import Run, unique
+from analysis.statistics.claims import share_of_gap
+from analysis.statistics.intervals import percentile_interval
+from analysis.statistics.tests import holm, smallest_p, wilcoxon
 from analysis.tables.choice import NAMED, blocks_of, choice_notes, headline, make_summary
 from analysis.tables.facts import facts, marks, notes_of, progress, supervision, warnings_of
 from analysis.tables.harm import find_harm, harm_note, on_other_images
 from analysis.tables.price import COLUMN, NOTE, find_prices, price_words
 from analysis.tables.table import NOTHING, Comparison, Report, number
-from metrics import DISTANCES, SCORES, average_classes, bootstrap_interval, summarise
+from metrics import DISTANCES, SCORES, average_classes, summarise
 from processes.errors import UserError
 
 DEFAULT_REFERENCE = "sfda"
 SEED = 0  # of the bootstrap
-PAIRS_NEEDED = 6  # with fewer, the signed-rank test cannot fall below 0.05
+SIGNIFICANT = 0.05  # a test that cannot come to so small a p is not made
 MANY_PATIENTS = 20  # with fewer, the bootstrap interval is too narrow
 HD95 = "HD95 is the larger of the two directed 95th percentiles"
 PENALISED = "HD95 penalised: the mean with the volume's diagonal for each missed or false structure."
@@ -74,8 +76,12 @@ def read_entry(run: Run, which: str, iou: bool = False) -> Entry:
     if iou:
         overlaps = by_class([row | {"dice": row["dice"] / (2 - row["dice"])} for row in rows])
         scores = {name: each | {"iou": summarise(overlaps[name], "dice")} for name, each in scores.items()}
-    interval = {name: bootstrap_interval((row["dice"] for row in group), SEED) for name, group in groups.items()}
-    return Entry(run, which, groups, scores, interval)
+    return Entry(run, which, groups, scores, {name: mean_interval(group) for name, group in groups.items()})
+
+
+def mean_interval(rows: Sequence[dict[str, Any]]) -> tuple[float, float]:
+    """95 % of the mean Dice, by a bootstrap over patients."""
+    return percentile_interval([row["dice"] for row in rows], np.random.default_rng(SEED))
 
 
 def by_class(rows: Sequence[dict[str, Any]]) -> dict[str, list[dict[str, Any]]]:
@@ -95,7 +101,7 @@ def close_gaps(entries: Sequence[Entry], lower: str, upper: str) -> None:
             continue
         for name in entry.scores.keys() & low.scores.keys() & high.scores.keys():
             value, bottom, top = (each.scores[name]["dice"]["mean"] for each in (entry, low, high))
-            entry.gap[name] = (value - bottom) / (top - bottom) if top > bottom else math.nan
+            entry.gap[name] = share_of_gap(value, bottom, top)
 
 
 def compare(entries: Sequence[Entry], reference: str) -> None:
@@ -108,12 +114,11 @@ def compare(entries: Sequence[Entry], reference: str) -> None:
         apart = np.array([base.dice[patient] - value for patient, value in entry.dice.items()])
         apart = apart[np.isfinite(apart)]
         entry.wins, entry.losses = int((apart > 0).sum()), int((apart < 0).sum())
-        if len(apart) >= PAIRS_NEEDED:
-            entry.p = float(wilcoxon(apart).pvalue) if apart.any() else 1.0
+        if smallest_p(len(apart)) < SIGNIFICANT:
+            entry.p = wilcoxon(apart)
             tested.append(entry)
-    floor = 0.0
-    for rank, entry in enumerate(sorted(tested, key=lambda entry: entry.p)):
-        floor = entry.p = min(1.0, max(floor, entry.p * (len(tested) - rank)))
+    for entry, p in zip(tested, holm([entry.p for entry in tested]), strict=True):
+        entry.p = p
 
 
 # ------------------------------------------------------------------------------------------------ words
