@@ -19,7 +19,7 @@ FLOORS = [  # bottom up: a package or a file of the top level imports those belo
     {"methods", "plot", "preprocess", "report"},
     {"engine", "score_masks", "selection"},
     {"choose", "main", "prediction", "study"},
-    {"predict"},
+    {"lineage", "predict"},
 ]
 FLOOR_OF = {room: floor for floor, rooms in enumerate(FLOORS) for room in rooms}
 FIXED = {
