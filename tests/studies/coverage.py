@@ -39,9 +39,9 @@ SITUATIONS: Mapping[str, Variances] = {
 }
 SOME = ("patients, and as much noise", "patients, seeds a quarter", "seeds more than patients", "noise alone")
 SIZES = [*product((5, 10, 30), (3, 5))]  # P, S
-DRAWS = 1000  # of the bootstraps here
+DRAWS = 500  # of the bootstraps here
 AT_ONCE = 100  # studies that share the draws of a bootstrap
-SLOW = 500  # studies for what is slow
+SLOW = 300  # studies for what is slow
 LEVEL = 0.95
 
 
@@ -77,6 +77,16 @@ def as_published(studies: NDArray[np.float64], rng: np.random.Generator) -> Ends
     a, b, c = mean_squares(studies)
     below = a**2 / (n_patient - 1) + b**2 / (n_seed - 1) + c**2 / ((n_patient - 1) * (n_seed - 1))
     return around(studies.mean((1, 2)), (a + b - c) / (n_patient * n_seed), np.maximum((a + b - c) ** 2 / below, 1))
+
+
+def floored(studies: NDArray[np.float64], rng: np.random.Generator) -> Ends:
+    """Satterthwaite's, where a component below zero is none; nothing is pooled, and seeds count once."""
+    n_patient, n_seed = studies.shape[1:]
+    a, b, c = mean_squares(studies)
+    few = [b < c, a < c]
+    below = a**2 / (n_patient - 1) + b**2 / (n_seed - 1) + c**2 / ((n_patient - 1) * (n_seed - 1))
+    square = np.select(few, [a, b], a + b - c) / (n_patient * n_seed)
+    return around(studies.mean((1, 2)), square, np.select(few, [n_patient - 1, n_seed - 1], (a + b - c) ** 2 / below))
 
 
 def few_degrees(studies: NDArray[np.float64], rng: np.random.Generator) -> Ends:
@@ -130,6 +140,7 @@ def by_studentised_bootstrap(studies: NDArray[np.float64], rng: np.random.Genera
 DESIGNS: Mapping[str, Callable[[NDArray[np.float64], np.random.Generator], Ends]] = {
     "**crossed**": by_crossed,
     "crossed, as published": as_published,
+    "crossed, components of at least 0": floored,
     "crossed, min(P, S) - 1 degrees of freedom": few_degrees,
     "patients alone": patients_alone,
     "**bootstrap**": by_bootstrap,
