@@ -16,8 +16,8 @@ from scipy.special import stdtrit
 from processes.errors import UserError
 
 DRAWS = 10_000  # of a bootstrap
-SEEDS_COUNT = 2.0  # how often the mean square of the seeds counts in the degrees of freedom, see `degrees_of_freedom`
-NO_EFFECT = 1.25  # mean squares of patients and of seeds that are both below so many times that of the rest are pooled
+SEEDS_COUNT = 3.0  # how often the mean square of the seeds counts in the degrees of freedom, see `degrees_of_freedom`
+NO_EFFECT = 0.7  # seeds whose mean square is below so many times that of the rest do not differ
 
 
 @dataclass(frozen=True)
@@ -128,10 +128,10 @@ def crossed(tables: NDArray[np.float64]) -> Crossed:
     """The mean of complete tables (..., P, S), its standard error and degrees of freedom. P is at least 2.
 
     SE² = (MS_patient + MS_seed - MS_rest) / (P S), the estimate of Va / P + Vb / S + Ve / (P S). A component that
-    comes out negative is taken as 0: where MS_seed < MS_rest, SE² is MS_patient / (P S) with P - 1 degrees of freedom;
-    where MS_patient < MS_rest, MS_seed / (P S) with S - 1. Where neither patients nor seeds seem to differ (both
-    below NO_EFFECT times MS_rest), all squares are pooled, with P S - 1. With S = 1 it is the usual standard error of a
-    mean over patients.
+    comes out negative is taken as 0, so that SE² is at least MS_patient / (P S) and MS_seed / (P S). Where that of the
+    patients is, there are S - 1 degrees of freedom, else those of `degrees_of_freedom`. Where seeds do not differ
+    (MS_seed below NO_EFFECT MS_rest), it is the usual standard error of P means over seeds, with P - 1; likewise where
+    S = 1.
     """
     n_patient, n_seed = tables.shape[-2:]
     mean = tables.mean((-2, -1))
@@ -140,12 +140,11 @@ def crossed(tables: NDArray[np.float64]) -> Crossed:
         return Crossed(mean, se, np.full_like(se, n_patient - 1))
     squares = mean_squares(tables)
     of_patients, of_seeds, rest = squares
-    nothing = np.maximum(of_patients, of_seeds) < NO_EFFECT * rest
-    cases = [nothing, of_seeds < rest, of_patients < rest]
-    total = n_patient * n_seed - 1
-    pooled = ((n_patient - 1) * (of_patients + (n_seed - 1) * rest) + (n_seed - 1) * of_seeds) / total
-    square = np.select(cases, [pooled, of_patients, of_seeds], of_patients + of_seeds - rest)
-    df = np.select(cases, [total, n_patient - 1, n_seed - 1], degrees_of_freedom(squares, n_patient, n_seed))
+    square = np.maximum(np.maximum(of_patients, of_seeds), of_patients + of_seeds - rest)
+    alike = of_seeds < NO_EFFECT * rest
+    square = np.where(alike, of_patients, square)
+    common = degrees_of_freedom(squares, n_patient, n_seed)
+    df = np.select([alike, of_patients < rest], [n_patient - 1, n_seed - 1], common)
     return Crossed(mean, np.sqrt(square / (n_patient * n_seed)), df)
 
 

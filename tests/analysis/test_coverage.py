@@ -70,3 +70,12 @@ def test_a_table_says_between_which_shares_a_design_lies():
         "| a | 90.0 to 95.1 | 100.0 to 100.0 |",
         "| b | 50.0 to 50.0 | 60.0 to 60.0 |",
     ]
+
+
+def test_false_positives_are_means_over_situations():
+    rows = [("a", "x", 5, 3, 0.0), ("a", "y", 5, 3, 0.1), ("a", "x", 10, 3, 0.04)]
+    assert coverage.by_patients(rows, "test").splitlines() == [
+        "| test | 5 patients | 10 patients |",
+        "| --- | --- | --- |",
+        "| a | 5.0 | 4.0 |",
+    ]

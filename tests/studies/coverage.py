@@ -80,7 +80,7 @@ def as_published(studies: NDArray[np.float64], rng: np.random.Generator) -> Ends
 
 
 def floored(studies: NDArray[np.float64], rng: np.random.Generator) -> Ends:
-    """Satterthwaite's, where a component below zero is none; nothing is pooled, and seeds count once."""
+    """Satterthwaite's, where a component below zero is none; seeds count once."""
     n_patient, n_seed = studies.shape[1:]
     a, b, c = mean_squares(studies)
     few = [b < c, a < c]
@@ -176,8 +176,8 @@ def of_designs(
     n_study: int, seed: int, designs: Sequence[str] = tuple(DESIGNS), skewed: bool = False
 ) -> Iterator[tuple[str, str, int, int, float]]:
     """Design, situation, P, S, coverage."""
-    for (name, variances), (n_patient, n_seed) in product(SITUATIONS.items(), SIZES):
-        rng = np.random.default_rng(seed)
+    for place, ((name, variances), (n_patient, n_seed)) in enumerate(product(SITUATIONS.items(), SIZES)):
+        rng = np.random.default_rng([seed, place])
         studies = make_studies(n_study, n_patient, n_seed, variances, rng, skewed)
         for design in designs:
             yield design, name, n_patient, n_seed, coverage(DESIGNS[design](studies, rng), 0)
@@ -185,8 +185,8 @@ def of_designs(
 
 def false_positives(n_study: int, seed: int) -> Iterator[tuple[str, str, int, int, float]]:
     """Test, situation, P, S, share of studies without any difference in which it says p <= 0.05."""
-    for name, (n_patient, n_seed) in product(SOME, SIZES):
-        rng = np.random.default_rng(seed)
+    for place, (name, (n_patient, n_seed)) in enumerate(product(SOME, SIZES)):
+        rng = np.random.default_rng([seed, place])
         studies = make_studies(n_study, n_patient, n_seed, SITUATIONS[name], rng)
         flips = np.array([sign_flip(study.mean(1), rng) for study in studies])
         ranks = wilcoxon(studies.mean(2), axis=1).pvalue
@@ -203,7 +203,7 @@ def of_gaps(n_study: int, seed: int) -> Iterator[tuple[int, int, float, float]]:
     their patients and seeds, and have noise of their own.
     """
     for n_patient, n_seed in SIZES:
-        rng = np.random.default_rng(seed)
+        rng = np.random.default_rng([seed, n_patient, n_seed])
         shared = make_studies(n_study, n_patient, n_seed, (1, 0.25, 0), rng)
         three = [
             shared + true + make_studies(n_study, n_patient, n_seed, (0.1, 0.05, 0.2), rng) for true in (0.75, 0, 1.5)
@@ -215,8 +215,8 @@ def of_gaps(n_study: int, seed: int) -> Iterator[tuple[int, int, float, float]]:
 
 def of_better(n_study: int, seed: int) -> Iterator[tuple[str, float, int, int, float]]:
     """Situation, true P(A > B), P, S, coverage of the interval of P(A > B)."""
-    for name, apart, (n_patient, n_seed) in product(SOME, (0, 0.7, 1.3), SIZES):
-        rng, variances = np.random.default_rng(seed), SITUATIONS[name]
+    for place, (name, apart, (n_patient, n_seed)) in enumerate(product(SOME, (0, 0.7, 1.3), SIZES)):
+        rng, variances = np.random.default_rng([seed, place]), SITUATIONS[name]
         gains = make_studies(n_study, n_patient, n_seed, variances, rng) + apart * np.sqrt(sum(variances))
         found = [probability_better(each, np.zeros_like(each)) for each in gains]
         truth = float(ndtr(apart))
@@ -240,6 +240,16 @@ def spread(rows: Sequence[tuple], by: int, what: str) -> str:
     return table([what, *(f"{seed} seeds" for seed in seeds)], lines)
 
 
+def by_patients(rows: Sequence[tuple], what: str) -> str:
+    """A row a test, and in a column a number of patients: the mean share, in per cent, over situations and seeds."""
+    numbers = sorted({row[2] for row in rows})
+    lines = []
+    for test in dict.fromkeys(row[0] for row in rows):
+        own = [[row[-1] for row in rows if (row[0], row[2]) == (test, number)] for number in numbers]
+        lines.append([test, *(100 * float(np.mean(shares)) for shares in own)])
+    return table([what, *(f"{number} patients" for number in numbers)], lines)
+
+
 def get_options(argv: Sequence[str] | None) -> Namespace:
     parser = ProgramParser("python -m tests.studies.coverage", description=__doc__)
     parser.add_argument("--studies", type=int, default=2000, metavar="N", help="of each kind (default 2000)")
@@ -256,14 +266,14 @@ def main(argv: Sequence[str] | None = None) -> None:
     of_tables = ("**crossed**", "**bootstrap**")
     for design in of_tables:
         print(spread([row for row in designs if row[0] == design], 1, design), end="\n\n", flush=True)
-    print(spread([*of_designs(*told, of_tables, skewed=True)], 0, "skewed patients"), end="\n\n", flush=True)
+    print(spread([*of_designs(*told, of_tables, skewed=True)], 2, "skewed, patients"), end="\n\n", flush=True)
     gaps = [[*sizes, f"{100 * known:.1f}", f"{100 * held:.1f}"] for *sizes, known, held in of_gaps(*told)]
     print(table(["patients", "seeds", "gap defined", "gap closed, held"], gaps), end="\n\n", flush=True)
     print(spread([*of_better(*told)], 1, "P(A > B)"), end="\n\n", flush=True)
     found = [*false_positives(*told)]
     calm = [row for row in found if SITUATIONS[row[1]][1] == 0]
-    print(spread(calm, 0, "seeds do not differ"), end="\n\n", flush=True)
-    print(spread([row for row in found if row not in calm], 0, "seeds differ"), flush=True)
+    print(by_patients(calm, "seeds do not differ"), end="\n\n", flush=True)
+    print(by_patients([row for row in found if row not in calm], "seeds differ"), flush=True)
 
 
 if __name__ == "__main__":
