@@ -23,6 +23,7 @@ from PIL import Image
 import main as program
 import plot
 import report as reporting
+from analysis.evaluated import CALIBRATION, EVERYONE, evaluated_folder, read_calibration, read_scan
 from analysis.run import open_run
 from analysis.tables.table import Report, as_csv, as_latex, as_markdown, as_text
 from datasets.set_tables import read_rows
@@ -35,6 +36,7 @@ from preprocess.new_set import write_card
 from preprocess.slice_volumes import read_spec, slice_set
 from processes.errors import UserError
 from processes.quoting import FORMULA, INVISIBLE, from_cell, visible
+from study import evaluate
 
 ROOT = Path(__file__).parents[1]
 FILES = [text for text in NASTY if "/" not in text and "\0" not in text]  # what a file can be called
@@ -269,12 +271,17 @@ def training(place):
         plot.main([kind, *flags, str(place / f"{kind}.png")])
     for kind, suffix in (("sizes", "png"), ("gif", "gif")):
         plot.main([kind, "--run", str(run), "--out", str(place / f"{kind}.{suffix}")])
+    evaluate.main(["--run", str(run), "--device", "cpu"])
+    evaluation = evaluated_folder(run)
+    assert set(read_calibration(evaluation)["patient"]) == {EVERYONE, *patients[2:]}
+    assert all(read_scan(evaluation, patient).size.all() for patient in patients[2:])
     surveys = [data_report.survey_set(root, (), "", r"(?s)(.+)_(\d+)")]
     data_report.report(surveys, None, place / "data")
     pictures = [path for path in place.glob("**/*") if path.suffix in (".png", ".gif") and root not in path.parents]
     assert len([path for path in pictures if run not in path.parents]) == 8
     return {
         run / "patients_last.csv": patients[2:],
+        evaluation / CALIBRATION: patients[2:],
         run / "provenance.json": ["x\n\\input{y}"],
         place / "report.csv": [run.name, "x\n\\input{y}"],
         place / "report.md": [visible(run.name)],
