@@ -30,7 +30,7 @@ REPORT_WITH ?=
 # the smallest network for a smoke test: a run may name another for Dimwit, which has no encoder and knows no volumes
 DIMWIT ?= Dimwit
 
-GOALS := all runs ablations baselines inference few_labels plot report data-report stress pack show help clean-tmp
+GOALS := all runs ablations baselines inference few_labels plot report data-report stress evaluate pack show help clean-tmp
 .PHONY: $(GOALS)
 
 # -- the runs ---------------------------------------------------------------------------------------------------------
@@ -166,6 +166,8 @@ stress: $(if $(STRESSED),$$(STRESS_NETWORK) $$(call files_of,$$(STRESS_SET))) | 
 	$(if $(THREADS),OMP_NUM_THREADS=$(THREADS)) $(CC) -m prediction.stress --weights $(patsubst %/last.pkl,%,$<) \
 	   --out $(RD)/stress/$(STRESSED)$(STRESS_SUFFIX) $(STRESS_SET) $(if $(SHIFTS),--shifts $(SHIFTS)) \
 	   $(if $(SEVERITIES),--severities $(SEVERITIES)) --jobs $(JOBS) --overwrite $(DEBUG)
+
+include make/evaluate.mk
 
 # -- help -------------------------------------------------------------------------------------------------------------
 clean-tmp: | $(VENV)                                            ## remove unfinished runs

@@ -16,6 +16,7 @@ import processes.ctrl_c  # noqa: F401  first: from here on Ctrl-C is one line
 import argparse
 import copy
 import json
+import os
 import shutil
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -288,6 +289,7 @@ def main(argv: Sequence[str] | None = None) -> None:
     begin(out, PROGRAM)
     with locked(out):
         if is_kept(opened, out):
+            os.utime(out / CALIBRATION)  # for make, which looks at times
             print(f"{out} is there, of the same networks, images and code, and is kept.")
             return
         (out / CALIBRATION).unlink(missing_ok=True)

@@ -13,6 +13,7 @@ from pathlib import Path
 import pytest
 
 from prediction import stress
+from study import evaluate
 from tests.tools.check_makefiles import check, dry_run, trainings
 from tests.tools.checkout import ROOT, copy_files, copy_rules, tracked
 
@@ -617,6 +618,20 @@ def stress_line(makefile, *words):
         return done.stderr
     (line,) = re.findall(r"-m prediction\.stress.*", done.stdout.replace("\\\n", " "))
     return shlex.split(line)[2:]
+
+
+def test_an_evaluation_is_of_finished_runs_and_lies_beside_them():
+    words = ["make", "-n", "-f", "prostate.make", "CC=python", "RD=results/none", "RUN=noadap sfda"]
+    for goal in ("evaluate", "results/none/reliability.png"):
+        done = subprocess.run([*words, goal], cwd=ROOT, capture_output=True, text=True)
+        said = done.stdout.replace("\\\n", " ")
+        runs = [evaluate.get_args(shlex.split(line)).run for line in re.findall(r"-m study\.evaluate (.*)", said)]
+        assert runs == [Path("results/none/noadap"), Path("results/none/sfda")]
+        trained = said.index("--workdir results/none/sfda_tmp")
+        assert trained < said.index("-m study.evaluate --run results/none/sfda")
+    assert "plot.py reliability --runs results/none/noadap results/none/sfda" in done.stdout
+    done = subprocess.run([*words[:-1], "evaluate", "RUN=nodap"], cwd=ROOT, capture_output=True, text=True)
+    assert "evaluate is of runs, and 'nodap' is none" in done.stderr
 
 
 @pytest.mark.parametrize("makefile", MAKEFILES)
