@@ -41,6 +41,8 @@ class MLflow(Log):
         self.store, self.artifacts = folder / "mlflow.db", folder / "artifacts"
 
     def begin(self, done: int) -> int:
+        if {*"%?"} & {*str(self.store.resolve())}:  # it would take them for parts of an address, and open another file
+            raise OSError("MLflow opens no database whose path holds % or ?")
         if self.store.exists():
             try:
                 return self._go_on(done)

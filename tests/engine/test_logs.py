@@ -231,6 +231,14 @@ def test_a_store_that_is_torn_is_made_again(tmp_path, monkeypatch, capsys):
     assert "mlflow.db cannot be gone on with" in capsys.readouterr().err
 
 
+@pytest.mark.parametrize("name", ["a%20b", "a?b"])
+def test_a_path_that_mlflow_takes_for_an_address_is_told(tmp_path, name):
+    run = tmp_path / name
+    with pytest.raises(UserError, match=r"--log mlflow cannot write to .* \(MLflow opens no database whose path holds"):
+        Logs(["mlflow"], run, run / CSV, About("run", "site", {}, {})).begin(0)
+    assert [*tmp_path.iterdir()] == []
+
+
 # ------------------------------------------------------------------------------------------- what keeps them
 
 
