@@ -17,6 +17,7 @@ import numpy as np
 import pandas as pd
 
 from analysis.run import Run, open_run
+from analysis.statistics.intervals import Interval, crossed_interval
 from analysis.tables.choice import chosen_name
 from analysis.tables.facts import supervision
 from datasets.set_tables import read_card
@@ -59,11 +60,9 @@ def lineage(study: Study, row: str, score: str, which: str) -> Iterator[str]:
     table, runs = study.scores(row, score, which), study.of_row(row)
     if not runs:
         raise UserError(f"{study.folder} has no finished run of {row}: {listing(study.faults, 4)}.")
-    values = table.to_numpy()
-    mean = float(np.nanmean(values)) if np.isfinite(values).any() else float("nan")
-    over = f"{counted(len(table), 'patient')} and {counted(len(runs), 'seed')}"
-    yield f"{row}, {score} of the network '{which}': {mean:.6g}, the mean over {over}"
-    yield in_table(study.folder / HEADLINE, row, score, which, mean)
+    interval = crossed_interval(table)
+    yield f"{row}, {score} of the network '{which}': {interval.mean:.6g}, {over(interval)}"
+    yield in_table(study.folder / HEADLINE, row, score, which, interval.mean)
     told: set[Path] = set()
     for seed, run in runs.items():
         yield f"\n{called(row, seed)}: {run.folder}"
@@ -73,6 +72,14 @@ def lineage(study: Study, row: str, score: str, which: str) -> Iterator[str]:
         yield from origins(run, told)
     for fault in study.faults:
         yield f"\nNot in it: {fault}"
+
+
+def over(interval: Interval) -> str:
+    """Over whom the mean is, and between which ends it would be over others."""
+    words = f"the mean over {counted(interval.patients, 'patient')} and {counted(interval.seeds, 'seed')}"
+    if interval.left_out:
+        words += f" ({interval.left_out} left out, who have no value in some seed)"
+    return words + (f"; 95 % interval {interval.low:.6g} to {interval.high:.6g}" if interval.is_known else "")
 
 
 def in_table(path: Path, row: str, score: str, which: str, mean: float) -> str:

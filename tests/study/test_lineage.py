@@ -73,7 +73,9 @@ def told(capsys, cell="sfda,dice", study="study"):
 
 def test_every_link_is_told_of_each_seed_and_of_its_source(place, capsys):
     said = told(capsys)
-    assert said.startswith("sfda, dice of the network 'chosen': 0.6, the mean over 2 patients and 2 seeds\n")
+    assert said.startswith(
+        "sfda, dice of the network 'chosen': 0.6, the mean over 2 patients and 2 seeds; 95 % interval "
+    )
     first, *others = said.split("\nsfda, seed ")[1:]
     names = [line[2:11].strip() for line in first.splitlines() if line[:2] == "  " and line[2:3] != " "]
     assert names == [*LINKS, *LINKS[:6]]
@@ -148,6 +150,13 @@ def test_the_table_is_held_against_the_runs(place, capsys):
     ):
         table.write_text(line.format(which=which, mean=mean))
         assert words in told(capsys)
+
+
+def test_a_patient_who_lacks_a_value_in_a_seed_counts_in_none_as_in_the_table(place, capsys):
+    rescore(place / "study/seed0/sfda", {"P0": {1: "miss"}, "P1": {1: 0.3}})
+    said = told(capsys, "sfda,hd95")
+    assert ": 5, the mean over 1 patient and 2 seeds (1 left out, who have no value in some seed)\n" in said
+    assert "P0 none, P1 7; mean 7" in said
 
 
 def test_the_network_that_is_asked_for_is_told(place, capsys):
