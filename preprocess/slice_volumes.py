@@ -32,7 +32,7 @@ from files.pairing import Case, compile_pattern, pair, read_patients
 from files.reading import displaced, read_grid, read_stack, unsure_place
 from preprocess.new_set import refuse, refuse_existing, whole_folder
 from preprocess.slicing.case import SlicingResult, Task, slice_case
-from preprocess.slicing.spec import FORMATS, SliceSpec
+from preprocess.slicing.spec import FORMATS, IGNORED, Blocks, SliceSpec
 from preprocess.slicing.split import assign_splits, slice_splits
 from preprocess.slicing.tables import describe, make_card, write_tables
 from processes.errors import UserError
@@ -120,6 +120,8 @@ def centred_on_labels(grid: Grid, path: Path, spec: SliceSpec) -> Grid:
         classes, _ = map_labels(read_stack(path, 0, is_label=True, directions=spec.orient), spec.mapping())
     except ValueError as error:
         raise VolumeFault("holds no whole-number labels", f"{path} ({error})") from error
+    if spec.ignore is not None:
+        classes[classes == IGNORED] = 0
     spans = [np.flatnonzero(classes.any(tuple({0, 1, 2} - {axis}))) for axis in range(3)]
     if not len(spans[0]):
         raise VolumeFault("has no label to cut round (leave --centre labels out)", str(path))
@@ -236,6 +238,10 @@ def _add_grey_and_labels(add: Callable[..., Any]) -> None:
     add("--others", type=_class_or_none, metavar="{CLASS,error}", help=others)
     n_class = "number of classes, background included (default: what --label_map or the labels say)"
     add("--n_class", type=int, metavar="K", help=n_class)
+    ignore = "the label of voxels whose class nobody knows: 255 in the slices, so train with --ignore 255"
+    add("--ignore", type=int, metavar="LABEL", help=ignore)
+    names = "of all classes, the background first; for tables, and for viewers of what is predicted"
+    add("--class_names", nargs="+", default=(), metavar="NAME", help=names)
 
 
 def _add_split(add: Callable[..., Any]) -> None:
@@ -243,6 +249,11 @@ def _add_split(add: Callable[..., Any]) -> None:
         add(f"--{name}", type=int, default=0, metavar="N", help=f"number of patients in {name}, drawn with --seed")
         names = f"patients in {name}: a,b,c, or a file with their names (UTF-8)"
         add(f"--{name}_list", type=read_patients, default=(), metavar="LIST", help=names)
+    blocks = (
+        "instead: blocks of so many neighbouring slices, each EVERYth of which validates; for a single patient, whose "
+        "scores prove nothing on others"
+    )
+    add("--split_by_blocks", type=int, nargs=2, metavar=("SLICES", "EVERY"), help=blocks)
     add("--seed", type=int, default=0, help="of the draw (default %(default)s)")
     group = "patients stay in one split if its groups read the same in their image files (one person scanned twice)"
     add("--group", metavar="REGEX", help=group)
@@ -275,6 +286,8 @@ def read_spec(arguments: Sequence[str] | None = None) -> SliceSpec:
     limits = {key: None if pair is None else tuple(pair) for key, pair in limits.items()}
     how = Normalisation(args.pop("normalise"), args.pop("scope"), no_clip=args.pop("no_clip"), **limits)
     sizes = {key: args.pop(key) for key in ("size", "resize", "spacing")}
+    args["class_names"] = tuple(args["class_names"])
+    args["split_by_blocks"] = args["split_by_blocks"] and Blocks(*args["split_by_blocks"])
     return SliceSpec(normalisation=how, **{key: size and tuple(size) for key, size in sizes.items()}, **args)
 
 

@@ -43,11 +43,12 @@ def measure_slices(root: Path, folder: str, n_class: int | None, splits: Sequenc
     Raises UserError that lists the offenders: no such folder, a slice in two splits, an unreadable file, a label
     outside 0..K-1.
     """
-    paths, axes = find_slices(root, folder, splits), 3 if read_card(root).get("volumetric") else 2
+    card = read_card(root)
+    paths, axes = find_slices(root, folder, splits), 3 if card.get("volumetric") else 2
 
     def measure(path: Path) -> tuple[int, np.ndarray | None] | str:
         try:
-            return _measure(path, n_class, axes)
+            return _measure(path, n_class, axes, card.get("ignore"))
         except UserError as error:
             return str(error)
 
@@ -94,14 +95,17 @@ def find_slices(root: Path, folder: str, splits: Sequence[str]) -> list[Path]:
     return paths
 
 
-def _measure(path: Path, n_class: int | None, axes: int) -> tuple[int, np.ndarray | None]:
-    """Pixels of a slice, or voxels of a volume, and (K,) those of each class. Raises UserError."""
+def _measure(path: Path, n_class: int | None, axes: int, ignore: int | None) -> tuple[int, np.ndarray | None]:
+    """Pixels of a slice, or voxels of a volume, and (K,) those of each class; a label to ignore counts nowhere.
+
+    Raises UserError.
+    """
     pixels = _read_voxels(path) if axes == 3 else read_slice(path, is_image=n_class is None)
     if n_class is None:
         return int(np.prod(pixels.shape[-axes:])), None
-    if fault := label_fault(pixels, n_class, axes=axes):
+    if fault := label_fault(pixels, n_class, ignore, axes):
         raise UserError(f"{path} {fault}")
-    return pixels.size, np.bincount(whole(pixels).astype(np.int64).ravel(), minlength=n_class)
+    return pixels.size, np.bincount(whole(pixels).astype(np.int64).ravel(), minlength=n_class)[:n_class]
 
 
 def _read_voxels(path: Path) -> np.ndarray:

@@ -24,7 +24,7 @@ from files.pairing import Case
 from files.reading import read_grid, read_header, read_placed, read_stack, sha256
 from preprocess.slicing.bias_field import correct_bias
 from preprocess.slicing.frames import Frame, plane_affine
-from preprocess.slicing.spec import SliceSpec
+from preprocess.slicing.spec import IGNORED, SliceSpec
 
 
 @dataclass(frozen=True)
@@ -122,9 +122,10 @@ def _label_planes(
     """Checks and counts the labels, then gives their slices: class numbers, padded with background."""
     classes = classes_of(stack, spec.mapping(), path)
     highest = int(classes.max())
-    if spec.n_class and highest >= spec.n_class:
+    highest_class = highest if spec.ignore is None else int(classes.max(where=classes != IGNORED, initial=0))
+    if spec.n_class and highest_class >= spec.n_class:
         what = f"has classes outside 0..{spec.n_class - 1} (raise --n_class {spec.n_class}, or give --label_map)"
-        raise VolumeFault(what, f"{path} (up to {highest})")
+        raise VolumeFault(what, f"{path} (up to {highest_class})")
     resampled = [frame.resample(plane) for plane in classes]
     planes = [frame.cut(plane) for plane in resampled]
     result.pixels = np.zeros((len(planes), 256), np.int64)

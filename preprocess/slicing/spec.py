@@ -15,6 +15,7 @@ from processes.errors import UserError
 from utils import doubled, listing
 
 FORMATS = ("png", "nii", "nii.gz", "npy")
+IGNORED = 255  # what a slice holds where --ignore says that nobody knows the class
 LONGEST = 2**15 - 1  # pixels of a side: what the header of a NIfTI can say
 
 
@@ -66,6 +67,8 @@ class SliceSpec:
     label_map: str | None = None
     others: int | None = None  # None: an error
     n_class: int | None = None  # None: what --label_map or the labels say
+    ignore: int | None = None  # a label without a class, which becomes IGNORED and counts nowhere
+    class_names: tuple[str, ...] = ()  # of all classes, the background first
     val: int = 0
     val_list: tuple[str, ...] = ()
     test: int = 0
@@ -98,6 +101,7 @@ class SliceSpec:
                 n4_shrink=n4["shrink"] if n4 else 1,
                 label_map=card["label_map"] and ",".join(f"{old}:{new}" for old, new in card["label_map"].items()),
                 others=None if card["other_labels"] == "error" else card["other_labels"],
+                ignore=card.get("ignore_label"),
                 bits=card["bits"] or 8,
                 multiple=card.get("multiple"),
                 orient=card.get("orient"),
@@ -178,6 +182,19 @@ class SliceSpec:
             (self.n4_shrink >= 1, f"--n4_shrink is at least 1, got {self.n4_shrink}"),
             (self.n4 or self.n4_shrink == 1, "--n4_shrink goes with --n4"),
             (self.others is None or self.label_map, "--others goes with --label_map"),
+            (
+                self.ignore is None or (self.label_map and self.label and not self.distance_maps),
+                "--ignore goes with --label and --label_map, and without --distance_maps",
+            ),
+            (
+                self.ignore is None or self.ignore not in (self._given() or LabelMap({0: 0})).classes,
+                f"--ignore {self.ignore} is a label that --label_map gives a class",
+            ),
+            (
+                not self.class_names or len(self.class_names) == self.class_count(),
+                f"--class_names are the names of all classes, the background first, and go with --n_class or "
+                f"--label_map: {self.class_count() or 'how many'}, got {len(self.class_names)}",
+            ),
             (self.n_class is None or 1 <= self.n_class <= 256, f"--n_class is 1 to 256, got {self.n_class}"),
             (self.jobs > 0, "--jobs is at least 1"),
         ]
@@ -190,6 +207,10 @@ class SliceSpec:
             (min(self.val, self.test) >= 0, "--val and --test are numbers of patients"),
             (self.val or self.val_list or self.split_by_blocks, "say who validates, with --val N or --val_list"),
             (not (self.split_by_blocks and chosen), "a split by blocks of slices takes no other split"),
+            (
+                not self.split_by_blocks or (self.split_by_blocks.size >= 1 and self.split_by_blocks.every >= 2),
+                "--split_by_blocks are slices a block, 1 or more, and how often a block validates, each 2nd or more",
+            ),
         ]
 
     def folders(self) -> dict[str, dict[str, str]]:
@@ -204,11 +225,19 @@ class SliceSpec:
         }
 
     def mapping(self) -> LabelMap | None:
+        """What each label becomes: its class, or IGNORED."""
+        mapping = self._given()
+        if mapping is None or self.ignore is None:
+            return mapping
+        return LabelMap({**mapping.classes, self.ignore: IGNORED}, mapping.others)
+
+    def _given(self) -> LabelMap | None:
+        """The label map as it is written."""
         return parse_label_map(self.label_map, self.others) if self.label_map else None
 
     def class_count(self) -> int | None:
         """K by --n_class, else by --label_map; None if only the labels tell."""
-        mapping = self.mapping()
+        mapping = self._given()
         return self.n_class or (1 + max(mapping.numbers()) if mapping else None)
 
     def frame(self, grid: Grid) -> Frame:

@@ -11,7 +11,7 @@ from datasets.trained_on import describe_geometry, describe_guessed, describe_le
 from preprocess.new_set import write_card
 from preprocess.slicing.bias_field import CONVERGENCE, ITERATIONS
 from preprocess.slicing.case import SlicingResult, Task
-from preprocess.slicing.spec import SliceSpec
+from preprocess.slicing.spec import IGNORED, SliceSpec
 from processes.quoting import csv_text
 from utils import atomic_write, counted, listing
 
@@ -36,8 +36,10 @@ def make_card(spec: SliceSpec, tasks: Sequence[Task], results: Sequence[SlicingR
         "site": spec.site,
         "phantom": spec.phantom,
         "n_class": n_class,
-        "label_map": mapping and {str(label): number for label, number in mapping.classes.items()},
+        "class_names": list(spec.class_names) or None,
+        "label_map": mapping and {str(old): new for old, new in mapping.classes.items() if old != spec.ignore},
         "other_labels": "error" if spec.others is None else spec.others,
+        **({} if spec.ignore is None else {"ignore": IGNORED, "ignore_label": spec.ignore}),
         "normalisation": {
             "kind": how.kind,
             "scope": None if how.kind in ("window", "none") else how.scope,

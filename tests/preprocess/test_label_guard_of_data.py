@@ -38,7 +38,8 @@ SLICING = [
     "--percentiles 2 98 --group (Case.)",
     f"{FOUR} --val 1 --channel 1 --resize 8 8 --normalise window --window 0 900 --format nii.gz",
     f"{IMAGES} --val 1 --normalise minmax --plane sagittal",
-    f"{IMAGES} --val 1 --normalise none --plane axial --format npy",
+    f"{IMAGES} --val 1 --normalise none --plane axial --format npy --label_map 1:1 --class_names nothing organ",
+    f"{IMAGES} --split_by_blocks 2 2 --label_map 1:1 --ignore 2",
     f"{IMAGES} --val 1 --centre labels --size 6 6",
 ]
 IMAGES_3D = "--image VOLUMES/img/*.nii.gz"
@@ -54,7 +55,15 @@ TOOLS = {"slices": (slice_volumes, slice_volumes.slice_set), "volumes": (volume_
 TOLD = ["slices", *SLICING], ["volumes", *STACKING]
 MAKING = [(tool, words) for tool, *runs in TOLD for words in runs]
 NAMED = [(tool, words) for tool, words in MAKING if "--centre labels" in words or "foreground" in words]
-ABOUT_LABELS = ("--label_map", "--others", "--place_labels", "--distance_maps", "--centre labels", "foreground")
+ABOUT_LABELS = (
+    "--label_map",
+    "--ignore",
+    "--others",
+    "--place_labels",
+    "--distance_maps",
+    "--centre labels",
+    "foreground",
+)
 # of a card: what it tells of the labels themselves
 CENSUS = ("n_class", "label_map", "other_labels", "labels", "distance_maps", "counts", "foreground_cut_away")
 CENSUS += ("placed_labels", "sources")

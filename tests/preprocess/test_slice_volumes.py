@@ -18,6 +18,7 @@ from files.grey_levels import Normalisation, percentiles
 from files.labels import LabelMap, map_labels, parse_label_map
 from files.reading import read_grid, read_stack
 from preprocess.new_set import whole_folder
+from preprocess.priors.measuring import measure_slices
 from preprocess.slice_volumes import read_spec, slice_set
 from preprocess.slicing import case as slice_case
 from preprocess.slicing.bias_field import correct_bias
@@ -691,6 +692,10 @@ def test_nothing_comes_of_wrong_settings(tmp_path, changes, message):
         ({"test": 1, "test_list": ("Case01",)}, "--test N and --test_list exclude"),
         ({"val_list": ()}, "say who validates"),
         ({"split_by_blocks": Blocks(2, 2)}, "takes no other split"),
+        ({"split_by_blocks": Blocks(2, 1), "val_list": ()}, "each 2nd or more"),
+        ({"ignore": 2}, "--ignore goes with --label and --label_map"),
+        ({"ignore": 1, "label_map": "1:1"}, "--ignore 1 is a label that --label_map gives a class"),
+        ({"class_names": ("a", "b", "c"), "label_map": "1:1"}, "the names of all classes.*: 2, got 3"),
         ({"jobs": 0}, "--jobs is at least 1"),
     ],
 )
@@ -843,6 +848,26 @@ def test_blocks_of_one_patients_slices(tmp_path):
     }
     assert numbers == {"train": [0, 1, 4, 5, 8], "val": [2, 3, 6, 7]}
     assert (card["split_unit"], card["split"]) == ("slice blocks", "alternating blocks of one patient's slices")
+
+
+def test_a_label_to_ignore_is_255_in_the_slices_and_counts_nowhere(tmp_path):
+    source = cohort(tmp_path / "volumes", n=2, values=(0, 1, 2, 7))
+    words = f"--dest {tmp_path}/set --image IMG={source}/Case??.nii.gz --label {source}/Case??_segmentation.nii.gz"
+    words += r" --patient (Case\d+) --orient stored --val 1 --label_map 1:1,2:2 --ignore 7 --format npy"
+    spec = read_spec([*words.split(), "--class_names", "background", "left part", "right part"])
+    card = slice_set(spec)
+    for case in ("Case00", "Case01"):
+        truth = np.asanyarray(nib.load(source / f"{case}_segmentation.nii.gz").dataobj)
+        slices = [read(next((tmp_path / "set").glob(f"*/GT/{case}_{n}.npy"))) for n in range(4)]
+        np.testing.assert_array_equal(np.stack(slices, -1), np.where(truth == 7, 255, truth))
+    assert (card["n_class"], card["ignore"], card["label_map"]) == (3, 255, {"1": 1, "2": 2})
+    assert card["class_names"] == ["background", "left part", "right part"]
+    assert all(len(split["slices_with_class"]) == 3 for split in card["counts"].values())
+    again = SliceSpec.from_card(card, dest=tmp_path, images={"IMG": ""}, patient="(.)", label="x", val=1)
+    assert again.mapping() == spec.mapping()
+    sizes = measure_slices(tmp_path / "set", "GT", 3).counts
+    assert sizes.shape == (8, 3)
+    assert 0 < sizes.sum() < 8 * 30  # what is ignored is in no class
 
 
 # ------------------------------------------------------------------------------------------------- the way back
