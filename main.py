@@ -32,6 +32,7 @@ from datasets.grey_matching import AUTO, SHARE, SourceLevels, levels_to_match
 from datasets.transforms import parse_folders
 from engine.arguments import get_args
 from engine.compilation import try_to_compile
+from engine.cost import Meter
 from engine.expectation import Expectation
 from engine.loop import Looping, Training
 from engine.published import as_published
@@ -254,6 +255,7 @@ def begun_with(workdir: Path) -> list[float | None]:
 
 def train(args: Namespace, loss: LossSum, team: Team) -> None:
     """Trains one run, from the data to the scores. Writes nothing before everything it needs was found in order."""
+    meter = Meter(args.device, team.world)
     settle_look(args, loss, team)
     start = read_start(args)
     demand, reading, levels = demand_of(args), settings_of(Reading, vars(args)), as_used(args, start)
@@ -281,7 +283,7 @@ def train(args: Namespace, loss: LossSum, team: Team) -> None:
         if team.leads:
             folder.begin()
             recording = settings_of(Recording, vars(args))
-            record = Recorder(folder, method, val and val.slices, streams, recording, watch.is_on)
+            record = Recorder(folder, method, val and val.slices, streams, recording, watch.is_on, meter)
             record.start(inputs, label_uses(demand, reading), choosers, handed.get("labelled", ()))
         if args.compile and streams and method.segments:
             try_to_compile(method, next(iter(streams.values())))

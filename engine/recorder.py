@@ -11,6 +11,7 @@ import pandas as pd
 
 from dataloader import AnySet, AnyStream, grey_note
 from datasets.set_tables import read_card
+from engine.cost import CostFile, Meter
 from engine.epoch import Trained
 from engine.evaluation import Evaluation, Scoring, class_mean, nanmean, score_patients_of
 from engine.logs.base import About, names_of
@@ -82,9 +83,11 @@ class Recorder:
         streams: Mapping[str, AnyStream],
         recording: Recording,
         watched: bool,
+        meter: Meter,
     ) -> None:
-        """watched: whether the log has columns for the alarms of an adaptation."""
+        """watched: whether the log has columns for the alarms of an adaptation; meter: what this start costs."""
         self.folder, self.method, self.val, self.recording, self.watched = folder, method, val, recording, watched
+        self.cost = CostFile(folder, meter)
         self.classes = range(1, recording.n_class)  # all but the background
         self.train = next((stream.slices for stream in streams.values()), None)
         self.scored = val is not None and val.has_truth
@@ -162,6 +165,8 @@ class Recorder:
             if self._draws(epoch):
                 self._draw(epoch, evaluation)
         self.log.append(row)
+        self.cost.updates = (epoch + 1) * len(trained["terms"]) if trained else 0
+        self.cost.write()
         return row
 
     def _draw(self, epoch: int, evaluation: Evaluation) -> None:
@@ -335,6 +340,7 @@ class Recorder:
             self._write_masks(f"{MASKS[which]}/val", evaluation.names, evaluation.prediction)
         if evaluation.entropy is not None:
             self._write_masks("ent_map", evaluation.names, evaluation.entropy)
+        self.cost.write()
 
     def _write_scores(self, which: str, evaluation: Evaluation) -> None:
         self._write_table(PATIENTS[which], patient_table(evaluation, self.val, self.recording))

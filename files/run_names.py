@@ -5,6 +5,7 @@ from pathlib import Path
 
 MASKS = {"last": "last_epoch", "chosen": "chosen", "best_3d": "best_epoch_3d"}  # folders, as is iter007 of an epoch
 PATIENTS = {which: f"patients_{which}.csv" for which in MASKS}  # scores, a row a patient and class
+COST = "cost.json"  # seconds, updates, memory, energy
 EXPECTED = "patients_expected.csv"  # what is expected of the masks without labels, a row a patient and class
 CLASSES = {which: f"classes_{which}.csv" for which in MASKS}  # of pictures, over all of a set
 CHOSEN = "chosen.pkl"  # the network that was chosen without labels

@@ -16,9 +16,10 @@ import numpy as np
 import torch
 
 from datasets.streams import Stream
+from engine.cost import peak_memory
 from tests.benchmarks.items import BATCH, one_epoch, open_set
 from tests.benchmarks.sets import draw_slice, save_slice, settle, slice_name
-from tests.benchmarks.table import Row, peak_memory
+from tests.benchmarks.table import Row
 
 LINKS = 10_000  # to one file; a file system allows some tens of thousands
 

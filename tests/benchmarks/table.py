@@ -5,7 +5,6 @@ import dataclasses
 import itertools
 import os
 import platform
-import resource
 import statistics
 import time
 from collections.abc import Callable, Mapping, Sequence
@@ -101,18 +100,6 @@ def compare(
             )
         )
     return rows
-
-
-def peak_memory() -> float:
-    """MiB that this process held at the most.
-
-    Out of /proc where there is one, as ru_maxrss goes on from what the starting process held.
-    """
-    status = Path("/proc/self/status")
-    if not status.exists():
-        return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024
-    line = next(line for line in status.read_text(encoding="ascii").splitlines() if line.startswith("VmHWM"))
-    return int(line.split()[1]) / 1024
 
 
 # ---------------------------------------------------------------------------------------------------- output

@@ -28,13 +28,14 @@ from dataloader import Reading, open_data
 from datasets.streams import Batch, Stream
 from engine.arguments import get_args
 from engine.compilation import try_to_compile
+from engine.cost import peak_memory
 from engine.epoch import train_epoch
 from main import build_method, build_objective, demand_of
 from methods.base import Method
 from nets.precision import set_up_machine
 from tests.benchmarks.losses import check_simplex, hard, slow_cross_entropy, slow_entropy_and_prior
 from tests.benchmarks.sets import FOLDERS, REGEX, SLICES, NaiveSet, write_set
-from tests.benchmarks.table import Row, better, in_turns, peak_memory, seconds
+from tests.benchmarks.table import Row, better, in_turns, seconds
 from utils import settings_of
 
 METHODS = {

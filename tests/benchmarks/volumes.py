@@ -26,6 +26,7 @@ from dataloader import Reading, open_data
 from datasets.streams import AHEAD, Batch
 from datasets.volume_files import read_volume
 from engine.arguments import get_args
+from engine.cost import peak_memory
 from engine.epoch import train_epoch
 from engine.evaluation import Scoring, evaluate, score_patients_of
 from main import build_method, build_objective, demand_of
@@ -33,7 +34,7 @@ from methods.base import Method
 from nets.precision import set_up_machine
 from preprocess.packing import VolumeSpec
 from preprocess.volume_set import make_volume_set
-from tests.benchmarks.table import Row, compare, peak_memory
+from tests.benchmarks.table import Row, compare
 from utils import settings_of
 
 FOLDERS = "[('IMG', nii_transform, False), ('GT', nii_gt_transform, False)]"

@@ -421,7 +421,7 @@ for option, value in ((M_TRIM_THRESHOLD, 1 << 16), (M_MMAP_THRESHOLD, 1 << 16), 
     assert ctypes.CDLL(None).mallopt(option, value)
 sys.path.insert(0, {here!r})
 import torch
-from tests.benchmarks.table import peak_memory
+from engine.cost import peak_memory
 from datasets.slices import open_slices
 from datasets.streams import Stream
 from datasets.transforms import parse_folders

@@ -27,7 +27,7 @@ import main as program
 from datasets.augmentation import LARGEST
 from engine.arguments import get_args, get_parser
 from engine.evaluation import Evaluation
-from files.run_names import CANDIDATES, CHOSEN, EXPECTED, PATIENTS, SELECTION, candidate_name
+from files.run_names import CANDIDATES, CHOSEN, COST, EXPECTED, PATIENTS, SELECTION, candidate_name
 from methods.base import METHODS
 from methods.settings import add_flags
 from nets.checkpoint_files import load_checkpoint
@@ -182,7 +182,7 @@ EXEMPT = {  # flag, or flag and value -> why no run tries it
 }
 # what tells the truth: it may differ
 SCORES = ("best_3d.pkl", "3dbestepoch.txt", "best_epoch_3d/*", "val_dice.npy", "tra_dice.npy", "val_gt_sizes.npy")
-SCORES += (*PATIENTS.values(), "classes_*.csv", ".lock", ".made")  # the last lists the files of scores too
+SCORES += (*PATIENTS.values(), "classes_*.csv", ".lock", COST, ".made")  # the last lists the files of scores too
 SCORE_COLUMNS = r"(tra|val)_dice.*|val_gt_size_mean|val_(hd95|assd|masd)_.*|val_m?iou.*|seconds"
 OF_KNOWN_PIXELS = r"|val_size_mean"  # with --ignore beside the true sizes, hence of the same pixels
 ON_LABELS = r"|val_loss_.*"  # of a loss that compares with ground truth

@@ -414,7 +414,16 @@ def test_a_full_disk_at_any_write(tmp_path):
     command = ["unshare", "-rm", sys.executable, "-m", "tests.tools.full_disk", str(tmp_path / "full")]
     done = subprocess.run(command, cwd=Path(__file__).parents[2], capture_output=True, text=True)
     assert done.returncode == 0, done.stdout + done.stderr
-    for kind in (".cache/", "run/provenance.json", ".npy", ".csv", "run/last.pkl", "run/iter", "run/last_epoch/"):
+    for kind in (
+        ".cache/",
+        "run/provenance.json",
+        "run/cost.json",
+        ".npy",
+        ".csv",
+        "run/last.pkl",
+        "run/iter",
+        "run/last_epoch/",
+    ):
         assert kind in done.stdout
 
 

@@ -29,6 +29,7 @@ import pandas as pd
 from torch import Tensor
 
 import main as program
+from files.run_names import COST
 from nets.checkpoint_files import load_checkpoint
 from tests.conftest import CROSS_ENTROPY, FOLDERS, write_site
 from utils import run_program
@@ -38,7 +39,7 @@ HARD = 2 / 3  # share of the kills that are SIGKILL
 GRACE = 1 / 4  # share of the SIGTERMs that a SIGKILL follows before long
 NO_CACHE = 1 / 4  # share of the starts that find no decoded slices
 ASKED = 128 + signal.SIGTERM  # exit code of a run that was asked to stop and noted how far it came
-OWN = ("params.txt", "provenance.json")  # they tell where and when a run was made
+OWN = ("params.txt", "provenance.json", COST)  # they tell where and when a run was made, and how long it took
 SPARE = (".*.part-*", "previous.pkl", "paused.pkl", ".lock")  # what a finished run has no more
 
 

@@ -135,7 +135,7 @@ def main() -> None:
     writes = needs(disk, argv)
     shutil.copytree(run, whole)
     if not args.all:
-        kinds = [path.name if path.suffix == ".pkl" else path.suffix for path, _ in writes]
+        kinds = [path.name if path.suffix in (".pkl", ".json") else path.suffix for path, _ in writes]
         folders = [re.sub(r"\d", "", str(path.parent)) for path, _ in writes]
         writes = list(dict(zip(zip(folders, kinds, strict=True), writes, strict=True)).values())
     for path, size in writes:
