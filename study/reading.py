@@ -15,9 +15,11 @@ from study.asking import Asked, read_asked
 from utils import listing, nearest
 
 NETWORKS = ("last", "chosen", "best_3d")  # the last epoch, the one chosen without labels, the oracle
+HEADLINE = "chosen"  # the network that a study is about
 COUNTS = ("misses", "false_structures")
 PENALISED = tuple(f"{score}_penalised" for score in DISTANCES)  # with the diagonal for what was missed
 KNOWN = (*SCORES, *PENALISED, *COUNTS)
+IOU, ALL_IMAGES = "iou", "all images"  # of runs that are scored by all images together
 Key = tuple[str, int]  # a row and a seed
 
 
@@ -33,7 +35,10 @@ class Study:
     asked: Asked
     runs: Mapping[Key, Run]
     faults: tuple[str, ...]
-    _tables: dict[tuple[Path, str], list[dict[str, Any]]] = field(default_factory=dict, repr=False, compare=False)
+    _entries: dict[tuple[Path, str], list[dict[str, Any]]] = field(default_factory=dict, repr=False, compare=False)
+    _averages: dict[tuple[Path, str, tuple[int, ...]], list[dict[str, Any]]] = field(
+        default_factory=dict, repr=False, compare=False
+    )
 
     @property
     def rows(self) -> tuple[str, ...]:
@@ -44,6 +49,29 @@ class Study:
     def seeds(self) -> tuple[int, ...]:
         """The seeds that were asked for."""
         return self.asked.seeds
+
+    @property
+    def by_iou(self) -> bool:
+        """Whether it is scored by the IoU of all images together: these count as one patient then."""
+        return any(run.by_iou for run in self.runs.values())
+
+    @property
+    def score(self) -> str:
+        """The score that heads its tables."""
+        return IOU if self.by_iou else "dice"
+
+    @property
+    def score_name(self) -> str:
+        return "IoU" if self.by_iou else "Dice"
+
+    @property
+    def known_scores(self) -> tuple[str, ...]:
+        return (IOU,) if self.by_iou else KNOWN
+
+    @property
+    def unit(self) -> str:
+        """What a line of a table of scores is."""
+        return "set of images" if self.by_iou else "patient"
 
     def of_row(self, row: str) -> dict[int, Run]:
         """The runs of a row by their seed. Raises UserError for a row that the study has not."""
@@ -58,32 +86,50 @@ class Study:
     def patients(self, row: str) -> list[str]:
         """The patients of the images that the row was scored on, sorted; those are the same for all such rows."""
         runs = list(self.of_row(row).values())
-        return sorted({entry["patient"] for run in runs for entry in self._patients(run, "last")})
+        return sorted({entry["patient"] for run in runs for entry in self.entries(run, "last")})
 
-    def scores(self, row: str, score: str, which: str = "chosen", classes: Sequence[int] | None = None) -> pd.DataFrame:
+    def scores(self, row: str, score: str, which: str = HEADLINE, classes: Sequence[int] | None = None) -> pd.DataFrame:
         """Patients (sorted) x seeds: a score of each, NaN where it is not known, as of a run that is not there.
 
         score     of metrics.SCORES, with `_penalised` behind a distance, or how many `misses` and `false_structures`
         which     the 'last' network, the 'chosen' one (the last where nothing was chosen) or the oracle, 'best_3d'
         classes   a patient's score is the mean over these, NaN left out; by default over the run's --metric_axis
+
+        Runs that are scored by IoU have one patient, ALL_IMAGES, and the score 'iou'.
         """
-        if score not in KNOWN or which not in NETWORKS:
-            name, known = (score, KNOWN) if score not in KNOWN else (which, NETWORKS)
-            raise UserError(f"A study knows no '{name}'.{nearest(name, known)}")
+        for name, known in ((score, self.known_scores), (which, NETWORKS)):
+            if name not in known:
+                raise UserError(f"A study knows no '{name}'.{nearest(name, known)}")
         columns = {seed: self._column(run, score, which, classes) for seed, run in self.of_row(row).items()}
         table = pd.DataFrame(columns, index=self.patients(row), columns=list(self.seeds), dtype=float)
         return table.rename_axis(index="patient", columns="seed")
 
     def _column(self, run: Run, score: str, which: str, classes: Sequence[int] | None) -> dict[str, float]:
-        wanted = run.metric_axis if classes is None else classes
-        entries = [entry for entry in self._patients(run, which) if entry["class"] in wanted]
-        return {entry["patient"]: entry[score] for entry in average_classes(entries)}
+        wanted = tuple(run.metric_axis if classes is None else classes)
+        key = (run.folder, which, wanted)
+        if key not in self._averages:
+            entries = [entry for entry in self.entries(run, which) if entry["class"] in wanted]
+            self._averages[key] = averages(entries, run.by_iou)
+        return {entry["patient"]: entry[score] for entry in self._averages[key]}
 
-    def _patients(self, run: Run, which: str) -> list[dict[str, Any]]:
+    def entries(self, run: Run, which: str) -> list[dict[str, Any]]:
+        """What `entries_of` says of a network of one of the runs, read once."""
         key = (run.folder, which)
-        if key not in self._tables:
-            self._tables[key] = run.patients(which)
-        return self._tables[key]
+        if key not in self._entries:
+            self._entries[key] = entries_of(run, which)
+        return self._entries[key]
+
+
+def averages(entries: Sequence[Mapping[str, Any]], by_iou: bool) -> list[dict[str, Any]]:
+    """A line a patient: the means over the classes of these entries."""
+    if not by_iou:
+        return average_classes(entries)
+    return [{"patient": ALL_IMAGES, IOU: float(pd.Series([entry[IOU] for entry in entries], dtype=float).mean())}]
+
+
+def entries_of(run: Run, which: str) -> list[dict[str, Any]]:
+    """The scores of a network: a patient and a class each, as in Run.patients; of all images together by IoU."""
+    return [entry | {"patient": ALL_IMAGES} for entry in run.classes(which)] if run.by_iou else run.patients(which)
 
 
 def images(run: Run) -> str:
@@ -119,13 +165,11 @@ def _open(folder: Path, seed: int) -> Run:
         begun = folder.with_name(f"{folder.name}_tmp")
         raise UserError(f"not finished; {begun} is there" if begun.is_dir() else "not there")
     run = open_run(folder)
-    if run.by_iou:
-        raise UserError("scored by the IoU of all images together, so it has no patients to compare")
     if run.params.get("seed", str(seed)) != str(seed):
         raise UserError(f"trained with seed {run.params['seed']}, and lies in the folder of seed {seed}")
     axis, _ = run.metric_axis, run.metrics
     for which in NETWORKS:
-        if not any(entry["class"] in axis for entry in run.patients(which)):
+        if not any(entry["class"] in axis for entry in entries_of(run, which)):
             raise UserError(f"it scored none of the classes {axis} of its --metric_axis")
     return run
 
@@ -145,8 +189,8 @@ Truth = frozenset[tuple[str, int, float]]
 
 
 def _truth(run: Run) -> Truth:
-    """The patients, the classes, and how large each truly is in pixels or voxels."""
-    return frozenset((entry["patient"], entry["class"], entry["true"]) for entry in run.patients("last"))
+    """The patients, the classes, and how large each truly is in pixels or voxels, where that is told."""
+    return frozenset((entry["patient"], entry["class"], entry.get("true", 0)) for entry in entries_of(run, "last"))
 
 
 def _difference(truth: Truth, usual: Truth) -> str:

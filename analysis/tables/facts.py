@@ -48,10 +48,10 @@ def progress(run: Run, which: str) -> str:
 def warnings_of(runs: Sequence[Run]) -> list[str]:
     """What stands above the table, loudly."""
     warnings = []
-    if phantom := [run.name for run in runs if run.phantom]:
-        whose = "" if len(phantom) == len(runs) else f" in {', '.join(phantom)}"
+    if phantom := unique([run for run in runs if run.phantom], lambda run: run.name):
+        whose = "" if all(run.phantom for run in runs) else f" in {', '.join(phantom)}"
         warnings.append(f"PHANTOM: made-up images{whose}; these figures say nothing about real ones.")
-    if debug := [run.name for run in runs if run.provenance.get("debug")]:
+    if debug := unique([run for run in runs if run.provenance.get("debug")], lambda run: run.name):
         warnings.append(f"DEBUG: {', '.join(debug)} saw ten slices a set; the figures mean nothing.")
     if any(run.provenance["dataset"].get("split_unit") == "slice blocks" for run in runs):
         warnings.append("Slices of one patient in both splits: no measure of accuracy on new patients.")
