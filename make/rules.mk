@@ -30,7 +30,8 @@ REPORT_WITH ?=
 # the smallest network for a smoke test: a run may name another for Dimwit, which has no encoder and knows no volumes
 DIMWIT ?= Dimwit
 
-GOALS := all runs ablations baselines inference few_labels plot report data-report stress evaluate pack show help clean-tmp
+GOALS := all runs ablations baselines inference few_labels plot report data-report stress evaluate pack show help clean-tmp \
+         study study-plan
 .PHONY: $(GOALS)
 
 # -- the runs ---------------------------------------------------------------------------------------------------------
@@ -78,7 +79,7 @@ show = python3 make/show.py $@ "$(call files_of,$(COMMON) $(OPT))" $(MAKEFILE_LI
 # moved into place (by RENEW) when it is whole; started again after a kill, it goes on.
 $(RUNS): $$(check_line) $$(if $$(SHOWN),,$$(call files_of,$$(COMMON) $$(OPT))) | $(if $(SHOWN),,$(VENV))
 	$(if $(SHOWN),@$(show),$(if $(call is_kept,$@),@echo '$@ is there and is kept.',$(train)))
-train = $(if $(THREADS),OMP_NUM_THREADS=$(THREADS)) $(RENEW) $(TRAIN) $(COMMON) --seed $(SEED) --jobs $(JOBS) --workdir $@_tmp --resume $(OPT) $(TYPED)
+train = $(if $(THREADS),OMP_NUM_THREADS=$(THREADS)) $(RENEW) $(TRAIN) $(COMMON) --seed $(SEED) --jobs $(JOBS) --workdir $@_tmp --resume $(OPT) $(TYPED)$(PROGRESS)
 
 # The files that a line names: the last word after each of these flags, and every sizefile of a loss. A word counts only if it
 # is a file of weights or sizes, or a folder of data.
@@ -168,10 +169,11 @@ stress: $(if $(STRESSED),$$(STRESS_NETWORK) $$(call files_of,$$(STRESS_SET))) | 
 	   $(if $(SEVERITIES),--severities $(SEVERITIES)) --jobs $(JOBS) --overwrite $(DEBUG)
 
 include make/evaluate.mk
+include make/study.mk
 
 # -- help -------------------------------------------------------------------------------------------------------------
 clean-tmp: | $(VENV)                                            ## remove unfinished runs
-	$(CC) -m processes.lock clean $(RUNS)
+	$(CC) -m processes.lock clean $(RUNS) $(foreach seed,$(wildcard $(STUDY)/seed*),$(addprefix $(seed)/,$(notdir $(RUNS))))
 help:                                                           ## this list
 	@sed -nE 's/^([a-z_-]+):.*## /\1\t/p' $(MAKEFILE_LIST) | expand -t 14
 	@echo "main runs:    $(notdir $(MAIN))"; echo "ablations:    $(ABL)"; echo "baselines:    $(BAS)"; echo "inference:    $(INF)"

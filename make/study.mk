@@ -1,0 +1,52 @@
+# A study: rows of the comparison over several source seeds, and tables with intervals over patients and seeds. rules.mk
+# includes this file. Every seed has a source network of its own, which all of its rows start from, in a folder of its own:
+# $(RD)/study/seed0/sfda is what $(RD)/sfda is, with SEED=0. A seed is this same makefile once more, with another RD and SEED, so
+# -j, -n, -B, LAUNCH and whatever else is typed reach its runs. Slices and tables of sizes are shared by all seeds.
+#   SEEDS    seeds of source networks, and of all that starts from them
+#   ROWS     runs to compare, by name; TRN, ABL and BAS stand for all runs of these lists
+#   AGAINST  rows that the others are tested against
+SEEDS   ?= 0 1 2
+ROWS    ?= $(or $(strip $(TRN)),$(FEW))
+AGAINST ?= noadap sfda
+
+STUDY      := $(RD)/study
+STUDY_ROWS := $(strip $(foreach row,$(ROWS),$(if $(filter TRN ABL BAS,$(row)),$($(row)),$(row))))
+
+# -- what was typed -------------------------------------------------------------------------------------------------------
+ifneq ($(filter study study-plan,$(MAKECMDGOALS)),)
+CAN_BE_ROWS := $(TRN) $(ABL) $(BAS) $(FEW)
+$(foreach row,$(filter-out $(CAN_BE_ROWS),$(STUDY_ROWS)),$(error ROWS names runs, and '$(row)' is none; they are: $(CAN_BE_ROWS)))
+$(if $(STUDY_ROWS),,$(error ROWS names no run; they are: $(CAN_BE_ROWS)))
+ifneq ($(call special_in,$(SEEDS))$(if $(strip $(SEEDS)),,none)$(filter-out $(words $(SEEDS)),$(words $(sort $(SEEDS)))),)
+$(error SEEDS are different whole numbers, as SEEDS='0 1 2'; they are '$(SEEDS)')
+endif
+ifneq ($(shell printf '%s\n' $(SEEDS) | grep -vxE '0|[1-9][0-9]{0,8}'),)
+$(error SEEDS are different whole numbers, as SEEDS='0 1 2'; they are '$(SEEDS)')
+endif
+$(if $(filter command line,$(origin SEED)),$(error A study has several seeds: SEEDS='$(SEED)' in place of SEED=$(SEED)))
+endif
+
+# -- recipes --------------------------------------------------------------------------------------------------------------
+# the rows of one seed: $(again) RD=… SEED=… study-rows
+again = $(MAKE) --no-print-directory -f $(firstword $(MAKEFILE_LIST))
+study-rows: $(addprefix $(RD)/,$(STUDY_ROWS)) $(STUDY_ROWS:%=$(RD)/evaluated/%/calibration.csv) ; $(empty)
+
+# What there is to do is read off what `make -n` prints for every seed.
+plan = $(CC) -m study plan --folder $(STUDY) --name $(SET) --rows $(STUDY_ROWS) --seeds $(SEEDS) --against $(AGAINST) --make '$(again)'
+DRY       := $(findstring n,$(LETTERS))
+tell_plan  = $(if $(and $(DRY),$(VENV),$(if $(wildcard $(CC)),,none)),@echo 'The plan is told once $(CC) is there.',+@$(plan))
+study-plan: | $(VENV)                                           ## what the study would train, and how long that takes
+	$(tell_plan) --dry
+study-begin: | $(VENV)
+	$(tell_plan) $(DRY:n=--dry)
+
+# A run that fails stops no other: what is missing stands above every table, and is the end of `study`.
+SEEDED := $(SEEDS:%=study-seed-%)
+$(SEEDED): study-seed-%: study-begin | $(DATA) $(PRIORS)
+	+@$(again) RD=$(STUDY)/seed$* SEED=$* study-rows -k || true
+study: $(SEEDED)                                                ## rows x seeds, and tables over both: SEEDS='0 1 2' ROWS='noadap sfda fs'
+	$(CC) -m study report --folder $(STUDY)
+.PHONY: $(SEEDED) study-begin study-rows
+
+# how far the study is, told when a run of it is done
+PROGRESS = $(if $(filter study-rows,$(MAKECMDGOALS)),&& { $(CC) -m study progress --folder $(patsubst %/,%,$(dir $(RD))) || true; })

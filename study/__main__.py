@@ -1,0 +1,85 @@
+"""What make calls for a study, whose runs lie in FOLDER/seed<seed>/<row>:
+
+make -n … | python -m study plan --folder FOLDER --name SET --rows sfda fs --seeds 0 1     what is to be trained
+python -m study progress --folder FOLDER                                                 how far it is
+python -m study report --folder FOLDER                                                   tables of what is there
+"""
+
+import processes.ctrl_c  # noqa: F401  first: from here on Ctrl-C is one line
+
+import argparse
+from collections.abc import Callable, Sequence
+from pathlib import Path
+
+from analysis.tables.table import as_text
+from processes.errors import UserError
+from study.asking import Asked, write_asked
+from study.plan import ask_make, describe, describe_progress, write_plan
+from study.reading import open_study
+from utils import ProgramParser, counted, listing, run_program
+
+ON_SCREEN = ("headline", "comparisons")  # the other tables are files
+
+
+def plan(args: argparse.Namespace) -> None:
+    asked = Asked(args.name, tuple(args.rows), tuple(args.seeds), tuple(args.against))
+    trainings = ask_make(args.make, args.folder, asked.seeds)
+    print(describe(args.folder, asked, trainings), flush=True)
+    if args.dry:
+        return
+    write_asked(args.folder, asked)
+    if trainings:
+        write_plan(args.folder, trainings)
+
+
+def progress(args: argparse.Namespace) -> None:
+    print(describe_progress(args.folder), flush=True)
+
+
+def report(args: argparse.Namespace) -> None:
+    from study.report import PAGE, is_reported, write_report  # here: the progress does not wait for what draws
+
+    study = open_study(args.folder)
+    if is_reported(args.folder):
+        print(f"{args.folder}: tables and page are there, and nothing has changed since.", flush=True)
+    else:
+        tables = write_report(study)
+        print("\n".join(as_text(tables[name]) for name in ON_SCREEN if name in tables), flush=True)
+        print(f"More: {listing(f'{args.folder}/{name}.txt' for name in tables if name not in ON_SCREEN)}.")
+        print(f"All of it on one page: {args.folder / PAGE}", flush=True)
+    if study.faults:
+        raise UserError(
+            f"{args.folder}: tables and page say what they lack, {counted(len(study.faults), 'run')}: "
+            f"{listing(study.faults, 4)}. The same command makes what is missing."
+        )
+
+
+def get_args(argv: Sequence[str] | None) -> argparse.Namespace:
+    parser = ProgramParser("python -m study", description=__doc__)
+    commands = parser.add_subparsers(required=True)
+
+    def command(run: Callable[[argparse.Namespace], None], words: str) -> argparse.ArgumentParser:
+        sub = commands.add_parser(run.__name__, help=words, description=words)
+        sub.add_argument("--folder", type=Path, required=True, help="of the study, results/<set>/study")
+        sub.set_defaults(run=run)
+        return sub
+
+    sub = command(plan, "say what is to be trained; note what was asked for")
+    sub.add_argument("--name", required=True, help="of the set")
+    sub.add_argument("--rows", nargs="+", required=True, help="runs that are compared")
+    sub.add_argument("--seeds", type=int, nargs="+", required=True, help="of the source networks")
+    sub.add_argument("--against", nargs="*", default=[], help="rows that the others are tested against")
+    sub.add_argument("--make", required=True, help="the command that makes the rows, without a folder and a seed")
+    sub.add_argument("--dry", action="store_true", help="only say it")
+    command(progress, "say how many of the planned runs are done")
+    command(report, "write the tables, and print them")
+    return parser.parse_args(argv)
+
+
+def main(argv: Sequence[str] | None = None) -> None:
+    args = get_args(argv)
+    args.run(args)
+
+
+if __name__ == "__main__":
+    run_program(main)

@@ -1,0 +1,156 @@
+"""`make study` as its users type it: refused, planned, killed, typed again, with a run that fails."""
+
+import os
+import re
+import signal
+import subprocess
+import sys
+
+import pytest
+from conftest import write_site
+
+from tests.tools.checkout import ROOT, copy_files, tracked
+
+MAKEFILE = r"""
+SET     := toy
+VOLUMES :=
+DATA    := data/toy_source data/toy_target
+include make/adaptation.mk
+ABL     += broken
+N_CLASS = 2
+G_RGX   = (Case\d+)_(\d+)
+TT_DATA = [('IMG', png_transform, False), ('GT', gt_transform, False), ('GT', gt_transform, False)]
+PRIOR   = --n_class 2 --constant 80
+$(RD)/broken: private OPT = $(START) --method sfda $(call sfda_loss,no_such_column)
+include make/rules.mk
+"""
+TYPED = ("NET=Dimwit", "EPC=1", "SEEDS=0 1", "ROWS=noadap sfda")
+RUNS = [f"seed{seed}/{row}" for seed in (0, 1) for row in ("cesource", "noadap", "sfda")]
+
+
+@pytest.fixture(scope="module")
+def checkout(tmp_path_factory):
+    """A copy of the repository's files with a makefile on two small sites."""
+    root = copy_files(tracked(), tmp_path_factory.mktemp("study"))
+    (root / "toy.make").write_text(MAKEFILE)
+    write_site(root / "data/toy_source", inside=200, outside=60, seed=1)
+    write_site(root / "data/toy_target", inside=150, outside=90, seed=2)
+    return root
+
+
+def command(python, *words):
+    return ["make", "-f", "toy.make", f"CC={python}", "JOBS=1", *words]
+
+
+def make(checkout, python, *words):
+    return subprocess.run(command(python, *words), cwd=checkout, capture_output=True, text=True)
+
+
+def snapshot(folder):
+    return {path: path.stat().st_mtime_ns for path in folder.rglob("*") if path.is_file()}
+
+
+REFUSED = {
+    ("ROWS=noadap sdfa",): "ROWS names runs, and 'sdfa' is none; they are: cesource noadap",
+    ("ROWS=",): "ROWS names no run; they are: cesource noadap",
+    ("SEEDS=0 0",): "SEEDS are different whole numbers, as SEEDS='0 1 2'; they are '0 0'",
+    ("SEEDS=0 x",): "SEEDS are different whole numbers",
+    ("SEEDS=0;1",): "SEEDS are different whole numbers",
+    ("SEEDS=",): "SEEDS are different whole numbers",
+    ("SEED=3",): "A study has several seeds: SEEDS='3' in place of SEED=3",
+}
+
+
+@pytest.mark.parametrize("words", REFUSED)
+def test_what_no_study_can_be_of_is_refused_at_once(checkout, words):
+    done = make(checkout, sys.executable, "study", *words)
+    assert done.returncode == 2
+    assert REFUSED[words] in done.stderr
+    assert len(done.stderr.splitlines()) == 1
+    assert not (checkout / "results").exists()
+
+
+def test_lists_stand_for_their_runs(checkout, python):
+    done = make(checkout, python, "study-plan", "ROWS=TRN tent", "SEEDS=4", "SOURCE_RUN=cesource")
+    assert done.returncode == 0, done.stderr
+    assert (
+        ": 7 rows (cesource noadap sfda_lr0 sfda SFDA_TrueSize fs tent) x 1 seed (4). To be trained: 7 runs"
+        in done.stdout
+    )
+    assert not (checkout / "results").exists()
+
+
+def test_n_tells_how_many_runs_and_writes_nothing(checkout, python):
+    done = make(checkout, python, "study", "-n", *TYPED)
+    assert done.returncode == 0, done.stderr
+    assert "warning" not in done.stderr
+    assert (
+        "2 rows (noadap sfda) x 2 seeds (0 1). To be trained: 6 runs, 2 of them to start from; how long" in done.stdout
+    )
+    made = re.findall(
+        r"renew (results/toy/study/\S+) --\s+\S+\s+main\.py .*--seed (\d)", done.stdout.replace("\\\n", " ")
+    )
+    assert made == [(f"results/toy/study/{run}", run[4]) for run in RUNS]
+    assert done.stdout.rstrip().endswith("-m study report --folder results/toy/study")
+    assert not (checkout / "results").exists()
+
+
+def test_a_typed_launcher_wraps_every_run(checkout, python):
+    done = make(checkout, python, "study", "-n", "LAUNCH=srun --gpus=1", "NPROC=2", "TRN=cesource fs", *TYPED[:3])
+    lines = [line for line in done.stdout.splitlines() if " main.py " in line]
+    assert len(lines) == 4
+    assert all("-- srun --gpus=1 " in line and "--nproc_per_node=2" in line for line in lines)
+
+
+def test_a_study_that_is_killed_and_typed_again_ends_whole_and_then_does_nothing(checkout, python):
+    study, words = checkout / "results/toy/study", command(python, "-j2", "study", *TYPED)
+    with subprocess.Popen(words, cwd=checkout, stdout=subprocess.PIPE, text=True, start_new_session=True) as first:
+        for line in first.stdout:
+            if re.match("Study: [1-3] of 6 runs done", line):
+                break
+        os.killpg(first.pid, signal.SIGKILL)
+    assert not (study / "headline.txt").exists()
+    again = make(checkout, python, "-j2", "study", *TYPED)
+    assert again.returncode == 0, again.stderr
+    planned = int(re.search(r"To be trained: (\d) runs", again.stdout)[1])
+    assert 0 < planned < 6
+    assert f"Study: {planned} of {planned} runs done." in again.stdout
+    for run in RUNS:
+        assert (study / run / "patients_last.csv").is_file(), run
+        assert f"seed: {run[4]}\n" in (study / run / "params.txt").read_text()
+    weights = [(study / f"seed{seed}/sfda/params.txt").read_text() for seed in (0, 1)]
+    assert ["seed0/cesource/best_3d.pkl" in weights[0], "seed1/cesource/best_3d.pkl" in weights[1]] == [True, True]
+    for name in ("headline.txt", "comparisons.csv", "calibration.md", "ranks.tex", "report.html", "study.json"):
+        assert (study / name).stat().st_size > 100, name
+    assert not list(study.glob("seed*/*_tmp"))
+
+    before = snapshot(study)
+    nothing = make(checkout, python, "study", *TYPED)
+    assert nothing.returncode == 0
+    assert "x 2 seeds (0 1). Every run is there." in nothing.stdout
+    assert "nothing has changed since" in nothing.stdout
+    assert "main.py" not in nothing.stdout
+    assert snapshot(study) == before
+
+
+def test_a_run_that_fails_stops_no_other_and_is_told_on_every_table(checkout, python):
+    """After the study above."""
+    study = checkout / "results/toy/study"
+    failed = make(checkout, python, "study", *TYPED[:2], "SEEDS=0", "ROWS=broken entropy noadap")
+    assert failed.returncode == 2
+    assert "no_such_column" in failed.stderr
+    assert "say what they lack, 1 run: broken, seed 0: not there. The same command makes" in failed.stderr
+    assert (study / "seed0/entropy/patients_last.csv").is_file()
+    table = (study / "headline.txt").read_text()
+    assert "1 of 3 runs are missing or left out" in table
+    assert re.findall(r"^(\w+)  +\w", table, re.MULTILINE) == ["row", "entropy", "noadap"]
+    assert "Asked for otherwise before in this folder: noadap, sfda with 2 seeds" in table
+
+
+@pytest.mark.parametrize("makefile", ["ivd", "gta5", "acdc", "msd_prostate"])
+def test_every_kind_of_makefile_has_a_study(makefile, python):
+    words = ["make", "-n", "-f", f"{makefile}.make", f"CC={python}", "SEEDS=3", "study"]
+    done = subprocess.run(words, cwd=ROOT, capture_output=True, text=True)
+    assert (done.returncode, done.stderr) == (0, "")
+    assert re.search(r"\d+ rows \(.*\) x 1 seed \(3\)\. To be trained: \d+ runs", done.stdout)
+    assert f"--workdir results/{makefile}/study/seed3/" in done.stdout
