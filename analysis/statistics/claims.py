@@ -13,7 +13,6 @@ from scipy.special import stdtr, stdtrit
 
 from analysis.statistics.intervals import Interval, complete, crossed, crossed_interval, paired_interval
 
-MEANINGFUL = 0.75  # the probability of being better from which Bouthillier et al. call a difference meaningful
 FURTHEST = 40  # doublings of the distance within which an end of the interval of a gap is looked for
 
 
@@ -46,7 +45,7 @@ def probability_better(first: ArrayLike, second: ArrayLike, level: float = 0.95)
     """P(first > second) for another patient and another seed, tables (P, S): the mean of `wins`.
 
     After Bouthillier et al. (2021, arXiv 2103.03098), who call a difference meaningful where the interval lies above
-    0.5 and the value is at least MEANINGFUL. The interval is Wilson's (1927) of n answers, which stays within 0 and 1
+    0.5 and the value is at least 0.75. The interval is Wilson's (1927) of n answers, which stays within 0 and 1
     and has a length where all answers agree; t_df stands in place of the normal quantile. n is so large that the
     standard error is that of the crossed interval, and at most P: one answer a patient, however many seeds.
     """

@@ -12,6 +12,8 @@ from analysis.statistics.tests import crossed_test, holm, patient_differences, s
 from processes.errors import UserError
 from utils import nearest
 
+TESTS = ("p", "sign_flip", "wilcoxon")  # those that are raised after Holm
+
 
 @dataclass(frozen=True)
 class Paired:
@@ -24,7 +26,7 @@ class Paired:
     crossed             two-sided p over patients and seeds
     p                   the larger of `sign_flip` and `crossed`: small only if A and B differ for other patients, by a
                         test that takes no distribution for granted, and for other seeds
-    p_holm              `p` after Holm, of the declared family; equal to `p` where there is none
+    …_holm              a p after Holm, of the declared family; as it was where there is none
     smallest_p          the smallest that `p` can be with so many patients, before Holm
     probability_false   that the better mean is the better run: the probability that it is not
     probability_better  P(A > B) of another patient and another seed
@@ -35,7 +37,9 @@ class Paired:
     better: int
     worse: int
     sign_flip: float
+    sign_flip_holm: float
     wilcoxon: float
+    wilcoxon_holm: float
     crossed: float
     p: float
     p_holm: float
@@ -49,7 +53,8 @@ def compare(first: ArrayLike, second: ArrayLike, seed: int = 0) -> Paired:
     differences = patient_differences(first, second)
     (one, other), _, left_out = complete(first, second)
     apart = one - other
-    flipped, crossed = sign_flip(differences, np.random.default_rng(seed)), crossed_test(apart)
+    flipped, ranked = sign_flip(differences, np.random.default_rng(seed)), wilcoxon(differences)
+    crossed = crossed_test(apart)
     p = float(np.maximum(flipped, crossed))  # NaN if either is
     claim = (one, other) if apart.size == 0 or apart.mean() >= 0 else (other, one)
     return Paired(
@@ -58,7 +63,9 @@ def compare(first: ArrayLike, second: ArrayLike, seed: int = 0) -> Paired:
         better=int((differences > 0).sum()),
         worse=int((differences < 0).sum()),
         sign_flip=flipped,
-        wilcoxon=wilcoxon(differences),
+        sign_flip_holm=flipped,
+        wilcoxon=ranked,
+        wilcoxon_holm=ranked,
         crossed=crossed,
         p=p,
         p_holm=p,
@@ -71,7 +78,7 @@ def compare(first: ArrayLike, second: ArrayLike, seed: int = 0) -> Paired:
 def compare_family(
     rows: Mapping[str, ArrayLike], reference: str, family: Sequence[str] | None = None, seed: int = 0
 ) -> dict[str, Paired]:
-    """Row -> its comparison with the reference, `p_holm` after Holm over the family.
+    """Row -> its comparison with the reference, each test after Holm over the family.
 
     rows: name -> table (P, S); family: the rows that were declared before anything was seen, by default all but the
     reference. Rows outside of it are not compared. Raises UserError for a name that is no row.
@@ -81,5 +88,7 @@ def compare_family(
         if name not in rows:
             raise UserError(f"{name} is none of the rows that are compared: {', '.join(rows)}.{nearest(name, rows)}")
     found = {name: compare(rows[name], rows[reference], seed) for name in family}
-    raised = holm([each.p for each in found.values()])
-    return {name: replace(each, p_holm=p) for (name, each), p in zip(found.items(), raised, strict=True)}
+    for test in TESTS:
+        raised = holm([getattr(each, test) for each in found.values()])
+        found = {name: replace(found[name], **{f"{test}_holm": p}) for name, p in zip(found, raised, strict=True)}
+    return found

@@ -1,13 +1,12 @@
-"""What a mean hides: the worst patients of a run, those whom it harms, the structures that it misses or invents."""
+"""What a mean hides: the worst patients of a run, and those whom it harms."""
 
-from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
 from analysis.statistics.intervals import as_table
-from metrics import SHOWN, Outcome
+from metrics import SHOWN
 
 
 @dataclass(frozen=True)
@@ -47,33 +46,3 @@ def seed_means(table: ArrayLike) -> NDArray[np.float64]:
     known = np.isfinite(table)
     sums = np.where(known, table, 0).sum(1)
     return np.divide(sums, known.sum(1), out=np.full(len(table), np.nan), where=known.any(1))
-
-
-@dataclass(frozen=True)
-class Failures:
-    """How often, over patients, classes and seeds, something was missed or invented, out of how many chances.
-
-    true, absent   structures that are there, and that are not
-    misses         true ones of which nothing was predicted
-    false          absent ones that were predicted
-    patients       who had a miss or a false structure in any seed
-    """
-
-    true: int
-    absent: int
-    misses: int
-    false: int
-    patients: int
-
-
-def count_failures(rows: Sequence[Mapping[str, object]]) -> Failures:
-    """Counts the outcomes of rows as `Run.patients` has them: one a patient and class, of one seed or of several."""
-    counts = {outcome: sum(row["outcome"] == outcome for row in rows) for outcome in Outcome}
-    failed = {row["patient"] for row in rows if row["outcome"] in (Outcome.MISS, Outcome.FALSE_STRUCTURE)}
-    return Failures(
-        true=counts[Outcome.HIT] + counts[Outcome.MISS],
-        absent=counts[Outcome.FALSE_STRUCTURE] + counts[Outcome.TRUE_ABSENCE],
-        misses=counts[Outcome.MISS],
-        false=counts[Outcome.FALSE_STRUCTURE],
-        patients=len(failed),
-    )

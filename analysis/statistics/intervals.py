@@ -46,16 +46,6 @@ class Interval:
     def is_known(self) -> bool:
         return math.isfinite(self.low) and math.isfinite(self.high)
 
-    @property
-    def excludes_zero(self) -> bool:
-        """Whether it is known and lies on one side of 0."""
-        return self.low > 0 or self.high < 0
-
-    @property
-    def covers_seeds(self) -> bool:
-        """Whether it holds for other seeds too; that of one seed is of other patients alone."""
-        return self.is_known and self.seeds > 1
-
 
 # ---------------------------------------------------------------------------------------------- which cells count
 

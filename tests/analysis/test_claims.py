@@ -144,7 +144,7 @@ def test_a_gap_that_may_be_none_has_no_share():
     assert gap_closed(row, upper, lower) is None
     assert gap_closed(row[:1], lower[:1], upper[:1]) is None
     assert gap_closed(row, lower, np.full_like(upper, NAN)) is None
-    assert paired_interval(upper, lower).excludes_zero
+    assert paired_interval(upper, lower).low > 0
 
 
 def test_gap_closed_of_those_who_are_in_all_three():

@@ -1,10 +1,10 @@
-"""What a mean hides: worst patients, harm, misses and false structures."""
+"""What a mean hides: the worst patients, and those whom a run harms."""
 
 import math
 
 import numpy as np
 
-from analysis.statistics.failures import Worst, count_failures, harmed_patients, seed_means, worst_patients
+from analysis.statistics.failures import Worst, harmed_patients, seed_means, worst_patients
 
 NAN = math.nan
 TABLE = [[0.9, 0.7], [0.2, NAN], [NAN, NAN], [0.5, 0.1], [0.3, 0.3]]
@@ -24,11 +24,3 @@ def test_harm_is_what_a_table_shows():
     start = [[0.9, 0.7], [0.4, NAN], [0.5, 0.5], [0.3005, 0.3005], [0.9, 0.3]]
     assert harmed_patients(TABLE, start).tolist() == [4, 1]
     assert harmed_patients(start, start).tolist() == []
-
-
-def test_failures_are_counted_out_of_their_chances():
-    outcomes = {"a": ["hit", "miss"], "b": ["false structure", "true absence"], "c": ["hit", "hit"], "d": ["miss"]}
-    rows = [{"patient": patient, "outcome": each} for patient, own in outcomes.items() for each in own]
-    found = count_failures(rows * 2)
-    assert (found.true, found.absent) == (10, 4)
-    assert (found.misses, found.false, found.patients) == (4, 2, 3)
