@@ -24,6 +24,7 @@ LABELLED = 1 2 8
 
 # -- facts ------------------------------------------------------------------------------------------------------------
 N_CLASS = 4
+LABELS  = right_ventricle myocardium left_ventricle
 G_RGX   = (patient\d+_frame\d+)_(\d+)
 B_DATA  = [('img', png_transform, False), ('gt', gt_transform, True)]
 UNPACK  = --skip '*_4d.nii.gz'

@@ -27,6 +27,7 @@ REPORT_WITH = --iou --lower sup --upper none --reference sup
 
 # -- facts ------------------------------------------------------------------------------------------------------------
 CUT     = -m preprocess.volume_set
+LABELS  = tumour
 TASK    = $(VOLUMES)/Task01_BrainTumour
 SLICE   = --image '$(TASK)/imagesTr/BRATS_*.nii.gz' --label '$(TASK)/labelsTr/BRATS_*.nii.gz' \
           --unlabelled '$(TASK)/imagesTs/BRATS_*.nii.gz' --patient '(BRATS_\d+)' --orient RAS --axes 2 1 0 --label_map 1-3:1 \

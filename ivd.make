@@ -16,6 +16,7 @@ include make/adaptation.mk
 
 # -- facts ------------------------------------------------------------------------------------------------------------
 N_CLASS = 2
+LABELS  = disc
 G_RGX   = (\d+)_(\d+)
 TT_DATA = [('Inn', png_transform, False), ('GT', gtpng_transform, False), ('GT', gtpng_transform, False)]
 S_DATA  = [('Wat', png_transform, False), ('GT', gtpng_transform, False), ('GT', gtpng_transform, False)]

@@ -3,7 +3,8 @@
     python predict.py --weights results/prostate/sfda --volumes 'new/*.nii.gz' --out predictions
 
 The network is a checkpoint, or that of a run's folder: what the run chose without labels (chosen.pkl), else its last
-one. Of a folder of runs (results/prostate) it is that of the run `chosen`, which `make … chosen` makes.
+one. Of a folder of runs (results/prostate) it is that of the run `chosen`, which `make … chosen` makes. In its place
+--bundle names a folder of `make … bundle`: the masks are the same.
 
 Writes OUT/<patient>.nii.gz, OUT/volumes.csv (how large each class is, and which Dice to expect of its mask), and what
 else is asked for. How an image is made of a volume stands in the checkpoint: it is done as it was for the training, in
@@ -32,11 +33,12 @@ from files.pairing import Case
 from main import run
 from nets.decoding import DECODERS
 from nets.expected_dice import first_to_look_at
+from nets.network_folder import WEIGHTS
 from nets.precision import PRECISIONS, device_of
 from prediction.adaptation import Adapting, adapt, add_adaptation_flags, refuse_idle_sizes
 from prediction.export import export_onnx
 from prediction.inference import Predicting, predict
-from prediction.model import FLIPS, Model, checkpoint_of, load_model
+from prediction.model import FLIPS, Model, checkpoint_of, load_model, manifest_of
 from prediction.outputs import Outputs, labels_of, refuse_foreign_outputs
 from prediction.preparation import Preparation, Prepared, preparation
 from prediction.volumes import digest, find_cases, joined_paths, refuse_as_output, voxel_volumes
@@ -54,6 +56,8 @@ def get_args(argv: Sequence[str] | None) -> argparse.Namespace:
     _add_machine(parser.add_argument_group("machine").add_argument)
     add_adaptation_flags(parser.add_argument_group("adaptation").add_argument)
     args = parser.parse_args(argv)
+    if (args.weights is None) == (args.bundle is None):
+        raise UserError("--weights names a checkpoint or a run, --bundle a folder of make … bundle; give one of them.")
     if not args.volumes and (args.adapt or not args.export):
         raise UserError("--volumes 'new/*.nii.gz' says what to predict; give it, or --export alone.")
     if args.volumes and args.out is None:
@@ -64,13 +68,14 @@ def get_args(argv: Sequence[str] | None) -> argparse.Namespace:
     if args.batch_size < 1:
         raise UserError(f"--batch_size is at least 1; got {args.batch_size}.")
     args.device = device_of(args.device)
-    args.weights = checkpoint_of(args.weights)
+    args.weights = manifest_of(args.bundle) if args.bundle else checkpoint_of(args.weights)
     return args
 
 
 def _add_input(add: Callable[..., Any]) -> None:
     weights = "checkpoint; or a run's folder: what it chose, else its last; or results/<set>: that of its run `chosen`"
-    add("--weights", type=Path, required=True, help=weights)
+    add("--weights", type=Path, help=weights)
+    add("--bundle", type=Path, metavar="FOLDER", help="in its place: the network of a folder of make … bundle")
     volumes = "the volumes; once for each channel of an image, in the order of the set"
     add("--volumes", action="append", default=[], metavar="[NAME=]GLOB", help=volumes)
     patient = "its groups, joined, are the patient's id, by which files are named (default: the name of the file)"
@@ -131,7 +136,8 @@ def main(argv: Sequence[str] | None = None) -> None:
 def _read_by(args: argparse.Namespace, cases: Sequence[Case]) -> list[Path]:
     """The files that the program reads."""
     volumes = [path for case in cases for path in case.paths.values()]
-    return [path for path in (args.weights, args.sizes, *volumes) if path is not None]
+    weights = [args.weights.with_name(WEIGHTS)] if args.bundle else []
+    return [path for path in (args.weights, *weights, args.sizes, *volumes) if path is not None]
 
 
 def _first_input(model: Model, prepare: Preparation, cases: Sequence[Case]) -> torch.Tensor | None:

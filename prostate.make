@@ -22,6 +22,7 @@ PRETRAIN = global_onsource local_onsource
 
 # -- facts ------------------------------------------------------------------------------------------------------------
 N_CLASS = 2
+LABELS  = prostate
 G_RGX   = (Case\d+)_(\d+)
 TT_DATA = [('IMG', nii_transform2, False), ('GT', nii_gt_transform2, False), ('GT', nii_gt_transform2, False)]
 # distances in the volume, in mm: those in a slice are silent where the slice lacks the organ

@@ -15,6 +15,7 @@ SMALL    = yes
 NET      = UNet:nG=4
 BATCH    = 4
 N_CLASS  = 2
+LABELS   = vertebra
 SIZE_OF  = 'soft_size'
 G_RGX    = ([a-z]+\d+)_(\d+)
 TT_DATA  = [('IMG', png_transform, False), ('GT', gt_transform, False), ('GT', gt_transform, False)]

@@ -20,6 +20,7 @@ LABELLED = 1 2 8
 
 # -- facts ------------------------------------------------------------------------------------------------------------
 N_CLASS  = 5
+LABELS   = myocardium left_atrium left_ventricle aorta
 NU       = [0.02,0.27,0.18,0.21,0.32]
 G_RGX    = (\d+)_(\d+)
 FEW_TT   = [('IMG', nii_transform, False), ('GT', nii_gt_transform, False)]

@@ -54,7 +54,7 @@ NPROC ?=
 SELECT ?=
 # other programs that show the log of a run: LOG=tensorboard,mlflow
 LOG ?=
-# the run that `show` prints, or whose network `stress` tries out; the runs that `evaluate` is of
+# the run that `show` prints, or whose network `stress` tries out or `bundle` hands out; the runs that `evaluate` is of
 RUN ?=
 # whose images `stress` shifts, where there are two sets: source or target
 ON ?=

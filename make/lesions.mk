@@ -9,6 +9,7 @@ TRN      ?= gdl gdl_surface_w gdl_surface_add gdl_surface_steal
 ABL      ?= gdl_surface_3d gdl_hausdorff_w focal
 MOVING   ?= weights.png
 N_CLASS  ?= 2
+LABELS   ?= lesion
 B_DATA   ?= [('in_npy', tensor_transform, False), ('gt_npy', gt_transform, True)]
 SLICE    ?= --normalise minmax --format npy --distance_maps 3d_distmap $(CROP)
 # the published rate of 1e-3 halves after the first epoch: 5e-4

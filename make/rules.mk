@@ -31,7 +31,7 @@ REPORT_WITH ?=
 DIMWIT ?= Dimwit
 
 GOALS := all runs ablations baselines inference few_labels plot report data-report stress evaluate pack show help clean-tmp \
-         study study-plan
+         bundle study study-plan
 .PHONY: $(GOALS)
 
 # -- the runs ---------------------------------------------------------------------------------------------------------
@@ -170,6 +170,7 @@ stress: $(if $(STRESSED),$$(STRESS_NETWORK) $$(call files_of,$$(STRESS_SET))) | 
 
 include make/evaluate.mk
 include make/study.mk
+include make/bundle.mk
 
 # -- help -------------------------------------------------------------------------------------------------------------
 clean-tmp: | $(VENV)                                            ## remove unfinished runs

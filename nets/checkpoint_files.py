@@ -17,6 +17,7 @@ import torch
 from torch import Tensor
 
 from nets.bundle import bundle_faults
+from nets.network_folder import MANIFEST, read_network_folder
 from nets.weight_checks import check_weights, is_old, is_state_dict
 from processes.errors import UserError
 from utils import atomic_write, described, fits, listing
@@ -28,8 +29,8 @@ PLAIN = (bool, int, float, complex, str, bytes, type(None))
 COPIES = 8  # of the numbers in a file, as tied weights share them
 
 # What main.py writes, and of what type. "best": the best epoch so far, its score and that before the first step.
-# "choice": what was chosen, and why; "labelled": the patients whose labels chose it, or what it started from. What
-# "bundle" holds, bundle.py tells.
+# "choice": what was chosen, and why; "labelled": the patients whose labels chose it, or what it started from; "labels":
+# how the classes are called. What "bundle" holds, bundle.py tells.
 ENTRIES: dict[str, Any] = {
     "network": str,
     "in_channels": int,
@@ -39,24 +40,25 @@ ENTRIES: dict[str, Any] = {
     "best": Mapping[str, float | None],
     "choice": Mapping[str, str | int | Sequence[str]],
     "labelled": Sequence[str],
+    "labels": Sequence[str],
     **dict.fromkeys(("alarms", "method", "preprocessing", "identity"), Mapping[str, Any]),
     "mean": Mapping[str, Tensor],
     **dict.fromkeys(("counts", "rows"), Sequence[Any]),
 }
 # Of these, what whoever uses a network asks for, and no resume alone; the bundle, where its source wrote one.
 OF_A_NETWORK = ("network", "in_channels", "n_class", "seed", "net", "preprocessing", "epoch", "identity")
-OF_PLAIN_TYPES = ("best", "choice", "labelled", "alarms", "preprocessing", "identity")
+OF_PLAIN_TYPES = ("best", "choice", "labelled", "labels", "alarms", "preprocessing", "identity")
 
 
 def load_checkpoint(path: Path, bare: bool = False) -> dict[str, Any]:
-    """Tensors and plain types; never runs code.
+    """Tensors and plain types; never runs code. The manifest of a network's folder stands for a checkpoint, too.
 
     bare: a network's tensors alone will do; they come as the entry "bare" (published_weights.py)
 
     Raises UserError for a missing, torn or foreign file, for entries of another type than ENTRIES states, and for
     weights that are not finite.
     """
-    state = _read(path)
+    state = read_network_folder(path) if path.name == MANIFEST else _read(path)
     is_bare = is_state_dict(state) and len(state) > 0
     if is_bare and not bare:
         raise UserError(
@@ -91,7 +93,7 @@ def save_checkpoint(path: Path, state: dict[str, Any]) -> None:
 
 def of_a_network(state: Mapping[str, Any]) -> dict[str, Any]:
     """A checkpoint without what a resume alone needs."""
-    return {name: state[name] for name in (*OF_A_NETWORK, "bundle", "labelled") if name in state}
+    return {name: state[name] for name in (*OF_A_NETWORK, "bundle", "labelled", "labels") if name in state}
 
 
 def require(path: Path, state: Mapping[str, Any], names: Sequence[str]) -> None:

@@ -19,6 +19,7 @@ from nets.bundle import read_bundle
 from nets.checkpoint_files import load_checkpoint, require
 from nets.decoding import DECODED
 from nets.expected_dice import ExpectedDice, expected_dice
+from nets.network_folder import MANIFEST, WEIGHTS
 from nets.precision import AUTOCAST, PRECISIONS, allow_tf32
 from nets.probabilities import log_probabilities
 from nets.sliding_window import sliding_window
@@ -119,6 +120,17 @@ def checkpoint_of(path: Path) -> Path:
     return file
 
 
+def manifest_of(folder: Path) -> Path:
+    """The manifest of the bundle that --bundle means. Raises UserError for what is none."""
+    if not (folder / MANIFEST).is_file():
+        what = "is no folder" if not folder.is_dir() else f"has no {MANIFEST}"
+        raise UserError(
+            f"--bundle {folder} {what}: a bundle is what make … bundle makes, a folder with {MANIFEST} and {WEIGHTS}. "
+            "A checkpoint, or a run's folder, is named with --weights."
+        )
+    return folder / MANIFEST
+
+
 def load_model(
     weights: Path,
     device: str,
@@ -130,7 +142,7 @@ def load_model(
     like: Path | None = None,
     orient: str | None = None,
 ) -> Model:
-    """The network of a checkpoint of main.py.
+    """The network of a checkpoint of main.py, or of a bundle, by its manifest.
 
     precision: auto, fp32, tf32, bf16 or fp16; by default that of the run, where the device has it
     decode: a key of DECODERS; by default that of the run

@@ -12,7 +12,7 @@ from pathlib import Path
 
 import pytest
 
-from prediction import stress
+from prediction import bundle, stress
 from study import evaluate
 from tests.tools.check_makefiles import check, dry_run, trainings
 from tests.tools.checkout import ROOT, copy_files, copy_rules, tracked
@@ -632,6 +632,32 @@ def test_an_evaluation_is_of_finished_runs_and_lies_beside_them():
     assert "plot.py reliability --runs results/none/noadap results/none/sfda" in done.stdout
     done = subprocess.run([*words[:-1], "evaluate", "RUN=nodap"], cwd=ROOT, capture_output=True, text=True)
     assert "evaluate is of runs, and 'nodap' is none" in done.stderr
+
+
+@pytest.mark.parametrize(
+    ("makefile", "words", "run", "labels", "licence"),
+    [
+        ("prostate.make", (), "chosen", ["prostate"], None),
+        ("whs.make", ("RUN=sfda",), "sfda", ["myocardium", "left_atrium", "left_ventricle", "aorta"], None),
+        ("whs.make", ("RUN=random_1_0",), "random_1_0", None, None),
+        ("acdc.make", ("LICENCE=CC BY",), "boundary", ["right_ventricle", "myocardium", "left_ventricle"], "CC BY"),
+    ],
+)
+def test_a_bundle_is_of_the_chosen_network_or_of_another_run(makefile, words, run, labels, licence):
+    said = ["make", "-n", "-f", makefile, "CC=python", "RD=results/none", "bundle", *words]
+    done = subprocess.run(said, cwd=ROOT, capture_output=True, text=True, check=True).stdout.replace("\\\n", " ")
+    (line,) = re.findall(r"-m prediction\.bundle (.*)", done)
+    args = bundle.get_args(shlex.split(line))
+    assert (args.run, args.out) == (Path(f"results/none/{run}"), Path(f"results/none/bundle/{run}"))
+    assert (args.labels, args.licence) == (labels, licence)
+    assert f"--workdir results/none/{run}_tmp" in done
+
+
+@pytest.mark.parametrize("word", ["RUN=sdfa", "LICENCE=`id`", "LABELS=a;b"])
+def test_a_bundle_of_what_cannot_be_is_refused(word):
+    done = subprocess.run(["make", "-n", "-f", "ivd.make", "bundle", word], cwd=ROOT, capture_output=True, text=True)
+    assert done.returncode == 2
+    assert "bundle.mk" in done.stderr
 
 
 @pytest.mark.parametrize("makefile", MAKEFILES)
