@@ -10,6 +10,7 @@ from processes.errors import UserError
 from processes.quoting import csv_text
 from study.asking import NAME as ASKED
 from study.page.page import write_page
+from study.page.sensitivity import NAME as SENSITIVITY
 from study.reading import Study
 from study.tables.calibrations import make_calibration
 from study.tables.cells import every_cell
@@ -22,6 +23,7 @@ from utils import atomic_write, listing
 
 FORMATS = {"csv": as_csv, "md": as_markdown, "tex": as_latex, "txt": as_text}
 CELLS, PAGE, NOTE = "scores.csv", "report.html", ".reported"
+READ = ("seed*/*/*", f"seed*/{EVALUATED}/*/*", SENSITIVITY)  # what a report is made of, beside what was asked for
 ROOT, ROOMS, CODE = Path(__file__).parents[1], ("analysis", "study"), (".py", ".html", ".css", ".js")
 
 
@@ -43,7 +45,7 @@ def write_report(study: Study) -> dict[str, Report]:
     for name, text in texts.items():
         with atomic_write(study.folder / name, "w") as file:
             file.write(text)
-    write_page(study, study.folder / PAGE)
+    write_page(study, tables, study.folder / PAGE)
     with atomic_write(study.folder / NOTE, "w") as file:
         file.write(json.dumps({"made_of": fingerprint(study.folder), "files": [*texts, PAGE]}))
     return tables
@@ -61,7 +63,7 @@ def is_reported(folder: Path) -> bool:
 def fingerprint(folder: Path) -> str:
     """SHA-256 of what was asked for, of the files of its runs by name, size and time, and of the code that reports."""
     found = hashlib.sha256((folder / ASKED).read_bytes())
-    for path in sorted((*folder.glob("seed*/*/*"), *folder.glob(f"seed*/{EVALUATED}/*/*"))):
+    for path in sorted(path for each in READ for path in folder.glob(each)):
         status = path.stat()
         found.update(f"{path.relative_to(folder)} {status.st_size} {status.st_mtime_ns}\n".encode())
     for path in sorted(path for room in ROOMS for path in (ROOT / room).rglob("*.*")):

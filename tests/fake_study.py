@@ -5,11 +5,10 @@ from pathlib import Path
 
 import numpy as np
 import pandas as pd
-from fake_runs import add_selection, write_facts
+from fake_runs import add_calibration, add_selection, write_facts
 from scipy.ndimage import gaussian_filter
 
-from analysis.calibration.sums import BINS
-from analysis.evaluated import CALIBRATION, COLUMNS, CURVE, REGIONS, RELIABILITY, evaluated_folder
+from analysis.evaluated import TEMPERED, evaluated_folder
 from metrics import DISTANCES
 from study.asking import Asked, write_asked
 
@@ -68,8 +67,10 @@ def add_evaluation(
     run: Path, patients: Sequence[str], quality: float, size: tuple[int, int, int] = (12, 80, 96)
 ) -> None:
     """Scans and calibration of a run: balls in noise, missed by the more the lower the quality, and too sure of it."""
+    which = "chosen" if (run / "selection.csv").is_file() else "last"
+    add_calibration(run, {which: 0.4 * (1 - quality), f"{which}{TEMPERED}": 0.1 * (1 - quality)})
     folder = evaluated_folder(run)
-    (folder / "scans").mkdir(parents=True)
+    (folder / "scans").mkdir()
     grid = np.stack(np.mgrid[tuple(slice(length) for length in size)])
     for n, patient in enumerate(patients):
         rng = np.random.default_rng(n)
@@ -91,18 +92,3 @@ def add_evaluation(
             "which": "chosen",
         }
         np.savez_compressed(folder / f"scans/{patient}.npz", **volumes, **rest)
-    write_calibration(folder, quality)
-
-
-def write_calibration(folder: Path, quality: float) -> None:
-    """What is said with 0.9 is true the less often, the lower the quality."""
-    said = (np.arange(BINS) + 0.5) / BINS
-    curves = [
-        pd.DataFrame(
-            {"which": which, "class": 1, "region": region, "bin": range(BINS), "confidence": said, "n": 1000}
-        ).assign(frequency=said ** (1 + 1.5 * (1 - quality) * strength))
-        for which, strength in (("last", 1.2), ("chosen", 1.0), ("chosen, tempered", 0.4))
-        for region in REGIONS
-    ]
-    pd.concat(curves)[list(CURVE)].to_csv(folder / RELIABILITY, index=False)
-    (folder / CALIBRATION).write_text(",".join(COLUMNS) + "\n")

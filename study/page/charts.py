@@ -30,17 +30,17 @@ def dress(figure: go.Figure, height: int, **layout: Any) -> go.Figure:
     return figure
 
 
-def panels(titles: Sequence[str], x: str, y: str) -> tuple[go.Figure, list[tuple[int, int]]]:
+def panels(titles: Sequence[str], x: str, y: str, shared_x: bool = True) -> tuple[go.Figure, list[tuple[int, int]]]:
     """A chart with a panel a name, and where each is: its line and its column. `x` and `y`: words of the axes."""
     across = min(PANEL_ACROSS, len(titles))
     down = -(-len(titles) // across)
     figure = make_subplots(
         rows=down,
         cols=across,
-        shared_xaxes="all",
+        shared_xaxes="all" if shared_x else False,
         shared_yaxes="all",
         subplot_titles=[letters(title) for title in titles],
-        horizontal_spacing=0.025,
+        horizontal_spacing=0.04,
         vertical_spacing=min(0.3, 42 / (PANEL_HEIGHT * down)),
         x_title=x,
         y_title=y,

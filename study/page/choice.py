@@ -14,18 +14,18 @@ from study.reading import NETWORKS, Study
 
 @dataclass(frozen=True)
 class Choice:
-    """One run's: the mean Dice over patients of its last, its chosen and its best network, and why it chose."""
+    """One run's: the mean score over patients of its last, its chosen and its best network, and why it chose."""
 
     row: str
     seed: int
     name: str
-    dice: tuple[float, ...]
+    scores: tuple[float, ...]
     reason: str
 
     @property
     def cost(self) -> float:
         """What the best network by labels has more."""
-        return self.dice[NETWORKS.index("best_3d")] - self.dice[NETWORKS.index("chosen")]
+        return self.scores[NETWORKS.index("best_3d")] - self.scores[NETWORKS.index("chosen")]
 
 
 def choices(study: Study) -> Markup:
@@ -36,9 +36,9 @@ def choices(study: Study) -> Markup:
     rows = {row: [choice for choice in made if choice.row == row] for row in study.rows}
     rows = {row: own for row, own in rows.items() if own}
     ways = dict.fromkeys(run.selection.how for run in study.runs.values() if run.selection)
-    return fill("choice.html", rows=rows, number=number, ways=" or ".join(ways))
+    return fill("choice.html", rows=rows, number=number, score=study.score_name, ways=" or ".join(ways))
 
 
 def _choice(study: Study, row: str, seed: int, run: Run) -> Choice:
-    dice = tuple(float(study.scores(row, "dice", which)[seed].mean()) for which in NETWORKS)
-    return Choice(row, seed, chosen_name(run), dice, run.selection.reason)
+    scores = tuple(float(study.scores(row, study.score, which)[seed].mean()) for which in NETWORKS)
+    return Choice(row, seed, chosen_name(run), scores, run.selection.reason)

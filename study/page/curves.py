@@ -1,4 +1,4 @@
-"""Dice over epochs, a panel a row, a line a seed, with the epoch that was chosen and the best one."""
+"""The score over epochs, a panel a row, a line a seed, with the epoch that was chosen and the best one."""
 
 import math
 from collections.abc import Mapping
@@ -12,7 +12,6 @@ from study.page.charts import BLUE, FAINT, GREY, VERMILLION, panels, reach
 from study.page.template import fill
 from study.reading import Study
 
-COLUMN = "val_dice_3d"
 MARKS = {  # network -> its mark; the ring is larger, so that both are seen where they are the same
     "best_3d": {"symbol": "circle-open", "size": 11, "color": VERMILLION, "line": {"width": 2}},
     "chosen": {"symbol": "circle", "size": 7, "color": BLUE},
@@ -26,28 +25,37 @@ def curves(study: Study) -> Markup:
     rows = {row: study.of_row(row) for row in study.rows}
     rows = {row: runs for row, runs in rows.items() if any(_learns(run) for run in runs.values())}
     if not rows:
-        raise UserError("No run has a log of several epochs with a Dice in it, so there is nothing to draw over them.")
-    figure, places = panels(list(rows), "epoch", "3D Dice, mean over patients")
+        raise UserError("No run has a log of several epochs with a score in it, so there is nothing to draw over them.")
+    figure, places = panels(list(rows), "epoch", _words(study))
+    level = _level(study)
     for (row, runs), (line, column) in zip(rows.items(), places, strict=True):
         for trace in [*_lines(runs), *(_marks(study, row, runs, which) for which in MARKS)]:
             figure.add_trace(trace, line, column)
-    level = _level(study)
-    if math.isfinite(level):
-        figure.add_hline(level, line={"color": GREY, "dash": "dot", "width": 1.5})
+        if math.isfinite(level) and study.images_of(row) == study.images_of(study.asked.lower):
+            figure.add_hline(level, row=line, col=column, line={"color": GREY, "dash": "dot", "width": 1.5})
     seen = [y for trace in figure.data for y in trace.y if math.isfinite(y)]
     figure.update_yaxes(range=reach([*seen, *([level] if math.isfinite(level) else [])]))
     return fill("curves.html", figure=figure, panels=len(rows), lower=study.asked.lower if math.isfinite(level) else "")
 
 
+def _words(study: Study) -> str:
+    return "IoU of all images" if study.by_iou else "3D Dice, mean over patients"
+
+
+def _column(run: Run) -> str:
+    return "val_miou" if run.by_iou else "val_dice_3d"
+
+
 def _learns(run: Run) -> bool:
-    return len(run.metrics) > 1 and COLUMN in run.metrics and run.metrics[COLUMN].notna().any()
+    column = _column(run)
+    return len(run.metrics) > 1 and column in run.metrics and run.metrics[column].notna().any()
 
 
 def _lines(runs: Mapping[int, Run]) -> list[go.Scatter]:
     return [
         go.Scatter(
             x=[*range(1, len(run.metrics) + 1)],
-            y=run.metrics[COLUMN].round(4).tolist(),
+            y=run.metrics[_column(run)].round(4).tolist(),
             mode="lines",
             line={"color": FAINT, "width": 1.5},
             hovertemplate=f"seed {seed}, epoch %{{x}}: %{{y:.3f}}<extra></extra>",
@@ -77,12 +85,14 @@ def _marks(study: Study, row: str, runs: Mapping[int, Run], which: str) -> go.Sc
 def _point(study: Study, row: str, seed: int, which: str) -> Point:
     run = study.runs[row, seed]
     epoch = run.epoch(which)
-    return epoch + 1, float(study.scores(row, "dice", which)[seed].mean()) if epoch < 0 else run.metrics[COLUMN][epoch]
+    if epoch < 0:
+        return 0, float(study.scores(row, study.score, which)[seed].mean())
+    return epoch + 1, float(run.metrics[_column(run)][epoch])
 
 
 def _level(study: Study) -> float:
-    """The mean Dice of the row without adaptation, NaN where it is none of the rows."""
+    """The mean score of the row without adaptation, NaN where it is none of the rows."""
     lower = study.asked.lower
     if lower not in study.rows or not study.of_row(lower):
         return math.nan
-    return float(study.scores(lower, "dice").mean().mean())
+    return float(study.scores(lower, study.score).mean().mean())

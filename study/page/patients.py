@@ -14,11 +14,11 @@ from study.reading import Study
 
 @dataclass(frozen=True)
 class Scores:
-    """Dice of the chosen networks, the mean over seeds: (P, R), NaN where it is not known; rows of the same images."""
+    """Scores of the chosen networks of rows on the same images, mean over seeds: (P, R), NaN where it is not known."""
 
     patients: list[str]
     rows: list[str]
-    dice: np.ndarray
+    values: np.ndarray
     others: list[str]  # rows that were scored on other images
 
 
@@ -29,7 +29,7 @@ def scores_of(study: Study) -> Scores:
         raise UserError("No run is there yet, so no patient has a score.")
     first = study.asked.lower if study.asked.lower in there else there[0]
     rows = [row for row in there if study.images_of(row) == study.images_of(first)]
-    tables = [study.scores(row, "dice").mean(axis=1) for row in rows]
+    tables = [study.scores(row, study.score).mean(axis=1) for row in rows]
     others = [row for row in there if row not in rows]
     return Scores(list(tables[0].index), rows, np.stack([table.to_numpy() for table in tables], 1), others)
 
@@ -42,11 +42,13 @@ def main_row(study: Study, rows: list[str]) -> str:
 
 
 def typical(scores: Scores, row: str) -> dict[str, int]:
-    """The 'worst', the 'median' and the 'best' patient of a row: their numbers, each once."""
-    column = scores.dice[:, scores.rows.index(row)]
+    """The 'worst', the 'median' and the 'best' patient of a row, or the 'only' one: their numbers, each once."""
+    column = scores.values[:, scores.rows.index(row)]
     order = [int(n) for n in np.argsort(column, kind="stable") if np.isfinite(column[n])]
     if not order:
         return {}
+    if len(order) == 1:
+        return {"only": order[0]}
     found = {"worst": order[0], "median": order[(len(order) - 1) // 2], "best": order[-1]}
     return {word: n for place, (word, n) in enumerate(found.items()) if n not in [*found.values()][:place]}
 
@@ -55,16 +57,16 @@ def patients(study: Study) -> Markup:
     """The section. Raises UserError where no run is there."""
     scores = scores_of(study)
     row = main_row(study, scores.rows)
-    followed = typical(scores, row).get("worst", 0)
-    figure = _draw(scores, followed)
+    followed = next(iter(typical(scores, row).values()), 0)
+    figure = _draw(scores, followed, study.score_name)
     return fill("patients.html", figure=figure, scores=scores, followed=followed, row=row)
 
 
-def _draw(scores: Scores, followed: int) -> go.Figure:
+def _draw(scores: Scores, followed: int, name: str) -> go.Figure:
     """All patients in one trace, with a gap behind each, the means of the rows, and one patient over them."""
-    P, R = scores.dice.shape
+    P, R = scores.values.shape
     places = np.arange(R)
-    y = np.concatenate([scores.dice.round(4), np.full((P, 1), np.nan)], 1).ravel()
+    y = np.concatenate([scores.values.round(4), np.full((P, 1), np.nan)], 1).ravel()
     mode = {"mode": "lines+markers"}
     every = go.Scatter(
         x=np.tile(np.arange(R + 1), P).tolist(),
@@ -77,14 +79,14 @@ def _draw(scores: Scores, followed: int) -> go.Figure:
     )
     means = go.Scatter(
         x=places.tolist(),
-        y=np.nanmean(scores.dice, 0).tolist() if P else [],
+        y=np.nanmean(scores.values, 0).tolist() if P else [],
         mode="markers",
         marker={"symbol": "line-ew", "size": 26, "line": {"color": BLUE, "width": 3}},
         hovertemplate="mean %{y:.3f}<extra></extra>",
     )
     one = go.Scatter(
         x=places.tolist(),
-        y=scores.dice[followed].tolist(),
+        y=scores.values[followed].tolist(),
         text=[letters(scores.patients[followed])] * R,
         line={"color": VERMILLION, "width": 2.5},
         marker={"color": VERMILLION, "size": 7},
@@ -94,5 +96,5 @@ def _draw(scores: Scores, followed: int) -> go.Figure:
     figure = dress(go.Figure([every, means, one]), 460)
     figure.update_xaxes(tickvals=places.tolist(), ticktext=[letters(row) for row in scores.rows], showgrid=False)
     figure.update_xaxes(range=[-0.4, R - 0.6])
-    figure.update_yaxes(title="Dice, mean over seeds", range=reach(y[np.isfinite(y)].tolist() or [0, 1]))
+    figure.update_yaxes(title_text=f"{name}, mean over seeds", range=reach(y[np.isfinite(y)].tolist() or [0, 1]))
     return figure

@@ -1,6 +1,6 @@
 """How often what a network says with a probability is true, before and after an adaptation, a panel a row."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 
 import numpy as np
 import pandas as pd
@@ -10,6 +10,7 @@ from markupsafe import Markup
 from analysis.evaluated import REGIONS, TEMPERED, evaluated_folder, is_evaluated, read_reliability
 from processes.errors import UserError
 from study.page.charts import BLUE, GREY, VERMILLION, panels
+from study.page.results import Tables, table_of
 from study.page.template import fill
 from study.reading import Study
 
@@ -18,41 +19,43 @@ LOOKS = {
     "after": {"color": BLUE, "width": 2.5},
     "tempered": {"color": VERMILLION, "width": 2, "dash": "dash"},
 }
+NAMES = ("after", "tempered")  # the chosen network, as it is and at another temperature
 LEAST = 1e-3  # share of the pixels of a curve; a bin with fewer is left out, as its frequency is chance
 
 
-def reliability(study: Study) -> Markup:
+def reliability(study: Study, tables: Tables) -> Markup:
     """The section. Raises UserError where no run was evaluated."""
     tables = {row: _table(study, row) for row in study.rows}
     tables = {row: table for row, table in tables.items() if not table.empty}
     if not tables:
         raise UserError("No run was evaluated for its calibration yet: python -m study.evaluate --run <run>.")
-    region = _region(list(tables.values()))
-    lower = study.asked.lower
-    curves = {
-        row: {name: pooled(table, name, region) for name in ("after", "tempered")} for row, table in tables.items()
-    }
+    region, lower = _region(list(tables.values())), study.asked.lower
+    curves = {row: {name: pooled(table, name, region) for name in NAMES} for row, table in tables.items()}
     before = curves[lower]["after"] if lower in curves else pd.DataFrame()
     shown = [row for row in curves if row != lower] or [lower]
-    figure, places = panels(
-        [_title(row, curves[row]["after"]) for row in shown], "probability that is said", "how often it is true"
+    return fill(
+        "reliability.html",
+        figure=_draw({row: {"before": before} | curves[row] for row in shown}),
+        panels=len(shown),
+        region=region,
+        lower=lower if not before.empty else "",
+        gap=_gap(before),
+        tempered=any(not curves[row]["tempered"].empty for row in shown),
+        seeds=sorted({seed for (_, seed), run in study.runs.items() if is_evaluated(run.folder)}),
+        table=table_of(tables["calibration"]) if "calibration" in tables else "",
     )
-    for row, place in zip(shown, places, strict=True):
-        figure.add_trace(_diagonal(), *place)
-        for name, curve in ({"before": before} | curves[row]).items():
-            if not curve.empty:
-                figure.add_trace(_line(name, curve), *place)
+
+
+def _draw(curves: Mapping[str, Mapping[str, pd.DataFrame]]) -> go.Figure:
+    """A panel a row, with those of its curves that there are."""
+    titles = [_title(row, own["after"]) for row, own in curves.items()]
+    figure, places = panels(titles, "probability that is said", "how often it is true")
+    for own, place in zip(curves.values(), places, strict=True):
+        for trace in [_diagonal(), *(_line(name, curve) for name, curve in own.items() if not curve.empty)]:
+            figure.add_trace(trace, *place)
     figure.update_xaxes(range=[0, 1], dtick=0.5)
     figure.update_yaxes(range=[0, 1], dtick=0.5)
-    tempered = any(not curves[row]["tempered"].empty for row in shown)
-    seeds = sorted({seed for row, seed in study.runs if row in tables and is_evaluated(study.runs[row, seed].folder)})
-    words = {
-        "panels": len(shown),
-        "lower": lower if not before.empty else "",
-        "gap": _gap(before),
-        "tempered": tempered,
-    }
-    return fill("reliability.html", figure=figure, region=region, seeds=seeds, **words)
+    return figure
 
 
 def _table(study: Study, row: str) -> pd.DataFrame:

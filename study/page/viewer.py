@@ -62,8 +62,8 @@ def _evaluated(study: Study) -> tuple[int, list[str]]:
 
 def _picked(scores: Scores, row: str, lower: str) -> list[Shown]:
     """The three patients by the row's Dice, the mean over seeds."""
-    column = scores.dice[:, scores.rows.index(row)]
-    before = scores.dice[:, scores.rows.index(lower)] if lower in scores.rows else np.full(len(column), np.nan)
+    column = scores.values[:, scores.rows.index(row)]
+    before = scores.values[:, scores.rows.index(lower)] if lower in scores.rows else np.full(len(column), np.nan)
     return [
         Shown(row, scores.patients[n], word, float(column[n]), float(before[n]))
         for word, n in typical(scores, row).items()
@@ -78,5 +78,5 @@ def _told(shown: Shown, study: Study) -> dict[str, Any]:
         "row": shown.row,
         "before": study.asked.lower,
         "title": f"{shown.word.capitalize()}: {visible(shown.patient)}",
-        "words": f"Dice, mean over seeds: {before}{shown.dice:.3f} after ({visible(shown.row)})",
+        "words": f"{study.score_name}, mean over seeds: {before}{shown.dice:.3f} after ({visible(shown.row)})",
     }

@@ -31,14 +31,20 @@ def heading(study: Study, rows: Sequence[str], images: str) -> str:
 
 
 def warnings(study: Study) -> list[str]:
-    """What stands above every table: that the images are made up, what is missing, how little is known."""
-    found = warnings_of([*study.runs.values()])
+    """What stands above every table: that the images are made up, how little is known, what is missing."""
+    found = cautions(study)
     if study.faults:
         missing = len(study.rows) * len(study.seeds) - len(study.runs)
         wanted = len(study.rows) * len(study.seeds)
         found.append(f"{missing} of {wanted} runs are missing or left out; means are over the others, as marked:")
         found += study.faults[:MOST_FAULTS]
         found += [f"… ({len(study.faults) - MOST_FAULTS} more)"] * (len(study.faults) > MOST_FAULTS)
+    return found
+
+
+def cautions(study: Study) -> list[str]:
+    """That the images are made up, or the runs otherwise no measure; how little is known."""
+    found = warnings_of([*study.runs.values()])
     if any(len(study.patients(row)) == 1 for row in study.rows):
         found.append(f"One {study.unit}: no interval and no test, for nothing is known of others.")
     if len(study.seeds) == 1:

@@ -12,10 +12,15 @@ from fake_study import add_evaluation, make_study
 from nasty import NASTY
 
 from analysis.evaluated import evaluated_folder, read_reliability
+from analysis.tables.table import Report
+from processes.errors import UserError
 from study.page.album import Album, packed
+from study.page.curves import curves
 from study.page.page import page_of, write_page
 from study.page.patients import Scores, typical
 from study.page.reliability import pooled
+from study.page.results import results, table_of, verdict
+from study.page.sensitivity import sensitivity
 from study.page.template import as_script, fill, letters
 from study.reading import open_study
 
@@ -32,7 +37,7 @@ def made(tmp_path_factory):
 
 @pytest.fixture(scope="module")
 def page(made):
-    return page_of(open_study(made))
+    return page_of(open_study(made), {})
 
 
 class Reader(HTMLParser):
@@ -40,17 +45,19 @@ class Reader(HTMLParser):
 
     def __init__(self, text):
         super().__init__()
-        self.elements, self.words, self.section, self.inside = [], {}, "head", ""
+        self.elements, self.words, self.scripts, self.section, self.inside = [], {}, {}, "head", ""
         self.feed(str(text))
 
     def handle_starttag(self, tag, attributes):
         self.elements.append((tag, dict(attributes)))
-        self.inside = tag
+        self.inside = dict(attributes).get("data-chart", tag)
         if tag == "section":
             self.section = dict(attributes)["id"]
 
     def handle_data(self, words):
-        if self.inside not in ("script", "style"):
+        if self.inside.endswith("-chart") or self.inside.startswith("forest"):
+            self.scripts[self.inside] = self.scripts.get(self.inside, "") + words
+        elif self.inside not in ("script", "style"):
             self.words[self.section] = self.words.get(self.section, "") + words
 
 
@@ -77,7 +84,7 @@ def test_every_section_has_its_heading_and_something_to_show(page):
 def test_a_study_of_nothing_is_a_page_with_a_line_for_each_section(tmp_path):
     folder = make_study(tmp_path / "toy/study", ("sfda",), (3,), patients=1)
     shutil.rmtree(folder / "seed3/sfda")
-    write_page(open_study(folder), tmp_path / "report.html")
+    write_page(open_study(folder), {}, tmp_path / "report.html")
     reader = Reader((tmp_path / "report.html").read_text(encoding="utf-8"))
     assert "sfda, seed 3: not there" in reader.words["head"]
     missing = [each for _, each in reader.elements if each.get("class") == "missing"]
@@ -89,7 +96,7 @@ def test_what_is_wrong_with_a_study_stands_in_its_head(made, tmp_path):
     shutil.rmtree(folder / "seed1/bn")
     table = folder / "seed0/fs/patients_last.csv"
     table.write_text("".join(table.read_text().splitlines(keepends=True)[:-1]))
-    words = Reader(page_of(open_study(folder))).words["head"]
+    words = Reader(page_of(open_study(folder), {})).words["head"]
     assert "2 of the runs that were asked for are not in these figures" in re.sub(r"\s+", " ", words)
     assert "bn, seed 1: not there" in words
     assert "fs, seed 0: left out, as it was not scored on Case03, as the other runs were" in words
@@ -98,7 +105,7 @@ def test_what_is_wrong_with_a_study_stands_in_its_head(made, tmp_path):
 def test_one_patient_and_one_seed_make_a_page(tmp_path):
     folder = make_study(tmp_path / "toy/study", seeds=(0,), patients=1)
     add_evaluation(folder / "seed0/sfda", PATIENTS[:1], 0.5)
-    reader = Reader(page_of(open_study(folder)))
+    reader = Reader(page_of(open_study(folder), {}))
     assert "scored on 1 patient." in reader.words["head"]
     assert not [each for _, each in reader.elements if each.get("class") == "faults"]
 
@@ -120,7 +127,7 @@ def test_names_of_rows_and_patients_are_words_in_the_whole_page(tmp_path):
     folder = make_study(tmp_path / "toy/study", rows, (0,), patients=2)
     for path in folder.glob("seed0/*/patients_*.csv"):
         path.write_text(path.read_text().replace("Case01", "</script><b>"))
-    reader = Reader(page_of(open_study(folder)))
+    reader = Reader(page_of(open_study(folder), {}))
     assert "img" not in [tag for tag, _ in reader.elements]
     assert rows[1] in reader.words["choice"]
     assert rows[2] in reader.words["choice"]
@@ -131,18 +138,101 @@ def test_worst_median_and_best_are_patients_of_their_own():
     dice = np.array([[0.5], [0.9], [np.nan], [0.1], [0.7]])
     scores = Scores(list("abcde"), ["row"], dice, [])
     assert typical(scores, "row") == {"worst": 3, "median": 0, "best": 1}
-    assert typical(Scores(["a"], ["row"], np.array([[0.5]]), []), "row") == {"worst": 0}
+    assert typical(Scores(["a"], ["row"], np.array([[0.5]]), []), "row") == {"only": 0}
     assert typical(Scores(["a"], ["row"], np.array([[np.nan]]), []), "row") == {}
 
 
 def test_bins_are_pooled_by_their_pixels(made):
     table = read_reliability(evaluated_folder(made / "seed0/sfda")).assign(name="after")
     table = table[(table["which"] == "chosen") & (table["region"] == "band")]
-    other = table.assign(frequency=1.0, n=3000)
+    other = table.assign(frequency=1.0, n=3 * table["n"])
     both = pooled(pd.concat([table, other]), "after", "band")
     assert np.allclose(both["frequency"], (table["frequency"].to_numpy() + 3) / 4)
     assert np.allclose(both["confidence"], table["confidence"])
-    assert (both["n"] == 4000).all()
+    assert (both["n"].to_numpy() == 4 * table["n"]).all()
+
+
+def line_of(mean, low, high, p):
+    ends = {"difference_mean": mean, "difference_low": low, "difference_high": high}
+    return ends | {"row": "a", "reference": "b", "images": "toy", "p_holm": p}
+
+
+def test_a_verdict_is_that_of_the_tests():
+    lines = {
+        "better": line_of(0.1, 0.05, 0.15, 0.05),
+        "worse": line_of(-0.1, -0.15, -0.05, 0.01),
+        "undecided": line_of(0.1, 0.05, 0.15, 0.051),
+    }
+    assert {word: verdict(line) for word, line in lines.items()} == {word: word for word in lines}
+    assert verdict(line_of(0.1, np.nan, np.nan, np.nan)) == "undecided"
+
+
+def test_a_table_is_shown_as_it_stands_and_sorted_by_its_numbers():
+    rows = [["<i>", "0.853 (0.812 to 0.894)", "-0.021 (-0.030 to +0.010)", "", "8 of 9"], ["b", "–", "+1.5", "", "–"]]
+    notes = ["a < b"]
+    report = Report("title", [], ["row", "Dice", "difference", "marks", "harmed"], [("toy", rows)], notes, [])
+    html = table_of(report, "b")
+    reader = Reader(html)
+    cells = [attributes for tag, attributes in reader.elements if tag == "td"]
+    orders = [float(each["data-order"]) for each in cells]
+    assert orders[:3] == [0.853, -0.021, 8]
+    assert orders[3] < -1e6
+    assert orders[4] == 1.5
+    assert [each.get("class") for tag, each in reader.elements if tag == "tr"] == [None, None, "reference"]
+    words = reader.words["head"]
+    for shown in ("<i>", "0.812–0.894", "-0.030 to +0.010", "a < b", "toy"):
+        assert shown in words
+    assert "marks" not in words
+
+
+def test_the_forest_has_a_mark_a_row_and_reaches_every_interval(made):
+    study = open_study(made)
+    line = line_of(0.1, -0.2, 0.4, 0.2) | {"row": "sfda", "reference": "noadap"}
+    report = Report("", [], ["row"], [("", [["sfda"]])], [], [line])
+    reader = Reader(results(study, {"headline": report, "comparisons": report}))
+    figure = json.loads(reader.scripts["forest-1"])
+    low, high = figure["layout"]["xaxis"]["range"]
+    assert low < -0.2 < 0.4 < high
+    seeds, interval = figure["data"]
+    apart = (study.scores("sfda", "dice") - study.scores("noadap", "dice")).mean()
+    assert np.allclose(seeds["x"], apart, atol=1e-4)
+    assert interval["x"] == [0.1]
+    assert np.allclose([interval["error_x"]["arrayminus"], interval["error_x"]["array"]], 0.3)
+    assert figure["layout"]["annotations"][0]["text"] == "+0.100 (-0.200 to +0.400)   p 0.2"
+    with pytest.raises(UserError, match="headline.csv was not made"):
+        results(study, {})
+
+
+def test_chosen_and_best_epochs_are_marked(made):
+    figure = json.loads(Reader(curves(open_study(made))).scripts["curves-chart"])
+    run = open_study(made).runs["sfda", 0]
+    marks = {trace["marker"]["symbol"]: trace for trace in figure["data"] if trace["mode"] == "markers"}
+    rings = [trace for trace in figure["data"] if trace.get("marker", {}).get("symbol") == "circle-open"]
+    assert len(rings) == 3  # bn, sfda and fs; noadap has one epoch
+    assert marks["circle-open"]["x"][0] == run.epoch("best_3d") + 1
+    chosen = next(t for t in figure["data"] if t["mode"] == "markers" and t["marker"]["symbol"] == "circle" and t["x"])
+    assert chosen["x"][0] == run.epoch("chosen") + 1
+    assert np.isclose(chosen["y"][0], open_study(made).runs["bn", 0].metrics["val_dice_3d"][chosen["x"][0] - 1])
+
+
+SENSITIVITY = (
+    "row,parameter,value,seed,score\nsfda,l_rate,0.1,0,0.7\nsfda,l_rate,0.001,0,0.5\nsfda,l_rate,0.001,1,0.6\n"
+)
+
+
+def test_a_setting_is_drawn_by_its_means(made, tmp_path):
+    folder = shutil.copytree(made, tmp_path / "study")
+    with pytest.raises(UserError, match=r"sensitivity\.csv is not there"):
+        sensitivity(open_study(folder))
+    (folder / "sensitivity.csv").write_text(SENSITIVITY)
+    figure = json.loads(Reader(sensitivity(open_study(folder))).scripts["sensitivity-chart"])
+    _, means = figure["data"]
+    assert means["x"] == [0.001, 0.1]
+    assert np.allclose(means["y"], [0.55, 0.7])
+    assert figure["layout"]["xaxis"]["type"] == "log"
+    (folder / "sensitivity.csv").write_text("row,value\nsfda,1\n")
+    with pytest.raises(UserError, match="expected the columns row, parameter, value, seed, score"):
+        sensitivity(open_study(folder))
 
 
 def unpacked(text, shape):

@@ -2,11 +2,12 @@
 "use strict";
 const LAYERS = {
   truth: {color: "#F0E442", dash: "solid", width: 2.5},
-  before: {color: "#56B4E9", dash: "dot", width: 2},
+  before: {color: "#56B4E9", dash: "dot", width: 2.5},
   after: {color: "#FF8A3D", dash: "solid", width: 1.8},
 };
 // cividis, told apart by every kind of colour vision, clear where the network is sure
 const ENTROPY = [[0, "rgba(0,32,76,0)"], [0.25, "rgba(66,77,107,.35)"], [0.6, "rgba(149,143,120,.6)"], [1, "rgba(255,233,69,.85)"]];
+const GREYS = [[0, "#000"], [1, "#fff"]];
 const BARE = {visible: false, fixedrange: true, showgrid: false, zeroline: false};
 
 /** The bytes of a volume that was zipped and written in base 64. */
@@ -101,8 +102,7 @@ class Viewer {
   draw(n) {
     const bare = {showscale: false, hoverinfo: "skip"};
     const [window, level] = [this.number("window"), this.number("level")];
-    const traces = [{...bare, type: "heatmap", z: this.plane(n, "image"), colorscale: "Greys", reversescale: false, zmin: level - window / 2, zmax: level + window / 2}];
-    traces[0].colorscale = [[0, "#000"], [1, "#fff"]];
+    const traces = [{...bare, type: "heatmap", z: this.plane(n, "image"), colorscale: GREYS, zmin: level - window / 2, zmax: level + window / 2}];
     if (this.asked("entropy") && this.plane(n, "entropy")) {
       traces.push({...bare, type: "heatmap", z: this.plane(n, "entropy"), colorscale: ENTROPY, zmin: 0, zmax: 255});
     }
