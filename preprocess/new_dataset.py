@@ -2,6 +2,7 @@
 
     python -m preprocess.new_dataset --name mine --source 'old/*_t2.nii.gz' --source_label 'old/*_mask.nii.gz' \\
         --target 'new/*_t2.nii.gz' --patient '(case[0-9]+)' --organ_mm2 1500
+    python -m preprocess.new_dataset --nnunet Dataset101_Old --target_nnunet Dataset102_New
 
 Writes mine.make, to be edited, and results/mine/volumes.txt, what was found. Target labels (--target_label), where they
 are, give scores and bounds; the prior sizes come from the user or from the source's labels, never from them.
@@ -12,21 +13,28 @@ import processes.ctrl_c  # noqa: F401  first: from here on Ctrl-C is one line
 import argparse
 import os
 import re
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from dataclasses import fields
 from pathlib import Path
+from typing import Any
 
 from analysis.tables.table import NOTHING, aligned
 from files.faults import describe_faults
 from files.foreign import parse_json
 from files.grids import PLANES, TOLERANCE_RULE
+from files.pairing import read_patients
 from preprocess.phantom import CARD, SIZES
-from preprocess.survey.makefile import Wishes, makefile_text
+from preprocess.slice_volumes import read_names
+from preprocess.survey.files import add_file_flags, files_of, name_of
+from preprocess.survey.makefile import makefile_text
 from preprocess.survey.plan import Plan, make_plan
 from preprocess.survey.sites import Offence, Site, read_site
+from preprocess.survey.wishes import Wishes
 from processes.errors import UserError
 from processes.quoting import visible
 from utils import ProgramParser, atomic_write, listing, run_program
 
+SITES = "source", "target"
 NOTES, GEOMETRY = "volumes.txt", "GEOMETRY:"  # what is written, and how it begins
 
 
@@ -111,8 +119,9 @@ def new_dataset(args: argparse.Namespace) -> None:
 
     Raises UserError for volumes at fault, after writing the report and no makefile.
     """
+    args.name = args.name or name_of(args)
     makefile, folder = Path(f"{args.name}.make"), Path("results") / args.name
-    own = (makefile, *(Path(f"data/{args.name}_{s}") for s in ("source", "target")))
+    own = (makefile, *(Path(f"data/{args.name}_{s}") for s in SITES))
     taken = [str(path) for path in own if os.path.lexists(path)]
     if (notes := folder / NOTES).exists() and not notes.read_text("utf-8", "replace").startswith(GEOMETRY):
         taken.append(str(notes))  # of somebody else; those of an earlier start are written again
@@ -122,21 +131,25 @@ def new_dataset(args: argparse.Namespace) -> None:
         )
     if not args.tolerance >= 0:
         raise UserError(f"{TOLERANCE_RULE}, got {args.tolerance:g}.")
-    look = {"patient": args.patient, "tolerance_mm": args.tolerance, "channel": args.channel, "jobs": args.jobs}
-    source = read_site("source", args.source, args.source_label, **look)
-    target = read_site("target", args.target, args.target_label, **look)
+    named = files_of("source", args), files_of("target", args)
+    source, target = (
+        read_site(name, files, args.tolerance, args.jobs) for name, files in zip(SITES, named, strict=True)
+    )
     sites = source, target
     text = describe_sites(sites)
     print(text)
     write(folder / NOTES, text + "\n")
     check_sites(sites, makefile, folder)
-    plan = make_plan(sites, args.plane, args.group, args.val)
-    check_sizes(args, plan.n_class)
+    kept = {each.name: getattr(args, each.name) for each in fields(Wishes) if hasattr(args, each.name)}
+    kept |= {"modality": args.modality or " / ".join(dict.fromkeys(each.modality for each in named if each.modality))}
+    kept |= {name: tuple(value) for name, value in kept.items() if isinstance(value, list)}
+    kept |= {name: kept[name] or () for name in ("organ_mm2", "organ_mm3")}
+    wishes = Wishes(**kept, phantom=find_phantom(sites))
+    plan = make_plan(sites, wishes)
+    check_sizes(args, plan.classes.n_class)
     print("\n" + describe_plan(plan))
     write(folder / NOTES, f"{text}\n\n{describe_plan(plan)}\n")
-    sizes = {name: tuple(getattr(args, name) or ()) for name in ("organ_mm2", "organ_mm3")}
-    kept = {name: getattr(args, name) for name in ("name", "patient", "channel", "tolerance", "modality", "tags")}
-    write(makefile, makefile_text(sites, plan, Wishes(**kept, **sizes, phantom=find_phantom(sites))))
+    write(makefile, makefile_text(sites, plan, wishes))
     print(
         f"\n{makefile} is written: read it, and edit it. Then\n\n    make -f {makefile} data-report"
         f"      # cuts the slices; look at results/{args.name}/data-report\n    make -f {makefile}                  "
@@ -159,28 +172,47 @@ def make_name(text: str) -> str:
 def parse_args(argv: Sequence[str] | None = None) -> argparse.Namespace:
     parser = ProgramParser("python -m preprocess.new_dataset", description=__doc__.splitlines()[0])
     add = parser.add_argument
-    add("--name", type=make_name, required=True, help="of the experiment: NAME.make, data/NAME_source, results/NAME")
-    add("--source", required=True, metavar="GLOB", help="images of the old site (in quotes)")
-    add("--source_label", required=True, metavar="GLOB", help="their labels")
-    add("--target", required=True, metavar="GLOB", help="images of the new site")
-    add("--target_label", metavar="GLOB", help="their labels, if there are any: for scores and bounds alone")
-    add("--patient", required=True, metavar="REGEX", help="its group is the patient, in a file's name: (case\\d+)")
+    name = "of the experiment: NAME.make, data/NAME_source, results/NAME (default: as the folders are called)"
+    add("--name", type=make_name, help=name)
+    add_file_flags(parser.add_argument_group("volumes").add_argument)
+    _add_cutting(parser.add_argument_group("slices, in place of what is proposed").add_argument)
+    _add_split(parser.add_argument_group("split, in place of what is proposed").add_argument)
+    _add_prior(parser)
+    add("--tolerance", type=float, default=0.1, metavar="MM", help="that a label may be off (default %(default)s)")
+    add("--modality", default="", help="of the images, for the record")
+    add("--jobs", type=int, default=1, help="volumes read at a time")
+    return parser.parse_args(argv)
+
+
+def _add_split(add: Callable[..., Any]) -> None:
     add("--group", metavar="REGEX", help="its group is the person, where one was scanned twice")
-    add("--val", type=int, metavar="N", help="patients of each site who validate (default: a fifth)")
+    choice = "patients of each site who validate (default: as the data set says, else a fifth)"
+    add("--val", type=int, metavar="N", help=choice)
+    listed = "who they are, of both sites: a,b,c, or a file with their names"
+    add("--val_list", type=read_patients, default=(), metavar="LIST", help=listed)
+
+
+def _add_cutting(add: Callable[..., Any]) -> None:
     plane = (
         "slices are cut in it, however the volumes are stored (default: the one that they were scanned in, or axial)"
     )
     add("--plane", choices=PLANES, help=plane)
-    add("--channel", type=int, metavar="N", help="of 4D images, counted from 0")
-    add("--tolerance", type=float, default=0.1, metavar="MM", help="that a label may be off (default %(default)s)")
-    add("--modality", default="", help="of the images, for the record")
+    add("--spacing", type=float, nargs=2, metavar=("W_MM", "H_MM"), help="of the pixels, to which slices are resampled")
+    add(
+        "--size", type=int, nargs=2, metavar=("W", "H"), help="of the slices, in pixels: cut or padded round the centre"
+    )
+    merged = "label:class pairs for both sites, as 1:1,2:1; what it leaves out becomes background"
+    add("--label_map", metavar="MAP", help=merged)
+    add("--class_names", type=read_names, default=(), metavar="NAME,NAME…", help="of all classes, the background first")
+
+
+def _add_prior(parser: argparse.ArgumentParser) -> None:
     organ = parser.add_mutually_exclusive_group()
     mm2 = "area of each class in a slice that shows it (default: the mean of the source's labels)"
     organ.add_argument("--organ_mm2", type=float, nargs="+", metavar="MM2", help=mm2)
     organ.add_argument("--organ_mm3", type=float, nargs="+", metavar="MM3", help="volume of each class")
-    add("--tags", metavar="CSV", help="which classes a target slice shows (see preprocess.size_priors --tags)")
-    add("--jobs", type=int, default=1, help="volumes read at a time")
-    return parser.parse_args(argv)
+    tags = "which classes a target slice shows (see preprocess.size_priors --tags)"
+    parser.add_argument("--tags", metavar="CSV", help=tags)
 
 
 def main() -> None:

@@ -156,6 +156,11 @@ def _class_or_none(text: str) -> int | None:
     return None if text == "error" else int(text)
 
 
+def read_names(text: str) -> tuple[str, ...]:
+    """The names in a list that commas separate."""
+    return tuple(text.split(","))
+
+
 def _named_glob(text: str) -> tuple[str, str]:
     name, equals, pattern = text.partition("=")
     if not (name and equals and pattern):
@@ -241,7 +246,7 @@ def _add_grey_and_labels(add: Callable[..., Any]) -> None:
     ignore = "the label of voxels whose class nobody knows: 255 in the slices, so train with --ignore 255"
     add("--ignore", type=int, metavar="LABEL", help=ignore)
     names = "of all classes, the background first; for tables, and for viewers of what is predicted"
-    add("--class_names", nargs="+", default=(), metavar="NAME", help=names)
+    add("--class_names", type=read_names, default=(), metavar="NAME,NAME…", help=names)
 
 
 def _add_split(add: Callable[..., Any]) -> None:
@@ -286,7 +291,6 @@ def read_spec(arguments: Sequence[str] | None = None) -> SliceSpec:
     limits = {key: None if pair is None else tuple(pair) for key, pair in limits.items()}
     how = Normalisation(args.pop("normalise"), args.pop("scope"), no_clip=args.pop("no_clip"), **limits)
     sizes = {key: args.pop(key) for key in ("size", "resize", "spacing")}
-    args["class_names"] = tuple(args["class_names"])
     args["split_by_blocks"] = args["split_by_blocks"] and Blocks(*args["split_by_blocks"])
     return SliceSpec(normalisation=how, **{key: size and tuple(size) for key, size in sizes.items()}, **args)
 

@@ -1,28 +1,14 @@
 """The text of an experiment makefile for one's own data: its facts, its settings, an example of one's own run."""
 
-from dataclasses import dataclass
+from collections.abc import Sequence
 from string import Template
 
 from datasets.size_table import WITHOUT_TAGS
+from preprocess.slicing.spec import IGNORED
 from preprocess.survey.plan import Plan
 from preprocess.survey.sites import IMAGE, LABEL, Site
+from preprocess.survey.wishes import Wishes
 from processes.quoting import for_comment, for_recipe
-
-
-@dataclass(frozen=True)
-class Wishes:
-    """What the user typed in addition to the volumes."""
-
-    name: str
-    patient: str
-    channel: int | None
-    tolerance: float
-    modality: str
-    organ_mm2: tuple[float, ...]
-    organ_mm3: tuple[float, ...]
-    tags: str | None
-    phantom: str | None  # small or full, where the volumes are a phantom's
-
 
 HEAD = Template("""\
 # $name: $source_n volumes of the source, $target_n of the target$blind.
@@ -43,17 +29,16 @@ include make/adaptation.mk
 $lists
 # -- facts ------------------------------------------------------------------------------------------------------------
 N_CLASS = $n_class
-# the weight of each class in the entropy
+$ignored# the weight of each class in the entropy
 NU      = [$nu]
 G_RGX   = (.+)_(\\d+)
 S_DATA  = [('IMG', nii_transform, False), ('GT', nii_gt_transform, False), ('GT', nii_gt_transform, False)]
 TT_DATA = $target_data
 # how slices are cut: delete data/${name}_source and data/${name}_target after a change
-SLICE   = $patient --n_class $n_class --normalise percentile --format nii \
+SLICE   = $patient--n_class $n_class --normalise percentile --format nii \
           $cut
-data/${name}_source: private SLICE += --site source --val $val_source --image IMG=$source \\
-   $source_label
-data/${name}_target: private SLICE += --site target --val $val_target --image IMG=$target$target_label
+data/${name}_source: private SLICE += --site source $source
+data/${name}_target: private SLICE += --site target $target
 # how large each class is in a slice: $prior_words
 PRIOR   = --n_class $n_class $prior
 $untagged$prior_needs
@@ -89,13 +74,25 @@ COLUMN  = {WITHOUT_TAGS}
 """
 
 
+IGNORING = f"""\
+# voxels whose class nobody knows count nowhere
+COMMON += --ignore {IGNORED}
+"""
+
+
 def makefile_text(sites: tuple[Site, Site], plan: Plan, wishes: Wishes) -> str:
     """The makefile. Raises UserError for a word that no command can be given."""
     source, target = sites
-    labelled = target.label is not None
+    labelled = target.files.label is not None
+    patients, cuts = [_flag("--patient", site.files.patient) for site in sites], _cuts(sites, plan)
+    (patient, *_), (cut, *_) = (each if len(set(each)) == 1 else [""] for each in (patients, cuts))
+    own = [
+        [word for each, shared in ((patients, patient), (cuts, cut)) if not shared for word in [each[n]] if word]
+        for n in range(2)
+    ]
     prior, words, needs = _prior(wishes, labelled)
-    numbers = range(plan.n_class)
-    share = 0.9 / (plan.n_class - 1)
+    numbers = range(plan.classes.n_class)
+    share = 0.9 / (plan.classes.n_class - 1)
     return HEAD.substitute(
         name=wishes.name,
         source_n=len(source.cases),
@@ -104,15 +101,12 @@ def makefile_text(sites: tuple[Site, Site], plan: Plan, wishes: Wishes) -> str:
         reasons="\n".join(f"#   - {for_comment(reason)}" for reason in plan.reasons),
         lists=LABELLED_LISTS if labelled else BLIND_LISTS,
         target_data="$(S_DATA)" if labelled else "[('IMG', nii_transform, False)]",
-        n_class=plan.n_class,
-        patient=_flag("--patient", wishes.patient),
-        cut=_cut(plan, wishes),
-        val_source=plan.val[0],
-        val_target=plan.val[1],
-        source=for_recipe(source.image),
-        source_label=_flag("--label", str(source.label)),
-        target=for_recipe(target.image),
-        target_label=" \\\n   " + _flag("--label", target.label) if target.label else "",
+        n_class=plan.classes.n_class,
+        patient=patient and f"{patient} ",
+        cut=_cut(plan, wishes, cut),
+        source=_site_flags(source, plan.splits[0], own[0]),
+        target=_site_flags(target, plan.splits[1], own[1]),
+        ignored=IGNORING if any(each is not None for each in plan.classes.ignore) else "",
         prior=prior,
         prior_words=words,
         prior_needs=needs,
@@ -121,14 +115,33 @@ def makefile_text(sites: tuple[Site, Site], plan: Plan, wishes: Wishes) -> str:
     )
 
 
-def _cut(plan: Plan, wishes: Wishes) -> str:
+def _site_flags(site: Site, split: str, own: Sequence[str]) -> str:
+    """The slicer's flags of one site, the label on a line of its own."""
+    images = [f"--image IMG={for_recipe(glob)}" for glob in site.files.images]
+    lines = [" ".join([split, *own, *images]), *([_flag("--label", site.files.label)] if site.files.label else [])]
+    return " \\\n   ".join(lines)
+
+
+def _cuts(sites: Sequence[Site], plan: Plan) -> list[str]:
+    """The slicer's flags of each site that depend on how its labels are numbered and its images are stored."""
+    classes, cuts = plan.classes, []
+    for site, label_map, ignore in zip(sites, classes.label_maps, classes.ignore, strict=True):
+        flags = [f"--label_map {label_map}"] if label_map else []
+        flags += [f"--others {classes.others}"] if classes.others is not None else []
+        flags += [f"--ignore {ignore}"] if ignore is not None else []
+        flags += [f"--channel {site.files.channel}"] if site.files.channel is not None else []
+        cuts.append(" ".join(flags))
+    return cuts
+
+
+def _cut(plan: Plan, wishes: Wishes, shared: str) -> str:
     """The slicer's flags that both sites share."""
     flags = [f"--plane {plan.plane}", f"--size {plan.size[0]} {plan.size[1]}"]
     flags += ["--spacing {:g} {:g}".format(*plan.spacing)] if plan.spacing else []
-    flags += [f"--label_map {plan.label_map}"] if plan.label_map else []
-    flags += [f"--others {plan.others}"] if plan.others is not None else []
+    flags += [shared] if shared else []
+    names = [name.replace(",", ";") for name in plan.classes.names]  # of which a comma ends one
+    flags += [_flag("--class_names", ",".join(names))] if names else []
     flags += [_flag("--group", plan.group)] if plan.group else []
-    flags += [f"--channel {wishes.channel}"] if wishes.channel is not None else []
     flags += [f"--phantom {wishes.phantom}"] if wishes.phantom else []
     flags += [_flag("--modality", wishes.modality)] if wishes.modality else []
     return " ".join([*flags, f"--tolerance {wishes.tolerance:g}"])

@@ -13,6 +13,7 @@ from files.grids import RADIOLOGICAL, Grid
 from files.labels import whole_labels
 from files.pairing import Case, compile_pattern, pair
 from files.reading import read_grid, read_stack, unsure_place
+from preprocess.layouts.layout import SiteFiles
 from processes.pool import in_processes
 
 IMAGE, LABEL = "IMG", "GT"
@@ -45,8 +46,7 @@ class Site:
     """The volumes of a site. `labels`: label -> number of volumes that hold it, over voxels; empty without labels."""
 
     name: str
-    image: str
-    label: str | None
+    files: SiteFiles
     cases: list[Case]
     grids: list[Grid]  # their axes to the left, back and head, however they are stored
     volumes: Counter[int]
@@ -56,24 +56,20 @@ class Site:
     faults: list[Fault]
 
 
-def read_site(
-    name: str,
-    image: str,
-    label: str | None,
-    patient: str,
-    tolerance_mm: float,
-    channel: int | None = None,
-    jobs: int = 1,
-) -> Site:
+def roles_of(files: SiteFiles) -> dict[str, str]:
+    """Role -> pattern: the first channel of the image is IMAGE, the others are told by their numbers."""
+    channels = {f"{IMAGE}[{number}]" if number else IMAGE: glob for number, glob in enumerate(files.images)}
+    return channels | ({LABEL: files.label} if files.label else {})
+
+
+def read_site(name: str, files: SiteFiles, tolerance_mm: float, jobs: int = 1) -> Site:
     """Pairs the files, reads every header and every label. `tolerance_mm`: how far a corner may be off."""
-    patterns = {IMAGE: image, **({LABEL: label} if label else {})}
-    cases, faults = pair(patterns, compile_pattern("--patient", patient))
-    found = list(in_processes(partial(_read_case, tolerance_mm=tolerance_mm, channel=channel), cases, jobs))
+    cases, faults = pair(roles_of(files), compile_pattern("--patient", files.patient))
+    found = list(in_processes(partial(_read_case, tolerance_mm=tolerance_mm, channel=files.channel), cases, jobs))
     whole = [(case, each.grid) for case, each in zip(cases, found, strict=True) if each.grid]
     return Site(
         name,
-        image,
-        label,
+        files,
         [case for case, _ in whole],
         [grid for _, grid in whole],
         Counter(value for each in found for value in each.labels),
@@ -88,16 +84,18 @@ def _read_case(case: Case, tolerance_mm: float, channel: int | None) -> CaseFact
     facts, grids = CaseFacts(), {}
     for role, path in case.paths.items():
         try:
-            grids[role] = read_grid(path, channel if role == IMAGE else None, RADIOLOGICAL, is_label=role == LABEL)
+            grids[role] = read_grid(path, None if role == LABEL else channel, RADIOLOGICAL, is_label=role == LABEL)
             if role == LABEL:
                 _count(path, facts)
         except VolumeFault as error:
             facts.faults.append(error.fault)
     facts.grid = grids.get(IMAGE)
-    if len(grids) == 2 and (aside := unsure_place(case.paths[IMAGE], case.paths[LABEL], channel, tolerance_mm)):
-        facts.faults.append(aside)
-    elif len(grids) == 2:
-        facts.offences = compare_grids(grids[IMAGE], grids[LABEL], str(case.paths[LABEL]), tolerance_mm)
+    for role in grids if facts.grid else ():
+        path = case.paths[role]
+        if role == LABEL and (aside := unsure_place(case.paths[IMAGE], path, channel, tolerance_mm)):
+            facts.faults.append(aside)
+        else:
+            facts.offences += compare_grids(facts.grid, grids[role], str(path), tolerance_mm)
     return facts
 
 

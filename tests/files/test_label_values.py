@@ -9,6 +9,7 @@ import pytest
 from datasets.transforms import FolderSpec
 from datasets.volumes import open_volumes
 from files.labels import whole_labels
+from preprocess.layouts.layout import SiteFiles
 from preprocess.packing import VolumeSpec
 from preprocess.slice_volumes import read_spec, slice_set
 from preprocess.slicing.tables import describe
@@ -60,7 +61,7 @@ def test_so_does_a_set_of_volumes_and_the_look_at_a_new_site(tmp_path):
     write(tmp_path)
     make_volume_set(packing(tmp_path))
     np.testing.assert_array_equal(np.load(tmp_path / "set/val/GT/p1.npy"), LABELS)
-    site = read_site("source", f"{tmp_path}/*_img.nii.gz", f"{tmp_path}/*_gt.nii.gz", r"(p\d)", 0.1)
+    site = read_site("source", SiteFiles((f"{tmp_path}/*_img.nii.gz",), f"{tmp_path}/*_gt.nii.gz", r"(p\d)"), 0.1)
     assert (site.faults, site.floats) == ([], 2)
     assert site.voxels == {value: 2 * int((LABELS == value).sum()) for value in range(4)}
 

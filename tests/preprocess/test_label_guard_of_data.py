@@ -20,6 +20,7 @@ import predict
 import report
 from datasets.size_table import read_size_table
 from preprocess import data_report, new_dataset, size_priors, slice_volumes, volume_set
+from preprocess.layouts.layout import LAYOUTS
 from preprocess.survey.sets import survey_set
 from processes.errors import UserError
 from tests.engine.test_label_guard import LOSS, VARIANTS, folders, is_tried
@@ -38,7 +39,7 @@ SLICING = [
     "--percentiles 2 98 --group (Case.)",
     f"{FOUR} --val 1 --channel 1 --resize 8 8 --normalise window --window 0 900 --format nii.gz",
     f"{IMAGES} --val 1 --normalise minmax --plane sagittal",
-    f"{IMAGES} --val 1 --normalise none --plane axial --format npy --label_map 1:1 --class_names nothing organ",
+    f"{IMAGES} --val 1 --normalise none --plane axial --format npy --label_map 1:1 --class_names nothing,organ",
     f"{IMAGES} --split_by_blocks 2 2 --label_map 1:1 --ignore 2",
     f"{IMAGES} --val 1 --centre labels --size 6 6",
 ]
@@ -80,6 +81,7 @@ LOOKING = [
     "--plane axial",
     "--val 1 --plane coronal --tolerance 0.2 --modality x --organ_mm2 30 --jobs 1",
     "--organ_mm3 300 --tags TAGS --group ([A-Z][a-z]+.) --plane sagittal",
+    "--val_list Case1 --label_map 1:1 --class_names nothing,organ --spacing 2 2 --size 8 8",
 ]
 EXEMPT = {  # flag, or flag and value -> why no run tries it
     "--help": "prints and ends",
@@ -319,7 +321,10 @@ def test_every_flag_of_the_tools_is_tried():
     assert left_out(commands["make"], SIZES, "--data --out --n_class --unlabelled") == []
     looked = "--name --source --source_label --target --target_label --patient"
     passed_on = ["--channel"]  # to the slicer, where it is tried
-    assert left_out(parser_of(new_dataset.parse_args), LOOKING, looked) == passed_on
+    # which files there are, by their names and notes alone: tests/preprocess/test_layouts.py
+    found = [f"--{site}{name}" for name in LAYOUTS for site in ("", "target_")]
+    found += ["--no_target_label", "--fold", "--contrast"]
+    assert left_out(parser_of(new_dataset.parse_args), LOOKING, looked) == [*passed_on, *found]
 
 
 def test_no_flag_of_predict_names_ground_truth():

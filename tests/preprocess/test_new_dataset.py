@@ -17,10 +17,13 @@ from nasty import NASTY
 from files.grids import Grid, turn
 from preprocess import new_dataset as program
 from preprocess import size_priors
+from preprocess.layouts.layout import SiteFiles
 from preprocess.slice_volumes import read_spec
-from preprocess.survey.makefile import Wishes, makefile_text
+from preprocess.survey.classes import Classes
+from preprocess.survey.makefile import makefile_text
 from preprocess.survey.plan import Plan
 from preprocess.survey.sites import Site, compare_grids, read_site
+from preprocess.survey.wishes import Wishes
 from processes.errors import UserError
 from tests.tools.check_makefiles import check, dry_run
 
@@ -237,6 +240,10 @@ def test_nothing_is_overwritten(place):
         (("--organ_mm2", "5", "6"), "one number above 0 for each class"),
         (("--group", "(nobody)"), "does not match the image file"),
         (("--patient", "(t2|mask)"), "two files for"),
+        (("--val_list", "case9"), "--val_list names patients who are at neither site: case9"),
+        (("--label_map", "9:1"), "--label_map 9:1 makes background of all source labels, 0, 255"),
+        (("--class_names", "a,b,c"), "names of all 2 classes"),
+        (("--nnunet", "x"), "with one of --source, .*--nnunet.*; given: --source, --nnunet"),
     ],
 )
 def test_what_cannot_be_is_told(place, flags, words):
@@ -245,11 +252,24 @@ def test_what_cannot_be_is_told(place, flags, words):
     assert not Path("mine.make").exists()
 
 
-def test_one_patient_is_too_few(place):
+def test_one_volume_is_split_by_blocks_and_loudly_so(place):
     for path in place.glob("new/case[1-3]*"):
         path.unlink()
-    with pytest.raises(UserError, match="The target has 1 patient"):
-        run()
+    text = run()
+    assert "--site target --split_by_blocks 1 4 --image" in text
+    assert "--site source --val 1 --image" in text
+    assert "THE TARGET IS ONE VOLUME, case0" in text.split("include")[0]
+    assert "NO SCORE OF IT PROVES ANYTHING" in text
+
+
+def test_what_is_typed_stands_in_place_of_what_is_proposed(place):
+    write_volumes(place / "old", ["case3"], value=7)
+    flags = ("--label_map", "255:1,7:1", "--spacing", "2", "1.5", "--size", "16", "8", "--val_list", "case2,case0")
+    text = run(*flags, "--class_names", "background,organ x")
+    for words in ("--label_map 255:1,7:1", "--spacing 2 1.5", "--size 16 8", "--class_names 'background,organ x'"):
+        assert f"{words} " in text.replace("\\\n", " ")
+    assert text.count("--val_list 'case2,case0' ") == 2
+    assert "\nN_CLASS = 2\n" in text
 
 
 def test_a_phantom_stays_marked(place):
@@ -279,18 +299,19 @@ def arguments_of(words):
 
 
 def test_words_of_any_letters_arrive_at_the_commands_of_the_makefile_as_they_were_typed(place):
-    (case, *_) = read_site("source", "old/*_t2.nii.gz", None, r"(case\d+)", 0.1).cases
-    plan = Plan(None, None, 2, (1, 1), "", "axial", None, (24, 20), ())
+    (case, *_) = read_site("source", SiteFiles(("old/*_t2.nii.gz",), None, r"(case\d+)"), 0.1).cases
+    plan = Plan(Classes((None, None), None, 2), ("--val 1", "--val 1"), "", "axial", None, (24, 20), ())
     names = [text for text in NASTY if "\0" not in text]
     given = [names[n : n + 8] for n in range(0, len(names), 8)]
     for number, row in enumerate(given):
         row += ["x"] * (8 - len(row))
         sites = [
-            Site(name, *row[at : at + 2], [case], [], Counter(), Counter(), 0, [], [])
+            Site(name, SiteFiles((row[at],), row[at + 1], row[5]), [case], [], Counter(), Counter(), 0, [], [])
             for name, at in (("s", 0), ("t", 2))
         ]
-        told = replace(plan, group=row[4], reasons=tuple(row))
-        wishes = Wishes(f"n{number}", row[5], None, 0.1, row[6], (5,), (), row[7], None)
+        classes = replace(plan.classes, names=("background", row[4]))
+        told = replace(plan, classes=classes, group=row[4], reasons=tuple(row))
+        wishes = Wishes(f"n{number}", modality=row[6], organ_mm2=(5,), tags=row[7])
         Path(f"n{number}.make").write_text(makefile_text(sites, told, wishes), encoding="utf-8")
     for number, row in enumerate(given):
         name = f"n{number}"
@@ -301,5 +322,6 @@ def test_words_of_any_letters_arrive_at_the_commands_of_the_makefile_as_they_wer
             spec = read_spec(part[part.index("preprocess.slice_volumes") + 1 : part.index("processes.lock") - 1])
             assert (spec.images, spec.label) == ({"IMG": image}, label)
             assert (spec.group, spec.patient, spec.modality) == tuple(row[4:7])
+            assert spec.class_names == ("background", row[4].replace(",", ";"))
         assert size_priors.parse_args(parts[3][parts[3].index("make") :]).tags == Path(row[7])
     assert not list(place.glob("**/PWNED*"))

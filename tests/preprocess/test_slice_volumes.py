@@ -854,7 +854,7 @@ def test_a_label_to_ignore_is_255_in_the_slices_and_counts_nowhere(tmp_path):
     source = cohort(tmp_path / "volumes", n=2, values=(0, 1, 2, 7))
     words = f"--dest {tmp_path}/set --image IMG={source}/Case??.nii.gz --label {source}/Case??_segmentation.nii.gz"
     words += r" --patient (Case\d+) --orient stored --val 1 --label_map 1:1,2:2 --ignore 7 --format npy"
-    spec = read_spec([*words.split(), "--class_names", "background", "left part", "right part"])
+    spec = read_spec([*words.split(), "--class_names", "background,left part,right part"])
     card = slice_set(spec)
     for case in ("Case00", "Case01"):
         truth = np.asanyarray(nib.load(source / f"{case}_segmentation.nii.gz").dataobj)

@@ -1,0 +1,74 @@
+"""What a layout finds in the folder of a data set, and the list of the layouts that are known."""
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from files.pairing import find_files
+from processes.errors import UserError
+from processes.quoting import visible
+from utils import Registry
+
+LAYOUTS = Registry("layout")  # name -> a function (folder, asked) -> SiteFiles, whose docstring is the flag's help
+
+
+@dataclass(frozen=True)
+class Asked:
+    """What a user may ask of a layout that leaves a choice."""
+
+    fold: int = 0  # of a split into folds
+    contrast: str | None = None  # which image of a patient, by the name that the layout has for it
+
+
+@dataclass(frozen=True)
+class SiteFiles:
+    """The volumes of one site.
+
+    images: a pattern for each channel of an image
+    label: pattern of the labels, None where there are none
+    patient: expression whose groups, joined, are the patient's id in the name (or path) of a file
+    channel: of 4D images, counted from 0
+    class_names: label -> name, the background too; empty where nobody tells
+    ignore: the label of voxels whose class nobody knows
+    val: patients who validate, where the layout says so
+    modality: of the images, for the record
+    notes: what a person should know of this site, a clause each
+    """
+
+    images: tuple[str, ...]
+    label: str | None
+    patient: str
+    channel: int | None = None
+    class_names: Mapping[int, str] = field(default_factory=dict)
+    ignore: int | None = None
+    val: tuple[str, ...] = ()
+    modality: str = ""
+    notes: tuple[str, ...] = ()
+
+
+def as_pattern(folder: Path, names: str) -> str:
+    """Pattern of files in a folder. Raises UserError where the folder's name would be taken for several."""
+    if "|" in str(folder):
+        raise UserError(f"{folder}: a | in a folder's name parts two patterns here; rename it, or reach it by a link.")
+    return f"{folder.as_posix()}/{names}"
+
+
+def require_files(pattern: str, what: str) -> list[Path]:
+    """The files of a pattern. Raises UserError where there are none: `what` are they, and where they should be."""
+    if not (found := find_files(pattern)):
+        raise UserError(f"No file matches {pattern}: {what}.")
+    return found
+
+
+def shown(value: Any, most: int = 60) -> str:
+    """A value out of somebody's JSON, short and to be seen."""
+    text = visible(repr(value))
+    return text if len(text) <= most else f"{text[:most]}…"
+
+
+def plain_name(text: Any, path: Path) -> str:
+    """The name of a class or of an image as somebody's JSON tells it. Raises UserError for what is no name."""
+    if not isinstance(text, str) or not text.strip() or len(text) > 200:
+        raise UserError(f"{path}: a name is a word or a few, there is {shown(text)}; mend it there.")
+    return " ".join(visible(text).split())

@@ -1,0 +1,85 @@
+"""The flags that name the volumes of two sites: patterns, or the folder of a data set in a layout that is known."""
+
+import argparse
+import re
+from collections.abc import Callable
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import preprocess.layouts  # noqa: F401  fills LAYOUTS
+from preprocess.layouts.layout import LAYOUTS, Asked, SiteFiles
+from processes.errors import UserError
+from utils import listing
+
+PLAIN = {"source": "--source", "target": "--target"}
+
+
+def add_file_flags(add: Callable[..., Any]) -> None:
+    """Adds a pair of flags for each layout beside those of plain patterns."""
+    add("--source", metavar="GLOB", help="images of the old site (in quotes)")
+    add("--source_label", metavar="GLOB", help="their labels")
+    add("--target", metavar="GLOB", help="images of the new site")
+    add("--target_label", metavar="GLOB", help="their labels, if there are any: for scores and bounds alone")
+    add("--patient", metavar="REGEX", help=r"its group is the patient, in a file's name: (case\d+)")
+    add("--channel", type=int, metavar="N", help="of 4D images, counted from 0")
+    for name in LAYOUTS:
+        for site, flag in _flags_of(name).items():
+            whose = LAYOUTS[name].__doc__ if site == "source" else f"the target, as --{name}"
+            add(flag, type=Path, metavar="FOLDER", help=f"the {site}, as {whose}" if site == "source" else whose)
+    blind = "leave the target's labels aside, where its data set has some: nothing is scored then"
+    add("--no_target_label", action="store_true", help=blind)
+    add("--fold", type=int, default=0, metavar="N", help="of a data set's split into folds (default %(default)s)")
+    add("--contrast", metavar="NAME", help="which image of a patient, as a data set calls it, where it has several")
+
+
+def _flags_of(layout: str) -> dict[str, str]:
+    return {"source": f"--{layout}", "target": f"--target_{layout}"}
+
+
+def _named(site: str, args: argparse.Namespace) -> dict[str, Any]:
+    """Flag -> value of those that name the volumes of a site."""
+    flags = [PLAIN[site], *(_flags_of(name)[site] for name in LAYOUTS)]
+    told = {flag: getattr(args, flag.removeprefix("--")) for flag in flags}
+    return {flag: value for flag, value in told.items() if value is not None}
+
+
+def files_of(site: str, args: argparse.Namespace) -> SiteFiles:
+    """The volumes of source or target. Raises UserError unless exactly one flag names them, and for a broken layout."""
+    named, known = _named(site, args), [PLAIN[site], *(_flags_of(name)[site] for name in LAYOUTS)]
+    if len(named) != 1:
+        given = listing(named) if named else "none"
+        raise UserError(f"Say where the volumes of the {site} are, with one of {listing(known)}; given: {given}.")
+    ((flag, value),) = named.items()
+    label = getattr(args, f"{site}_label")
+    if flag == PLAIN[site]:
+        if site == "source" and not label:
+            raise UserError("--source_label names the labels of the source, which are learnt from; give it.")
+        if not args.patient:
+            raise UserError("--patient REGEX tells which files are of one patient, as in '(case[0-9]+)'; give it.")
+        return SiteFiles(
+            (value,), None if args.no_target_label and site == "target" else label, args.patient, args.channel
+        )
+    if label:
+        raise UserError(f"--{site}_label goes with {PLAIN[site]}: {flag} finds the labels by itself.")
+    return _of_layout(site, flag, value, args)
+
+
+def _of_layout(site: str, flag: str, folder: Path, args: argparse.Namespace) -> SiteFiles:
+    layout = flag.removeprefix("--").removeprefix("target_")
+    files = LAYOUTS[layout](folder, Asked(args.fold, args.contrast))
+    if site == "source" and files.label is None:
+        raise UserError(f"{flag} {folder} has no labels, and the source is what is learnt from; name another.")
+    return replace(files, label=None) if args.no_target_label and site == "target" else files
+
+
+def name_of(args: argparse.Namespace) -> str:
+    """The experiment's name, of the folders of its data sets. Raises UserError where they tell none."""
+    folders = [value for site in PLAIN for value in _named(site, args).values() if isinstance(value, Path)]
+    if len(folders) != len(PLAIN):
+        raise UserError("--name is what the experiment is called; give it.")
+    names = [re.sub(r"(?i)^(dataset|task)\d+_", "", folder.absolute().name) for folder in folders]
+    name = re.sub(r"[^A-Za-z0-9_-]+", "_", "_".join(dict.fromkeys(names))).lower()
+    if not re.fullmatch(r"[a-z][\w-]*", name):
+        raise UserError(f"--name: the folders {listing(folders)} give no name that begins with a letter; give one.")
+    return name
