@@ -31,7 +31,7 @@ REPORT_WITH ?=
 DIMWIT ?= Dimwit
 
 GOALS := all runs ablations baselines inference few_labels plot report data-report stress evaluate pack show help clean-tmp \
-         bundle study study-plan
+         bundle study study-plan study-pack
 .PHONY: $(GOALS)
 
 # -- the runs ---------------------------------------------------------------------------------------------------------

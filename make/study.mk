@@ -13,7 +13,7 @@ STUDY      := $(RD)/study
 STUDY_ROWS := $(strip $(foreach row,$(ROWS),$(if $(filter TRN ABL BAS,$(row)),$($(row)),$(row))))
 
 # -- what was typed -------------------------------------------------------------------------------------------------------
-ifneq ($(filter study study-plan,$(MAKECMDGOALS)),)
+ifneq ($(filter study study-plan study-pack,$(MAKECMDGOALS)),)
 CAN_BE_ROWS := $(TRN) $(ABL) $(BAS) $(FEW)
 $(foreach row,$(filter-out $(CAN_BE_ROWS),$(STUDY_ROWS)),$(error ROWS names runs, and '$(row)' is none; they are: $(CAN_BE_ROWS)))
 $(if $(STUDY_ROWS),,$(error ROWS names no run; they are: $(CAN_BE_ROWS)))
@@ -47,6 +47,13 @@ $(SEEDED): study-seed-%: study-begin | $(DATA) $(PRIORS)
 study: $(SEEDED)                                                ## rows x seeds, and tables over both: SEEDS='0 1 2' ROWS='noadap sfda fs'
 	$(CC) -m study report --folder $(STUDY)
 .PHONY: $(SEEDED) study-begin study-rows
+
+# Its tables and page can be made again from the archive alone: python -m study report --folder results/<set>/study
+STUDY_PACK := $(lastword $(ARCHIVE)-study.tar.gz $(sort $(wildcard $(ARCHIVE)-study-NO=??.tar.gz)))
+study-pack: $(STUDY_PACK)                                       ## the study in one read-only archive, which makes its tables and page again
+$(STUDY_PACK): $(STUDY)/report.html
+	$(RENEW) make/pack.sh $(ARCHIVE)-study $(STUDY) '' $(PRIORS) $(sort $(wildcard $(MAKEFILE_LIST) make/*.mk))
+$(STUDY)/report.html: | study ;
 
 # how far the study is, told when a run of it is done
 PROGRESS = $(if $(filter study-rows,$(MAKECMDGOALS)),&& { $(CC) -m study progress --folder $(patsubst %/,%,$(dir $(RD))) || true; })

@@ -48,9 +48,10 @@ def calibration_cells(study: Study) -> tuple[list[str], list[list[str]]]:
 
 
 def without_calibration(study: Study) -> list[str]:
-    """A line each on runs that nobody evaluated."""
+    """A line each on runs that nobody evaluated; the same wherever the study lies."""
+    top = study.folder.resolve()
     return [
-        f"{called(row, seed)}: not evaluated, {evaluated_folder(run.folder)} is not there"
+        f"{called(row, seed)}: not evaluated, {evaluated_folder(run.folder).relative_to(top)} is not there"
         for (row, seed), run in study.runs.items()
         if not is_evaluated(run.folder)
     ]

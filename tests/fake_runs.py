@@ -280,7 +280,7 @@ def add_calibration(folder: Path, ece: Mapping[str, float], classes: Iterable[in
     Each is too sure by that much, whatever it says. Returns the run's folder.
     """
     out = evaluated_folder(folder)
-    out.mkdir(parents=True)
+    out.mkdir(parents=True, exist_ok=True)
     scores, curves = [list(COLUMNS)], [list(CURVE)]
     for (which, error), k, region in itertools.product(ece.items(), classes, REGIONS):
         error = error if region == "band" else error / 2

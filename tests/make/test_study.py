@@ -1,5 +1,6 @@
 """`make study` as its users type it: refused, planned, killed, typed again, with a run that fails."""
 
+import json
 import os
 import re
 import signal
@@ -131,6 +132,26 @@ def test_a_study_that_is_killed_and_typed_again_ends_whole_and_then_does_nothing
     assert "nothing has changed since" in nothing.stdout
     assert "main.py" not in nothing.stdout
     assert snapshot(study) == before
+
+
+def test_the_archive_of_a_study_makes_its_tables_and_its_page_again(checkout, python, tmp_path):
+    """After the study above, without its images and its makefile."""
+    study, words = "results/toy/study", ("study-pack", *TYPED)
+    for said in ("pack.sh", "Every run is there"):
+        done = make(checkout, python, *words)
+        assert done.returncode == 0, done.stderr
+        assert said in done.stdout
+    (archive,) = (checkout / "archives").iterdir()
+    assert archive.name.endswith("-toy-study.tar.gz")
+    subprocess.run(["tar", "xzf", archive], cwd=tmp_path, check=True)
+    made = json.loads((checkout / study / ".reported").read_text())["files"]
+    assert {"headline.tex", "scores.csv", "report.html"} < set(made)
+    for name in made:
+        (tmp_path / study / name).unlink()
+    command = [sys.executable, "-m", "study", "report", "--folder", study]
+    subprocess.run(command, cwd=tmp_path, env=os.environ | {"PYTHONPATH": str(ROOT)}, check=True, capture_output=True)
+    each = {name: [(place / study / name).read_bytes() for place in (checkout, tmp_path)] for name in made}
+    assert [name for name, (first, second) in each.items() if first != second] == []
 
 
 def test_a_run_that_fails_stops_no_other_and_is_told_on_every_table(checkout, python):

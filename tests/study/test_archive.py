@@ -5,12 +5,13 @@ import subprocess
 from pathlib import Path
 
 import pytest
+from fake_runs import add_calibration
 from fake_study import add_evaluation, make_study
 
 from study.lineage import hash_now
 from study.lineage import main as tell_lineage
-from study.page.page import write_page
 from study.reading import open_study
+from study.report import write_report
 from tests.tools.checkout import ROOT
 
 STUDY = Path("results/toy/study")
@@ -23,6 +24,7 @@ def place(tmp_path, monkeypatch):
     make_study(STUDY, ("noadap", "sfda", "fs"), (0, 1), patients=2)
     for run in ("seed0/noadap", "seed0/sfda"):
         add_evaluation(STUDY / run, ["Case00", "Case01"], 0.7)
+        add_calibration(STUDY / run, {"last": 0.1, "last, tempered": 0.05})
     Path("sizes").mkdir()
     Path("sizes/toy.csv").write_text("val_ids,tags\n")
     for name in (
@@ -59,24 +61,29 @@ def test_all_of_a_study_is_packed_but_what_is_unfinished_or_of_single_epochs(pla
 
 
 def made(capsys):
-    """What is made of a study: its page, and the lineage of a cell."""
-    write_page(open_study(STUDY), STUDY / "report.html")
+    """What is made of a study: tables in four formats, all scores, the page, and the lineage of a cell."""
+    write_report(open_study(STUDY))
     tell_lineage([str(STUDY), "--cell", "sfda,dice"])
-    return (STUDY / "report.html").read_text(), capsys.readouterr().out
+    files = {path.name: path.read_bytes() for path in STUDY.iterdir() if path.is_file() and path.name[0] != "."}
+    return files, capsys.readouterr().out
 
 
 def test_the_archive_is_enough_to_make_all_of_it_again(place, monkeypatch, capsys):
     before = made(capsys)
-    assert "noadap" in before[0]
+    assert {"headline.txt", "comparisons.csv", "ranks.md", "failures.tex", "scores.csv", "report.html"} <= set(
+        before[0]
+    )
     pack(STUDY)
-    archive = place / "archives/toy.tar.gz"
-    elsewhere = place / "elsewhere"
+    archive, elsewhere = place / "archives/toy.tar.gz", place / "elsewhere"
     elsewhere.mkdir()
     for folder in ("results", "sizes"):
         shutil.rmtree(place / folder)
     monkeypatch.chdir(elsewhere)
     subprocess.run(["tar", "xzf", archive], check=True)
     archive.unlink()
-    (STUDY / "report.html").unlink()
+    for name in before[0].keys() - {"study.json"}:
+        (STUDY / name).unlink()
     hash_now.cache_clear()
-    assert made(capsys) == before
+    after = made(capsys)
+    assert [name for name in before[0] if after[0].get(name) != before[0][name]] == []
+    assert after == before
