@@ -56,4 +56,5 @@ $(STUDY_PACK): $(STUDY)/report.html
 $(STUDY)/report.html: | study ;
 
 # how far the study is, told when a run of it is done
-PROGRESS = $(if $(filter study-rows,$(MAKECMDGOALS)),&& { $(CC) -m study progress --folder $(patsubst %/,%,$(dir $(RD))) || true; })
+OF_STUDY := $(filter study-rows,$(MAKECMDGOALS))
+PROGRESS  = $(if $(OF_STUDY),&& { $(CC) -m study progress --folder $(patsubst %/,%,$(dir $(RD))) || true; })

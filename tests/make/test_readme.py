@@ -163,6 +163,7 @@ def test_python_command_is_understood(checkout, command, monkeypatch):  # noqa: 
         assert re.search(rf"def test_\w*{word}", (ROOT / path).read_text())
         return
     module = importlib.import_module(name)
+    module = importlib.import_module(f"{name}.__main__") if hasattr(module, "__path__") else module
     monkeypatch.chdir(checkout)
     monkeypatch.setattr(argparse.ArgumentParser, "parse_known_args", outermost)
     monkeypatch.setattr(sys, "argv", [name, *words])
