@@ -25,7 +25,7 @@ class Paired:
     sign_flip, wilcoxon two-sided p over patients, for the networks that were trained
     crossed             two-sided p over patients and seeds
     p                   the larger of `sign_flip` and `crossed`: small only if A and B differ for other patients, by a
-                        test that takes no distribution for granted, and for other seeds
+                        test that asks for no normal scores, and for other seeds
     …_holm              a p after Holm, of the declared family; as it was where there is none
     smallest_p          the smallest that `p` can be with so many patients, before Holm
     probability_false   that the better mean is the better run: the probability that it is not
