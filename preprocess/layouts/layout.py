@@ -1,6 +1,6 @@
 """What a layout finds in the folder of a data set, and the list of the layouts that are known."""
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -8,7 +8,7 @@ from typing import Any
 from files.pairing import find_files
 from processes.errors import UserError
 from processes.quoting import visible
-from utils import Registry
+from utils import Registry, listing
 
 LAYOUTS = Registry("layout")  # name -> a function (folder, asked) -> SiteFiles, whose docstring is the flag's help
 
@@ -30,7 +30,10 @@ class SiteFiles:
     patient: expression whose groups, joined, are the patient's id in the name (or path) of a file
     channel: of 4D images, counted from 0
     class_names: label -> name, the background too; empty where nobody tells
+    names_all: whether every label has a name there, and is a class; a table of an atlas has more than a data set holds
     ignore: the label of voxels whose class nobody knows
+    place_labels: whether labels lie on grids of their own, and are put on those of their images by geometry
+    group: expression whose group is the person, where one was scanned several times
     val: patients who validate, where the layout says so
     modality: of the images, for the record
     notes: what a person should know of this site, a clause each
@@ -41,7 +44,10 @@ class SiteFiles:
     patient: str
     channel: int | None = None
     class_names: Mapping[int, str] = field(default_factory=dict)
+    names_all: bool = True
     ignore: int | None = None
+    place_labels: bool = False
+    group: str | None = None
     val: tuple[str, ...] = ()
     modality: str = ""
     notes: tuple[str, ...] = ()
@@ -72,3 +78,19 @@ def plain_name(text: Any, path: Path) -> str:
     if not isinstance(text, str) or not text.strip() or len(text) > 200:
         raise UserError(f"{path}: a name is a word or a few, there is {shown(text)}; mend it there.")
     return " ".join(visible(text).split())
+
+
+def chosen_of(names: Sequence[str], wanted: str | None, what: str) -> str:
+    """Which of several images of a patient is meant: `--contrast`, or the only one. Raises UserError for another."""
+    if wanted is None and len(names) == 1:
+        return names[0]
+    if wanted not in names:
+        given = f"--contrast {wanted} is none of them" if wanted else "name one"
+        raise UserError(f"{what}, {listing(names)}: {given}, as in --contrast '{names[0]}'.")
+    return str(wanted)
+
+
+def case_count_told(card: Mapping[str, Any], count: int) -> list[str]:
+    """A clause where a data set's own count of its training cases is not what is there."""
+    told = card.get("numTraining")
+    return [] if told in (None, count) else [f"it tells of {shown(told)} training cases, there are {count}; check"]

@@ -14,7 +14,16 @@ from typing import Any
 from files.foreign import parse_json, read_json
 from files.pairing import PICTURES, find_files
 from files.volume_names import ENDINGS
-from preprocess.layouts.layout import LAYOUTS, Asked, SiteFiles, as_pattern, plain_name, require_files, shown
+from preprocess.layouts.layout import (
+    LAYOUTS,
+    Asked,
+    SiteFiles,
+    as_pattern,
+    case_count_told,
+    plain_name,
+    require_files,
+    shown,
+)
 from processes.errors import UserError
 from utils import counted, listing
 
@@ -39,6 +48,7 @@ def nnunet(folder: Path, asked: Asked) -> SiteFiles:
     cases = {path.name[: -len("_0000") - len(ending)] for path in files}
     label = as_pattern(home / "labelsTr", f"*{ending}")
     val, about_split = _split(home, cases, asked.fold) if where == "imagesTr" else ((), [])
+    counted_cases = case_count_told(card, len(cases)) if where == "imagesTr" else []
     number = re.escape(ending)
     return SiteFiles(
         images,
@@ -49,7 +59,7 @@ def nnunet(folder: Path, asked: Asked) -> SiteFiles:
         val=val,
         modality=" + ".join(channels),
         notes=tuple(
-            f"{home.name}: {words}" for words in (*_channels_told(channels), *told, *about_split, *_count(card, cases))
+            f"{home.name}: {words}" for words in (*_channels_told(channels), *told, *about_split, *counted_cases)
         ),
     )
 
@@ -201,9 +211,3 @@ def _is_fold(fold: Any) -> bool:
         isinstance(fold.get(part), list) and fold[part] and all(isinstance(name, str) for name in fold[part])
         for part in ("train", "val")
     )
-
-
-def _count(card: Mapping[str, Any], cases: set[str]) -> Iterator[str]:
-    told = card.get("numTraining")
-    if told is not None and told != len(cases):
-        yield f"{CARD} tells of {shown(told)} training cases, there are {len(cases)}; check"

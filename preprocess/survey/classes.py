@@ -124,12 +124,15 @@ def _declared(sites: tuple[Site, Site], wishes: Wishes) -> Classes:
     source, target = sites
     told = source.files.class_names
     order = sorted(told)
+    if not source.files.names_all:
+        order = [label for label in order if label == 0 or label in source.voxels]
     strange = sorted(set(source.voxels) - {*order, source.files.ignore})
     if strange:
         raise UserError(
             f"The source labels hold {listing(strange)}, which its data set does not name (it names "
             f"{listing(f'{label} {told[label]}' for label in order)}): mend the labels, or give --label_map."
         )
+    told = {label: told[label] for label in order}
     own = {label: number for number, label in enumerate(order)}
     reasons = [f"{len(order)} classes as named: {listing(told[label] for label in order)}", *_floats_told(sites)]
     if lacking := [told[label] for label in order[1:] if label not in source.voxels]:
@@ -141,10 +144,12 @@ def _declared(sites: tuple[Site, Site], wishes: Wishes) -> Classes:
             f"--others 0: target labels {listing(extra)} are no class of the source and become BACKGROUND; check"
         ]
     ignore = source.files.ignore, target.files.ignore if target.files.label else None
-    plain = all(label == number for each in (own, theirs) for label, number in each.items() if label in order)
-    plain &= not set(theirs) & set(target.voxels) - set(order)
-    needs_map = extra or not plain or any(each is not None for each in ignore)
-    maps = (_written(own), _written(theirs)) if needs_map else (None, None)
+    maps = tuple(
+        None
+        if not extra and ignored is None and all(label == number for label, number in each.items() if label in order)
+        else _written(each)
+        for each, ignored in zip((own, theirs), ignore, strict=True)
+    )
     if ignored := sorted({each for each in ignore if each is not None}):
         about_target.append(
             f"--ignore: label {listing(ignored)} marks voxels whose class nobody knows; they count nowhere"

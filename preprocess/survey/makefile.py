@@ -130,6 +130,7 @@ def _cuts(sites: Sequence[Site], plan: Plan) -> list[str]:
         flags += [f"--others {classes.others}"] if classes.others is not None else []
         flags += [f"--ignore {ignore}"] if ignore is not None else []
         flags += [f"--channel {site.files.channel}"] if site.files.channel is not None else []
+        flags += ["--place_labels"] if site.files.place_labels and site.files.label else []
         cuts.append(" ".join(flags))
     return cuts
 

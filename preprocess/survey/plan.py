@@ -39,6 +39,9 @@ def make_plan(sites: tuple[Site, Site], wishes: Wishes) -> Plan:
     classes = propose_classes(sites, wishes)
     if wishes.group:
         group, about_group = wishes.group, [f"--group {wishes.group}, as given"]
+    elif len(told := {site.files.group for site in sites}) == 1 and None not in told:
+        (group,) = told
+        about_group = [f"--group {group}, as the data sets say: scans of one person stay in one split"]
     elif wishes.val_list or any(site.files.val for site in sites):  # a list that is there is not judged by names
         group, about_group = None, []
     else:

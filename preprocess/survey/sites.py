@@ -65,7 +65,8 @@ def roles_of(files: SiteFiles) -> dict[str, str]:
 def read_site(name: str, files: SiteFiles, tolerance_mm: float, jobs: int = 1) -> Site:
     """Pairs the files, reads every header and every label. `tolerance_mm`: how far a corner may be off."""
     cases, faults = pair(roles_of(files), compile_pattern("--patient", files.patient))
-    found = list(in_processes(partial(_read_case, tolerance_mm=tolerance_mm, channel=files.channel), cases, jobs))
+    how = {"tolerance_mm": tolerance_mm, "channel": files.channel, "place_labels": files.place_labels}
+    found = list(in_processes(partial(_read_case, **how), cases, jobs))
     whole = [(case, each.grid) for case, each in zip(cases, found, strict=True) if each.grid]
     return Site(
         name,
@@ -80,7 +81,7 @@ def read_site(name: str, files: SiteFiles, tolerance_mm: float, jobs: int = 1) -
     )
 
 
-def _read_case(case: Case, tolerance_mm: float, channel: int | None) -> CaseFacts:
+def _read_case(case: Case, tolerance_mm: float, channel: int | None, place_labels: bool) -> CaseFacts:
     facts, grids = CaseFacts(), {}
     for role, path in case.paths.items():
         try:
@@ -92,6 +93,8 @@ def _read_case(case: Case, tolerance_mm: float, channel: int | None) -> CaseFact
     facts.grid = grids.get(IMAGE)
     for role in grids if facts.grid else ():
         path = case.paths[role]
+        if role == LABEL and place_labels:
+            continue
         if role == LABEL and (aside := unsure_place(case.paths[IMAGE], path, channel, tolerance_mm)):
             facts.faults.append(aside)
         else:

@@ -5,6 +5,7 @@ import subprocess
 from pathlib import Path
 
 import nibabel as nib
+import nrrd
 import numpy as np
 import pytest
 
@@ -134,6 +135,11 @@ def words_of(name):
     return found
 
 
+def members(card):
+    """All patients of a set, sorted."""
+    return sorted(name for names in card["split"].values() for name in names)
+
+
 def test_regions_become_the_labels_they_are_made_of(tmp_path):
     labels = {"background": 0, "whole tumor": [1, 2, 3], "tumor core": [2, 3], "enhancing tumor": 3}
     folder = nnunet_set(tmp_path / "Dataset137_BraTS", labels=labels, regions_class_order=[1, 2, 3])
@@ -213,3 +219,175 @@ def test_what_is_no_data_set_is_told(place):
     nnunet_set(place / "Dataset102_New", labels={"background": 0, "liver": 1, "spleen": 2})
     with pytest.raises(UserError, match="share no class: the source has peripheral zone, transition zone"):
         run("--nnunet", "Dataset101_Old", "--target_nnunet", "Dataset102_New")
+
+
+# ----------------------------------------------------------------------------------------------------- Decathlon
+
+
+def decathlon_task(folder, seed=0, n=3, **card):
+    """A task with two images of a patient in a 4D file each, and the shadows that macOS left."""
+    rng = np.random.default_rng(seed)
+    for case in range(n):
+        image, truth = scan(rng, (1, 2), 2)
+        save(folder / f"imagesTr/prostate_{case:02}.nii.gz", image)
+        save(folder / f"labelsTr/prostate_{case:02}.nii.gz", truth)
+        (folder / f"imagesTr/._prostate_{case:02}.nii.gz").write_bytes(b"Mac OS X")
+    told = {
+        "name": "PROSTATE",
+        "tensorImageSize": "4D",
+        "modality": {"0": "T2", "1": "ADC"},
+        "labels": {"0": "background", "1": "PZ", "2": "TZ"},
+        "numTraining": n,
+        "training": [{"image": "./imagesTr/prostate_00.nii.gz", "label": "./labelsTr/prostate_00.nii.gz"}],
+    }
+    (folder / "dataset.json").write_text(json.dumps(told | card))
+    return folder
+
+
+def test_one_command_makes_a_makefile_of_a_task_of_the_decathlon_and_a_data_set_of_nnunet(place):
+    decathlon_task(place / "Task05_Prostate")
+    labels = {"background": 0, "TZ": 1, "PZ": 2}
+    nnunet_set(place / "Dataset102_New", labels=labels, channels=("T2",), n=2)
+    run("--decathlon", "Task05_Prostate", "--contrast", "ADC", "--target_nnunet", "Dataset102_New")
+    source, target = (read_spec(words) for words in words_of("prostate_new"))
+    assert (source.channel, target.channel) == (1, None)
+    assert (source.label_map, target.label_map) == (None, "0:0,1:2,2:1")
+    assert source.class_names == target.class_names == ("background", "PZ", "TZ")
+    card = slice_set(source)
+    assert members(card) == ["prostate_00", "prostate_01", "prostate_02"]
+    image = np.asanyarray(nib.load("Task05_Prostate/imagesTr/prostate_00.nii.gz").dataobj)[..., 1]
+    cut = np.asanyarray(nib.load(next(Path("data/prostate_new_source").glob("*/IMG/prostate_00_2.nii"))).dataobj)
+    assert np.corrcoef(image[..., 2].ravel(), cut.ravel())[0, 1] > 0.98  # a percentile is cut off
+
+
+@pytest.mark.parametrize(
+    ("card", "asked", "words"),
+    [
+        ({}, None, r"several images of a patient, T2, ADC: name one, as in --contrast 'T2'"),
+        ({}, "T1", "--contrast T1 is none of them"),
+        ({"labels": {"1": "PZ"}}, "T2", "must name the background, 0"),
+        ({"labels": {"background": 0, "PZ": 1}}, "T2", "the other way round, as nnU-Net v2 does: --nnunet"),
+        ({"labels": {"0": "a", "00": "b"}}, "T2", 'has one number twice, or a huge one, in "labels"'),
+        ({"labels": "PZ"}, "T2", "must list its .labels. by their numbers"),
+        ({"modality": {"1": "T2"}}, "T2", "from 0 without a gap"),
+        ({"modality": {"0": 3}}, "T2", "the other way round|a name is a word"),
+    ],
+)
+def test_a_broken_task_is_refused(tmp_path, card, asked, words):
+    folder = decathlon_task(tmp_path / "Task05_Prostate", n=1, **card)
+    with pytest.raises(UserError, match=words) as error:
+        LAYOUTS["decathlon"](folder, Asked(contrast=asked))
+    assert "\n" not in str(error.value)
+
+
+# ---------------------------------------------------------------------------------------------------------- BIDS
+
+
+def bids_set(root, subjects=("01", "02", "03"), sessions=("",), pipeline="manual", values=(1, 2), seed=0):
+    """Images of two contrasts, masks, and the table that names their labels, as the examples of BIDS have them."""
+    rng = np.random.default_rng(seed)
+    for subject in subjects:
+        for session in sessions:
+            stem = f"sub-{subject}{session and f'_ses-{session}'}"
+            where = f"sub-{subject}/{session and f'ses-{session}/'}anat"
+            image, truth = scan(rng, values)
+            save(root / f"{where}/{stem}_T2w.nii.gz", image)
+            save(root / f"{where}/{stem}_acq-mprage_T1w.nii.gz", image)
+            (root / f"{where}/{stem}_T2w.json").write_text("{}")
+            save(root / f"derivatives/{pipeline}/{where}/{stem}_space-orig_dseg.nii.gz", truth)
+    about = {"Name": "example", "BIDSVersion": "1.9.0"}
+    (root / "dataset_description.json").write_text(json.dumps(about | {"DatasetType": "raw"}))
+    derived = about | {"DatasetType": "derivative", "GeneratedBy": [{"Name": pipeline}]}
+    (root / f"derivatives/{pipeline}/dataset_description.json").write_text(json.dumps(derived))
+    table = "index\tname\tcolor\n1\tgrey matter\t#ff53bb\n2\twhite matter\t#2f8bff\n77\tcerebellum\t#00ff00\n"
+    (root / f"derivatives/{pipeline}/dseg.tsv").write_text(table)
+    return root
+
+
+def test_one_command_makes_a_makefile_of_two_bids_data_sets(place):
+    bids_set(place / "ds01", sessions=("1", "2"))
+    bids_set(place / "ds02", seed=1)
+    flags = ["--bids", "ds01", "--target_bids", "ds02/derivatives/manual", "--contrast", "T2w", "--name", "cord"]
+    run(*flags)
+    source, target = (read_spec(words) for words in words_of("cord"))
+    assert source.images == {"IMG": "ds01/sub-*/**/anat/*_T2w.nii.gz"}
+    assert source.group == target.group == "(sub-[A-Za-z0-9]+)"
+    assert source.class_names == ("background", "grey matter", "white matter")  # and no cerebellum, which is nowhere
+    cards = [slice_set(spec) for spec in (source, target)]
+    names = [members(card) for card in cards]
+    assert names[0] == [f"sub-0{subject}_ses-{session}" for subject in (1, 2, 3) for session in (1, 2)]
+    assert names[1] == ["sub-01", "sub-02", "sub-03"]
+    people = [{name.partition("_")[0] for name in cards[0]["split"][split]} for split in ("train", "val")]
+    assert not people[0] & people[1]
+
+
+def test_a_bids_data_set_that_leaves_something_open_says_what_to_name(tmp_path):
+    root = bids_set(tmp_path / "ds")
+    with pytest.raises(UserError, match=r"images of several contrasts, T1w, T2w: name one"):
+        LAYOUTS["bids"](root, Asked())
+    bids_set(tmp_path / "ds", pipeline="other")
+    with pytest.raises(UserError, match=r"several pipelines, manual, other: name the folder of one, as .*manual"):
+        LAYOUTS["bids"](root, Asked(contrast="T2w"))
+    files = LAYOUTS["bids"](root / "derivatives/other", Asked(contrast="T2w"))
+    assert files.label == f"{root}/derivatives/other/sub-*/**/*_dseg.nii.gz"
+    broken = {"index\tname\nx\ta\n": "the index 'x'", "name\na\n": "the index ''", "index\n1\n": "a name is a word"}
+    for table, words in broken.items():
+        (root / "derivatives/other/dseg.tsv").write_text(table)
+        with pytest.raises(UserError, match=words):
+            LAYOUTS["bids"](root / "derivatives/other", Asked(contrast="T2w"))
+    (root / "dataset_description.json").unlink()
+    with pytest.raises(UserError, match="dataset_description.json cannot be read"):
+        LAYOUTS["bids"](root, Asked())
+
+
+# -------------------------------------------------------------------------------------------------------- Slicer
+
+
+def slicer_folder(folder, seed=0, n=3, names=("left", "right"), first_label=1):
+    """Volumes, and segmentations that hold only the box round the segments, as Slicer saves them."""
+    rng = np.random.default_rng(seed)
+    folder.mkdir(parents=True)
+    for case in range(n):
+        image, truth = scan(rng)
+        truth = np.where(truth, truth + first_label - 1, 0).astype(np.uint8)
+        space = {
+            "space": "left-posterior-superior",
+            "space directions": np.diag([1.0, 1, 3]),
+            "space origin": np.zeros(3),
+        }
+        nrrd.write(str(folder / f"case{case}.nrrd"), image, space)
+        box = truth[2:12, 3:9, 1:]
+        header = space | {"space origin": np.array([2.0, 3, 3])}
+        for number, name in enumerate(names):
+            header |= {f"Segment{number}_Name": name, f"Segment{number}_LabelValue": str(number + first_label)}
+        nrrd.write(str(folder / f"case{case}.seg.nrrd"), box, header)
+    return folder
+
+
+def test_one_command_makes_a_makefile_of_two_folders_of_slicers(place):
+    slicer_folder(place / "old")
+    slicer_folder(place / "new", seed=1, names=("right", "left"))
+    run("--slicer", "old", "--target_slicer", "new")
+    source, target = (read_spec(words) for words in words_of("old_new"))
+    assert source.images == {"IMG": "old/**/*[!g].nrrd"}
+    assert source.class_names == ("background", "left", "right")
+    assert (source.place_labels, target.label_map) == (True, "0:0,1:2,2:1")
+    slice_set(source)
+    truth = scan(np.random.default_rng(0))[1]
+    found = [next(Path("data/old_new_source").glob(f"*/GT/case0_{n}.nii")) for n in range(4)]
+    np.testing.assert_array_equal(np.stack([np.asanyarray(nib.load(path).dataobj) for path in found], -1), truth)
+
+
+def test_segments_that_are_numbered_differently_are_refused(tmp_path):
+    folder = slicer_folder(tmp_path / "old", n=2)
+    slicer_folder(tmp_path / "more", n=1, names=("right", "left"))
+    (tmp_path / "more/case0.seg.nrrd").rename(folder / "case1.seg.nrrd")
+    with pytest.raises(UserError, match="has the label 1 for 'right', and .*case0.seg.nrrd for 'left'"):
+        LAYOUTS["slicer"](folder, Asked())
+    (folder / "case1.nrrd").unlink()
+    with pytest.raises(UserError, match="case1.seg.nrrd needs one volume next to it, .* there is none"):
+        LAYOUTS["slicer"](folder, Asked())
+    (folder / "case0.seg.nrrd").write_bytes(b"NRRD0004\nbroken")
+    (folder / "case1.seg.nrrd").unlink()
+    with pytest.raises(UserError, match="case0.seg.nrrd cannot be read"):
+        LAYOUTS["slicer"](folder, Asked())
