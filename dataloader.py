@@ -57,6 +57,7 @@ class Reading:
     ignore: int | None
     modalities: int
     n_labelled: int
+    n_target: int
     draw: int
     batch_size: int
     crop: Sequence[int] | None
@@ -173,8 +174,10 @@ def open_sets(demand: Demand, reading: Reading, bounds: Sequence[Any]) -> dict[s
             tell_places(sets["val"], reading.debug)
     for name in demand.streams:
         found = join([open_split(demand, name, split, reading, len(bounds)) for split in splits_of(name, reading)])
+        if reading.n_target and name == "target":
+            found = found.keep(drawn_rows(found, "n_target", reading))
         if reading.n_labelled and name in demand.labelled:
-            found = found.keep(labelled_rows(found, reading))
+            found = found.keep(drawn_rows(found, "n_labelled", reading))
         if reading.debug and not demand.segments:
             found = found.keep(rows_of(found, sorted(set(found.patients))[:DEBUG_VOLUMES]))
         sets[name] = lay_bounds(found, bounds) if bounds and name != "unlabelled" else found
@@ -253,16 +256,19 @@ def _open_folders(
     return open_slices(root, split, folders, reading.n_class, regex, limit, ignore=reading.ignore, any_truth_size=wide)
 
 
-def labelled_rows(slices: AnySet, reading: Reading) -> list[int]:
-    """The rows of --n_labelled volumes of the set, drawn by the number --draw."""
-    volumes = list(dict.fromkeys(slices.patients))
-    if reading.n_labelled > len(volumes):
+def drawn_rows(slices: AnySet, flag: str, reading: Reading) -> list[int]:
+    """The rows of as many volumes of the set as the flag says, drawn by the number --draw; more are drawn to fewer.
+
+    Volumes are drawn by their names alone. With --debug, where few slices are read, it is all of these at most.
+    """
+    volumes, number = list(dict.fromkeys(slices.patients)), getattr(reading, flag)
+    if number > len(volumes) and not (reading.debug and flag == "n_target"):
         raise UserError(
-            f"--n_labelled {reading.n_labelled}, but {slices.root / slices.split} holds "
-            f"{counted(len(volumes), 'volume')}: {listing(volumes)}."
+            f"--{flag} {number}, but {slices.root / slices.split} holds {counted(len(volumes), 'volume')}: "
+            f"{listing(volumes)}."
         )
     order = np.random.default_rng(reading.draw).permutation(sorted(volumes))
-    return rows_of(slices, order[: reading.n_labelled].tolist())
+    return rows_of(slices, order[:number].tolist())
 
 
 def rows_of(slices: AnySet, volumes: Sequence[str]) -> list[int]:

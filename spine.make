@@ -22,6 +22,8 @@ TT_DATA  = [('IMG', png_transform, False), ('GT', gt_transform, False), ('GT', g
 CUT      = -m preprocess.archives.tptbox --downloads data/downloads
 data/spine_ct: private SLICE = ct
 data/spine_mr: private SLICE = mr
+# one patient: there are no fewer to adapt to
+PATIENTS =
 # anatomical knowledge, one number: bone in a slice that shows vertebrae, some 20 cm^2 in this field of view
 PRIOR    = --n_class $(N_CLASS) --constant_mm2 2000
 TRAINED  =

@@ -74,6 +74,8 @@ def get_parser() -> Parser:  # noqa: PLR0915  a flat list of flags reads better 
     data.add_argument("--use_spacing", **switch, help="dist_map_transform means dist_map_mm_transform")
     data.add_argument("--group", **switch, help="accepted: slices always belong to their patient")
     data.add_argument("--n_labelled", type=int, default=0, help="train on the labels of n volumes alone (0: of all)")
+    few = "adapt to the images of n patients of the target alone (0: of all)"
+    data.add_argument("--n_target", type=int, default=0, help=few)
     data.add_argument("--draw", type=int, default=0, help="which n, or of --select_with: the number of the draw")
     data.add_argument("--batch_size", type=int, default=4)
     data.add_argument(
@@ -324,6 +326,7 @@ ANY = (
     "n_warmup",
     "modalities",
     "n_labelled",
+    "n_target",
     "draw",
     "seed",
     "steps",
@@ -381,6 +384,8 @@ def _check_copies(args: Namespace) -> None:
             f"--select_with {args.select_with} chooses among the copies that --keep_every keeps, and there are none: "
             "give --keep_every 5, or leave --select_with out."
         )
+    if args.n_target and args.select_with:
+        raise UserError("--select_with draws among all patients, and --n_target leaves some out: give one of them.")
     scored_on = "test" if args.ontest else "train" if args.ontrain else "val"
     if args.select_with and scored_on == ("val" if args.valonly else "train"):
         raise UserError(

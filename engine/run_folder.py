@@ -39,7 +39,7 @@ ELSEWHERE = ("workdir", "resume", "device", "cpu", "jobs", "check", "pprint", "c
 ELSEWHERE += ("in_memory", "nsd_tolerance", "saveim", "entmap", "dice_3d", "group", "log", "log_images")
 
 # Flags that unfinished runs of before may lack, with the value that is what those did.
-NEWER = {"keep_every": 0, "select_with": 0, "select_folders": None}
+NEWER = {"n_target": 0, "keep_every": 0, "select_with": 0, "select_folders": None}
 NEWER |= {"anchor": 0.0, "average_last": 1, "decode": "argmax", "match_source": None, "bn_mix": None}
 
 OF_AN_EPOCH = ("epoch", "best", "caution", "alarms", "method", "identity")  # of a checkpoint, apart from the network

@@ -100,6 +100,7 @@ $(RD)/cesourceim: private OPT = $(WEIGHTS) --mode makeim --entmap
 include make/ablations.mk
 include make/transfer.mk
 include make/baselines.mk
+include make/sensitivity.mk
 
 # -- sizes: a csv that is there is never overwritten; a missing one is made from the slices --------------------------------
 PRIORS ?= sizes/$(SET).csv

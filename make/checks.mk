@@ -37,7 +37,7 @@ LINES := $(shell awk '/^-?include / { begun = 1 } /^(\$$\(RD\)|results\/$(SET))\
 $(foreach place,$(filter +%,$(LINES)),$(error $(place:+%=%): this line stands above the first include, which says what $$(RD) is; move it below))
 $(foreach name,$(filter $(GOALS) native sweep,$(notdir $(RUNS))),$(error $(call at,$(name)): no run can be called $(name), which is a goal of make; name it otherwise))
 # Lists that were typed name a part of the runs; the others' lines are all right.
-LISTS := TRN ABL BAS INF PRETRAIN LABELLED KINDS DRAWS
+LISTS := TRN ABL BAS INF PRETRAIN LABELLED KINDS DRAWS SENSITIVE
 ifeq ($(filter command line,$(foreach list,$(LISTS),$(origin $(list)))),)
 $(foreach name,$(filter-out $(notdir $(RUNS)),$(LINES)),$(error $(call at,$(name)): this is the line of $(name), which no list names. \
   Write `ABL += $(name)` above `include make/rules.mk`, or mend the name. The lists name $(notdir $(RUNS))))

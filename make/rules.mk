@@ -11,6 +11,7 @@ ABL ?=
 BAS ?=
 INF ?=
 PRETRAIN ?=
+SENSITIVE ?=
 # few labels: see few_labels.mk
 LABELLED ?=
 KINDS ?= random contrast mixup
@@ -31,13 +32,13 @@ REPORT_WITH ?=
 DIMWIT ?= Dimwit
 
 GOALS := all runs ablations baselines inference few_labels plot report data-report stress evaluate pack show help clean-tmp \
-         bundle study study-plan study-pack
+         bundle study study-plan study-pack sensitivity
 .PHONY: $(GOALS)
 
 # -- the runs ---------------------------------------------------------------------------------------------------------
 FEW  := $(strip $(foreach n,$(LABELLED),$(foreach kind,$(KINDS),$(foreach d,$(DRAWS),$(kind)_$(n)_$(d)))) \
           $(if $(LABELLED),all_labels))
-RUNS := $(addprefix $(RD)/,$(TRN) $(ABL) $(BAS) $(INF) $(PRETRAIN) $(FEW))
+RUNS := $(addprefix $(RD)/,$(TRN) $(ABL) $(BAS) $(INF) $(PRETRAIN) $(FEW) $(SENSITIVE))
 MAIN := $(addprefix $(RD)/,$(or $(strip $(TRN)),$(FEW)))
 DONE := $(addsuffix /last.pkl,$(MAIN))
 $(if $(call special_in,$(RUNS) $(DATA)),$(error Names of runs and of data hold no $(SPECIAL); they are: $(RUNS) $(DATA)))

@@ -5,6 +5,7 @@
 #   SEEDS    seeds of source networks, and of all that starts from them
 #   ROWS     runs to compare, by name; TRN, ABL and BAS stand for all runs of these lists
 #   AGAINST  rows that the others are tested against
+# `sensitivity` trains the runs of sensitivity.mk for the same seeds in the same folders, and draws curves over what they change.
 SEEDS   ?= 0 1 2
 ROWS    ?= $(or $(strip $(TRN)),$(FEW))
 AGAINST ?= noadap sfda
@@ -13,7 +14,7 @@ STUDY      := $(RD)/study
 STUDY_ROWS := $(strip $(foreach row,$(ROWS),$(if $(filter TRN ABL BAS,$(row)),$($(row)),$(row))))
 
 # -- what was typed -------------------------------------------------------------------------------------------------------
-ifneq ($(filter study study-plan study-pack,$(MAKECMDGOALS)),)
+ifneq ($(filter study study-plan study-pack sensitivity,$(MAKECMDGOALS)),)
 CAN_BE_ROWS := $(TRN) $(ABL) $(BAS) $(FEW)
 $(foreach row,$(filter-out $(CAN_BE_ROWS),$(STUDY_ROWS)),$(error ROWS names runs, and '$(row)' is none; they are: $(CAN_BE_ROWS)))
 $(if $(STUDY_ROWS),,$(error ROWS names no run; they are: $(CAN_BE_ROWS)))
@@ -23,30 +24,42 @@ endif
 ifneq ($(shell printf '%s\n' $(SEEDS) | grep -vxE '0|[1-9][0-9]{0,8}'),)
 $(error SEEDS are different whole numbers, as SEEDS='0 1 2'; they are '$(SEEDS)')
 endif
+$(if $(filter sensitivity,$(MAKECMDGOALS)),$(if $(SENSITIVE),,$(error sensitivity is of the run sfda, which this makefile has not)))
 $(if $(filter command line,$(origin SEED)),$(error A study has several seeds: SEEDS='$(SEED)' in place of SEED=$(SEED)))
 endif
 
 # -- recipes --------------------------------------------------------------------------------------------------------------
-# the rows of one seed: $(again) RD=… SEED=… study-rows
-again = $(MAKE) --no-print-directory -f $(firstword $(MAKEFILE_LIST))
+# one seed: $(call of_seed,0) study-rows
+of_seed = $(MAKE) --no-print-directory -f $(firstword $(MAKEFILE_LIST)) RD=$(STUDY)/seed$(1) SEED=$(1)
 study-rows: $(addprefix $(RD)/,$(STUDY_ROWS)) $(STUDY_ROWS:%=$(RD)/evaluated/%/calibration.csv) ; $(empty)
+SENSITIVE_ROWS := noadap sfda $(SENSITIVE)
+sensitive-rows: $(addprefix $(RD)/,$(SENSITIVE_ROWS)) ; $(empty)
 
 # What there is to do is read off what `make -n` prints for every seed.
-plan = $(CC) -m study plan --folder $(STUDY) --name $(SET) --rows $(STUDY_ROWS) --seeds $(SEEDS) --against $(AGAINST) --make '$(again)'
-DRY       := $(findstring n,$(LETTERS))
-tell_plan  = $(if $(and $(DRY),$(VENV),$(if $(wildcard $(CC)),,none)),@echo 'The plan is told once $(CC) is there.',+@$(plan))
+facts     = --folder $(STUDY) --name $(SET) --seeds $(SEEDS)
+plan      = $(CC) -m study plan $(facts) --make '$(call of_seed,{seed}) $(1)'
+DRY      := $(findstring n,$(LETTERS))
+tell_plan = $(if $(and $(DRY),$(VENV),$(if $(wildcard $(CC)),,none)),@echo 'The plan is told once $(CC) is there.',+@$(call plan,$(1)))
+study_plan = $(call tell_plan,study-rows) --rows $(STUDY_ROWS) --against $(AGAINST)
 study-plan: | $(VENV)                                           ## what the study would train, and how long that takes
-	$(tell_plan) --dry
+	$(study_plan) --dry
 study-begin: | $(VENV)
-	$(tell_plan) $(DRY:n=--dry)
+	$(study_plan) $(DRY:n=--dry)
+sensitivity-begin: | $(VENV)
+	$(call tell_plan,sensitive-rows) --rows $(SENSITIVE_ROWS) $(if $(DRY),--dry,--beside)
 
 # A run that fails stops no other: what is missing stands above every table, and is the end of `study`.
-SEEDED := $(SEEDS:%=study-seed-%)
+SEEDED    := $(SEEDS:%=study-seed-%)
+SENSITIZED := $(SEEDS:%=sensitivity-seed-%)
 $(SEEDED): study-seed-%: study-begin | $(DATA) $(PRIORS)
-	+@$(again) RD=$(STUDY)/seed$* SEED=$* study-rows -k || true
+	+@$(call of_seed,$*) study-rows -k || true
+$(SENSITIZED): sensitivity-seed-%: sensitivity-begin | $(DATA) $(PRIORS)
+	+@$(call of_seed,$*) sensitive-rows -k || true
 study: $(SEEDED)                                                ## rows x seeds, and tables over both: SEEDS='0 1 2' ROWS='noadap sfda fs'
 	$(CC) -m study report --folder $(STUDY)
-.PHONY: $(SEEDED) study-begin study-rows
+sensitivity: $(SENSITIZED)                                      ## sfda with a wrong prior, wrong tags, other learning rates: curves over seeds
+	$(CC) -m study sensitivity $(facts) --rows $(SENSITIVE_ROWS)
+.PHONY: $(SEEDED) $(SENSITIZED) study-begin sensitivity-begin study-rows sensitive-rows
 
 # Its tables and page can be made again from the archive alone: python -m study report --folder results/<set>/study
 STUDY_PACK := $(lastword $(ARCHIVE)-study.tar.gz $(sort $(wildcard $(ARCHIVE)-study-NO=??.tar.gz)))
@@ -55,6 +68,6 @@ $(STUDY_PACK): $(STUDY)/report.html
 	$(RENEW) make/pack.sh $(ARCHIVE)-study $(STUDY) '' $(PRIORS) $(sort $(wildcard $(MAKEFILE_LIST) make/*.mk))
 $(STUDY)/report.html: | study ;
 
-# how far the study is, told when a run of it is done
-OF_STUDY := $(filter study-rows,$(MAKECMDGOALS))
+# how far it is, told when a run of it is done
+OF_STUDY := $(filter study-rows sensitive-rows,$(MAKECMDGOALS))
 PROGRESS  = $(if $(OF_STUDY),&& { $(CC) -m study progress --folder $(patsubst %/,%,$(dir $(RD))) || true; })

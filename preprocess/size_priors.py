@@ -1,10 +1,11 @@
-"""Size priors: makes sizes/<set>.csv, says how far a prior is from the truth, scales priors.
+"""Size priors: makes sizes/<set>.csv, says how far a prior is from the truth, scales priors, spoils their tags.
 
     python -m preprocess.size_priors make --data data/X --out sizes/X.csv --n_class 2 --constant 8000
     python -m preprocess.size_priors make --data data/X --out X_network.csv --n_class 2 --network_weights last.pkl
     python -m preprocess.size_priors check --sizes sizes/X.csv --column dumbpredwtags
     python -m preprocess.size_priors check --sizes X_network.csv --truth_sizes sizes/X.csv
     python -m preprocess.size_priors scale --sizes sizes/X.csv --column dumbpredwtags --factors 0.5 2
+    python -m preprocess.size_priors spoil --sizes sizes/X.csv --percent 5 20 --out X_wrong_tags.csv
 
 One size per class is estimated from constants ("anatomical knowledge") or from the source's labels
 (priors/estimates.py), or its share from what the source network predicts (priors/from_network.py). With tags
@@ -40,6 +41,7 @@ from preprocess.priors.checking import as_csv, columns_in, errors_of, in_lines
 from preprocess.priors.estimated_columns import BY_NETWORK, columns_of, in_table
 from preprocess.priors.estimates import PUBLISHED, Knowledge, estimate_sizes, in_words
 from preprocess.priors.measuring import Slices, measure_slices
+from preprocess.priors.mistagging import mistag
 from preprocess.tags import patient_of, read_tags
 from processes.errors import UserError
 from utils import ProgramParser, atomic_write, counted, listing, run_program, settings_of
@@ -308,11 +310,34 @@ def scale(args: argparse.Namespace) -> None:
     _write(out, names, columns, prior.comments.get("made from", str(args.sizes)), notes)
 
 
+# ------------------------------------------------------------------------------------------------ spoil
+
+
+def spoil(args: argparse.Namespace) -> None:
+    """Writes copies of the column with tags in which so many per cent of the tags are wrong to a new csv."""
+    refuse_overwriting(args.out)
+    if not all(0 <= percent <= 100 for percent in args.percent) or len(set(args.percent)) < len(args.percent):
+        raise UserError(f"--percent expects different numbers from 0 to 100, got {in_words(args.percent)}.")
+    prior, every = (read_size_table(args.sizes, column) for column in (args.column, args.without))
+    names = list(prior.sizes)
+    every.require(names)
+    tagged, untagged = (np.stack([table.sizes[name] for name in names]) for table in (prior, every))
+    if tagged.shape != untagged.shape:
+        raise UserError(f"{args.sizes}: '{args.column}' and '{args.without}' are of different numbers of classes.")
+    estimator = prior.comments.get(f"estimator {args.column}", f"as in {args.sizes}")
+    columns, notes = {}, {}
+    for percent in args.percent:
+        column = f"{args.column}_wrong{percent:g}"
+        columns[column] = mistag(tagged, untagged, percent / 100, args.draw)
+        notes[column] = (f"{estimator}; {percent:g} % of the tags wrong, draw {args.draw}", prior.supervision)
+    _write(args.out, names, columns, prior.comments.get("made from", str(args.sizes)), notes)
+
+
 # ------------------------------------------------------------------------------------------------ command line
 
 
 def parse_args(argv: Sequence[str] | None = None) -> argparse.Namespace:
-    """The flags of the three commands."""
+    """The flags of the commands."""
     parser = ProgramParser("python -m preprocess.size_priors", description=__doc__.splitlines()[0])
     commands = parser.add_subparsers(required=True)
 
@@ -334,6 +359,13 @@ def parse_args(argv: Sequence[str] | None = None) -> argparse.Namespace:
     sub.add_argument("--column", required=True, help="the prior")
     sub.add_argument("--factors", type=float, nargs="+", default=[0.5, 0.75, 1.5, 2])
     sub.add_argument("--out", type=Path, help="new csv (<sizes>_scaled.csv)")
+    sub = command(spoil, "write a prior some of whose image-level tags are wrong, for sensitivity runs")
+    sub.add_argument("--sizes", type=Path, required=True, help="the csv")
+    sub.add_argument("--column", default=WITH_TAGS, help="the prior with tags (%(default)s)")
+    sub.add_argument("--without", default=WITHOUT_TAGS, help="its sizes in every slice (%(default)s)")
+    sub.add_argument("--percent", type=float, nargs="+", default=[5, 10, 20], help="of the tags that are wrong")
+    sub.add_argument("--draw", type=int, default=0, help="which tags: the number of the draw")
+    sub.add_argument("--out", type=Path, required=True, help="new csv")
     return parser.parse_args(argv)
 
 

@@ -9,7 +9,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from dataloader import AnySet, Reading, open_images, rows_of, splits_of
+from dataloader import AnySet, Reading, drawn_rows, open_images, rows_of, splits_of
 from datasets.grey_matching import SourceLevels, match_set
 from datasets.streams import Stream
 from datasets.volumes import WholeStream
@@ -67,6 +67,8 @@ def open_target(reading: Reading, priors: Sequence[Any], selecting: Selecting) -
     image, and of which no ground truth of these images is part
     """
     slices = open_images(reading, splits_of("target", reading)[0], priors).slices
+    if reading.n_target:
+        slices = slices.keep(drawn_rows(slices, "n_target", reading))
     patients = patients_who_choose(reading, selecting) if selecting.select_with else ()
     if len(slices) > MOST:
         looked_at = np.linspace(0, len(slices) - 1, MOST).astype(int).tolist()

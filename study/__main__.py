@@ -1,8 +1,12 @@
-"""What make calls for a study, whose runs lie in FOLDER/seed<seed>/<row>:
+"""What make calls for a study, whose runs lie in FOLDER/seed<seed>/<row>.
 
-make -n … | python -m study plan --folder FOLDER --name SET --rows sfda fs --seeds 0 1     what is to be trained
-python -m study progress --folder FOLDER                                                 how far it is
-python -m study report --folder FOLDER                                                   tables of what is there
+    python -m study plan --folder FOLDER --name SET --rows sfda fs --seeds 0 1 --make 'make … {seed}'
+    python -m study progress --folder FOLDER
+    python -m study report --folder FOLDER
+    python -m study sensitivity --folder FOLDER --name SET --rows noadap sfda sfda_prior_x2 --seeds 0 1
+
+A plan says what is to be trained, progress how far that is. A report is tables and a page of what is there, sensitivity
+curves over what runs change of sfda.
 """
 
 import processes.ctrl_c  # noqa: F401  first: from here on Ctrl-C is one line
@@ -15,7 +19,7 @@ from analysis.tables.table import as_text
 from processes.errors import UserError
 from study.asking import Asked, write_asked
 from study.plan import ask_make, describe, describe_progress, write_plan
-from study.reading import open_study
+from study.reading import Study, open_study
 from utils import ProgramParser, counted, listing, run_program
 
 ON_SCREEN = ("headline", "comparisons")  # the other tables are files
@@ -23,11 +27,12 @@ ON_SCREEN = ("headline", "comparisons")  # the other tables are files
 
 def plan(args: argparse.Namespace) -> None:
     asked = Asked(args.name, tuple(args.rows), tuple(args.seeds), tuple(args.against))
-    trainings = ask_make(args.make, args.folder, asked.seeds)
+    trainings = ask_make(args.make, asked.seeds)
     print(describe(args.folder, asked, trainings), flush=True)
     if args.dry:
         return
-    write_asked(args.folder, asked)
+    if not args.beside:
+        write_asked(args.folder, asked)
     if trainings:
         write_plan(args.folder, trainings)
 
@@ -47,9 +52,22 @@ def report(args: argparse.Namespace) -> None:
         print("\n".join(as_text(tables[name]) for name in ON_SCREEN if name in tables), flush=True)
         print(f"More: {listing(f'{args.folder}/{name}.txt' for name in tables if name not in ON_SCREEN)}.")
         print(f"All of it on one page: {args.folder / PAGE}", flush=True)
+    must_be_whole(study)
+
+
+def sensitivity(args: argparse.Namespace) -> None:
+    from study.sensitivity import write_sensitivity  # here: as above
+
+    study = open_study(args.folder, Asked(args.name, tuple(args.rows), tuple(args.seeds)))
+    print(as_text(write_sensitivity(study)), flush=True)
+    must_be_whole(study)
+
+
+def must_be_whole(study: Study) -> None:
+    """Raises UserError at the end of all, where a run is missing."""
     if study.faults:
         raise UserError(
-            f"{args.folder}: tables and page say what they lack, {counted(len(study.faults), 'run')}: "
+            f"{study.folder}: what is written says what it lacks, {counted(len(study.faults), 'run')}: "
             f"{listing(study.faults, 4)}. The same command makes what is missing."
         )
 
@@ -65,15 +83,22 @@ def get_args(argv: Sequence[str] | None) -> argparse.Namespace:
         return sub
 
     sub = command(plan, "say what is to be trained; note what was asked for")
+    add_facts(sub)
+    sub.add_argument("--against", nargs="*", default=[], help="rows that the others are tested against")
+    sub.add_argument("--make", required=True, help="the command that makes the rows of {seed}")
+    how = sub.add_mutually_exclusive_group()
+    how.add_argument("--dry", action="store_true", help="only say it")
+    how.add_argument("--beside", action="store_true", help="leave what the study was asked for as it is")
+    command(progress, "say how many of the planned runs are done")
+    command(report, "write the tables, and print them")
+    add_facts(command(sensitivity, "draw curves over what runs change of sfda, and write them as a table"))
+    return parser.parse_args(argv)
+
+
+def add_facts(sub: argparse.ArgumentParser) -> None:
     sub.add_argument("--name", required=True, help="of the set")
     sub.add_argument("--rows", nargs="+", required=True, help="runs that are compared")
     sub.add_argument("--seeds", type=int, nargs="+", required=True, help="of the source networks")
-    sub.add_argument("--against", nargs="*", default=[], help="rows that the others are tested against")
-    sub.add_argument("--make", required=True, help="the command that makes the rows, without a folder and a seed")
-    sub.add_argument("--dry", action="store_true", help="only say it")
-    command(progress, "say how many of the planned runs are done")
-    command(report, "write the tables, and print them")
-    return parser.parse_args(argv)
 
 
 def main(argv: Sequence[str] | None = None) -> None:

@@ -63,11 +63,14 @@ def read_flags(words: Iterable[str]) -> dict[str, str]:
     return {name: " ".join(values) for name, values in flags.items()}
 
 
-def ask_make(command: str, folder: Path, seeds: Iterable[int]) -> list[Training]:
-    """What this make would train for the rows of each seed. Raises UserError with what make says where it refuses."""
+def ask_make(command: str, seeds: Iterable[int]) -> list[Training]:
+    """What this make would train for each seed. Raises UserError with what make says where it refuses.
+
+    command: with {seed} where the number of the seed belongs
+    """
     trainings = []
     for seed in seeds:
-        words = [*shlex.split(command), f"RD={folder}/seed{seed}", f"SEED={seed}", "study-rows", "-n"]
+        words = [*shlex.split(command.replace("{seed}", str(seed))), "-n"]
         done = subprocess.run(words, capture_output=True, text=True, close_fds=False)  # those of make -j
         if done.returncode:
             raise UserError(f"Nothing was started, as make refuses: {done.stderr.strip() or done.stdout.strip()}")

@@ -138,10 +138,13 @@ def images(run: Run) -> str:
     return f"{run.set_name}/{folder}" if folder else run.set_name
 
 
-def open_study(folder: str | Path) -> Study:
-    """Reads what is there of a study. Raises UserError where none was asked for in this folder."""
+def open_study(folder: str | Path, asked: Asked | None = None) -> Study:
+    """Reads what is there of a study. Raises UserError where none was asked for in this folder.
+
+    asked: other rows of the same folder, in the place of those of study.json
+    """
     folder = Path(folder)
-    asked = read_asked(folder)
+    asked = asked or read_asked(folder)
     runs, faults = {}, []
     for seed in asked.seeds:
         for row in asked.rows:

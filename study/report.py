@@ -39,16 +39,23 @@ def make_tables(study: Study) -> dict[str, Report]:
 
 def write_report(study: Study) -> dict[str, Report]:
     """Writes every table in every format, all scores, and the page; returns the tables."""
-    tables, texts = make_tables(study), {CELLS: csv_text(every_cell(study))}
+    tables, names = make_tables(study), [CELLS, PAGE]
     for name, table in tables.items():
-        texts |= {f"{name}.{suffix}": write(table) for suffix, write in FORMATS.items()}
-    for name, text in texts.items():
-        with atomic_write(study.folder / name, "w") as file:
-            file.write(text)
+        names += write_texts(study.folder, name, table)
+    with atomic_write(study.folder / CELLS, "w") as file:
+        file.write(csv_text(every_cell(study)))
     write_page(study, tables, study.folder / PAGE)
     with atomic_write(study.folder / NOTE, "w") as file:
-        file.write(json.dumps({"made_of": fingerprint(study.folder), "files": [*texts, PAGE]}))
+        file.write(json.dumps({"made_of": fingerprint(study.folder), "files": names}))
     return tables
+
+
+def write_texts(folder: Path, name: str, table: Report) -> list[str]:
+    """Writes a table in every format; returns the names of the files."""
+    for suffix, write in FORMATS.items():
+        with atomic_write(folder / f"{name}.{suffix}", "w") as file:
+            file.write(write(table))
+    return [f"{name}.{suffix}" for suffix in FORMATS]
 
 
 def is_reported(folder: Path) -> bool:

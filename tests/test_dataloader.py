@@ -13,6 +13,8 @@ from dataloader import Reading, open_data, open_images
 from engine.arguments import get_args
 from main import build_objective, demand_of
 from processes.errors import UserError
+from selection.labelled import UNLABELLED
+from selection.target import open_target
 from utils import settings_of
 
 LOSS = "[('SelfEntropy', {}, None, None, None, 1)"
@@ -157,3 +159,45 @@ def test_what_is_wrong_is_said(site):
     _, reading, _ = read(site)
     with pytest.raises(UserError, match="test.* is missing"):
         open_images(reading, "test")
+
+
+# ------------------------------------------------------------------------------------------------ few patients
+
+
+def test_few_patients_are_what_is_learnt_from_and_chosen_by(site):
+    """Four train; of fewer each is among those of more, and the images to choose by are of the same patients."""
+    seen = []
+    for number in (1, 2, 4):
+        args, reading, loss = read(site, "--n_target", str(number), "--draw", "3")
+        streams, val = open_data(demand_of(args), reading, loss.bounds)
+        found = set(streams["target"].slices.patients)
+        assert len(found) == number
+        assert len(set(val.slices.patients)) == 2  # all that are scored
+        target = open_target(reading, loss.bounds, UNLABELLED)
+        assert set(target.slices.patients) == found
+        seen.append(found)
+    assert seen[0] < seen[1] < seen[2]
+    assert len({tuple(patients_drawn(site, draw)) for draw in range(6)}) > 1
+
+
+def patients_drawn(site, draw):
+    """The patient that a draw of one leaves."""
+    return sorted(set(open_with(site, ["--n_target", "1", "--draw", str(draw)])[0]["target"].slices.patients))
+
+
+@pytest.mark.parametrize(
+    ("words", "told"),
+    [
+        (("--n_target", "5"), "--n_target 5, but .*train holds 4 volumes"),
+        (("--n_target", "-1"), "--n_target is -1"),
+        (("--n_target", "1", "--keep_every", "5", "--select_with", "1"), "--select_with draws among all patients"),
+    ],
+)
+def test_patients_that_are_not_there_are_refused(site, words, told):
+    with pytest.raises(UserError, match=told):
+        open_with(site, words)
+
+
+def open_with(site, words):
+    args, reading, loss = read(site, *words)
+    return open_data(demand_of(args), reading, loss.bounds)

@@ -1,7 +1,6 @@
 """Each row against the reference rows: differences with intervals, exact tests after Holm, what a claim is worth."""
 
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict
 from typing import Any
 
 from analysis.statistics.comparison import Paired, compare_family
@@ -9,7 +8,16 @@ from analysis.statistics.intervals import Interval, paired_interval
 from analysis.statistics.tests import smallest_p
 from analysis.tables.table import Report
 from study.reading import HEADLINE, Study
-from study.tables.words import SIGNIFICANT, blocks_of, earlier_note, mean_words, p_words, signed_words, warnings
+from study.tables.words import (
+    SIGNIFICANT,
+    blocks_of,
+    earlier_note,
+    interval_cells,
+    mean_words,
+    p_words,
+    signed_words,
+    warnings,
+)
 from utils import counted
 
 
@@ -104,7 +112,3 @@ def csv_line(study: Study, row: str, reference: str, paired: Paired) -> dict[str
     for score in scores_beside(study):
         line |= interval_cells(f"{score}_difference", beside(study, row, reference, score))
     return line
-
-
-def interval_cells(name: str, interval: Interval) -> dict[str, Any]:
-    return {f"{name}_{key}": value for key, value in asdict(interval).items()}

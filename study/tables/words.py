@@ -3,6 +3,8 @@
 import math
 from collections import Counter
 from collections.abc import Sequence
+from dataclasses import asdict
+from typing import Any
 
 from analysis.run import unique
 from analysis.statistics.intervals import Interval
@@ -82,6 +84,11 @@ def signed_words(interval: Interval, digits: int = 3) -> str:
     if not math.isfinite(interval.mean):
         return NOTHING
     return f"{mean} ({low} to {high})" if interval.is_known else mean
+
+
+def interval_cells(name: str, interval: Interval) -> dict[str, Any]:
+    """The cells of a csv: name_mean, name_low, …"""
+    return {f"{name}_{key}": value for key, value in asdict(interval).items()}
 
 
 def p_words(p: float) -> str:

@@ -176,6 +176,7 @@ EXEMPT = {  # flag, or flag and value -> why no run tries it
     "--precision fp16": "needs a GPU",
     "--select_with": "a few patients' labels choose; that no step sees them, nor others': test_choice_with_labels.py",
     "--select_folders": "as --select_with",
+    "--n_target": "patients are drawn by their names: test_dataloader.py",
     "--n_labelled": "of the adversarial method: the labels of the source",
     "--schedule": "of a method without a step, which has no learning rate",
     "--lr_rule legacy": "of a method without a step, which has no learning rate",

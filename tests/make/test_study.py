@@ -160,7 +160,7 @@ def test_a_run_that_fails_stops_no_other_and_is_told_on_every_table(checkout, py
     failed = make(checkout, python, "study", *TYPED[:2], "SEEDS=0", "ROWS=broken entropy noadap")
     assert failed.returncode == 2
     assert "no_such_column" in failed.stderr
-    assert "say what they lack, 1 run: broken, seed 0: not there. The same command makes" in failed.stderr
+    assert "what it lacks, 1 run: broken, seed 0: not there. The same command makes" in failed.stderr
     assert (study / "seed0/entropy/patients_last.csv").is_file()
     table = (study / "headline.txt").read_text()
     assert "1 of 3 runs are missing or left out" in table

@@ -12,6 +12,7 @@ from PIL import Image
 
 from datasets.size_table import read_size_table
 from preprocess.priors.estimates import ball_diameter_mm
+from preprocess.priors.mistagging import mistag
 from preprocess.size_priors import compare, divergence, parse_args, scale_sizes
 from processes.errors import UserError
 
@@ -371,3 +372,54 @@ def test_sizes_of_volumes_are_in_voxels(tmp_path):
     assert column(out, "val_gt_size") == {"B_0": [162, 30], "B_1": [192, 0], "B_2": [142, 50]}
     with pytest.raises(UserError, match="set of volumes"):
         run("make", "--data", root, "--out", tmp_path / "x.csv", "--n_class", 2, "--constant_mm2", 120)
+
+
+# ------------------------------------------------------------------------------------------------ spoil
+
+
+@pytest.mark.parametrize(("share", "turned"), [(0, 0), (0.25, 1), (0.5, 2), (1, 4)])
+def test_so_many_tags_are_turned(share, turned):
+    """Two of five slices show the organ, one is left out."""
+    tagged = np.array([[90, 10], [90, 10], [100, 0], [100, 0], [0, 0]], float)
+    untagged = np.array([[90, 10]] * 5, float)
+    found = mistag(tagged, untagged, share, draw=3)
+    assert (found != tagged).any(1).sum() == turned
+    assert found.sum(1).tolist() == [100, 100, 100, 100, 0]
+    assert set(found[:, 1].tolist()) <= {0, 10}
+    if share == 1:
+        assert found[:, 1].tolist() == [0, 0, 10, 10, 0]
+
+
+def test_tags_are_of_classes_and_a_smaller_share_is_part_of_a_larger():
+    rng = np.random.default_rng(0)
+    sizes = np.concatenate([np.zeros((40, 1)), 20 + np.zeros((40, 2))], axis=1)
+    tagged = sizes * (rng.random((40, 3)) < 0.5)
+    for table in (sizes, tagged):
+        table[:, 0] = 100 - table[:, 1:].sum(1)
+    turned = [mistag(tagged, sizes, share, draw=1)[:, 1:] != tagged[:, 1:] for share in (0.1, 0.3)]
+    assert [each.sum() for each in turned] == [8, 24]
+    assert (turned[1] >= turned[0]).all()
+    assert (turned[0] != (mistag(tagged, sizes, 0.1, draw=2)[:, 1:] != tagged[:, 1:])).any()
+
+
+def test_classes_that_outgrow_a_slice_share_it():
+    found = mistag(np.array([[40.0, 60, 0]]), np.array([[0.0, 60, 60]]), 0.5, draw=0)
+    assert found.tolist() in ([[0, 50, 50]], [[100, 0, 0]])
+
+
+def test_spoil_writes_a_new_file(target, tmp_path):
+    sizes, out = make(target, "--constant", 15), tmp_path / "wrong.csv"
+    run("spoil", "--sizes", sizes, "--percent", 25, 100, "--out", out)
+    before, all_wrong = column(sizes, "dumbpredwtags"), column(out, "dumbpredwtags_wrong100")
+    assert {name: values[1] for name, values in all_wrong.items()} == {
+        name: 0 if values[1] else 15 for name, values in before.items()
+    }
+    quarter = column(out, "dumbpredwtags_wrong25")
+    assert sum(quarter[name] != values for name, values in before.items()) == 1
+    table = read_size_table(out, "dumbpredwtags_wrong25")
+    assert table.comments["estimator dumbpredwtags_wrong25"].endswith("25 % of the tags wrong, draw 0")
+    assert not table.oracle
+    with pytest.raises(UserError, match="never overwritten"):
+        run("spoil", "--sizes", sizes, "--out", out)
+    with pytest.raises(UserError, match="--percent expects different numbers from 0 to 100"):
+        run("spoil", "--sizes", sizes, "--percent", 101, "--out", tmp_path / "x.csv")

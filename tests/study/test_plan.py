@@ -128,11 +128,12 @@ def test_a_make_that_refuses_is_quoted(tmp_path):
     script = tmp_path / "make.py"
     script.write_text("import sys\nsys.exit('prostate.make:7: *** no such line.  Stop.')\n")
     with pytest.raises(UserError, match=r"Nothing was started, as make refuses: prostate\.make:7: \*\*\* no such line"):
-        ask_make(f"'{sys.executable}' '{script}'", tmp_path, [0])
+        ask_make(f"'{sys.executable}' '{script}'", [0])
 
 
 def test_make_is_asked_for_every_seed(tmp_path):
     script = tmp_path / "make.py"
     script.write_text("import sys\nprint('x renew', sys.argv[1][3:] + '/sfda -- python main.py', *sys.argv[2:])\n")
-    found = ask_make(f"'{sys.executable}' '{script}'", tmp_path, [0, 7])
+    found = ask_make(f"'{sys.executable}' '{script}' RD={tmp_path}/seed{{seed}} --seed {{seed}}", [0, 7])
     assert [each.folder for each in found] == [tmp_path / "seed0/sfda", tmp_path / "seed7/sfda"]
+    assert [each.flags for each in found] == [{"--seed": "0 -n"}, {"--seed": "7 -n"}]

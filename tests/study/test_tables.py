@@ -307,6 +307,6 @@ def test_a_report_that_lacks_a_run_is_written_and_ends_with_what_it_lacks(folder
     write_asked(folder, Asked("toy", ("noadap", "sfda"), SEEDS))
     shutil.rmtree(folder / "seed1/sfda")
     for _ in range(2):
-        with pytest.raises(UserError, match=r"lack, 1 run: sfda, seed 1: not there\. The same command makes"):
+        with pytest.raises(UserError, match=r"lacks, 1 run: sfda, seed 1: not there\. The same command makes"):
             main(["report", "--folder", str(folder)])
         assert (folder / "headline.txt").is_file()
