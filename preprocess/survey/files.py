@@ -9,6 +9,8 @@ from typing import Any
 
 import preprocess.layouts  # noqa: F401  fills LAYOUTS
 from preprocess.layouts.layout import LAYOUTS, Asked, SiteFiles
+from preprocess.survey.patients import find_patient
+from preprocess.survey.sites import roles_of
 from processes.errors import UserError
 from utils import listing
 
@@ -21,7 +23,8 @@ def add_file_flags(add: Callable[..., Any]) -> None:
     add("--source_label", metavar="GLOB", help="their labels")
     add("--target", metavar="GLOB", help="images of the new site")
     add("--target_label", metavar="GLOB", help="their labels, if there are any: for scores and bounds alone")
-    add("--patient", metavar="REGEX", help=r"its group is the patient, in a file's name: (case\d+)")
+    patient = r"its group is the patient, in the names of files or folders: (case\d+) (default: what fits all of them)"
+    add("--patient", metavar="REGEX", help=patient)
     add("--channel", type=int, metavar="N", help="of 4D images, counted from 0")
     for name in LAYOUTS:
         for site, flag in _flags_of(name).items():
@@ -55,11 +58,10 @@ def files_of(site: str, args: argparse.Namespace) -> SiteFiles:
     if flag == PLAIN[site]:
         if site == "source" and not label:
             raise UserError("--source_label names the labels of the source, which are learnt from; give it.")
-        if not args.patient:
-            raise UserError("--patient REGEX tells which files are of one patient, as in '(case[0-9]+)'; give it.")
-        return SiteFiles(
-            (value,), None if args.no_target_label and site == "target" else label, args.patient, args.channel
-        )
+        label = None if args.no_target_label and site == "target" else label
+        plain = SiteFiles((value,), label, "", args.channel)
+        patient, notes = find_patient(roles_of(plain), args.patient, site)
+        return replace(plain, patient=patient, notes=tuple(notes))
     if label:
         raise UserError(f"--{site}_label goes with {PLAIN[site]}: {flag} finds the labels by itself.")
     return _of_layout(site, flag, value, args)

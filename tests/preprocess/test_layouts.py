@@ -9,10 +9,12 @@ import nrrd
 import numpy as np
 import pytest
 
+from files.reading import read_grid
 from preprocess import new_dataset as program
 from preprocess.layouts.layout import LAYOUTS, Asked
 from preprocess.slice_volumes import read_spec, slice_set
 from processes.errors import UserError
+from tests.tools.fuzz_volumes import write_series
 
 ROOT = Path(__file__).parents[2]
 NEEDED = ("processes", "files", "datasets", "nets", "methods", "engine", "analysis", "preprocess", "make", "*.py")
@@ -391,3 +393,30 @@ def test_segments_that_are_numbered_differently_are_refused(tmp_path):
     (folder / "case1.seg.nrrd").unlink()
     with pytest.raises(UserError, match="case0.seg.nrrd cannot be read"):
         LAYOUTS["slicer"](folder, Asked())
+
+
+# ------------------------------------------------------------------------------------------- an exported DICOM study
+
+
+def dicom_study(folder, seed=0, patients=("PAT01", "PAT02", "PAT03")):
+    """A folder a patient with a folder a series, as archives export them, and masks that were drawn elsewhere."""
+    rng = np.random.default_rng(seed)
+    for number, patient in enumerate(patients):
+        image, truth = scan(rng, (1,))
+        series = folder / patient / "STUDY1" / "t2_tse"
+        write_series(series, image, series=f"1.2.3.{seed}.{number}")
+        save(folder / patient / "prostate.nii.gz", truth, read_grid(series).affine)
+    return folder
+
+
+def test_one_command_makes_a_makefile_of_two_exported_dicom_studies(place):
+    for seed, site in enumerate(("old", "new")):
+        dicom_study(place / site, seed)
+    words = ["--name", "mine"]
+    for site, folder in (("source", "old"), ("target", "new")):
+        words += [f"--{site}", f"{folder}/*/*/t2_tse/", f"--{site}_label", f"{folder}/*/prostate.nii.gz"]
+    text = run(*words)
+    assert "found by itself: old/PAT01/STUDY1/t2_tse is of PAT01" in text
+    card = slice_set(read_spec(words_of("mine")[0]))
+    assert members(card) == ["PAT01", "PAT02", "PAT03"]
+    assert card["n_class"] == 2

@@ -2,6 +2,7 @@
 
 import json
 import os
+import re
 import subprocess
 from collections import Counter
 from dataclasses import replace
@@ -15,12 +16,14 @@ from conftest import disc_slice
 from nasty import NASTY
 
 from files.grids import Grid, turn
+from files.pairing import read_id
 from preprocess import new_dataset as program
 from preprocess import size_priors
 from preprocess.layouts.layout import SiteFiles
 from preprocess.slice_volumes import read_spec
 from preprocess.survey.classes import Classes
 from preprocess.survey.makefile import makefile_text
+from preprocess.survey.patients import find_patient
 from preprocess.survey.plan import Plan
 from preprocess.survey.sites import Site, compare_grids, read_site
 from preprocess.survey.wishes import Wishes
@@ -325,3 +328,52 @@ def test_words_of_any_letters_arrive_at_the_commands_of_the_makefile_as_they_wer
             assert spec.class_names == ("background", row[4].replace(",", ";"))
         assert size_priors.parse_args(parts[3][parts[3].index("make") :]).tags == Path(row[7])
     assert not list(place.glob("**/PWNED*"))
+
+
+@pytest.mark.parametrize("typed", [r"(case\d+)", r"^(case\d+)", None])
+def test_ids_in_the_names_of_folders_are_found(place, typed):
+    for site in ("old", "new"):
+        for path in sorted(place.glob(f"{site}/*.nii.gz")):
+            case, _, kind = path.name.partition("_")
+            (place / site / case / "anat").mkdir(parents=True, exist_ok=True)
+            path.rename(place / site / case / (f"anat/{kind}" if kind.startswith("t2") else kind))
+    flags = ["--name", "mine", "--source", "old/*/anat/t2.nii.gz", "--source_label", "old/*/mask.nii.gz"]
+    flags += ["--target", "new/*/anat/t2.nii.gz", *(["--patient", typed] if typed else [])]
+    program.new_dataset(program.parse_args(flags))
+    text = Path("mine.make").read_text()
+    assert "at the source" in text
+    for site, folder in (("source", "old/*/*"), ("target", "new/*/*")):
+        words = arguments_of(["-f", "mine.make", f"data/mine_{site}"])
+        spec = read_spec(words[words.index("preprocess.slice_volumes") + 1 :])
+        found = {read_id(path, re.compile(spec.patient)) for path in place.glob(f"{folder}/t2.nii.gz")}
+        assert found == {f"case{n}" for n in range(4)}
+
+
+@pytest.mark.parametrize(
+    ("names", "patient"),
+    [
+        ({"IMG": ["T2_case01", "T2_case02"], "GT": ["case01_mask2", "case02_mask2"]}, r"(case\d+)"),
+        ({"IMG": ["img/anna", "img/berta"], "GT": ["gt/anna", "gt/berta"]}, r"^(.+?)(?:"),
+        ({"IMG": ["anna_t2", "berta_t2"], "GT": ["anna_mask", "berta_mask"]}, r"^([^_.]+)[_.]"),
+        ({"IMG": ["anna/t2", "berta/t2"], "GT": ["anna/mask", "berta/mask"]}, r"([^/]+)/[^/]*$"),
+        ({"IMG": ["17/s2/t2", "18/s2/t2"], "GT": ["17/s2/mask", "18/s2/mask"]}, r"(\d+)[^/]*/[^/]*/[^/]*$"),
+    ],
+)
+def test_what_tells_patients_apart_is_found_by_itself(tmp_path, names, patient):
+    for name in (name for each in names.values() for name in each):
+        (tmp_path / "a" / f"{name}.nii").parent.mkdir(parents=True, exist_ok=True)
+        (tmp_path / "a" / f"{name}.nii").touch()
+    patterns = {role: "|".join(f"{tmp_path}/a/{name}.nii" for name in each) for role, each in names.items()}
+    found, (told,) = find_patient(patterns, None, "source")
+    assert found.startswith(patient)
+    assert "found by itself" in told
+
+
+def test_names_that_tell_no_patients_apart_are_refused(tmp_path):
+    for name in ("x/a.nii", "x/b.nii", "x/c.nii"):
+        (tmp_path / name).parent.mkdir(exist_ok=True)
+        (tmp_path / name).touch()
+    with pytest.raises(UserError, match="No part of the names tells which files of the source are of one patient"):
+        find_patient({"IMG": f"{tmp_path}/x/[ab].nii", "GT": f"{tmp_path}/x/c.nii"}, None, "source")
+    with pytest.raises(UserError, match="No file matches .*, the images of the target"):
+        find_patient({"IMG": f"{tmp_path}/y/*.nii"}, None, "target")
