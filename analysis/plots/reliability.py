@@ -65,8 +65,9 @@ def draw_reliability(ax: Axes, curves: Mapping[str, pd.DataFrame]) -> None:
             share = known["n"] / known["n"].sum()
             sizes = SMALLEST + (LARGEST - SMALLEST) * share
             ax.scatter(known["confidence"], known["frequency"], sizes, color=colour, linewidths=0, zorder=3)
-            words = f"ECE {known['cw_ece'].iloc[0]:.3f}"
-            ax.text(0.02, 0.98 - 0.08 * number, words, color=colour, transform=ax.transAxes, va="top", size=8)
+            words, place = f"ECE {known['cw_ece'].iloc[0]:.3f}", (0.98, 0.02 + 0.08 * (len(curves) - 1 - number))
+            box = {"facecolor": "white", "edgecolor": "none", "alpha": 0.8, "pad": 1}
+            ax.text(*place, words, color=colour, transform=ax.transAxes, ha="right", size=8, bbox=box, zorder=4)
     if not any(table["n"].any() for table in curves.values()):
         say(ax, "no pixel")
     ax.set(xlim=SHARE_LIMITS, ylim=SHARE_LIMITS, xlabel="probability of the class", ylabel="how often it is there")
