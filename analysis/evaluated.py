@@ -27,6 +27,7 @@ FOLDER = "evaluated"
 CALIBRATION, RELIABILITY, SCANS, NOTE = "calibration.csv", "reliability.csv", "scans", "evaluated.json"
 EVERYONE = "all"  # in the place of a patient: the pixels of all patients together
 REGIONS = ("image", "band")
+UNITS = ("mm", "pixels")  # of the width of a band
 TEMPERED = ", tempered"  # behind the name of a network: at the temperature that was fitted without labels
 CHECKED = ("image", "truth", "mask", "entropy")
 
@@ -64,7 +65,11 @@ def read_reliability(folder: Path) -> pd.DataFrame:
 
 def read_note(folder: Path) -> dict[str, Any]:
     """What the evaluation was made of; "unit" is that of the band's width, mm or pixels."""
-    return read_json(_there(folder, folder / NOTE), _cure(folder))
+    path, cure = _there(folder, folder / NOTE), _cure(folder)
+    note = read_json(path, cure)
+    if note.get("unit") not in UNITS:
+        raise UserError(f"{path} does not tell the unit of the band, {' or '.join(UNITS)}; {cure}.")
+    return note
 
 
 def _table(folder: Path, name: str, columns: Mapping[str, Callable[[str], Any]]) -> pd.DataFrame:

@@ -3,11 +3,12 @@
 import numpy as np
 import pandas as pd
 
+from analysis.calibration.region import WIDTH
 from analysis.calibration.scores import SCORES
-from analysis.evaluated import EVERYONE, TEMPERED, evaluated_folder, is_evaluated, read_calibration
-from analysis.run import Run
+from analysis.evaluated import EVERYONE, FOLDER, TEMPERED, evaluated_folder, is_evaluated, read_calibration, read_note
 from analysis.tables.table import number
-from study.reading import Study, called
+from processes.errors import UserError
+from study.reading import Key, Study, called
 
 GROUP = ["row", "which", "class", "region"]
 SHOWN = ("nll", "brier", "cw_ece", "ace", "tace")  # in words; the csv has the parts of the Brier score too
@@ -19,7 +20,9 @@ def calibration_table(study: Study) -> pd.DataFrame:
     Of every network that was evaluated, at its own temperature and at that of study.evaluate; each score of a seed is
     of the pixels of all patients together. Rows stand as the study names them; it is empty where no run is evaluated.
     """
-    found = [_of_run(row, run) for (row, _), run in study.runs.items() if is_evaluated(run.folder)]
+    found = [
+        table.assign(row=row) for (row, _), table in _evaluations(study).items() if isinstance(table, pd.DataFrame)
+    ]
     if not found:
         return pd.DataFrame(columns=[*GROUP, "seeds", *SCORES, *(f"{score}_sd" for score in SCORES)])
     grouped = pd.concat(found).groupby(GROUP, sort=False)[list(SCORES)]
@@ -35,31 +38,52 @@ def calibration_cells(study: Study) -> tuple[list[str], list[list[str]]]:
 
     A score is the mean over seeds, with its standard deviation where there are several.
     """
-    table = calibration_table(study)
-    headline = {row: run.standing_for("chosen") for (row, _), run in study.runs.items()}
-    names = {k: run.class_name(k) for run in study.runs.values() for k in range(1, run.n_class)}
+    shown, names = set(), {}
+    for (row, _), run in study.runs.items():
+        which = run.standing_for("chosen")
+        shown |= {(row, which), (row, f"{which}{TEMPERED}")}
+        names |= {(row, k): run.class_name(k) for k in range(1, run.n_class)}
     header = ["row", "network", "class", "region", "seeds", *SHOWN]
     rows = []
-    for line in table.to_dict("records"):
-        if line["which"] in (headline[line["row"]], f"{headline[line['row']]}{TEMPERED}"):
+    for line in calibration_table(study).to_dict("records"):
+        row, which = line["row"], line["which"]
+        if (row, which) in shown:
             scores = [_in_words(line[score], line[f"{score}_sd"]) for score in SHOWN]
-            rows.append([line["row"], line["which"], names[line["class"]], line["region"], str(line["seeds"]), *scores])
+            rows.append([row, which, names[row, line["class"]], line["region"], str(line["seeds"]), *scores])
     return header, rows
 
 
+def band_words(study: Study) -> str:
+    """How wide the band is: '5 mm', or '5 pixels' of sets that state no spacing."""
+    tables = _evaluations(study).values()
+    units = dict.fromkeys(table.attrs["unit"] for table in tables if isinstance(table, pd.DataFrame))
+    return f"{WIDTH:g} {'/'.join(units)}"
+
+
 def without_calibration(study: Study) -> list[str]:
-    """A line each on runs that nobody evaluated; the same wherever the study lies."""
-    top = study.folder.resolve()
-    return [
-        f"{called(row, seed)}: not evaluated, {evaluated_folder(run.folder).relative_to(top)} is not there"
-        for (row, seed), run in study.runs.items()
-        if not is_evaluated(run.folder)
-    ]
+    """A line each on runs that nobody evaluated, the same wherever the study lies, or whose evaluation is broken."""
+    found = _evaluations(study)
+    return [f"{called(*key)}: {found[key]}" for key in found if isinstance(found[key], str)]
 
 
-def _of_run(row: str, run: Run) -> pd.DataFrame:
-    table = read_calibration(evaluated_folder(run.folder))
-    return table[table["patient"] == EVERYONE].assign(row=row)
+def _evaluations(study: Study) -> dict[Key, pd.DataFrame | str]:
+    """Of each run the scores of all patients together; or in words why there are none, which stops no other table."""
+    found: dict[Key, pd.DataFrame | str] = {}
+    for key, run in study.runs.items():
+        folder = evaluated_folder(run.folder)
+        if not is_evaluated(run.folder):
+            row, seed = key
+            found[key] = f"not evaluated, seed{seed}/{FOLDER}/{row} is not there"
+            continue
+        try:
+            table, note = read_calibration(folder), read_note(folder)
+        except UserError as error:
+            found[key] = str(error)
+            continue
+        table = table[(table["patient"] == EVERYONE) & table["class"].between(1, run.n_class - 1)].copy()
+        table.attrs["unit"] = note["unit"]
+        found[key] = table
+    return found
 
 
 def _in_words(mean: float, sd: float) -> str:

@@ -19,7 +19,7 @@ import json
 import os
 import shutil
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from itertools import groupby
 from pathlib import Path
 from typing import Any
@@ -62,7 +62,7 @@ from score_masks import about_truth
 from selection.target import Target
 from study.calibrating import Row, Tally
 from study.cases import Shown, cases_of
-from study.pseudo_labels import temperature_of
+from study.pseudo_labels import Fitted, fit_without_labels
 from study.scans import scan_of, write_scan
 from utils import ProgramParser, atomic_write, counted, listing, read_literal, run_program, settings_of, sha256_of
 
@@ -181,7 +181,7 @@ def open_evaluation(run: Run, here: Mapping[str, Any]) -> Opened:
             f"A patient of {slices.root} is called '{EVERYONE}', as the rows of all patients together are here; give "
             "it another name."
         )
-    code = source_hash([Tally, cases_of, scan_of, temperature_of])
+    code = source_hash([Tally, cases_of, scan_of, fit_without_labels])
     made_of |= {"images": slices.digest, "precision": args.precision, "code": code}
     return Opened(run, shown, reading, val, made_of)
 
@@ -206,7 +206,7 @@ class Found:
 
     scores: list[Row]
     curves: list[Row]
-    temperature: float | None
+    fitted: Fitted | None
 
     def called(self, which: str, other: str) -> "Found":
         """The same under the name of another network, which says the same."""
@@ -214,16 +214,16 @@ class Found:
         def renamed(rows: list[Row]) -> list[Row]:
             return [[str(row[0]).replace(which, other, 1), *row[1:]] for row in rows]
 
-        return Found(renamed(self.scores), renamed(self.curves), self.temperature)
+        return Found(renamed(self.scores), renamed(self.curves), self.fitted)
 
 
 def evaluate(opened: Opened, which: str, training: Target | None, scans: Path | None) -> Found:
     """Shows one network all images. scans: the folder that scans are written into; None writes none"""
     shown, run = opened.shown[which], opened.run
-    temperature = None
+    fitted = None
     if training is not None:
-        temperature = temperature_of(shown, training.batches(shown.levels), len(training.slices))
-    versions = {which: 1.0} | ({} if temperature is None else {f"{which}{TEMPERED}": temperature})
+        fitted = fit_without_labels(shown, training.batches(shown.levels), len(training.slices))
+    versions = {which: 1.0} | ({} if fitted is None else {f"{which}{TEMPERED}": fitted.temperature})
     tally, rows = Tally(versions, run.n_class, opened.reading.ignore), []
     cases = cases_of(shown, opened.as_seen_by(shown), opened.pictures)
     bar = tqdm(total=len(set(opened.slices.patients)), desc=which, disable=None, unit="patient")
@@ -235,7 +235,7 @@ def evaluate(opened: Opened, which: str, training: Target | None, scans: Path | 
         rows += tally.finish(patient)
         bar.update()
     bar.close()
-    return Found([*tally.rows_of_everyone(), *rows], tally.curves(), temperature)
+    return Found([*tally.rows_of_everyone(), *rows], tally.curves(), fitted)
 
 
 def evaluate_all(opened: Opened, out: Path) -> dict[str, Found]:
@@ -258,7 +258,7 @@ def write(opened: Opened, found: Mapping[str, Found], out: Path) -> None:
     tables = {RELIABILITY: (CURVE, "curves"), CALIBRATION: (COLUMNS, "scores")}
     note = dict(opened.made_of) | {
         "unit": {"mm": "mm", "vox": "pixels"}[unit_of(opened.slices)],
-        "temperature": {which: each.temperature for which, each in found.items()},
+        "fitted": {which: each.fitted and asdict(each.fitted) for which, each in found.items()},
     }
     with atomic_write(out / NOTE, "w") as file:
         json.dump(note, file, indent=1)
@@ -301,9 +301,9 @@ def main(argv: Sequence[str] | None = None) -> None:
 
 def tell(opened: Opened, found: Mapping[str, Found], out: Path) -> None:
     """Prints where it lies, and what a reader must know of it."""
-    temperatures = {which: each.temperature for which, each in found.items() if each.temperature is not None}
-    if temperatures:
-        words = ", ".join(f"{which} {value:.2f}" for which, value in temperatures.items())
+    fitted = {which: each.fitted for which, each in found.items() if each.fitted}
+    if fitted:
+        words = ", ".join(f"{which} {each.temperature:.2f}" for which, each in fitted.items())
         print(f"Temperature without labels (above 1: too sure of itself): {words}.")
     if unit_of(opened.slices) != "mm":
         print(f"{opened.slices.root} states no spacing: the band is 5 pixels wide, not 5 mm.")

@@ -1,6 +1,7 @@
 """One temperature for a network on images without labels, from labels that it gives itself (PseudoCal)."""
 
 from collections.abc import Iterator
+from dataclasses import dataclass
 
 import numpy as np
 import torch
@@ -13,11 +14,20 @@ from selection.views import mixed
 from study.cases import Shown
 
 SHARE = 0.65  # of the image whose prediction is the label, in a mixture of two
-PIXELS = 2**18  # that the temperature is fitted to, at most: more do not change its second digit
+PIXELS = 2**18  # that the temperature is fitted to, at most
+
+
+@dataclass(frozen=True)
+class Fitted:
+    """A temperature, the number of pixels of mixtures that it was fitted to, and the share that got their label."""
+
+    temperature: float
+    pixels: int
+    agreement: float
 
 
 @torch.inference_mode()
-def temperature_of(shown: Shown, images: Iterator[tuple[Tensor, Tensor]], number: int) -> float | None:
+def fit_without_labels(shown: Shown, images: Iterator[tuple[Tensor, Tensor]], number: int) -> Fitted | None:
     """The temperature of least log loss on mixtures of two images; None where all pixels are given one class.
 
     images: `number` images in batches (B, C, …) on the device, in random company, and their rows (B,)
@@ -44,4 +54,6 @@ def temperature_of(shown: Shown, images: Iterator[tuple[Tensor, Tensor]], number
             at = at[:: -(-len(at) // most) or 1]
             kept.append((log_p[:, at].cpu().numpy(), label[at].cpu().numpy()))
     scores, labels = (np.concatenate(each, -1) for each in zip(*kept, strict=True))
-    return fit_temperature(scores, labels) if len(labels) else None
+    if not len(labels):
+        return None
+    return Fitted(fit_temperature(scores, labels), len(labels), float((scores.argmax(0) == labels).mean()))

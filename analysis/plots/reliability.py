@@ -12,7 +12,7 @@ from analysis.evaluated import EVERYONE, REGIONS, evaluated_folder, read_calibra
 from analysis.plots.canvas import GREY, LINES, make_grid, network_words, run_label, save, say
 from analysis.plots.kinds import kind, of_an_epoch
 from analysis.plots.labels import SHARE_LIMITS
-from analysis.run import Run
+from analysis.run import Run, unique
 from processes.errors import UserError
 from processes.quoting import for_chart
 
@@ -33,8 +33,8 @@ def plot_reliability(runs: Sequence[Run], which: str, region: str, out: Path) ->
     if differ := {run.n_class for run in runs} - {runs[0].n_class}:
         raise UserError(f"One picture is of runs with as many classes; these have {runs[0].n_class} and {max(differ)}.")
     classes = range(1, runs[0].n_class)
-    units = {read_note(evaluated_folder(run.folder)).get("unit") for run in runs}
-    width = f"the class and {WIDTH:g} {'/'.join(map(str, units))} round it"
+    units = unique(runs, lambda run: read_note(evaluated_folder(run.folder))["unit"])
+    width = f"the class and {WIDTH:g} {'/'.join(units)} round it"
     where = {"image": "the whole image", "band": width}[region]
     figure, body, axes = make_grid(runs, f"reliability in {where}, {network_words(which, runs)}", len(classes))
     found = {run_label(run): curves_of(run, which, region) for run in runs}

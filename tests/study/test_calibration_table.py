@@ -1,12 +1,14 @@
 """The table of calibration of a study, and the reliability diagrams of single runs."""
 
+import shutil
+
 import numpy as np
 import pytest
 from fake_runs import add_calibration, add_selection, make_run, make_set
 
 from processes.errors import UserError
 from study.asking import Asked, write_asked
-from study.calibration import calibration_cells, calibration_table, without_calibration
+from study.calibration import band_words, calibration_cells, calibration_table, without_calibration
 from study.reading import open_study
 from tests.analysis.test_plot import assert_drawn, draw
 
@@ -61,8 +63,25 @@ def test_its_words_are_of_the_network_that_counts_and_of_it_tempered(folder):
     cells = {(row[0], row[1], row[3]): row[header.index("cw_ece")] for row in rows}
     assert cells["noadap", "last", "band"] == "0.050 ± 0.014"
     assert cells["sfda", "chosen", "image"] == "0.100"
+    assert band_words(study) == "5 mm"
     (missing,) = without_calibration(study)
     assert missing.startswith("sfda, seed 1: not evaluated")
+
+
+def test_a_broken_evaluation_stops_no_table(folder, tmp_path):
+    copied = shutil.copytree(folder, tmp_path / "study")
+    (copied / "seed0/evaluated/sfda/evaluated.json").write_text("{}")
+    (copied / "seed1/evaluated/noadap/calibration.csv").write_text("which,patient\nlast,all\n")
+    study = open_study(copied)
+    table = calibration_table(study)
+    assert (set(table["row"]), set(table["seeds"])) == ({"noadap"}, {1})
+    told = " ".join(without_calibration(study))
+    for words in (
+        "noadap, seed 1: ",
+        "sfda, seed 1: not evaluated",
+        "does not tell the unit of the band, mm or pixels",
+    ):
+        assert words in told
 
 
 def test_a_study_that_nobody_evaluated_has_an_empty_table(tmp_path):

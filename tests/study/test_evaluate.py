@@ -139,7 +139,10 @@ def test_the_temperature_needs_no_label_and_makes_them_truer(run, made, tmp_path
     table = read_calibration(made)
     plain, tempered = (scores(table, which, "all", "band") for which in ("last", "last, tempered"))
     assert (plain.temperature, plain.n) == (1, tempered.n)
-    assert tempered.temperature == pytest.approx(read_note(made)["temperature"]["last"], rel=1e-5)
+    fitted = read_note(made)["fitted"]["last"]
+    assert tempered.temperature == pytest.approx(fitted["temperature"], rel=1e-5)
+    assert fitted["pixels"] > 0
+    assert fitted["agreement"] > 0.95  # a mixture of a bright and a dark pixel is nearer to the first
     assert tempered.temperature < 1  # a network that is less sure than it may be
     assert tempered.cw_ece < plain.cw_ece
     assert tempered.nll < plain.nll
