@@ -9,6 +9,7 @@ from typing import Any
 import pandas as pd
 
 from analysis.run import Run, open_run
+from analysis.tables.facts import marks
 from metrics import DISTANCES, SCORES, average_classes
 from processes.errors import UserError
 from study.asking import Asked, read_asked
@@ -174,6 +175,7 @@ def _open(folder: Path, seed: int) -> Run:
     for which in NETWORKS:
         if not any(entry["class"] in axis for entry in entries_of(run, which)):
             raise UserError(f"it scored none of the classes {axis} of its --metric_axis")
+        marks(run, which, [run])  # raises UserError where a file that every table asks is broken
     return run
 
 

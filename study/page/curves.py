@@ -16,6 +16,7 @@ MARKS = {  # network -> its mark; the ring is larger, so that both are seen wher
     "best_3d": {"symbol": "circle-open", "size": 11, "color": VERMILLION, "line": {"width": 2}},
     "chosen": {"symbol": "circle", "size": 7, "color": BLUE},
 }
+TICKS = 5  # of the axis of epochs, about
 NAMES = {"chosen": "chosen", "best_3d": "best by labels"}
 Point = tuple[float, float]
 
@@ -33,6 +34,8 @@ def curves(study: Study) -> Markup:
             figure.add_trace(trace, line, column)
         if math.isfinite(level) and study.images_of(row) == study.images_of(study.asked.lower):
             figure.add_hline(level, row=line, col=column, line={"color": GREY, "dash": "dot", "width": 1.5})
+    longest = max(len(run.metrics) for runs in rows.values() for run in runs.values())
+    figure.update_xaxes(tick0=0, dtick=max(1, math.ceil(longest / TICKS)))
     seen = [y for trace in figure.data for y in trace.y if math.isfinite(y)]
     figure.update_yaxes(range=reach([*seen, *([level] if math.isfinite(level) else [])]))
     return fill("curves.html", figure=figure, panels=len(rows), lower=study.asked.lower if math.isfinite(level) else "")

@@ -59,7 +59,9 @@ FACTS: dict[str, Callable[[Run], str]] = {
     "Versions": _versions,
     "Machine": lambda run: str(run.provenance.get("platform") or ""),
     "Data set": lambda run: str(run.provenance["dataset"]["path"]),
-    "Distances": lambda run: f"in {run.unit}; NSD with a tolerance of {run.nsd_tolerance:g} {run.unit}",
+    "Distances": lambda run: (
+        "" if run.by_iou else f"in {run.unit}; NSD with a tolerance of {run.nsd_tolerance:g} {run.unit}"
+    ),
     "Begun with other code": lambda run: ", ".join(
         str(each.get("commit")) for each in run.provenance.get("earlier") or ()
     ),

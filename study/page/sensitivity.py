@@ -1,7 +1,8 @@
 """What a setting does to a row: its mean score over the values of the setting, a panel a setting, a line a row.
 
 The study's folder may hold sensitivity.csv, a line a training: row, parameter (what was varied), value (a number),
-seed, and score (the mean over patients, of the score that heads the study's tables).
+seed, and score (the mean over patients, of the score that heads the study's tables); low and high, where there are
+such columns, are the ends of an interval over all seeds.
 """
 
 import pandas as pd
@@ -18,6 +19,8 @@ from study.reading import Study
 NAME = "sensitivity.csv"
 COLUMNS = ("row", "parameter", "value", "seed", "score")
 LOOKS = ((BLUE, "circle", "solid"), (VERMILLION, "square", "dash"), (GREEN, "diamond", "dot"), (GREY, "x", "dashdot"))
+NUMBERS = ("value", "score", "low", "high")
+LEGEND = {"orientation": "h", "yref": "container", "y": 0, "yanchor": "bottom"}
 WIDE = 20  # a setting whose largest value is so many times its smallest is drawn by its logarithm
 
 
@@ -34,7 +37,7 @@ def sensitivity(study: Study) -> Markup:
                 figure.add_trace(trace, *place)
         if of_it["value"].min() > 0 and of_it["value"].max() > WIDE * of_it["value"].min():
             figure.update_xaxes(type="log", dtick=1, exponentformat="e", row=place[0], col=place[1])
-    figure.update_layout(showlegend=True, legend={"orientation": "h", "y": -0.25})
+    figure.update_layout(showlegend=True, margin={"b": 100}, legend=LEGEND)
     return fill("sensitivity.html", figure=figure, panels=len(parameters), score=study.score_name)
 
 
@@ -47,9 +50,9 @@ def read_sensitivity(study: Study) -> pd.DataFrame:
         table = pd.read_csv(path, dtype={"row": str, "parameter": str}, keep_default_na=False)
         if table.empty or not {*COLUMNS} <= {*table}:
             raise ValueError(f"expected the columns {', '.join(COLUMNS)}, and a line a training")
-        table = table.astype({"value": float, "score": float})
+        numbers = {name: pd.to_numeric(table[name]) for name in NUMBERS if name in table}
     words = {name: table[name].map(from_cell) for name in ("row", "parameter")}
-    return table.assign(**words).sort_values("value", kind="stable")
+    return table.assign(**words, **numbers).sort_values("value", kind="stable")
 
 
 def _traces(row: str, own: pd.DataFrame, number: int, first: bool) -> list[go.Scatter]:
@@ -76,4 +79,26 @@ def _traces(row: str, own: pd.DataFrame, number: int, first: bool) -> list[go.Sc
         marker={"color": colour, "symbol": symbol, "size": 7},
         hovertemplate="mean at %{x}: %{y:.3f}<extra></extra>",
     )
-    return [seeds, line]
+    return [seeds, *_band(own, colour, number), line]
+
+
+def _band(own: pd.DataFrame, colour: str, number: int) -> list[go.Scatter]:
+    """The interval of each mean, where the table has the columns low and high."""
+    if not {"low", "high"} <= {*own}:
+        return []
+    ends = own.groupby("value")[["low", "high"]].first().dropna()
+    around = [*ends["high"].round(4), *ends["low"][::-1].round(4)]
+    return [
+        go.Scatter(
+            x=[*ends.index, *ends.index[::-1]],
+            y=around,
+            fill="toself",
+            fillcolor=colour,
+            opacity=0.15,
+            line={"width": 0},
+            mode="lines",
+            legendgroup=str(number),
+            showlegend=False,
+            hoverinfo="skip",
+        )
+    ]

@@ -10,9 +10,10 @@ from jinja2 import Environment, FileSystemLoader, StrictUndefined
 from markupsafe import Markup
 from plotly.graph_objects import Figure
 
-from processes.quoting import CHART_LETTERS, for_script, visible
+from processes.quoting import for_script, visible
 
 HERE = Path(__file__).parent
+LONGEST = 40  # letters of a name in a chart
 
 
 def _shown(value: Any) -> Any:
@@ -53,6 +54,6 @@ def fill(name: str, **values: Any) -> Markup:
 def letters(name: object) -> str:
     """A name in a chart. Plotly knows a few tags and entities of its own in texts, and here there are none of them."""
     words = visible(name)
-    if len(words) > CHART_LETTERS // 2:
-        words = f"{words[: CHART_LETTERS // 4]}…{words[1 - CHART_LETTERS // 4 :]}"
+    if len(words) > LONGEST:
+        words = f"{words[: LONGEST // 2]}…{words[1 - LONGEST // 2 :]}"
     return html.escape(words, quote=False)

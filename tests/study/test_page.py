@@ -230,6 +230,13 @@ def test_a_setting_is_drawn_by_its_means(made, tmp_path):
     assert means["x"] == [0.001, 0.1]
     assert np.allclose(means["y"], [0.55, 0.7])
     assert figure["layout"]["xaxis"]["type"] == "log"
+    head, *lines = SENSITIVITY.splitlines()
+    lines = [f"{line},{ends}" for line, ends in zip(lines, ("0.6,0.8", "0.4,0.7", "0.4,0.7"), strict=True)]
+    (folder / "sensitivity.csv").write_text("\n".join([f"{head},low,high", *lines]))
+    figure = json.loads(Reader(sensitivity(open_study(folder))).scripts["sensitivity-chart"])
+    _, band, means = figure["data"]
+    assert band["x"] == [0.001, 0.1, 0.1, 0.001]
+    assert np.allclose(band["y"], [0.7, 0.8, 0.6, 0.4])
     (folder / "sensitivity.csv").write_text("row,value\nsfda,1\n")
     with pytest.raises(UserError, match="expected the columns row, parameter, value, seed, score"):
         sensitivity(open_study(folder))

@@ -111,6 +111,8 @@ FAULTY = {
     "noadap, seed 1: {run}/patients_chosen.csv is missing": lambda run: (
         add_selection(run, "source", last=0) / "patients_chosen.csv"
     ),
+    "noadap, seed 1: {run}/3dbestepoch.txt is missing": lambda run: run / "3dbestepoch.txt",
+    "val_sizes.npy": lambda run: (run / "val_sizes.npy").write_bytes(b"torn"),
     "provenance.json is missing": lambda run: run / "provenance.json",
     "noadap, seed 1: trained with seed 3, and lies in the folder of seed 1": lambda run: (
         run / "params.txt"
