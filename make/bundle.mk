@@ -8,6 +8,6 @@ BUNDLED := $(if $(filter bundle,$(MAKECMDGOALS)),$(firstword $(or $(RUN),$(filte
 $(if $(BUNDLED),$(if $(filter $(RD)/$(BUNDLED),$(RUNS)),,$(error bundle takes the network of a run: RUN=sfda, or another of $(notdir $(RUNS)))))
 $(if $(call special_in,$(LABELS) $(LICENCE)),$(error LABELS and LICENCE are words, as LABELS='left_ventricle aorta' LICENCE=CC-BY-4.0))
 # runs with few labels may have other classes than the rest
-bundle: $(if $(BUNDLED),$(RD)/$(BUNDLED)/last.pkl) | $(VENV)	## a network for others: weights, manifest, card, ONNX: RUN=chosen
+bundle: $(if $(BUNDLED),$(RD)/$(BUNDLED)/last.pkl) | $(VENV)	## a network for others: weights, card, ONNX, MONAI: RUN=chosen
 	$(CC) -m prediction.bundle --run $(<D) --out $(RD)/bundle/$(BUNDLED) \
 	   $(if $(filter $(BUNDLED),$(FEW)),,$(if $(LABELS),--labels $(LABELS))) $(if $(LICENCE),--licence '$(LICENCE)')

@@ -3,8 +3,9 @@
     python -m prediction.bundle --run results/prostate/chosen --out results/prostate/bundle/chosen
 
 Writes OUT/model.safetensors and OUT/manifest.json, which together are the checkpoint (nets/network_folder.py);
-README.md, the model card; and model.onnx where the packages for it are there. predict.py --bundle OUT predicts as with
-the checkpoint. A folder that a bundle is in already is written anew.
+README.md, the model card; what MONAI runs by itself (configs/ and models/), where it can; and model.onnx where the
+packages for it are there. predict.py --bundle OUT predicts as with the checkpoint. A folder that a bundle is in already
+is written anew.
 
 The network is what the run chose without labels, else its last one. What the manifest tells of its past is read off the
 checkpoints that it started from, as far as these are still the same files.
@@ -26,13 +27,14 @@ from prediction.export import PACKAGES, export_onnx
 from prediction.history import choice_in, history_of, is_of_debugging, prior_in
 from prediction.model import Model, checkpoint_of, load_model
 from prediction.model_card import mean_scores, model_card
+from prediction.monai_bundle import FILES, write_monai_bundle
 from processes.errors import UserError
 from processes.lock import locked
 from processes.ownership import begin, refuse_taken
-from utils import ProgramParser, atomic_write, doubled, fits, run_program
+from utils import ProgramParser, atomic_write, doubled, fits, run_program, sha256_of
 
 PROGRAM = "prediction.bundle"
-CARD, ONNX = "README.md", "model.onnx"
+CARD, ONNX, MONAI = "README.md", "model.onnx", "configs/, models/"
 LONGEST = 200  # letters of a name or a licence
 
 
@@ -101,6 +103,16 @@ def add_onnx(model: Model, path: Path) -> str:
         return f"not written: {str(error).removeprefix(f'{path} was not written: ')}"
 
 
+def add_monai(model: Model, folder: Path, words: Mapping[str, Any]) -> str:
+    """Writes what MONAI runs, if that can be; returns what it is, or why there is none."""
+    for name in FILES:
+        (folder / name).unlink(missing_ok=True)
+    try:
+        return write_monai_bundle(model, folder, words)
+    except UserError as error:
+        return f"not written: {str(error).partition(' was not written: ')[2] or error}"
+
+
 def write_bundle(args: argparse.Namespace) -> dict[str, str]:
     """Writes the bundle; returns name -> what it is of what it holds beside weights and manifest."""
     file = checkpoint_of(args.run)
@@ -115,6 +127,8 @@ def write_bundle(args: argparse.Namespace) -> dict[str, str]:
     with locked(args.out):
         (args.out / MANIFEST).unlink(missing_ok=True)  # it is there when all is there
         files = {WEIGHTS: "the weights", MANIFEST: "all else of the checkpoint", ONNX: add_onnx(model, args.out / ONNX)}
+        files |= {MONAI: add_monai(model, args.out, {**told, **state})}
+        told["files"] = {name: sha256_of(args.out / name) for name in (ONNX, *FILES) if (args.out / name).is_file()}
         with atomic_write(args.out / CARD, "w") as card:
             card.write(model_card({**told, **state, "source": state.get("bundle")}, files))
         write_network_folder(args.out, state, told)
@@ -125,7 +139,7 @@ def main(argv: Sequence[str] | None = None) -> None:
     args = get_args(argv)
     refuse_taken(args.out, PROGRAM, "--out", MANIFEST)
     files = write_bundle(args)
-    print(f"{args.out}: a bundle; {ONNX}: {files[ONNX]}")
+    print(f"{args.out}: a bundle; {ONNX}: {files[ONNX]}; for MONAI: {files[MONAI]}")
 
 
 if __name__ == "__main__":

@@ -9,6 +9,8 @@ import numpy as np
 
 from analysis.run import Run
 from nets.network_folder import MANIFEST, WEIGHTS
+from prediction.monai_bundle import FILES as OF_MONAI
+from prediction.monai_bundle import INSTALL
 from processes.quoting import for_markdown
 from utils import counted, listing
 
@@ -16,6 +18,9 @@ SCORES = ("dice", "hd95", "assd")
 UNLICENSED = "not stated"
 LOAD = f"""from safetensors.torch import load_file   # or safetensors.numpy, without torch
 weights = load_file("{WEIGHTS}")          # name -> tensor; {MANIFEST} tells of what network"""
+MONAI = f"""{INSTALL}
+python -m monai.bundle run --bundle_root FOLDER --config_file FOLDER/configs/inference.json \\
+    --meta_file FOLDER/configs/metadata.json --dataset_dir VOLUMES --output_dir MASKS"""
 
 
 def model_card(manifest: Mapping[str, Any], files: Mapping[str, str]) -> str:
@@ -54,11 +59,11 @@ def _made(told: Mapping[str, Any]) -> Iterator[str]:
     yield "## How it was trained"
     yield ""
     for step in reversed(told["history"]):
-        start = f"from `{step['started_from']}`" if step["started_from"] else "from random weights"
+        start = f"from `{_code(step['started_from'])}`" if step["started_from"] else "from random weights"
         data = " and ".join(str(step[name]) for name in ("source_dataset", "target_dataset") if step.get(name))
         yield (
             f"1. {for_markdown(step.get('method') or 'not stated')} on {for_markdown(data or 'not stated')}, "
-            f"{for_markdown(start)}, {counted(step.get('n_epoch') or 0, 'epoch')} at rate {step.get('l_rate')}: "
+            f"{start}, {counted(step.get('n_epoch') or 0, 'epoch')} at rate {step.get('l_rate')}: "
             f"`{_code(step.get('target_losses'))}`"
         )
     if not told["history_is_whole"]:
@@ -118,6 +123,14 @@ def _use(told: Mapping[str, Any]) -> Iterator[str]:
     yield "The weights alone:"
     yield from ("", "```python", *LOAD.splitlines(), "```", "")
     yield f'How an image is made of a volume is in `{MANIFEST}`, "preprocessing".'
+    if told["files"].keys() >= {*OF_MONAI}:
+        several = told["preprocessing"].get("crop") is None and told["in_channels"] > 1
+        where = "a folder for each patient, a file for each channel, in the order of names" if several else "one a file"
+        yield from (
+            "",
+            f"MONAI alone, on the NIfTI volumes of a folder ({where}). Its configs are code: read them first.",
+        )
+        yield from ("", "```", *MONAI.splitlines(), "```")
 
 
 def _limits(told: Mapping[str, Any]) -> Iterator[str]:
@@ -130,6 +143,7 @@ def _limits(told: Mapping[str, Any]) -> Iterator[str]:
         yield f"- Grey levels of each patient are first brought to those of the source, by a share of {share:g}."
     if told["source"] is None:
         yield "- It tells nothing of how good its masks are: its checkpoint has no source bundle."
+    yield ""
 
 
 def _files(files: Mapping[str, str]) -> Iterable[str]:
