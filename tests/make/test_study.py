@@ -22,6 +22,9 @@ N_CLASS = 2
 G_RGX   = (Case\d+)_(\d+)
 TT_DATA = [('IMG', png_transform, False), ('GT', gt_transform, False), ('GT', gt_transform, False)]
 PRIOR   = --n_class 2 --constant 80
+# neither look nor choice, which start processes of their own
+MATCH   =
+KEEP    =
 $(RD)/broken: private OPT = $(START) --method sfda $(call sfda_loss,no_such_column)
 include make/rules.mk
 """
@@ -166,6 +169,40 @@ def test_a_run_that_fails_stops_no_other_and_is_told_on_every_table(checkout, py
     assert "1 of 3 runs are missing or left out" in table
     assert re.findall(r"^(\w+)  +\w", table, re.MULTILINE) == ["row", "entropy", "noadap"]
     assert "Asked for otherwise before in this folder: noadap, sfda with 2 seeds" in table
+
+
+def test_sensitivity_trains_beside_the_study_and_leaves_it_as_it_was(checkout, python):
+    """After the study above: its source network and its sfda are not trained again."""
+    study = checkout / "results/toy/study"
+    asked = (study / "study.json").read_bytes()
+    few = ("FACTORS=2", "WRONG=50", "RATES_X=", "PATIENTS=2")
+    done = make(checkout, python, "sensitivity", *TYPED[:2], "SEEDS=0", *few)
+    assert done.returncode == 0, done.stderr
+    assert "To be trained: 3 runs;" in done.stdout
+    for row, table in (
+        ("sfda_prior_x2", "sizes/toy_x2.csv"),
+        ("sfda_wrong_50", "results/toy/study/seed0/wrong_50.csv"),
+    ):
+        assert f"'sizefile':'{table}'" in (study / f"seed0/{row}/params.txt").read_text()
+    told = json.loads((study / "seed0/sfda_patients_2/provenance.json").read_text())
+    assert len(told["training_volumes"]) == 2
+    text = (study / "sensitivity.txt").read_text()
+    assert re.findall(r"^(\S+) +(sfda\S*)", text, re.MULTILINE) == [
+        ("1", "sfda"),
+        ("2", "sfda_prior_x2"),
+        ("0", "sfda"),
+        ("50", "sfda_wrong_50"),
+        ("2", "sfda_patients_2"),
+        ("4", "sfda"),
+    ]
+    assert (study / "sensitivity.png").stat().st_size > 1000
+    assert (study / "study.json").read_bytes() == asked
+
+
+def test_sensitivity_without_sfda_is_refused(checkout):
+    done = subprocess.run(["make", "-f", "acdc.make", "sensitivity"], cwd=checkout, capture_output=True, text=True)
+    assert done.returncode == 2
+    assert "sensitivity is of the run sfda, which this makefile has not" in done.stderr
 
 
 @pytest.mark.parametrize("makefile", ["ivd", "gta5", "acdc", "msd_prostate"])
