@@ -31,6 +31,7 @@ from datasets.class_places import warn_of_flips
 from datasets.grey_matching import AUTO, SHARE, SourceLevels, levels_to_match
 from datasets.transforms import parse_folders
 from engine.arguments import get_args
+from engine.begun import begun_with
 from engine.compilation import try_to_compile
 from engine.cost import Meter
 from engine.expectation import Expectation
@@ -231,26 +232,14 @@ def settle_look(args: Namespace, loss: LossSum, team: Team) -> None:
         return
     share: float | None = None
     if team.leads:
-        begun = begun_with(args.workdir) if args.resume else []
-        if begun:
-            (share,) = begun
+        begun = begun_with(args.workdir) if args.resume else None
+        if begun is not None:
+            share = begun.get(SHARE)
         else:
             share, why = run_alone(look, args, priors_of(loss))
             print(why, flush=True)
     heard = team.heard(math.nan if share is None else share, args.device)
     args.match_source = None if math.isnan(heard) else heard
-
-
-def begun_with(workdir: Path) -> list[float | None]:
-    """The share of the run that is there, None where it was told none; nothing where no run is."""
-    for name in ("last.pkl", "previous.pkl", "paused.pkl"):
-        try:
-            identity = load_checkpoint(workdir / name).get("identity")
-        except UserError:  # not there, or torn, of which the run folder tells
-            continue
-        if isinstance(identity, Mapping):
-            return [identity.get(SHARE)]
-    return []
 
 
 def train(args: Namespace, loss: LossSum, team: Team) -> None:

@@ -14,6 +14,7 @@ from datasets.augmentation import Augmentation, spell_out
 from datasets.files import check_ignored, check_regex
 from datasets.grey_matching import AUTO
 from datasets.presets import PRESETS
+from engine.begun import begun_with, layout_of, precision_of
 from engine.logs.base import LOGS, names_of
 from engine.published import CODES, defaults, in_our_words, read_foreign, what_differs
 from methods.base import METHODS
@@ -22,8 +23,7 @@ from methods.schedules import SCHEDULES
 from methods.settings import add_flags
 from nets.decoding import DECODERS
 from nets.norm_mixing import mixing
-from nets.precision import AUTOCAST, PRECISIONS, device_of
-from networks import network_class
+from nets.precision import PRECISIONS, device_of
 from processes.errors import UserError
 from utils import listing, settings_of
 
@@ -211,7 +211,11 @@ def get_parser() -> Parser:  # noqa: PLR0915  a flat list of flags reads better 
     machine.add_argument("--deterministic", **switch, help="deterministic algorithms on the GPU, slower")
     machine.add_argument("--device", help="default: cuda where there is one")
     machine.add_argument("--cpu", **switch)
-    machine.add_argument("--precision", choices=PRECISIONS, default="auto", help="auto: tf32 on a GPU, fp32 elsewhere")
+    machine.add_argument(
+        "--precision",
+        choices=PRECISIONS,
+        help="auto: tf32 on a GPU, else fp32; default: bf16 on GPUs with it, else auto",
+    )
     machine.add_argument("--compile", **switch, help="compile the network, if a trial step is faster for it")
     machine.add_argument(
         "--channels_last",
@@ -249,9 +253,10 @@ def get_args(argv: Sequence[str] | None = None) -> Namespace:
     args.n_epoch = args.n_epoch if learns else 1
     args.steps = min(args.steps, DEBUG_STEPS) if args.debug else args.steps
     args.device = device_of(args.device or ("cpu" if args.cpu else None))
+    begun = begun_with(args.workdir) if args.resume and None in (args.precision, args.channels_last) else None
+    args.precision = args.precision or precision_of(begun, args.device, bool(args.deterministic or args.published))
     if args.channels_last is None:
-        halved = args.device.startswith("cuda") and args.precision in AUTOCAST
-        args.channels_last = int(halved and network_class(args.network).keeps_channels_last)
+        args.channels_last = layout_of(begun, args.device, args.precision, args.network)
     if args.bn_mix is not None:
         args.network = mixing(args.network, bool(args.bn_mix))
     args.cache = "ram" if args.in_memory else args.cache

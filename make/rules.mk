@@ -69,18 +69,22 @@ TYPED = $(if $(filter command line,$(origin NET)),--network $(if $(filter Dimwit
         $(if $(findstring --keep_every,$(COMMON) $(OPT)),$(SELECTED)) $(if $(LOG),--log '$(LOG)') $(DEBUG)
 SELECTED = $(if $(SELECT),--select_with '$(strip $(SELECT))')
 
+# as published runs compute on any device; COMMON and a run's own line win over it
+PARITY ?=
+EXACT = $(if $(PARITY),$(space)--precision fp32)
+
 # `show` prints a run in place of training it.
 SHOWN := $(if $(filter show,$(MAKECMDGOALS)),$(if $(filter $(RD)/$(RUN),$(RUNS)),$(RD)/$(RUN),\
            $(error show prints one run: RUN=sfda, or another of $(notdir $(RUNS)))))
 show: $(SHOWN)                                                  ## one run, flag by flag, and where each is said: show RUN=sfda
 .PHONY: $(SHOWN)
-show = python3 make/show.py $@ "$(call files_of,$(COMMON) $(OPT))" $(MAKEFILE_LIST) -- $(COMMON) -- $(OPT) -- $(TYPED)
+show = python3 make/show.py $@ "$(call files_of,$(COMMON) $(OPT))" $(MAKEFILE_LIST) -- $(EXACT) $(COMMON) -- $(OPT) -- $(TYPED)
 
 # A run needs the files that its line names: slices, table of sizes, weights of another run. It is made in <run>_tmp and
 # moved into place (by RENEW) when it is whole; started again after a kill, it goes on.
 $(RUNS): $$(check_line) $$(if $$(SHOWN),,$$(call files_of,$$(COMMON) $$(OPT))) | $(if $(SHOWN),,$(VENV))
 	$(if $(SHOWN),@$(show),$(if $(call is_kept,$@),@echo '$@ is there and is kept.',$(train)))
-train = $(if $(THREADS),OMP_NUM_THREADS=$(THREADS)) $(RENEW) $(TRAIN) $(COMMON) --seed $(SEED) --jobs $(JOBS) --workdir $@_tmp --resume $(OPT) $(TYPED)$(PROGRESS)
+train = $(if $(THREADS),OMP_NUM_THREADS=$(THREADS)) $(RENEW) $(TRAIN)$(EXACT) $(COMMON) --seed $(SEED) --jobs $(JOBS) --workdir $@_tmp --resume $(OPT) $(TYPED)$(PROGRESS)
 
 # The files that a line names: the last word after each of these flags, and every sizefile of a loss. A word counts only if it
 # is a file of weights or sizes, or a folder of data.

@@ -11,8 +11,24 @@ PRECISIONS = ("auto", "fp32", "tf32", *AUTOCAST)  # auto: tf32 on a GPU, which i
 
 
 def allow_tf32(precision: str) -> None:
-    """Whether a GPU may round the factors of float32 products to ten bits, several times as fast."""
-    torch.backends.cuda.matmul.allow_tf32 = torch.backends.cudnn.allow_tf32 = precision in ("auto", "tf32")
+    """Whether a GPU may round the factors of float32 products to ten bits, several times as fast.
+
+    Everywhere but in fp32: under bf16 and fp16 it holds for what stays float32, such as random convolutions of images.
+    """
+    torch.backends.cuda.matmul.allow_tf32 = torch.backends.cudnn.allow_tf32 = precision != "fp32"
+
+
+def default_precision(device: str, exact: bool) -> str:
+    """The precision where nobody says one: bf16 on a GPU whose units multiply it (of NVIDIA's, since Ampere).
+
+    exact: for a run that is to be compared number by number, on a GPU all of float32
+    """
+    if not device.startswith("cuda"):
+        return "auto"
+    if exact:
+        return "fp32"
+    major, _ = torch.cuda.get_device_capability(device)
+    return "bf16" if major >= 8 else "auto"  # from 7 down torch emulates it, which is slower than float32
 
 
 def set_up_machine(precision: str, deterministic: bool) -> None:

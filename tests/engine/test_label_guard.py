@@ -171,6 +171,7 @@ EXEMPT = {  # flag, or flag and value -> why no run tries it
     "--load_blocks": "fills the network before any image is read",
     "--cpu": "as --device cpu",
     "--cache gpu": "needs a GPU",
+    "--precision auto": "the default without a GPU",
     "--precision fp32": "what auto is without a GPU",
     "--precision tf32": "needs a GPU",
     "--precision fp16": "needs a GPU",

@@ -14,7 +14,7 @@ from torch.utils._python_dispatch import TorchDispatchMode
 
 import main as program
 from dataloader import Reading
-from engine import compilation
+from engine import arguments, begun, compilation
 from engine.arguments import get_args
 from engine.epoch import Steps, endless, train_epoch
 from engine.evaluation import class_counts
@@ -161,13 +161,60 @@ def machine():
         setattr(place, name, value)
 
 
-@pytest.mark.parametrize(("precision", "rounded"), [("auto", True), ("tf32", True), ("fp32", False), ("bf16", False)])
+@pytest.mark.parametrize(("precision", "rounded"), [("auto", True), ("tf32", True), ("fp32", False), ("bf16", True)])
 def test_products_are_rounded_on_a_gpu_unless_fp32_is_asked_for(machine, precision, rounded):
     args = get_args(flags("data", "unused", CROSS_ENTROPY, "--cpu", "--precision", precision))
     set_up_machine(args.precision, args.deterministic)
     assert torch.backends.cuda.matmul.allow_tf32 == torch.backends.cudnn.allow_tf32 == rounded
     assert torch.backends.cudnn.benchmark
-    assert get_args(flags("data", "unused", CROSS_ENTROPY, "--cpu")).precision == "auto"
+    for more in ((), ("--deterministic",)):
+        assert get_args(flags("data", "unused", CROSS_ENTROPY, "--cpu", *more)).precision == "auto"
+
+
+@pytest.fixture
+def gpu(monkeypatch):
+    """Says which GPU there is, by its compute capability, to whoever reads a command line."""
+
+    def is_there(*capability):
+        monkeypatch.setattr(begun, "network_class", lambda _: SimpleNamespace(keeps_channels_last=True))
+        monkeypatch.setattr(arguments, "device_of", lambda _: "cuda")
+        monkeypatch.setattr(torch.cuda, "get_device_capability", lambda _: capability)
+
+    return is_there
+
+
+@pytest.mark.parametrize(
+    ("capability", "words", "precision"),
+    [
+        ((9, 0), (), "bf16"),
+        ((8, 0), (), "bf16"),
+        ((7, 5), (), "auto"),
+        ((9, 0), ("--deterministic",), "fp32"),
+        ((7, 5), ("--deterministic",), "fp32"),
+        ((9, 0), ("--published", "sfda"), "fp32"),
+        ((9, 0), ("--deterministic", "--precision", "bf16"), "bf16"),
+        ((9, 0), ("--precision", "auto"), "auto"),
+    ],
+)
+def test_a_gpu_computes_in_bf16_where_it_has_it_and_nothing_is_compared(gpu, capability, words, precision):
+    gpu(*capability)
+    args = get_args(flags("data", "unused", CROSS_ENTROPY, *words))
+    assert (args.precision, args.channels_last) == (precision, int(precision == "bf16"))
+
+
+def test_a_run_that_goes_on_elsewhere_computes_as_it_began(gpu, tmp_path):
+    """On whichever device; the flags that differ would be refused."""
+    began = {"precision": "bf16", "channels_last": 1}
+    torch.save({"net": {}, "identity": began}, tmp_path / "last.pkl")
+    on_cpu = get_args(flags("data", tmp_path, CROSS_ENTROPY, "--cpu", "--resume"))
+    assert (on_cpu.precision, on_cpu.channels_last) == ("bf16", 1)
+    assert get_args(flags("data", tmp_path, CROSS_ENTROPY, "--cpu")).precision == "auto"
+    torch.save({"net": {}, "identity": {"precision": "auto", "channels_last": 0}}, tmp_path / "last.pkl")
+    gpu(9, 0)
+    later = get_args(flags("data", tmp_path, CROSS_ENTROPY, "--resume"))
+    assert (later.precision, later.channels_last) == ("auto", 0)
+    torch.save({"net": {}, "identity": {"precision": [], "channels_last": "?"}}, tmp_path / "last.pkl")
+    assert get_args(flags("data", tmp_path, CROSS_ENTROPY, "--resume")).precision == "bf16"
 
 
 def test_bf16_learns_like_fp32(sites, tmp_path):

@@ -231,12 +231,12 @@ def test_a_run_that_goes_on_keeps_its_look(world, turned, tmp_path, monkeypatch)
 
 def test_the_look_of_a_run_is_found_where_its_last_checkpoint_is_torn(tmp_path):
     """And a run of before there was a look to be found goes on without one."""
-    assert program.begun_with(tmp_path) == []
+    assert program.begun_with(tmp_path) is None
     for name, identity in (("paused", {}), ("previous", {SHARE: -1.0})):
         torch.save({"net": {}, "identity": identity}, tmp_path / f"{name}.pkl")
-        assert program.begun_with(tmp_path) == [identity.get(SHARE)]
+        assert program.begun_with(tmp_path) == identity
     (tmp_path / "last.pkl").write_bytes((tmp_path / "paused.pkl").read_bytes()[:200])
-    assert program.begun_with(tmp_path) == [-1.0]
+    assert program.begun_with(tmp_path) == {SHARE: -1.0}
 
 
 def test_a_network_that_tells_no_levels_sees_images_as_they_are(world, tmp_path, capsys):

@@ -388,6 +388,13 @@ def test_parity_of_pseudo_labels_draws_the_threshold_as_published():
     assert "--skip_empty" not in plain
 
 
+@pytest.mark.parametrize("name", ["prostate.make", "acdc.make", "gta5.make", "brats.make"])
+def test_parity_computes_in_float32_on_any_device(name):
+    plain, parity = (dry_run(name, *words)[0].splitlines() for words in ((), ("PARITY=1",)))
+    assert not [line for line in plain if "--precision" in line]
+    assert all("main.py --precision fp32 --" in line for line in parity if "main.py" in line)
+
+
 @pytest.mark.parametrize("name", ADAPTATION)
 def test_the_choice_is_drawn_where_networks_are_kept_to_choose_from(name):
     drawn = f"plot.py selection --run results/{name[:-5]}/sfda --out results/{name[:-5]}/selection.png"
