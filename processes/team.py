@@ -97,14 +97,25 @@ ALONE = Team()
 
 
 def join_team(device: str) -> tuple[Team, str]:
-    """The team that torchrun announced in the environment, or nobody else; and this process's own device."""
+    """The team that torchrun announced in the environment, or nobody else; and this process's own device.
+
+    Processes that share a GPU speak over gloo, as NCCL refuses that: it is slower than one process alone, and shows on
+    a single GPU that a training on several is right.
+    """
     if int(os.environ.get("WORLD_SIZE", 1)) == 1:
         return ALONE, device
-    if device == "cuda":
-        device = f"cuda:{os.environ['LOCAL_RANK']}"
+    if device.startswith("cuda"):
+        device, is_own = _gpu_of(device, int(os.environ["LOCAL_RANK"]))
         torch.cuda.set_device(device)
-    dist.init_process_group("nccl" if device.startswith("cuda") else "gloo", timeout=TIMEOUT)
+    dist.init_process_group("nccl" if device.startswith("cuda") and is_own else "gloo", timeout=TIMEOUT)
     return Team(dist.get_rank(), dist.get_world_size()), device
+
+
+def _gpu_of(device: str, rank: int) -> tuple[str, bool]:
+    """The GPU of process `rank` of this machine, and whether each process here has one of its own."""
+    together = int(os.environ.get("LOCAL_WORLD_SIZE", os.environ["WORLD_SIZE"]))
+    here = torch.cuda.device_count()
+    return (f"cuda:{rank % here}", together <= here) if device == "cuda" else (device, together == 1)
 
 
 class _Gather(torch.autograd.Function):

@@ -164,6 +164,31 @@ def test_gradients_outside_the_wrapped_network_are_made_equal(monkeypatch):
     assert net.bias.grad.tolist() == [2.0]
 
 
+@pytest.mark.parametrize(
+    ("device", "here", "local", "expected"),
+    [
+        ("cpu", 0, "2", ("cpu", "gloo")),
+        ("cuda", 2, "2", ("cuda:1", "nccl")),
+        ("cuda", 1, "2", ("cuda:0", "gloo")),  # NCCL refuses two processes on one GPU
+        ("cuda:0", 2, "2", ("cuda:0", "gloo")),
+        ("cuda:0", 1, "1", ("cuda:0", "nccl")),  # two machines, one process on each
+    ],
+)
+def test_processes_that_share_a_gpu_speak_over_gloo(monkeypatch, device, here, local, expected):
+    rank = "0" if local == "1" else "1"
+    for name, value in {"WORLD_SIZE": "2", "LOCAL_RANK": rank, "LOCAL_WORLD_SIZE": local}.items():
+        monkeypatch.setenv(name, value)
+    said = []
+    monkeypatch.setattr(torch.cuda, "device_count", lambda: here)
+    monkeypatch.setattr(torch.cuda, "set_device", said.append)
+    monkeypatch.setattr(distributed.dist, "init_process_group", lambda backend, timeout: said.append(backend))
+    monkeypatch.setattr(distributed.dist, "get_rank", lambda: 1)
+    monkeypatch.setattr(distributed.dist, "get_world_size", lambda: 2)
+    team, own = distributed.join_team(device)
+    assert (own, said[-1], team.rank) == (*expected, 1)
+    assert said[:-1] == ([own] if device != "cpu" else [])
+
+
 class NewWrapper:
     def __init__(self, net, forward_sync_buffers=True, broadcast_buffers=None):
         self.buffers = forward_sync_buffers
