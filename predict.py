@@ -91,6 +91,8 @@ def _add_input(add: Callable[..., Any]) -> None:
 def _add_output(add: Callable[..., Any]) -> None:
     add("--out", type=Path, help="folder of the predictions")
     add("--probabilities", action="store_true", help="of each class too: probabilities/<patient>.nii.gz, classes last")
+    segments = "the label map with the names of its labels too, for 3D Slicer: segments/<patient>.seg.nrrd"
+    add("--segments", action="store_true", help=segments)
     add("--entropy", action="store_true", help="entropy maps too, 0 to 1: entropy/<patient>.nii.gz")
     values = "class numbers, or for each class the (lowest) label it had in the volumes of the set"
     add("--label_values", choices=("classes", "original"), default="classes", help=f"{values} (default %(default)s)")
@@ -154,9 +156,9 @@ def _first_input(model: Model, prepare: Preparation, cases: Sequence[Case]) -> t
 
 def _predict_all(args: argparse.Namespace, model: Model, prepare: Preparation, cases: Sequence[Case]) -> None:
     """Every case that is not done yet. Raises UserError at the end for those that failed."""
-    predicting = Predicting(args.probabilities, args.entropy, args.largest_component, args.batch_size)
+    predicting = settings_of(Predicting, vars(args))
     labels = labels_of(model.recipe.card, model.n_class, args.label_values == "original")
-    outputs = Outputs(args.out, labels, predicting)
+    outputs = Outputs(args.out, labels, predicting, model.labels)
     digests = {case.patient: [digest(path) for path in case.paths.values()] for case in cases}
     outputs.begin(_made_with(args, model), digests, args.overwrite)
     todo = [case for case in cases if args.overwrite or not outputs.is_done(case.patient)]

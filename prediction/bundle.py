@@ -31,7 +31,7 @@ from prediction.monai_bundle import FILES, write_monai_bundle
 from processes.errors import UserError
 from processes.lock import locked
 from processes.ownership import begin, refuse_taken
-from utils import ProgramParser, atomic_write, doubled, fits, run_program, sha256_of
+from utils import ProgramParser, atomic_write, doubled, run_program, sha256_of
 
 PROGRAM = "prediction.bundle"
 CARD, ONNX, MONAI = "README.md", "model.onnx", "configs/, models/"
@@ -55,12 +55,8 @@ def get_args(argv: Sequence[str] | None) -> argparse.Namespace:
     return args
 
 
-def label_names(names: Sequence[str] | None, card: Mapping[str, Any], n_class: int) -> list[str]:
+def label_names(names: Sequence[str], n_class: int) -> list[str]:
     """What the classes are called, background first. Raises UserError for another number of names, and for doubles."""
-    told = card.get("class_names")
-    if names is None:
-        known = fits(told, Sequence[str]) and len(told) == n_class
-        return list(told) if known else ["background", *(f"class {k}" for k in range(1, n_class))]
     if len(names) != n_class - 1 or doubled(names):
         raise UserError(
             f"--labels names each of the {n_class - 1} classes from 1 up once; got {len(names)}: {', '.join(names)}."
@@ -120,7 +116,7 @@ def write_bundle(args: argparse.Namespace) -> dict[str, str]:
     require(file, checkpoint, OF_A_NETWORK)
     model = load_model(file, "cpu", precision="fp32", orient=args.orient)
     state, told = of_a_network(checkpoint), manifest_words(run, file, checkpoint, args.licence)
-    state["labels"] = label_names(args.labels, model.recipe.card, model.n_class)
+    state["labels"] = label_names(args.labels, model.n_class) if args.labels else list(model.labels)
     if choice := checkpoint.get("choice") or choice_in(history_of(file, checkpoint)):
         state["choice"] = choice
     begin(args.out, PROGRAM)

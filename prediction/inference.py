@@ -21,12 +21,16 @@ from prediction.preparation import Prepared, as_tensor
 
 @dataclass(frozen=True)
 class Predicting:
-    """Which maps are predicted in addition to the classes, which pieces are kept, how many slices are seen at once."""
+    """Which maps are predicted in addition to the classes, which pieces are kept, how many slices are seen at once.
+
+    segments: the classes once more, with their names, for 3D Slicer
+    """
 
     probabilities: bool = False
     entropy: bool = False
     largest_component: bool = False  # whether only the largest one of each class is kept
     batch_size: int = 8
+    segments: bool = False
 
 
 @dataclass(frozen=True)

@@ -28,6 +28,7 @@ from prediction.card_values import PLANE, check_card, mistyped
 from prediction.orientation import directions_of
 from preprocess.slicing.spec import cut_round_labels
 from processes.errors import UserError
+from utils import fits
 
 PREPROCESSING = {"card": Mapping[str, Any], "image": Sequence[str], "crop": Sequence[int] | None, "overlap": float}
 PREPROCESSING |= {SHARE: float}
@@ -71,6 +72,7 @@ class Model:
     told: what its source bundle tells of how good masks are, or in words why it tells nothing
     decode: how its probabilities become classes, a key of DECODERS
     levels: what the grey levels of a patient are matched to; None: they stay
+    labels: what the classes are called, the background first
     """
 
     net: nn.Module
@@ -85,6 +87,7 @@ class Model:
     told: ExpectedDice | str = ""
     decode: str = "argmax"
     levels: SourceLevels | None = None
+    labels: tuple[str, ...] = ()
 
     @torch.inference_mode()
     def log_probabilities(self, image: Tensor) -> Tensor:
@@ -173,7 +176,17 @@ def load_model(
         expected_dice(read_bundle(state)) if decode == "argmax" else DECODED,
         decode,
         levels_to_match(state, None),
+        label_names(state, recipe.card),
     )
+
+
+def label_names(state: Mapping[str, Any], card: Mapping[str, Any]) -> tuple[str, ...]:
+    """What the classes are called, by a bundle's manifest, else by the set's card, else "class 1", "class 2", …"""
+    n_class = state["n_class"]
+    for names in (state.get("labels"), card.get("class_names")):
+        if fits(names, Sequence[str]) and len(names) == n_class:
+            return tuple(names)
+    return ("background", *(f"class {k}" for k in range(1, n_class)))
 
 
 def check_recipe(recipe: Mapping[str, Any], weights: Path) -> None:

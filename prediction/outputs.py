@@ -14,6 +14,7 @@ from files.foreign import read_json
 from files.labels import LabelMap
 from files.nifti_headers import write_nifti
 from files.reading import read_grid, read_voxels
+from files.segments import SEGMENTS, write_segments
 from nets.expected_dice import Estimate
 from prediction.inference import Predicting, Prediction
 from processes.errors import UserError
@@ -23,7 +24,7 @@ from processes.quoting import csv_text, from_cell
 from utils import atomic_write, listing
 
 SUFFIX = ".nii.gz"
-MAPS = ("probabilities", "entropy")  # folders next to the label maps
+MAPS = {"probabilities": SUFFIX, "entropy": SUFFIX, "segments": SEGMENTS}  # folders next to the label maps
 MADE_WITH = "predict.json"
 SIZES = "volumes.csv"
 PROGRAM = "predict.py"
@@ -35,16 +36,20 @@ COLUMNS = (*OF_SIZES, *OF_QUALITY)
 
 @dataclass(frozen=True)
 class Outputs:
-    """Where predictions go. `labels`: class number -> what is written for it."""
+    """Where predictions go. `labels`: class number -> what is written for it; `names`: what the classes are called."""
 
     folder: Path
     labels: Mapping[int, int]
     predicting: Predicting
+    names: Sequence[str] = ()
 
     def paths(self, patient: str) -> dict[str, Path]:
         """The files of a patient by kind. The label map is last, so that it is there when all of them are."""
-        kinds = dict(zip(MAPS, (self.predicting.probabilities, self.predicting.entropy), strict=True))
-        maps = {kind: self.folder / kind / f"{patient}{SUFFIX}" for kind, is_written in kinds.items() if is_written}
+        maps = {
+            kind: self.folder / kind / f"{patient}{suffix}"
+            for kind, suffix in MAPS.items()
+            if getattr(self.predicting, kind)
+        }
         return maps | {"classes": self.folder / f"{patient}{SUFFIX}"}
 
     def is_done(self, patient: str) -> bool:
@@ -105,7 +110,11 @@ class Outputs:
         for kind, values in (("probabilities", prediction.probabilities), ("entropy", prediction.entropy)):
             if values is not None:
                 write_nifti(paths[kind], values.astype(np.float32, copy=False), prediction.header)
-        write_nifti(paths["classes"], self.as_labels(prediction.classes), prediction.header)
+        labels = self.as_labels(prediction.classes)
+        if "segments" in paths:
+            names = {self.labels[k]: self.names[k] for k in sorted(self.labels)[1:]}
+            write_segments(paths["segments"], labels, prediction.header, names)
+        write_nifti(paths["classes"], labels, prediction.header)
 
     def as_labels(self, classes: np.ndarray) -> np.ndarray:
         """(X, Y, Z) class numbers -> (X, Y, Z) labels to be written, in the smallest type that holds them all."""

@@ -43,7 +43,8 @@ def find_cases(volumes: Sequence[str], patient: str | None, channels: int | None
 def refuse_as_output(cases: Sequence[Case], folder: Path) -> None:
     """Raises UserError where a patient's mask, or its maps, would take the place of a volume."""
     volumes = {path.resolve(): path for case in cases for path in case.paths.values()}
-    masks = (folder / kind / f"{case.patient}{SUFFIX}" for case in cases for kind in ("", *MAPS))
+    kinds = {"": SUFFIX, **MAPS}
+    masks = (folder / kind / f"{case.patient}{suffix}" for case in cases for kind, suffix in kinds.items())
     if overwritten := [str(volumes[mask.resolve()]) for mask in masks if mask.resolve() in volumes]:
         raise UserError(
             f"--out {folder} is where volumes lie, and what is predicted would overwrite them: {listing(overwritten)}. "

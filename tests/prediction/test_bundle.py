@@ -8,6 +8,9 @@ import sys
 from importlib.util import find_spec
 from pathlib import Path
 
+import nibabel as nib
+import nrrd
+import numpy as np
 import pytest
 import torch
 
@@ -181,6 +184,17 @@ def test_the_past_is_told_as_far_as_its_files_are_the_same(trained, tmp_path):
     assert [step["method"] for step in told["history"]] == ["noadap"]
     assert not told["history_is_whole"]
     assert "choice" not in told
+
+
+def test_the_names_of_labels_are_in_the_masks_for_slicer(trained, tmp_path):
+    folder, run = trained
+    out = make(run, tmp_path / "bundle", "--labels", "the organ")
+    masks_of(folder, tmp_path / "a", "--bundle", out, "--segments")
+    for patient in ("p1", "p4"):
+        voxels, told = nrrd.read(str(tmp_path / f"a/segments/{patient}.seg.nrrd"))
+        np.testing.assert_array_equal(voxels, nib.load(tmp_path / f"a/{patient}.nii.gz").dataobj)
+        assert (told["Segment0_Name"], told["Segment0_LabelValue"]) == ("the organ", "1")
+        assert "Segment1_Name" not in told
 
 
 # -- what is refused -------------------------------------------------------------------------------------------------
