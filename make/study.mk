@@ -36,20 +36,20 @@ SENSITIVE_ROWS := noadap sfda $(SENSITIVE)
 sensitive-rows: $(addprefix $(RD)/,$(SENSITIVE_ROWS)) ; $(empty)
 
 # What there is to do is read off what `make -n` prints for every seed.
-facts     = --folder $(STUDY) --name $(SET) --seeds $(SEEDS)
-plan      = $(CC) -m study plan $(facts) --make '$(call of_seed,{seed}) $(1)'
-DRY      := $(findstring n,$(LETTERS))
-tell_plan = $(if $(and $(DRY),$(VENV),$(if $(wildcard $(CC)),,none)),@echo 'The plan is told once $(CC) is there.',+@$(call plan,$(1)))
-study_plan = $(call tell_plan,study-rows) --rows $(STUDY_ROWS) --against $(AGAINST)
+facts = --folder $(STUDY) --name $(SET) --seeds $(SEEDS)
+plan  = $(CC) -m study plan $(facts) --make '$(call of_seed,{seed}) $(1)' $(2)
+DRY  := $(findstring n,$(LETTERS))
+NONE := $(if $(and $(DRY),$(VENV)),$(if $(wildcard $(CC)),,none))
+tell_plan = $(if $(NONE),@echo 'The plan is told once $(CC) is there.',+@$(plan))
 study-plan: | $(VENV)                                           ## what the study would train, and how long that takes
-	$(study_plan) --dry
+	$(call tell_plan,study-rows,--rows $(STUDY_ROWS) --against $(AGAINST) --dry)
 study-begin: | $(VENV)
-	$(study_plan) $(DRY:n=--dry)
+	$(call tell_plan,study-rows,--rows $(STUDY_ROWS) --against $(AGAINST) $(DRY:n=--dry))
 sensitivity-begin: | $(VENV)
-	$(call tell_plan,sensitive-rows) --rows $(SENSITIVE_ROWS) $(if $(DRY),--dry,--beside)
+	$(call tell_plan,sensitive-rows,--rows $(SENSITIVE_ROWS) $(if $(DRY),--dry,--beside))
 
 # A run that fails stops no other: what is missing stands above every table, and is the end of `study`.
-SEEDED    := $(SEEDS:%=study-seed-%)
+SEEDED     := $(SEEDS:%=study-seed-%)
 SENSITIZED := $(SEEDS:%=sensitivity-seed-%)
 $(SEEDED): study-seed-%: study-begin | $(DATA) $(PRIORS)
 	+@$(call of_seed,$*) study-rows -k || true
