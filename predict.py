@@ -6,7 +6,8 @@ The network is a checkpoint, or that of a run's folder: what the run chose witho
 one. Of a folder of runs (results/prostate) it is that of the run `chosen`, which `make … chosen` makes. In its place
 --bundle names a folder of `make … bundle`: the masks are the same.
 
-Writes OUT/<patient>.nii.gz, OUT/volumes.csv (how large each class is, and which Dice to expect of its mask), and what
+Writes OUT/<patient>.nii.gz (--layout nnunet or bids: as these have it), names and colours of the labels for ITK-SNAP
+and 3D Slicer, OUT/volumes.csv (how large each class is, and which Dice to expect of its mask), and what
 else is asked for. How an image is made of a volume stands in the checkpoint: it is done as it was for the training, in
 the same directions whatever the order of the voxels in the file. What is there already is skipped.
 
@@ -37,6 +38,7 @@ from nets.network_folder import WEIGHTS
 from nets.precision import PRECISIONS, device_of
 from prediction.adaptation import Adapting, adapt, add_adaptation_flags, refuse_idle_sizes
 from prediction.export import export_onnx
+from prediction.forms import FORMS, PLAIN
 from prediction.inference import Predicting, predict
 from prediction.model import FLIPS, Model, checkpoint_of, load_model, manifest_of
 from prediction.outputs import Outputs, labels_of, refuse_foreign_outputs
@@ -68,6 +70,7 @@ def get_args(argv: Sequence[str] | None) -> argparse.Namespace:
     if args.batch_size < 1:
         raise UserError(f"--batch_size is at least 1; got {args.batch_size}.")
     args.device = device_of(args.device)
+    args.label_values = args.label_values or ("classes" if args.layout == PLAIN.name else "original")
     args.weights = manifest_of(args.bundle) if args.bundle else checkpoint_of(args.weights)
     return args
 
@@ -94,8 +97,11 @@ def _add_output(add: Callable[..., Any]) -> None:
     segments = "the label map with the names of its labels too, for 3D Slicer: segments/<patient>.seg.nrrd"
     add("--segments", action="store_true", help=segments)
     add("--entropy", action="store_true", help="entropy maps too, 0 to 1: entropy/<patient>.nii.gz")
+    form = "as nnU-Net predicts (<case>.nii.gz of <case>_0000.nii.gz), or a folder of BIDS derivatives"
+    add("--layout", choices=FORMS, default=PLAIN.name, help=f"{form} (default %(default)s)")
     values = "class numbers, or for each class the (lowest) label it had in the volumes of the set"
-    add("--label_values", choices=("classes", "original"), default="classes", help=f"{values} (default %(default)s)")
+    default = "default: classes; with --layout nnunet or bids original"
+    add("--label_values", choices=("classes", "original"), help=f"{values} ({default})")
     add("--flip", nargs="+", choices=FLIPS, default=(), help="mean probability over mirror images along these axes")
     decode = "the most probable class, or the mask of the highest expected Dice (default: as the run was evaluated)"
     add("--decode", choices=DECODERS, help=decode)
@@ -119,9 +125,9 @@ def main(argv: Sequence[str] | None = None) -> None:
     how |= {"decode": args.decode, "like": args.like, "orient": args.orient}
     load = partial(load_model, device=args.device, **how)
     model = load(args.weights)
-    cases = find_cases(args.volumes, args.patient, model.recipe.channels) if args.volumes else []
+    cases = find_cases(args.volumes, args.patient, model.recipe.channels, FORMS[args.layout]) if args.volumes else []
     if cases:
-        refuse_as_output(cases, args.out)
+        refuse_as_output(cases, args.out, FORMS[args.layout])
         refuse_foreign_outputs(args.out)
     if args.export:
         refuse_input(args.export, _read_by(args, cases), "--export")
@@ -158,7 +164,7 @@ def _predict_all(args: argparse.Namespace, model: Model, prepare: Preparation, c
     """Every case that is not done yet. Raises UserError at the end for those that failed."""
     predicting = settings_of(Predicting, vars(args))
     labels = labels_of(model.recipe.card, model.n_class, args.label_values == "original")
-    outputs = Outputs(args.out, labels, predicting, model.labels)
+    outputs = Outputs(args.out, labels, predicting, model.labels, FORMS[args.layout])
     digests = {case.patient: [digest(path) for path in case.paths.values()] for case in cases}
     outputs.begin(_made_with(args, model), digests, args.overwrite)
     todo = [case for case in cases if args.overwrite or not outputs.is_done(case.patient)]
@@ -224,7 +230,9 @@ def _made_with(args: argparse.Namespace, model: Model) -> dict[str, Any]:
         "crop": recipe.crop,
         "directions": recipe.directions,
         **flags,
-        **({} if model.decode == "argmax" else {"decode": model.decode}),  # which older notes lack
+        # which older notes lack
+        **({} if model.decode == "argmax" else {"decode": model.decode}),
+        **({} if args.layout == PLAIN.name else {"layout": args.layout}),
     }
 
 

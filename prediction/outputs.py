@@ -16,6 +16,7 @@ from files.nifti_headers import write_nifti
 from files.reading import read_grid, read_voxels
 from files.segments import SEGMENTS, write_segments
 from nets.expected_dice import Estimate
+from prediction.forms import PLAIN, SUFFIX, Form
 from prediction.inference import Predicting, Prediction
 from processes.errors import UserError
 from processes.lock import locked
@@ -23,7 +24,6 @@ from processes.ownership import begin, refuse_taken
 from processes.quoting import csv_text, from_cell
 from utils import atomic_write, listing
 
-SUFFIX = ".nii.gz"
 MAPS = {"probabilities": SUFFIX, "entropy": SUFFIX, "segments": SEGMENTS}  # folders next to the label maps
 MADE_WITH = "predict.json"
 SIZES = "volumes.csv"
@@ -42,6 +42,7 @@ class Outputs:
     labels: Mapping[int, int]
     predicting: Predicting
     names: Sequence[str] = ()
+    form: Form = PLAIN
 
     def paths(self, patient: str) -> dict[str, Path]:
         """The files of a patient by kind. The label map is last, so that it is there when all of them are."""
@@ -50,7 +51,7 @@ class Outputs:
             for kind, suffix in MAPS.items()
             if getattr(self.predicting, kind)
         }
-        return maps | {"classes": self.folder / f"{patient}{SUFFIX}"}
+        return maps | {"classes": self.folder / self.form.place(patient)}
 
     def is_done(self, patient: str) -> bool:
         return all(path.exists() for path in self.paths(patient).values())
@@ -72,11 +73,11 @@ class Outputs:
                 self._must_know(known, volumes)
             if path.exists() and not overwrite:
                 self._must_be_the_same(old, made_with, volumes)
-            for place in {path.parent for path in self.paths("any").values()}:
-                place.mkdir(parents=True, exist_ok=True)
             with atomic_write(path, "w") as file:
                 json.dump(made_with | {"volumes": {**known, **volumes}}, file, indent=1)
                 file.write("\n")
+            if self.names:
+                self.form.write_notes(self.folder, {self.labels[k]: self.names[k] for k in sorted(self.labels)})
 
     def _must_know(self, noted: Mapping[str, Any], volumes: Iterable[str]) -> None:
         paths = [path for name in volumes if name not in noted for path in self.paths(name).values()]
@@ -107,6 +108,8 @@ class Outputs:
         """Writes the maps of a patient, the label map last, after what is expected of it: that is not made again."""
         self._note(patient, prediction.expected)
         paths = self.paths(patient)
+        for path in paths.values():
+            path.parent.mkdir(parents=True, exist_ok=True)
         for kind, values in (("probabilities", prediction.probabilities), ("entropy", prediction.entropy)):
             if values is not None:
                 write_nifti(paths[kind], values.astype(np.float32, copy=False), prediction.header)

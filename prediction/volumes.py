@@ -9,15 +9,15 @@ from files.faults import VolumeFault, describe_faults
 from files.formats import FORMATS, format_of, open_volume
 from files.pairing import Case, compile_pattern, find_files, pair
 from files.reading import read_grid, sha256
-from files.volume_names import FILE_NAME
-from prediction.outputs import MAPS, SUFFIX
+from prediction.forms import PLAIN, Form
+from prediction.outputs import MAPS
 from processes.errors import UserError
 from utils import listing
 
 NAMED = re.compile(r"([\w-]+)=(.+)", re.DOTALL)
 
 
-def find_cases(volumes: Sequence[str], patient: str | None, channels: int | None) -> list[Case]:
+def find_cases(volumes: Sequence[str], patient: str | None, channels: int | None, form: Form = PLAIN) -> list[Case]:
     """The patients by name, the files of each in the order of the patterns, each written GLOB or NAME=GLOB.
 
     channels: how many images a patient has; None where a file may hold several
@@ -28,23 +28,24 @@ def find_cases(volumes: Sequence[str], patient: str | None, channels: int | None
             f"The network takes images of {channels} channels, each a volume of its own: give --volumes {channels} "
             f"times, in the order of the set it was trained on; got {len(volumes)}."
         )
-    if len(volumes) > 1 and patient is None:
+    if len(volumes) > 1 and patient is None and form.patient == PLAIN.patient:
         raise UserError(
             "With several --volumes, --patient REGEX must tell which files are of one patient: its groups are the "
             "patient's id in the file's name, as in '(case[0-9]+)'."
         )
     roles = patterns(volumes)
-    cases, faults = pair(roles, compile_pattern("--patient", patient or FILE_NAME))
+    cases, faults = pair(roles, compile_pattern("--patient", patient or form.patient))
     if faults:
         raise UserError(f"Nothing was predicted: {describe_faults(faults)}")
     return [Case(case.patient, {role: case.paths[role] for role in roles}) for case in cases]
 
 
-def refuse_as_output(cases: Sequence[Case], folder: Path) -> None:
-    """Raises UserError where a patient's mask, or its maps, would take the place of a volume."""
+def refuse_as_output(cases: Sequence[Case], folder: Path, form: Form = PLAIN) -> None:
+    """Raises UserError where a patient's mask, or its maps, would take the place of a volume, or of another."""
+    form.check(case.patient for case in cases)
     volumes = {path.resolve(): path for case in cases for path in case.paths.values()}
-    kinds = {"": SUFFIX, **MAPS}
-    masks = (folder / kind / f"{case.patient}{suffix}" for case in cases for kind, suffix in kinds.items())
+    maps = [folder / kind / f"{case.patient}{suffix}" for case in cases for kind, suffix in MAPS.items()]
+    masks = [*maps, *(folder / form.place(case.patient) for case in cases)]
     if overwritten := [str(volumes[mask.resolve()]) for mask in masks if mask.resolve() in volumes]:
         raise UserError(
             f"--out {folder} is where volumes lie, and what is predicted would overwrite them: {listing(overwritten)}. "

@@ -489,6 +489,40 @@ def test_original_labels(trained, tmp_path):
     assert set(np.unique(nib.load(tmp_path / "out/p1.nii.gz").dataobj)) == {0, 255}
 
 
+@pytest.mark.parametrize(
+    ("layout", "volume", "mask", "beside"),
+    [
+        ("nnunet", "imagesTs/p_0001_0000.nii.gz", "p_0001.nii.gz", {"dataset.json"}),
+        (
+            *("bids", "sub-01/ses-2/anat/sub-01_ses-2_T2w.nii.gz"),
+            "sub-01/ses-2/anat/sub-01_ses-2_desc-predicted_dseg.nii.gz",
+            {"dataset_description.json", "dseg.tsv", ".bidsignore"},
+        ),
+    ],
+)
+def test_predictions_in_the_form_of_others(trained, tmp_path, layout, volume, mask, beside):
+    folder, weights = trained
+    state = torch.load(weights, weights_only=True)
+    state["preprocessing"]["card"] |= {"label_map": {"0": 0, "255": 1}, "class_names": ["background", "the organ"]}
+    torch.save(state, tmp_path / "named.pkl")
+    path = tmp_path / "in" / volume
+    path.parent.mkdir(parents=True)
+    path.write_bytes((folder / "p1_i0.nii.gz").read_bytes())
+    run(weights, "--volumes", f"{folder}/p1_i0.nii.gz", "--out", tmp_path / "plain")
+    words = ["--weights", tmp_path / "named.pkl", "--volumes", path, "--out", tmp_path / "out", "--device", "cpu"]
+    predict.main(list(map(str, [*words, "--layout", layout])))
+    found, plain = (nib.load(each).dataobj for each in (tmp_path / "out" / mask, tmp_path / "plain/p1.nii.gz"))
+    np.testing.assert_array_equal(found, 255 * np.asarray(plain, int))
+    names = {each.name for each in (tmp_path / "out").iterdir() if each.is_file()}
+    tables = {"labels_itksnap.txt", "labels_slicer.ctbl"}
+    assert names >= tables | beside
+    assert all("the organ" in (tmp_path / "out" / name).read_text().replace("_", " ") for name in tables)
+    (row,) = csv.DictReader((tmp_path / "out/volumes.csv").open())
+    assert (row["label"], int(row["voxels"])) == ("255", int(np.count_nonzero(plain)))
+    with pytest.raises(UserError, match=r"made with something else \(label_values, layout"):
+        predict.main(list(map(str, words)))
+
+
 def test_the_largest_piece_of_each_class_is_kept():
     classes = np.zeros((9, 3, 3), np.uint8)
     classes[0:2], classes[3:4], classes[5:8], classes[8, 0, 0] = 1, 1, 2, 1
