@@ -35,6 +35,11 @@ from processes.quoting import visible
 from utils import ProgramParser, atomic_write, listing, run_program
 
 SITES = "source", "target"
+# whether there is a GPU -> the settings that are not the default here, as make/begin.mk has it
+OTHER_SIZE = {
+    False: ("full", "as published; without it 30 and 20 epochs, as no GPU is here"),
+    True: ("small", "a first look, 30 and 20 epochs; without it as published"),
+}
 NOTES, GEOMETRY = "volumes.txt", "GEOMETRY:"  # what is written, and how it begins
 
 
@@ -150,10 +155,12 @@ def new_dataset(args: argparse.Namespace) -> None:
     print("\n" + describe_plan(plan))
     write(folder / NOTES, f"{text}\n\n{describe_plan(plan)}\n")
     write(makefile, makefile_text(sites, plan, wishes))
+    other, words = OTHER_SIZE[Path("/dev/nvidia0").exists()]
     print(
         f"\n{makefile} is written: read it, and edit it. Then\n\n    make -f {makefile} data-report"
         f"      # cuts the slices; look at results/{args.name}/data-report\n    make -f {makefile}                  "
         "# trains, adapts, plots, reports"
+        f"\n    make -f {makefile} SIZE={other:<12}      # {words}"
     )
 
 

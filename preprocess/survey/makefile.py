@@ -10,6 +10,8 @@ from preprocess.survey.sites import IMAGE, LABEL, Site
 from preprocess.survey.wishes import Wishes
 from processes.quoting import for_comment, for_recipe
 
+BATCH, LARGE = 8, 384  # slices; pixels of a side
+
 HEAD = Template("""\
 # $name: $source_n volumes of the source, $target_n of the target$blind.
 # Written by preprocess.new_dataset; edit at will.
@@ -42,11 +44,12 @@ data/${name}_target: private SLICE += --site target $target
 # how large each class is in a slice: $prior_words
 PRIOR   = --n_class $n_class $prior
 $untagged$prior_needs
-# -- settings: the published ones; fewer epochs do for a first look -------------------------------------------------
-BATCH   = 8
+# -- settings: SIZE=full as published, the default where there is a GPU; SIZE=small a first look, with fewer epochs ---
+SMALLER = $$(filter small,$$(SIZE))
+BATCH   = $batch
 TRAINED =
-LEARN   = --n_epoch 100 --l_rate 5e-4 --lr_decay 0.9
-ADAPT   = --n_epoch 50 --l_rate 1e-6 --lr_decay 0.9
+LEARN   = --n_epoch $$(if $$(SMALLER),30,100) --l_rate 5e-4 --lr_decay 0.9
+ADAPT   = --n_epoch $$(if $$(SMALLER),20,50) --l_rate 1e-6 --lr_decay 0.9
 # no learning rate has to be guessed: short adaptations at these rates stand beside sfda, and `chosen` is the best
 # network of all, or the source's where none is better. No label is looked at for that
 RATES   = 1e-5 1e-4
@@ -102,6 +105,7 @@ def makefile_text(sites: tuple[Site, Site], plan: Plan, wishes: Wishes) -> str:
         lists=LABELLED_LISTS if labelled else BLIND_LISTS,
         target_data="$(S_DATA)" if labelled else "[('IMG', nii_transform, False)]",
         n_class=plan.classes.n_class,
+        batch=batch_of(plan.size),
         patient=patient and f"{patient} ",
         cut=_cut(plan, wishes, cut),
         source=_site_flags(source, plan.splits[0], own[0]),
@@ -113,6 +117,11 @@ def makefile_text(sites: tuple[Site, Site], plan: Plan, wishes: Wishes) -> str:
         nu=",".join(["0.1", *(f"{share:.4g}" for _ in numbers[1:])]),
         untagged="" if labelled or wishes.tags else UNTAGGED,
     )
+
+
+def batch_of(size: tuple[int, int]) -> int:
+    """Slices in a batch: 8, and of larger slices than LARGE squared so many that have no more pixels together."""
+    return max(1, min(BATCH, BATCH * LARGE**2 // (size[0] * size[1])))
 
 
 def _site_flags(site: Site, split: str, own: Sequence[str]) -> str:

@@ -152,6 +152,15 @@ def test_regions_become_the_labels_they_are_made_of(tmp_path):
     assert "--label_map 1:1,2:1,3:1 learns the first region" in told
 
 
+def test_the_regions_of_nnunets_own_integration_test(tmp_path):
+    """Dataset996_IntegrationTest_Hippocampus_regions_ignore: one label lies in a region alone, one is ignored."""
+    labels = {"background": 0, "hippocampus": [1, 2], "anterior": 1, "ignore": 3}
+    folder = nnunet_set(tmp_path / "Dataset996", labels=labels, channels=("MRI",), n=2, regions_class_order=[2, 1])
+    files = LAYOUTS["nnunet"](folder, Asked())
+    assert files.class_names == {0: "background", 1: "anterior", 2: "hippocampus"}
+    assert files.ignore == 3
+
+
 def test_a_target_of_test_images_alone_has_no_labels(place):
     nnunet_set(place / "Dataset101_Old", channels=("CT",))
     nnunet_set(place / "Dataset102_New", channels=("CT",), parts=("Ts",))

@@ -22,7 +22,7 @@ from preprocess import size_priors
 from preprocess.layouts.layout import SiteFiles
 from preprocess.slice_volumes import read_spec
 from preprocess.survey.classes import Classes
-from preprocess.survey.makefile import makefile_text
+from preprocess.survey.makefile import batch_of, makefile_text
 from preprocess.survey.patients import find_patient
 from preprocess.survey.plan import Plan
 from preprocess.survey.sites import Site, compare_grids, read_site
@@ -87,6 +87,17 @@ def test_the_labelled_case_runs_from_volumes_to_an_adapted_network(place, python
     assert json.loads((place / "data/mine_source/dataset.json").read_text())["label_map"] == {"0": 0, "255": 1}
     prior = (place / "sizes/mine.csv").read_text()
     assert "mean of the labelled slices of data/mine_source" in prior
+
+
+def test_settings_follow_the_machine_and_the_size_of_slices(place, python):
+    run()
+    words = ["make", "-n", "-f", "mine.make", f"CC={python}", "results/mine/cesource", "SIZE="]
+    for size, epochs in (("small", 30), ("full", 100)):
+        words[-1] = f"SIZE={size}"
+        told = subprocess.run(words, capture_output=True, text=True, check=True).stdout
+        assert f"--n_epoch {epochs} " in told
+        assert "--batch_size 8 " in told
+    assert [batch_of(size) for size in ((64, 64), (384, 384), (512, 512), (768, 768), (4000, 4000))] == [8, 8, 4, 2, 1]
 
 
 def test_without_target_labels_no_line_reads_them_and_all_lines_build(place, python):
