@@ -10,6 +10,7 @@ import torch
 from conftest import CROSS_ENTROPY, FOLDERS
 
 import main as program
+import networks
 import report
 import score_masks
 from bounds import BOUNDS
@@ -241,7 +242,7 @@ def test_a_huge_network_in_a_small_checkpoint_is_compared_and_not_made(tmp_path,
         "crop": None,
     }
     path = network(tmp_path, network="UNet:nG=20000", preprocessing=made)
-    monkeypatch.setattr(model, "build_network", None)
+    monkeypatch.setattr(networks, "build_network", None)
     with pytest.raises(
         UserError, match=r"says that it holds weights of UNet:nG=20000 .1 channel, 2 classes., as this run has, and"
     ):

@@ -316,9 +316,18 @@ OTHERS = {
     "datasets/cache.py: _make": "json of names, shapes and digests",
     "datasets/volume_files.py: VolumeFolder.open": "json of names, shapes and digests",
     "processes/quoting.py: csv_text": "the csv of all others",
+    "nets/network_folder.py: write_network_folder": "json, which comes back as it was or is refused",
+    "prediction/bundle.py: write_bundle": "a card whose words for_markdown writes, as in the tables",
+    "prediction/monai_bundle.py: write_monai_bundle": "json of its own words and of class names",
+    "study/asking.py: write_asked": "json of names",
+    "study/plan.py: write_plan": "json of names",
+    "study/evaluate.py: write": "rows of csv_text, and json; written here all the same",
+    "study/report.py: write_report": "json of names and digests",
+    "study/report.py: write_texts": "tables, as those of report.py",
+    "study/page/page.py: write_page": "tests/study/test_page.py names rows and patients oddly",
 }
 PACKAGES = ("processes", "files", "datasets", "nets", "methods", "engine", "analysis", "preprocess", "prediction")
-PACKAGES += ("selection",)
+PACKAGES += ("selection", "study")
 MODULES = [*ROOT.glob("*.py"), *(path for package in PACKAGES for path in ROOT.glob(f"{package}/**/*.py"))]
 
 
