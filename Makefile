@@ -1,11 +1,12 @@
 # make         the demo: CT -> MR on real vertebrae (spine.make), after making the virtual environment
 # make test    every test      make lint    the linter      make bench   benchmarks
 # make check   builds the network, losses and bounds of every command line of every makefile, without data
+# make gpu     what the docs leave open for a GPU, in at most eight minutes; without one in tiny sizes on the CPU (docs/gpu.md)
 # make chaos   kills a training at 200 random moments; each time it must end with the same bits
 # make torture damaged and hostile input of every kind, and kills of every program
 # make help    this, and the goals of an experiment makefile
 SHELL := bash
-.PHONY: demo test lint check chaos torture bench help
+.PHONY: demo test lint check chaos torture bench gpu help
 .DEFAULT_GOAL := demo
 include make/venv.mk
 
@@ -34,8 +35,11 @@ torture: .venv/tested
 bench: $(VENV)
 	$(CC) -m tests.benchmarks.run
 
+gpu: .venv/tested
+	$(CC) -m tests.gpu.run
+
 help:
-	@sed -n '1,6s/^# //p' Makefile
+	@sed -n '1,7s/^# //p' Makefile
 	@echo; $(MAKE) --no-print-directory -f spine.make help
 
 # what the tests and the linter need in addition to requirements.txt (with CC=/path/to/python there may be no .venv yet)

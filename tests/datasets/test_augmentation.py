@@ -460,7 +460,7 @@ def test_applying_needs_neither_the_values_nor_the_host(images, ranges):
 
 
 @BOTH
-@pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a GPU")
+@pytest.mark.gpu
 def test_no_host_synchronisation_on_a_gpu(images, ranges):
     images, generator = images.cuda(), torch.Generator("cuda").manual_seed(0)
     label = (4 * images[:, 0]).long()

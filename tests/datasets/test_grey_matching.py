@@ -9,7 +9,7 @@ from datasets.grey_matching import KNOTS, SHARE, SourceLevels, levels_to_match, 
 from datasets.grey_quantiles import grey_quantiles
 from nets.bundle import QUANTITIES, make_bundle
 from processes.errors import UserError
-from tests.engine.test_loop import Watch
+from tests.modes import Watch
 
 STEPS = (np.arange(256) + 0.5) / 256
 

@@ -22,6 +22,7 @@ from engine.loop import Commits
 from losses import LOSSES
 from nets.precision import set_up_machine
 from processes.errors import UserError
+from tests.modes import Watch
 from utils import settings_of
 
 PRIOR = "'ConstantBounds', {'values': [400, 80]}, 'norm_soft_size', 1"
@@ -60,16 +61,6 @@ def log(run):
 # -- nothing in an epoch waits for the device ------------------------------------------------------------------
 
 
-class Watch(TorchDispatchMode):
-    """Refuses what makes the host wait for a device: looking at a value, or an outcome of unknown size."""
-
-    WAITING = ("_local_scalar_dense", "nonzero", "masked_select", "is_nonzero", "equal", "_unique2")
-
-    def __torch_dispatch__(self, func, types, args=(), kwargs=None):
-        assert func.overloadpacket.__name__ not in self.WAITING, func
-        return func(*args, **(kwargs or {}))
-
-
 def test_every_loss_is_watched():
     assert len(EVERY_LOSS) > 12
 
@@ -87,7 +78,7 @@ def test_no_step_looks_at_a_value(sites, name):
             class_counts(logits.argmax(1), truth, args.n_class)
 
 
-@pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a GPU")
+@pytest.mark.gpu
 @pytest.mark.parametrize("cache", ["gpu", "ram", "stream"])
 @pytest.mark.parametrize("precision", ["fp32", "bf16", "fp16"])
 def test_no_step_waits_for_the_gpu(sites, precision, cache):

@@ -9,8 +9,8 @@ import methods.cotta as module
 from datasets.streams import Batch
 from methods.averaging import follow
 from processes.errors import UserError
-from tests.engine.test_loop import Watch
 from tests.methods.test_pseudo_label import Toy, build, images
+from tests.modes import Watch
 
 CROSS_ENTROPY = "[('CrossEntropy', {}, 1)]"
 

@@ -14,9 +14,9 @@ from datasets.streams import Batch
 from nets.base import batch_norms
 from networks import build_network
 from processes.errors import UserError
-from tests.engine.test_loop import Watch
 from tests.methods.test_mean_teacher import Brighter
 from tests.methods.test_pseudo_label import build
+from tests.modes import Watch
 
 CROSS_ENTROPY = "[('CrossEntropy', {}, 1)]"
 SHAPES = [((9, 11), 2), ((9, 11), 4), ((4, 6, 5), 3)]

@@ -13,8 +13,8 @@ from methods.averaging import follow
 from nets.probabilities import one_hot
 from networks import build_network
 from processes.errors import UserError
-from tests.engine.test_loop import Watch
 from tests.methods.test_pseudo_label import Toy, build, images
+from tests.modes import Watch
 
 CROSS_ENTROPY = "[('CrossEntropy', {}, 1)]"
 

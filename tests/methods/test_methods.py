@@ -16,7 +16,7 @@ from methods.optimisers import learning_rate
 from nets.base import values_per_channel
 from networks import build_network
 from processes.errors import UserError
-from tests.engine.test_loop import Watch
+from tests.modes import Watch
 from utils import seed_everything, settings_of
 
 BARE = [

@@ -24,7 +24,7 @@ from methods.pixel_filters import (
 from methods.starting_point import StartingPoint
 from nets.checkpoint_files import load_checkpoint
 from processes.errors import UserError
-from tests.engine.test_loop import Watch
+from tests.modes import Watch
 from tests.tools.chaos import ask_to_stop, before_call, differences
 
 SGD = ("--optimiser", "sgd", "--momentum", "0", "--l_rate", "0.5")

@@ -19,7 +19,7 @@ from methods.terms import Term, build_loss, parse_losses
 from nets.probabilities import one_hot
 from processes.errors import UserError
 from processes.team import Team
-from tests.engine.test_loop import Watch
+from tests.modes import Watch
 from utils import settings_of
 
 SEGPL = "[('DiceLoss', {'idc': [1], 'smooth': 1}, 0.5), ('CrossEntropy', {'idc': [0, 1]}, 0.5)]"

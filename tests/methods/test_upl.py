@@ -13,8 +13,8 @@ from methods.feature_dropout import WithDropout
 from networks import build_network
 from processes.errors import UserError
 from processes.team import Team
-from tests.engine.test_loop import Watch
 from tests.methods.test_pseudo_label import build
+from tests.modes import Watch
 
 DICE = "[('DiceLoss', {}, 1)]"
 NETWORKS = (
