@@ -4,6 +4,7 @@ The viewer draws with plotly.js, which is in the page anyway: outlines stay line
 processor is asked for.
 """
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -32,9 +33,9 @@ class Shown:
 
 def viewer(study: Study) -> Markup:
     """The section. Raises UserError where no run was evaluated for it."""
-    seed, rows = _evaluated(study)
-    scores = scores_of(study)
-    adapted = [row for row in scores.rows if row in rows and row != study.asked.lower]
+    scores = scores_of(study)  # its rows alone: on other images, as of the source, a patient may bear the same name
+    seed, rows = _evaluated(study, scores.rows)
+    adapted = [row for row in rows if row != study.asked.lower]
     if not adapted:
         raise UserError(
             "Only rows that nothing can be compared with were evaluated, so the viewer has nothing to show."
@@ -51,10 +52,10 @@ def viewer(study: Study) -> Markup:
     return fill("viewer.html", data=data, rows=list(shown), seed=seed, lower=study.asked.lower, left_out=left_out)
 
 
-def _evaluated(study: Study) -> tuple[int, list[str]]:
-    """The first seed of which a run has scans, and its rows that have."""
+def _evaluated(study: Study, among: Sequence[str]) -> tuple[int, list[str]]:
+    """The first seed of which a run of these rows has scans, and its rows that have."""
     for seed in study.seeds:
-        rows = [row for row in study.rows if (row, seed) in study.runs and is_evaluated(study.runs[row, seed].folder)]
+        rows = [row for row in among if (row, seed) in study.runs and is_evaluated(study.runs[row, seed].folder)]
         if any(row != study.asked.lower for row in rows):
             return seed, rows
     raise UserError("No run was evaluated for the viewer yet: python -m study.evaluate --run <run>.")

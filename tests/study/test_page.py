@@ -3,6 +3,7 @@ import gzip
 import json
 import re
 import shutil
+from dataclasses import replace
 from html.parser import HTMLParser
 
 import numpy as np
@@ -14,6 +15,7 @@ from nasty import NASTY
 from analysis.evaluated import evaluated_folder, read_reliability
 from analysis.tables.table import Report
 from processes.errors import UserError
+from study.asking import write_asked
 from study.page.album import Album, packed
 from study.page.curves import curves
 from study.page.page import page_of, write_page
@@ -22,6 +24,7 @@ from study.page.reliability import pooled
 from study.page.results import results, table_of, verdict
 from study.page.sensitivity import sensitivity
 from study.page.template import as_script, fill, letters
+from study.page.viewer import viewer
 from study.reading import open_study
 
 PATIENTS = ["Case00", "Case01", "Case02", "Case03"]
@@ -244,6 +247,23 @@ def test_a_setting_is_drawn_by_its_means(made, tmp_path):
 
 def unpacked(text, shape):
     return np.frombuffer(gzip.decompress(base64.b64decode(text)), np.uint8).reshape(shape)
+
+
+def test_a_row_of_other_images_of_the_same_patients_is_not_shown(made, tmp_path):
+    folder = shutil.copytree(made, tmp_path / "study")
+    before = str(viewer(open_study(folder)))
+    for seed in (0, 1):
+        run = shutil.copytree(folder / f"seed{seed}/sfda", folder / f"seed{seed}/other")
+        facts = json.loads((run / "provenance.json").read_text())
+        facts["dataset"] |= {"path": "data/source", "name": "source"}
+        (run / "provenance.json").write_text(json.dumps(facts))
+    scans = shutil.copytree(folder / "seed0/evaluated/sfda", folder / "seed0/evaluated/other") / "scans"
+    for path in scans.iterdir():
+        held = dict(np.load(path))
+        np.savez_compressed(path, **held | {"size": held["size"] * 2})
+    asked = open_study(folder).asked
+    write_asked(folder, replace(asked, rows=("other", *asked.rows)))
+    assert str(viewer(open_study(folder))) == before
 
 
 def test_volumes_come_back_as_they_were_and_the_budget_is_kept(made):
