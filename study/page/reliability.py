@@ -9,8 +9,9 @@ from markupsafe import Markup
 
 from analysis.evaluated import REGIONS, TEMPERED, evaluated_folder, is_evaluated, read_reliability
 from processes.errors import UserError
+from study.calibration import band_words
 from study.page.charts import BLUE, GREY, VERMILLION, panels
-from study.page.results import Tables, table_of
+from study.page.results import Tables, table
 from study.page.template import fill
 from study.reading import Study
 
@@ -20,29 +21,30 @@ LOOKS = {
     "tempered": {"color": VERMILLION, "width": 2, "dash": "dash"},
 }
 NAMES = ("after", "tempered")  # the chosen network, as it is and at another temperature
+IMAGE, BAND = REGIONS
 LEAST = 1e-3  # share of the pixels of a curve; a bin with fewer is left out, as its frequency is chance
 
 
 def reliability(study: Study, tables: Tables) -> Markup:
     """The section. Raises UserError where no run was evaluated."""
-    tables = {row: _table(study, row) for row in study.rows}
-    tables = {row: table for row, table in tables.items() if not table.empty}
-    if not tables:
+    bins = {row: _bins(study, row) for row in study.rows}
+    bins = {row: own for row, own in bins.items() if not own.empty}
+    if not bins:
         raise UserError("No run was evaluated for its calibration yet: python -m study.evaluate --run <run>.")
-    region, lower = _region(list(tables.values())), study.asked.lower
-    curves = {row: {name: pooled(table, name, region) for name in NAMES} for row, table in tables.items()}
+    region, lower = _region(list(bins.values())), study.asked.lower
+    curves = {row: {name: pooled(own, name, region) for name in NAMES} for row, own in bins.items()}
     before = curves[lower]["after"] if lower in curves else pd.DataFrame()
     shown = [row for row in curves if row != lower] or [lower]
     return fill(
         "reliability.html",
         figure=_draw({row: {"before": before} | curves[row] for row in shown}),
         panels=len(shown),
-        region=region,
+        band=band_words(study) if region == BAND else "",
         lower=lower if not before.empty else "",
         gap=_gap(before),
         tempered=any(not curves[row]["tempered"].empty for row in shown),
         seeds=sorted({seed for (_, seed), run in study.runs.items() if is_evaluated(run.folder)}),
-        table=table_of(tables["calibration"]) if "calibration" in tables else "",
+        scores=table("calibration", study, tables) if "calibration" in tables else "",
     )
 
 
@@ -58,22 +60,21 @@ def _draw(curves: Mapping[str, Mapping[str, pd.DataFrame]]) -> go.Figure:
     return figure
 
 
-def _table(study: Study, row: str) -> pd.DataFrame:
+def _bins(study: Study, row: str) -> pd.DataFrame:
     """The curves of a row, those of all seeds below one another, with `name`: after, tempered, or '' of no interest."""
-    tables = [pd.DataFrame()]
+    found = [pd.DataFrame()]
     for run in study.of_row(row).values():
         if is_evaluated(run.folder):
             which = run.standing_for("chosen")
             names = {which: "after", f"{which}{TEMPERED}": "tempered"}
-            table = read_reliability(evaluated_folder(run.folder))
-            tables.append(table.assign(name=table["which"].map(names).fillna("")))
-    return pd.concat(tables)
+            bins = read_reliability(evaluated_folder(run.folder))
+            found.append(bins.assign(name=bins["which"].map(names).fillna("")))
+    return pd.concat(found)
 
 
 def _region(tables: Sequence[pd.DataFrame]) -> str:
     """The band round the structures where every row has it; else the image, most of which is background."""
-    image, band = REGIONS
-    return band if all((table["region"].eq(band) & table["n"].gt(0)).any() for table in tables) else image
+    return BAND if all((table["region"].eq(BAND) & table["n"].gt(0)).any() for table in tables) else IMAGE
 
 
 def pooled(table: pd.DataFrame, name: str, region: str) -> pd.DataFrame:

@@ -13,6 +13,7 @@ from processes.errors import UserError
 from study.page.charts import BLUE, FAINT, GREY, VERMILLION, dress, reach
 from study.page.template import fill, letters
 from study.reading import Study
+from study.tables.words import warnings
 
 Tables = Mapping[str, Report]  # as study.report names them
 Line = Mapping[str, Any]  # of the csv of comparisons
@@ -35,7 +36,7 @@ def results(study: Study, tables: Tables) -> Markup:
         headline=table("headline", study, tables),
         forests={key: _forest(study, key[1], family) for key, family in families.items()},
         several=len({images for images, _ in families}) > 1,
-        comparisons=table_of(comparisons) if comparisons else "",
+        comparisons=table("comparisons", study, tables) if comparisons else "",
         score=study.score_name,
         level=SIGNIFICANT,
     )
@@ -47,17 +48,21 @@ def results(study: Study, tables: Tables) -> Markup:
 def table(name: str, study: Study, tables: Tables) -> Markup:
     """One of the tables, the row without adaptation told apart. Raises UserError where it was not made."""
     if name not in tables:
-        raise UserError(f"There is no table of this: {study.folder / name}.csv was not made, as runs are missing.")
-    return table_of(tables[name], study.asked.lower)
+        raise UserError(f"There is no table of this: {name}.csv was not made, as runs are missing.")
+    return table_of(tables[name], study.asked.lower, warnings(study))
 
 
-def table_of(report: Report, marked: str = "") -> Markup:
-    """A report as tables that can be sorted, its notes below; `marked`: the row that is told apart, if it is there."""
+def table_of(report: Report, marked: str = "", told: Sequence[str] = ()) -> Markup:
+    """A report as tables that can be sorted, with its warnings above and its notes below.
+
+    marked: the row that is told apart, if it is there; told: warnings that stand at the head of the page
+    """
     columns = [*zip(*(row for _, rows in report.blocks for row in rows), strict=True)]
     kept = [n for n, cells in enumerate(columns) if {*cells} - {"", NOTHING}]
     blocks = [(title, [[_cell(row[n]) for n in kept] for row in rows]) for title, rows in report.blocks]
     header, numeric = [report.header[n] for n in kept], [_is_of_numbers(columns[n]) for n in kept]
-    return fill("table.html", header=header, numeric=numeric, blocks=blocks, notes=report.notes, marked=marked)
+    words = {"warnings": [line for line in report.warnings if line not in told], "notes": report.notes}
+    return fill("table.html", header=header, numeric=numeric, blocks=blocks, marked=marked, **words)
 
 
 def _cell(text: str) -> dict[str, str | float]:

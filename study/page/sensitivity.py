@@ -45,7 +45,7 @@ def read_sensitivity(study: Study) -> pd.DataFrame:
     """COLUMNS, sorted by value. Raises UserError where the file is not there, or broken."""
     path = study.folder / NAME
     if not path.is_file():
-        raise UserError(f"No setting was varied: {path} is not there.")
+        raise UserError(f"No setting was varied: {NAME} is not there; make … sensitivity makes it (docs/makefiles.md).")
     with reading(path, "remove it, or make it again"):
         table = pd.read_csv(path, dtype={"row": str, "parameter": str}, keep_default_na=False)
         if table.empty or not {*COLUMNS} <= {*table}:

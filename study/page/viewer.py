@@ -33,6 +33,8 @@ class Shown:
 
 def viewer(study: Study) -> Markup:
     """The section. Raises UserError where no run was evaluated for it."""
+    if study.by_iou:
+        raise UserError("The images were scored all together (IoU), so there is no worst and no best one to show.")
     scores = scores_of(study)  # its rows alone: on other images, as of the source, a patient may bear the same name
     seed, rows = _evaluated(study, scores.rows)
     adapted = [row for row in rows if row != study.asked.lower]

@@ -173,8 +173,10 @@ def test_a_verdict_is_that_of_the_tests():
 def test_a_table_is_shown_as_it_stands_and_sorted_by_its_numbers():
     rows = [["<i>", "0.853 (0.812 to 0.894)", "-0.021 (-0.030 to +0.010)", "", "8 of 9"], ["b", "–", "+1.5", "", "–"]]
     notes = ["a < b"]
-    report = Report("title", [], ["row", "Dice", "difference", "marks", "harmed"], [("toy", rows)], notes, [])
-    html = table_of(report, "b")
+    report = Report(
+        "title", ["few", "known"], ["row", "Dice", "difference", "marks", "harmed"], [("toy", rows)], notes, []
+    )
+    html = table_of(report, "b", ["known"])
     reader = Reader(html)
     cells = [attributes for tag, attributes in reader.elements if tag == "td"]
     orders = [float(each["data-order"]) for each in cells]
@@ -186,6 +188,8 @@ def test_a_table_is_shown_as_it_stands_and_sorted_by_its_numbers():
     for shown in ("<i>", "0.812–0.894", "-0.030 to +0.010", "a < b", "toy"):
         assert shown in words
     assert "marks" not in words
+    assert "few" in words
+    assert "known" not in words
 
 
 def test_the_forest_has_a_mark_a_row_and_reaches_every_interval(made):

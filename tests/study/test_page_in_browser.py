@@ -2,9 +2,6 @@
 
 import base64
 import io
-import os
-import shutil
-import time
 
 import numpy as np
 import pytest
@@ -14,19 +11,17 @@ from PIL import Image
 from study.reading import open_study
 from study.report import PAGE, write_report
 
-CHROMIUM, DRIVER = shutil.which("chromium"), shutil.which("chromedriver")
-if not (CHROMIUM and DRIVER):
-    pytest.skip("no browser here: apt-get install chromium chromium-driver", allow_module_level=True)
-webdriver = pytest.importorskip("selenium.webdriver", reason="no driver here: pip install -r tests/requirements.txt")
+pytest.importorskip("selenium", reason="no driver of a browser here: pip install -r tests/requirements.txt")
 
-from selenium.webdriver.chrome.service import Service  # noqa: E402
-from selenium.webdriver.common.by import By  # noqa: E402
-from selenium.webdriver.common.keys import Keys  # noqa: E402
+from selenium.webdriver.common.by import By
+from selenium.webdriver.common.keys import Keys
+
+from tests.tools.browser import open_page, opened_browser, programs, wait_for
+
+if not programs():
+    pytest.skip("no browser here: apt-get install chromium chromium-driver", allow_module_level=True)
 
 NASTY = "<b onclick=alert(1)> $x$ %{x}"
-FLAGS = ("headless=new", "disable-gpu", "no-first-run", "disable-background-networking", "disable-component-update")
-FLAGS += ("disable-sync", "disable-extensions", "disable-dev-shm-usage", "window-size=1000,800", "hide-scrollbars")
-PATIENCE = 60  # seconds until a page that is not ready has failed
 
 
 @pytest.fixture(scope="module")
@@ -42,29 +37,11 @@ def page(tmp_path_factory):
 
 @pytest.fixture(scope="module")
 def browser(page, tmp_path_factory):
-    """The page, opened and drawn. The browser's processes end with the module."""
-    options = webdriver.ChromeOptions()
-    options.binary_location = CHROMIUM
-    for flag in (*FLAGS, f"user-data-dir={tmp_path_factory.mktemp('profile')}"):
-        options.add_argument(f"--{flag}")
-    if os.geteuid() == 0:  # its sandbox is not for root, whom a container's programs often run as
-        options.add_argument("--no-sandbox")
-    options.set_capability("goog:loggingPrefs", {"browser": "ALL"})
-    driver = webdriver.Chrome(options=options, service=Service(DRIVER))
-    try:
-        driver.get(page.as_uri())
-        wait_for(lambda: driver.execute_script("return document.documentElement.dataset.ready"))
+    """A browser in which the page is drawn."""
+    with opened_browser(tmp_path_factory.mktemp("profile")) as driver:
+        open_page(driver, page)
         yield driver
         assert [entry for entry in driver.get_log("browser") if entry["level"] == "SEVERE"] == []
-    finally:
-        driver.quit()
-
-
-def wait_for(condition):
-    end = time.monotonic() + PATIENCE
-    while not condition():
-        assert time.monotonic() < end, "the page is not ready"
-        time.sleep(0.02)
 
 
 def picture(element):
@@ -99,6 +76,13 @@ def test_every_chart_is_drawn_and_can_only_be_saved(browser):
         buttons = chart.find_elements(By.CSS_SELECTOR, ".modebar-btn")
         assert [button.get_attribute("data-attr") for button in buttons] in ([], [None])
         assert len(buttons) == 1  # plotly has one that sends a chart, names of patients and all, to its makers
+
+
+def test_every_table_of_the_study_is_there(browser):
+    """Those that the report makes: results and tests, ranks, failures, calibration, cost; choice and provenance."""
+    count = "return document.querySelectorAll(`#${arguments[0]} table`).length"
+    least = {"results": 3, "ranks": 1, "failures": 1, "reliability": 1, "choice": 1, "cost": 1, "provenance": 2}
+    assert {name: number for name, number in least.items() if browser.execute_script(count, name) < number} == {}
 
 
 def test_a_name_is_a_name(browser):

@@ -49,4 +49,4 @@ addEventListener("afterprint", () => {
 });
 
 followPatient();
-drawCharts().then(openViewer).then(sortTables).then(() => { document.documentElement.dataset.ready = "true"; });
+sortTables().then(drawCharts).then(openViewer).then(() => { document.documentElement.dataset.ready = "true"; });
