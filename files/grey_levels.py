@@ -143,7 +143,7 @@ class Normalisation:
     @classmethod
     def from_card(cls, card: Mapping[str, Any]) -> "Normalisation":
         """The normalisation that a set's dataset.json describes. Raises KeyError where it lacks a part."""
-        limits = {name: card[name] and tuple(card[name]) for name in ("percentiles", "window", "clip")}
+        limits = {name: card[name] and tuple(map(float, card[name])) for name in ("percentiles", "window", "clip")}
         known = {name: pair for name, pair in limits.items() if pair}
         return cls(card["kind"], card["scope"] or "volume", no_clip=card["no_clip"], **known)
 

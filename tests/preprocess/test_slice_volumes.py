@@ -381,6 +381,12 @@ def test_clip_beyond_the_range_of_the_integers():
     np.testing.assert_array_equal(Normalisation("minmax", clip=(-1000.0, 1000.0)).clipped(stack), stack)
 
 
+def test_a_card_may_hold_whole_numbers():
+    card = {"kind": "minmax", "scope": "volume", "percentiles": [1, 99], "window": None, "clip": [20, 40], "no_clip": 0}
+    stack = np.array([[[10, 30, 50]]], np.int16)
+    np.testing.assert_array_equal(Normalisation.from_card(card).clipped(stack), [[[20, 30, 40]]])
+
+
 def test_counted_percentiles_are_numpys():
     rng = np.random.default_rng(1)
     for size in (1, 2, 7, 1000):
