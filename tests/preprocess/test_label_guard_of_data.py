@@ -329,7 +329,7 @@ def test_every_flag_of_the_tools_is_tried():
 
 def test_no_flag_of_predict_names_ground_truth():
     """--adapt learns from --volumes; the sizes it is told are a person's, or a csv's, which says what it knew."""
-    read = {"--weights", "--volumes", "--like", "--sizes"}
+    read = {"--weights", "--bundle", "--volumes", "--like", "--sizes"}
     written = {"--out", "--export"}
     actions = parser_of(predict.get_args)._actions
     files = {max(a.option_strings, key=len) for a in actions if a.type is Path or "GLOB" in str(a.metavar)}
