@@ -19,6 +19,7 @@ import numpy as np
 import pandas as pd
 
 from analysis.calibration.scores import SCORES
+from analysis.run import number_in
 from files.foreign import read_json, reading
 from processes.errors import UserError
 from processes.quoting import for_shell, from_cell
@@ -32,14 +33,10 @@ TEMPERED = ", tempered"  # behind the name of a network: at the temperature that
 CHECKED = ("image", "truth", "mask", "entropy")
 
 
-def _number(text: str) -> float:
-    return float(text) if text else float("nan")
-
-
 COLUMNS: dict[str, Callable[[str], Any]] = {"which": str, "patient": str, "class": int, "region": str}
-COLUMNS |= dict.fromkeys(SCORES, _number) | {"n": int, "temperature": _number}
+COLUMNS |= dict.fromkeys(SCORES, number_in) | {"n": int, "temperature": number_in}
 CURVE: dict[str, Callable[[str], Any]] = {"which": str, "class": int, "region": str, "bin": int}
-CURVE |= {"confidence": _number, "frequency": _number, "n": int}
+CURVE |= {"confidence": number_in, "frequency": number_in, "n": int}
 
 
 def evaluated_folder(run: Path) -> Path:

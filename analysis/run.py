@@ -37,7 +37,8 @@ SHAPES = dict.fromkeys(("val_dice.npy", "val_sizes.npy"), ("n_epoch", "slices", 
 SHAPES |= dict.fromkeys(("val_gt_sizes.npy", "prior_sizes.npy"), ("slices", "K"))
 
 
-def _number(text: str) -> float:
+def number_in(text: str) -> float:
+    """The number of a cell, NaN where it is empty."""
     return float(text) if text else float("nan")
 
 
@@ -55,8 +56,8 @@ def _old_names(columns: Iterable[str]) -> dict[str, str]:
 
 
 PATIENT_COLUMNS = {"patient": str, "class": int, "outcome": str}
-PATIENT_COLUMNS |= dict.fromkeys((*SCORES, "predicted", "true", "diagonal"), _number)
-CLASS_COLUMNS = {"class": int, "name": str, "iou": _number, "intersection": int, "union": int}
+PATIENT_COLUMNS |= dict.fromkeys((*SCORES, "predicted", "true", "diagonal"), number_in)
+CLASS_COLUMNS = {"class": int, "name": str, "iou": number_in, "intersection": int, "union": int}
 
 
 KINDS = {  # of what provenance.json tells, where it does

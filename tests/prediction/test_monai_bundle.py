@@ -20,16 +20,14 @@ from prediction.monai_bundle import FILES, write_monai_bundle
 from prediction.preparation import preparation
 from prediction.torchscript import write_torchscript
 from processes.errors import UserError
-from tests.prediction.test_predict import cohort, run, train
+from tests.prediction.test_predict import run, trained_in
 
 pytest.importorskip("safetensors", reason="pip install -r requirements.txt")
 
 
 @pytest.fixture(scope="module")
 def trained(tmp_path_factory):
-    root = tmp_path_factory.mktemp("monai")
-    folder = cohort(root / "volumes")
-    return folder, train(folder, root, "--plane", "axial", "--size", 12, 12, "--label_map", "0:0,1:1")
+    return trained_in(tmp_path_factory.mktemp("monai"))
 
 
 def changed(run, path, **card):

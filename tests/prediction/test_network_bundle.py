@@ -22,17 +22,14 @@ from networks import build_network
 from prediction import bundle
 from prediction.history import history_of
 from processes.errors import UserError
-from tests.prediction.test_predict import cohort, evaluating, train
+from tests.prediction.test_predict import evaluating, trained_in
 
 pytest.importorskip("safetensors", reason="pip install -r requirements.txt")
 
 
 @pytest.fixture(scope="module")
 def trained(tmp_path_factory):
-    """Volumes, and a run that learnt to find the organ in slices of them."""
-    root = tmp_path_factory.mktemp("bundle")
-    folder = cohort(root / "volumes")
-    return folder, train(folder, root, "--plane", "axial", "--size", 12, 12, "--label_map", "0:0,1:1")
+    return trained_in(tmp_path_factory.mktemp("bundle"))
 
 
 @pytest.fixture(autouse=True)

@@ -211,11 +211,17 @@ def test_volumes_of_a_volumetric_network(tmp_path, monkeypatch):
 # -- what is there, what fails ----------------------------------------------------------------------------------------
 
 
+def trained_in(root):
+    """Volumes, and a run that learnt to find the organ in axial slices of them."""
+    folder = cohort(root / "volumes")
+    return folder, train(folder, root, "--plane", "axial", "--size", 12, 12, "--label_map", "0:0,1:1")
+
+
 @pytest.fixture(scope="module")
 def trained(tmp_path_factory):
     root = tmp_path_factory.mktemp("predict")
-    folder = cohort(root / "volumes")
-    return folder, train(folder, root, "--plane", "axial", "--size", 12, 12, "--label_map", "0:0,1:1") / "last.pkl"
+    folder, run = trained_in(root)
+    return folder, run / "last.pkl"
 
 
 def test_a_volume_that_fails_stops_no_other_and_a_rerun_skips_what_is_done(trained, tmp_path, capsys):

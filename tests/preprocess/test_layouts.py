@@ -14,10 +14,9 @@ from preprocess import new_dataset as program
 from preprocess.layouts.layout import LAYOUTS, Asked
 from preprocess.slice_volumes import read_spec, slice_set
 from processes.errors import UserError
+from tests.tools.checkout import working_folder
 from tests.tools.fuzz_volumes import write_series
 
-ROOT = Path(__file__).parents[2]
-NEEDED = ("processes", "files", "datasets", "nets", "methods", "engine", "analysis", "preprocess", "make", "*.py")
 AFFINE = np.diag([-1.0, -1.0, 3.0, 1.0])
 SHAPE = (16, 16, 4)
 
@@ -40,14 +39,9 @@ def scan(rng, labels=(1, 2), channels=None):
 @pytest.fixture
 def place(tmp_path, monkeypatch):
     """A working folder with what a makefile needs."""
-    for pattern in NEEDED:
-        for path in ROOT.glob(pattern):
-            (tmp_path / path.name).symlink_to(path)
-    for folder in ("data", "sizes"):
-        (tmp_path / folder).mkdir()
     for variable in ("nnUNet_raw", "nnUNet_preprocessed"):
         monkeypatch.delenv(variable, raising=False)
-    monkeypatch.chdir(tmp_path)
+    monkeypatch.chdir(working_folder(tmp_path))
     return tmp_path
 
 

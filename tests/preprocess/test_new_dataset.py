@@ -29,9 +29,7 @@ from preprocess.survey.sites import Site, compare_grids, read_site
 from preprocess.survey.wishes import Wishes
 from processes.errors import UserError
 from tests.tools.check_makefiles import check, dry_run
-
-ROOT = Path(__file__).parents[2]
-NEEDED = ("processes", "files", "datasets", "nets", "methods", "engine", "analysis", "preprocess", "make", "*.py")
+from tests.tools.checkout import working_folder
 
 
 def write_volumes(folder, names, value=1, shape=(24, 20), spacing=1.0, dtype=np.uint8, seed=0):
@@ -51,12 +49,7 @@ def write_volumes(folder, names, value=1, shape=(24, 20), spacing=1.0, dtype=np.
 @pytest.fixture
 def place(tmp_path, monkeypatch):
     """A working folder with what a makefile needs, and two sites of volumes in it."""
-    for pattern in NEEDED:
-        for path in ROOT.glob(pattern):
-            (tmp_path / path.name).symlink_to(path)
-    for folder in ("data", "sizes"):
-        (tmp_path / folder).mkdir()
-    monkeypatch.chdir(tmp_path)
+    monkeypatch.chdir(working_folder(tmp_path))
     write_volumes(tmp_path / "old", [f"case{n}" for n in range(4)], value=255, seed=1)
     write_volumes(tmp_path / "new", [f"case{n}" for n in range(4)], value=255, seed=2)
     return tmp_path

@@ -5,6 +5,7 @@ import subprocess
 from pathlib import Path
 
 ROOT = Path(__file__).parents[2]
+CODE = ("processes", "files", "datasets", "nets", "methods", "engine", "analysis", "preprocess", "make", "*.py")
 
 
 def tracked(*patterns):
@@ -18,6 +19,16 @@ def copy_files(names, folder):
     for name in names:
         (folder / name).parent.mkdir(parents=True, exist_ok=True)
         shutil.copy(ROOT / name, folder / name)
+    return folder
+
+
+def working_folder(folder):
+    """The folder with what a makefile needs: the code, linked, and places for data and sizes."""
+    for pattern in CODE:
+        for path in ROOT.glob(pattern):
+            (folder / path.name).symlink_to(path)
+    for name in ("data", "sizes"):
+        (folder / name).mkdir()
     return folder
 
 
