@@ -28,8 +28,9 @@ os.fsync = lambda _: None  # it is for power cuts, which no test can make, and t
 if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:  # as of `make test &`: what a test starts would ignore it too
     signal.signal(signal.SIGINT, signal.default_int_handler)
 
-# asked by each of thousands of trainings, and the same for all
+# asked by each of thousands of trainings, and the same for all; test_resume.py asks for the code anew
 run_folder._git = functools.cache(run_folder._git)
+run_folder.describe_sources = functools.cache(run_folder.describe_sources)
 
 os.register_at_fork(after_in_child=own_lock)  # as tests kill programs, and pytest's own forks are programs too
 

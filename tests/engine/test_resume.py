@@ -1,5 +1,6 @@
 """Whatever stops a run, at whatever moment: started again, it ends with the same bits as one never stopped."""
 
+import inspect
 import json
 import multiprocessing
 import operator
@@ -463,6 +464,11 @@ def test_without_a_cache_the_run_is_the_same(site, whole, tmp_path, capsys):
 
 
 # -- other code ---------------------------------------------------------------------------------------------------
+
+
+@pytest.fixture(autouse=True)
+def code_is_asked_for_anew(monkeypatch):
+    monkeypatch.setattr(run_folder, "describe_sources", inspect.unwrap(run_folder.describe_sources))
 
 
 def provenance(run):

@@ -4,14 +4,17 @@
         subprocess.run([python, "main.py", …])           as [sys.executable, "main.py", …], two to four seconds earlier
 
 The libraries alone are warm: a program's own modules are read from where it lies. The command passes on its words,
-folder, environment and open streams, SIGINT and SIGTERM, and ends with the program's exit code; when it is killed, so
-is the program. What is about processes (kills, locks handed on, limits, import times, -O) takes the real python.
+folder, environment, open files, blocked signals, and the signals that come, and ends with the program's exit code; when
+it is killed, so is the program. What such a program spawns is as quick to start. What is about processes (kills, locks
+handed on, limits, import times, -O) takes the real python.
 """
 
 import atexit
+import fcntl
 import gc
 import importlib
 import json
+import multiprocessing
 import os
 import runpy
 import secrets
@@ -34,6 +37,7 @@ LIBRARIES = (
     *("matplotlib.backends.backend_agg", "concurrent.futures.process", "multiprocessing.util"),
 )
 LARGEST = 1 << 20  # bytes of a program's words and environment
+MOST = 64  # open files that are passed on
 
 
 def own_lock() -> None:
@@ -54,7 +58,7 @@ def warm_python(folder: Path) -> Iterator[Path]:
     with socket.socket(socket.AF_UNIX) as door:
         door.bind(f"\0{name}")  # in no folder, whose name could be too long
         door.listen(64)
-        start = [sys.executable, __file__, str(door.fileno()), str(folder / "compiled")]
+        start = [sys.executable, __file__, str(door.fileno()), str(folder / "compiled"), str(command)]
         server = subprocess.Popen(start, stdin=subprocess.PIPE, pass_fds=[door.fileno()])
     try:
         yield command
@@ -82,12 +86,12 @@ class Server:
 
     def begin(self, door: socket.socket) -> Callable[[], None] | None:
         asker, _ = door.accept()
-        told, streams, _, _ = socket.recv_fds(asker, LARGEST, 3)
+        told, streams, _, _ = socket.recv_fds(asker, LARGEST, MOST)
         while not told.endswith(b"\n"):
             if not (more := asker.recv(LARGEST)):
                 break
             told += more
-        if len(streams) == 3 and told.endswith(b"\n"):
+        if len(streams) >= 3 and told.endswith(b"\n"):
             if not (child := os.fork()):
                 self.forget(asker)
                 return prepare(json.loads(told), streams)
@@ -128,11 +132,22 @@ class Server:
                 each.close()
 
 
-def prepare(told: dict, streams: list[int]) -> Callable[[], None]:
-    """The program that is asked for, after this process has taken its streams, folder, environment and words."""
-    for number, stream in enumerate(streams):
-        os.dup2(stream, number)
-        os.close(stream)
+def take(files: list[int], numbers: list[int]) -> None:
+    """Gives these open files these numbers. First they go above both, so that none is lost to another's number."""
+    above = max(*files, *numbers) + 1
+    moved = [fcntl.fcntl(each, fcntl.F_DUPFD, above) for each in files]
+    for each in files:
+        os.close(each)
+    for each, number in zip(moved, numbers, strict=True):
+        os.dup2(each, number)
+        os.close(each)
+
+
+def prepare(told: dict, files: list[int]) -> Callable[[], None]:
+    """The program that is asked for, after this process has taken its files, folder, environment and words."""
+    take(files, told["files"])
+    signal.pthread_sigmask(signal.SIG_SETMASK, told["blocked"])
+    multiprocessing.set_executable(sys.argv[3])
     sys.stdin = open(0, encoding=sys.stdin.encoding, closefd=False)  # noqa: SIM115
     sys.stdout = open(1, "w", encoding=sys.stdout.encoding, closefd=False)  # noqa: SIM115
     sys.stderr = open(2, "w", 1, encoding=sys.stderr.encoding, errors="backslashreplace", closefd=False)  # noqa: SIM115
@@ -142,6 +157,9 @@ def prepare(told: dict, streams: list[int]) -> Callable[[], None]:
     if threads := os.environ.get("OMP_NUM_THREADS"):
         sys.modules["torch"].set_num_threads(int(threads))
     kind, *words = told["words"]
+    if kind == "-c":
+        sys.argv, sys.path[0] = ["-c", *words[1:]], ""
+        return lambda: exec(words[0], vars(__import__("__main__")))  # noqa: S102  as python does
     if kind == "-m":
         sys.argv, sys.path[0] = words, str(Path.cwd())
         return lambda: runpy.run_module(words[0], run_name="__main__", alter_sys=True)
