@@ -36,6 +36,7 @@ from scipy.spatial import cKDTree
 SCORES = ("dice", "hd95", "assd", "masd", "nsd", "volume_error")
 SHOWN = 1e-3  # of a Dice or an IoU: the last digit that a table shows, below which two are the same
 DISTANCES = ("hd95", "assd", "masd")  # the scores whose missing values have a penalty
+BOUNDS = dict.fromkeys(("dice", "iou", "nsd"), (0.0, 1.0)) | {"volume_error": (-1.0, math.inf)}  # others: from 0
 CHUNK = 2**16  # sums of squares at a time: what a processor's cache holds
 SUMS_A_VOXEL = 1500  # that take as long, at 1 ns each, as finding one voxel's neighbour in a tree
 

@@ -17,7 +17,7 @@ import numpy as np
 import pandas as pd
 
 from analysis.run import Run, open_run
-from analysis.statistics.intervals import Interval, crossed_interval
+from analysis.statistics.intervals import Interval
 from analysis.tables.choice import chosen_name
 from analysis.tables.facts import supervision
 from datasets.set_tables import read_card
@@ -60,7 +60,7 @@ def lineage(study: Study, row: str, score: str, which: str) -> Iterator[str]:
     table, runs = study.scores(row, score, which), study.of_row(row)
     if not runs:
         raise UserError(f"{study.folder} has no finished run of {row}: {listing(study.faults, 4)}.")
-    interval = crossed_interval(table)
+    interval = study.interval(row, score, which)
     yield f"{row}, {score} of the network '{which}': {interval.mean:.6g}, {over(interval)}"
     yield in_table(study.folder / HEADLINE, row, score, which, interval.mean)
     told: set[Path] = set()

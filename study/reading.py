@@ -1,5 +1,6 @@
 """A study's folder, read back: its runs, their scores by patient and seed, and what is wrong with it."""
 
+import math
 from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
@@ -9,8 +10,9 @@ from typing import Any
 import pandas as pd
 
 from analysis.run import Run, open_run
+from analysis.statistics.intervals import Interval, crossed_interval
 from analysis.tables.facts import marks
-from metrics import DISTANCES, SCORES, average_classes
+from metrics import BOUNDS, DISTANCES, SCORES, average_classes
 from processes.errors import UserError
 from study.asking import Asked, read_asked
 from utils import listing, nearest
@@ -104,6 +106,10 @@ class Study:
         columns = {seed: self._column(run, score, which, classes) for seed, run in self.of_row(row).items()}
         table = pd.DataFrame(columns, index=self.patients(row), columns=list(self.seeds), dtype=float)
         return table.rename_axis(index="patient", columns="seed")
+
+    def interval(self, row: str, score: str, which: str = HEADLINE, classes: Sequence[int] | None = None) -> Interval:
+        """The mean of `scores`, with its interval for other patients and other seeds."""
+        return crossed_interval(self.scores(row, score, which, classes), bounds=BOUNDS.get(score, (0, math.inf)))
 
     def _column(self, run: Run, score: str, which: str, classes: Sequence[int] | None) -> dict[str, float]:
         wanted = tuple(run.metric_axis if classes is None else classes)

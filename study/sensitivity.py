@@ -10,7 +10,7 @@ from matplotlib.axes import Axes
 
 from analysis.plots.canvas import GREY, LINES, STYLE, make_grid, save
 from analysis.run import Run
-from analysis.statistics.intervals import Interval, crossed_interval, paired_interval
+from analysis.statistics.intervals import Interval, paired_interval
 from analysis.tables.facts import notes_of
 from analysis.tables.table import Report
 from processes.errors import UserError
@@ -88,7 +88,7 @@ def _difference(study: Study, row: str) -> Interval:
 
 
 def _words(study: Study, number: float, row: str) -> list[str]:
-    means = [mean_words(crossed_interval(scores(study, row, which))) for which in NETWORKS]
+    means = [mean_words(study.interval(row, study.score, which)) for which in NETWORKS]
     apart = "" if row == BASE else signed_words(_difference(study, row))
     return [f"{number:g}", row, *means, apart, ", ".join(row_marks(study, row, HEADLINE))]
 
@@ -98,7 +98,7 @@ def _cells(study: Study, axis: Axis, number: float, row: str) -> list[dict[str, 
     lines = []
     for which, words in SHOWN.items():
         table = scores(study, row, which)
-        interval = crossed_interval(table)
+        interval = study.interval(row, study.score, which)
         facts = {"row": f"{BASE}, {words}", "parameter": axis.title, "value": number, "run": row}
         over = {"mean": interval.mean, "low": interval.low, "high": interval.high}
         lines += [facts | {"seed": seed, "score": mean} | over for seed, mean in table.mean().dropna().items()]
@@ -127,7 +127,7 @@ def draw(study: Study, out: Path) -> None:
 
 
 def _curve(chart: Axes, study: Study, points: dict[float, str], which: str, colour: str) -> None:
-    found = [crossed_interval(scores(study, row, which)) for row in points.values()]
+    found = [study.interval(row, study.score, which) for row in points.values()]
     chart.plot([*points], [each.mean for each in found], "o-", color=colour, label=SHOWN[which])
     low, high = ([getattr(each, end) for each in found] for end in ("low", "high"))
     chart.fill_between([*points], low, high, color=colour, alpha=0.15, linewidth=0)
@@ -136,7 +136,7 @@ def _curve(chart: Axes, study: Study, points: dict[float, str], which: str, colo
 def _level(chart: Axes, study: Study) -> None:
     lower = study.asked.lower
     if lower in study.rows and study.of_row(lower):
-        mean = crossed_interval(scores(study, lower)).mean
+        mean = study.interval(lower, study.score).mean
         chart.axhline(mean, color=GREY, linestyle=(0, (5, 3)), label=lower)
 
 

@@ -151,17 +151,23 @@ def degrees_of_freedom(squares: MeanSquares, n_patient: int, n_seed: int) -> NDA
     return np.maximum(np.divide(above, below, out=np.full_like(below, n_patient - 1), where=below > 0), 1)
 
 
-def crossed_interval(table: ArrayLike, level: float = 0.95) -> Interval:
+def crossed_interval(
+    table: ArrayLike, level: float = 0.95, bounds: tuple[float, float] = (-math.inf, math.inf)
+) -> Interval:
     """The interval of the mean of a table (P, S), for other patients and other seeds: mean ± t_df SE, see `crossed`.
 
     With one seed it holds for the network of that seed alone. Of one patient, or of none, there is no interval.
+
+    bounds: between which the mean lies for sure, as a Dice does between 0 and 1; the interval ends there at the latest,
+        and holds as often
     """
     (table,), _, left_out = complete(table)
     if len(table) < 2:
         return _unknown(table, left_out)
     mean, se, df = map(float, crossed(table))
     half = float(stdtrit(df, (1 + level) / 2)) * se
-    return Interval(mean, mean - half, mean + half, se, df, *table.shape, left_out)
+    low, high = max(mean - half, bounds[0]), min(mean + half, bounds[1])
+    return Interval(mean, low, high, se, df, *table.shape, left_out)
 
 
 def paired_interval(first: ArrayLike, second: ArrayLike, level: float = 0.95) -> Interval:

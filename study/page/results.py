@@ -20,6 +20,7 @@ Line = Mapping[str, Any]  # of the csv of comparisons
 ROW_HEIGHT = 36  # pixels of a row of the forest
 CELL = re.compile(r"(.*?)(?: \((.*)\))?", re.DOTALL)  # a number, and behind it an interval or a count in brackets
 FIRST = re.compile(r"[+-]?\d+(?:\.\d+)?(?:e[+-]?\d+)?")
+MARKS = "marks"  # the column that stands beneath the row's name, as a page is not that wide
 LAST_PLACE = -1e9  # where a cell without a number is sorted
 SIGNIFICANT, SMALL = 0.05, 0.001  # a p below the second is told as that
 LOOKS = {"better": (BLUE, "square"), "worse": (VERMILLION, "square"), "undecided": (GREY, "square-open")}
@@ -58,8 +59,10 @@ def table_of(report: Report, marked: str = "", told: Sequence[str] = ()) -> Mark
     marked: the row that is told apart, if it is there; told: warnings that stand at the head of the page
     """
     columns = [*zip(*(row for _, rows in report.blocks for row in rows), strict=True)]
-    kept = [n for n, cells in enumerate(columns) if {*cells} - {"", NOTHING}]
-    blocks = [(title, [[_cell(row[n]) for n in kept] for row in rows]) for title, rows in report.blocks]
+    kept = [n for n, cells in enumerate(columns) if {*cells} - {"", NOTHING} and report.header[n] != MARKS]
+    blocks = [
+        (title, [([_cell(row[n]) for n in kept], _marks(report, row)) for row in rows]) for title, rows in report.blocks
+    ]
     header, numeric = [report.header[n] for n in kept], [_is_of_numbers(columns[n]) for n in kept]
     words = {"warnings": [line for line in report.warnings if line not in told], "notes": report.notes}
     return fill("table.html", header=header, numeric=numeric, blocks=blocks, marked=marked, **words)
@@ -72,6 +75,10 @@ def _cell(text: str) -> dict[str, str | float]:
     small = (small or "").replace(") (", ", ")  # an interval, and the number of patients
     small = small if {*"+-"} & {*small} else small.replace(" to ", "–")
     return {"large": large, "small": small, "order": float(number[0]) if number else LAST_PLACE}
+
+
+def _marks(report: Report, row: Sequence[str]) -> str:
+    return row[report.header.index(MARKS)] if MARKS in report.header else ""
 
 
 def _is_of_numbers(cells: Sequence[str]) -> bool:

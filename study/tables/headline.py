@@ -7,7 +7,7 @@ from typing import Any
 
 from analysis.run import unique
 from analysis.statistics.claims import gap_closed
-from analysis.statistics.intervals import Interval, crossed_interval
+from analysis.statistics.intervals import Interval
 from analysis.tables.choice import choice_notes
 from analysis.tables.facts import notes_of
 from analysis.tables.table import NOTHING, Report, number
@@ -54,7 +54,7 @@ def _read_line(study: Study, row: str, which: str, score: str, number: int | Non
     if score == study.score and has_gap(study, row):
         ends = (study.scores(end, score, which, classes) for end in (study.asked.lower, study.asked.upper))
         gap = gap_closed(table, *ends)
-    return Line(crossed_interval(table), tuple(table.mean(axis=0).dropna()), gap)
+    return Line(study.interval(row, score, which, classes), tuple(table.mean(axis=0).dropna()), gap)
 
 
 def has_gap(study: Study, row: str) -> bool:
@@ -93,6 +93,7 @@ def make_columns(study: Study, lines: Lines) -> dict[str, Callable[[str], str]]:
     shown = {
         f"{name}, chosen": any(run.selection for run in study.runs.values()),
         "gap closed": any(has_gap(study, row) for row, *_ in lines),
+        "HD95 penalised": score == "dice" and any(lines[key].interval.mean != 0 for key in lines if key[2] in COUNTS),
     }
     return {name: fill for name, fill in columns.items() if shown.get(name, True)}
 
@@ -110,7 +111,8 @@ def range_words(seeds: tuple[float, ...]) -> str:
 def gap_words(study: Study, row: str, gap: Interval | None) -> str:
     if gap is None:
         return "undefined" if has_gap(study, row) else NOTHING
-    return f"{100 * gap.mean:.0f} % ({100 * gap.low:.0f} to {100 * gap.high:.0f} %)"
+    ends = f" ({100 * gap.low:.0f} to {100 * gap.high:.0f} %)"
+    return f"{100 * gap.mean:.0f} %" + ends * (row not in (study.asked.lower, study.asked.upper))
 
 
 def harm_marks(study: Study, row: str) -> list[str]:
@@ -126,7 +128,8 @@ def notes(study: Study, columns: Mapping[str, Any]) -> list[str]:
     runs = [*study.runs.values()]
     found = [
         f"{study.score_name}: of each patient in 3D, the mean over its classes; then the mean over patients and seeds, "
-        "in brackets the 95 % interval for other patients and other source networks (patients and seeds crossed).",
+        "in brackets the 95 % interval for other patients and other source networks (patients and seeds crossed), "
+        "which ends where the score does.",
         "Lowest, highest seed: the mean over patients of the seed that is worst, and best.",
     ]
     if "gap closed" in columns:
@@ -139,8 +142,10 @@ def notes(study: Study, columns: Mapping[str, Any]) -> list[str]:
         found.append(
             "Missed, false: structures of which nothing was predicted, and predicted ones that are not there, of all "
             "patients and seeds together. They have no distance; n is the number of patients who have one in every "
-            "seed. HD95 penalised: with the diagonal of the volume for each of them."
+            "seed."
         )
+    if "HD95 penalised" in columns:
+        found.append("HD95 penalised: with the diagonal of the volume for each structure that is missed or false.")
     return [*found, *choice_notes(runs), *notes_of(runs, NETWORKS), *earlier_note(study)]
 
 

@@ -1,6 +1,7 @@
 """Intervals over patients and seeds: by hand, against two libraries, and where there is none."""
 
 import math
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -46,6 +47,14 @@ def test_crossed_interval_by_hand():
     half = scipy.stats.t.ppf(0.975, found.df) * found.se
     assert (found.low, found.high) == (pytest.approx(4 - half), pytest.approx(4 + half))
     assert (found.patients, found.seeds, found.left_out) == (3, 2, 0)
+
+
+def test_an_interval_ends_where_the_score_does():
+    table = [[0.99, 0.97], [0.7, 0.72], [1, 1]]
+    free, cut = crossed_interval(table), crossed_interval(table, bounds=(0, 1))
+    assert free.high > 1
+    assert cut == replace(free, high=1)
+    assert crossed_interval([[3.0], [3.5]], bounds=(3, 9)).low == 3
 
 
 def test_seeds_that_do_not_differ_count_as_one():

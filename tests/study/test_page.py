@@ -171,7 +171,10 @@ def test_a_verdict_is_that_of_the_tests():
 
 
 def test_a_table_is_shown_as_it_stands_and_sorted_by_its_numbers():
-    rows = [["<i>", "0.853 (0.812 to 0.894)", "-0.021 (-0.030 to +0.010)", "", "8 of 9"], ["b", "–", "+1.5", "", "–"]]
+    rows = [
+        ["<i>", "0.853 (0.812 to 0.894)", "-0.021 (-0.030 to +0.010)", "odd", "8 of 9"],
+        ["b", "–", "+1.5", "", "–"],
+    ]
     notes = ["a < b"]
     report = Report(
         "title", ["few", "known"], ["row", "Dice", "difference", "marks", "harmed"], [("toy", rows)], notes, []
@@ -188,6 +191,7 @@ def test_a_table_is_shown_as_it_stands_and_sorted_by_its_numbers():
     for shown in ("<i>", "0.812–0.894", "-0.030 to +0.010", "a < b", "toy"):
         assert shown in words
     assert "marks" not in words
+    assert '<th scope="row">&lt;i&gt;<small>odd</small></th>' in html
     assert "few" in words
     assert "known" not in words
 

@@ -93,6 +93,7 @@ def test_the_headline_is_the_mean_over_patients_and_seeds(tables):
     assert cells(table, "sfda", target)["Dice, last epoch"].startswith("0.720 (0.6")
     assert cells(table, "sfda", target)["lowest, highest seed"] == "0.700, 0.740"
     assert "Dice, chosen" not in table.header  # nothing was chosen
+    assert "HD95 penalised" not in table.header  # nothing was missed
 
 
 def test_the_gap_is_a_ratio_of_means(tables):
@@ -168,7 +169,9 @@ def test_failures_name_patients_and_count_what_is_missed(folder):
         folder / "seed2/sfda",
         {p: {1: v if p != "P0" else "miss"} for p, v in zip(PATIENTS, dice("sfda", 2), strict=True)},
     )
-    table = make_tables(open_study(folder))["failures"]
+    tables = make_tables(open_study(folder))
+    assert "HD95 penalised" in tables["headline"].header
+    table = tables["failures"]
     row = cells(table, "sfda", block_of(table, "target"))
     assert row["worst patients"].startswith("P0 0.46")  # (0.68 + 0.7 + 0) / 3
     assert "P4 0.520 (0.100)" in row["worst patients"]
