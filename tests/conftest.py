@@ -5,10 +5,12 @@ Two threads beside another busy process can be ten times slower.
 
 import functools
 import json
+import multiprocessing
 import os
 import signal
 from collections.abc import Iterator
 from contextlib import contextmanager
+from multiprocessing import resource_tracker, spawn
 from pathlib import Path
 from types import ModuleType
 
@@ -126,6 +128,16 @@ def python(tmp_path_factory):
     """A python for programs that import torch and the like, which it has imported (tests/tools/warm_python.py)."""
     with warm_python(tmp_path_factory.mktemp("python")) as command:
         yield str(command)
+
+
+@pytest.fixture(scope="module")
+def quick_spawns(python):
+    """What this process spawns meanwhile, as `run_alone` does, is a fork of that python, and starts anew as ever."""
+    before = spawn.get_executable()
+    resource_tracker.ensure_running()  # by the real python, as it stays
+    multiprocessing.set_executable(python)
+    yield
+    multiprocessing.set_executable(before)
 
 
 @pytest.fixture

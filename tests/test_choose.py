@@ -19,6 +19,8 @@ from tests.tools.chaos import _bits as bits
 from tests.tools.chaos import arguments as of_chaos
 from tests.tools.opened import watched
 
+pytestmark = pytest.mark.usefixtures("quick_spawns")
+
 NETWORK = ("--network", "Dimwit")
 IMAGES = "[('IMG', png_transform, False)]"
 ENTROPY = "[('SelfEntropy', {}, 1)]"

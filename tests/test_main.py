@@ -6,7 +6,6 @@ import os
 import re
 import shutil
 import subprocess
-import sys
 from pathlib import Path
 
 import numpy as np
@@ -619,8 +618,9 @@ def test_a_folder_that_cannot_be_written_to(sites, tmp_path):
         program.main(flags(sites[1], tmp_path / "run"))
 
 
-def test_a_screen_without_greek_letters_shows_the_help_all_the_same():
+def test_a_screen_without_greek_letters_shows_the_help_all_the_same(python):
     environment = os.environ | {"PYTHONIOENCODING": "ascii"}
-    done = subprocess.run([sys.executable, program.__file__, "--help"], env=environment, capture_output=True)
+    done = subprocess.run([python, program.__file__, "--help"], env=environment, capture_output=True)
     assert done.returncode == 0, done.stderr
     assert b"--target_losses" in done.stdout
+    assert done.stdout.isascii()

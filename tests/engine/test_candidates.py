@@ -5,6 +5,7 @@ its own.
 """
 
 import shutil
+import subprocess
 from pathlib import Path
 
 import pytest
@@ -162,32 +163,32 @@ OF_A_COMMIT = ("best_3d.pkl", "previous.pkl", "last.pkl")
 AFTERWARDS = ("patients_last.csv", *CHOICE, "patients_chosen.csv")
 
 
-def crash_at(number, is_done, seen):
-    """`Path.replace`, gone before or after its call of this number for a file of a commit, or of what follows."""
-    replace = Path.replace
-
-    def until(self, target):
-        target = Path(target)
-        counts = target.name in (*OF_A_COMMIT, *AFTERWARDS) or target.parent.name == CANDIDATES
-        seen.extend([target.name] * counts)
-        here = counts and len(seen) == number
-        if here and not is_done:
-            raise Crash
-        found = replace(self, target)
-        if here:
-            raise Crash
-        return found
-
-    return until
+def killed_at(site, number, is_done):
+    """The folder of a run that was gone before or after the file of this number got its name."""
+    return site.parent / f"{number} {'after' if is_done else 'before'}"
 
 
 @pytest.fixture(scope="module")
 def stages(site, source):
-    """The files in the order in which they get their names."""
-    seen = []
+    """The files in the order in which they get their names. The run's folder before and after each is kept, bit by bit
+    as a kill at that moment leaves it: two names of one file are that in the copy as well.
+    """
+    run, seen, replace = site.parent / "watched", [], Path.replace
+
+    def noted(self, target):
+        target = Path(target)
+        counts = target.name in (*OF_A_COMMIT, *AFTERWARDS) or target.parent.name == CANDIDATES
+        if not counts:
+            return replace(self, target)
+        seen.append(target.name)
+        subprocess.run(["cp", "-a", run, killed_at(site, len(seen), False)], check=True)
+        found = replace(self, target)
+        subprocess.run(["cp", "-a", run, killed_at(site, len(seen), True)], check=True)
+        return found
+
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(Path, "replace", crash_at(-1, False, seen))
-        program.main(arguments(site, source, site.parent / "watched"))
+        patch.setattr(Path, "replace", noted)
+        program.main(arguments(site, source, run))
     assert seen[:2] == ["epoch_0000.pkl", "best_3d.pkl"]
     assert seen.index("epoch_0002.pkl") + 2 == seen.index("last.pkl", seen.index("epoch_0002.pkl"))
     assert seen[-5:] == ["patients_last.csv", "selection.csv", "selection.txt", CHOSEN, "patients_chosen.csv"]
@@ -195,15 +196,12 @@ def stages(site, source):
 
 
 @pytest.mark.parametrize("is_done", [False, True], ids=["before", "after"])
-def test_killed_at_each_stage_of_each_commit(site, source, whole, stages, tmp_path, is_done):
-    for number in range(1, len(stages) + 1):
-        argv = arguments(site, source, tmp_path / str(number))
-        with pytest.MonkeyPatch.context() as patch:
-            patch.setattr(Path, "replace", crash_at(number, is_done, []))
-            with pytest.raises(Crash):
-                program.main(argv)
-        program.main(argv)
-        assert differences(whole, tmp_path / str(number)) == [], f"{stages[number - 1]}, {number}"
+def test_killed_at_each_stage_of_each_commit(site, source, whole, stages, is_done):
+    for number, name in enumerate(stages, 1):
+        run = killed_at(site, number, is_done)
+        assert (run / "patients_chosen.csv").exists() == (is_done and number == len(stages))
+        program.main(arguments(site, source, run))
+        assert differences(whole, run) == [], f"{name}, {number}"
 
 
 def test_real_kills_at_random_moments(source, tmp_path):

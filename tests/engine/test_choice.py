@@ -16,6 +16,8 @@ from tests.tools.chaos import ASKED, ask_to_stop, differences
 from tests.tools.chaos import arguments as of_chaos
 from tests.tools.opened import watched
 
+pytestmark = pytest.mark.usefixtures("quick_spawns")
+
 NETWORK = ("--network", "Dimwit")
 
 

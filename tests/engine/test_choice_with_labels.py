@@ -23,6 +23,8 @@ from tests.tools.chaos import arguments as of_chaos
 from tests.tools.chaos import differences
 from tests.tools.opened import watched
 
+pytestmark = pytest.mark.usefixtures("quick_spawns")
+
 NETWORK = ("--network", "Dimwit")
 IMAGES = "[('IMG', png_transform, False)]"
 PAIR = "[('IMG', png_transform, False), ('GT', gt_transform, False)]"

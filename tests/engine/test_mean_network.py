@@ -12,6 +12,8 @@ from methods.base import METHODS
 from nets.checkpoint_files import load_checkpoint
 from tests.tools.chaos import EPOCHS, arguments, ask_to_stop, before_call, differences
 
+pytestmark = pytest.mark.usefixtures("quick_spawns")
+
 SMALLEST = ("--network", "Dimwit", "--l_rate", 0.1)
 
 

@@ -159,7 +159,7 @@ def test_tags_say_where_the_pixels_go(sites, tmp_path):
     assert bound(None, "Case00_0")[1].tolist() == [0, 0]
 
 
-def test_no_label_is_opened(sites, tmp_path):
+def test_no_label_is_opened(sites, tmp_path, quick_spawns):
     run_alone(watched, tmp_path / "opened", making, sites, tmp_path / "net.csv")
     opened = [Path(line) for line in (tmp_path / "opened").read_text().splitlines()]
     of_target = [path.relative_to(sites / "target").parts for path in opened if path.is_relative_to(sites / "target")]

@@ -28,6 +28,8 @@ from processes import team as distributed
 from processes.team import Team, WholeBatchNorm
 from tests.tools.chaos import ASKED, ask_to_stop, before_call
 
+pytestmark = pytest.mark.usefixtures("quick_spawns")
+
 ROOT = Path(__file__).parents[2]
 PARTIAL = "[('CrossEntropy', {'idc': [1]}, 0.5), ('DiceLoss', {}, 1)]"  # neither divides by the images alone
 
@@ -48,10 +50,10 @@ def arguments(dataset, workdir, losses, *more):
     ]
 
 
-def launch(python, *args, **more):
-    """Two processes, as a makefile starts them."""
+def launch(starter, python, *args, **more):
+    """Two processes of `python`, as a makefile starts them; whoever starts them is one of `starter`."""
     flags = ("--standalone", "--no_python", "--nproc_per_node=2")
-    torchrun = (python, "-m", "torch.distributed.run", *flags, python, "main.py")
+    torchrun = (starter, "-m", "torch.distributed.run", *flags, python, "main.py")
     return subprocess.Popen([*torchrun, *arguments(*args)], cwd=ROOT, env=os.environ | {"OMP_NUM_THREADS": "1"}, **more)
 
 
@@ -303,9 +305,9 @@ def test_a_team_goes_on_where_one_process_stopped(sites, tmp_path, monkeypatch):
     assert table(tmp_path / "run").epoch.tolist() == list(range(5))
 
 
-def test_one_that_dies_takes_the_others_along_and_the_run_goes_on(sites, tmp_path):
+def test_one_that_dies_takes_the_others_along_and_the_run_goes_on(python, sites, tmp_path):
     args = (sites[1], tmp_path / "run", CROSS_ENTROPY, "--resume", "--n_epoch", "15")
-    team = launch(sys.executable, *args, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+    team = launch(sys.executable, python, *args, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
     wait_for(lambda: (tmp_path / "run" / "last.pkl").exists(), team)
     members = workers(team.pid)
     assert len(members) == 2
@@ -317,7 +319,9 @@ def test_one_that_dies_takes_the_others_along_and_the_run_goes_on(sites, tmp_pat
 
 
 def test_bad_input_is_said_once(python, tmp_path):
-    team = launch(python, tmp_path / "nowhere", tmp_path / "run", CROSS_ENTROPY, stderr=subprocess.PIPE, text=True)
+    team = launch(
+        python, python, tmp_path / "nowhere", tmp_path / "run", CROSS_ENTROPY, stderr=subprocess.PIPE, text=True
+    )
     _, told = team.communicate()
     assert team.returncode != 0
     assert told.count("nowhere/train does not exist") + told.count("nowhere/val does not exist") == 1

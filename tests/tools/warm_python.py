@@ -148,9 +148,10 @@ def prepare(told: dict, files: list[int]) -> Callable[[], None]:
     take(files, told["files"])
     signal.pthread_sigmask(signal.SIG_SETMASK, told["blocked"])
     multiprocessing.set_executable(sys.argv[3])
-    sys.stdin = open(0, encoding=sys.stdin.encoding, closefd=False)  # noqa: SIM115
-    sys.stdout = open(1, "w", encoding=sys.stdout.encoding, closefd=False)  # noqa: SIM115
-    sys.stderr = open(2, "w", 1, encoding=sys.stderr.encoding, errors="backslashreplace", closefd=False)  # noqa: SIM115
+    code = told["environment"].get("PYTHONIOENCODING") or sys.stdout.encoding
+    sys.stdin = open(0, encoding=code, closefd=False)  # noqa: SIM115
+    sys.stdout = open(1, "w", encoding=code, closefd=False)  # noqa: SIM115
+    sys.stderr = open(2, "w", 1, encoding=code, errors="backslashreplace", closefd=False)  # noqa: SIM115
     os.chdir(os.fsencode(told["folder"]))
     os.environ.clear()
     os.environ.update(told["environment"])
