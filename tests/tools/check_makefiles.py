@@ -4,17 +4,20 @@ python -m tests.tools.check_makefiles prostate.make whs.make …
 """
 
 import functools
+import os
 import re
 import shlex
 import subprocess
 import sys
 from collections.abc import Callable, Sequence
 from typing import Any
+from unittest import mock
 
-from torch import Tensor
+from torch import Tensor, nn
 from torch.overrides import TorchFunctionMode
 
 import main as program
+from networks import build_network
 from processes.errors import UserError
 from tests.tools.checkout import ROOT
 from utils import run_program
@@ -23,7 +26,13 @@ GOALS = ("pack", "ablations", "baselines", "inference", "few_labels")
 
 
 def dry_run(makefile: str, *words: str) -> tuple[str, str]:
-    """What `make -n -B` prints for all of its runs: commands, and warnings."""
+    """What `make -n -B` prints for all of its runs: commands, and warnings. The same is asked of make once."""
+    told = {name: value for name, value in os.environ.items() if not name.startswith("PYTEST_")}
+    return _dry_run(makefile, words, (ROOT / makefile).read_bytes(), tuple(sorted(told.items())))
+
+
+@functools.cache
+def _dry_run(makefile: str, words: tuple[str, ...], *_: object) -> tuple[str, str]:
     done = subprocess.run(
         ["make", "-n", "-B", "-f", makefile, f"CC={sys.executable}", *words, *GOALS],
         cwd=ROOT,
@@ -56,10 +65,32 @@ class Undrawn(TorchFunctionMode):
         return function(*args, **more)
 
 
+_built: dict[tuple[object, ...], tuple[nn.Module, list[str], list[bool]]] = {}
+
+
+def layers(net: nn.Module) -> list[str]:
+    return [f"{name} {type(layer)}" for name, layer in net.named_modules()]
+
+
+def network(*which: Any) -> nn.Module:
+    """A network as `build_network` makes it of these: one for all lines that ask for the same, with what it learns.
+
+    To build one takes most of a line's time. Where a method gave it other layers, the next line gets a new one.
+    """
+    net, names, learns = _built.get(which, (None, [], []))
+    if net is None or layers(net) != names or len(learns) != len(list(net.parameters())):
+        net = build_network(*which)
+        _built[which] = net, layers(net), [each.requires_grad for each in net.parameters()]
+        return net
+    for each, learnt in zip(net.parameters(), learns, strict=True):
+        each.requires_grad_(learnt)
+    return net.train()
+
+
 @functools.cache
 def build(*call: str) -> None:
     """Everything of one command line, once: how a training is launched changes none of it."""
-    with Undrawn():
+    with Undrawn(), mock.patch.object(program, "build_network", network):
         program.main([*call, "--check"])
 
 
