@@ -10,7 +10,7 @@ SHELL := bash
 .DEFAULT_GOAL := demo
 include make/venv.mk
 
-EXPERIMENTS := spine.make prostate.make whs.make ivd.make acdc.make isles.make wmh.make gta5.make msd_prostate.make brats.make
+EXPERIMENTS := spine.make prostate.make whs.make ivd.make sites.make acdc.make isles.make wmh.make gta5.make msd_prostate.make brats.make
 
 demo: $(VENV)
 	@$(MAKE) --no-print-directory -f spine.make

@@ -85,8 +85,10 @@ $(RD)/sfda_at_%: private OPT = $(START) --method sfda $(ADAPT) $(PROBE) --l_rate
 # the source network as it is, its masks those of the highest expected Dice (RankSEG, Dai and Li 2023; Wang and Dai 2025)
 $(RD)/noadap_dice: private OPT = $(WEIGHTS) --method noadap --saveim True --decode dice
 # no gap: the source network adapted to its own site, which should leave it as good as it was
-$(RD)/sfda_onsource: private OPT = $(sfda_with) "[($(ENTKL), $(call prior_from,sizes/$(SET)_source.csv,dumbpredwtags), 'norm_soft_size', 1)]" $(SOURCE)
+$(RD)/sfda_onsource: private OPT = $(sfda_with) "[($(ENTKL), $(call prior_from,$(SIZES)_source.csv,dumbpredwtags), 'norm_soft_size', 1)]" $(SOURCE)
 $(RD)/noadap_onsource: private OPT = $(WEIGHTS) --method noadap $(SOURCE)
+# the network that a run chose, back on its source: what it has forgotten, for whoever still has those images
+$(RD)/%_back: private OPT = --method noadap --model_weights $(@:_back=)/$(if $(KEEP),chosen.pkl,last.pkl) $(SOURCE)
 
 # One network for the target: the source network, its refresh, or what one of these runs chose of its epochs. Nobody looks at
 # a label for it; the run `chosen` is that network on the target as it is, for tables and pictures. A makefile that wants

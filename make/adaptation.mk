@@ -11,18 +11,20 @@ include make/begin.mk
 TRN ?= cesource noadap sfda_lr0 sfda SFDA_TrueSize fs
 ABL ?= entropy klprop sfda_notags sfda_mean sfda_margin sfda_reestimate sfda_em sfda_anchor sfda_wavg adaent cda \
        tent ttas sar eata deyo cotta bnrefresh bnmix shot srcmatch proto consist mean_teacher upl denoised $(AT_RATES) \
-       noadap_dice noadap_onsource sfda_onsource chosen
+       noadap_dice noadap_onsource sfda_onsource sfda_back chosen
 BAS ?= $(if $(MAPS),adapt adapt_multi cesource_boundary fs_gdl fs_boundary)
 INF ?= cesourceim
 
 # -- phrases of OPT lines ---------------------------------------------------------------------------------------------
 # what a loss may know of the sizes: a column of a csv, exactly or within a margin
 prior_from   = 'PredictionBounds', {'margin':0,'dir':'high','mode':'percentage','predcol':'$(strip $(2))','sizefile':'$(strip $(1))'}
-prior_within = 'PredictionBounds', {'margin':$(strip $(1)),'dir':'both','mode':'percentage','predcol':'$(strip $(2))','sizefile':'sizes/$(SET).csv'}
-prior        = $(call prior_from,sizes/$(SET).csv,$(1))
+prior_within = 'PredictionBounds', {'margin':$(strip $(1)),'dir':'both','mode':'percentage','predcol':'$(strip $(2))','sizefile':'$(SIZES).csv'}
+prior        = $(call prior_from,$(SIZES).csv,$(1))
+# the tables of sizes of the target and, behind `_source`, of the source
+SIZES     ?= sizes/$(SET)
 FORE      ?= $(call commas,$(FOREGROUND))
 L_OR      ?= [('CrossEntropy', {'idc': $(call commas,0 $(FOREGROUND)), 'weights':$(call commas,1 $(FOREGROUND:%=1))}, None, None, None, 1)]
-# the column of sizes/$(SET).csv that sfda reads, and how it measures a predicted size
+# the column of $(SIZES).csv that sfda reads, and how it measures a predicted size
 COLUMN    ?= dumbpredwtags
 SIZE_OF   ?= 'norm_soft_size'
 NU        ?= [0.1,0.9]
@@ -72,9 +74,10 @@ AT_RATES  = $(RATES:%=sfda_at_%)
 # would choose are those that the target is scored with.
 FROM   ?= $(if $(or $(filter 1,$(words $(DATA))),$(PARITY)),last,best)
 CHOSEN  = $(if $(filter last,$(FROM)),last.pkl,$(if $(filter best,$(FROM)),best_3d.pkl,$(error FROM is best or last, not '$(FROM)')))
-# SOURCE_RUN: which run they start from, such as cesource_slaug (see transfer.mk)
+# SOURCE_RUN: which run they start from, such as cesource_slaug (see transfer.mk); it lies in the folder SOURCE_RD
 SOURCE_RUN ?= cesource
-M_WEIGHTS_ul = $(RD)/$(if $(filter $(SOURCE_RUN),cesource $(notdir $(RUNS) $(wildcard $(RD)/$(SOURCE_RUN)))),$(SOURCE_RUN),\
+SOURCE_RD  ?= $(RD)
+M_WEIGHTS_ul = $(SOURCE_RD)/$(if $(filter $(SOURCE_RUN),cesource $(notdir $(RUNS) $(wildcard $(RD)/$(SOURCE_RUN)))),$(SOURCE_RUN),\
   $(error SOURCE_RUN is the name of a run to start from, as cesource_slaug; it is '$(SOURCE_RUN)'))/$(CHOSEN)
 WEIGHTS = --model_weights $(M_WEIGHTS_ul)
 # Source-free adaptation starts from it too, on grey levels that may be brought to the source's. MATCH=auto (the default) decides
@@ -103,10 +106,10 @@ include make/baselines.mk
 include make/sensitivity.mk
 
 # -- sizes: a csv that is there is never overwritten; a missing one is made from the slices --------------------------------
-PRIORS ?= sizes/$(SET).csv
-sizes/$(SET).csv: | $$(lastword $$(DATA)) $$(VENV)
+PRIORS ?= $(SIZES).csv
+$(SIZES).csv: | $$(lastword $$(DATA)) $$(VENV)
 	$(ONCE) $(CC) -m preprocess.size_priors make --data $(lastword $(DATA)) --out $@ $(PRIOR)
-sizes/$(SET)_source.csv: | $$(firstword $$(DATA)) $$(VENV)
+$(SIZES)_source.csv: | $$(firstword $$(DATA)) $$(VENV)
 	$(ONCE) $(CC) -m preprocess.size_priors make --data $(firstword $(DATA)) --out $@ $(PRIOR)
 
 # -- stress test: on the images of the source, or of the target (ON=target); the source network is that which others start from

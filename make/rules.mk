@@ -97,6 +97,7 @@ files_of = $(sort $(call files_in,$(call flat,$(1))))
 # The weights are made by their run: order-only, so that a plot dropped into the folder retrains nothing.
 $(addsuffix /last.pkl,$(RUNS)): %/last.pkl: | % ;
 $(addsuffix /best_3d.pkl,$(RUNS)): %/best_3d.pkl: | % ;
+$(addsuffix /chosen.pkl,$(RUNS)): %/chosen.pkl: | % ;
 
 # -- data -------------------------------------------------------------------------------------------------------------
 # Slices that are there are used as they are. Volumes are needed only to cut those that are not. A phantom's volumes may

@@ -12,15 +12,15 @@ SENSITIVE ?= $(if $(filter sfda,$(TRN)),$(FACTORS:%=sfda_prior_x%) $(WRONG:%=sfd
 # sfda with its prior out of this column of this table
 knowing = $(START) --method sfda $(ADAPT) $(KEEP) --target_losses "[($(ENTKL), $(call prior_from,$(1),$(2)), $(SIZE_OF), 1)]"
 times   = $(shell awk 'BEGIN { printf "%.6g", $(1) * $(2) }')
-$(RD)/sfda_prior_x%: private OPT = $(call knowing,sizes/$(SET)_x$(patsubst sfda_prior_x%,%,$(@F)).csv,$(COLUMN)_x$(patsubst sfda_prior_x%,%,$(@F)))
+$(RD)/sfda_prior_x%: private OPT = $(call knowing,$(SIZES)_x$(patsubst sfda_prior_x%,%,$(@F)).csv,$(COLUMN)_x$(patsubst sfda_prior_x%,%,$(@F)))
 $(RD)/sfda_wrong_%: private OPT = $(call knowing,$(RD)/wrong_$(patsubst sfda_wrong_%,%,$(@F)).csv,$(COLUMN)_wrong$(patsubst sfda_wrong_%,%,$(@F)))
 $(RD)/sfda_rate_x%: private OPT = $(START) --method sfda $(ADAPT) $(KEEP) $(call sfda_loss,$(COLUMN)) \
    --l_rate $(call times,$(patsubst sfda_rate_x%,%,$(@F)),$(lastword $(call after,--l_rate,$(ADAPT))))
 $(RD)/sfda_patients_%: private OPT = $(START) --method sfda $(ADAPT) $(KEEP) $(call sfda_loss,$(COLUMN)) \
    --n_target $(patsubst sfda_patients_%,%,$(@F)) --draw $(SEED)
 
-$(FACTORS:%=sizes/$(SET)_x%.csv): sizes/$(SET)_x%.csv: | sizes/$(SET).csv $$(VENV)
-	$(ONCE) $(CC) -m preprocess.size_priors scale --sizes sizes/$(SET).csv --column $(COLUMN) --factors $* --out $@
-$(WRONG:%=$(RD)/wrong_%.csv): $(RD)/wrong_%.csv: | sizes/$(SET).csv $$(VENV)
-	$(ONCE) $(CC) -m preprocess.size_priors spoil --sizes sizes/$(SET).csv --column $(COLUMN) \
+$(FACTORS:%=$(SIZES)_x%.csv): $(SIZES)_x%.csv: | $(SIZES).csv $$(VENV)
+	$(ONCE) $(CC) -m preprocess.size_priors scale --sizes $(SIZES).csv --column $(COLUMN) --factors $* --out $@
+$(WRONG:%=$(RD)/wrong_%.csv): $(RD)/wrong_%.csv: | $(SIZES).csv $$(VENV)
+	$(ONCE) $(CC) -m preprocess.size_priors spoil --sizes $(SIZES).csv --column $(COLUMN) \
 	   --without $(subst wtags,notags,$(COLUMN)) --percent $* --draw $(SEED) --out $@

@@ -4,9 +4,11 @@
     python -m study progress --folder FOLDER
     python -m study report --folder FOLDER
     python -m study sensitivity --folder FOLDER --name SET --rows noadap sfda sfda_prior_x2 --seeds 0 1
+    python -m study matrix --folder FOLDER --name SET --rows noadap sfda --seeds 0 --sites BMC UCL HK
 
 A plan says what is to be trained, progress how far that is. A report is tables and a page of what is there, sensitivity
-curves over what runs change of sfda.
+curves over what runs change of sfda. A matrix is every site as source and as target, of runs that lie in
+FOLDER/<source>/<target>/seed<seed>/<row>.
 """
 
 import processes.ctrl_c  # noqa: F401  first: from here on Ctrl-C is one line
@@ -19,7 +21,7 @@ from analysis.tables.table import as_text
 from processes.errors import UserError
 from study.asking import Asked, write_asked
 from study.plan import ask_make, describe, describe_progress, write_plan
-from study.reading import Study, open_study
+from study.reading import open_study
 from utils import ProgramParser, counted, listing, run_program
 
 ON_SCREEN = ("headline", "comparisons")  # the other tables are files
@@ -52,7 +54,7 @@ def report(args: argparse.Namespace) -> None:
         print("\n".join(as_text(tables[name]) for name in ON_SCREEN if name in tables), flush=True)
         print(f"More: {listing(f'{args.folder}/{name}.txt' for name in tables if name not in ON_SCREEN)}.")
         print(f"All of it on one page: {args.folder / PAGE}", flush=True)
-    must_be_whole(study)
+    must_be_whole(args.folder, study.faults)
 
 
 def sensitivity(args: argparse.Namespace) -> None:
@@ -60,15 +62,23 @@ def sensitivity(args: argparse.Namespace) -> None:
 
     study = open_study(args.folder, Asked(args.name, tuple(args.rows), tuple(args.seeds)))
     print(as_text(write_sensitivity(study)), flush=True)
-    must_be_whole(study)
+    must_be_whole(args.folder, study.faults)
 
 
-def must_be_whole(study: Study) -> None:
+def matrix(args: argparse.Namespace) -> None:
+    from study.matrix import open_matrix, write_matrix  # here: as above
+
+    found = open_matrix(args.folder, args.name, args.sites, args.rows, args.seeds)
+    print(as_text(write_matrix(found)), flush=True)
+    must_be_whole(args.folder, found.faults)
+
+
+def must_be_whole(folder: Path, faults: Sequence[str]) -> None:
     """Raises UserError at the end of all, where a run is missing."""
-    if study.faults:
+    if faults:
         raise UserError(
-            f"{study.folder}: what is written says what it lacks, {counted(len(study.faults), 'run')}: "
-            f"{listing(study.faults, 4)}. The same command makes what is missing."
+            f"{folder}: what is written says what it lacks, {counted(len(faults), 'run')}: "
+            f"{listing(faults, 4)}. The same command makes what is missing."
         )
 
 
@@ -92,6 +102,9 @@ def get_args(argv: Sequence[str] | None) -> argparse.Namespace:
     command(progress, "say how many of the planned runs are done")
     command(report, "write the tables, and print them")
     add_facts(command(sensitivity, "draw curves over what runs change of sfda, and write them as a table"))
+    sub = command(matrix, "write what networks of every site are worth at every site, as tables and a picture")
+    add_facts(sub)
+    sub.add_argument("--sites", nargs="+", required=True, help="each of them is a source, and a target")
     return parser.parse_args(argv)
 
 

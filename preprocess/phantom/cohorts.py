@@ -3,7 +3,7 @@
 from preprocess.phantom import msd_prostate, tumour
 from preprocess.phantom.brain import STROKE, WHITE_MATTER
 from preprocess.phantom.heart import HEART
-from preprocess.phantom.pelvis import PROSTATE
+from preprocess.phantom.pelvis import PROSTATE, SITES
 from preprocess.phantom.short_axis import CINE
 from preprocess.phantom.spine import DISCS
 
@@ -17,5 +17,6 @@ COHORTS = {
     "wmh": WHITE_MATTER,
     "msd_prostate": msd_prostate.ZONES,
     "brats": tumour.GLIOMA,
+    "sites": SITES,
 }
 DECATHLON = {"msd_prostate": msd_prostate.CONTENTS, "brats": tumour.CONTENTS}  # those with a dataset.json

@@ -1,5 +1,7 @@
-"""A male pelvis around the prostate, with and without an endorectal coil."""
+"""A male pelvis around the prostate, with and without an endorectal coil; at two scanners, and at six."""
 
+from collections.abc import Mapping
+from dataclasses import replace
 from functools import partial
 
 from numpy.random import Generator
@@ -108,4 +110,60 @@ PROSTATE = (
         blur=0.5,
         texture=TEXTURE,
     ),
+)
+
+
+# ------------------------------------------------------------------------------------------------ six scanners
+
+BMC, RUNMC = PROSTATE
+Range = tuple[float, float]
+
+
+def _hospital(
+    name: str,
+    like: Site,
+    scans: int,
+    pixel: Range,
+    gap: Range,
+    small: float,
+    noise: float,
+    means: Mapping[str, float] | None = None,
+    growth: float = 1.0,
+    **more: object,
+) -> Site:
+    """A site in the layout of the release, with the coil, or without, of the one that it is like.
+
+    scans               how many there are in full; in small there are ten
+    pixel, gap, small   from and to, mm of a pixel and from slice to slice; mm of a pixel of the small phantom
+    means               tissue -> its intensity, where another than at the site that it is like
+    more                other fields of Site
+    """
+    return replace(
+        like,
+        images={f"{name}/Case{{:02d}}.nii.gz": Image((1,), noise=noise)},
+        labels=f"{name}/Case{{:02d}}_segmentation.nii.gz",
+        frames={1: partial(pelvis, coil=like is BMC, growth=growth)},
+        means=like.means | one(**(means or {})),
+        grids={
+            "full": Sampling(scans, ((384, 384, 16), (384, 384, 24)), _corners(pixel, gap)),
+            "small": Sampling(10, ((64, 64, 12), (64, 64, 14)), _corners((small, small), (5.0, 5.0))),
+        },
+        **more,
+    )
+
+
+def _corners(pixel: Range, gap: Range) -> tuple[tuple[float, float, float], tuple[float, float, float]]:
+    return (pixel[0], pixel[0], gap[0]), (pixel[1], pixel[1], gap[1])
+
+
+# As many scans as there are in the release; how the made-up scanners differ is made up, too. The first two are those of
+# PROSTATE; then: a shading and little contrast between the zones; a soft, noisy picture of large glands; fat that is
+# dark and a coil that blinds what is near; bright bone and water, small glands.
+SITES = (
+    _hospital("RUNMC", RUNMC, 30, (0.6, 0.6), (3.6, 4.0), 2.0, 18),
+    _hospital("BMC", BMC, 30, (0.4, 0.4), (3.0, 3.0), 1.6, 22),
+    _hospital("I2CVB", RUNMC, 19, (0.6, 0.8), (1.3, 3.5), 1.9, 30, {"peripheral": 380, "central": 330}, bias=0.4),
+    _hospital("UCL", RUNMC, 13, (0.4, 0.6), (3.0, 3.6), 1.8, 55, {"fat": 420, "muscle": 150}, 1.15, blur=1.6),
+    _hospital("BIDMC", BMC, 12, (0.3, 0.4), (2.2, 3.0), 1.6, 15, {"fat": 60}, coil=((0, 28, 0), 9.0, 14.0)),
+    _hospital("HK", RUNMC, 12, (0.6, 0.6), (3.6, 3.6), 2.0, 35, {"marrow": 520, "fat": 640, "central": 240}, 0.85),
 )

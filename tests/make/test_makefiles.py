@@ -17,7 +17,7 @@ from study import evaluate
 from tests.tools.check_makefiles import check, dry_run, trainings
 from tests.tools.checkout import ROOT, copy_files, copy_rules, tracked
 
-ADAPTATION = ("spine.make", "prostate.make", "whs.make", "ivd.make")
+ADAPTATION = ("spine.make", "prostate.make", "whs.make", "ivd.make", "sites.make")
 BOUNDARY = ("acdc.make", "isles.make", "wmh.make")
 CHOICES = (
     "sfda",
@@ -579,7 +579,7 @@ def test_adaptation_starts_from_the_best_network_of_the_source(makefile, words, 
     monkeypatch.setenv("FROM", "the environment of a mailer")
     calls = trainings(dry_run(makefile, *words)[0])
     found = [call[call.index("--model_weights") + 1] for call in calls if "--model_weights" in call]
-    others = ("local", "global", "choice/")
+    others = ("local", "global", "choice/", "sfda/")
     started = [Path(path) for path in found if path and not any(name in path for name in others)]
     assert {path.name for path in started} == {expected}
     assert all("cesource" in path.parent.name for path in started)

@@ -26,6 +26,7 @@ CLASSES = {
     "wmh": {0, 1},
     "msd_prostate": {0, 1, 2},
     "brats": {0, 1, 2, 3},
+    "sites": {0, 1, 2},
 }
 RARE = {"whs": {421}, "wmh": {2}}
 CHECKSUMS = {  # of the first labels; published figures were drawn from these patients
@@ -37,6 +38,7 @@ CHECKSUMS = {  # of the first labels; published figures were drawn from these pa
     "wmh": 2934290199,
     "msd_prostate": 3590635112,
     "brats": 1304380572,
+    "sites": 978400076,
 }
 SITES = [(kind, number) for kind, sites in COHORTS.items() for number, site in enumerate(sites) if site.labels]
 DECATHLON = {"msd_prostate": "Task05_Prostate", "brats": "Task01_BrainTumour"}
@@ -193,7 +195,7 @@ def test_slices_without(cohorts, kind, number):
         np.isin(voxels(labels), (1, 2, 205, 420, 500, 820)).any((0, 1))
         for _, labels in scans(cohorts[kind], kind, number)
     ]
-    if kind in ("prostate", "whs", "msd_prostate"):
+    if kind in ("prostate", "whs", "msd_prostate", "sites"):
         assert not any(h[0] or h[-1] for h in held)
     elif kind == "ivd":  # discs go on beyond the field of view; what lies between them is without
         assert not any(h.all() for h in held)
@@ -252,7 +254,7 @@ def test_patients_differ(cohorts, kind, number):
 
 
 def test_sites_share_no_volume(cohorts):
-    for kind in ("prostate", "whs", "acdc", "wmh"):
+    for kind in ("prostate", "whs", "acdc", "wmh", "sites"):
         numbers = range(len(COHORTS[kind]))
         images = [voxels(images[0]).tobytes() for number in numbers for images, _ in scans(cohorts[kind], kind, number)]
         assert len(set(images)) == len(images)
@@ -391,6 +393,7 @@ def test_full_size_is_as_published():
         "wmh": [((240, 240, 48), 20), ((232, 256, 48), 20), ((132, 256, 83), 20)],
         "msd_prostate": [((320, 320, 20), 32), ((320, 320, 20), 16)],
         "brats": [((240, 240, 155), 24), ((240, 240, 155), 16)],  # fewer patients
+        "sites": [((384, 384), count) for count in (30, 30, 19, 13, 12, 12)],
     }
     for kind, sites in COHORTS.items():
         for site, (shape, count) in zip(sites, published[kind], strict=True):
