@@ -138,7 +138,7 @@ def dilated_vgg16(in_channels: int) -> nn.Sequential:
         if isinstance(layer, nn.Conv2d):
             _dilate(layer, 2)
     if in_channels != 3:
-        features[0] = nn.Conv2d(in_channels, 64, 3, padding=1)
+        features[0] = nn.Conv2d(in_channels, features[0].out_channels, 3, padding=1)
     return nn.Sequential(OrderedDict(features=features)).apply(he_normal)
 
 

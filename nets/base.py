@@ -230,8 +230,11 @@ def values_per_channel(module: nn.Module, shape: Sequence[int]) -> dict[str, int
 
     modes = [(part, part.training) for part in module.modules()]
     hooks = [norm.register_forward_pre_hook(count) for norm in norms]
+    alike = [part for part in module.modules() if isinstance(part, _BatchNorm | nn.PReLU)]
     ghosts = {name: each.to("meta") for name, each in chain(module.named_parameters(), module.named_buffers())}
-    module.eval()  # or the norms themselves would refuse
+    for part in alike:  # what keeps the shape is most of the time, and norms themselves would refuse
+        part.forward = _as_it_is
+    module.eval()
     try:
         with torch.no_grad():
             functional_call(module, ghosts, (torch.empty(*shape, device="meta"),))
@@ -240,9 +243,15 @@ def values_per_channel(module: nn.Module, shape: Sequence[int]) -> dict[str, int
     finally:
         for hook in hooks:
             hook.remove()
+        for part in alike:
+            del part.forward
         for part, mode in modes:
             part.training = mode
     return counts
+
+
+def _as_it_is(values: Tensor) -> Tensor:
+    return values
 
 
 def batch_norms(module: nn.Module) -> list[_BatchNorm]:

@@ -103,6 +103,7 @@ class DeepLabVGG(Pretrained):
     """
 
     multiple = 8
+    width = 1024  # channels of fc6 and of fc7
 
     def __init__(
         self,
@@ -116,9 +117,9 @@ class DeepLabVGG(Pretrained):
         variant = {"aspp_branches": aspp_branches}
         super().__init__(in_channels, n_class, normalise=normalise, align_corners=align_corners, **variant)
         self.trunk = dilated_vgg16(in_channels)
-        fc6, fc7 = (nn.Conv2d(n_in, 1024, 3, padding=4, dilation=4) for n_in in (512, 1024))
+        fc6, fc7 = (nn.Conv2d(n_in, self.width, 3, padding=4, dilation=4) for n_in in (512, self.width))
         self.fc = nn.Sequential(fc6, nn.ReLU(), fc7, nn.ReLU()).apply(he_normal)
-        self.classifier = ASPP(1024, n_class, aspp_branches)
+        self.classifier = ASPP(self.width, n_class, aspp_branches)
 
     def features(self, image: Tensor) -> list[Tensor]:
         """The map of fc7 alone, (B,1024,W'/8,H'/8) of the padded image."""
