@@ -199,6 +199,7 @@ def test_one_class_says_which_and_for_how_long():
 # -- end to end ---------------------------------------------------------------------------------------------------
 
 STEPS = 4  # of an epoch
+SMALLEST = ("--network", "Dimwit")
 ENTROPY = "[('SelfEntropy', {}, None, None, None, 1)]"
 
 
@@ -209,11 +210,11 @@ def adapt(tmp_path_factory):
     source = write_site(root / "source", 200, 60, seed=1)
     target = write_site(root / "target", 150, 90, seed=2)
     write_prior(root / "prior.csv", target)
-    program.main(arguments(source, root / "cesource", "--n_epoch", 12, "--augment", 0))
+    program.main(arguments(source, root / "cesource", *SMALLEST, "--n_epoch", 8, "--augment", 0, "--l_rate", 3e-2))
 
     def line(run, losses, *more):
         start = ("--method", "sfda", "--model_weights", root / "cesource" / "last.pkl", "--target_losses", losses)
-        return arguments(target, run, *start, "--augment", 0, *more)
+        return arguments(target, run, *start, *SMALLEST, "--augment", 0, *more)
 
     line.prior = root / "prior.csv"
     return line
@@ -376,7 +377,9 @@ def test_a_supervised_run_that_predicts_background_alone_says_so_once(tmp_path, 
     site = write_site(tmp_path / "site", 200, 60, seed=1)
     for path in site.glob("train/GT/*.png"):
         Image.fromarray(np.zeros((24, 20), np.uint8)).save(path)
-    program.main(arguments(site, tmp_path / "run", "--n_epoch", 8, "--augment", 0, "--saveim", 0, "--do_hd", 0))
+    program.main(
+        arguments(site, tmp_path / "run", *SMALLEST, "--n_epoch", 8, "--augment", 0, "--saveim", 0, "--do_hd", 0)
+    )
     said = capsys.readouterr().err
     assert re.fullmatch(r"For \d epochs the network has given every pixel of the validation images class 0, .*\n", said)
     assert "alarms" not in log(tmp_path / "run")

@@ -114,12 +114,12 @@ CASES = {
 
 @pytest.mark.parametrize("name", CASES)
 def test_every_method_runs_and_goes_on_after_a_stop(site, supervised, tmp_path, name):
-    more = CASES[name]
+    more = ("--overlap", 0, *CASES[name])
     if {"sfda", "self_training", "mean_teacher", "upl", "denoised"} & set(more):
         more += ("--model_weights", supervised / "last.pkl")
     program.main(flags(site, tmp_path / "whole", *more))
     argv = flags(site, tmp_path / "run", *more, "--resume")
-    kind = program.METHODS[more[1]] if more[0] == "--method" else program.METHODS["supervised"]
+    kind = program.METHODS[more[3]] if more[2] == "--method" else program.METHODS["supervised"]
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(kind, "step", before_call(6, kind.step, ask_to_stop))
         with pytest.raises(SystemExit) as end:

@@ -139,7 +139,12 @@ def piece_of(mask, start):
 
 
 def largest_piece(mask):
-    return max(len(piece_of(mask, place)) for place in zip(*np.nonzero(mask), strict=True))
+    sizes, left = [], set(zip(*map(np.ndarray.tolist, np.nonzero(mask)), strict=True))
+    while left:
+        piece = piece_of(mask, next(iter(left)))
+        sizes.append(len(piece))
+        left -= piece
+    return max(sizes)
 
 
 def filled(plane):

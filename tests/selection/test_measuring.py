@@ -301,6 +301,7 @@ def measured_with_memory(size, count=6):
 
     def batches():
         for number in range(count):
+            gc.collect()
             tensors.append(
                 sum(type(each) is torch.Tensor and each.numel() >= images[0].numel() for each in gc.get_objects())
             )
@@ -311,11 +312,13 @@ def measured_with_memory(size, count=6):
     with torch.no_grad():  # class 1 where it is bright
         net.classifier.weight.copy_(torch.tensor([-1.0, 1]).view(2, 1, 1, 1).expand(2, 12, 1, 1))
         net.classifier.bias.copy_(torch.tensor([12.0, -12]))
+    gc.freeze()  # what was there before is looked at no more
     tracemalloc.start()
     try:
         return measure(net, batches(), settings(2), None), tensors, np.array(kept)
     finally:
         tracemalloc.stop()
+        gc.unfreeze()
 
 
 def test_what_is_kept_does_not_grow_with_the_pixels():
