@@ -5,6 +5,7 @@ and no slice is named.
 """
 
 import itertools
+import math
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, NamedTuple
@@ -250,7 +251,11 @@ def _features(values: Any) -> int:
 def _has_shape(value: Any, dims: Sequence[int]) -> bool:
     if not dims:
         return value is None or fits(value, float)
-    return isinstance(value, list) and len(value) == dims[0] and all(_has_shape(each, dims[1:]) for each in value)
+    if not isinstance(value, list) or len(value) != dims[0]:
+        return False
+    if len(dims) == 1 and set(map(type, value)) == {float}:  # most are, and one by one takes long
+        return all(map(math.isfinite, value))
+    return all(_has_shape(each, dims[1:]) for each in value)
 
 
 def _falls(channel: Sequence[float | None]) -> bool:

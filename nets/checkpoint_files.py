@@ -25,6 +25,14 @@ from utils import atomic_write, described, fits, listing
 NAMES = {"torch._utils _rebuild_tensor_v2", "torch._utils _rebuild_parameter", "collections OrderedDict", "torch Size"}
 STORAGES = {f"torch {kind}Storage" for kind in ("Float", "Double", "Half", "BFloat16", "Long", "Int", "Short")}
 STORAGES |= {f"torch {kind}Storage" for kind in ("Char", "Byte", "Bool", "ComplexFloat", "ComplexDouble")}
+SPELT = {name.encode().replace(b" ", b"\n") + b"\n" for name in NAMES | STORAGES}  # as a pickle spells them
+LONGEST_SPELT = max(map(len, SPELT))
+# How many bytes an operation of a pickle has, by its code; 0 for those that tell it themselves, and all others.
+SIZES = [0] * 256
+for size, codes in {1: b"()0Q]NRabestu}\x85\x86\x87\x88\x89", 2: b"Khq\x80", 3: b"M", 5: b"Jjr", 9: b"G"}.items():
+    for code in codes:
+        SIZES[code] = size
+GLOBAL, STOP, TEXT, LONG = b"c.X\x8a"
 PLAIN = (bool, int, float, complex, str, bytes, type(None))
 COPIES = 8  # of the numbers in a file, as tied weights share them
 
@@ -145,9 +153,37 @@ def _must_be_plain(path: Path) -> None:
 
 
 def _must_name_tensors_alone(content: bytes) -> None:
+    if _plainly_names_tensors_alone(content):
+        return
     for operation, what, _ in pickletools.genops(content):
         if operation.name == "GLOBAL" and what not in NAMES | STORAGES:
             raise pickle.UnpicklingError(what)
+
+
+def _plainly_names_tensors_alone(content: bytes) -> bool:
+    """Whether a whole pickle has the operations of torch.save alone, and names what it may, as torch.save spells it.
+
+    It walks from operation to operation as pickletools does, in a third of its time. Where it says no, nothing is
+    settled: pickletools then tells what is there.
+    """
+    place, end = 0, len(content)
+    while place < end:
+        code = content[place]
+        if size := SIZES[code]:
+            place += size
+        elif code == TEXT:
+            place += 5 + int.from_bytes(content[place + 1 : place + 5], "little")
+        elif code == GLOBAL:
+            spelt = content[place + 1 : place + 1 + LONGEST_SPELT]
+            length = spelt.find(b"\n", spelt.find(b"\n") + 1) + 1
+            if spelt[:length] not in SPELT:
+                return False
+            place += 1 + length
+        elif code == LONG and place + 1 < end:
+            place += 2 + content[place + 1]
+        else:
+            return code == STOP
+    return False
 
 
 def _unreadable(path: Path, error: Exception) -> UserError:
