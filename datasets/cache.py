@@ -16,10 +16,10 @@ import io
 import json
 import math
 import time
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
-from functools import cached_property
+from functools import cache, cached_property
 from pathlib import Path
 from typing import IO, Any
 
@@ -215,6 +215,12 @@ class WiderTypeError(Exception):
         self.dtype = dtype
 
 
+@cache
+def _code(transform: Callable[..., np.ndarray]) -> str:
+    """SHA-256 of what reads a slice and turns it so; it takes as long as to open a small set."""
+    return code_hash([slice_files.load_slice, FolderSpec.apply, transform])
+
+
 @dataclass(frozen=True)
 class Folder:
     """The files of one folder, and what is to be made of them."""
@@ -243,7 +249,7 @@ class Folder:
     @cached_property
     def code(self) -> str:
         """SHA-256 of what reads and turns the files."""
-        return code_hash([slice_files.load_slice, FolderSpec.apply, TRANSFORMS[self.spec.transform]])
+        return _code(TRANSFORMS[self.spec.transform])
 
     def signature(self) -> str:
         """SHA-256 of all that a listing tells of the files."""

@@ -97,6 +97,7 @@ class Stream:
         reads = [partial(self._gather, rows, share) for rows, share in zip(here, shares, strict=True)]
         away = self.device.type != self.slices.order.device.type
         streamed = away or any(plane.on_disk for plane in self.slices.planes.values())
+        streamed = streamed and len(reads) > 1  # there is nothing to read ahead of the only one
         stored = ahead(reads, self.workers) if streamed else (read() for read in reads)
         for step, (rows, share, found) in enumerate(zip(steps, shares, stored, strict=True), start):
             yield self._finish(found, rows, share, derived_seed(self.seed, epoch, step))

@@ -238,9 +238,9 @@ def _idle(args: Namespace) -> list[str]:
 def get_args(argv: Sequence[str] | None = None) -> Namespace:
     """Reads the flags twice: once for the method's name, then with that method's own flags."""
     argv = sys.argv[1:] if argv is None else argv
-    known, _ = get_parser().parse_known_args(argv)
-    method = METHODS[known.method]
     parser = get_parser()
+    known, _ = parser.parse_known_args(argv)
+    method = METHODS[known.method]
     add_flags(parser.add_argument_group(f"--method {known.method}"), method.Settings)
     parser.set_defaults(**defaults(known.published, known.use_sgd))
     args, foreign = parser.parse_known_args(argv)
