@@ -11,8 +11,10 @@ and 3D Slicer, OUT/volumes.csv (how large each class is, and which Dice to expec
 else is asked for. How an image is made of a volume stands in the checkpoint: it is done as it was for the training, in
 the same directions whatever the order of the voxels in the file. What is there already is skipped.
 
-Images of several channels are found by one --volumes each, in the order in which the set was sliced. --adapt adapts
-the network to these volumes first, without any ground truth; --export writes it as ONNX.
+--volumes is a glob, a folder of volumes or of DICOM series, a .txt with a path a line, or a .csv with a column
+`patient` and a column of paths for each channel. Of several DICOM series of a study --series chooses one. Images of
+several channels are found by one --volumes each, in the order in which the set was sliced. --adapt adapts the network
+to these volumes first, without any ground truth; --export writes it as ONNX.
 """
 
 import processes.ctrl_c  # noqa: F401  first: from here on Ctrl-C is one line
@@ -79,8 +81,13 @@ def _add_input(add: Callable[..., Any]) -> None:
     weights = "checkpoint; or a run's folder: what it chose, else its last; or results/<set>: that of its run `chosen`"
     add("--weights", type=Path, help=weights)
     add("--bundle", type=Path, metavar="FOLDER", help="in its place: the network of a folder of make … bundle")
-    volumes = "the volumes; once for each channel of an image, in the order of the set"
+    volumes = (
+        "the volumes: a glob, a folder, or a .txt with a path a line; once for each channel of an image, in the order "
+        "of the set; or one .csv, with a column `patient` and a column of paths for each channel"
+    )
     add("--volumes", action="append", default=[], metavar="[NAME=]GLOB", help=volumes)
+    series = "of several DICOM series of a study the one with this description ('T2*'), or SeriesInstanceUID"
+    add("--series", action="append", default=[], metavar="PATTERN", help=f"{series}; once, or for each channel")
     patient = "its groups, joined, are the patient's id, by which files are named (default: the name of the file)"
     add("--patient", metavar="REGEX", help=patient)
     like = "take the preprocessing of this set of slices or volumes, not that of the checkpoint"
@@ -125,7 +132,8 @@ def main(argv: Sequence[str] | None = None) -> None:
     how |= {"decode": args.decode, "like": args.like, "orient": args.orient}
     load = partial(load_model, device=args.device, **how)
     model = load(args.weights)
-    cases = find_cases(args.volumes, args.patient, model.recipe.channels, FORMS[args.layout]) if args.volumes else []
+    who = (args.patient, model.recipe.channels, FORMS[args.layout], args.series)
+    cases, lost = find_cases(args.volumes, *who) if args.volumes else ([], [])
     if cases:
         refuse_as_output(cases, args.out, FORMS[args.layout])
         refuse_foreign_outputs(args.out)
@@ -138,7 +146,7 @@ def main(argv: Sequence[str] | None = None) -> None:
     if args.export:
         print(export_onnx(model, args.export, _first_input(model, prepare, cases)))
     if cases:
-        _predict_all(args, model, prepare, cases)
+        _predict_all(args, model, prepare, cases, lost)
 
 
 def _read_by(args: argparse.Namespace, cases: Sequence[Case]) -> list[Path]:
@@ -160,15 +168,17 @@ def _first_input(model: Model, prepare: Preparation, cases: Sequence[Case]) -> t
     return prepared.decode(torch.from_numpy(prepared.stored[middle : middle + 1])).to(model.device)
 
 
-def _predict_all(args: argparse.Namespace, model: Model, prepare: Preparation, cases: Sequence[Case]) -> None:
-    """Every case that is not done yet. Raises UserError at the end for those that failed."""
+def _predict_all(
+    args: argparse.Namespace, model: Model, prepare: Preparation, cases: Sequence[Case], lost: Sequence[Fault]
+) -> None:
+    """Every case that is not done yet. Raises UserError at the end for those that failed, and those that are lost."""
     predicting = settings_of(Predicting, vars(args))
     labels = labels_of(model.recipe.card, model.n_class, args.label_values == "original")
     outputs = Outputs(args.out, labels, predicting, model.labels, FORMS[args.layout])
     digests = {case.patient: [digest(path) for path in case.paths.values()] for case in cases}
     outputs.begin(_made_with(args, model), digests, args.overwrite)
     todo = [case for case in cases if args.overwrite or not outputs.is_done(case.patient)]
-    faults: list[Fault] = []
+    faults = list(lost)
     unlike: list[Fault] = []
     for case, prepared in tqdm(_read_all(prepare, todo), "predicting", len(todo), unit="volume", disable=None):
         if isinstance(prepared, VolumeFault):
@@ -182,13 +192,16 @@ def _predict_all(args: argparse.Namespace, model: Model, prepare: Preparation, c
         what = "in another unit than mm, which ITK and its viewers overlook: the mask has the numbers of the volume"
         print(f"Note: {what}: {listing(mm3)}.", file=sys.stderr)
     table = outputs.write_sizes({case.patient: joined_paths(case) for case in cases}, mm3)
-    print(f"{args.out}: {len(todo) - len(faults)} predicted, {len(cases) - len(todo)} were there; {table}")
+    done = len(todo) - len(faults) + len(lost)
+    print(f"{args.out}: {done} predicted, {len(cases) - len(todo)} were there; {table}")
     if isinstance(model.told, str):
         print(f"How good the masks are cannot be told without labels: {model.told}.")
     else:
         print(first_to_look_at(*outputs.expected([case.patient for case in cases])))
     if faults:
-        raise UserError(f"{len(faults)} of {len(cases)} volumes were not predicted: {describe_faults(faults)}")
+        raise UserError(
+            f"{len(faults)} of {len(cases) + len(lost)} volumes were not predicted: {describe_faults(faults)}"
+        )
 
 
 def _warn(model: Model, unlike: Sequence[Fault]) -> None:

@@ -137,17 +137,41 @@ def pair(patterns: Mapping[str, str], patient: re.Pattern[str]) -> tuple[list[Ca
     `patterns`: role -> glob. A file belongs to the patient that its name says. Faults: a pattern without a file,
     a picture, a name without a patient, two files for one place, a patient who lacks a role.
     """
+    faults: list[Fault] = []
+    named: dict[str, list[tuple[Path, str | None]]] = {}
+    for role, pattern in patterns.items():
+        named[role] = [(path, read_id(path, patient)) for path in find_files(pattern)]
+        if not named[role]:
+            faults.append(no_match(role, pattern))
+    cases, more = by_patient(named, patient)
+    for case in cases:
+        more += [
+            (f"patients without {role} volume (no file of '{pattern}')", case.patient)
+            for role, pattern in patterns.items()
+            if role not in case.paths
+        ]
+    return cases, faults + more
+
+
+def no_match(role: str, pattern: str) -> Fault:
+    """The fault of a pattern that finds nothing."""
+    return f"no file matches{_hint(pattern)}", f"{role} '{pattern}'"
+
+
+def by_patient(
+    named: Mapping[str, Iterable[tuple[Path, str | None]]], patient: re.Pattern[str]
+) -> tuple[list[Case], list[Fault]]:
+    """The patients of these files, sorted by name, and what is wrong with the files; some may lack a role.
+
+    named: role -> (file, whose it is: None or no id where nothing tells) by the expression `patient`
+    """
     found: dict[str, dict[str, Path]] = {}
     faults: list[Fault] = []
-    for role, pattern in patterns.items():
-        files = find_files(pattern)
-        if not files:
-            faults.append((f"no file matches{_hint(pattern)}", f"{role} '{pattern}'"))
-        for path in files:
-            name = read_id(path, patient)
+    for role, files in named.items():
+        for path, name in files:
             if path.suffix.lower() in PICTURES:
                 faults.append((NO_VOLUME, str(path)))
-            elif not name or not re.fullmatch(r"[\w.-]+", name):
+            elif not is_id(name):
                 faults.append((_no_id(patient), str(path)))
             elif role in found.setdefault(name, {}):
                 what = (
@@ -157,14 +181,12 @@ def pair(patterns: Mapping[str, str], patient: re.Pattern[str]) -> tuple[list[Ca
                 faults.append((what, f"{found[name][role]} and {path}"))
             else:
                 found[name][role] = path
-    cases = [Case(name, found[name]) for name in sorted(found)]
-    for case in cases:
-        faults += [
-            (f"patients without {role} volume (no file of '{pattern}')", case.patient)
-            for role, pattern in patterns.items()
-            if role not in case.paths
-        ]
-    return cases, faults + _alike(found)
+    return [Case(name, found[name]) for name in sorted(found)], faults + _alike(found)
+
+
+def is_id(name: str | None) -> bool:
+    """Whether a patient may be called so."""
+    return bool(name and re.fullmatch(r"[\w.-]+", name))
 
 
 def _alike(names: Iterable[str]) -> list[Fault]:

@@ -17,6 +17,14 @@ ENDINGS = {*OF_PAIRS, ".nii", ".nii.gz", ".mha", ".nrrd", ".mgh", ".mgh.gz", ".m
 # Its group is the name of a volume's file without the ending, in capital or in small letters: Case00 of Case00.NII.GZ.
 FILE_NAME = rf"(?i)^(.+?)(?:{'|'.join(map(re.escape, sorted(ENDINGS)))})?$"
 
+HEADERS = {ending for ending in ENDINGS - {".dcm"} if not any(ending in voxels for voxels in PAIRS.values())}
+
+
+def is_volume(path: Path) -> bool:
+    """Whether a file of this name is a volume, or the header of one; a segmentation of 3D Slicer is none."""
+    name = path.name.lower()
+    return name.endswith(tuple(HEADERS)) and not name.endswith((".seg.nrrd", ".seg.nhdr"))
+
 
 def is_mixed(path: Path) -> bool:
     """Whether the ending of a volume's file is neither in small nor in capital letters, as in `.Nii`."""

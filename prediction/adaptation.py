@@ -17,11 +17,10 @@ from datasets.grey_matching import AUTO
 from datasets.set_tables import read_card
 from datasets.size_table import WITHOUT_TAGS
 from files.pairing import Case
-from files.volume_names import FILE_NAME
 from prediction.model import Model, Recipe
 from prediction.outputs import MADE_WITH, PROGRAM
 from prediction.preparation import preparation
-from prediction.volumes import digest, patterns
+from prediction.volumes import digest
 from preprocess.size_priors import Prior, make_prior
 from preprocess.slice_volumes import slice_set
 from preprocess.slicing.spec import Blocks, SliceSpec
@@ -50,8 +49,6 @@ class Adapting:
     """What is adapted, to which volumes, and how, under the names of the flags."""
 
     weights: Path
-    volumes: Sequence[str]
-    patient: str | None
     out: Path
     overwrite: bool
     device: str
@@ -96,7 +93,7 @@ def adapt(adapting: Adapting, model: Model, cases: Sequence[Case], train: Train)
 
 
 def _adapt(place: Path, adapting: Adapting, model: Model, cases: Sequence[Case], train: Train) -> Path:
-    card = _slice(place / "set", adapting, model.recipe, cases)
+    card = _slice(place / "set", model.recipe, cases)
     if "val" not in card["counts"]:
         raise UserError(
             "--adapt learns from some slices and watches itself on others, and there is but one slice, of "
@@ -154,7 +151,7 @@ def _check(adapting: Adapting, model: Model) -> None:
         )
 
 
-def _slice(dest: Path, adapting: Adapting, recipe: Recipe, cases: Sequence[Case]) -> Mapping[str, Any]:
+def _slice(dest: Path, recipe: Recipe, cases: Sequence[Case]) -> Mapping[str, Any]:
     """Makes the set of slices unless it is there, and returns its card. Raises UserError for a set of other volumes."""
     if dest.exists():
         card = read_card(dest)
@@ -164,17 +161,17 @@ def _slice(dest: Path, adapting: Adapting, recipe: Recipe, cases: Sequence[Case]
                 f"{dest} was sliced from other volumes than these; remove {dest.parent} (rm -r), or name another --out."
             )
         return card
-    globs = tuple(patterns(adapting.volumes).values())
     spec = preparation(recipe, dest).spec
+    roles = [*spec.folders()[recipe.image.folder]]
+    named = [Case(case.patient, dict(zip(roles, case.paths.values(), strict=True))) for case in cases]
     return slice_set(
         replace(
             spec,
-            images={recipe.image.folder: globs if len(globs) > 1 else globs[0]},
-            patient=adapting.patient or FILE_NAME,
             size=spec.size or _usual_size(spec, recipe),
             val=1 if len(cases) > 1 else 0,
             split_by_blocks=None if len(cases) > 1 else Blocks(1, 2),  # of one volume
-        )
+        ),
+        named,
     )
 
 

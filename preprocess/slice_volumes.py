@@ -40,15 +40,17 @@ from processes.pool import in_processes
 from utils import ProgramParser, listing, run_program
 
 
-def slice_set(spec: SliceSpec) -> dict[str, Any]:
+def slice_set(spec: SliceSpec, named: Sequence[Case] | None = None) -> dict[str, Any]:
     """Slices a set of volumes into spec.dest and returns the content of its dataset.json.
 
+    named: the patients, by the roles of the spec, if their files are not to be found by its globs
     Raises UserError if spec.dest is there already, and one that lists every volume at fault; then nothing is left.
     """
     refuse_existing(spec.dest, "--dest")
     patient = compile_pattern("--patient", spec.patient)
     spec.mapping()  # a slip in --label_map is told before any volume is read
-    cases, faults = pair({role: glob for roles in spec.folders().values() for role, glob in roles.items()}, patient)
+    globs = {role: glob for roles in spec.folders().values() for role, glob in roles.items()}
+    cases, faults = pair(globs, patient) if named is None else ([*named], [])
     home = {} if faults else assign_splits(cases, spec)
     cases, grids, more = _inspect(cases, spec)
     faults += more

@@ -7,6 +7,7 @@ import numpy as np
 
 from files.faults import VolumeFault
 from files.formats import dicom, meta_image, nifti, nrrd
+from files.formats.dicom_series import is_series
 from files.formats.volume import PACKED, Volume
 from files.volume_names import header_of, is_of_pair
 
@@ -14,8 +15,8 @@ FORMATS = {suffix: kind for kind in (meta_image, nrrd) for suffix in kind.SUFFIX
 
 
 def format_of(path: Path) -> ModuleType:
-    """The module of this folder that reads the file, or the folder of a series."""
-    return dicom if path.is_dir() else FORMATS.get(header_of(path).suffix.lower(), nifti)
+    """The module of this folder that reads the file, or the DICOM series that the path names."""
+    return dicom if path.is_dir() or is_series(path) else FORMATS.get(header_of(path).suffix.lower(), nifti)
 
 
 def files_of(path: Path) -> list[Path]:
@@ -23,7 +24,7 @@ def files_of(path: Path) -> list[Path]:
 
     Raises VolumeFault for a volume of several that cannot be opened.
     """
-    is_several = path.is_dir() or is_of_pair(path) or path.suffix.lower() in FORMATS
+    is_several = path.is_dir() or is_series(path) or is_of_pair(path) or path.suffix.lower() in FORMATS
     return sorted(open_volume(path).files) if is_several else [path]
 
 

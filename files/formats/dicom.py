@@ -1,4 +1,4 @@
-"""DICOM: a folder with one series, read by GDCM through SimpleITK.
+"""DICOM: a folder with one series, or one series in it, read by GDCM through SimpleITK.
 
 ITK counts mm to the patient's left, back and head, and has the last axis of an array first.
 """
@@ -14,9 +14,9 @@ import SimpleITK as sitk
 
 from files.faults import VolumeFault
 from files.formats.dicom_decoder import decode, read
-from files.formats.dicom_file import DicomFile, examine
+from files.formats.dicom_file import DicomFile
+from files.formats.dicom_series import series_of
 from files.formats.volume import LPS_TO_RAS, Volume, affine_of, refusing
-from utils import listing
 
 EVEN = 0.02  # how much the steps between the slices of a series may differ, as a share of the usual one
 ROUNDED = 0.1  # mm by which a slice may lie aside all the same: many scanners write places with one digit,
@@ -38,7 +38,7 @@ class Header(NamedTuple):
 def open_volume(folder: Path) -> Volume:
     """The slices in the order of their places. Their names and numbers do not count. Raises VolumeFault."""
     with refusing(folder):
-        found = _only_series(folder)
+        found = series_of(folder)
         files = [each.path for each in found]
         headers = [_header(file) for file in files]
         alike = {(header.size[:2], header.pixel, _rounded(header.direction)) for header in headers}
@@ -62,40 +62,6 @@ def open_volume(folder: Path) -> Volume:
     found = [found[number] for number in order]
     files = [each.path for each in found]
     return Volume((*headers[0].size[:2], len(files)), affine, dtype, files, partial(_read, found, voxels, folder))
-
-
-def _only_series(folder: Path) -> list[DicomFile]:
-    """The images of the only series. Raises VolumeFault for several series or none, and for files that are torn."""
-    found, torn, foreign = [], [], []
-    for path in sorted(path for path in folder.iterdir() if path.is_file() and not path.name.startswith(".")):
-        try:
-            each = examine(path)
-        except ValueError as error:
-            torn.append(f"{path.name}: {error}")
-            continue
-        (foreign if each is None else found).append(each or path)
-    images = [each for each in found if each.pixels]
-    series = {each.series for each in images}
-    named = {_shape(each.path) for each in images}
-    for each in found:  # others without an image are reports, directories and the like
-        is_cut = not each.series and _shape(each.path) in named
-        if not each.pixels and (each.series in series or is_cut):
-            torn.append(f"{each.path.name}: it holds no image")
-    torn += [f"{path.name}: it is no DICOM file" for path in foreign if _shape(path) in named]
-    if torn:
-        what = "has files that are torn, or no slices of its series (copy it again, or take them out of the folder)"
-        raise VolumeFault(what, f"{folder} ({listing(torn, 5)})")
-    if len(series) != 1:
-        what = "holds no DICOM series (name the folder that its files lie in)"
-        what = "holds several DICOM series (give each a folder of its own)" if series else what
-        raise VolumeFault(what, f"{folder} ({len(series)})" if series else str(folder))
-    return images
-
-
-def _shape(path: Path) -> str:
-    """What the names of a series have in common: the ending, or where that is a number the name without its digits."""
-    ending = path.suffix.lower()
-    return ending if ending and not ending[1:].isdigit() else re.sub(r"\d+", "#", path.name)
 
 
 def _header(file: Path) -> Header:

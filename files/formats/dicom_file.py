@@ -9,7 +9,7 @@ Source: DICOM PS3.5 (data elements, sequences, encapsulated pixel data) and PS3.
 
 import struct
 import zlib
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
 
@@ -23,57 +23,97 @@ LONG = {b"OB", b"OD", b"OF", b"OL", b"OV", b"OW", b"SQ", b"SV", b"UC", b"UN", b"
 UNDEFINED = 0xFFFFFFFF
 ITEM, END_OF_ITEM, END_OF_SEQUENCE = (0xFFFE, 0xE000), (0xFFFE, 0xE00D), (0xFFFE, 0xE0DD)
 SYNTAX, SERIES, PIXELS = (0x0002, 0x0010), (0x0020, 0x000E), (0x7FE0, 0x0010)
+LETTERS = (0x0008, 0x0005)  # which letters the words of the file are written in
+TOLD = {(0x0008, 0x0020): "date", (0x0008, 0x0060): "modality", (0x0008, 0x103E): "description"}
+TOLD |= {(0x0010, 0x0020): "patient", (0x0020, 0x000D): "study", (0x0020, 0x0011): "number"}
 IMPLICIT, BIG_ENDIAN, DEFLATED = "1.2.840.10008.1.2", "1.2.840.10008.1.2.2", "1.2.840.10008.1.2.1.99"
 RLE = "1.2.840.10008.1.2.5"
 NATIVE = {IMPLICIT, "1.2.840.10008.1.2.1", BIG_ENDIAN, DEFLATED}  # voxels as they are, not compressed
+CODECS = {b"IR 192": "utf-8", b"GB18030": "gb18030", b"GBK": "gbk", b"IR 13": "shift_jis", b"IR 144": "iso8859_5"}
 DEEPEST = 32  # sequences in sequences
 
 Tag = tuple[int, int]
+
+
+class Torn(ValueError):
+    """A file is not whole. `series` is the one that it says it is of, "" where it ends before it says so."""
+
+    def __init__(self, what: str, series: str = "") -> None:
+        super().__init__(what)
+        self.series = series
 
 
 @dataclass(frozen=True)
 class DicomFile:
     """What a whole file says of itself. `pixels` are the bytes of its voxels, 0 if it is no image.
 
-    `native` says whether they are uncompressed.
+    `native` says whether they are uncompressed. The words behind it are "" where the file does not have them.
     """
 
     path: Path
     series: str
     pixels: int
     native: bool
+    patient: str = ""  # PatientID
+    study: str = ""  # StudyInstanceUID
+    date: str = ""  # of the study, as 20200131
+    modality: str = ""
+    number: str = ""  # of the series in its study
+    description: str = ""  # of the series
 
 
 def examine(path: Path) -> DicomFile | None:
-    """Walks the file from end to end. Returns None if it is no DICOM, and raises ValueError if it is torn."""
-    content = path.read_bytes()
+    """Walks the file from end to end. Returns None if it is no DICOM, and raises Torn if it is not whole."""
     start, mark = MARK
-    if content[start : start + 4] == mark:
-        return _examine(path, content, start + 4)
-    return _examine(path, content, 0) if content[:2] in OLD else None
+    with path.open("rb") as file:
+        head = file.read(start + 4)
+        is_marked = head[start:] == mark
+        if not is_marked and head[:2] not in OLD:
+            return None  # unread, however large it is
+        return _examine(path, head + file.read(), start + 4 if is_marked else 0)
 
 
 def _examine(path: Path, content: bytes, at: int) -> DicomFile:
+    """What the file says, whose elements begin at this byte. Raises Torn."""
+    values: dict[Tag, bytes] = {}
+    try:
+        pixels, native = _read_elements(content, at, values)
+    except (ValueError, struct.error) as error:
+        raise Torn(str(error), _word(values, SERIES)) from error
+    return DicomFile(path, _word(values, SERIES), pixels, native, **{TOLD[tag]: _word(values, tag) for tag in TOLD})
+
+
+def _word(values: Mapping[Tag, bytes], tag: Tag) -> str:
+    """A value as words, in the letters that the file says it is written in."""
+    letters = values.get(LETTERS, b"")
+    codec = next((codec for mark, codec in CODECS.items() if mark in letters), "latin-1")
+    return values.get(tag, b"").rstrip(b"\0 ").decode(codec, "replace").strip()
+
+
+def _read_elements(content: bytes, at: int, values: dict[Tag, bytes]) -> tuple[int, bool]:
+    """Puts what the elements say into `values`. Returns the bytes of the voxels, and whether they are uncompressed.
+
+    Raises ValueError for bytes that are no elements.
+    """
     meta = _Walk(content, explicit=True)
-    values = {}
     while content[at : at + 2] == b"\x02\x00":  # the group that says how the rest is written
         tag, at, end = meta.element(at)
         values[tag] = content[at:end]
         at = end
-    syntax = values.get(SYNTAX, b"").rstrip(b"\0 ").decode("ascii", "replace")
+    syntax = _word(values, SYNTAX)
     if syntax == DEFLATED:
         content, at = _inflated(content[at:]), 0
     explicit = syntax != IMPLICIT if syntax else content[at + 4 : at + 6].isalpha()
     walk = _Walk(content, explicit, ">" if syntax == BIG_ENDIAN else "<")
-    series, pixels = "", 0
+    pixels = 0
     for tag, begin, end in walk.elements(at, len(content)):
-        if tag == SERIES:
-            series = content[begin:end].rstrip(b"\0 ").decode("ascii", "replace")
+        if tag in TOLD or tag in (SERIES, LETTERS):
+            values[tag] = content[begin:end]
         elif tag == PIXELS:
             pixels = end - begin
             if syntax == RLE:
                 _check_rle(content[begin:end])
-    return DicomFile(path, series, pixels, syntax in NATIVE)
+    return pixels, syntax in NATIVE
 
 
 def _check_rle(items: bytes) -> None:

@@ -165,7 +165,7 @@ def test_predict_sees_what_the_run_saw(tmp_path):
     source = predicting.load_model(tmp_path / "matched.pkl", "cpu")
     assert np.array_equal(source.levels.levels, levels.levels)
     prepared = predicting.preparation(source.recipe, tmp_path).read(
-        predicting.find_cases([str(dark / "p?.nii.gz")], None, source.recipe.channels)[0]
+        predicting.find_cases([str(dark / "p?.nii.gz")], None, source.recipe.channels).cases[0]
     )
     image = prepared.decode(torch.from_numpy(prepared.stored)).numpy()
     places, theirs = levels.curve(image.swapaxes(0, 1).reshape(1, -1))[0]

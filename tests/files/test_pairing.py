@@ -156,7 +156,7 @@ def test_a_pair_is_one_volume_by_whichever_name(tmp_path, kind):
     assert sha256(header) == sha256(voxels)
     assert find_files(f"{tmp_path}/case*") == [header]
     assert find_files(f"{tmp_path}/{voxels.name}") == [voxels]
-    assert [str(path) for path in find_cases([f"{tmp_path}/*"], None, 1)[0].paths.values()] == [str(header)]
+    assert [str(path) for path in find_cases([f"{tmp_path}/*"], None, 1).cases[0].paths.values()] == [str(header)]
 
 
 @pytest.mark.parametrize("kind", PAIRS)

@@ -16,6 +16,7 @@ from datasets.volumes import _read_headers, _read_scale
 from files.pairing import read_patients
 from prediction.inference import Predicting
 from prediction.outputs import Outputs
+from prediction.volumes import find_cases
 from preprocess.new_dataset import read_phantom
 from preprocess.slicing.spec import SliceSpec
 from preprocess.tags import read_tags
@@ -96,6 +97,11 @@ def look_at_run(folder):
     return ""
 
 
+def look_at_volumes(path):
+    find_cases([str(path)], None, None)
+    return ""
+
+
 def _mutated(name, text, rng):
     """Of JSON mostly the values: its marks are seldom broken in a way that is seen late."""
     is_json = name.endswith(".json") and rng.random() < 0.8
@@ -138,6 +144,8 @@ TEXTS = {
     "sizes.csv": (SIZES, _at(look_at_sizes, "sizes.csv")),
     "tags.csv": (TAGS, _at(look_at_tags, "tags.csv")),
     "val.txt": ("\n".join(PATIENTS), lambda folder: lambda: str(read_patients(str(folder / "val.txt")) and "")),
+    "cohort.csv": ("patient,T2\na,train/IMG\nb,c/1.2.3\n", _at(look_at_volumes, "cohort.csv")),
+    "cohort.txt": ("# T2\nvolumes/Case00.nii\ntrain/IMG\n", _at(look_at_volumes, "cohort.txt")),
     "phantom.json": ('{"phantom": "small",\n "seed": 0}', lambda f: lambda: read_phantom(f / "phantom.json") and ""),
     "predict.json": (
         json.dumps({"weights": "x", "tool": "1", "volumes": {"Case00": {"a": "b"}}}, indent=1),

@@ -34,11 +34,12 @@ def write_seed(folder, kind):
     return path
 
 
-def write_series(folder, voxels, step=3.0, places=None, series="1.2.3.4", compressor=None):
+def write_series(folder, voxels, step=3.0, places=None, series="1.2.3.4", compressor=None, tags=()):
     """The volume (X, Y, Z) as a DICOM series, a file a plane.
 
-    places: of each along the axis, in mm; compressor: JPEG (which loses nothing), JPEG2000, or None
+    places: of each along the axis, in mm; compressor: JPEG (which loses nothing), JPEG2000, or None; tags: others
     """
+    others = dict(tags)
     before = locale.setlocale(locale.LC_ALL)  # writing sets it to C
     folder.mkdir(parents=True, exist_ok=True)
     for k, place in enumerate(np.arange(voxels.shape[2]) * step if places is None else places):
@@ -46,7 +47,7 @@ def write_series(folder, voxels, step=3.0, places=None, series="1.2.3.4", compre
         image.SetSpacing((0.5, 0.75, step))
         tags = {"0008|0060": "MR", "0020|000e": series, "0020|000d": "1.2.3", "0008|0018": f"{series}.{k}"}
         tags |= {"0020|0032": f"0\\0\\{place:.8g}", "0020|0037": "1\\0\\0\\0\\1\\0", "0020|0013": str(k)}
-        for tag, value in tags.items():
+        for tag, value in (tags | others).items():
             image.SetMetaData(tag, value)
         writer = sitk.ImageFileWriter()
         writer.KeepOriginalImageUIDOn()
