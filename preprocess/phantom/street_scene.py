@@ -3,6 +3,7 @@
 Everything is in metres: x right of the middle of the street, y up, z ahead of the camera.
 """
 
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from itertools import pairwise
@@ -37,7 +38,7 @@ COLOURS = palette("""
 """)
 NEAR, FAR = 1.2, 220.0  # m, what the camera sees
 ROUND = np.linspace(0, 2 * np.pi, 16, endpoint=False)
-COS, SIN = np.cos(ROUND), np.sin(ROUND)
+COS, SIN = np.cos(ROUND).tolist(), np.sin(ROUND).tolist()
 
 
 @dataclass(frozen=True)
@@ -72,7 +73,7 @@ class Scene:
     """
 
     def __init__(self, site: Site, size: str, rng: Generator) -> None:
-        self.site, self.rng = site, rng
+        self.site, self.rng, self.colours = site, rng, COLOURS | site.colours
         width, height = self.size = site.shape[size]
         self.half = rng.uniform(*site.road)  # m, half the width of the road
         self.eye = np.array([self.half * rng.uniform(0.2, 0.5), site.eye * rng.uniform(0.9, 1.1), 0])
@@ -80,28 +81,38 @@ class Scene:
         self.lens = self.focal * np.array([1, -1])  # rows of a picture run down
         self.vanishing = np.array([width * rng.uniform(0.4, 0.6), height * rng.uniform(0.42, 0.5)])
         self.mist = self.colour("horizon")
+        self._camera = [each.tolist() for each in (self.eye, self.vanishing, self.lens)]
+        self._mist = self.mist.tolist()
         self.labels, self.picture = Image.new("L", self.size), Image.new("RGB", (2 * width, 2 * height))
         self.pens = ImageDraw.Draw(self.labels), ImageDraw.Draw(self.picture)
 
     def colour(self, material: str) -> np.ndarray:
         """(3,) one of the material's colours here, a little lighter or darker."""
-        return self.rng.choice((COLOURS | self.site.colours)[material]) * self.rng.normal(1, 0.05)
+        colours = self.colours[material]
+        return colours[self.rng.integers(len(colours))] * self.rng.normal(1, 0.05)
 
     def draw(self, label: str, points: np.ndarray, colour: np.ndarray) -> None:
         """Draws a polygon (N, 2) in pixels."""
+        self._draw(label, points.ravel().tolist(), colour.tolist())
+
+    def _draw(self, label: str, points: list[float], colour: list[float]) -> None:
+        """Draws a polygon, x and y by turns. Numbers of python: for a few, arrays take several times as long."""
         if label:
-            self.pens[0].polygon(points.ravel().tolist(), fill=IDS[label])
-        fill = tuple(min(max(round(each), 0), 255) for each in colour.tolist())
-        self.pens[1].polygon((2 * points).ravel().tolist(), fill=fill)
+            self.pens[0].polygon(points, fill=IDS[label])
+        red, green, blue = (min(max(round(each), 0), 255) for each in colour)
+        self.pens[1].polygon([2 * each for each in points], fill=(red, green, blue))
 
     def paint(self, label: str, corners: Sequence[Sequence[float]], colour: np.ndarray | None = None) -> None:
         """Paints a polygon in space; distance fades it."""
         colour = self.colour(label) if colour is None else colour
-        offset = np.array(corners, float) - self.eye
-        z = np.maximum(offset[:, 2:], NEAR)
-        seen = np.exp(-(z.sum() / len(z)) / self.site.haze)
-        points = self.vanishing + self.lens * offset[:, :2] / z
-        self.draw(label, points, seen * colour + (1 - seen) * self.mist)
+        (left, below, _), (right, down), (across, upwards) = self._camera
+        depths = [max(float(z), NEAR) for _, _, z in corners]
+        seen = math.exp(-sum(depths) / len(depths) / self.site.haze)
+        points = []
+        for (x, y, _), z in zip(corners, depths, strict=True):
+            points += (right + across * (float(x) - left) / z, down + upwards * (float(y) - below) / z)
+        fades = zip(colour.tolist(), self._mist, strict=True)
+        self._draw(label, points, [seen * own + (1 - seen) * mist for own, mist in fades])
 
     def panel(self, label: str, xs: Pair, ys: Pair, z: float, colour: np.ndarray | None = None) -> None:
         """Paints a rectangle that faces the camera."""
@@ -116,15 +127,14 @@ class Scene:
         """Paints a level strip, in pieces, since each fades by its own distance."""
         colour = self.colour(label) if colour is None else colour
         near, far = max(zs[0], NEAR), min(zs[1], FAR)
-        for a, b in pairwise(np.geomspace(near, far, 2 + int(8 * np.log10(far / near)))):
+        for a, b in pairwise(np.geomspace(near, far, 2 + int(8 * np.log10(far / near))).tolist()):
             self.paint(label, [(xs[0], y, a), (xs[1], y, a), (xs[1], y, b), (xs[0], y, b)], colour)
 
     def disc(self, label: str, centre: Sequence[float], radii: Pair, colour: np.ndarray, along: bool = False) -> None:
         """Paints an ellipse that faces the camera, or lies `along` the street."""
-        corners = np.full((len(ROUND), 3), centre)
-        corners[:, 2 * along] += radii[0] * COS
-        corners[:, 1] += radii[1] * SIN
-        self.paint(label, corners, colour)
+        (x, y, z), (wide, high) = map(float, centre), map(float, radii)
+        edge = [(wide * cos, y + high * sin) for cos, sin in zip(COS, SIN, strict=True)]
+        self.paint(label, [(x, up, z + out) if along else (x + out, up, z) for out, up in edge], colour)
 
     def box(self, label: str, xs: Pair, ys: Pair, zs: Pair, colour: np.ndarray) -> float | None:
         """Paints the faces of a box that the camera sees. Returns the x of its side."""
