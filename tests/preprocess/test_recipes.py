@@ -16,7 +16,7 @@ from tests.make.test_makefiles import checkout  # noqa: F401  a fixture
 from tests.preprocess.test_archives import HEART, discs, scan, volume
 
 SHAPE = (24, 20, 8)
-FLAT = (24, 20, 4)  # of what is adapted on slices of its full size, where each slice takes time
+FLAT = (24, 20, 4)  # of what is adapted, where each slice takes time
 SMOKE = ("NET=Dimwit", "EPC=1", "DEBUG=--debug", "JOBS=1", "THREADS=1")
 
 
@@ -76,11 +76,17 @@ def tumours(root):
 
 
 CHANNELS = [f"data/isles_volumes/TRAINING/case_*/SMIR.Brain.XX.O.{kind}.*/*.nii" for kind in KINDS]
+# as in the makefiles for real archives, with a sixteenth of the pixels
+SIXTEENTH = {
+    "prostate": ["CROP=--size 96 96", "ORGAN=--constant 500", "N_VAL=1", "BATCH=4"],
+    "whs": ["CROP=--plane coronal --size 64 64", "ORGANS=--constant 277 312 280 232", "N_VAL=1", "BATCH=4"],
+    "ivd": ["CROP=--axis 1 --size 64 64", "DISC=--constant 36", "BATCH=4"],
+}
 # archive -> what fills it; make's words; the run; the volumes that it is to predict, and whose they are
 RECIPES = {
-    "prostate": (prostate, ["N_VAL=1", "BATCH=4"], "sfda", ["data/prostate_volumes/RUNMC/Case??.nii.gz"], r"(Case\d+)"),
-    "whs": (heart, ["N_VAL=1", "BATCH=4"], "sfda", ["data/whs_volumes/ct_train/*_image.nii.gz"], r"train_(\d+)"),
-    "ivd": (discs, ["BATCH=4"], "sfda", ["data/ivd_volumes/*_inn.nii"], r"(\d+)_"),
+    "prostate": (prostate, SIXTEENTH["prostate"], "sfda", ["data/prostate_volumes/RUNMC/Case??.nii.gz"], r"(Case\d+)"),
+    "whs": (heart, SIXTEENTH["whs"], "sfda", ["data/whs_volumes/ct_train/*_image.nii.gz"], r"train_(\d+)"),
+    "ivd": (discs, SIXTEENTH["ivd"], "sfda", ["data/ivd_volumes/*_inn.nii"], r"(\d+)_"),
     "acdc": (
         ventricles,
         ["CROP=--val 2"],
