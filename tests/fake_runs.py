@@ -1,6 +1,7 @@
 """Made-up finished runs and the data set they were evaluated on, for the tests of plots and report."""
 
 import contextlib
+import functools
 import itertools
 import json
 import shutil
@@ -136,12 +137,13 @@ def make_run(
         counts = [[[(m == k).sum() for k in range(n_class)] for m in masks] for masks in (scored, truth)]
         both = [[((p == k) & (t == k)).sum() for k in range(n_class)] for p, t in zip(scored, truth, strict=True)]
         arrays["val_dice"][epoch], arrays["val_sizes"][epoch] = dice(both, *counts), counts[0]
-        scores = score_patients(
-            {str(p): (scored[patients == p], truth[patients == p], SPACING) for p in np.unique(patients)},
-            n_class,
-            2.0,
-            1,
-        )
+        scores = [
+            score
+            for p in np.unique(patients)
+            for score in scores_of(
+                str(p), *(m[patients == p].tobytes() for m in (scored, truth)), truth.shape[1:], n_class
+            )
+        ]
         rows.append(log_row(epoch, scores, n_class, trained=n_epoch > 1))
         if pictures:
             for name, mask in zip(names, predicted, strict=True):
@@ -162,6 +164,13 @@ def make_run(
             save_png(folder / "ent_map" / f"{name}.png", (400 * edge).clip(0, 255))
     write_facts(folder, data, names, n_epoch, n_class, provenance)
     return folder
+
+
+@functools.lru_cache(1000)
+def scores_of(patient: str, predicted: bytes, truth: bytes, size: tuple[int, int], n_class: int) -> list[dict]:
+    """Those of one patient, whose masks are many epochs' and many runs' alike; nobody changes them."""
+    volumes = [np.frombuffer(mask, np.uint8).reshape(-1, *size) for mask in (predicted, truth)]
+    return score_patients({patient: (*volumes, SPACING)}, n_class, 2.0, 1)
 
 
 def log_row(epoch: int, scores: list[dict], n_class: int, trained: bool) -> dict[str, float]:

@@ -18,7 +18,7 @@ from tests.benchmarks.table import ABSENT, Row
 
 
 @pytest.fixture(scope="module")
-def bench(tmp_path_factory):
+def bench(tmp_path_factory, quick_spawns):
     """(rows, folder) of the whole suite."""
     folder = tmp_path_factory.mktemp("bench")
     with pytest.MonkeyPatch.context() as patch:

@@ -154,7 +154,9 @@ def test_sizes_and_boxes_need_no_data(made, runs, tmp_path):
     with pytest.raises(UserError, match=r"/nowhere/toy/val is\s+not there.*--data"):
         main(["panel", "--runs", str(runs / "sfda"), "--out", str(tmp_path / "panel.png")])
     assert not (tmp_path / "panel.png").exists()
-    assert_drawn(draw("panel", tmp_path / "panel.png", "--runs", runs / "sfda", "--data", made / "data/toy"))
+    assert_drawn(
+        draw("panel", tmp_path / "panel.png", "--runs", runs / "sfda", "--data", made / "data/toy", "--slices", 2)
+    )
 
 
 def test_slices_come_from_the_best_to_the_worst_patient(made):

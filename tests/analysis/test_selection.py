@@ -422,10 +422,10 @@ def test_pictures_tell_whose_labels_chose(pictured, tmp_path):
     assert_drawn(draw("selection", tmp_path / "selection.png", "--run", pictured[1]))
 
 
-@pytest.mark.parametrize("kind", ["boxes", "histogram", "panel"])
-def test_pictures_are_of_the_chosen_networks_unless_told_otherwise(pictured, tmp_path, kind):
+@pytest.mark.parametrize(("kind", "flags"), [("boxes", ()), ("histogram", ()), ("panel", ("--slices", 1))])
+def test_pictures_are_of_the_chosen_networks_unless_told_otherwise(pictured, tmp_path, kind, flags):
     def drawn(*more):
-        return draw(kind, tmp_path / "picture.png", "--runs", *pictured, *more)
+        return draw(kind, tmp_path / "picture.png", "--runs", *pictured, *flags, *more)
 
     usual, chosen, last = drawn(), drawn("--which", "chosen"), drawn("--which", "last")
     assert np.array_equal(usual, chosen)

@@ -3,7 +3,6 @@
 import json
 import shutil
 import subprocess
-import sys
 from dataclasses import replace
 
 import nibabel as nib
@@ -64,6 +63,14 @@ def run(tmp_path_factory):
 def stressed(weights, out, *more):
     stress.main(["--weights", str(weights), "--out", str(out), "--device", "cpu", *map(str, more)])
     return pd.read_csv(out / "stress.csv")
+
+
+@pytest.fixture(scope="module")
+def mild(run, tmp_path_factory):
+    """The folder of a stress test of the run with MILD, which no test changes."""
+    out = tmp_path_factory.mktemp("mild") / "out"
+    stressed(run, out, *MILD)
+    return out
 
 
 def mean_dice(table, shift, severity):
@@ -188,17 +195,16 @@ def content(out):
     return {name: (out / name).read_bytes() for name in (stress.TABLE, stress.PICTURE, stress.NOTE)}
 
 
-def test_the_order_and_the_company_change_nothing(run, tmp_path):
-    stressed(run, tmp_path / "at once", *MILD)
+def test_the_order_and_the_company_change_nothing(run, mild, tmp_path):
     for words in (("blur", "--severities", 4), ("noise", "--severities", 4, 1), ("blur", "--severities", 1)):
         stressed(run, tmp_path / "in parts", "--shifts", *words)
-    assert content(tmp_path / "at once") == content(tmp_path / "in parts")
+    assert content(mild) == content(tmp_path / "in parts")
     stressed(run, tmp_path / "other seed", *MILD, "--seed", 1)
-    assert content(tmp_path / "other seed")[stress.TABLE] != content(tmp_path / "at once")[stress.TABLE]
+    assert content(tmp_path / "other seed")[stress.TABLE] != content(mild)[stress.TABLE]
 
 
-def test_a_patient_s_rows_do_not_depend_on_the_others(run, tmp_path):
-    whole = stressed(run, tmp_path / "whole", *MILD)
+def test_a_patient_s_rows_do_not_depend_on_the_others(run, mild, tmp_path):
+    whole = pd.read_csv(mild / stress.TABLE)
     site = shutil.copytree(run.parent / "site", tmp_path / "site")
     for file in site.glob("val/*/Case04_*.png"):
         file.unlink()
@@ -208,8 +214,7 @@ def test_a_patient_s_rows_do_not_depend_on_the_others(run, tmp_path):
 
 
 @pytest.mark.parametrize("after", [0, 1, 3])
-def test_what_is_finished_is_kept_when_it_is_stopped(run, tmp_path, monkeypatch, after):
-    stressed(run, tmp_path / "whole", *MILD)
+def test_what_is_finished_is_kept_when_it_is_stopped(run, mild, tmp_path, monkeypatch, after):
     done, real = [], stress.evaluate
 
     def stopped(*args, **more):
@@ -225,12 +230,12 @@ def test_what_is_finished_is_kept_when_it_is_stopped(run, tmp_path, monkeypatch,
     monkeypatch.setattr(stress, "evaluate", lambda *args, **more: done.append(1) or real(*args, **more))
     stressed(run, tmp_path / "killed", *MILD)
     assert len(done) == 5
-    assert content(tmp_path / "killed") == content(tmp_path / "whole")
+    assert content(tmp_path / "killed") == content(mild)
 
 
 @pytest.mark.parametrize("lost", ["a patient", "a patient's name"])
-def test_rows_that_lack_are_found_anew(run, tmp_path, lost):
-    stressed(run, tmp_path / "out", *MILD)
+def test_rows_that_lack_are_found_anew(run, mild, tmp_path, lost):
+    shutil.copytree(mild, tmp_path / "out")
     before, file = content(tmp_path / "out"), tmp_path / "out" / stress.TABLE
     lines = file.read_text().splitlines(keepends=True)
     lines[3:4] = [] if lost == "a patient" else [lines[3].replace("Case", "Else")]
@@ -239,15 +244,15 @@ def test_rows_that_lack_are_found_anew(run, tmp_path, lost):
     assert content(tmp_path / "out") == before
 
 
-def test_a_table_that_is_none_is_told(run, tmp_path):
-    stressed(run, tmp_path / "out", *MILD)
+def test_a_table_that_is_none_is_told(run, mild, tmp_path):
+    shutil.copytree(mild, tmp_path / "out")
     (tmp_path / "out" / stress.TABLE).write_text("shift,severity\nblur,1\n")
     with pytest.raises(UserError, match=r"stress\.csv cannot be read .* remove it, and its shifts are predicted anew"):
         stressed(run, tmp_path / "out", *MILD)
 
 
-def test_another_network_begins_anew_if_it_may(run, tmp_path):
-    first = stressed(run, tmp_path / "out", *MILD)
+def test_another_network_begins_anew_if_it_may(run, mild, tmp_path):
+    first = pd.read_csv(shutil.copytree(mild, tmp_path / "out") / stress.TABLE)
     other = shutil.copytree(run, tmp_path / "run")
     threshold_at(other / "last.pkl", 0.7)
     before = content(tmp_path / "out")
@@ -432,9 +437,9 @@ def test_a_folder_of_somebody_else_is_left_alone(run, tmp_path):
     assert (tmp_path / "out" / stress.TABLE).read_text() == "mine"
 
 
-def test_a_fault_is_one_paragraph_and_exit_code_2(run, tmp_path):
+def test_a_fault_is_one_paragraph_and_exit_code_2(run, tmp_path, python):
     words = ["-m", "prediction.stress", "--weights", run, "--out", tmp_path / "out", "--shifts", "gama"]
-    done = subprocess.run([sys.executable, *map(str, words)], cwd=ROOT, capture_output=True, text=True)
+    done = subprocess.run([python, *map(str, words)], cwd=ROOT, capture_output=True, text=True)
     assert done.returncode == 2
     assert "Traceback" not in done.stderr
     assert len(done.stderr.strip().splitlines()) == 1
