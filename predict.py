@@ -9,7 +9,8 @@ one. Of a folder of runs (results/prostate) it is that of the run `chosen`, whic
 Writes OUT/<patient>.nii.gz (--layout nnunet or bids: as these have it), names and colours of the labels for ITK-SNAP
 and 3D Slicer, OUT/volumes.csv (how large each class is, and which Dice to expect of its mask), and what
 else is asked for. How an image is made of a volume stands in the checkpoint: it is done as it was for the training, in
-the same directions whatever the order of the voxels in the file. What is there already is skipped.
+the same directions whatever the order of the voxels in the file. What is there already is skipped. A case that fails is
+told and stops no other; typed again, the same line does what lacks. --jobs 4 reads four cases ahead.
 
 --volumes is a glob, a folder of volumes or of DICOM series, a .txt with a path a line, or a .csv with a column
 `patient` and a column of paths for each channel. Of several DICOM series of a study --series chooses one. Images of
@@ -21,15 +22,13 @@ import processes.ctrl_c  # noqa: F401  first: from here on Ctrl-C is one line
 
 import argparse
 import sys
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Sequence
 from functools import partial
 from pathlib import Path
 from typing import Any
 
 import torch
-from tqdm import tqdm
 
-from datasets.streams import ahead
 from engine.arguments import args_of
 from files.faults import Fault, VolumeFault, describe_faults
 from files.pairing import Case
@@ -41,16 +40,15 @@ from nets.precision import PRECISIONS, device_of
 from prediction.adaptation import Adapting, adapt, add_adaptation_flags, refuse_idle_sizes
 from prediction.export import export_onnx
 from prediction.forms import FORMS, PLAIN
-from prediction.inference import Predicting, predict
+from prediction.inference import Predicting, Prediction
 from prediction.model import FLIPS, Model, checkpoint_of, load_model, manifest_of
+from prediction.one_by_one import predict_each, tell_lost
 from prediction.outputs import Outputs, labels_of, refuse_foreign_outputs
-from prediction.preparation import Preparation, Prepared, preparation
+from prediction.preparation import Preparation, preparation
 from prediction.volumes import digest, find_cases, joined_paths, refuse_as_output, voxel_volumes
 from processes.errors import UserError
 from processes.ownership import refuse_input
 from utils import ProgramParser, listing, run_program, settings_of, sha256_of
-
-MUCH = 1  # volumes that are read before they are asked for
 
 
 def get_args(argv: Sequence[str] | None) -> argparse.Namespace:
@@ -69,8 +67,9 @@ def get_args(argv: Sequence[str] | None) -> argparse.Namespace:
     if args.export and args.export.is_dir():
         raise UserError(f"--export names the file of the network; {args.export} is a folder.")
     refuse_idle_sizes(vars(args))
-    if args.batch_size < 1:
-        raise UserError(f"--batch_size is at least 1; got {args.batch_size}.")
+    for name in ("batch_size", "jobs"):
+        if getattr(args, name) < 1:
+            raise UserError(f"--{name} is at least 1; got {getattr(args, name)}.")
     args.device = device_of(args.device)
     args.label_values = args.label_values or ("classes" if args.layout == PLAIN.name else "original")
     args.weights = manifest_of(args.bundle) if args.bundle else checkpoint_of(args.weights)
@@ -119,6 +118,7 @@ def _add_output(add: Callable[..., Any]) -> None:
 
 def _add_machine(add: Callable[..., Any]) -> None:
     add("--batch_size", type=int, default=8, help="slices, or windows of a volume, at a time (default %(default)s)")
+    add("--jobs", type=int, default=1, help="cases that are read ahead, while one is predicted (default %(default)s)")
     add("--device", help="default: cuda where there is one")
     add("--precision", choices=PRECISIONS, help="default: that of the run")
 
@@ -178,30 +178,28 @@ def _predict_all(
     digests = {case.patient: [digest(path) for path in case.paths.values()] for case in cases}
     outputs.begin(_made_with(args, model), digests, args.overwrite)
     todo = [case for case in cases if args.overwrite or not outputs.is_done(case.patient)]
-    faults = list(lost)
-    unlike: list[Fault] = []
-    for case, prepared in tqdm(_read_all(prepare, todo), "predicting", len(todo), unit="volume", disable=None):
-        if isinstance(prepared, VolumeFault):
-            faults.append(prepared.fault)
-        else:
-            outputs.write(case.patient, predict(model, prepared, predicting))
-            unlike += prepared.unlike
+    for fault in lost:
+        tell_lost(fault)
+    write = partial(_write, outputs)
+    failed, unlike = predict_each(model, prepare, todo, predicting, args.jobs, write)
     _warn(model, unlike)
     mm3 = voxel_volumes(cases)
     if mm3:
         what = "in another unit than mm, which ITK and its viewers overlook: the mask has the numbers of the volume"
         print(f"Note: {what}: {listing(mm3)}.", file=sys.stderr)
     table = outputs.write_sizes({case.patient: joined_paths(case) for case in cases}, mm3)
-    done = len(todo) - len(faults) + len(lost)
-    print(f"{args.out}: {done} predicted, {len(cases) - len(todo)} were there; {table}")
+    print(f"{args.out}: {len(todo) - len(failed)} predicted, {len(cases) - len(todo)} were there; {table}")
     if isinstance(model.told, str):
         print(f"How good the masks are cannot be told without labels: {model.told}.")
     else:
         print(first_to_look_at(*outputs.expected([case.patient for case in cases])))
-    if faults:
-        raise UserError(
-            f"{len(faults)} of {len(cases) + len(lost)} volumes were not predicted: {describe_faults(faults)}"
-        )
+    if faults := [*lost, *failed]:
+        every = len(cases) + len(lost)
+        raise UserError(f"{len(faults)} of {every} volumes were not predicted: {describe_faults(faults)}")
+
+
+def _write(outputs: Outputs, case: Case, prediction: Prediction) -> None:
+    outputs.write(case.patient, prediction, joined_paths(case))
 
 
 def _warn(model: Model, unlike: Sequence[Fault]) -> None:
@@ -215,18 +213,6 @@ def _warn(model: Model, unlike: Sequence[Fault]) -> None:
     for what in dict.fromkeys(what for what, _ in unlike):
         which = listing(whose for each, whose in unlike if each == what)
         print(f"Note: {what}: {which}.", file=sys.stderr)
-
-
-def _read_all(prepare: Preparation, cases: Sequence[Case]) -> Iterator[tuple[Case, Prepared | VolumeFault]]:
-    """The cases prepared, the next one while this one is predicted; a fault stands in the place of its case."""
-
-    def read(case: Case) -> tuple[Case, Prepared | VolumeFault]:
-        try:
-            return case, prepare.read(case)
-        except VolumeFault as fault:
-            return case, fault
-
-    return ahead([partial(read, case) for case in cases], workers=1, most=MUCH)
 
 
 def _made_with(args: argparse.Namespace, model: Model) -> dict[str, Any]:

@@ -15,7 +15,6 @@ from files.labels import LabelMap
 from files.nifti_headers import write_nifti
 from files.reading import read_grid, read_voxels
 from files.segments import SEGMENTS, write_segments
-from nets.expected_dice import Estimate
 from prediction.forms import PLAIN, SUFFIX, Form
 from prediction.inference import Predicting, Prediction
 from processes.errors import UserError
@@ -104,9 +103,12 @@ class Outputs:
                 f"{self.folder / MADE_WITH}). Name another --out, or give --overwrite."
             )
 
-    def write(self, patient: str, prediction: Prediction) -> None:
-        """Writes the maps of a patient, the label map last, after what is expected of it: that is not made again."""
-        self._note(patient, prediction.expected)
+    def write(self, patient: str, prediction: Prediction, file: str = "") -> None:
+        """Writes the maps of a patient, the label map last, after what is told of it: the Dice is not expected again.
+
+        file: its volumes, as the table shows them
+        """
+        self._note(patient, prediction, file)
         paths = self.paths(patient)
         for path in paths.values():
             path.parent.mkdir(parents=True, exist_ok=True)
@@ -125,17 +127,18 @@ class Outputs:
         kind = next(kind for kind in (np.uint8, np.int16, np.int32) if _holds(kind, values))
         return np.array(values, kind)[classes]
 
-    def _note(self, patient: str, found: Estimate | None) -> None:
-        """Puts what is expected of a patient's mask into the table; `write_sizes` adds the rest of the lines."""
-        path, rows = self.folder / SIZES, []
-        for place, k in enumerate(sorted(self.labels)[1:] if found else ()):
-            cells = [values[0, place] for values in (found.expected, found.low, found.high)]
+    def _note(self, patient: str, prediction: Prediction, file: str) -> None:
+        """Puts the lines of a patient into the table, so that they are there if the program is stopped."""
+        path, found, rows = self.folder / SIZES, prediction.expected, []
+        counts = np.bincount(prediction.classes.ravel(), minlength=len(self.labels))
+        mm3 = prediction.grid.voxel_volume()
+        for place, k in enumerate(sorted(self.labels)[1:]):
+            cells = [values[0, place] for values in (found.expected, found.low, found.high)] if found else [np.nan] * 3
             numbers = ["" if np.isnan(cell) else f"{cell:.4f}" for cell in cells]
-            rows.append((patient, "", k, self.labels[k], "", "", *numbers, found.notes[0][place]))
+            sizes = (k, self.labels[k], int(counts[k]), f"{counts[k] * mm3:.6g}")
+            rows.append((patient, file, *sizes, *numbers, found.notes[0][place] if found else ""))
         with locked(self.folder, wait=True):
-            others = [row for row in read_sizes(path) if row[0] != patient]
-            if rows or path.exists():
-                self._write_table(path, [*others, *rows])
+            self._write_table(path, [*(row for row in read_sizes(path) if row[0] != patient), *rows])
 
     def expected(self, patients: Sequence[str]) -> tuple[list[str], np.ndarray, np.ndarray]:
         """Of those patients of whom the table tells it: names, expected Dice (P, F) and its low end (P, F)."""
