@@ -7,6 +7,7 @@ What chooses runs in this process, for speed; that its own opens no ground truth
 """
 
 import contextlib
+import functools
 import io
 import itertools
 import json
@@ -304,10 +305,23 @@ class Sites:
         return [*data, *start, *usual, *shlex.split(text)]
 
 
+@functools.cache
+def content_of(start: Path) -> bytes:
+    """The bytes of a checkpoint that main.py reads without complaint."""
+    load_checkpoint(start)
+    return start.read_bytes()
+
+
+def read_again(start: Path, bare: bool) -> dict[str, Any]:
+    """What main.py reads of the network to start from, anew each time: nine hundred runs start from three networks."""
+    return torch.load(io.BytesIO(content_of(start)), weights_only=False)  # one of ours, and three times as fast
+
+
 @pytest.fixture(scope="module", autouse=True)
 def chosen_here():
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(program, "run_alone", lambda function, *args: function(*args))
+        patch.setattr(program, "load_checkpoint", read_again)
         yield
 
 
