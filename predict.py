@@ -38,14 +38,15 @@ from nets.expected_dice import first_to_look_at
 from nets.network_folder import WEIGHTS
 from nets.precision import PRECISIONS, device_of
 from prediction.adaptation import Adapting, adapt, add_adaptation_flags, refuse_idle_sizes
+from prediction.dicom_segments import Maker, need_highdicom, refuse_other_formats
 from prediction.export import export_onnx
 from prediction.forms import FORMS, PLAIN
 from prediction.inference import Predicting, Prediction
 from prediction.model import FLIPS, Model, checkpoint_of, load_model, manifest_of
 from prediction.one_by_one import predict_each, tell_lost
-from prediction.outputs import Outputs, labels_of, refuse_foreign_outputs
+from prediction.outputs import SEGMENTATIONS, Outputs, joined, labels_of, refuse_foreign_outputs
 from prediction.preparation import Preparation, preparation
-from prediction.volumes import digest, find_cases, joined_paths, refuse_as_output, voxel_volumes
+from prediction.volumes import digest, find_cases, refuse_as_output, voxel_volumes
 from processes.errors import UserError
 from processes.ownership import refuse_input
 from utils import ProgramParser, listing, run_program, settings_of, sha256_of
@@ -70,6 +71,9 @@ def get_args(argv: Sequence[str] | None) -> argparse.Namespace:
     for name in ("batch_size", "jobs"):
         if getattr(args, name) < 1:
             raise UserError(f"--{name} is at least 1; got {getattr(args, name)}.")
+    args.segments = () if args.segments is None else tuple(args.segments) or ("nrrd",)
+    if "dicom" in args.segments:
+        need_highdicom()
     args.device = device_of(args.device)
     args.label_values = args.label_values or ("classes" if args.layout == PLAIN.name else "original")
     args.weights = manifest_of(args.bundle) if args.bundle else checkpoint_of(args.weights)
@@ -100,8 +104,11 @@ def _add_input(add: Callable[..., Any]) -> None:
 def _add_output(add: Callable[..., Any]) -> None:
     add("--out", type=Path, help="folder of the predictions")
     add("--probabilities", action="store_true", help="of each class too: probabilities/<patient>.nii.gz, classes last")
-    segments = "the label map with the names of its labels too, for 3D Slicer: segments/<patient>.seg.nrrd"
-    add("--segments", action="store_true", help=segments)
+    segments = (
+        "the label map with the names of its labels too: nrrd, for 3D Slicer (segments/<patient>.seg.nrrd; the "
+        "default), or dicom, of volumes that came as DICOM, for archives and viewers (segments/<patient>.dcm)"
+    )
+    add("--segments", nargs="*", choices=SEGMENTATIONS, help=segments)
     add("--entropy", action="store_true", help="entropy maps too, 0 to 1: entropy/<patient>.nii.gz")
     form = "as nnU-Net predicts (<case>.nii.gz of <case>_0000.nii.gz), or a folder of BIDS derivatives"
     add("--layout", choices=FORMS, default=PLAIN.name, help=f"{form} (default %(default)s)")
@@ -137,6 +144,8 @@ def main(argv: Sequence[str] | None = None) -> None:
     if cases:
         refuse_as_output(cases, args.out, FORMS[args.layout])
         refuse_foreign_outputs(args.out)
+        if "dicom" in args.segments:
+            refuse_other_formats(cases)
     if args.export:
         refuse_input(args.export, _read_by(args, cases), "--export")
     if args.adapt:
@@ -174,9 +183,11 @@ def _predict_all(
     """Every case that is not done yet. Raises UserError at the end for those that failed, and those that are lost."""
     predicting = settings_of(Predicting, vars(args))
     labels = labels_of(model.recipe.card, model.n_class, args.label_values == "original")
-    outputs = Outputs(args.out, labels, predicting, model.labels, FORMS[args.layout])
+    made_with = _made_with(args, model)
+    maker = Maker(model.network, made_with["sha256"])
+    outputs = Outputs(args.out, labels, predicting, model.labels, FORMS[args.layout], maker)
     digests = {case.patient: [digest(path) for path in case.paths.values()] for case in cases}
-    outputs.begin(_made_with(args, model), digests, args.overwrite)
+    outputs.begin(made_with, digests, args.overwrite)
     todo = [case for case in cases if args.overwrite or not outputs.is_done(case.patient)]
     for fault in lost:
         tell_lost(fault)
@@ -187,7 +198,7 @@ def _predict_all(
     if mm3:
         what = "in another unit than mm, which ITK and its viewers overlook: the mask has the numbers of the volume"
         print(f"Note: {what}: {listing(mm3)}.", file=sys.stderr)
-    table = outputs.write_sizes({case.patient: joined_paths(case) for case in cases}, mm3)
+    table = outputs.write_sizes({case.patient: joined(case.paths.values()) for case in cases}, mm3)
     print(f"{args.out}: {len(todo) - len(failed)} predicted, {len(cases) - len(todo)} were there; {table}")
     if isinstance(model.told, str):
         print(f"How good the masks are cannot be told without labels: {model.told}.")
@@ -199,7 +210,7 @@ def _predict_all(
 
 
 def _write(outputs: Outputs, case: Case, prediction: Prediction) -> None:
-    outputs.write(case.patient, prediction, joined_paths(case))
+    outputs.write(case.patient, prediction, [*case.paths.values()])
 
 
 def _warn(model: Model, unlike: Sequence[Fault]) -> None:

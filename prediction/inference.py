@@ -1,6 +1,6 @@
 """What a network says of one patient's prepared volumes, on their own grid."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from math import ceil, prod
 
@@ -23,14 +23,14 @@ from prediction.preparation import Prepared, as_tensor
 class Predicting:
     """Which maps are predicted in addition to the classes, which pieces are kept, how many slices are seen at once.
 
-    segments: the classes once more, with their names, for 3D Slicer
+    segments: formats in which the classes are written once more, with their names, keys of outputs.SEGMENTATIONS
     """
 
     probabilities: bool = False
     entropy: bool = False
     largest_component: bool = False  # whether only the largest one of each class is kept
     batch_size: int = 8
-    segments: bool = False
+    segments: Sequence[str] = ()
 
 
 @dataclass(frozen=True)

@@ -29,14 +29,15 @@ def predict_each(
     unlike: list[Fault] = []
     with tqdm(total=len(cases), desc="predicting", unit="case", disable=None) as bar:
         for case, prepared in _read_all(prepare, cases, jobs):
-            found = prepared if isinstance(prepared, VolumeFault) else _attempt(model, case, prepared, predicting)
-            if isinstance(found, VolumeFault):
-                faults.append(found.fault)
-                tell_lost(found.fault)
-                bar.set_postfix_str(f"{len(faults)} failed")
-            else:
-                write(case, found)
+            try:
+                if isinstance(prepared, VolumeFault):
+                    raise prepared
+                write(case, _attempt(model, case, prepared, predicting))
                 unlike += prepared.unlike
+            except VolumeFault as error:
+                faults.append(error.fault)
+                tell_lost(error.fault)
+                bar.set_postfix_str(f"{len(faults)} failed")
             bar.update()
     return faults, unlike
 
@@ -58,16 +59,16 @@ def _read_all(prepare: Preparation, cases: Sequence[Case], jobs: int) -> Iterato
     return ahead([partial(read, case) for case in cases], workers=jobs, most=jobs)
 
 
-def _attempt(model: Model, case: Case, prepared: Prepared, predicting: Predicting) -> Prediction | VolumeFault:
-    """The prediction, or why there is none. Raises RuntimeError for what is no fault of the volume or the memory."""
+def _attempt(model: Model, case: Case, prepared: Prepared, predicting: Predicting) -> Prediction:
+    """The prediction. Raises VolumeFault where there is none, and RuntimeError for what is no fault of the memory."""
     channels = prepared.stored.shape[1]
     if channels != model.in_channels:
         what = f"has another number of channels than the {model.in_channels} that the network takes"
-        return VolumeFault(what, f"{case.patient} has {channels}")
+        raise VolumeFault(what, f"{case.patient} has {channels}")
     try:
         return predict(model, prepared, predicting)
     except (MemoryError, RuntimeError) as error:
-        return _fault_of(error, case, predicting)
+        raise _fault_of(error, case, predicting) from error
 
 
 def _fault_of(error: Exception, case: Case, predicting: Predicting | None) -> VolumeFault:

@@ -15,6 +15,7 @@ from files.labels import LabelMap
 from files.nifti_headers import write_nifti
 from files.reading import read_grid, read_voxels
 from files.segments import SEGMENTS, write_segments
+from prediction.dicom_segments import DICOM_SEGMENTS, NOBODY, Maker, write_dicom_segments
 from prediction.forms import PLAIN, SUFFIX, Form
 from prediction.inference import Predicting, Prediction
 from processes.errors import UserError
@@ -23,7 +24,10 @@ from processes.ownership import begin, refuse_taken
 from processes.quoting import csv_text, from_cell
 from utils import atomic_write, listing
 
-MAPS = {"probabilities": SUFFIX, "entropy": SUFFIX, "segments": SEGMENTS}  # folders next to the label maps
+SEGMENTATIONS = {"nrrd": SEGMENTS, "dicom": DICOM_SEGMENTS}  # of --segments, all in one folder
+# What is written next to the label maps -> the folder, and what its files end in.
+MAPS = {"probabilities": ("probabilities", SUFFIX), "entropy": ("entropy", SUFFIX)}
+MAPS |= {kind: ("segments", suffix) for kind, suffix in SEGMENTATIONS.items()}
 MADE_WITH = "predict.json"
 SIZES = "volumes.csv"
 PROGRAM = "predict.py"
@@ -35,20 +39,27 @@ COLUMNS = (*OF_SIZES, *OF_QUALITY)
 
 @dataclass(frozen=True)
 class Outputs:
-    """Where predictions go. `labels`: class number -> what is written for it; `names`: what the classes are called."""
+    """Where predictions go.
+
+    labels: class number -> what is written for it
+    names: what the classes are called
+    maker: who made them, as DICOM tells it
+    """
 
     folder: Path
     labels: Mapping[int, int]
     predicting: Predicting
     names: Sequence[str] = ()
     form: Form = PLAIN
+    maker: Maker = NOBODY
 
     def paths(self, patient: str) -> dict[str, Path]:
         """The files of a patient by kind. The label map is last, so that it is there when all of them are."""
+        asked = {*self.predicting.segments, *(kind for kind in MAPS if getattr(self.predicting, kind, False))}
         maps = {
-            kind: self.folder / kind / f"{patient}{suffix}"
-            for kind, suffix in MAPS.items()
-            if getattr(self.predicting, kind)
+            kind: self.folder / folder / f"{patient}{suffix}"
+            for kind, (folder, suffix) in MAPS.items()
+            if kind in asked
         }
         return maps | {"classes": self.folder / self.form.place(patient)}
 
@@ -103,12 +114,12 @@ class Outputs:
                 f"{self.folder / MADE_WITH}). Name another --out, or give --overwrite."
             )
 
-    def write(self, patient: str, prediction: Prediction, file: str = "") -> None:
+    def write(self, patient: str, prediction: Prediction, volumes: Sequence[Path] = ()) -> None:
         """Writes the maps of a patient, the label map last, after what is told of it: the Dice is not expected again.
 
-        file: its volumes, as the table shows them
+        volumes: those that were predicted. Raises VolumeFault for a series that a segmentation cannot refer to.
         """
-        self._note(patient, prediction, file)
+        self._note(patient, prediction, joined(volumes))
         paths = self.paths(patient)
         for path in paths.values():
             path.parent.mkdir(parents=True, exist_ok=True)
@@ -116,9 +127,11 @@ class Outputs:
             if values is not None:
                 write_nifti(paths[kind], values.astype(np.float32, copy=False), prediction.header)
         labels = self.as_labels(prediction.classes)
-        if "segments" in paths:
+        if "nrrd" in paths:
             names = {self.labels[k]: self.names[k] for k in sorted(self.labels)[1:]}
-            write_segments(paths["segments"], labels, prediction.header, names)
+            write_segments(paths["nrrd"], labels, prediction.header, names)
+        if "dicom" in paths:
+            write_dicom_segments(paths["dicom"], prediction.classes, volumes[0], self.names, self.maker)
         write_nifti(paths["classes"], labels, prediction.header)
 
     def as_labels(self, classes: np.ndarray) -> np.ndarray:
@@ -183,6 +196,11 @@ class Outputs:
         for k in sorted(self.labels)[1:]:
             count = int((voxels == self.labels[k]).sum())
             yield patient, file, k, self.labels[k], count, f"{count * mm3:.6g}"
+
+
+def joined(volumes: Iterable[Path]) -> str:
+    """The files of a patient, as the table of sizes shows them."""
+    return ";".join(path.as_posix() for path in volumes)
 
 
 def _read(path: Path, overwrite: bool) -> dict[str, Any]:

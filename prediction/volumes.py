@@ -99,7 +99,7 @@ def refuse_as_output(cases: Sequence[Case], folder: Path, form: Form = PLAIN) ->
     """Raises UserError where a patient's mask, or its maps, would take the place of a volume, or of another."""
     form.check(case.patient for case in cases)
     volumes = {path.resolve(): path for case in cases for path in case.paths.values()}
-    maps = [folder / kind / f"{case.patient}{suffix}" for case in cases for kind, suffix in MAPS.items()]
+    maps = [folder / kind / f"{case.patient}{suffix}" for case in cases for kind, suffix in MAPS.values()]
     masks = [*maps, *(folder / form.place(case.patient) for case in cases)]
     if overwritten := [str(volumes[mask.resolve()]) for mask in masks if mask.resolve() in volumes]:
         raise UserError(
@@ -143,8 +143,3 @@ def voxel_volumes(cases: Sequence[Case]) -> dict[str, float]:
                 if set(volume.units) != {1}:
                     volumes_mm3[case.patient] = read_grid(path, channel=0).voxel_volume()
     return volumes_mm3
-
-
-def joined_paths(case: Case) -> str:
-    """The files of a patient, as the table of sizes shows them."""
-    return ";".join(path.as_posix() for path in case.paths.values())
