@@ -1,17 +1,19 @@
-"""A network adapted to the very volumes it is to predict: sliced, given a size prior, trained on without ground truth.
+"""A network adapted to the very volumes it is to predict: made a set, given a size prior, trained on without labels.
 
-    OUT/adaptation/set         the volumes as slices, made as those of the network's own set
-    OUT/adaptation/sizes.csv   the size of each class in a slice, where --prior_mm2 or --prior_mm3 gives it
+    OUT/adaptation/set         the volumes as slices, or as they are, made as those of the network's own set
+    OUT/adaptation/sizes.csv   the size of each class in each of them, where --prior_mm2 or --prior_mm3 gives it
     OUT/adaptation/run         the run: parameters, log, checkpoints
 
 The run is one of main.py with --method sfda and the published loss, on grey levels in which the network is at home
 (--match_source auto); what is there already is gone on with.
 """
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
+
+import numpy as np
 
 from datasets.grey_matching import AUTO
 from datasets.set_tables import read_card
@@ -21,16 +23,20 @@ from prediction.model import Model, Recipe
 from prediction.outputs import MADE_WITH, PROGRAM
 from prediction.preparation import preparation
 from prediction.volumes import digest
+from preprocess.packing import IMAGE, VolumeSpec
 from preprocess.size_priors import Prior, make_prior
 from preprocess.slice_volumes import slice_set
 from preprocess.slicing.spec import Blocks, SliceSpec
 from preprocess.slicing.tables import describe
+from preprocess.volume_set import describe as describe_volumes
+from preprocess.volume_set import make_volume_set
 from processes.errors import UserError
 from processes.lock import locked
 from processes.ownership import begin
-from utils import listing
+from utils import listing, load_npy
 
 SLICE_NAME = r"^(.+)_(\d+)$"  # as the slicer names them
+VOLUME_NAME = r"^(.+)$"
 ENTROPY_SHARE = 0.1  # weight of the background in the entropy, as published; the rest goes to the classes from 1
 
 
@@ -80,7 +86,7 @@ def adapt(adapting: Adapting, model: Model, cases: Sequence[Case], train: Train)
 
     Raises UserError if something lacks, or if slicing fails.
     """
-    _check(adapting, model)
+    _check(adapting, model, len(cases))
     place = adapting.out / "adaptation"
     if (adapting.out / MADE_WITH).exists() and not place.exists() and not adapting.overwrite:
         raise UserError(
@@ -93,7 +99,9 @@ def adapt(adapting: Adapting, model: Model, cases: Sequence[Case], train: Train)
 
 
 def _adapt(place: Path, adapting: Adapting, model: Model, cases: Sequence[Case], train: Train) -> Path:
-    card = _slice(place / "set", model.recipe, cases)
+    recipe = model.recipe
+    is_3d = recipe.crop is not None
+    card = _made(place / "set", recipe, cases)
     if "val" not in card["counts"]:
         raise UserError(
             "--adapt learns from some slices and watches itself on others, and there is but one slice, of "
@@ -105,9 +113,9 @@ def _adapt(place: Path, adapting: Adapting, model: Model, cases: Sequence[Case],
     terms = {"lamb_se": 1, "lamb_consprior": 1, "weights_se": shares, "power": 1}
     flags = {
         "target_dataset": place / "set",
-        "target_folders": repr([(model.recipe.image.folder, model.recipe.image.transform, False)]),
+        "target_folders": repr([(_folder(recipe), recipe.image.transform, False)]),
         "target_losses": repr([("EntKLProp", terms, "PredictionBounds", told, "norm_soft_size", 1)]),
-        "grp_regex": SLICE_NAME,
+        "grp_regex": VOLUME_NAME if is_3d else SLICE_NAME,
         "workdir": place / "run",
         "model_weights": adapting.weights,
         "method": "sfda",
@@ -117,24 +125,38 @@ def _adapt(place: Path, adapting: Adapting, model: Model, cases: Sequence[Case],
         "device": adapting.device,
         "precision": model.precision,
         "decode": model.decode,
-        "batch_size": adapting.batch_size,
         "n_epoch": adapting.n_epoch,
         "l_rate": adapting.l_rate,
-        "trainval": True,  # every volume is learnt from
         "resume": True,  # a second call goes on with the first
     }
-    print(f"Adapting to {describe(card)}", flush=True)
+    if is_3d:  # a crop that holds each volume, as the sizes are those of whole volumes
+        flags |= {"crop": _largest(place / "set", recipe), "overlap": recipe.overlap, "batch_size": 1}
+    else:
+        flags |= {"trainval": True, "batch_size": adapting.batch_size}  # every volume is learnt from
+    print(f"Adapting to {(describe_volumes if is_3d else describe)(card)}", flush=True)
     train(flags)
     return place / "run" / "last.pkl"
 
 
-def _check(adapting: Adapting, model: Model) -> None:
+def _folder(recipe: Recipe) -> str:
+    """The folder of the images in the set that is made."""
+    return recipe.image.folder if recipe.crop is None else IMAGE
+
+
+def _check(adapting: Adapting, model: Model, count: int) -> None:
+    """Raises UserError where there is something that the adaptation of this network to so many patients lacks."""
+    given = sizes_given(vars(adapting))
     if model.recipe.crop is not None:
-        raise UserError(
-            "--adapt slices the volumes, and this network takes them whole. Make a set of them with python -m "
-            "preprocess.volume_set (--image alone, and --scale_of the network's own set), adapt with main.py --method "
-            "sfda, then predict with its weights."
-        )
+        if given == ["prior_mm2"]:
+            raise UserError(
+                "--prior_mm2 is the area of a class in a slice, and this network takes volumes: give --prior_mm3, the "
+                "volume of each class from 1, or --sizes CSV --prior_column NAME, in voxels, patient by patient."
+            )
+        if count < 2:
+            raise UserError(
+                "--adapt learns from some volumes and watches itself on the last, and there is but one. Give it more "
+                "--volumes, or predict without --adapt."
+            )
     if model.recipe.tile:
         raise UserError(
             "--adapt cuts slices to the size that the network was trained on, and its training set was cut round the "
@@ -142,7 +164,6 @@ def _check(adapting: Adapting, model: Model) -> None:
             "lost. Slice them with python -m preprocess.slice_volumes at a --size that holds the organ, adapt with "
             "main.py --method sfda, then predict with its weights."
         )
-    given = sizes_given(vars(adapting))
     if len(given) != 1 or (adapting.sizes is None) != (adapting.prior_column is None):
         raise UserError(
             "--adapt needs to know how large each class is: give --prior_mm2 (its area in a slice), --prior_mm3 (its "
@@ -151,19 +172,21 @@ def _check(adapting: Adapting, model: Model) -> None:
         )
 
 
+def _made(dest: Path, recipe: Recipe, cases: Sequence[Case]) -> Mapping[str, Any]:
+    """Makes the set unless it is there, and returns its card. Raises UserError for a set of other volumes."""
+    if not dest.exists():
+        return _slice(dest, recipe, cases) if recipe.crop is None else _pack(dest, recipe, cases)
+    card = read_card(dest)
+    files = {(path.resolve(), digest(path)) for case in cases for path in case.paths.values()}
+    if {(Path(source["path"]).resolve(), source["sha256"]) for source in card["sources"]} != files:
+        raise UserError(
+            f"{dest} was made of other volumes than these; remove {dest.parent} (rm -r), or name another --out."
+        )
+    return card
+
+
 def _slice(dest: Path, recipe: Recipe, cases: Sequence[Case]) -> Mapping[str, Any]:
-    """Makes the set of slices unless it is there, and returns its card. Raises UserError for a set of other volumes."""
-    if dest.exists():
-        card = read_card(dest)
-        files = {(path.resolve(), digest(path)) for case in cases for path in case.paths.values()}
-        if {(Path(source["path"]).resolve(), source["sha256"]) for source in card["sources"]} != files:
-            raise UserError(
-                f"{dest} was sliced from other volumes than these; remove {dest.parent} (rm -r), or name another --out."
-            )
-        return card
     spec = preparation(recipe, dest).spec
-    roles = [*spec.folders()[recipe.image.folder]]
-    named = [Case(case.patient, dict(zip(roles, case.paths.values(), strict=True))) for case in cases]
     return slice_set(
         replace(
             spec,
@@ -171,8 +194,36 @@ def _slice(dest: Path, recipe: Recipe, cases: Sequence[Case]) -> Mapping[str, An
             val=1 if len(cases) > 1 else 0,
             split_by_blocks=None if len(cases) > 1 else Blocks(1, 2),  # of one volume
         ),
-        named,
+        _by_role(cases, spec.folders()[recipe.image.folder]),
     )
+
+
+def _pack(dest: Path, recipe: Recipe, cases: Sequence[Case]) -> Mapping[str, Any]:
+    """A set of the whole volumes, turned and scaled as those of the network's own set; the last one is watched."""
+    spec = VolumeSpec(
+        dest,
+        ("",) * len(cases[0].paths),
+        None,
+        VOLUME_NAME,
+        orient=recipe.directions,
+        axes=tuple(recipe.card["axes"]),
+        channels=tuple(recipe.card.get("kept_channels", ())),
+        train=len(cases) - 1,
+        phantom=recipe.card.get("phantom"),
+    )
+    return make_volume_set(spec, _by_role(cases, spec.roles(spec.image)), recipe.card)
+
+
+def _by_role(cases: Sequence[Case], roles: Iterable[str]) -> list[Case]:
+    """The cases with their files under these roles, in their order."""
+    roles = [*roles]
+    return [Case(case.patient, dict(zip(roles, case.paths.values(), strict=True))) for case in cases]
+
+
+def _largest(folder: Path, recipe: Recipe) -> list[int]:
+    """D, W and H of a crop that holds each volume of a set, and is no smaller than the network's own."""
+    volumes = [load_npy(path, mmap_mode="r") for path in folder.glob(f"*/{IMAGE}/*.npy")]
+    return np.max([recipe.crop, *(volume.shape[-3:] for volume in volumes)], axis=0).tolist()
 
 
 def _usual_size(spec: SliceSpec, recipe: Recipe) -> tuple[int, int] | None:
@@ -189,7 +240,7 @@ def _prior(place: Path, adapting: Adapting, model: Model) -> tuple[Path, str]:
     make_prior(
         Prior(
             data=place / "set",
-            folder=model.recipe.image.folder,
+            folder=_folder(model.recipe),
             unlabelled=True,
             out=path,
             n_class=model.n_class,

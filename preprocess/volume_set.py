@@ -36,7 +36,7 @@ from datasets.volume_files import compact
 from files.faults import Fault
 from files.grids import RADIOLOGICAL, TOLERANCE
 from files.nifti_headers import qform_in_mm, states_no_place
-from files.pairing import compile_pattern, pair
+from files.pairing import Case, compile_pattern, pair
 from files.reading import displaced, read_grid, read_header, sha256, unsure_place
 from preprocess.new_set import refuse, refuse_existing, whole_folder, write_card
 from preprocess.packing import (
@@ -63,15 +63,19 @@ COLUMNS = ("name", "split", "spacing_slice", "spacing_w", "spacing_h", "affine",
 COLUMNS = (*COLUMNS, "source", "sha256")  # affine and qform, and the codes of qform and sform: see nifti_headers
 
 
-def make_volume_set(spec: VolumeSpec) -> dict[str, Any]:
+def make_volume_set(
+    spec: VolumeSpec, named: Sequence[Case] | None = None, scale_card: Mapping[str, Any] | None = None
+) -> dict[str, Any]:
     """Writes the set to spec.dest and returns the content of its dataset.json.
 
+    named: the patients, by the roles of spec.image, if their files are not to be found by its globs
+    scale_card: the card of the set whose scale is taken, where the set itself is not there
     Raises UserError if spec.dest is there already, and one that lists every volume at fault; then nothing is left.
     """
     refuse_existing(spec.dest, "--dest")
     spec.mapping()  # a slip in --label_map is told before any volume is read, and so is a set without a scale
-    scale_card = read_scale_card(spec.scale_of) if spec.scale_of else None
-    tasks, faults = _find(spec)
+    scale_card = read_scale_card(spec.scale_of) if spec.scale_of else scale_card
+    tasks, faults = _find(spec) if named is None else (_split(named, spec), [])
     with whole_folder(spec.dest) as made:
         for task in tasks:
             for folder in (IMAGE, LABEL) if task.split != "unlabelled" else (IMAGE,):
@@ -100,9 +104,13 @@ def _find(spec: VolumeSpec) -> tuple[list[Task], list[Fault]]:
     known = {case.patient for case in cases}
     what = "patients both with --image and with --unlabelled (a volume belongs to one split; narrow the patterns)"
     faults += [(what, case.patient) for case in unlabelled if case.patient in known]
-    home = {} if faults else assign_splits([case.patient for case in cases], spec)
-    tasks = [Task(case, home.get(case.patient, "train")) for case in cases]
+    tasks = [Task(case, "train") for case in cases] if faults else _split(cases, spec)
     return tasks + [Task(case, "unlabelled") for case in unlabelled], faults
+
+
+def _split(cases: Sequence[Case], spec: VolumeSpec) -> list[Task]:
+    home = assign_splits([case.patient for case in cases], spec)
+    return [Task(case, home[case.patient]) for case in cases]
 
 
 def assign_splits(names: Sequence[str], spec: VolumeSpec) -> dict[str, str]:
