@@ -223,8 +223,6 @@ def values_per_channel(module: nn.Module, shape: Sequence[int]) -> dict[str, int
     """
     norms = {part: name for name, part in module.named_modules() if isinstance(part, _BatchNorm) and part.training}
     counts: dict[str, int] = {}
-    if not norms:
-        return counts
 
     def count(norm: nn.Module, inputs: tuple[Tensor, ...]) -> None:
         values = inputs[0].numel() // inputs[0].shape[1]
