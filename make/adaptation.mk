@@ -85,6 +85,10 @@ WEIGHTS = --model_weights $(M_WEIGHTS_ul)
 # and 0 say so. As published they stay as they are.
 MATCH  ?= $(if $(PARITY),,auto)
 START   = $(WEIGHTS) $(MATCH:%=--match_source %)
+# one that lies in another folder was trained by another make
+ifneq ($(SOURCE_RD),$(RD))
+$(addprefix $(SOURCE_RD)/$(SOURCE_RUN)/,last.pkl best_3d.pkl): ;
+endif
 
 # -- the main runs ------------------------------------------------------------------------------------------------------
 # the source network: cross-entropy on the labelled source
@@ -104,6 +108,7 @@ include make/ablations.mk
 include make/transfer.mk
 include make/baselines.mk
 include make/sensitivity.mk
+include make/cross.mk
 
 # -- sizes: a csv that is there is never overwritten; a missing one is made from the slices --------------------------------
 PRIORS ?= $(SIZES).csv

@@ -35,7 +35,7 @@ at = $(or $(shell grep -nHwF -- '$(1)' $(MINE) | tail -n 1 | cut -d: -f1,2),$(MI
 LINES := $(shell awk '/^-?include / { begun = 1 } /^(\$$\(RD\)|results\/$(SET))\/[A-Za-z0-9_.-]+ *:.*OPT *[:+?]?=/ \
   { sub(/ *:.*/, ""); sub(/.*\//, ""); print (begun ? $$0 : "+" FILENAME ":" FNR) }' $(MINE) /dev/null)
 $(foreach place,$(filter +%,$(LINES)),$(error $(place:+%=%): this line stands above the first include, which says what $$(RD) is; move it below))
-$(foreach name,$(filter $(GOALS) native sweep,$(notdir $(RUNS))),$(error $(call at,$(name)): no run can be called $(name), which is a goal of make; name it otherwise))
+$(foreach name,$(filter $(GOALS) native sweep matrix cross,$(notdir $(RUNS))),$(error $(call at,$(name)): no run can be called $(name), which is a goal of make; name it otherwise))
 # Lists that were typed name a part of the runs; the others' lines are all right.
 LISTS := TRN ABL BAS INF PRETRAIN LABELLED KINDS DRAWS SENSITIVE
 ifeq ($(filter command line,$(foreach list,$(LISTS),$(origin $(list)))),)

@@ -34,8 +34,3 @@ $(ITSELF:%=matrix-%): matrix-%: | $(VENV)
 $(ACROSS:%=matrix-%): matrix-%: | matrix-$$(call part,1,$$*)/$$(call part,2,$$*)/$$(call part,2,$$*)
 	+@$(call of_pair,$*) -k $(MATRIX_ROWS) $(BACK) || true
 .PHONY: matrix $(PAIRS:%=matrix-%)
-
-# the source network of a pair lies in another folder, and is trained before
-ifneq ($(SOURCE_RD),$(RD))
-$(addprefix $(SOURCE_RD)/$(SOURCE_RUN)/,last.pkl best_3d.pkl): ;
-endif

@@ -4,6 +4,7 @@
 #   MOVES   what the makefile's own cesource sees besides, as: , 'flip': True
 # Every adaptation can start from any of them, or from another run, best in a folder of its own:
 #   make -f prostate.make ablations SOURCE_RUN=cesource_slaug RD=results/prostate-slaug
+# and `make -f prostate.make cross` is all of them, adapted in several ways, in one table (cross.mk).
 MOVES ?=
 seen_as  = $(SOURCE) --model_weights="" $(LEARN) --augment --augmentation "{'preset': '$(strip $(1))'$(MOVES)}"
 from_it  = --method noadap --model_weights $(RD)/cesource_$(strip $(1))/$(CHOSEN)

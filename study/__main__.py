@@ -5,10 +5,12 @@
     python -m study report --folder FOLDER
     python -m study sensitivity --folder FOLDER --name SET --rows noadap sfda sfda_prior_x2 --seeds 0 1
     python -m study matrix --folder FOLDER --name SET --rows noadap sfda --seeds 0 --sites BMC UCL HK
+    python -m study cross --folder FOLDER --name SET --rows noadap sfda --seeds 0 --sources cesource cesource_gin
 
 A plan says what is to be trained, progress how far that is. A report is tables and a page of what is there, sensitivity
 curves over what runs change of sfda. A matrix is every site as source and as target, of runs that lie in
-FOLDER/<source>/<target>/seed<seed>/<row>.
+FOLDER/<source>/<target>/seed<seed>/<row>. A cross is source networks that learnt in several ways, each adapted in
+several.
 """
 
 import processes.ctrl_c  # noqa: F401  first: from here on Ctrl-C is one line
@@ -73,6 +75,14 @@ def matrix(args: argparse.Namespace) -> None:
     must_be_whole(args.folder, found.faults)
 
 
+def cross(args: argparse.Namespace) -> None:
+    from study.cross import open_cross, write_cross  # here: as above
+
+    found = open_cross(args.folder, args.name, args.sources, args.rows, args.seeds, args.start)
+    print(as_text(write_cross(found)), flush=True)
+    must_be_whole(args.folder, found.faults)
+
+
 def must_be_whole(folder: Path, faults: Sequence[str]) -> None:
     """Raises UserError at the end of all, where a run is missing."""
     if faults:
@@ -105,6 +115,14 @@ def get_args(argv: Sequence[str] | None) -> argparse.Namespace:
     sub = command(matrix, "write what networks of every site are worth at every site, as tables and a picture")
     add_facts(sub)
     sub.add_argument("--sites", nargs="+", required=True, help="each of them is a source, and a target")
+    sub = command(cross, "write what each source network is worth, adapted in each way, as tables and a picture")
+    add_facts(sub)
+    sub.add_argument(
+        "--sources", nargs="+", required=True, help="runs that source networks are of, the usual one first"
+    )
+    sub.add_argument(
+        "--start", choices=("best_3d", "last"), default="best_3d", help="which network of these is adapted"
+    )
     return parser.parse_args(argv)
 
 

@@ -13,10 +13,9 @@ from typing import Any
 import matplotlib as mpl
 import numpy as np
 import pandas as pd
-from matplotlib.axes import Axes
-from matplotlib.colors import Normalize, TwoSlopeNorm
 
 from analysis.plots.canvas import STYLE, make_grid, save
+from analysis.plots.squares import draw_square
 from analysis.run import Run
 from analysis.statistics.intervals import Interval, paired_interval
 from analysis.tables.choice import choice_notes
@@ -25,8 +24,10 @@ from analysis.tables.table import NOTHING, Report, number
 from processes.errors import UserError
 from processes.quoting import for_chart
 from study.asking import Asked
+from study.cross import ends_of
 from study.reading import Study, open_study
 from study.report import write_texts
+from study.tables.words import MOST_FAULTS
 from utils import counted, listing
 
 NAME, BACK = "matrix", "_back"
@@ -168,7 +169,8 @@ def _warnings(matrix: Matrix) -> list[str]:
     found = warnings_of(matrix.runs)
     if matrix.faults:
         found.append(f"{counted(len(matrix.faults), 'run')} missing or left out; means are over the others:")
-        found += matrix.faults[:10] + [f"… ({len(matrix.faults) - 10} more)"] * (len(matrix.faults) > 10)
+        found += matrix.faults[:MOST_FAULTS]
+        found += [f"… ({len(matrix.faults) - MOST_FAULTS} more)"] * (len(matrix.faults) > MOST_FAULTS)
     return found
 
 
@@ -192,16 +194,11 @@ def _lines(matrix: Matrix) -> Iterator[dict[str, Any]]:
     for pair in matrix.studies:
         for row in matrix.rows:
             if interval := matrix.interval(row, pair):
-                line = {"source": pair[0], "target": pair[1], "row": row} | _cells("mean", interval)
+                line = {"source": pair[0], "target": pair[1], "row": row} | ends_of("mean", interval)
                 line |= {"patients": interval.patients, "seeds": interval.seeds}
                 adapted = row != matrix.lower
-                line |= _cells("gain", matrix.gain(row, pair) if adapted else None)
-                yield line | _cells("forgotten", matrix.forgotten(row, pair) if adapted else None)
-
-
-def _cells(name: str, interval: Interval | None) -> dict[str, float]:
-    ends = (interval.mean, interval.low, interval.high) if interval else (np.nan,) * 3
-    return dict(zip((name, f"{name}_low", f"{name}_high"), ends, strict=True))
+                line |= ends_of("gain", matrix.gain(row, pair) if adapted else None)
+                yield line | ends_of("forgotten", matrix.forgotten(row, pair) if adapted else None)
 
 
 # ------------------------------------------------------------------------------------------------ picture
@@ -217,22 +214,11 @@ def draw(matrix: Matrix, out: Path) -> None:
         title = f"every site as source and as target, {counted(len(matrix.seeds), 'seed')}"
         figure, _, charts = make_grid(matrix.runs, title, len(squares))
         for chart, (name, (square, signed)) in zip(charts, squares.items(), strict=True):
-            _draw_square(chart, square, matrix.sites, signed)
+            values = np.array(
+                [[square.get((source, target), np.nan) for target in matrix.sites] for source in matrix.sites]
+            )
+            draw_square(chart, values, matrix.sites, matrix.sites, signed)
             chart.set_title(for_chart(name))
         charts[0].set_ylabel("source")
         charts[0].set_xlabel("target")
         save(figure, out)
-
-
-def _draw_square(chart: Axes, square: Square, sites: Sequence[str], signed: bool) -> None:
-    values = np.array([[square.get((source, target), np.nan) for target in sites] for source in sites])
-    reach = max(0.05, float(np.nanmax(np.abs(values)))) if np.isfinite(values).any() else 1.0
-    norm = TwoSlopeNorm(0, -reach, reach) if signed else Normalize(0, 1)
-    shown = chart.imshow(values, norm=norm, cmap="PuOr_r" if signed else "cividis")
-    chart.set_xticks(range(len(sites)), [for_chart(site) for site in sites], rotation=45, ha="right")
-    chart.set_yticks(range(len(sites)), [for_chart(site) for site in sites])
-    for (line, column), value in np.ndenumerate(values):
-        if np.isfinite(value):
-            dark = sum(shown.cmap(shown.norm(value))[:3]) < 1.5
-            words = f"{100 * value:+.0f}" if signed else f"{100 * value:.0f}"
-            chart.text(column, line, words, ha="center", va="center", size=8, color="white" if dark else "black")
