@@ -10,7 +10,8 @@ Writes OUT/<patient>.nii.gz (--layout nnunet or bids: as these have it), names a
 and 3D Slicer, OUT/volumes.csv (how large each class is, and which Dice to expect of its mask), and what
 else is asked for. How an image is made of a volume stands in the checkpoint: it is done as it was for the training, in
 the same directions whatever the order of the voxels in the file. What is there already is skipped. A case that fails is
-told and stops no other; typed again, the same line does what lacks. --jobs 4 reads four cases ahead.
+told and stops no other; typed again, the same line does what lacks. --jobs 4 reads four cases ahead. --montage draws
+the masks, and makes a page of the pictures.
 
 --volumes is a glob, a folder of volumes or of DICOM series, a .txt with a path a line, or a .csv with a column
 `patient` and a column of paths for each channel. Of several DICOM series of a study --series chooses one. Images of
@@ -109,6 +110,8 @@ def _add_output(add: Callable[..., Any]) -> None:
         "default), or dicom, of volumes that came as DICOM, for archives and viewers (segments/<patient>.dcm)"
     )
     add("--segments", nargs="*", choices=SEGMENTATIONS, help=segments)
+    montage = "a picture of each case with the contours of its classes, and a page of them all: montage/index.html"
+    add("--montage", action="store_true", help=montage)
     add("--entropy", action="store_true", help="entropy maps too, 0 to 1: entropy/<patient>.nii.gz")
     form = "as nnU-Net predicts (<case>.nii.gz of <case>_0000.nii.gz), or a folder of BIDS derivatives"
     add("--layout", choices=FORMS, default=PLAIN.name, help=f"{form} (default %(default)s)")
@@ -204,6 +207,9 @@ def _predict_all(
         print(f"How good the masks are cannot be told without labels: {model.told}.")
     else:
         print(first_to_look_at(*outputs.expected([case.patient for case in cases])))
+    undrawn = _draw(args, model, outputs, cases, todo) if args.montage else []
+    if undrawn:
+        print(f"Not drawn: {describe_faults(undrawn)}", file=sys.stderr)
     if faults := [*lost, *failed]:
         every = len(cases) + len(lost)
         raise UserError(f"{len(faults)} of {every} volumes were not predicted: {describe_faults(faults)}")
@@ -211,6 +217,25 @@ def _predict_all(
 
 def _write(outputs: Outputs, case: Case, prediction: Prediction) -> None:
     outputs.write(case.patient, prediction, [*case.paths.values()])
+
+
+def _draw(
+    args: argparse.Namespace, model: Model, outputs: Outputs, cases: Sequence[Case], todo: Sequence[Case]
+) -> list[Fault]:
+    """Draws the cases that have a mask, and tells where. Returns the faults of those that cannot be drawn."""
+    from prediction.montage import FOLDER, PAGE, Look, Shown, write_montages  # here, as it brings matplotlib
+
+    masks = {case.patient: outputs.paths(case.patient)["classes"] for case in cases}
+    shown = [
+        Shown(case.patient, next(iter(case.paths.values())), masks[case.patient])
+        for case in cases
+        if masks[case.patient].exists()
+    ]
+    look = Look(outputs.labels, outputs.names, bool(model.recipe.card.get("phantom")))
+    faults = write_montages(args.out, shown, [case.patient for case in todo], look, outputs.rows())
+    if shown:
+        print(f"Look them over: {args.out / FOLDER / PAGE}")
+    return faults
 
 
 def _warn(model: Model, unlike: Sequence[Fault]) -> None:

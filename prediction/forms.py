@@ -56,7 +56,9 @@ def _bids_notes(folder: Path, names: Mapping[int, str]) -> None:
     about["GeneratedBy"] = [{"Name": "predict.py", "Description": "see predict.json"}]
     write_text(folder / "dataset_description.json", _as_json(about))
     write_text(folder / "dseg.tsv", bids_table(names))
-    write_text(folder / ".bidsignore", "predict.json\nvolumes.csv\nlabels_*\nprobabilities/\nentropy/\nsegments/\n")
+    write_text(
+        folder / ".bidsignore", "predict.json\nvolumes.csv\nlabels_*\nprobabilities/\nentropy/\nsegments/\nmontage/\n"
+    )
 
 
 def _as_json(content: Mapping[str, Any]) -> str:

@@ -153,10 +153,14 @@ class Outputs:
         with locked(self.folder, wait=True):
             self._write_table(path, [*(row for row in read_sizes(path) if row[0] != patient), *rows])
 
+    def rows(self) -> list[tuple[str, ...]]:
+        """The lines of the table of sizes, of this call and others."""
+        return read_sizes(self.folder / SIZES)
+
     def expected(self, patients: Sequence[str]) -> tuple[list[str], np.ndarray, np.ndarray]:
         """Of those patients of whom the table tells it: names, expected Dice (P, F) and its low end (P, F)."""
         of_class: dict[str, list[list[float]]] = {}
-        for row in read_sizes(self.folder / SIZES):
+        for row in self.rows():
             if row[0] in patients and any(row[len(OF_SIZES) :]):
                 cells = row[len(OF_SIZES) : len(OF_SIZES) + 2]
                 of_class.setdefault(row[0], []).append([float(cell) if cell else np.nan for cell in cells])

@@ -318,6 +318,7 @@ OTHERS = {
     "processes/quoting.py: csv_text": "the csv of all others",
     "nets/network_folder.py: write_network_folder": "json, which comes back as it was or is refused",
     "prediction/bundle.py: write_bundle": "a card whose words for_markdown writes, as in the tables",
+    "prediction/montage.py: write_page": "tests/prediction/test_montage.py names patients and classes oddly",
     "prediction/monai_bundle.py: write_monai_bundle": "json of its own words and of class names",
     "study/asking.py: write_asked": "json of names",
     "study/plan.py: write_plan": "json of names",
