@@ -1,7 +1,8 @@
 """Segmentation networks: image (B,C,W,H) float -> logits (B,K,W,H), for any C, K, W and H; UNet3D takes (B,C,D,W,H).
 
-Each is built from (in_channels, n_class, **params); all but DeepLabVGG and UNet3D hold BatchNorm layers. The attribute
-`classifier` is its last layer: a method that keeps the class boundaries of the source network freezes it.
+Each is built from (in_channels, n_class, **params); all but DeepLabVGG, UNet3D and the DynamicUNets hold BatchNorm
+layers. The attribute `classifier` is its last layer: a method that keeps the class boundaries of the source network
+freezes it.
 """
 
 from collections.abc import Iterable, Mapping, Sequence
@@ -15,9 +16,11 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 import nets.deeplab
+import nets.dynamic
 import nets.enet  # noqa: F401
 from nets.base import NETWORKS, Network, batch_norms, initialise, xavier
 from nets.filling import fitting_weights
+from nets.instance_norm import InstanceNorm3d
 from nets.norm_mixing import ITEMS, OPTION
 from nets.weight_checks import within_memory
 from processes.errors import UserError
@@ -318,23 +321,10 @@ class PooledUNet(EncoderDecoder):
 # --------------------------------------------------------------------------------------------- volumes
 
 
-class InstanceNorm(nn.InstanceNorm3d):
-    """Instance normalisation that also takes an empty batch.
-
-    When several processes share a small batch, one of them may get no image.
-    """
-
-    def forward(self, image: Tensor) -> Tensor:
-        if len(image):
-            return super().forward(image)
-        scale, shift = (part.view(-1, 1, 1, 1) for part in (self.weight, self.bias))
-        return image * scale + shift  # a team expects a gradient of every parameter, if only of 0
-
-
 def volume_block(n_in: int, n_out: int, act: nn.Module, stride: int = 1) -> nn.Sequential:
     """Convolution 3x3x3 without bias, instance norm with scale and shift, activation."""
     conv = nn.Conv3d(n_in, n_out, 3, stride, padding=1, bias=False)
-    return nn.Sequential(conv, InstanceNorm(n_out, affine=True), act)
+    return nn.Sequential(conv, InstanceNorm3d(n_out, affine=True), act)
 
 
 def two_volume_blocks(n_in: int, n_out: int, stride: int = 1) -> nn.Sequential:

@@ -29,6 +29,8 @@ WIDEST = 2**16  # channels
 class Network(nn.Module):
     """Base class: `forward` is `logits` on an image padded to a multiple of `multiple`, cropped back.
 
+    One that halves its axes unequally says in `multiples` of what it pads each to a multiple; `multiple` then fits all.
+
     An image has `axes` spatial axes: where the shapes below say (W,H), a network of volumes has (D,W,H). The padding
     repeats the last row, column and slice, at the far end of each axis, so pixel (0,0) stays where it is.
     A subclass implements `features`. Its `coarser` are the channels of the maps before the classifier's that heads
@@ -40,6 +42,7 @@ class Network(nn.Module):
 
     axes: int = 2
     multiple: int = 1
+    multiples: tuple[int, ...] = ()
     align_corners: bool = False
     coarser: tuple[int, ...] = ()
     head_rate: float = 1.0
@@ -79,9 +82,14 @@ class Network(nn.Module):
 
     def pad(self, image: Tensor) -> Tensor:
         """(B,C,W,H) -> (B,C,W',H'), the next multiples; an image that fits comes back itself."""
-        missing = [-size % self.multiple for size in image.shape[2:]]
+        missing = self._missing(image)
         margins = [margin for far in reversed(missing) for margin in (0, far)]  # F.pad begins with the last axis
         return F.pad(image, margins, mode="replicate") if any(missing) else image
+
+    def _missing(self, image: Tensor) -> list[int]:
+        """How many pixels each spatial axis lacks to the next multiple."""
+        multiples = self.multiples or (self.multiple,) * self.axes
+        return [-size % multiple for size, multiple in zip(image.shape[2:], multiples, strict=True)]
 
     def features(self, image: Tensor) -> list[Tensor]:
         """Maps (B,*,w,h) of the padded image, coarse to fine; the classifier reads the last."""
@@ -106,7 +114,7 @@ class Network(nn.Module):
 
     def on_image(self, maps: Tensor, image: Tensor) -> Tensor:
         """Maps (B,*,w,h) of the padded images -> (B,*,W,H), upsampled as logits are, and cropped to the images."""
-        padded = tuple(size + -size % self.multiple for size in image.shape[2:])
+        padded = tuple(size + more for size, more in zip(image.shape[2:], self._missing(image), strict=True))
         return _crop(self._upsample(maps, padded), image)
 
     def _classify(self, image: Tensor, classifiers: Sequence[nn.Module]) -> list[Tensor]:

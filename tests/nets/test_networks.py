@@ -19,10 +19,11 @@ from nets.deeplab import DeepLabVGG
 from nets.enet import PublishedENet, unpool
 from networks import PooledUNet, ResidualUNet, UNet, UNet3D, build_network, ghost_network
 from processes.errors import UserError
+from tests.tools.networks_here import NETWORKS_HERE
 
 SIZES = [(1, 1), (2, 9), (7, 1), (16, 32), (73, 47)]
 ENCODERS = ["UNet", "ResidualUNet", "PooledUNet", "UNet3D"]
-every_network = pytest.mark.parametrize("name", NETWORKS)
+every_network = pytest.mark.parametrize("name", NETWORKS_HERE)
 every_encoder = pytest.mark.parametrize("name", ENCODERS)
 
 
@@ -71,7 +72,8 @@ def convolutions(net):
 
 
 def norms(net):
-    return [module for module in net.modules() if isinstance(module, nn.BatchNorm2d | nn.InstanceNorm3d)]
+    kinds = nn.BatchNorm2d | nn.InstanceNorm2d | nn.InstanceNorm3d
+    return [module for module in net.modules() if isinstance(module, kinds)]
 
 
 def count(net):
@@ -114,7 +116,11 @@ def test_divisible_size_is_not_padded(name):
 
 
 @pytest.mark.parametrize(
-    ("name", "params"), [*((name, {}) for name in NETWORKS), ("DeepLabV2", {"align_corners": True, "layout": "caffe"})]
+    ("name", "params"),
+    [
+        *(pytest.param(*each.values, {}, marks=each.marks) for each in NETWORKS_HERE),
+        ("DeepLabV2", {"align_corners": True, "layout": "caffe"}),
+    ],
 )
 def test_logits_of_another_size_are_upsampled_once(name, params):
     net = small(name, 1, 3, **params)
@@ -161,7 +167,8 @@ def test_classifier_is_the_last_layer(name):
     assert {conv.out_channels for conv in last} == {7}
     seen = []
     net.classifier.register_forward_hook(lambda _module, _inputs, output: seen.append(output))
-    image = noise(1, 1, *(net.multiple * times for times in (1, 1, 2)[: net.axes]))
+    times = (2, 1) if name == "DynamicUNet" else (1, 1, 2)  # which has to leave two pixels at the coarsest
+    image = noise(1, 1, *(net.multiple * each for each in times[: net.axes]))
     logits = net(image)
     torch.testing.assert_close(logits, seen[0].expand_as(logits))  # of DeepLab it is one pixel, upsampled
 
@@ -171,7 +178,7 @@ def test_batch_norm_is_there_and_follows_the_batch(name):
     net = small(name)
     batch_norms = [norm for norm in norms(net) if isinstance(norm, nn.BatchNorm2d)]
     before = [norm.running_mean.clone() for norm in batch_norms]
-    assert bool(before) == (name not in ("DeepLabVGG", "UNet3D"))
+    assert bool(before) == (name not in ("DeepLabVGG", "UNet3D", "DynamicUNet", "DynamicUNet3D"))
     with torch.no_grad():
         net.train()(image_for(net, 2, 1, 32, 32))
     assert all(not torch.equal(old, norm.running_mean) for old, norm in zip(before, batch_norms, strict=True))
@@ -391,7 +398,7 @@ def test_blocks_that_are_not_there_are_refused(name, blocks):
         net.decode([noise(1)], blocks)
 
 
-@pytest.mark.parametrize("name", [name for name in NETWORKS if name not in ENCODERS])
+@pytest.mark.parametrize("name", [each for each in NETWORKS_HERE if each.values[0] not in ENCODERS])
 def test_what_has_no_encoder_names_those_that_have(name):
     net = small(name)
     assert (net.n_blocks, net.widths) == (0, ())

@@ -5,9 +5,9 @@ import pytest
 import torch
 from torch import nn
 
-from nets.base import NETWORKS
 from networks import ghost_network
 from selection.views import DROPPED, GAMMAS, MIXED, NOISE, SAMPLE, VIEWS, dropped_features, grey_range, mixed, sampled
+from tests.tools.networks_here import NETWORKS_HERE
 
 SHAPES = [(2, 1, 32, 24), (3, 2, 20, 31), (2, 1, 6, 18, 16), (1, 3, 5, 9, 33)]
 
@@ -157,7 +157,7 @@ def test_maps_of_half_the_precision_keep_it():
         assert net(image).dtype == torch.bfloat16
 
 
-@pytest.mark.parametrize("name", NETWORKS)
+@pytest.mark.parametrize("name", NETWORKS_HERE)
 def test_every_network_can_lose_features(name):
     """Its classifier is given maps (B, *, …) first, in a forward pass too."""
     net = ghost_network(name, 3, 3).eval()
