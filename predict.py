@@ -118,7 +118,8 @@ def _add_output(add: Callable[..., Any]) -> None:
     values = "class numbers, or for each class the (lowest) label it had in the volumes of the set"
     default = "default: classes; with --layout nnunet or bids original"
     add("--label_values", choices=("classes", "original"), help=f"{values} ({default})")
-    add("--flip", nargs="+", choices=FLIPS, default=(), help="mean probability over mirror images along these axes")
+    flip = "mean probability over mirror images along these axes; alone: none (default: none, or as nnU-Net mirrors)"
+    add("--flip", nargs="*", choices=FLIPS, help=flip)
     decode = "the most probable class, or the mask of the highest expected Dice (default: as the run was evaluated)"
     add("--decode", choices=DECODERS, help=decode)
     add("--largest_component", action="store_true", help="of each class the largest piece in 3D alone")
@@ -138,7 +139,11 @@ def _add_machine(add: Callable[..., Any]) -> None:
 
 def main(argv: Sequence[str] | None = None) -> None:
     args = get_args(argv)
-    how = {"precision": args.precision, "windows": args.batch_size, "flips": tuple(args.flip)}
+    how = {
+        "precision": args.precision,
+        "windows": args.batch_size,
+        "flips": None if args.flip is None else tuple(args.flip),
+    }
     how |= {"decode": args.decode, "like": args.like, "orient": args.orient}
     load = partial(load_model, device=args.device, **how)
     model = load(args.weights)
@@ -253,7 +258,7 @@ def _warn(model: Model, unlike: Sequence[Fault]) -> None:
 
 def _made_with(args: argparse.Namespace, model: Model) -> dict[str, Any]:
     """What a prediction depends on, apart from its volume."""
-    flags = {name: getattr(args, name) for name in ("flip", "largest_component", "label_values")}
+    flags = {"flip": model.flips} | {name: getattr(args, name) for name in ("largest_component", "label_values")}
     recipe = model.recipe
     return {
         "weights": str(args.weights),

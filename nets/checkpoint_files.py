@@ -9,7 +9,7 @@ import io
 import pickle
 import pickletools
 import zipfile
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -33,6 +33,8 @@ for size, codes in {1: b"()0Q]NRabestu}\x85\x86\x87\x88\x89", 2: b"Khq\x80", 3: 
     for code in codes:
         SIZES[code] = size
 GLOBAL, STOP, TEXT, LONG = b"c.X\x8a"
+UNKNOWN = ("STACK_GLOBAL", "INST", "EXT1", "EXT2", "EXT4")  # other ways of a pickle to name things
+NOTHING: Mapping[str, Any] = {}
 PLAIN = (bool, int, float, complex, str, bytes, type(None))
 COPIES = 8  # of the numbers in a file, as tied weights share them
 
@@ -99,6 +101,19 @@ def save_checkpoint(path: Path, state: dict[str, Any]) -> None:
         file.write(whole.getbuffer())
 
 
+def load_chosen(path: Path, allowed: Mapping[str, Any], choose: Callable[[Any], Mapping[str, Any]]) -> dict[str, Any]:
+    """Parts of what another program saved, in tensors and plain types; never runs code.
+
+    allowed: what else than tensors its pickle may name, "module name" -> the type, which makes nothing but a value, or
+        None for what torch knows as harmless itself
+    choose: what is in the file -> the parts that are wanted, by name
+
+    Raises UserError for a missing, torn or foreign file, for one that names anything else, and for parts that are no
+    tensors and plain types.
+    """
+    return dict(_read(path, allowed, choose))
+
+
 def of_a_network(state: Mapping[str, Any]) -> dict[str, Any]:
     """A checkpoint without what a resume alone needs."""
     return {name: state[name] for name in (*OF_A_NETWORK, "bundle", "labelled", "labels") if name in state}
@@ -110,10 +125,12 @@ def require(path: Path, state: Mapping[str, Any], names: Sequence[str]) -> None:
         raise UserError(f"{path} does not tell its {listing(lost)}: it was not written by main.py of this program.")
 
 
-def _read(path: Path) -> Any:
+def _read(path: Path, allowed: Mapping[str, Any] = NOTHING, choose: Callable[[Any], Any] = lambda state: state) -> Any:
+    """What is chosen of what the file holds."""
     try:
-        _must_be_plain(path)
-        state = torch.load(path, map_location="cpu", weights_only=True)
+        _must_be_plain(path, allowed)
+        with torch.serialization.safe_globals([each for each in allowed.values() if each is not None]):
+            state = torch.load(path, map_location="cpu", weights_only=True)
     except FileNotFoundError as error:
         raise UserError(f"The weights {path} do not exist. Train them first (make results/<set>/cesource).") from error
     except pickle.UnpicklingError as error:
@@ -123,6 +140,7 @@ def _read(path: Path) -> Any:
         ) from error
     except Exception as error:  # torch.load raises anything on a torn file
         raise _unreadable(path, error) from error
+    state = choose(state)
     try:
         size = sum(_bytes_of(tensor) for tensor in _tensors_in(state))
     except ValueError as error:
@@ -134,7 +152,7 @@ def _read(path: Path) -> Any:
     return state
 
 
-def _must_be_plain(path: Path) -> None:
+def _must_be_plain(path: Path, allowed: Mapping[str, Any]) -> None:
     """Raises BadZipFile for members that are damaged, or would grow; UnpicklingError for a pickle of other things.
 
     torch.load looks at no checksum, and unpacks what is compressed, however large that says it is.
@@ -149,14 +167,16 @@ def _must_be_plain(path: Path) -> None:
             raise zipfile.BadZipFile(damaged)
         for each in members:
             if each.filename.endswith("data.pkl"):
-                _must_name_tensors_alone(whole.read(each))
+                _must_name_tensors_alone(whole.read(each), allowed)
 
 
-def _must_name_tensors_alone(content: bytes) -> None:
+def _must_name_tensors_alone(content: bytes, allowed: Mapping[str, Any]) -> None:
     if _plainly_names_tensors_alone(content):
         return
     for operation, what, _ in pickletools.genops(content):
-        if operation.name == "GLOBAL" and what not in NAMES | STORAGES:
+        if operation.name in UNKNOWN:  # torch knows none of these either
+            raise pickle.UnpicklingError(operation.name)
+        if operation.name == "GLOBAL" and what not in NAMES | STORAGES | allowed.keys():
             raise pickle.UnpicklingError(what)
 
 

@@ -1,6 +1,7 @@
 """A network over an image larger than what it is given at a time: windows that overlap, and their mean."""
 
 import itertools
+import math
 from collections.abc import Callable, Sequence
 
 import torch
@@ -8,6 +9,8 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from processes.errors import UserError
+
+LEAST = 2.0**-24 / 10  # of the weights in nnU-Net, whose numbers are of 16 bits and ten times as large
 
 
 def sliding_window(
@@ -65,6 +68,41 @@ def _mean(
     return (total / weights).clamp_min(smallest).log()
 
 
+def sliding_logits(
+    predict: Callable[[Tensor], Tensor], image: Tensor, window: Sequence[int], overlap: float, batch: int
+) -> Tensor:
+    """log_softmax of the weighted mean of the windows' logits, as nnU-Net predicts: (B, K, *size) float32.
+
+    predict, overlap, batch: as of `sliding_window`; image: no smaller than the window
+
+    Windows begin at the nearest whole voxel, and weights have their middle at half a side, rounded down.
+    """
+    count, _, *size = image.shape
+    places = [_nearest_starts(*each, overlap) for each in zip(size, window, strict=True)]
+    corners = [(row, *corner) for row in range(count) for corner in itertools.product(*places)]
+    weight = gaussian(window, [length // 2 for length in window]).clamp_min(LEAST).to(image.device)
+    total = weights = None
+    for first in range(0, len(corners), batch):
+        parts = [
+            (row, ..., *(slice(at, at + length) for at, length in zip(corner, window, strict=True)))
+            for row, *corner in corners[first : first + batch]
+        ]
+        logits = predict(torch.stack([image[part] for part in parts])).float()
+        if total is None:
+            total = logits.new_zeros(count, logits.shape[1], *size)
+            weights = torch.zeros_like(total[:, :1])
+        for part, each in zip(parts, logits, strict=True):
+            total[part] += each * weight
+            weights[part] += weight
+    return (total / weights).log_softmax(1)
+
+
+def _nearest_starts(size: int, window: int, overlap: float) -> list[int]:
+    """As `starts`, each at the nearest whole voxel (of two the even one)."""
+    steps = math.ceil((size - window) / (window * (1 - overlap)))
+    return [round((size - window) / steps * i) for i in range(steps + 1)] if steps else [0]
+
+
 def starts(size: int, window: int, overlap: float) -> list[int]:
     """Where windows begin along an axis that is no shorter: evenly spaced, from its first voxel to its last."""
     step = max(window * (1 - overlap), 1)
@@ -72,13 +110,13 @@ def starts(size: int, window: int, overlap: float) -> list[int]:
     return [i * (size - window) // steps for i in range(steps + 1)] if steps else [0]
 
 
-def gaussian(window: Sequence[int]) -> Tensor:
-    """(*window) float32 weights around 1 in the middle, their deviation an eighth of each side (as in nnU-Net).
+def gaussian(window: Sequence[int], middle: Sequence[float] | None = None) -> Tensor:
+    """(*window) float32 weights around 1 in the middle, or elsewhere, their deviation an eighth of each side.
 
-    Half a side is four deviations, so that no weight is 0: along three axes they are above exp(-24).
+    So has nnU-Net. Half a side is four deviations, so that no weight is 0: along three axes they are above exp(-24).
     """
     weight = torch.ones((), dtype=torch.float64)
-    for length in window:
-        place = torch.arange(length) - (length - 1) / 2
+    for length, centre in zip(window, middle or [(length - 1) / 2 for length in window], strict=True):
+        place = torch.arange(length) - centre
         weight = weight[..., None] * torch.exp(-0.5 * (place.double() / (length / 8)) ** 2)
     return weight.float()

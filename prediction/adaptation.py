@@ -5,7 +5,8 @@
     OUT/adaptation/run         the run: parameters, log, checkpoints
 
 The run is one of main.py with --method sfda and the published loss, on grey levels in which the network is at home
-(--match_source auto); what is there already is gone on with.
+(--match_source auto); what is there already is gone on with. A network of nnU-Net gets its images prepared as nnU-Net
+does. One of volumes may be told no sizes: it then learns from two views of each window, --method consistency.
 """
 
 from collections.abc import Callable, Iterable, Mapping, Sequence
@@ -20,8 +21,11 @@ from datasets.set_tables import read_card
 from datasets.size_table import WITHOUT_TAGS
 from files.pairing import Case
 from prediction.model import Model, Recipe
+from prediction.nnunet_preparation import PlannedPreparation
 from prediction.outputs import MADE_WITH, PROGRAM
 from prediction.preparation import preparation
+from prediction.prepared_set import describe as describe_prepared
+from prediction.prepared_set import write_prepared_set
 from prediction.volumes import digest
 from preprocess.packing import IMAGE, VolumeSpec
 from preprocess.size_priors import Prior, make_prior
@@ -37,6 +41,7 @@ from utils import listing, load_npy
 
 SLICE_NAME = r"^(.+)_(\d+)$"  # as the slicer names them
 VOLUME_NAME = r"^(.+)$"
+CROPS = 2  # of volumes in a batch, at most
 ENTROPY_SHARE = 0.1  # weight of the background in the entropy, as published; the rest goes to the classes from 1
 
 
@@ -107,18 +112,13 @@ def _adapt(place: Path, adapting: Adapting, model: Model, cases: Sequence[Case],
             "--adapt learns from some slices and watches itself on others, and there is but one slice, of "
             f"{listing(case.patient for case in cases)}. Give it more --volumes, or predict without --adapt."
         )
-    sizes, column = _prior(place, adapting, model)
-    told = {"sizefile": str(sizes), "predcol": column, "margin": 0, "dir": "high", "mode": "percentage"}
-    shares = [ENTROPY_SHARE, *[(1 - ENTROPY_SHARE) / (model.n_class - 1)] * (model.n_class - 1)]
-    terms = {"lamb_se": 1, "lamb_consprior": 1, "weights_se": shares, "power": 1}
+    sized = bool(sizes_given(vars(adapting)))
     flags = {
         "target_dataset": place / "set",
         "target_folders": repr([(_folder(recipe), recipe.image.transform, False)]),
-        "target_losses": repr([("EntKLProp", terms, "PredictionBounds", told, "norm_soft_size", 1)]),
         "grp_regex": VOLUME_NAME if is_3d else SLICE_NAME,
         "workdir": place / "run",
         "model_weights": adapting.weights,
-        "method": "sfda",
         "match_source": AUTO,
         "network": model.network,
         "n_class": model.n_class,
@@ -128,19 +128,54 @@ def _adapt(place: Path, adapting: Adapting, model: Model, cases: Sequence[Case],
         "n_epoch": adapting.n_epoch,
         "l_rate": adapting.l_rate,
         "resume": True,  # a second call goes on with the first
+        **(_by_sizes(place, adapting, model) if sized else _by_consistency(adapting, model)),
     }
-    if is_3d:  # a crop that holds each volume, as the sizes are those of whole volumes
+    if is_3d and sized:  # a crop that holds each volume, as the sizes are those of whole volumes
         flags |= {"crop": _largest(place / "set", recipe), "overlap": recipe.overlap, "batch_size": 1}
-    else:
+    elif sized:
         flags |= {"trainval": True, "batch_size": adapting.batch_size}  # every volume is learnt from
-    print(f"Adapting to {(describe_volumes if is_3d else describe)(card)}", flush=True)
+    print(f"Adapting to {_described(card, recipe)}", flush=True)
     train(flags)
     return place / "run" / "last.pkl"
 
 
+def _by_sizes(place: Path, adapting: Adapting, model: Model) -> dict[str, Any]:
+    """The flags of an adaptation that a prior tells how large the classes are."""
+    sizes, column = _prior(place, adapting, model)
+    told = {"sizefile": str(sizes), "predcol": column, "margin": 0, "dir": "high", "mode": "percentage"}
+    terms = {"lamb_se": 1, "lamb_consprior": 1, "weights_se": _shares(model), "power": 1}
+    return {
+        "method": "sfda",
+        "target_losses": repr([("EntKLProp", terms, "PredictionBounds", told, "norm_soft_size", 1)]),
+    }
+
+
+def _by_consistency(adapting: Adapting, model: Model) -> dict[str, Any]:
+    """The flags of an adaptation to windows of volumes, in which nobody knows how large a class is."""
+    return {
+        "method": "consistency",
+        "target_losses": repr([("SelfEntropy", {"weights": _shares(model)}, 1)]),  # is shown alone
+        "crop": list(model.recipe.window),
+        "overlap": model.recipe.overlap,
+        "batch_size": min(adapting.batch_size, CROPS),
+    }
+
+
+def _shares(model: Model) -> list[float]:
+    """Of the classes in the entropy."""
+    return [ENTROPY_SHARE, *[(1 - ENTROPY_SHARE) / (model.n_class - 1)] * (model.n_class - 1)]
+
+
+def _described(card: Mapping[str, Any], recipe: Recipe) -> str:
+    """A line on the set that was made."""
+    if recipe.plan:
+        return describe_prepared(card)
+    return describe(card) if recipe.crop is None else describe_volumes(card)
+
+
 def _folder(recipe: Recipe) -> str:
     """The folder of the images in the set that is made."""
-    return recipe.image.folder if recipe.crop is None else IMAGE
+    return recipe.image.folder if recipe.crop is None or recipe.plan else IMAGE
 
 
 def _check(adapting: Adapting, model: Model, count: int) -> None:
@@ -164,6 +199,8 @@ def _check(adapting: Adapting, model: Model, count: int) -> None:
             "lost. Slice them with python -m preprocess.slice_volumes at a --size that holds the organ, adapt with "
             "main.py --method sfda, then predict with its weights."
         )
+    if not given and model.recipe.plan and model.recipe.crop is not None:
+        return
     if len(given) != 1 or (adapting.sizes is None) != (adapting.prior_column is None):
         raise UserError(
             "--adapt needs to know how large each class is: give --prior_mm2 (its area in a slice), --prior_mm3 (its "
@@ -174,6 +211,8 @@ def _check(adapting: Adapting, model: Model, count: int) -> None:
 
 def _made(dest: Path, recipe: Recipe, cases: Sequence[Case]) -> Mapping[str, Any]:
     """Makes the set unless it is there, and returns its card. Raises UserError for a set of other volumes."""
+    if not dest.exists() and recipe.plan:
+        return write_prepared_set(dest, PlannedPreparation(recipe, recipe.plan), cases)
     if not dest.exists():
         return _slice(dest, recipe, cases) if recipe.crop is None else _pack(dest, recipe, cases)
     card = read_card(dest)
@@ -222,7 +261,7 @@ def _by_role(cases: Sequence[Case], roles: Iterable[str]) -> list[Case]:
 
 def _largest(folder: Path, recipe: Recipe) -> list[int]:
     """D, W and H of a crop that holds each volume of a set, and is no smaller than the network's own."""
-    volumes = [load_npy(path, mmap_mode="r") for path in folder.glob(f"*/{IMAGE}/*.npy")]
+    volumes = [load_npy(path, mmap_mode="r") for path in folder.glob(f"*/{_folder(recipe)}/*.npy")]
     return np.max([recipe.crop, *(volume.shape[-3:] for volume in volumes)], axis=0).tolist()
 
 

@@ -16,6 +16,7 @@ from files.nifti_headers import Header
 from nets.decoding import DECODERS
 from nets.expected_dice import ConfidenceSums, Estimate, ExpectedDice
 from prediction.model import Model
+from prediction.nnunet_preparation import PlannedVolume
 from prediction.preparation import Prepared, as_tensor
 
 
@@ -80,7 +81,10 @@ def predict(model: Model, prepared: Prepared, predicting: Predicting) -> Predict
     batches = as_tensor(prepared.stored).split(predicting.batch_size)
     decode = _decoding(model, prepared)
     looks = None if isinstance(model.told, str) else _Looks(model, model.told, prepared)
-    parts = [_maps(model, decode, batch, predicting, looks) for batch in batches]
+    scores = (_scores(model, decode, batch, looks) for batch in batches)
+    if isinstance(prepared, PlannedVolume):
+        scores = [prepared.restore(torch.cat([each.cpu() for each in scores]))]
+    parts = [_maps(model, log_p, predicting) for log_p in scores]
     classes, probabilities, entropy = (
         None if maps[0] is None else np.concatenate(maps) for maps in zip(*parts, strict=True)
     )
@@ -116,18 +120,19 @@ def _decoding(model: Model, prepared: Prepared) -> Callable[[Tensor], Tensor]:
     return decode
 
 
-def _maps(
-    model: Model,
-    decode: Callable[[Tensor], Tensor],
-    batch: Tensor,
-    predicting: Predicting,
-    looks: _Looks | None,
-) -> tuple[np.ndarray, np.ndarray | None, np.ndarray | None]:
-    """(B, …) classes, (B, K, …) probabilities and (B, …) entropy of a part of what is stored."""
+def _scores(model: Model, decode: Callable[[Tensor], Tensor], batch: Tensor, looks: _Looks | None) -> Tensor:
+    """(B, K, …) log-probabilities of a part of what is stored, on the device."""
     image = decode(batch.to(model.device))
     log_p = model.log_probabilities(image)
     if looks is not None:
         looks.add(image, log_p)
+    return log_p
+
+
+def _maps(
+    model: Model, log_p: Tensor, predicting: Predicting
+) -> tuple[np.ndarray, np.ndarray | None, np.ndarray | None]:
+    """(B, …) classes, (B, K, …) probabilities and (B, …) entropy of (B, K, …) log-probabilities."""
     classes = DECODERS[model.decode](log_p).to(torch.uint8).cpu().numpy()
     p = log_p.exp() if predicting.probabilities or predicting.entropy else None
     entropy = (-(p * log_p).sum(1) / np.log(model.n_class)).cpu().numpy() if predicting.entropy else None

@@ -3,7 +3,7 @@
 import itertools
 import math
 from collections.abc import Mapping, Sequence
-from contextlib import nullcontext
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -22,17 +22,18 @@ from nets.expected_dice import ExpectedDice, expected_dice
 from nets.network_folder import MANIFEST, WEIGHTS
 from nets.precision import AUTOCAST, PRECISIONS, allow_tf32
 from nets.probabilities import log_probabilities
-from nets.sliding_window import sliding_window
+from nets.sliding_window import sliding_logits, sliding_window
 from networks import network_of
 from prediction.card_values import PLANE, check_card, mistyped
-from prediction.orientation import directions_of
+from prediction.nnunet_plan import ENTRY, NnunetPlan
+from prediction.orientation import STORED, directions_of
 from preprocess.slicing.spec import cut_round_labels
 from processes.errors import UserError
 from utils import fits
 
 PREPROCESSING = {"card": Mapping[str, Any], "image": Sequence[str], "crop": Sequence[int] | None, "overlap": float}
 PREPROCESSING |= {SHARE: float}
-FLIPS = {"W": -2, "H": -1}  # axis of an image from its end
+FLIPS = {"D": -3, "W": -2, "H": -1}  # axis of an image from its end
 
 
 @dataclass(frozen=True)
@@ -43,6 +44,7 @@ class Recipe:
     image    folder and transform of its images
     crop     (D, W, H) of the windows of a volumetric network, else None; `overlap` of them
     directions  that the axes of a volume are turned to, as in LPS; None: it is taken as it is stored
+    plan     of nnU-Net, whose images, windows and mirroring are its own; None for all other networks
     """
 
     card: Mapping[str, Any]
@@ -50,6 +52,12 @@ class Recipe:
     crop: tuple[int, int, int] | None
     overlap: float
     directions: str | None
+    plan: NnunetPlan | None = None
+
+    @property
+    def window(self) -> tuple[int, ...] | None:
+        """Of what the network is given at a time; None: the whole image."""
+        return tuple(self.plan.window) if self.plan else self.crop or self.tile
 
     @property
     def tile(self) -> tuple[int, int] | None:
@@ -60,7 +68,7 @@ class Recipe:
     @property
     def channels(self) -> int | None:
         """Images of a patient that are put together; None for volumes, whose files may hold several."""
-        return self.card.get("channels", {}).get(self.image.folder) if self.crop is None else None
+        return self.card.get("channels", {}).get(self.image.folder) if self.crop is None or self.plan else None
 
 
 @dataclass(frozen=True)
@@ -68,7 +76,7 @@ class Model:
     """A network in evaluation mode, and how it is called.
 
     windows: of a volumetric network at a time
-    flips: W, H or both: the probabilities are the mean over the image and its mirror images along them
+    flips: of D, W, H: the probabilities are the mean over the image and its mirror images along them
     told: what its source bundle tells of how good masks are, or in words why it tells nothing
     decode: how its probabilities become classes, a key of DECODERS
     levels: what the grey levels of a patient are matched to; None: they stay
@@ -92,20 +100,39 @@ class Model:
     @torch.inference_mode()
     def log_probabilities(self, image: Tensor) -> Tensor:
         """(B, C, W, H) or (B, C, D, W, H), float32 on the device -> (B, K, …) float32."""
-        axes = [FLIPS[name] for name in self.flips]
-        mirrored = [chosen for n in range(len(axes) + 1) for chosen in itertools.combinations(axes, n)]
-        if len(mirrored) == 1:
+        if self.recipe.plan:
+            return self._as_nnunet(image)
+        if not self.flips:
             return self._forward(image)
+        mirrored = self._mirrored()
         total = sum(self._forward(image.flip(axes)).exp().flip(axes) for axes in mirrored)
         return (total / len(mirrored)).clamp_min(torch.finfo(torch.float32).tiny).log()
 
+    def _mirrored(self) -> list[tuple[int, ...]]:
+        """The axes that each mirror image is mirrored along, the image itself first."""
+        axes = [FLIPS[name] for name in self.flips]
+        return [chosen for n in range(len(axes) + 1) for chosen in itertools.combinations(axes, n)]
+
     def _forward(self, image: Tensor) -> Tensor:
-        dtype, recipe = AUTOCAST.get(self.precision), self.recipe
-        with torch.autocast(self.device.type, dtype) if dtype else nullcontext():
-            window = recipe.crop or recipe.tile
+        with self._autocast():
+            window = self.recipe.window
             if window is None:
                 return log_probabilities(self.net(image))
-            return log_probabilities(sliding_window(self.net, image, window, recipe.overlap, self.windows))
+            return log_probabilities(sliding_window(self.net, image, window, self.recipe.overlap, self.windows))
+
+    def _as_nnunet(self, image: Tensor) -> Tensor:
+        """Mirrors each window, not the image, and takes the mean of logits, not of probabilities."""
+        mirrored = self._mirrored()
+
+        def predict(window: Tensor) -> Tensor:
+            return sum(self.net(window.flip(axes)).float().flip(axes) for axes in mirrored) / len(mirrored)
+
+        with self._autocast():
+            return sliding_logits(predict, image, self.recipe.window, self.recipe.overlap, self.windows)
+
+    def _autocast(self) -> AbstractContextManager[Any]:
+        dtype = AUTOCAST.get(self.precision)
+        return torch.autocast(self.device.type, dtype) if dtype else nullcontext()
 
 
 def checkpoint_of(path: Path) -> Path:
@@ -140,7 +167,7 @@ def load_model(
     *,
     precision: str | None = None,
     windows: int = 1,
-    flips: tuple[str, ...] = (),
+    flips: tuple[str, ...] | None = None,
     decode: str | None = None,
     like: Path | None = None,
     orient: str | None = None,
@@ -148,6 +175,7 @@ def load_model(
     """The network of a checkpoint of main.py, or of a bundle, by its manifest.
 
     precision: auto, fp32, tf32, bf16 or fp16; by default that of the run, where the device has it
+    flips: axes to mirror along, of FLIPS; by default none, and those of its plan for a network of nnU-Net
     decode: a key of DECODERS; by default that of the run
     like: a set's folder, whose card is taken instead of the checkpoint's
     orient: directions of its axes, or 'stored', where neither card tells them
@@ -157,6 +185,7 @@ def load_model(
     state = load_checkpoint(weights)
     require(weights, state, ("network", "in_channels", "n_class"))
     recipe = read_recipe(state, weights, like, orient)
+    flips = flips_of(recipe, flips)
     net = network_of(state, weights)
     identity = state.get("identity", {})
     noted = identity.get("precision", "fp32")
@@ -178,6 +207,21 @@ def load_model(
         levels_to_match(state, None),
         label_names(state, recipe.card),
     )
+
+
+def stored_as_planned(card: Mapping[str, Any]) -> str | None:
+    """nnU-Net takes volumes as they are stored, unless its reader turns them."""
+    return STORED if ENTRY in card and not card.get("orient") else None
+
+
+def flips_of(recipe: Recipe, asked: tuple[str, ...] | None) -> tuple[str, ...]:
+    """The axes to mirror along. Raises UserError for D of a network that sees planes."""
+    planes = len(recipe.window) == 2 if recipe.window else True
+    if planes and "D" in (asked or ()):
+        raise UserError("--flip D mirrors volumes, and this network sees their planes, which have W and H.")
+    if asked is None and recipe.plan:
+        return tuple(("W", "H")[axis] if planes else "DWH"[axis] for axis in recipe.plan.mirror)
+    return asked or ()
 
 
 def label_names(state: Mapping[str, Any], card: Mapping[str, Any]) -> tuple[str, ...]:
@@ -227,5 +271,6 @@ def read_recipe(state: Mapping[str, Any], weights: Path, like: Path | None, orie
     image = parse_image_folder(str([(*folders, False)]) if isinstance(folders, list) else str(folders))
     overlap = told.get("overlap", identity.get("overlap", 0.5))
     home = like or (Path(str(identity["target_dataset"])) if identity.get("target_dataset") else None)
-    directions = directions_of(card, f"The card of {like or weights}", home, orient)
-    return Recipe(card, image, crop and tuple(crop), overlap, directions)
+    directions = directions_of(card, f"The card of {like or weights}", home, orient or stored_as_planned(card))
+    plan = NnunetPlan.from_card(card, f"The card of {like or weights}")
+    return Recipe(card, image, crop and tuple(crop), overlap, directions, plan)

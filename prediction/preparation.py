@@ -4,7 +4,6 @@ There is one preprocessing: that of the slicer and of the sets of volumes. What 
 between them and the network.
 """
 
-from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from operator import le
 from pathlib import Path
@@ -16,13 +15,15 @@ from torch import Tensor
 
 from datasets.files import divisor_of
 from datasets.trained_on import grey_levels
-from files.faults import Fault, VolumeFault
-from files.grids import TOLERANCE, Grid, turn
-from files.nifti_headers import Header, states_no_place
+from files.faults import Fault
+from files.grids import Grid, turn
+from files.nifti_headers import Header
 from files.pairing import Case
-from files.reading import displaced, read_grid, read_stack, read_viewed_header
+from files.reading import read_stack
+from prediction.cases import common_grid, first_header, unplaced
 from prediction.familiar import unlike_training
 from prediction.model import Recipe
+from prediction.nnunet_preparation import PlannedPreparation
 from preprocess.packing import gather_image, reordered
 from preprocess.slicing.case import as_stored, image_planes
 from preprocess.slicing.frames import Frame
@@ -57,8 +58,10 @@ class Preparation(Protocol):
         """Prepares the volumes of a patient. Raises VolumeFault for a volume that cannot be used."""
 
 
-def preparation(recipe: Recipe, dest: Path) -> "SlicePreparation | VolumePreparation":
+def preparation(recipe: Recipe, dest: Path) -> "SlicePreparation | VolumePreparation | PlannedPreparation":
     """The preparation that a network was trained with. Raises UserError for a card that lacks a part."""
+    if recipe.plan:
+        return PlannedPreparation(recipe, recipe.plan)
     if recipe.crop is not None:
         scale = recipe.card["scale"] or {"mean": 0.0, "sd": 1.0}
         axes, channels = tuple(recipe.card["axes"]), tuple(recipe.card.get("kept_channels", ()))
@@ -176,33 +179,6 @@ class VolumePreparation:
         unlike += unplaced(case.patient, header, grid) if directions else []
         stored = np.ascontiguousarray(image[None], np.float32)
         return PreparedVolume(grid, header, stored, unlike, directions, self.axes, self.mean, self.sd)
-
-
-def common_grid(paths: Mapping[str, Path], channel: int | None, directions: str | None) -> tuple[Grid, Grid]:
-    """The grid of a patient's first volume, as it is stored and turned to the directions (None: not turned).
-
-    Raises VolumeFault where the others, turned likewise, do not lie on it.
-    """
-    grids = {role: read_grid(path, channel, directions) for role, path in paths.items()}
-    first = next(iter(grids))
-    for what, which in displaced(paths, grids, first, TOLERANCE, "resample one of them"):
-        raise VolumeFault(what, which)
-    return read_grid(paths[first], channel), grids[first]
-
-
-def unplaced(patient: str, header: Header, grid: Grid) -> list[Fault]:
-    """A fault for a volume whose directions are a guess; [] if they are known."""
-    if not states_no_place(header):
-        return []
-    what = (
-        "no directions in the header (qform and sform have code 0): taken as nibabel takes them, and wrong if they run"
-    )
-    return [(f"{what} otherwise", f"{patient} ({grid.directions()})")]
-
-
-def first_header(case: Case) -> Header:
-    """The header of the first of a patient's volumes."""
-    return read_viewed_header(next(iter(case.paths.values())))
 
 
 def as_tensor(stored: np.ndarray) -> Tensor:

@@ -44,6 +44,8 @@ def _beyond(model: Model) -> list[str]:
         "its masks are those of the highest expected Dice (--decode dice)": model.decode != "argmax",
         "its slices were cut round the labels (--centre labels)": recipe.tile is not None,
     }
+    if recipe.plan:
+        return ["its volumes are prepared as nnU-Net prepares them"]
     if recipe.crop is None:
         spec = preparation(recipe, Path()).spec
         faults["its slices are resampled (--spacing, --resize)"] = bool(spec.spacing or spec.resize)

@@ -112,6 +112,8 @@ def pytest_collection_modifyitems(items):
     for item in items:
         if item.get_closest_marker("gpu") and not torch.cuda.is_available():
             item.add_marker(pytest.mark.skip(reason="needs a GPU"))
+        if item.get_closest_marker("nnunet") and not os.environ.get("NNUNET"):
+            item.add_marker(pytest.mark.skip(reason="takes minutes: NNUNET=1 installs nnU-Net and runs it"))
 
 
 @pytest.fixture(scope="session")

@@ -113,6 +113,7 @@ def test_what_the_loop_asks_of_a_method_is_little():
 # who reads a command line: the training program in two places, and the small programs each their own
 READ_FLAGS = {"choose.py", "engine/arguments.py", "main.py", "plot.py", "predict.py", "report.py", "score_masks.py"}
 READ_FLAGS |= {"prediction/bundle.py", "prediction/stress.py", "study/evaluate.py", "study/__main__.py"}
+READ_FLAGS |= {"prediction/adopt.py"}
 
 
 @pytest.mark.parametrize("name", PRODUCT)

@@ -35,7 +35,9 @@ def commands(text):
 ALL = list(dict.fromkeys(command for text in PAGES.values() for command in commands(text)))
 EXAMPLE = [line for line in ALL if "sfda_half" in line]  # the run that docs/makefiles.md adds to a makefile
 NEW_DATASET = [line for line in commands(README) if "new_dataset" in line or "mine.make" in line]
-PREDICT = [line for line in commands(DATA) if "predict.py --weights" in line]
+PREDICT = [
+    line for line in commands(DATA) if "predict.py --weights" in line and "nnunet" not in line
+]  # which is not here
 OWN_DATA = [line for line in commands(DATA) if re.search(r"slice_volumes|size_priors make|G_RGX", line)]
 
 
