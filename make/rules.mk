@@ -12,6 +12,8 @@ BAS ?=
 INF ?=
 PRETRAIN ?=
 SENSITIVE ?=
+# the run that others start from, where they do
+SOURCE_RUN ?=
 # few labels: see few_labels.mk
 LABELLED ?=
 KINDS ?= random contrast mixup

@@ -14,7 +14,7 @@ STUDY      := $(RD)/study
 STUDY_ROWS := $(strip $(foreach row,$(ROWS),$(if $(filter TRN ABL BAS,$(row)),$($(row)),$(row))))
 
 # -- what was typed -------------------------------------------------------------------------------------------------------
-ifneq ($(filter study study-plan study-pack sensitivity,$(MAKECMDGOALS)),)
+ifneq ($(filter study study-plan study-pack study-facts study-data study-report sensitivity,$(MAKECMDGOALS)),)
 CAN_BE_ROWS := $(TRN) $(ABL) $(BAS) $(FEW)
 $(foreach row,$(filter-out $(CAN_BE_ROWS),$(STUDY_ROWS)),$(error ROWS names runs, and '$(row)' is none; they are: $(CAN_BE_ROWS)))
 $(if $(STUDY_ROWS),,$(error ROWS names no run; they are: $(CAN_BE_ROWS)))
@@ -55,11 +55,17 @@ $(SEEDED): study-seed-%: study-begin | $(DATA) $(PRIORS)
 	+@$(call of_seed,$*) study-rows -k || true
 $(SENSITIZED): sensitivity-seed-%: sensitivity-begin | $(DATA) $(PRIORS)
 	+@$(call of_seed,$*) sensitive-rows -k || true
+# as jobs of their own: make/slurm/study.sbatch
+study-facts:
+	@printf '%s\n' '$(STUDY)' '$(SEEDS)' '$(STUDY_ROWS)' '$(or $(filter $(SOURCE_RUN),$(notdir $(RUNS))),-)'
+study-data: study-begin | $(DATA) $(PRIORS)
+study-report: | $(VENV)
+	$(CC) -m study report --folder $(STUDY)
 study: $(SEEDED)                                                ## rows x seeds, and tables over both: SEEDS='0 1 2' ROWS='noadap sfda fs'
 	$(CC) -m study report --folder $(STUDY)
 sensitivity: $(SENSITIZED)                                      ## sfda with a wrong prior, wrong tags, other learning rates: curves over seeds
 	$(CC) -m study sensitivity $(facts) --rows $(SENSITIVE_ROWS)
-.PHONY: $(SEEDED) $(SENSITIZED) study-begin sensitivity-begin study-rows sensitive-rows
+.PHONY: $(SEEDED) $(SENSITIZED) study-facts study-data study-report study-begin sensitivity-begin study-rows sensitive-rows
 
 # Its tables and page can be made again from the archive alone: python -m study report --folder results/<set>/study
 STUDY_PACK := $(lastword $(ARCHIVE)-study.tar.gz $(sort $(wildcard $(ARCHIVE)-study-NO=??.tar.gz)))
