@@ -29,6 +29,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from tqdm import tqdm
 
 from engine.arguments import args_of
 from files.faults import Fault, VolumeFault, describe_faults
@@ -194,7 +195,8 @@ def _predict_all(
     made_with = _made_with(args, model)
     maker = Maker(model.network, made_with["sha256"])
     outputs = Outputs(args.out, labels, predicting, model.labels, FORMS[args.layout], maker)
-    digests = {case.patient: [digest(path) for path in case.paths.values()] for case in cases}
+    bar = tqdm(cases, "looking at the volumes", unit="case", disable=None, leave=False)
+    digests = {case.patient: [digest(path) for path in case.paths.values()] for case in bar}
     outputs.begin(made_with, digests, args.overwrite)
     todo = [case for case in cases if args.overwrite or not outputs.is_done(case.patient)]
     for fault in lost:

@@ -6,6 +6,7 @@ folder, and behind it the SeriesInstanceUID, as in export/1.2.840.113619.2. Its 
 
 import os
 import re
+import time
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, field
 from functools import lru_cache
@@ -28,6 +29,7 @@ NO_IMAGES = (
     "REG",
 )  # modalities of what is no image
 TORN = "has files that are torn, or no slices of its series (copy it again, or take them out of the folder)"
+SETTLED = 10**8  # ns after which a change of a folder has another time than the one before
 OURS = ".of-"  # begins the mark of a folder that a program of this project writes to
 
 
@@ -84,13 +86,49 @@ def series_of(path: Path) -> list[DicomFile]:
     """
     if path.is_dir():
         return _checked(_look(entry for entry in sorted(path.iterdir()) if _is_seen(entry)), path)
-    looked = _look(files_below(path.parent))
+    known = _sorted(path.parent)
+    looked = _look([*known.of_series.get(path.name, ()), *known.others])
     images = [each for each in looked.whole if each.pixels and each.series == path.name]
     homes = {each.path.parent for each in images}
     ours = _Looked(foreign=[file for file in looked.foreign if file.parent in homes])
     ours.whole = [each for each in looked.whole if _is_of(path.name, each.series, each.path, homes)]
     ours.torn = [(file, error) for file, error in looked.torn if _is_of(path.name, error.series, file, homes)]
     return _checked(ours, path)
+
+
+@dataclass(frozen=True)
+class _Sorted:
+    """The files below a folder by their series, and those that are of none; when its folders were last changed."""
+
+    of_series: dict[str, list[Path]]
+    others: list[Path]
+    changed: dict[Path, int]  # ns
+
+    def holds(self) -> bool:
+        """Whether no file came and none went."""
+        return all(folder.is_dir() and folder.stat().st_mtime_ns == at for folder, at in self.changed.items())
+
+
+_KNOWN: dict[Path, _Sorted] = {}
+
+
+def _sorted(folder: Path) -> _Sorted:
+    """Sorted once while its folders are as they were: each of many series is opened several times."""
+    known = _KNOWN.get(folder)
+    if known is None or not known.holds():
+        files = list(files_below(folder))
+        homes = {folder, *(home for file in files for home in file.parents if home.is_relative_to(folder))}
+        changed = {home: home.stat().st_mtime_ns for home in homes}  # before they are looked at
+        looked = _look(files)
+        of_series: dict[str, list[Path]] = {}
+        for series, file in [(each.series, each.path) for each in looked.whole] + [
+            (error.series, file) for file, error in looked.torn
+        ]:
+            of_series.setdefault(series, []).append(file)
+        known = _Sorted(of_series, [*of_series.pop("", ()), *looked.foreign], changed)
+        if time.time_ns() - max(changed.values()) > SETTLED:
+            _KNOWN[folder] = known
+    return known
 
 
 def _is_seen(entry: Path) -> bool:

@@ -1,5 +1,6 @@
 """Volumes as they come: a folder, a list, a table, the DICOM series of an export."""
 
+import os
 import shutil
 import zlib
 
@@ -93,6 +94,24 @@ def test_series_that_lie_in_one_folder_are_told_apart(tmp_path):
     assert sha256(tmp_path / "flat" / uids[0]) != sha256(tmp_path / "flat" / uids[1])
 
 
+def test_a_file_that_comes_or_goes_meanwhile_is_seen(tmp_path):
+    """The files of a folder are sorted once: not longer than they stay the same."""
+    (tmp_path / "flat").mkdir()
+    for number in (3, 5):
+        uid = write_series(tmp_path / "flat", number, T2, names=f"{number}_{{}}")
+    os.utime(tmp_path / "flat", (1e9, 1e9))  # it has been so for long
+    assert read_grid(tmp_path / "flat" / uid).shape == (7, 6, 4)
+    last = tmp_path / "flat/5_3"
+    content = last.read_bytes()
+    last.unlink()
+    assert read_grid(tmp_path / "flat" / uid).shape == (7, 6, 3)
+    last.write_bytes(content)
+    assert read_grid(tmp_path / "flat" / uid).shape == (7, 6, 4)
+    last.write_bytes(content[:-1])
+    with pytest.raises(Exception, match="5_3: .* are left"):
+        read_grid(tmp_path / "flat" / uid)
+
+
 def test_a_series_may_be_spread_over_folders(tmp_path):
     for name in ("A", "B"):
         (tmp_path / "disc" / name).mkdir(parents=True)
@@ -114,7 +133,9 @@ def test_a_torn_file_spoils_its_own_series_alone(tmp_path):
     assert read_grid(first.path).shape == (7, 6, 4)
     with pytest.raises(Exception, match="5_3: .* are left"):
         read_grid(second.path)
-    torn.write_bytes(torn.read_bytes()[:140])  # it does not say any more of which it is
+    content = torn.read_bytes()
+    torn.unlink()
+    torn.write_bytes(content[:140])  # it does not say any more of which it is
     for series in (first, second):
         with pytest.raises(Exception, match="are torn, or no slices"):
             read_grid(series.path)
