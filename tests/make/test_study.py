@@ -3,13 +3,19 @@
 import json
 import os
 import re
+import shutil
 import signal
 import subprocess
 import sys
 
+import numpy as np
 import pytest
+import torch
 from conftest import write_site
+from PIL import Image
 
+from files.run_names import EXPECTED
+from tests.tools.chaos import _bits as bits
 from tests.tools.checkout import ROOT, copy_files, tracked
 
 MAKEFILE = r"""
@@ -197,6 +203,35 @@ def test_sensitivity_trains_beside_the_study_and_leaves_it_as_it_was(checkout, p
     ]
     assert (study / "sensitivity.png").stat().st_size > 1000
     assert (study / "study.json").read_bytes() == asked
+
+
+def test_with_the_target_s_labels_wiped_all_but_the_scores_is_the_same(checkout, python):
+    """Weights, the look, the choice and its reasons, what is expected; of a study that asks for no image-level tag."""
+    words = ("study", "NET=Dimwit", "EPC=2", "SEEDS=0", "ROWS=noadap sfda", "COLUMN=dumbprednotags", "MATCH=auto")
+    words = (*words, "KEEP=--keep_every 1")
+    (checkout / "wiped.make").write_text(MAKEFILE.replace("toy_target", "wiped_target").replace(":= toy", ":= wiped"))
+    shutil.copytree(checkout / "data/toy_target", checkout / "data/wiped_target")
+    for path in checkout.glob("data/wiped_target/*/GT/*.png"):
+        Image.fromarray(np.zeros_like(np.asarray(Image.open(path)))).save(path)
+    seen = []
+    for name, more in (("toy", ("RD=results/labelled",)), ("wiped", ("RD=results/wiped",))):
+        done = subprocess.run(
+            ["make", "-f", f"{name}.make", f"CC={python}", *words, *more], cwd=checkout, capture_output=True, text=True
+        )
+        assert done.returncode == 0, done.stderr
+        seed = checkout / more[0].removeprefix("RD=") / "study/seed0"
+        seen.append(
+            {
+                "weights": [bits(torch.load(seed / run / "last.pkl")["net"]) for run in ("cesource", "noadap", "sfda")],
+                "look": torch.load(seed / "sfda/last.pkl")["network"],
+                "choice": [(seed / "sfda" / file).read_bytes() for file in ("selection.csv", "selection.txt")],
+                "chosen": bits(torch.load(seed / "sfda/chosen.pkl")["net"]),
+                "expected": (seed / "sfda" / EXPECTED).read_bytes(),
+                "scores": (seed / "sfda/patients_chosen.csv").read_bytes(),
+            }
+        )
+    labelled, wiped = seen
+    assert [key for key in labelled if labelled[key] != wiped[key]] == ["scores"]
 
 
 def test_sensitivity_without_sfda_is_refused(checkout):
