@@ -39,6 +39,14 @@ endif
 ifneq ($(words $(SEED))$(call special_in,$(SEED)),1)
 $(error SEED is a whole number; it is '$(SEED)')
 endif
+# those of a study, or of other tables over several seeds
+SEEDS ?= 0 1 2
+ifneq ($(call special_in,$(SEEDS))$(if $(strip $(SEEDS)),,none)$(filter-out $(words $(SEEDS)),$(words $(sort $(SEEDS)))),)
+$(error SEEDS are different whole numbers, as SEEDS='0 1 2'; they are '$(SEEDS)')
+endif
+ifneq ($(if $(filter command line,$(origin SEEDS)),$(shell printf '%s\n' $(SEEDS) | grep -vxE '0|[1-9][0-9]{0,8}')),)
+$(error SEEDS are different whole numbers, as SEEDS='0 1 2'; they are '$(SEEDS)')
+endif
 # of a phantom, where one has to be made: small, or full where there is a GPU
 SIZE ?= $(if $(wildcard /dev/nvidia0),full,small)
 # threads of a training: one is fastest for a network of a few thousand pixels; empty is as many as there are cores

@@ -19,8 +19,8 @@ endif
 
 # 0/BMC/HK: a seed, a source, a target
 part     = $(word $(1),$(subst /, ,$(2)))
-PAIRS   := $(foreach seed,$(MATRIX_SEEDS),$(foreach source,$(SITES),$(foreach target,$(SITES),$(seed)/$(source)/$(target))))
-ITSELF  := $(foreach seed,$(MATRIX_SEEDS),$(foreach site,$(SITES),$(seed)/$(site)/$(site)))
+PAIRS   := $(foreach seed,$(MATRIX_SEEDS),$(foreach source,$(sort $(SITES)),$(foreach target,$(sort $(SITES)),$(seed)/$(source)/$(target))))
+ITSELF  := $(foreach seed,$(MATRIX_SEEDS),$(foreach site,$(sort $(SITES)),$(seed)/$(site)/$(site)))
 ACROSS  := $(filter-out $(ITSELF),$(PAIRS))
 folder_of = $(MATRIX)/$(call part,2,$(1))/$(2)/seed$(call part,1,$(1))
 of_pair = $(MAKE) --no-print-directory -f $(firstword $(MAKEFILE_LIST)) SEED=$(call part,1,$(1)) SOURCE_SITE=$(call part,2,$(1)) \

@@ -6,7 +6,6 @@
 #   ROWS     runs to compare, by name; TRN, ABL and BAS stand for all runs of these lists
 #   AGAINST  rows that the others are tested against
 # `sensitivity` trains the runs of sensitivity.mk for the same seeds in the same folders, and draws curves over what they change.
-SEEDS   ?= 0 1 2
 ROWS    ?= $(or $(strip $(TRN)),$(FEW))
 AGAINST ?= noadap sfda
 
@@ -18,12 +17,6 @@ ifneq ($(filter study study-plan study-pack study-facts study-data study-report 
 CAN_BE_ROWS := $(TRN) $(ABL) $(BAS) $(FEW)
 $(foreach row,$(filter-out $(CAN_BE_ROWS),$(STUDY_ROWS)),$(error ROWS names runs, and '$(row)' is none; they are: $(CAN_BE_ROWS)))
 $(if $(STUDY_ROWS),,$(error ROWS names no run; they are: $(CAN_BE_ROWS)))
-ifneq ($(call special_in,$(SEEDS))$(if $(strip $(SEEDS)),,none)$(filter-out $(words $(SEEDS)),$(words $(sort $(SEEDS)))),)
-$(error SEEDS are different whole numbers, as SEEDS='0 1 2'; they are '$(SEEDS)')
-endif
-ifneq ($(shell printf '%s\n' $(SEEDS) | grep -vxE '0|[1-9][0-9]{0,8}'),)
-$(error SEEDS are different whole numbers, as SEEDS='0 1 2'; they are '$(SEEDS)')
-endif
 $(if $(filter sensitivity,$(MAKECMDGOALS)),$(if $(SENSITIVE),,$(error sensitivity is of the run sfda, which this makefile has not)))
 $(if $(filter command line,$(origin SEED)),$(error A study has several seeds: SEEDS='$(SEED)' in place of SEED=$(SEED)))
 endif

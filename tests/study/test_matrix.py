@@ -126,9 +126,11 @@ def test_make_trains_a_source_network_once_and_starts_every_pair_from_it():
         ("SITES=BMC BMC", "two different folders"),
         ("SITES=BMC $$(id)", "two different folders"),
         ("ROWS=noadap sfad", "'sfad' is none"),
+        ("SEEDS=0 x", "SEEDS are different whole numbers"),
     ],
 )
 def test_make_refuses_what_is_no_matrix(word, told):
     done = dry(word)
     assert done.returncode
-    assert told in done.stderr
+    (line,) = done.stderr.splitlines()
+    assert told in line
