@@ -1,8 +1,8 @@
 """Segmentation networks: image (B,C,W,H) float -> logits (B,K,W,H), for any C, K, W and H; UNet3D takes (B,C,D,W,H).
 
 Each is built from (in_channels, n_class, **params); all but DeepLabVGG, UNet3D and the DynamicUNets hold BatchNorm
-layers. The attribute `classifier` is its last layer: a method that keeps the class boundaries of the source network
-freezes it.
+layers; a MonaiNet may. The attribute `classifier` is its last layer: a method that keeps the class boundaries of the
+source network freezes it.
 """
 
 from collections.abc import Iterable, Mapping, Sequence
@@ -17,7 +17,8 @@ from torch import Tensor, nn
 
 import nets.deeplab
 import nets.dynamic
-import nets.enet  # noqa: F401
+import nets.enet
+import nets.monai_networks  # noqa: F401
 from nets.base import NETWORKS, Network, batch_norms, initialise, xavier
 from nets.filling import fitting_weights
 from nets.instance_norm import InstanceNorm3d

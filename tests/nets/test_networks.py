@@ -23,6 +23,7 @@ from tests.tools.networks_here import NETWORKS_HERE
 
 SIZES = [(1, 1), (2, 9), (7, 1), (16, 32), (73, 47)]
 ENCODERS = ["UNet", "ResidualUNet", "PooledUNet", "UNet3D"]
+WITHOUT_BATCH_NORM = ("DeepLabVGG", "UNet3D", "DynamicUNet", "DynamicUNet3D", "MonaiNet", "MonaiNet3D")
 every_network = pytest.mark.parametrize("name", NETWORKS_HERE)
 every_encoder = pytest.mark.parametrize("name", ENCODERS)
 
@@ -178,7 +179,7 @@ def test_batch_norm_is_there_and_follows_the_batch(name):
     net = small(name)
     batch_norms = [norm for norm in norms(net) if isinstance(norm, nn.BatchNorm2d)]
     before = [norm.running_mean.clone() for norm in batch_norms]
-    assert bool(before) == (name not in ("DeepLabVGG", "UNet3D", "DynamicUNet", "DynamicUNet3D"))
+    assert bool(before) == (name not in WITHOUT_BATCH_NORM)
     with torch.no_grad():
         net.train()(image_for(net, 2, 1, 32, 32))
     assert all(not torch.equal(old, norm.running_mean) for old, norm in zip(before, batch_norms, strict=True))

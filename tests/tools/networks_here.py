@@ -7,8 +7,16 @@ import pytest
 import networks  # noqa: F401  which fills the registry
 from nets.base import NETWORKS
 
-OF_NNUNET = ("DynamicUNet", "DynamicUNet3D")
-lacking = pytest.mark.skipif(
-    find_spec("dynamic_network_architectures") is None, reason="needs the package dynamic-network-architectures"
-)
-NETWORKS_HERE = [pytest.param(name, marks=[lacking] if name in OF_NNUNET else []) for name in NETWORKS]
+LACKING = {  # the module that a network is built by, where that is an optional package
+    **dict.fromkeys(("DynamicUNet", "DynamicUNet3D"), "dynamic_network_architectures"),
+    **dict.fromkeys(("MonaiNet", "MonaiNet3D"), "monai"),
+}
+NETWORKS_HERE = [
+    pytest.param(
+        name,
+        marks=[pytest.mark.skip(reason=f"needs the package {LACKING[name]}")]
+        if name in LACKING and find_spec(LACKING[name]) is None
+        else [],
+    )
+    for name in NETWORKS
+]
