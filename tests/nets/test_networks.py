@@ -316,7 +316,7 @@ def test_parameter_groups_hold_every_trainable_parameter_once(name):
     assert {rates[id(param)] for param in net.classifier.parameters()} == {net.head_rate}
 
 
-@pytest.mark.parametrize("name", [name for name in NETWORKS if not name.startswith("DeepLab")])
+@pytest.mark.parametrize("name", [each for each in NETWORKS_HERE if not each.values[0].startswith("DeepLab")])
 def test_what_has_no_backbone_says_so(name, tmp_path):
     with pytest.raises(UserError, match=r"has no pre-trained backbone; DeepLabV2 .*--backbone_weights"):
         small(name).load_backbone(tmp_path / "weights.pth")
