@@ -74,3 +74,15 @@ def test_what_an_adaptation_to_volumes_lacks_is_told(trained, tmp_path, which, f
     with pytest.raises(UserError, match=words):
         run(weights, "--volumes", f"{folder}/{which}_i0.nii.gz", "--out", tmp_path / "out", "--adapt", *flags)
     assert not (tmp_path / "out").exists()
+
+
+def test_a_volume_of_two_channels_stops_no_other(trained, tmp_path):
+    folder, weights = trained
+    (tmp_path / "new").mkdir()
+    (tmp_path / "new/p0.nii.gz").write_bytes((folder / "p0_i0.nii.gz").read_bytes())
+    image = nib.load(folder / "p1_i0.nii.gz")
+    both = np.stack([np.asarray(image.dataobj)] * 2, axis=-1)
+    nib.save(nib.Nifti1Image(both, image.affine), tmp_path / "new/p1.nii.gz")
+    with pytest.raises(UserError, match="another number of channels than the 1 that the network takes: p1 has 2"):
+        run(weights, "--volumes", tmp_path / "new", "--out", tmp_path / "out")
+    assert [path.name for path in (tmp_path / "out").glob("*.gz")] == ["p0.nii.gz"]
