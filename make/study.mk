@@ -50,7 +50,7 @@ $(SENSITIZED): sensitivity-seed-%: sensitivity-begin | $(DATA) $(PRIORS)
 	+@$(call of_seed,$*) sensitive-rows -k || true
 # as jobs of their own: make/slurm/study.sbatch
 study-facts:
-	@printf '%s\n' '$(STUDY)' '$(SEEDS)' '$(STUDY_ROWS)' '$(or $(filter $(SOURCE_RUN),$(notdir $(RUNS))),-)'
+	@printf 'fact: %s\n' '$(STUDY)' '$(SEEDS)' '$(STUDY_ROWS)' '$(or $(filter $(SOURCE_RUN),$(notdir $(RUNS))),-)'
 study-data: study-begin | $(DATA) $(PRIORS)
 study-report: | $(VENV)
 	$(CC) -m study report --folder $(STUDY)

@@ -1,102 +1,237 @@
-"""A study as Slurm jobs: who waits for whom, and what each task asks of make. Slurm is a script that takes notes."""
+"""The worked example of make/slurm/ on a real Slurm of one node, set up for these tests and taken down after them."""
 
-import json
 import os
+import re
+import shutil
+import socket
 import subprocess
 import sys
-
-import pytest
-
-from tests.tools.checkout import ROOT
-
-STUDY = ROOT / "make/slurm/study.sbatch"
-NOTES = """#!{python}
-import json, sys
+import time
+from contextlib import ExitStack
 from pathlib import Path
-notes = Path("{notes}")
-jobs = notes.read_text().splitlines() if notes.exists() else []
-notes.write_text("\\n".join([*jobs, json.dumps(sys.argv[1:])]) + "\\n")
-print(len(jobs) + 1)
+
+import pandas as pd
+import pytest
+import torch
+from conftest import write_site
+
+ROOT = Path(__file__).parents[2]
+PATH = f"{os.environ['PATH']}:/usr/sbin:/sbin"
+PROGRAMS = ("munged", "slurmctld", "slurmd", "srun", "sbatch", "scontrol")
+MISSING = [name for name in PROGRAMS if not shutil.which(name, path=PATH)]
+
+pytestmark = [
+    pytest.mark.skipif(bool(MISSING), reason=f"no {', '.join(MISSING)}: apt-get install slurm-wlm munge"),
+    pytest.mark.skipif(os.geteuid() != 0, reason="Slurm's daemons are started as root"),
+]
+
+# One node of one CPU, two partitions: a job in `high` pre-empts one in `low`, which has 30 seconds to end.
+CONFIG = """
+ClusterName=test
+SlurmctldHost=localhost
+SlurmctldPort={controller}
+SlurmdPort={node}
+SlurmUser=root
+SlurmdUser=root
+AuthInfo=socket={folder}/munge.socket,cred_expire=5
+StateSaveLocation={folder}/state
+SlurmdSpoolDir={folder}/spool
+SlurmctldPidFile={folder}/slurmctld.pid
+SlurmdPidFile={folder}/slurmd.pid
+ProctrackType=proctrack/linuxproc
+TaskPlugin=task/none
+JobAcctGatherType=jobacct_gather/none
+MpiDefault=none
+SelectType=select/cons_tres
+SelectTypeParameters=CR_CPU
+SchedulerParameters=sched_interval=1,bf_interval=1
+JobRequeue=1
+KillWait=5
+PreemptType=preempt/partition_prio
+PreemptMode=REQUEUE
+NodeName=localhost CPUs=1
+PartitionName=low Nodes=ALL Default=YES PriorityTier=1 GraceTime=30
+PartitionName=high Nodes=ALL PriorityTier=2 PreemptMode=OFF
 """
-SRUN = """#!/bin/sh
-printf '%s\\n' "$@"
+
+TOY = r"""
+SET     := toy
+VOLUMES :=
+DATA    := data/toy
+include make/begin.mk
+TRN     = cesource
+FOLDERS = [('IMG', png_transform, False), ('GT', gt_transform, False)]
+COMMON  = --target_dataset data/toy --target_folders "$(FOLDERS)" --grp_regex '(Case\d+)_(\d+)' --n_class 2 --cpu \
+          --network UNet:nG=4 --batch_size 4 --n_epoch 100 --target_losses "[('CrossEntropy', {}, 1)]"
+$(RD)/cesource: private OPT = --model_weights=""
+include make/rules.mk
 """
 
 
-@pytest.fixture
-def slurm(tmp_path, monkeypatch):
-    """sbatch notes what it is given and numbers the jobs; srun prints what it would start."""
-    for name, text in (("sbatch", NOTES), ("srun", SRUN)):
-        program = tmp_path / "bin" / name
-        program.parent.mkdir(exist_ok=True)
-        program.write_text(text.replace("{python}", sys.executable).replace("{notes}", str(tmp_path / "notes")))
-        program.chmod(0o755)
-    monkeypatch.setenv("PATH", f"{tmp_path / 'bin'}:{os.environ['PATH']}")
-    monkeypatch.delenv("SLURM_ARRAY_TASK_ID", raising=False)
-    return tmp_path / "notes"
+def wait_until(condition, seconds, what):
+    end = time.monotonic() + seconds
+    while not condition():
+        assert time.monotonic() < end, what()
+        time.sleep(0.2)
 
 
-def submit(*words):
-    return subprocess.run([STUDY, *words], cwd=ROOT, capture_output=True, text=True)
+class Cluster:
+    """A running Slurm, and a folder in which the toy experiment can be made."""
+
+    def __init__(self, folder, checkout):
+        self.checkout = checkout
+        outside = {name: value for name, value in os.environ.items() if not name.startswith(("SLURM", "SBATCH"))}
+        self.environment = outside | {"PATH": PATH, "SLURM_CONF": str(folder / "slurm.conf")}
+
+    def run(self, *words):
+        done = subprocess.run(words, cwd=self.checkout, env=self.environment, capture_output=True, text=True)
+        return done.stdout + done.stderr
+
+    def job(self, number):
+        return dict(re.findall(r"(\w+)=(\S*)", self.run("scontrol", "show", "job", number)))
+
+    def output(self, number):
+        path = self.checkout / f"slurm-{number}.out"
+        return path.read_text() if path.exists() else ""
+
+    def is_over(self, number):
+        return self.job(number)["JobState"] in ("COMPLETED", "FAILED", "CANCELLED", "TIMEOUT", "PREEMPTED")
+
+    def begin(self, run, *words):
+        """The number of a job that makes `run`, and has the first epoch behind it."""
+        script = ("make/slurm/run.sbatch", "toy.make", f"CC={sys.executable}", "THREADS=1")
+        number = self.run("sbatch", "--parsable", "--partition=low", "--cpus-per-task=1", *script, *words, run).strip()
+        begun = self.checkout / f"{run}_tmp" / "last.pkl"
+        wait_until(lambda: begun.exists() or self.is_over(number), 120, lambda: self.output(number))
+        assert begun.exists(), self.output(number)
+        return number
+
+    def finish(self, number):
+        """State and restarts of the job once it is over, and what it said."""
+        wait_until(lambda: self.is_over(number), 120, lambda: self.output(number))
+        found = self.job(number)
+        return (found["JobState"], int(found["Restarts"])), self.output(number)
 
 
-def jobs_of(notes):
-    """Each job: sbatch's flags by name, the script, its words."""
-    jobs = []
-    for line in notes.read_text().splitlines():
-        told = json.loads(line)
-        script = next(n for n, word in enumerate(told) if word.endswith(".sbatch"))
-        flags = dict(word.lstrip("-").partition("=")[::2] for word in told[:script])
-        jobs.append((flags, told[script], told[script + 1 :]))
-    return jobs
+def start(stack, folder, environment, *words):
+    """A daemon, stopped when the stack is closed."""
+    log = stack.enter_context((folder / f"{words[0]}.out").open("w"))
+    daemon = subprocess.Popen(words, env=environment, stdout=log, stderr=log)
+    stack.callback(stop, daemon)
 
 
-def test_rows_wait_for_the_source_network_of_their_seed_and_the_page_for_all(slurm):
-    done = submit("--gpus=1", "prostate.make", "SEEDS=0 7", "ROWS=cesource noadap sfda", "NET=Dimwit")
-    assert (done.returncode, done.stderr) == (0, "")
-    jobs = jobs_of(slurm)
-    assert [flags["job-name"] for flags, *_ in jobs] == [
-        *("study-data", "seed0-cesource", "seed0", "seed7-cesource", "seed7", "study-page")
-    ]
-    waits = [flags.get("dependency") for flags, *_ in jobs]
-    assert waits == [None, "afterok:1", "afterok:2", "afterok:1", "afterok:4", "afterany:2:3:4:5"]
-    assert [flags.get("array") for flags, *_ in jobs] == [None, "0", "0-1", "0", "0-1", None]
-    assert all(flags["gpus"] == "1" for flags, *_ in jobs)
-    asked = ["SEEDS=0 7", "ROWS=cesource noadap sfda", "NET=Dimwit"]
-    assert jobs[0][1:] == ("make/slurm/run.sbatch", ["prostate.make", *asked, "study-data"])
-    assert jobs[4][1:] == (
-        "make/slurm/study.sbatch",
-        ["prostate.make", "results/prostate/study", "7", "noadap sfda", *asked],
-    )
-    assert jobs[5][2] == ["prostate.make", *asked, "study-report"]
+def stop(daemon):
+    daemon.terminate()
+    try:
+        daemon.wait(20)
+    except subprocess.TimeoutExpired:
+        daemon.kill()
+        daemon.wait()
 
 
-def test_rows_that_start_from_no_other_run_wait_for_the_data_alone(slurm):
-    assert submit("acdc.make", "SEEDS=3").returncode == 0
-    jobs = jobs_of(slurm)
-    assert [flags.get("dependency") for flags, *_ in jobs] == [None, "afterok:1", "afterany:2"]
-    assert jobs[1][0]["array"] == "0-2"
+def free_port():
+    with socket.socket() as probe:
+        probe.bind(("localhost", 0))
+        return probe.getsockname()[1]
 
 
-@pytest.mark.parametrize(
-    ("words", "told"), [((), "names no makefile"), (("prostate.make", "ROWS=sfad"), "'sfad' is none")]
-)
-def test_nothing_is_submitted_of_what_cannot_be(slurm, words, told):
-    done = submit(*words)
-    assert done.returncode
-    assert told in done.stderr
-    assert not slurm.exists()
+@pytest.fixture(scope="module")
+def cluster(tmp_path_factory):
+    folder, checkout = tmp_path_factory.mktemp("slurm"), tmp_path_factory.mktemp("checkout")
+    for name in ("state", "spool"):
+        (folder / name).mkdir()
+    (folder / "slurm.conf").write_text(CONFIG.format(folder=folder, controller=free_port(), node=free_port()))
+    (folder / "munge.key").write_bytes(os.urandom(1024))
+    (folder / "munge.key").chmod(0o600)
+    packages = ("processes", "files", "datasets", "nets", "methods", "engine", "analysis", "preprocess", "selection")
+    copied = ("*.py", "make/*.*", "make/slurm/*", "study/**/*.*", *(f"{package}/**/*.py" for package in packages))
+    for pattern in copied:
+        for path in ROOT.glob(pattern):
+            (checkout / path.relative_to(ROOT)).parent.mkdir(parents=True, exist_ok=True)
+            shutil.copy(path, checkout / path.relative_to(ROOT))
+    write_site(checkout / "data" / "toy", inside=200, outside=60, seed=1)
+    (checkout / "sizes").mkdir()
+    (checkout / "sizes" / "toy.csv").touch()
+    (checkout / "toy.make").write_text(TOY)
+    made = Cluster(folder, checkout)
+    with ExitStack() as stack:
+        files = (f"--{name}-file={folder}/munge.{name}" for name in ("key", "pid", "log", "seed"))
+        start(stack, folder, made.environment, "munged", "-F", "--force", f"--socket={folder}/munge.socket", *files)
+        start(stack, folder, made.environment, "slurmctld", "-D")
+        start(stack, folder, made.environment, "slurmd", "-D", "-N", "localhost")
+        try:
+            wait_until(lambda: "idle" in made.run("sinfo", "--noheader", "--format=%T"), 30, lambda: "")
+        except AssertionError:
+            last = [path.read_text()[-300:] for path in sorted(folder.glob("*.out"))]
+            pytest.skip(f"Slurm's daemons do not start here: {last}")
+        stack.callback(empty, made)
+        yield made
 
 
-def test_a_task_makes_its_row_of_its_seed(slurm, monkeypatch):
-    for name, value in (("ARRAY_TASK_ID", "1"), ("CPUS_PER_TASK", "4"), ("JOB_ID", "9")):
-        monkeypatch.setenv(f"SLURM_{name}", value)
-    words = ["prostate.make", "results/prostate/study", "7", "noadap sfda", "SEEDS=0 7", "ROWS=noadap sfda"]
-    done = submit(*words)
-    assert done.returncode == 0
-    _, *command = done.stdout.splitlines()
-    assert command[:2] == ["make", "JOBS=4"]
-    dry = subprocess.run([*command, "-n", f"CC={sys.executable}"], cwd=ROOT, capture_output=True, text=True, check=True)
-    runs = [line.split("renew ")[1].split(" --")[0] for line in dry.stdout.splitlines() if "main.py" in line]
-    assert "results/prostate/study/seed7/sfda" in runs
-    assert not [run for run in runs if run.endswith("noadap")]
+def empty(cluster):
+    """Ends every job and waits for it, as a job outlives the daemons."""
+    for number in cluster.run("squeue", "--noheader", "--format=%i").split():
+        cluster.run("scancel", number)
+    wait_until(lambda: not cluster.run("squeue", "--noheader"), 30, lambda: cluster.run("squeue"))
+
+
+@pytest.fixture(scope="module")
+def undisturbed(cluster):
+    """The run, made on the node of a cluster by a make that runs elsewhere."""
+    words = (f"CC={sys.executable}", "RD=results/whole", "THREADS=1", "results/whole/cesource")
+    said = cluster.run("make", "-f", "toy.make", "LAUNCH=srun --partition=low", *words)
+    assert (cluster.checkout / "results/whole/cesource/last.pkl").exists(), said
+    return cluster.checkout / "results/whole/cesource"
+
+
+def log_of(run):
+    return pd.read_csv(run / "IMG_target_metrics.csv").drop(columns="seconds")
+
+
+def network(run):
+    return torch.load(run / "last.pkl", weights_only=True)["net"]
+
+
+def test_launch_runs_the_training_as_a_job(cluster, undisturbed):
+    assert len(log_of(undisturbed)) == 100
+    assert cluster.run("squeue", "--noheader", "--states=all", "--format=%T").split() == ["COMPLETED"]
+
+
+def test_a_pre_empted_job_goes_on_and_ends_as_if_undisturbed(cluster, undisturbed):
+    job = cluster.begin("results/toy/cesource")
+    assert "done" in cluster.run("srun", "--partition=high", "echo", "done")
+    state, said = cluster.finish(job)
+    assert state == ("COMPLETED", 1), said
+    assert re.search(r"Stopped in epoch \d+, after step .*Going on after epoch \d+\.", said, re.S), said
+    assert [path.name for path in (cluster.checkout / "results" / "toy").iterdir()] == ["cesource"]
+    run = cluster.checkout / "results" / "toy" / "cesource"
+    pd.testing.assert_frame_equal(log_of(run), log_of(undisturbed), check_exact=True)
+    first, second = network(run), network(undisturbed)
+    assert first.keys() == second.keys()
+    assert all(torch.equal(first[name], second[name]) for name in first)
+
+
+def test_a_cancelled_job_stays_cancelled_and_a_failed_one_failed(cluster):
+    job = cluster.begin("results/other/cesource", "RD=results/other")
+    cluster.run("scancel", job)
+    state, said = cluster.finish(job)
+    assert state == ("CANCELLED", 0), said
+    job = cluster.run(
+        "sbatch", "--parsable", "--cpus-per-task=1", "make/slurm/run.sbatch", "toy.make", "no_run"
+    ).strip()
+    state, said = cluster.finish(job)
+    assert state == ("FAILED", 0), said
+    assert "No rule to make target" in said
+
+
+def test_a_study_goes_through_as_jobs_that_wait_for_one_another(cluster):
+    words = ("toy.make", f"CC={sys.executable}", "THREADS=1", "EPC=2", "SEEDS=0 1")
+    said = cluster.run("make/slurm/study.sbatch", "--partition=low", "--cpus-per-task=1", *words)
+    page = said.split()[-1]
+    assert page.isdecimal(), said
+    state, told = cluster.finish(page)
+    logs = "".join(path.read_text() for path in sorted(cluster.checkout.glob("slurm-*_*.out")))
+    assert state == ("COMPLETED", 0), told + logs
+    table = (cluster.checkout / "results/toy/study/headline.txt").read_text()
+    assert "2 seeds" in table
+    assert "missing" not in table
