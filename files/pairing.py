@@ -131,11 +131,15 @@ def _no_id(patient: re.Pattern[str]) -> str:
     return f"--patient '{patient.pattern}' must find an id of letters, digits, . _ and - in {where}, but does not in"
 
 
-def pair(patterns: Mapping[str, str], patient: re.Pattern[str]) -> tuple[list[Case], list[Fault]]:
+def pair(
+    patterns: Mapping[str, str], patient: re.Pattern[str], pictures: bool = False
+) -> tuple[list[Case], list[Fault]]:
     """The patients of a set, sorted by name, and what is wrong with the files.
 
     `patterns`: role -> glob. A file belongs to the patient that its name says. Faults: a pattern without a file,
     a picture, a name without a patient, two files for one place, a patient who lacks a role.
+
+    pictures: pictures are paired, in place of volumes
     """
     faults: list[Fault] = []
     named: dict[str, list[tuple[Path, str | None]]] = {}
@@ -143,10 +147,11 @@ def pair(patterns: Mapping[str, str], patient: re.Pattern[str]) -> tuple[list[Ca
         named[role] = [(path, read_id(path, patient)) for path in find_files(pattern)]
         if not named[role]:
             faults.append(no_match(role, pattern))
-    cases, more = by_patient(named, patient)
+    cases, more = by_patient(named, patient, pictures)
+    lacking = "pictures without {}" if pictures else "patients without {} volume"
     for case in cases:
         more += [
-            (f"patients without {role} volume (no file of '{pattern}')", case.patient)
+            (f"{lacking.format(role)} (no file of '{pattern}')", case.patient)
             for role, pattern in patterns.items()
             if role not in case.paths
         ]
@@ -159,17 +164,18 @@ def no_match(role: str, pattern: str) -> Fault:
 
 
 def by_patient(
-    named: Mapping[str, Iterable[tuple[Path, str | None]]], patient: re.Pattern[str]
+    named: Mapping[str, Iterable[tuple[Path, str | None]]], patient: re.Pattern[str], pictures: bool = False
 ) -> tuple[list[Case], list[Fault]]:
     """The patients of these files, sorted by name, and what is wrong with the files; some may lack a role.
 
     named: role -> (file, whose it is: None or no id where nothing tells) by the expression `patient`
+    pictures: they are what is paired
     """
     found: dict[str, dict[str, Path]] = {}
     faults: list[Fault] = []
     for role, files in named.items():
         for path, name in files:
-            if path.suffix.lower() in PICTURES:
+            if path.suffix.lower() in PICTURES and not pictures:
                 faults.append((NO_VOLUME, str(path)))
             elif not is_id(name):
                 faults.append((_no_id(patient), str(path)))

@@ -1,4 +1,4 @@
-"""A makefile for one's own volumes: looked at, compared, counted; set and split proposed; nothing is sliced yet.
+"""A makefile for one's own volumes or 2D pictures: they are looked at; set and split are proposed; nothing is cut yet.
 
     python -m preprocess.new_dataset --name mine --source 'old/*_t2.nii.gz' --source_label 'old/*_mask.nii.gz' \\
         --target 'new/*_t2.nii.gz' --patient '(case[0-9]+)' --organ_mm2 1500
@@ -14,7 +14,7 @@ import argparse
 import os
 import re
 from collections.abc import Callable, Sequence
-from dataclasses import fields
+from dataclasses import fields, replace
 from pathlib import Path
 from typing import Any
 
@@ -23,10 +23,12 @@ from files.faults import describe_faults
 from files.foreign import parse_json
 from files.grids import PLANES, TOLERANCE_RULE
 from files.pairing import read_patients
+from preprocess.layouts.layout import SiteFiles
 from preprocess.phantom import CARD, SIZES
 from preprocess.slice_volumes import read_names
 from preprocess.survey.files import add_file_flags, files_of, name_of
 from preprocess.survey.makefile import makefile_text
+from preprocess.survey.picture_sites import make_picture_plan, read_picture_site
 from preprocess.survey.plan import Plan, make_plan
 from preprocess.survey.sites import Offence, Site, read_site
 from preprocess.survey.wishes import Wishes
@@ -54,7 +56,8 @@ def describe_sites(sites: Sequence[Site]) -> str:
         ]
     else:
         lines += [f"{GEOMETRY} every label lies on the grid of its image"]
-    header = ["site", "label", "volumes that hold it", "voxels"]
+    files, points = ("pictures", "pixels") if sites[0].files.pictures else ("volumes", "voxels")
+    header = ["site", "label", f"{files} that hold it", points]
     rows = [
         [site.name, str(label), f"{site.volumes[label]} of {len(site.cases)}", str(site.voxels[label])]
         for site in sites
@@ -137,20 +140,20 @@ def new_dataset(args: argparse.Namespace) -> None:
     if not args.tolerance >= 0:
         raise UserError(f"{TOLERANCE_RULE}, got {args.tolerance:g}.")
     named = files_of("source", args), files_of("target", args)
-    source, target = (
-        read_site(name, files, args.tolerance, args.jobs) for name, files in zip(SITES, named, strict=True)
-    )
+    kept = {each.name: getattr(args, each.name) for each in fields(Wishes) if hasattr(args, each.name)}
+    kept |= {"modality": args.modality or " / ".join(dict.fromkeys(each.modality for each in named if each.modality))}
+    kept |= {name: tuple(value) for name, value in kept.items() if isinstance(value, list)}
+    kept |= {name: kept[name] or () for name in ("organ_mm2", "organ_mm3")}
+    wishes = Wishes(**kept)
+    check_kinds(named, wishes)
+    source, target = (_look_at(name, files, wishes, args.jobs) for name, files in zip(SITES, named, strict=True))
     sites = source, target
     text = describe_sites(sites)
     print(text)
     write(folder / NOTES, text + "\n")
     check_sites(sites, makefile, folder)
-    kept = {each.name: getattr(args, each.name) for each in fields(Wishes) if hasattr(args, each.name)}
-    kept |= {"modality": args.modality or " / ".join(dict.fromkeys(each.modality for each in named if each.modality))}
-    kept |= {name: tuple(value) for name, value in kept.items() if isinstance(value, list)}
-    kept |= {name: kept[name] or () for name in ("organ_mm2", "organ_mm3")}
-    wishes = Wishes(**kept, phantom=find_phantom(sites))
-    plan = make_plan(sites, wishes)
+    wishes = replace(wishes, phantom=find_phantom(sites))
+    plan = (make_picture_plan if source.files.pictures else make_plan)(sites, wishes)
     check_sizes(args, plan.classes.n_class)
     print("\n" + describe_plan(plan))
     write(folder / NOTES, f"{text}\n\n{describe_plan(plan)}\n")
@@ -162,6 +165,25 @@ def new_dataset(args: argparse.Namespace) -> None:
         "# trains, adapts, plots, reports"
         f"\n    make -f {makefile} SIZE={other:<12}      # {words}"
     )
+
+
+def check_kinds(named: Sequence[SiteFiles], wishes: Wishes) -> None:
+    """Raises UserError unless both sites are volumes, or both are pictures, and for a flag of the other kind."""
+    kinds = [files.pictures for files in named]
+    if len(set(kinds)) > 1:
+        picture, volume = SITES if kinds[0] else SITES[::-1]
+        raise UserError(
+            f"The {picture} is pictures and the {volume} is volumes: a network learns from one kind. Name pictures for "
+            "both, or volumes for both."
+        )
+    if wishes.tile and not kinds[0]:
+        raise UserError("--tile is for pictures; slices of volumes are cut to --size.")
+
+
+def _look_at(name: str, files: SiteFiles, wishes: Wishes, jobs: int) -> Site:
+    if files.pictures:
+        return read_picture_site(name, files, wishes.label_map is not None, jobs)
+    return read_site(name, files, wishes.tolerance, jobs)
 
 
 def write(path: Path, text: str) -> None:
@@ -204,10 +226,18 @@ def _add_cutting(add: Callable[..., Any]) -> None:
         "slices are cut in it, however the volumes are stored (default: the one that they were scanned in, or axial)"
     )
     add("--plane", choices=PLANES, help=plane)
-    add("--spacing", type=float, nargs=2, metavar=("W_MM", "H_MM"), help="of the pixels, to which slices are resampled")
-    add(
-        "--size", type=int, nargs=2, metavar=("W", "H"), help="of the slices, in pixels: cut or padded round the centre"
+    spacing = (
+        "of the pixels, to which slices are resampled; of pictures, that they have (default: none, distances in pixels)"
     )
+    add("--spacing", type=float, nargs=2, metavar=("W_MM", "H_MM"), help=spacing)
+    add(
+        "--size",
+        type=int,
+        nargs=2,
+        metavar=("W", "H"),
+        help="of the slices, in pixels: cut or padded round the centre; pictures are scaled to fit",
+    )
+    add("--tile", type=int, nargs=2, metavar=("W", "H"), help="of pictures: cut large ones into tiles of this size")
     merged = "label:class pairs for both sites, as 1:1,2:1; what it leaves out becomes background"
     add("--label_map", metavar="MAP", help=merged)
     add("--class_names", type=read_names, default=(), metavar="NAME,NAME…", help="of all classes, the background first")

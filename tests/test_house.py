@@ -152,6 +152,7 @@ def test_programs_that_cut_slices_do_not_wait_for_torch():
     names = (
         "slice_volumes",
         "volume_set",
+        "picture_set",
         "size_priors",
         "tags",
         "unpack",

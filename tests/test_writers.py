@@ -299,6 +299,7 @@ def training(place):
 OTHERS = {
     "preprocess/new_dataset.py: write": "tests/preprocess/test_new_dataset.py hands every word on to make",
     "preprocess/volume_set.py: _write_manifest": "rows of csv_text, as slice_tables has them",
+    "preprocess/picture_set.py: _write_manifest": "rows of csv_text, as slice_tables has them",
     "prediction/prepared_set.py: _write_manifest": "likewise",
     "preprocess/phantom/__main__.py: make_cohort": "its own words",
     "preprocess/phantom/archive.py: write_scan": "its own words",

@@ -36,6 +36,7 @@ class SiteFiles:
     group: expression whose group is the person, where one was scanned several times
     val: patients who validate, where the layout says so
     modality: of the images, for the record
+    pictures: whether they are 2D pictures, in place of volumes
     notes: what a person should know of this site, a clause each
     """
 
@@ -50,6 +51,7 @@ class SiteFiles:
     group: str | None = None
     val: tuple[str, ...] = ()
     modality: str = ""
+    pictures: bool = False
     notes: tuple[str, ...] = ()
 
 

@@ -8,8 +8,10 @@ from pathlib import Path
 from typing import Any
 
 import preprocess.layouts  # noqa: F401  fills LAYOUTS
+from files.pairing import find_files
+from files.pictures import is_picture
 from preprocess.layouts.layout import LAYOUTS, Asked, SiteFiles
-from preprocess.survey.patients import find_patient
+from preprocess.survey.patients import find_patient, find_pictures
 from preprocess.survey.sites import roles_of
 from processes.errors import UserError
 from utils import listing
@@ -19,7 +21,7 @@ PLAIN = {"source": "--source", "target": "--target"}
 
 def add_file_flags(add: Callable[..., Any]) -> None:
     """Adds a pair of flags for each layout beside those of plain patterns."""
-    add("--source", metavar="GLOB", help="images of the old site (in quotes)")
+    add("--source", metavar="GLOB", help="images of the old site (in quotes): volumes, or 2D pictures")
     add("--source_label", metavar="GLOB", help="their labels")
     add("--target", metavar="GLOB", help="images of the new site")
     add("--target_label", metavar="GLOB", help="their labels, if there are any: for scores and bounds alone")
@@ -60,11 +62,21 @@ def files_of(site: str, args: argparse.Namespace) -> SiteFiles:
             raise UserError("--source_label names the labels of the source, which are learnt from; give it.")
         label = None if args.no_target_label and site == "target" else label
         plain = SiteFiles((value,), label, "", args.channel)
+        if any(map(is_picture, find_files(value))):
+            return _of_pictures(site, plain, args)
         patient, notes = find_patient(roles_of(plain), args.patient, site)
         return replace(plain, patient=patient, notes=tuple(notes))
     if label:
         raise UserError(f"--{site}_label goes with {PLAIN[site]}: {flag} finds the labels by itself.")
     return _of_layout(site, flag, value, args)
+
+
+def _of_pictures(site: str, plain: SiteFiles, args: argparse.Namespace) -> SiteFiles:
+    """Raises UserError for a flag that is for volumes."""
+    if args.channel is not None:
+        raise UserError(f"--channel is for 4D volumes, and the {site} is pictures; colours become grey by themselves.")
+    picture, patient, notes = find_pictures(roles_of(plain), args.patient, site)
+    return replace(plain, patient=picture, group=patient, notes=tuple(notes), pictures=True)
 
 
 def _of_layout(site: str, flag: str, folder: Path, args: argparse.Namespace) -> SiteFiles:

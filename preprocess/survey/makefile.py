@@ -13,7 +13,7 @@ from processes.quoting import for_comment, for_recipe
 BATCH, LARGE = 8, 384  # slices; pixels of a side
 
 HEAD = Template("""\
-# $name: $source_n volumes of the source, $target_n of the target$blind.
+# $name: $source_n $things of the source, $target_n of the target$blind.
 # Written by preprocess.new_dataset; edit at will.
 #
 #   make -f $name.make data-report          what lies in the slices, and what is wrong with it: first of all
@@ -34,10 +34,10 @@ N_CLASS = $n_class
 $ignored# the weight of each class in the entropy
 NU      = [$nu]
 G_RGX   = (.+)_(\\d+)
-S_DATA  = [('IMG', nii_transform, False), ('GT', nii_gt_transform, False), ('GT', nii_gt_transform, False)]
+S_DATA  = [('IMG', $read, False), ('GT', $read_gt, False), ('GT', $read_gt, False)]
 TT_DATA = $target_data
 # how slices are cut: delete data/${name}_source and data/${name}_target after a change
-SLICE   = $patient--n_class $n_class --normalise percentile --format nii \
+${program}SLICE   = $patient--n_class $n_class --normalise percentile $how \
           $cut
 data/${name}_source: private SLICE += --site source $source
 data/${name}_target: private SLICE += --site target $target
@@ -77,6 +77,23 @@ COLUMN  = {WITHOUT_TAGS}
 """
 
 
+# what stands in the text for each kind of set
+VOLUMES = {
+    "things": "volumes",
+    "program": "",
+    "how": "--format nii",
+    "read": "nii_transform",
+    "read_gt": "nii_gt_transform",
+}
+PICTURES = {
+    "things": "pictures",
+    "program": "CUT     = -m preprocess.picture_set\n",
+    # a few nuclei on a dark ground are less than the hundredth of a picture that the usual percentiles clip
+    "how": "--percentiles 0.1 99.9",
+    "read": "png_transform",
+    "read_gt": "gt_transform",
+}
+
 IGNORING = f"""\
 # voxels whose class nobody knows count nowhere
 COMMON += --ignore {IGNORED}
@@ -93,21 +110,23 @@ def makefile_text(sites: tuple[Site, Site], plan: Plan, wishes: Wishes) -> str:
         [word for each, shared in ((patients, patient), (cuts, cut)) if not shared for word in [each[n]] if word]
         for n in range(2)
     ]
-    prior, words, needs = _prior(wishes, labelled)
+    prior, words, needs = _prior(wishes, labelled, source.files.pictures and not plan.spacing)
     numbers = range(plan.classes.n_class)
     share = 0.9 / (plan.classes.n_class - 1)
+    kind = PICTURES if source.files.pictures else VOLUMES
     return HEAD.substitute(
+        **kind,
         name=wishes.name,
         source_n=len(source.cases),
         target_n=len(target.cases),
         blind="" if labelled else ", whose truth nobody knows",
         reasons="\n".join(f"#   - {for_comment(reason)}" for reason in plan.reasons),
         lists=LABELLED_LISTS if labelled else BLIND_LISTS,
-        target_data="$(S_DATA)" if labelled else "[('IMG', nii_transform, False)]",
+        target_data="$(S_DATA)" if labelled else f"[('IMG', {kind['read']}, False)]",
         n_class=plan.classes.n_class,
         batch=batch_of(plan.size),
         patient=patient and f"{patient} ",
-        cut=_cut(plan, wishes, cut),
+        cut=_cut(plan, wishes, cut, source.files.pictures),
         source=_site_flags(source, plan.splits[0], own[0]),
         target=_site_flags(target, plan.splits[1], own[1]),
         ignored=IGNORING if any(each is not None for each in plan.classes.ignore) else "",
@@ -126,7 +145,8 @@ def batch_of(size: tuple[int, int]) -> int:
 
 def _site_flags(site: Site, split: str, own: Sequence[str]) -> str:
     """The slicer's flags of one site, the label on a line of its own."""
-    images = [f"--image IMG={for_recipe(glob)}" for glob in site.files.images]
+    name = "" if site.files.pictures else f"{IMAGE}="
+    images = [f"--image {name}{for_recipe(glob)}" for glob in site.files.images]
     lines = [" ".join([split, *own, *images]), *([_flag("--label", site.files.label)] if site.files.label else [])]
     return " \\\n   ".join(lines)
 
@@ -144,9 +164,12 @@ def _cuts(sites: Sequence[Site], plan: Plan) -> list[str]:
     return cuts
 
 
-def _cut(plan: Plan, wishes: Wishes, shared: str) -> str:
+def _cut(plan: Plan, wishes: Wishes, shared: str, pictures: bool) -> str:
     """The slicer's flags that both sites share."""
-    flags = [f"--plane {plan.plane}", f"--size {plan.size[0]} {plan.size[1]}"]
+    flags = [
+        *([] if pictures else [f"--plane {plan.plane}"]),
+        f"{'--tile' if plan.tiles else '--size'} {plan.size[0]} {plan.size[1]}",
+    ]
     flags += ["--spacing {:g} {:g}".format(*plan.spacing)] if plan.spacing else []
     flags += [shared] if shared else []
     names = [name.replace(",", ";") for name in plan.classes.names]  # of which a comma ends one
@@ -154,10 +177,10 @@ def _cut(plan: Plan, wishes: Wishes, shared: str) -> str:
     flags += [_flag("--group", plan.group)] if plan.group else []
     flags += [f"--phantom {wishes.phantom}"] if wishes.phantom else []
     flags += [_flag("--modality", wishes.modality)] if wishes.modality else []
-    return " ".join([*flags, f"--tolerance {wishes.tolerance:g}"])
+    return " ".join([*flags, *([] if pictures else [f"--tolerance {wishes.tolerance:g}"])])
 
 
-def _prior(wishes: Wishes, labelled: bool) -> tuple[str, str, str]:
+def _prior(wishes: Wishes, labelled: bool, in_pixels: bool) -> tuple[str, str, str]:
     """Flags of size_priors, what they mean, and a rule for what they need; target labels never make the size."""
     needs = ""
     if wishes.organ_mm3:
@@ -167,6 +190,7 @@ def _prior(wishes: Wishes, labelled: bool) -> tuple[str, str, str]:
     else:
         flags = f"--source_mean data/{wishes.name}_source --source_folder {LABEL}"
         words = "its mean area in the source's labels; better a number from anatomy, --constant_mm2"
+        words = "its mean share of a slice in the source's masks; --constant takes pixels" if in_pixels else words
         needs = f"sizes/{wishes.name}.csv: | data/{wishes.name}_source\n"
     if not labelled:
         flags += f" --folder {IMAGE} --unlabelled"

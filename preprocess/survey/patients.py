@@ -14,6 +14,10 @@ FOLDERS = (
     "[^/]*/",
 )  # behind an id in: a file's folder, the one above, any
 ANY_NAME = (r"^(.+?)(?:\.nii|\.nii\.gz|\.mha|\.mhd|\.nrrd|\.hdr)?$", r"^([^_.]+)[_.]")  # all of it; up to the first _
+# of pictures: the name without its ending, or without a word for what the file is; one picture is one case
+STEM = r"^(.+)\.[^.]+$"
+KIND = "(?i:masks?|labels?|seg|segmentation|segmented|gt|groundtruth|annotation|annotated|manual1?|images?|img)"
+PICTURE_NAMES = (STEM, rf"^(.+?)(?:[_-]{KIND})*\.[^.]+$", rf"^(?:{KIND}[_-])*(.+?)(?:[_-]{KIND})*\.[^.]+$")
 ANY_FOLDER = (r"([^/]+)/[^/]*$", r"([^/]+)/[^/]*/[^/]*$")
 
 
@@ -47,9 +51,31 @@ def find_patient(patterns: Mapping[str, str], typed: str | None, site: str) -> t
     )
 
 
-def _fits(patterns: Mapping[str, str], patient: str) -> bool:
+def find_pictures(patterns: Mapping[str, str], typed: str | None, site: str) -> tuple[str, str | None, list[str]]:
+    """An expression that gives every picture an id; one whose group is the patient, or None; what is to be said.
+
+    patterns: role -> glob
+    typed: by the user, for pictures or for patients of several pictures
+    Where nothing fits, the faults of pairing the files by it say so.
+    """
+    files = [path for pattern in patterns.values() for path in find_files(pattern)]
+    compiled = compile_pattern("--patient", typed) if typed is not None else None
+    if compiled and (_fits(patterns, typed, pictures=True) or not all(read_id(path, compiled) for path in files)):
+        return typed, None, []
+    found = next((each for each in (*PICTURE_NAMES, *_candidates(files)) if _fits(patterns, each, pictures=True)), None)
+    if found is None:  # what is whole by the best of them is left out of the faults
+        found = min(PICTURE_NAMES, key=lambda each: len(pair(patterns, re.compile(each), pictures=True)[1]))
+    if compiled is None:
+        return found, None, [f"one picture is one patient at the {site}, as {_example(files, found)}; else --patient"]
+    images = find_files(next(iter(patterns.values())))
+    people = {read_id(path, compiled) for path in images}
+    said = f"--patient {typed}: {len(images)} pictures of {len(people)} patients at the {site}; all of a patient stay"
+    return found, typed, [f"{said} in one split, and each is scored by itself"]
+
+
+def _fits(patterns: Mapping[str, str], patient: str, pictures: bool = False) -> bool:
     """Whether every file is of one patient, and every patient has one file of each role."""
-    cases, faults = pair(patterns, re.compile(patient))
+    cases, faults = pair(patterns, re.compile(patient), pictures)
     return bool(cases) and not faults
 
 

@@ -23,7 +23,13 @@ SMALL, FINE = 64, 8  # below so many pixels, a multiple of this
 
 @dataclass(frozen=True)
 class Plan:
-    """The proposal. `splits`: the slicer's flags that say who validates, of source and target."""
+    """The proposal.
+
+    splits: the slicer's flags that say who validates, of source and target
+    spacing: that slices are resampled to; of pictures that of their pixels, if it is known
+    size: of the slices; of pictures width and height
+    tiles: whether pictures are cut into tiles of this size
+    """
 
     classes: Classes
     splits: tuple[str, str]
@@ -32,6 +38,7 @@ class Plan:
     spacing: tuple[float, float] | None
     size: tuple[int, int]
     reasons: tuple[str, ...]
+    tiles: bool = False
 
 
 def make_plan(sites: tuple[Site, Site], wishes: Wishes) -> Plan:

@@ -87,7 +87,7 @@ def _read_case(case: Case, tolerance_mm: float, channel: int | None, place_label
         try:
             grids[role] = read_grid(path, None if role == LABEL else channel, RADIOLOGICAL, is_label=role == LABEL)
             if role == LABEL:
-                _count(path, facts)
+                count_labels(read_stack(path, 0, is_label=True), path, facts)
         except VolumeFault as error:
             facts.faults.append(error.fault)
     facts.grid = grids.get(IMAGE)
@@ -102,9 +102,8 @@ def _read_case(case: Case, tolerance_mm: float, channel: int | None, place_label
     return facts
 
 
-def _count(path: Path, facts: CaseFacts) -> None:
-    """The census of one label volume. Raises VolumeFault for what holds no labels."""
-    stack = read_stack(path, 0, is_label=True)
+def count_labels(stack: np.ndarray, path: Path, facts: CaseFacts) -> None:
+    """The census of one file of labels, planes or a plane. Raises VolumeFault for what holds no labels."""
     facts.is_float = stack.dtype.kind == "f"
     try:
         values, counts = np.unique(whole_labels(stack), return_counts=True)

@@ -14,8 +14,9 @@ class Wishes:
     plane: str | None = None
     val: int | None = None
     val_list: tuple[str, ...] = ()
-    spacing: tuple[float, float] | None = None  # mm
-    size: tuple[int, int] | None = None  # pixels
+    spacing: tuple[float, float] | None = None  # mm; of pictures that of their pixels, along width and height
+    size: tuple[int, int] | None = None  # pixels; of pictures width and height
+    tile: tuple[int, int] | None = None  # of pictures, in place of size
     label_map: str | None = None
     class_names: tuple[str, ...] = ()
     organ_mm2: tuple[float, ...] = ()
