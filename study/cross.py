@@ -26,7 +26,7 @@ from processes.quoting import for_chart
 from study.asking import Asked
 from study.reading import HEADLINE, Study, open_study
 from study.report import write_texts
-from study.tables.words import MOST_FAULTS
+from study.tables.words import ends_of, missing_lines
 from utils import counted, doubled, listing
 
 NAME, SOURCES = "cross", "sources"
@@ -139,7 +139,14 @@ def make_table(cross: Cross) -> Report:
     ]
     title = f"Source networks (lines) and what adapts them (columns), {cross.name}, {counted(len(cross.seeds), 'seed')}"
     header = ["source", "on its own site", *cross.rows]
-    return Report(title, _warnings(cross), header, blocks, _notes(cross, score), [*_lines(cross)])
+    return Report(
+        title,
+        [*warnings_of(cross.runs), *missing_lines(cross.faults)],
+        header,
+        blocks,
+        _notes(cross, score),
+        [*_lines(cross)],
+    )
 
 
 def _usual(cross: Cross) -> str:
@@ -156,14 +163,6 @@ def _block(cross: Cross, cells: Mapping[tuple[str, str], str]) -> list[list[str]
         ]
         for source in cross.sources
     ]
-
-
-def _warnings(cross: Cross) -> list[str]:
-    found = warnings_of(cross.runs)
-    if faults := cross.faults:
-        found.append(f"{counted(len(faults), 'run')} missing or left out; means are over the others:")
-        found += faults[:MOST_FAULTS] + [f"… ({len(faults) - MOST_FAULTS} more)"] * (len(faults) > MOST_FAULTS)
-    return found
 
 
 def _notes(cross: Cross, score: str) -> list[str]:
@@ -188,12 +187,6 @@ def _lines(cross: Cross) -> Iterator[dict[str, Any]]:
                 for name, measure in (("mean", cross.interval), ("gain", cross.gain), ("closed", cross.closed)):
                     line |= ends_of(name, measure(source, row))
                 yield line
-
-
-def ends_of(name: str, interval: Interval | None) -> dict[str, float]:
-    """The cells of a csv: a mean and the ends of its interval, NaN where there is none."""
-    ends = (interval.mean, interval.low, interval.high) if interval else (np.nan,) * 3
-    return dict(zip((name, f"{name}_low", f"{name}_high"), ends, strict=True))
 
 
 # ------------------------------------------------------------------------------------------------ picture

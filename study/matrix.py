@@ -24,10 +24,9 @@ from analysis.tables.table import NOTHING, Report, number
 from processes.errors import UserError
 from processes.quoting import for_chart
 from study.asking import Asked
-from study.cross import ends_of
 from study.reading import Study, open_study
 from study.report import write_texts
-from study.tables.words import MOST_FAULTS
+from study.tables.words import ends_of, missing_lines
 from utils import counted, listing
 
 NAME, BACK = "matrix", "_back"
@@ -132,7 +131,14 @@ def make_table(matrix: Matrix) -> Report:
         blocks.append((f"{row} - {matrix.lower}: what that adds", _block(gains, matrix.sites, signed=True)))
     seeds, score = counted(len(matrix.seeds), "seed"), next(iter(matrix.studies.values())).score_name
     title = f"Every site of {matrix.name} as source (lines) and as target (columns): {score}, {seeds}"
-    return Report(title, _warnings(matrix), header, blocks, _notes(matrix, score), [*_lines(matrix)])
+    return Report(
+        title,
+        [*warnings_of(matrix.runs), *missing_lines(matrix.faults)],
+        header,
+        blocks,
+        _notes(matrix, score),
+        [*_lines(matrix)],
+    )
 
 
 def _means(matrix: Matrix, row: str, measure: Callable[[str, Pair], Interval | None]) -> Square:
@@ -163,15 +169,6 @@ def _block(square: Square, sites: Sequence[str], lost: Square | None = None, sig
     apart = [value for pair, value in square.items() if pair[0] != pair[1]]
     forgotten = number(float(np.mean([*lost.values()]))) if lost else NOTHING
     return [*block, ["other sources", *(words(cells(square, 1, site)) for site in sites), words(apart), forgotten]]
-
-
-def _warnings(matrix: Matrix) -> list[str]:
-    found = warnings_of(matrix.runs)
-    if matrix.faults:
-        found.append(f"{counted(len(matrix.faults), 'run')} missing or left out; means are over the others:")
-        found += matrix.faults[:MOST_FAULTS]
-        found += [f"… ({len(matrix.faults) - MOST_FAULTS} more)"] * (len(matrix.faults) > MOST_FAULTS)
-    return found
 
 
 def _notes(matrix: Matrix, score: str) -> list[str]:

@@ -44,6 +44,18 @@ def warnings(study: Study) -> list[str]:
     return found
 
 
+def missing_lines(faults: Sequence[str]) -> list[str]:
+    """What stands above a table that is not of one study, where runs of it are missing."""
+    if not faults:
+        return []
+    more = [f"… ({len(faults) - MOST_FAULTS} more)"] * (len(faults) > MOST_FAULTS)
+    return [
+        f"{counted(len(faults), 'run')} missing or left out; means are over the others:",
+        *faults[:MOST_FAULTS],
+        *more,
+    ]
+
+
 def cautions(study: Study) -> list[str]:
     """That the images are made up, or the runs otherwise no measure; how little is known."""
     found = warnings_of([*study.runs.values()])
@@ -89,6 +101,12 @@ def signed_words(interval: Interval, digits: int = 3) -> str:
 def interval_cells(name: str, interval: Interval) -> dict[str, Any]:
     """The cells of a csv: name_mean, name_low, …"""
     return {f"{name}_{key}": value for key, value in asdict(interval).items()}
+
+
+def ends_of(name: str, interval: Interval | None) -> dict[str, float]:
+    """The cells of a csv: a mean, and the ends of its interval; NaN where there is none."""
+    ends = (interval.mean, interval.low, interval.high) if interval else (math.nan,) * 3
+    return dict(zip((name, f"{name}_low", f"{name}_high"), ends, strict=True))
 
 
 def p_words(p: float) -> str:
