@@ -13,7 +13,7 @@ import processes.ctrl_c  # noqa: F401  first: from here on Ctrl-C is one line
 import argparse
 import math
 import os
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
@@ -23,7 +23,7 @@ import numpy as np
 from tqdm import tqdm
 
 from datasets.trained_on import grey_levels
-from files.faults import VolumeFault
+from files.faults import Fault, VolumeFault
 from files.grey_levels import Normalisation, count_values
 from files.grids import Grid
 from files.labels import classes_of
@@ -119,6 +119,10 @@ def cut_picture(case: Case, home: str, spec: PictureSpec, folder: Path | None) -
         result.grid = spec.grid_of(pixels.shape)
         result.levels[IMAGE] = grey_levels(pixels)
         whole = Frame(pixels.shape, pixels.shape, pixels.shape)
+        must_have_greys(pixels, case.paths[IMAGE])
+        if spec.normalisation.fit(pixels[None]).width == 0:
+            what = "has too few bright pixels for these percentiles (take --normalise minmax, or wider --percentiles)"
+            raise VolumeFault(what, str(case.paths[IMAGE]))
         (plane,) = image_planes(pixels[None], whole, case.paths[IMAGE], spec)
         planes = {IMAGE: [frame.take(plane) for frame in spec.frames(result.grid)]}
         if spec.label:
@@ -156,6 +160,24 @@ def _mask_planes(case: Case, spec: PictureSpec, result: PictureResult) -> list[n
     return planes
 
 
+def must_have_greys(pixels: np.ndarray, path: Path) -> None:
+    """Raises VolumeFault for a picture (W, H) of a single grey level."""
+    if pixels.min() == pixels.max():
+        raise VolumeFault("is a single grey level throughout (leave it out)", str(path))
+
+
+def find_twins(digests: Mapping[Path, str]) -> list[Fault]:
+    """Files with the same content: one picture under two names would train and validate.
+
+    digests: of each file
+    """
+    groups: dict[str, list[str]] = {}
+    for path, digest in sorted(digests.items()):
+        groups.setdefault(digest, []).append(str(path))
+    what = "pictures that are the same file under several names (leave one of them, and its mask)"
+    return [(what, " and ".join(names)) for names in groups.values() if len(names) > 1]
+
+
 def must_be_alike(mask: tuple[int, ...], image: tuple[int, ...], path: Path) -> None:
     """Raises VolumeFault for a mask (rows, columns) of another size than its image."""
     if mask != image:
@@ -184,6 +206,8 @@ def make_picture_set(spec: PictureSpec) -> dict[str, Any]:
                 (made / split / name).mkdir(parents=True)
         work = partial(_cut, home=home, spec=spec, folder=None if faults else made)
         results = list(tqdm(in_processes(work, whole, spec.jobs), "pictures", len(whole), unit="picture", disable=None))
+        images = [source for result in results for source in result.sources if source["role"] == IMAGE]
+        faults += find_twins({Path(source["path"]): source["sha256"] for source in images})
         refuse(faults + [fault for result in results for fault in result.faults], spec.dest)
         tasks = [_task(case, result.grid, home, spec) for case, result in zip(whole, results, strict=True)]
         card = _card(spec, tasks, results)

@@ -62,7 +62,8 @@ def find_pictures(patterns: Mapping[str, str], typed: str | None, site: str) -> 
     compiled = compile_pattern("--patient", typed) if typed is not None else None
     if compiled and (_fits(patterns, typed, pictures=True) or not all(read_id(path, compiled) for path in files)):
         return typed, None, []
-    found = next((each for each in (*PICTURE_NAMES, *_candidates(files)) if _fits(patterns, each, pictures=True)), None)
+    others = (each for each in _candidates(files) if each != ANY_NAME[0])  # which takes a.png and a.jpg for two
+    found = next((each for each in (*PICTURE_NAMES, *others) if _fits(patterns, each, pictures=True)), None)
     if found is None:  # what is whole by the best of them is left out of the faults
         found = min(PICTURE_NAMES, key=lambda each: len(pair(patterns, re.compile(each), pictures=True)[1]))
     if compiled is None:

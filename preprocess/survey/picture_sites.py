@@ -12,7 +12,7 @@ from files.grids import Grid
 from files.pairing import Case, compile_pattern, pair
 from files.pictures import LOSSY, read_picture
 from preprocess.layouts.layout import SiteFiles
-from preprocess.picture_set import must_be_alike
+from preprocess.picture_set import find_twins, must_be_alike, must_have_greys
 from preprocess.survey.classes import propose_classes
 from preprocess.survey.plan import MULTIPLE, Plan
 from preprocess.survey.sites import IMAGE, LABEL, CaseFacts, Site, count_labels, roles_of
@@ -20,7 +20,7 @@ from preprocess.survey.splits import propose_group, propose_splits
 from preprocess.survey.wishes import Wishes
 from processes.errors import UserError
 from processes.pool import in_processes
-from utils import listing
+from utils import listing, sha256_of
 
 LARGEST = 512  # pixels of the longer side that is proposed; larger pictures are scaled down
 FEW = 8  # values of a mask of 0 and 255; one with more of them has been blurred
@@ -33,6 +33,7 @@ def read_picture_site(name: str, files: SiteFiles, is_mapped: bool, jobs: int = 
     """
     cases, faults = pair(roles_of(files), compile_pattern("--patient", files.patient), pictures=True)
     found = list(in_processes(partial(_read_case, is_mapped=is_mapped), cases, jobs))
+    faults += find_twins({case.paths[IMAGE]: sha256_of(case.paths[IMAGE]) for case in cases if IMAGE in case.paths})
     whole = [(case, each.grid) for case, each in zip(cases, found, strict=True) if each.grid]
     return Site(
         name,
@@ -53,6 +54,7 @@ def _read_case(case: Case, is_mapped: bool) -> CaseFacts:
         try:
             pixels = read_picture(path, is_label=role == LABEL)
             if role == IMAGE:
+                must_have_greys(pixels, path)
                 facts.grid = Grid((*pixels.shape, 1), np.eye(4))
                 continue
             if facts.grid:

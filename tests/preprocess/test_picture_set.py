@@ -262,6 +262,15 @@ def spoil_partner(place):
     (place / "old/masks/img1.png").unlink()
 
 
+def spoil_twin(place):
+    for part in ("images", "masks"):
+        (place / f"old/{part}/img9.png").write_bytes((place / f"old/{part}/img1.png").read_bytes())
+
+
+def spoil_grey(place):
+    Image.new("L", (20, 24), 7).save(place / "old/images/img1.png")
+
+
 def spoil_image(place):
     (place / "old/images/img1.png").write_text("text")
 
@@ -273,6 +282,8 @@ def spoil_image(place):
         (spoil_jpeg, r"grey levels in between, as JPEG .*--label_map 0-127:0,128-255:1.*old/masks/img1.png"),
         (spoil_colour, r"old/masks/img1.png is a mask in several colours"),
         (spoil_partner, r"pictures without GT \(no file of 'old/masks/\*.png'\): img1"),
+        (spoil_twin, r"the same file under several names .*: old/images/img1.png and old/images/img9.png"),
+        (spoil_grey, r"is a single grey level throughout \(leave it out\): old/images/img1.png"),
         (spoil_image, r"old/images/img1.png cannot be read"),
     ],
 )
@@ -294,6 +305,27 @@ def test_a_threshold_that_is_typed_takes_a_blurred_mask(place):
     make_picture_set(spec_of("--label_map", "0-127:0,128-255:1", "--size", "20", "24"))
     (path,) = Path("data/made").glob("*/GT/img1_0.png")
     assert np.array_equal(read_slice(path), mask == 255)
+
+
+def test_two_files_of_one_name_and_files_that_are_no_pictures_are_named(place):
+    Image.new("L", (20, 24)).save(place / "new/images/scan-1.png")
+    with pytest.raises(UserError, match=r"two files for IMG .*: new/images/scan-1.jpg and new/images/scan-1.png"):
+        run(labelled=False, target="new/images/*")
+    (place / "new/images/scan-1.png").rename(place / "new/images/notes.txt")
+    with pytest.raises(UserError, match=r"new/images/notes.txt is no picture; those are .jpg"):
+        run(labelled=False, target="new/images/*")
+    assert not Path("mine.make").exists()
+
+
+def test_a_few_bright_pixels_need_other_percentiles(place):
+    pixels = np.zeros((24, 20), np.uint8)
+    pixels[3, 4] = 9
+    Image.fromarray(pixels).save(place / "old/images/img1.png")
+    with pytest.raises(UserError, match=r"too few bright pixels .*--normalise minmax.*: old/images/img1.png"):
+        make_picture_set(spec_of())
+    make_picture_set(spec_of("--size", "20", "24", "--normalise", "minmax"))
+    (path,) = Path("data/made").glob("*/IMG/img1_0.png")
+    assert read_slice(path).sum() == 255
 
 
 @pytest.mark.parametrize(
