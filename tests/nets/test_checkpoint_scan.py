@@ -45,7 +45,7 @@ def test_the_sizes_are_those_of_the_operations():
 
 def test_what_torch_saves_passes_at_once(content, monkeypatch):
     monkeypatch.setattr(checkpoint_files.pickletools, "genops", None)
-    checkpoint_files._must_name_tensors_alone(content)
+    checkpoint_files._must_name_tensors_alone(content, {})
 
 
 @pytest.mark.parametrize("value", [np.float64(1), {1}, b"bytes", torch.float32, bytearray(3)], ids=repr)

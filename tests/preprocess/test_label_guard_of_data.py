@@ -320,11 +320,11 @@ def test_every_flag_of_the_tools_is_tried():
     commands = parser_of(size_priors.parse_args)._actions[-1].choices
     assert left_out(commands["make"], SIZES, "--data --out --n_class --unlabelled") == []
     looked = "--name --source --source_label --target --target_label --patient"
-    passed_on = ["--channel"]  # to the slicer, where it is tried
+    passed_on, to_pictures = ["--channel"], ["--tile"]  # to slicers, where they are tried (test_picture_set.py)
     # which files there are, by their names and notes alone: tests/preprocess/test_layouts.py
     found = [f"--{site}{name}" for name in LAYOUTS for site in ("", "target_")]
     found += ["--no_target_label", "--fold", "--contrast"]
-    assert left_out(parser_of(new_dataset.parse_args), LOOKING, looked) == [*passed_on, *found]
+    assert left_out(parser_of(new_dataset.parse_args), LOOKING, looked) == [*passed_on, *found, *to_pictures]
 
 
 def test_no_flag_of_predict_names_ground_truth():

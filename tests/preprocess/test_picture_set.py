@@ -3,6 +3,7 @@
 import csv
 import json
 import subprocess
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -141,6 +142,22 @@ def test_tiles_put_together_are_the_picture(place):
         assert tile.shape == (16, 8)
         whole[at[0] : at[0] + 16, at[1] : at[1] + 8] += tile
     assert np.array_equal(whole[4:28, 2:22], np.asarray(Image.open("old/masks/img3.png")) == 255)
+
+
+@pytest.mark.parametrize(
+    "more", [("--size", "32", "16"), ("--tile", "8", "8"), ("--size", "32", "16", "--spacing", "2", "2")]
+)
+def test_images_are_the_same_whatever_their_labels_say(place, more):
+    seen = []
+    for state in ("as they are", "wiped", "absent"):
+        if state == "wiped":
+            for path in (place / "old/masks").iterdir():
+                Image.fromarray(np.zeros_like(np.asarray(Image.open(path)))).save(path)
+        made = place / "data" / state
+        make_picture_set(replace(spec_of(*more, label="old/masks/*.png" if state != "absent" else ""), dest=made))
+        seen.append({path.relative_to(made): path.read_bytes() for path in made.glob("*/IMG/*")})
+    assert len(seen[0]) >= 5
+    assert seen[0] == seen[1] == seen[2]
 
 
 def test_pictures_of_a_patient_stay_in_one_split(place, capsys):
