@@ -32,7 +32,13 @@ class _OfMonai(Network):
     """
 
     def __init__(
-        self, in_channels: int, n_class: int, net: str, told: Mapping[str, Any] | None, multiple: int | None
+        self,
+        in_channels: int,
+        n_class: int,
+        *,
+        net: str = "SegResNet",
+        told: Mapping[str, Any] | None = None,
+        multiple: int | None = None,
     ) -> None:
         super().__init__(in_channels, n_class)
         told = EXAMPLE if told is None and net == "SegResNet" else told or {}
@@ -101,17 +107,6 @@ class _Reached(BaseException):
 class MonaiNet(_OfMonai):
     """A network of MONAI for slices."""
 
-    def __init__(
-        self,
-        in_channels: int,
-        n_class: int,
-        *,
-        net: str = "SegResNet",
-        told: Mapping[str, Any] | None = None,
-        multiple: int | None = None,
-    ) -> None:
-        super().__init__(in_channels, n_class, net, told, multiple)
-
 
 @NETWORKS.register()
 class MonaiNet3D(_OfMonai):
@@ -119,17 +114,6 @@ class MonaiNet3D(_OfMonai):
 
     axes = 3
     keeps_channels_last = False
-
-    def __init__(
-        self,
-        in_channels: int,
-        n_class: int,
-        *,
-        net: str = "SegResNet",
-        told: Mapping[str, Any] | None = None,
-        multiple: int | None = None,
-    ) -> None:
-        super().__init__(in_channels, n_class, net, told, multiple)
 
 
 def multiple_of(net: str, told: Mapping[str, Any]) -> int:

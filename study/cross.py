@@ -24,7 +24,7 @@ from analysis.tables.table import NOTHING, Report, number
 from processes.errors import UserError
 from processes.quoting import for_chart
 from study.asking import Asked
-from study.reading import HEADLINE, Study, open_study
+from study.reading import Study, open_study
 from study.report import write_texts
 from study.tables.words import ends_of, missing_lines
 from utils import counted, doubled, listing
@@ -79,17 +79,13 @@ class Cross:
 
     def closed(self, source: str, row: str) -> Interval | None:
         """The share of the gap between the usual source network as it came and `upper`; None where it is undefined."""
-        if not self.trained.of_row(self.upper):
+        if (upper := self.trained.chosen(self.upper)) is None:
             return None
-        upper = self.trained.scores(self.upper, self.trained.score, HEADLINE)
         return self._against(source, row, lambda table, lower: gap_closed(table, *lower.align(upper)))
 
     def _against(self, source: str, row: str, measure: Callable[..., Interval | None]) -> Interval | None:
-        usual, first = self.studies[self.sources[0]], self.rows[0]
-        study = self.studies[source]
-        if not (study.of_row(row) and usual.of_row(first)):
-            return None
-        return measure(*study.scores(row, study.score).align(usual.scores(first, usual.score)))
+        table, usual = self.studies[source].chosen(row), self.studies[self.sources[0]].chosen(self.rows[0])
+        return None if table is None or usual is None else measure(*table.align(usual))
 
     def square(self, measure: Callable[[str, str], Interval | None]) -> Square:
         """The means of a measure, where there is one."""

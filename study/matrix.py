@@ -65,9 +65,7 @@ class Matrix:
 
     def table(self, row: str, pair: Pair) -> pd.DataFrame | None:
         """(patients, seeds) Dice, or IoU, of what the row chose; None where no run of it is there."""
-        study = self.studies[pair]
-        there = row in study.rows and study.of_row(row)
-        return study.scores(row, study.score) if there else None
+        return self.studies[pair].chosen(row)
 
     def interval(self, row: str, pair: Pair) -> Interval | None:
         """The mean of that table, for other patients and seeds."""

@@ -107,6 +107,10 @@ class Study:
         table = pd.DataFrame(columns, index=self.patients(row), columns=list(self.seeds), dtype=float)
         return table.rename_axis(index="patient", columns="seed")
 
+    def chosen(self, row: str) -> pd.DataFrame | None:
+        """What the study is about, (patients, seeds) scores of what the row chose; None where no run of it is there."""
+        return self.scores(row, self.score) if row in self.rows and self.of_row(row) else None
+
     def interval(self, row: str, score: str, which: str = HEADLINE, classes: Sequence[int] | None = None) -> Interval:
         """The mean of `scores`, with its interval for other patients and other seeds."""
         return crossed_interval(self.scores(row, score, which, classes), bounds=BOUNDS.get(score, (0, math.inf)))

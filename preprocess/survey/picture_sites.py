@@ -15,7 +15,7 @@ from preprocess.layouts.layout import SiteFiles
 from preprocess.picture_set import find_twins, must_be_alike, must_have_greys
 from preprocess.survey.classes import propose_classes
 from preprocess.survey.plan import MULTIPLE, Plan
-from preprocess.survey.sites import IMAGE, LABEL, CaseFacts, Site, count_labels, roles_of
+from preprocess.survey.sites import IMAGE, LABEL, CaseFacts, Site, count_labels, roles_of, site_of
 from preprocess.survey.splits import propose_group, propose_splits
 from preprocess.survey.wishes import Wishes
 from processes.errors import UserError
@@ -34,18 +34,7 @@ def read_picture_site(name: str, files: SiteFiles, is_mapped: bool, jobs: int = 
     cases, faults = pair(roles_of(files), compile_pattern("--patient", files.patient), pictures=True)
     found = list(in_processes(partial(_read_case, is_mapped=is_mapped), cases, jobs))
     faults += find_twins({case.paths[IMAGE]: sha256_of(case.paths[IMAGE]) for case in cases if IMAGE in case.paths})
-    whole = [(case, each.grid) for case, each in zip(cases, found, strict=True) if each.grid]
-    return Site(
-        name,
-        files,
-        [case for case, _ in whole],
-        [grid for _, grid in whole],
-        Counter(value for each in found for value in each.labels),
-        sum((each.labels for each in found), Counter()),
-        sum(each.is_float for each in found),
-        [],
-        faults + [fault for each in found for fault in each.faults],
-    )
+    return site_of(name, files, cases, found, faults)
 
 
 def _read_case(case: Case, is_mapped: bool) -> CaseFacts:

@@ -67,6 +67,13 @@ def read_site(name: str, files: SiteFiles, tolerance_mm: float, jobs: int = 1) -
     cases, faults = pair(roles_of(files), compile_pattern("--patient", files.patient))
     how = {"tolerance_mm": tolerance_mm, "channel": files.channel, "place_labels": files.place_labels}
     found = list(in_processes(partial(_read_case, **how), cases, jobs))
+    return site_of(name, files, cases, found, faults)
+
+
+def site_of(
+    name: str, files: SiteFiles, cases: Sequence[Case], found: Sequence[CaseFacts], faults: Sequence[Fault]
+) -> Site:
+    """The site of these cases, of which this was found, in their order; `faults`: those of files that are no case."""
     whole = [(case, each.grid) for case, each in zip(cases, found, strict=True) if each.grid]
     return Site(
         name,
@@ -77,7 +84,7 @@ def read_site(name: str, files: SiteFiles, tolerance_mm: float, jobs: int = 1) -
         sum((each.labels for each in found), Counter()),
         sum(each.is_float for each in found),
         [offence for each in found for offence in each.offences],
-        faults + [fault for each in found for fault in each.faults],
+        [*faults, *(fault for each in found for fault in each.faults)],
     )
 
 

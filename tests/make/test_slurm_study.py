@@ -7,6 +7,7 @@ import sys
 
 import pytest
 
+from tests.tools.check_makefiles import runs_made
 from tests.tools.checkout import ROOT
 
 STUDY = ROOT / "make/slurm/study.sbatch"
@@ -97,6 +98,6 @@ def test_a_task_makes_its_row_of_its_seed(slurm, monkeypatch):
     _, *command = done.stdout.splitlines()
     assert command[:2] == ["make", "JOBS=4"]
     dry = subprocess.run([*command, "-n", f"CC={sys.executable}"], cwd=ROOT, capture_output=True, text=True, check=True)
-    runs = [line.split("renew ")[1].split(" --")[0] for line in dry.stdout.splitlines() if "main.py" in line]
+    runs = runs_made(dry.stdout)
     assert "results/prostate/study/seed7/sfda" in runs
     assert not [run for run in runs if run.endswith("noadap")]

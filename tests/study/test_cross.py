@@ -11,6 +11,7 @@ from fake_study import make_run, write_scores
 from processes.errors import UserError
 from study.__main__ import main
 from study.cross import make_table, open_cross, write_cross
+from tests.tools.check_makefiles import runs_made
 from tests.tools.checkout import ROOT
 
 SOURCES, ROWS = ("cesource", "cesource_gin"), ("noadap", "sfda")
@@ -93,12 +94,7 @@ def dry(*words):
 def test_make_trains_each_source_once_and_starts_every_row_from_it():
     done = dry("SOURCES=cesource cesource_gin", "ROWS=noadap sfda chosen", "SEEDS=0 7")
     assert (done.returncode, done.stderr) == (0, "")
-    runs = {}
-    for line in done.stdout.splitlines():
-        if "main.py" in line:
-            run = line.split("renew ")[1].split(" --")[0]
-            assert run not in runs
-            runs[run] = line
+    runs = runs_made(done.stdout)
     folders = {
         "sources": ["cesource", "cesource_gin", "fs"],
         **{each: ["noadap", "sfda", "chosen"] for each in SOURCES},

@@ -11,6 +11,7 @@ from fake_study import make_run, write_scores
 from processes.errors import UserError
 from study.__main__ import main
 from study.matrix import make_table, open_matrix, write_matrix
+from tests.tools.check_makefiles import runs_made
 from tests.tools.checkout import ROOT
 
 SITES = ("A", "B", "C")
@@ -97,12 +98,7 @@ def dry(*words):
 def test_make_trains_a_source_network_once_and_starts_every_pair_from_it():
     done = dry("SITES=BMC HK", "ROWS=noadap sfda", "SEEDS=0 3")
     assert (done.returncode, done.stderr) == (0, "")
-    runs = {}
-    for line in done.stdout.splitlines():
-        if "main.py" in line:
-            run = line.split("renew ")[1].split(" --")[0]
-            assert run not in runs
-            runs[run] = line
+    runs = runs_made(done.stdout)
     wanted = []
     for source in ("BMC", "HK"):
         for target in ("BMC", "HK"):

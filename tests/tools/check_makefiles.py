@@ -51,6 +51,18 @@ def trainings(commands: str) -> list[list[str]]:
     return [call[call.index("main.py") + 1 :] for call in calls]
 
 
+def runs_made(commands: str) -> dict[str, str]:
+    """The folder of each run that make would train -> its line. Raises UserError where a run would be trained twice."""
+    runs: dict[str, str] = {}
+    for line in commands.splitlines():
+        if "main.py" in line:
+            run = line.split("renew ")[1].split(" --")[0]
+            if run in runs:
+                raise UserError(f"{run} would be trained twice")
+            runs[run] = line
+    return runs
+
+
 class Undrawn(TorchFunctionMode):
     """Weights begin as whatever the memory holds: to draw those of large networks takes longer than all the rest."""
 
