@@ -34,7 +34,7 @@ from preprocess.survey.sites import Offence, Site, read_site
 from preprocess.survey.wishes import Wishes
 from processes.errors import UserError
 from processes.quoting import visible
-from utils import ProgramParser, atomic_write, listing, run_program
+from utils import ProgramParser, atomic_write, counted, listing, run_program
 
 SITES = "source", "target"
 # whether there is a GPU -> the settings that are not the default here, as make/begin.mk has it
@@ -79,7 +79,7 @@ def describe_plan(plan: Plan) -> str:
 def check_sites(sites: Sequence[Site], makefile: Path, folder: Path) -> None:
     """Raises UserError that lists what stands in the way: files at fault, labels elsewhere than their images."""
     faults = [fault for site in sites for fault in site.faults]
-    told = [f"{len(faults)} faults: {describe_faults(faults)}"] if faults else []
+    told = [f"{counted(len(faults), 'fault')}: {describe_faults(faults)}"] if faults else []
     if offences := [offence for site in sites for offence in site.offences]:
         told.append(
             f"{len({offence.file for offence in offences})} labels do not lie where their images lie, all in the "

@@ -2,16 +2,17 @@
 
 Layout: dataset_description.json; sub-<label>/[ses-<label>/]anat/sub-<label>_…_<suffix>.nii.gz, where the suffix is the
 contrast (T1w, T2w, FLAIR, …). Masks end in _dseg: derivatives/<pipeline>/sub-<label>/… beside a
-dataset_description.json of their own. A dseg.tsv (index, name) there, or at the top, names the labels.
+dataset_description.json of their own. A dseg.tsv (index, name) there, or at the top, names the labels. Pipelines,
+as fMRIPrep, leave several images and masks of a scan, told apart by words in their names (space-, desc-, acq-, …).
 """
 
 import csv
+import re
 from collections.abc import Sequence
 from pathlib import Path
 
 from files.foreign import read_json, read_text, reading
-from files.pairing import find_files
-from preprocess.layouts.layout import LAYOUTS, Asked, SiteFiles, as_pattern, chosen_of, plain_name, shown
+from preprocess.layouts.layout import LAYOUTS, Asked, SiteFiles, chosen_of, pattern_of, plain_name, shown
 from processes.errors import UserError
 from utils import listing
 
@@ -31,15 +32,16 @@ def bids(folder: Path, asked: Asked) -> SiteFiles:
     )
     images = _images(raw)
     what = f"{raw} has images of several contrasts" if images else f"{raw} has no sub-*/…/anat/sub-*_<contrast>.nii.gz"
-    contrast = chosen_of(sorted(images) or ["T2w"], asked.contrast if images else "", what)
-    files = images[contrast]
-    ending = files[0].name[files[0].name.index(".") :]
-    label = masks and _label(masks, contrast)
+    wanted = asked.contrast and asked.contrast.rpartition("_")[2]
+    contrast = chosen_of(sorted(images) or ["T2w"], wanted if images else "", what)
+    files = _one_a_scan(images[contrast], asked.contrast, f"{raw} has several {contrast} images", "--contrast")
+    truth = _truth(masks, contrast, asked.masks) if masks else []
+    anat = f"sub-*/**/anat/*_{contrast}"
     return SiteFiles(
-        (as_pattern(raw, f"sub-*/**/anat/*_{contrast}{ending}"),),
-        label,
+        (_pattern(raw, files, anat),),
+        _pattern(masks, truth, f"sub-*/**/*_{contrast}_*{SUFFIX}", f"sub-*/**/*_{SUFFIX}") if masks else None,
         SCAN,
-        class_names=_names([*([masks] if masks else []), raw]),
+        class_names=_names([*([masks] if masks else []), raw], _called(truth[0]) if truth else SUFFIX),
         names_all=False,
         group=SUBJECT,
         modality=contrast,
@@ -62,7 +64,9 @@ def _parts(folder: Path, is_derivative: bool) -> tuple[Path, Path | None]:
 
 
 def _masks(folder: Path) -> list[Path]:
-    return [path for ending in ENDINGS for path in folder.glob(f"sub-*/**/*_{SUFFIX}{ending}")]
+    """The masks of one ending, the first that any has."""
+    found = (sorted(folder.glob(f"sub-*/**/*_{SUFFIX}{ending}")) for ending in ENDINGS)
+    return next(filter(None, found), [])
 
 
 def _images(folder: Path) -> dict[str, list[Path]]:
@@ -78,22 +82,59 @@ def _images(folder: Path) -> dict[str, list[Path]]:
     return {}
 
 
-def _label(masks: Path, contrast: str) -> str:
-    """The pattern of the masks; of those for one contrast where their names say for which they are."""
-    for names in (f"*_{contrast}_*{SUFFIX}", f"*_{SUFFIX}"):
-        for ending in ENDINGS:
-            pattern = as_pattern(masks, f"sub-*/**/{names}{ending}")
-            if find_files(pattern):
-                return pattern
-    raise UserError(f"{masks} holds no masks: sub-*/…/sub-*_{SUFFIX}.nii.gz.")
+def _truth(folder: Path, contrast: str, wanted: str | None) -> list[Path]:
+    """A mask a scan: of anatomy, and for one contrast, where names say so. Raises UserError where some are left."""
+    found = _masks(folder)
+    if not found:
+        raise UserError(f"{folder} holds no masks: sub-*/…/sub-*_{SUFFIX}.nii.gz.")
+    found = [path for path in found if path.parent.name == "anat"] or found
+    found = [path for path in found if f"_{contrast}_" in path.name] or found
+    return _one_a_scan(found, wanted, f"{folder} has several masks", "--masks")
 
 
-def _names(folders: Sequence[Path]) -> dict[int, str]:
-    """Label -> name, by the first table that is there; empty without one. Raises UserError for another table."""
-    tables = (path for folder in folders for path in sorted(folder.glob(f"*{TABLE}")) if not path.name.startswith("."))
-    path = next(tables, None)
-    if path is None:
+def _one_a_scan(files: Sequence[Path], wanted: str | None, what: str, flag: str) -> list[Path]:
+    """Of the files of each scan one: the one that is called as wanted, the only one, or the one in its own space.
+
+    what: of what there are several; flag: it names one. Raises UserError where several are left.
+    """
+    called = [path for path in files if _called(path) == wanted]
+    of_the_scan = [path for path in files if "_space-" not in path.name]
+    for found in (called if "-" in (wanted or "") else [], files, of_the_scan, called):
+        if found and len({_scan(path) for path in found}) == len(found):
+            return list(found)
+    names = sorted({_called(path) for path in files})
+    given = f"{flag} {wanted} is not enough" if wanted else "name one"
+    raise UserError(f"{what} of a scan, {listing(names)}: {given}, as in {flag} '{names[0]}'.")
+
+
+def _scan(path: Path) -> str:
+    match = re.match(SCAN, path.name)
+    return match[0] if match else path.name
+
+
+def _called(path: Path) -> str:
+    """What a name tells besides its scan and its ending, as in desc-preproc_T1w."""
+    return path.name[len(_scan(path)) : path.name.index(".")].removeprefix("_")
+
+
+def _pattern(folder: Path, files: Sequence[Path], *names: str) -> str:
+    """A pattern of these files: one of those given, without their ending, or one that counts a scan's letters."""
+    ending = files[0].name[files[0].name.index(".") :]
+    kinds = sorted({("?" * len(_scan(path)), _called(path)) for path in files})
+    counting = "|".join(f"sub-*/**/{letters}_{called}{ending}" for letters, called in kinds)
+    return pattern_of(folder, files, *(f"{name}{ending}" for name in names), counting)
+
+
+def _names(folders: Sequence[Path], called: str) -> dict[int, str]:
+    """Label -> name, by the table of the masks that are called so, or the first there is; empty without one.
+
+    Raises UserError for a table of something else.
+    """
+    tables = [path for folder in folders for path in sorted(folder.glob(f"*{TABLE}")) if not path.name.startswith(".")]
+    tables.sort(key=lambda path: path.stem != called)
+    if not tables:
         return {}
+    path = tables[0]
     cure = "expected columns index and name, separated by tabs, as BIDS has them; mend it, or move it away"
     with reading(path, cure):
         rows = list(csv.DictReader(read_text(path).splitlines(), delimiter="\t"))

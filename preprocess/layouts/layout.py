@@ -19,6 +19,7 @@ class Asked:
 
     fold: int = 0  # of a split into folds
     contrast: str | None = None  # which image of a patient, by the name that the layout has for it
+    masks: str | None = None  # which masks, likewise
 
 
 @dataclass(frozen=True)
@@ -60,6 +61,18 @@ def as_pattern(folder: Path, names: str) -> str:
     if "|" in str(folder):
         raise UserError(f"{folder}: a | in a folder's name parts two patterns here; rename it, or reach it by a link.")
     return f"{folder.as_posix()}/{names}"
+
+
+def pattern_of(folder: Path, files: Sequence[Path], *names: str) -> str:
+    """The first of these patterns below a folder that finds these files and no others; else one that names each.
+
+    A | parts several in one.
+    """
+    for each in names:
+        pattern = "|".join(as_pattern(folder, part) for part in each.split("|"))
+        if set(find_files(pattern)) == set(files):
+            return pattern
+    return "|".join(as_pattern(path.parent, path.name) for path in files)
 
 
 def require_files(pattern: str, what: str) -> list[Path]:

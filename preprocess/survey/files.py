@@ -36,6 +36,7 @@ def add_file_flags(add: Callable[..., Any]) -> None:
     add("--no_target_label", action="store_true", help=blind)
     add("--fold", type=int, default=0, metavar="N", help="of a data set's split into folds (default %(default)s)")
     add("--contrast", metavar="NAME", help="which image of a patient, as a data set calls it, where it has several")
+    add("--masks", metavar="NAME", help="which masks of a patient, likewise: the end of their names, desc-aseg_dseg")
 
 
 def _flags_of(layout: str) -> dict[str, str]:
@@ -81,7 +82,7 @@ def _of_pictures(site: str, plain: SiteFiles, args: argparse.Namespace) -> SiteF
 
 def _of_layout(site: str, flag: str, folder: Path, args: argparse.Namespace) -> SiteFiles:
     layout = flag.removeprefix("--").removeprefix("target_")
-    files = LAYOUTS[layout](folder, Asked(args.fold, args.contrast))
+    files = LAYOUTS[layout](folder, Asked(args.fold, args.contrast, args.masks))
     if site == "source" and files.label is None:
         raise UserError(f"{flag} {folder} has no labels, and the source is what is learnt from; name another.")
     return replace(files, label=None) if args.no_target_label and site == "target" else files

@@ -75,13 +75,14 @@ def site_of(
 ) -> Site:
     """The site of these cases, of which this was found, in their order; `faults`: those of files that are no case."""
     whole = [(case, each.grid) for case, each in zip(cases, found, strict=True) if each.grid]
+    labels = [each.labels for each in found if each.grid]
     return Site(
         name,
         files,
         [case for case, _ in whole],
         [grid for _, grid in whole],
-        Counter(value for each in found for value in each.labels),
-        sum((each.labels for each in found), Counter()),
+        Counter(value for each in labels for value in each),
+        sum(labels, Counter()),
         sum(each.is_float for each in found),
         [offence for each in found for offence in each.offences],
         [*faults, *(fault for each in found for fault in each.faults)],

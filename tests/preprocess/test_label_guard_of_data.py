@@ -323,7 +323,7 @@ def test_every_flag_of_the_tools_is_tried():
     passed_on, to_pictures = ["--channel"], ["--tile"]  # to slicers, where they are tried (test_picture_set.py)
     # which files there are, by their names and notes alone: tests/preprocess/test_layouts.py
     found = [f"--{site}{name}" for name in LAYOUTS for site in ("", "target_")]
-    found += ["--no_target_label", "--fold", "--contrast"]
+    found += ["--no_target_label", "--fold", "--contrast", "--masks"]
     assert left_out(parser_of(new_dataset.parse_args), LOOKING, looked) == [*passed_on, *found, *to_pictures]
 
 

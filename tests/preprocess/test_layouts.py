@@ -9,6 +9,7 @@ import nrrd
 import numpy as np
 import pytest
 
+from files.pairing import find_files
 from files.reading import read_grid
 from preprocess import new_dataset as program
 from preprocess.layouts.layout import LAYOUTS, Asked
@@ -345,6 +346,59 @@ def test_a_bids_data_set_that_leaves_something_open_says_what_to_name(tmp_path):
         LAYOUTS["bids"](root, Asked())
 
 
+MNI = "space-MNI152NLin2009cAsym_res-2_"
+
+
+def fmriprep(root, seed=0):
+    """A miniature of what fMRIPrep leaves of each scan, as the examples of BIDS have it (ds000001-fmriprep)."""
+    rng = np.random.default_rng(seed)
+    for subject in ("sub-10", "sub-110"):
+        image, truth = scan(rng, (1, 2))
+        for space in ("", MNI):
+            save(root / f"{subject}/anat/{subject}_{space}desc-preproc_T1w.nii.gz", image)
+            save(root / f"{subject}/anat/{subject}_{space}dseg.nii.gz", truth)
+        for desc in ("aparcaseg", "aseg"):
+            save(root / f"{subject}/anat/{subject}_desc-{desc}_dseg.nii.gz", truth)
+        save(root / f"{subject}/anat/{subject}_desc-brain_mask.nii.gz", truth)
+        save(root / f"{subject}/func/{subject}_task-rest_desc-aseg_dseg.nii.gz", truth)
+    (root / "dataset_description.json").write_text(json.dumps({"Name": "fMRIPrep", "DatasetType": "derivative"}))
+    for desc, name in (("aparcaseg", "gyrus"), ("aseg", "thalamus")):
+        (root / f"desc-{desc}_dseg.tsv").write_text(f"index\tname\n1\t{name}\n2\tother\n")
+    return root
+
+
+def test_of_what_a_pipeline_leaves_one_image_and_one_mask_a_scan_are_taken(place):
+    for seed, site in enumerate(("old", "new")):
+        fmriprep(place / site, seed)
+    with pytest.raises(UserError, match=r"several masks of a scan, desc-aparcaseg_dseg, desc-aseg_dseg, dseg, space-"):
+        LAYOUTS["bids"](Path("old"), Asked())
+    run("--bids", "old", "--target_bids", "new", "--masks", "desc-aseg_dseg")
+    source, _ = (read_spec(words) for words in words_of("old_new"))
+    assert source.class_names == ("background", "thalamus", "other")
+    assert members(slice_set(source)) == ["sub-10", "sub-110"]
+
+
+@pytest.mark.parametrize(
+    ("asked", "image", "mask"),
+    [
+        ({"masks": "dseg"}, "desc-preproc_T1w", "dseg"),
+        ({"contrast": "T1w", "masks": "desc-aseg_dseg"}, "desc-preproc_T1w", "desc-aseg_dseg"),
+        (
+            {
+                "contrast": "space-MNI152NLin2009cAsym_res-2_desc-preproc_T1w",
+                "masks": "space-MNI152NLin2009cAsym_res-2_dseg",
+            },
+            "space-MNI152NLin2009cAsym_res-2_desc-preproc_T1w",
+            "space-MNI152NLin2009cAsym_res-2_dseg",
+        ),
+    ],
+)
+def test_the_end_of_a_name_chooses_among_a_scans_files(tmp_path, asked, image, mask):
+    files = LAYOUTS["bids"](fmriprep(tmp_path / "set"), Asked(**asked))
+    for pattern, called in ((files.images[0], image), (files.label, mask)):
+        assert [path.name for path in find_files(pattern)] == [f"{s}_{called}.nii.gz" for s in ("sub-10", "sub-110")]
+
+
 # -------------------------------------------------------------------------------------------------------- Slicer
 
 
@@ -390,12 +444,29 @@ def test_segments_that_are_numbered_differently_are_refused(tmp_path):
     with pytest.raises(UserError, match="has the label 1 for 'right', and .*case0.seg.nrrd for 'left'"):
         LAYOUTS["slicer"](folder, Asked())
     (folder / "case1.nrrd").unlink()
-    with pytest.raises(UserError, match="case1.seg.nrrd needs one volume next to it, .* there is none"):
+    with pytest.raises(UserError, match="case1.seg.nrrd needs its volume next to it, .* is case0.nrrd, case0.seg"):
         LAYOUTS["slicer"](folder, Asked())
     (folder / "case0.seg.nrrd").write_bytes(b"NRRD0004\nbroken")
     (folder / "case1.seg.nrrd").unlink()
     with pytest.raises(UserError, match="case0.seg.nrrd cannot be read"):
         LAYOUTS["slicer"](folder, Asked())
+
+
+def test_scenes_of_slicer_are_a_folder_a_patient(place):
+    """Slicer calls a segmentation `Segmentation`, whatever the volume is called, and patients are folders then."""
+    for site in ("old", "new"):
+        slicer_folder(place / site, seed=site == "new", n=2)
+        for case in range(2):
+            patient = place / site / f"P{case}"
+            patient.mkdir()
+            (place / site / f"case{case}.nrrd").rename(patient / "CTChest.nrrd")
+            (place / site / f"case{case}.seg.nrrd").rename(patient / "Segmentation.seg.nrrd")
+    run("--slicer", "old", "--target_slicer", "new")
+    source, _ = (read_spec(words) for words in words_of("old_new"))
+    assert members(slice_set(source)) == ["P0", "P1"]
+    (place / "old/P1/more.nrrd").write_bytes((place / "old/P1/CTChest.nrrd").read_bytes())
+    with pytest.raises(UserError, match="one volume and one segmentation, .* There is CTChest.nrrd, more.nrrd"):
+        LAYOUTS["slicer"](place / "old", Asked())
 
 
 # ------------------------------------------------------------------------------------------- an exported DICOM study
