@@ -126,15 +126,16 @@ def _pattern(folder: Path, files: Sequence[Path], *names: str) -> str:
 
 
 def _names(folders: Sequence[Path], called: str) -> dict[int, str]:
-    """Label -> name, by the table of the masks that are called so, or the first there is; empty without one.
+    """Label -> name, by the table that says most of masks which are called so; empty without one.
 
-    Raises UserError for a table of something else.
+    desc-aseg_dseg.tsv tells of all that have these words in their names, dseg.tsv of any. Raises UserError for a table
+    of something else.
     """
     tables = [path for folder in folders for path in sorted(folder.glob(f"*{TABLE}")) if not path.name.startswith(".")]
-    tables.sort(key=lambda path: path.stem != called)
-    if not tables:
+    said = [(len(words), path) for path in tables if (words := set(path.stem.split("_"))) <= set(called.split("_"))]
+    if not said:
         return {}
-    path = tables[0]
+    path = max(said, key=lambda each: each[0])[1]
     cure = "expected columns index and name, separated by tabs, as BIDS has them; mend it, or move it away"
     with reading(path, cure):
         rows = list(csv.DictReader(read_text(path).splitlines(), delimiter="\t"))

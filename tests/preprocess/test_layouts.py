@@ -397,6 +397,7 @@ def test_the_end_of_a_name_chooses_among_a_scans_files(tmp_path, asked, image, m
     files = LAYOUTS["bids"](fmriprep(tmp_path / "set"), Asked(**asked))
     for pattern, called in ((files.images[0], image), (files.label, mask)):
         assert [path.name for path in find_files(pattern)] == [f"{s}_{called}.nii.gz" for s in ("sub-10", "sub-110")]
+    assert files.class_names == ({0: "background", 1: "thalamus", 2: "other"} if "aseg" in mask else {})
 
 
 # -------------------------------------------------------------------------------------------------------- Slicer
