@@ -39,8 +39,8 @@ from utils import ProgramParser, atomic_write, counted, listing, run_program
 SITES = "source", "target"
 # whether there is a GPU -> the settings that are not the default here, as make/begin.mk has it
 OTHER_SIZE = {
-    False: ("full", "as published; without it 30 and 20 epochs, as no GPU is here"),
-    True: ("small", "a first look, 30 and 20 epochs; without it as published"),
+    False: ("full", "as published; without it a small network for 30 and 20 epochs, as no GPU is here"),
+    True: ("small", "a first look, a small network for 30 and 20 epochs; without it as published"),
 }
 NOTES, GEOMETRY = "volumes.txt", "GEOMETRY:"  # what is written, and how it begins
 

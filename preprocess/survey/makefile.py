@@ -44,8 +44,9 @@ data/${name}_target: private SLICE += --site target $target
 # how large each class is in a slice: $prior_words
 PRIOR   = --n_class $n_class $prior
 $untagged$prior_needs
-# -- settings: SIZE=full as published, the default where there is a GPU; SIZE=small a first look, with fewer epochs ---
+# -- settings: SIZE=full as published, the default where there is a GPU; SIZE=small a first look: a small network, few epochs
 SMALLER = $$(filter small,$$(SIZE))
+NET    ?= $$(if $$(SMALLER),UNet:nG=8,UNet)
 BATCH   = $batch
 TRAINED =
 LEARN   = --n_epoch $$(if $$(SMALLER),30,100) --l_rate 5e-4 --lr_decay 0.9

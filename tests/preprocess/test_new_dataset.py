@@ -85,10 +85,11 @@ def test_the_labelled_case_runs_from_volumes_to_an_adapted_network(place, python
 def test_settings_follow_the_machine_and_the_size_of_slices(place, python):
     run()
     words = ["make", "-n", "-f", "mine.make", f"CC={python}", "results/mine/cesource", "SIZE="]
-    for size, epochs in (("small", 30), ("full", 100)):
+    for size, network, epochs in (("small", "UNet:nG=8", 30), ("full", "UNet", 100)):
         words[-1] = f"SIZE={size}"
         told = subprocess.run(words, capture_output=True, text=True, check=True).stdout
         assert f"--n_epoch {epochs} " in told
+        assert f"--network {network} " in told
         assert "--batch_size 8 " in told
     assert [batch_of(size) for size in ((64, 64), (384, 384), (512, 512), (768, 768), (4000, 4000))] == [8, 8, 4, 2, 1]
 
