@@ -38,15 +38,27 @@ def tiny(monkeypatch):
 
 
 def test_a_study_from_its_sites_to_its_tables(tiny, tmp_path, monkeypatch):
-    flags = ["--out", str(tmp_path), "--pairs", "bright-dark", "--seeds", "0", "--methods", "sfda", "tent"]
+    flags = [
+        "--out",
+        str(tmp_path),
+        "--pairs",
+        "bright-dark",
+        "--seeds",
+        "0",
+        "--methods",
+        "sfda",
+        "tent",
+        *pairs.PRIORS,
+    ]
     choices.main(flags)
     record = Record.read(tmp_path / "bright-dark" / "0" / "sfda.npz")
     assert list(record.names) == [SOURCE, REFRESH, "epoch 1", "epoch 2"]
     assert record.truth.shape == (4, 3, 2)
     assert set(record.values) == set(VALIDATORS)
     table = pd.read_csv(tmp_path / "candidates.csv")
-    assert len(table) == 8
-    assert table.chosen.sum() == 2
+    assert len(table) == 4 * 5
+    assert table.chosen.sum() == 5
+    assert "| sfda_em |" in (tmp_path / "tables.md").read_text()
     assert not (tmp_path / "bright-dark" / "0" / "sfda").exists()
     monkeypatch.setattr(choices, "adapt", lambda *_: pytest.fail("made again"))
     choices.main(flags)
@@ -74,6 +86,25 @@ def of(names, truth, consistency, place, lost=()):
     evidence = {"expected": np.ones((6, 2)), "prior": np.full((6, 2), np.nan), "size": np.repeat(sizes[:, None], 6, 1)}
     gate = np.array(["class 1 is missing" * (place in lost) for place in range(len(names))])
     return Record(np.array(names), np.arange(len(names)), place, gate, dice, dice[0], values, evidence)
+
+
+def test_methods_are_compared_where_all_of_them_were_tried():
+    names = [SOURCE, "epoch 1", "epoch 3"]
+    runs = [
+        regret.Run(pair, 0, method, of(names, [0.5, 0.7, last], [0.2, 0.9, 0.3], 1))
+        for pair, method, last in [
+            ("ct-mr", "sfda", 0.4),
+            ("ct-mr", "sfda_em", 0.6),
+            ("mr-ct", "sfda", 0.8),
+            ("mr-ct", "sfda_em", 0.495),
+            ("discs", "sfda", 0.0),
+        ]
+    ]
+    found = regret.by_method(runs)
+    assert "2 pairs and seeds" in found
+    assert "| sfda | 50.0 | 60.0 | 70.0 | 75.0 | 1 | 10.0 |" in found
+    assert "| sfda_em | 50.0 | 54.8 | 70.0 | 70.0 | 0 | 0.5 |" in found
+    assert regret.by_method(runs[3:]) == ""
 
 
 def test_figures_of_a_summary():

@@ -44,7 +44,7 @@ data/${name}_target: private SLICE += --site target $target
 # how large each class is in a slice: $prior_words
 PRIOR   = --n_class $n_class $prior
 $untagged$prior_needs
-# -- settings: SIZE=full as published, the default where there is a GPU; SIZE=small a first look: a small network, few epochs
+# -- settings: SIZE=full as published, the default where there is a GPU; SIZE=small a small network, few epochs: a look
 SMALLER = $$(filter small,$$(SIZE))
 NET    ?= $$(if $$(SMALLER),UNet:nG=8,UNet)
 BATCH   = $batch

@@ -39,7 +39,17 @@ from selection import choosing
 from selection.candidates import Candidate
 from selection.decision import Choice, decide
 from selection.validators import Evidence
-from tests.studies.pairs import METHODS, PAIRS, Pair, common, method_flags, prior_of, source_flags
+from tests.studies.pairs import (
+    METHODS,
+    PAIRS,
+    PRIORS,
+    Pair,
+    common,
+    estimate_sizes,
+    method_flags,
+    prior_of,
+    source_flags,
+)
 from tests.studies.records import Record
 from tests.studies.regret import write_tables
 from tests.studies.sites import make_site
@@ -128,13 +138,16 @@ def study(name: str, seed: int, methods: Sequence[str], out: Path) -> None:
     source, target = (make_site(site, out / "data") for site in (pair.source, pair.target))
     weights = source_network(pair, seed, out)
     sizes = prior_of(pair, source, target, folder.parent / "sizes.csv")
+    estimated = folder / "estimated.csv"
+    if "sfda_em" in wanted and not estimated.is_file():
+        estimate_sizes(pair, target, weights, estimated)
     start = [*common(pair.target, target, pair, seed), "--model_weights", str(weights)]
     share, why = look([*start, *method_flags("sfda", pair, sizes), "--workdir", str(folder)])
     print(f"{name}, seed {seed}: {why}", flush=True)
     flags = [*start, "--match_source", str(share)]
     for method in wanted:
         began = time.process_time()
-        record = adapt([*flags, *method_flags(method, pair, sizes)], folder / method)
+        record = adapt([*flags, *method_flags(method, pair, sizes, estimated)], folder / method)
         record.save(folder / f"{method}.npz")
         print(f"{name}, seed {seed}, {method}: {time.process_time() - began:.0f} s of CPU", flush=True)
 
@@ -149,7 +162,7 @@ def get_options(argv: Sequence[str] | None) -> Namespace:
     parser = ProgramParser("python -m tests.studies.choices", description=__doc__)
     parser.add_argument("--out", type=Path, required=True)
     parser.add_argument("--pairs", nargs="+", choices=PAIRS, default=list(PAIRS), metavar="PAIR")
-    parser.add_argument("--methods", nargs="+", choices=METHODS, default=list(METHODS), metavar="METHOD")
+    parser.add_argument("--methods", nargs="+", choices=METHODS + PRIORS, default=list(METHODS), metavar="METHOD")
     parser.add_argument("--seeds", nargs="+", type=int, default=[0, 1, 2], metavar="N")
     parser.add_argument("--tables", action="store_true", help="train nothing")
     return parser.parse_args(argv)

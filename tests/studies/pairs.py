@@ -13,6 +13,7 @@ RATE = 5e-4
 ADAPT = ("--n_epoch", "20", "--lr_decay", "0.7", "--lr_decay_epoch", "5", "--keep_every", "4", "--eval_every", "20")
 LEARN = ("--lr_decay", "0.5", "--augment", "--eval_every", "5")
 METHODS = ("sfda", "sfda_notags", "tent", "adaent", "shot", "selftrain")
+PRIORS = ("sfda_margin", "sfda_reestimate", "sfda_em")  # sfda with a prior that bends, in a table of their own
 UNDER_STRESS = ("sfda", "tent")  # what is tried on a pair that is made to fail
 
 
@@ -40,7 +41,7 @@ class Pair:
 
     @property
     def methods(self) -> tuple[str, ...]:
-        return UNDER_STRESS if self.stress else METHODS
+        return UNDER_STRESS if self.stress else METHODS + PRIORS
 
     @property
     def column(self) -> str:
@@ -101,25 +102,43 @@ def source_flags(pair: Pair) -> list[str]:
     return [*LEARN, *rate, "--lr_decay_epoch", str(-(-pair.epochs // 3))]
 
 
-def method_flags(method: str, pair: Pair, sizes: Path) -> list[str]:
-    """Of an adaptation. sizes: the csv of its prior"""
+def method_flags(method: str, pair: Pair, sizes: Path, estimated: Path | None = None) -> list[str]:
+    """Of an adaptation. sizes: the csv of its prior; estimated: the csv of what the source network estimates"""
 
-    def prior(column: str) -> str:
-        told = {"margin": 0, "dir": "high", "mode": "percentage", "predcol": column, "sizefile": str(sizes)}
-        return f"'PredictionBounds', {told}, '{pair.size_of}'"
+    def prior(column: str, margin: float = 0) -> str:
+        told = {"margin": margin, "dir": "both" if margin else "high", "mode": "percentage", "predcol": column}
+        return f"'PredictionBounds', {told | {'sizefile': str(sizes)}}, '{pair.size_of}'"
 
-    ratio = f"'EntKLProp', {{'lamb_se': 1, 'lamb_consprior': 1, 'weights_se': {pair.weights}, 'power': 1}}"
+    def ratio_with(**more: object) -> str:
+        told = {"lamb_se": 1, "lamb_consprior": 1, "weights_se": pair.weights, "power": 1}
+        return f"'EntKLProp', {told | more}"
+
+    ratio = ratio_with()
+    estimate = {"predcol": "mlls", "sizefile": str(estimated)}
     uniform = "'EntKLProp', {'over': 'batch'}, 'ConstantBounds', {'values': 'uniform'}, 'soft_size', 1"
     entropy = f"('SelfEntropy', {{'weights': {pair.weights}}}, 1)"
     told = {
         "sfda": ("--target_losses", f"[({ratio}, {prior(pair.column)}, 1)]"),
         "sfda_notags": ("--target_losses", f"[({ratio}, {prior(WITHOUT_TAGS)}, 1)]"),
+        "sfda_margin": ("--target_losses", f"[({ratio}, {prior(pair.column, 0.5)}, 1)]"),
+        "sfda_reestimate": ("--target_losses", f"[({ratio_with(reestimate=0.5)}, {prior(pair.column)}, 1)]"),
+        "sfda_em": (
+            "--target_losses",
+            f"[({ratio_with(over='batch')}, 'IntervalBounds', {estimate}, 'soft_size', 1)]",
+        ),
         "tent": ("--target_losses", "[('SelfEntropy', {}, 1)]", "--trainable", "bn"),
         "adaent": ("--target_losses", f"[{entropy}, ('KLPropInv', {{}}, {prior(WITH_TAGS)}, 1)]"),
         "shot": ("--target_losses", f"[({uniform})]", "--trainable", "features"),
         "selftrain": ("--method", "self_training", "--threshold", "fixed"),
     }
     return ["--method", "sfda", *ADAPT, "--l_rate", str(RATE * pair.rate), *told[method]]
+
+
+def estimate_sizes(pair: Pair, target: Path, weights: Path, out: Path) -> None:
+    """Writes the csv of what a source network estimates of the target's sizes, from its images alone."""
+    told = ("--network_weights", weights, "--grp_regex", r"(.+)_(\d+)", "--unlabelled")
+    place = ("--data", target, "--folder", SITES[pair.target].images, "--out", out)
+    size_priors("make", *place, "--n_class", pair.n_class, *told)
 
 
 def prior_of(pair: Pair, source: Path, target: Path, out: Path) -> Path:

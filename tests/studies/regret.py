@@ -11,10 +11,11 @@ from processes.quoting import csv_text
 from selection.candidates import SOURCE
 from selection.decision import by_patient
 from selection.validators import VALIDATORS, middle
-from tests.studies.pairs import METHODS, PAIRS
+from tests.studies.pairs import METHODS, PAIRS, PRIORS
 from tests.studies.records import Record
 from utils import atomic_write
 
+WITH_A_PRIOR = ("sfda", "sfda_notags")  # what the priors that bend stand beside
 HARM = 1  # points of Dice below the source network that count as harm
 
 
@@ -46,7 +47,7 @@ def read_runs(out: Path) -> list[Run]:
     found = []
     for pair in PAIRS:
         for folder in sorted((out / pair).glob("*"), key=lambda path: path.name.zfill(9)):
-            files = [(method, folder / f"{method}.npz") for method in METHODS]
+            files = [(method, folder / f"{method}.npz") for method in METHODS + PRIORS]
             found += [Run(pair, int(folder.name), name, Record.read(path)) for name, path in files if path.is_file()]
     return found
 
@@ -132,6 +133,26 @@ def by_pair(runs: Sequence[Run]) -> str:
     return table(("pair", "method", "seeds", "source", "last", "**chosen**", "best", "worst regret"), rows)
 
 
+def by_method(runs: Sequence[Run]) -> str:
+    """A row a method, means over the pairs and seeds on which all of these methods were tried."""
+    methods = list(dict.fromkeys(run.method for run in runs))
+    found = {(run.pair, run.seed, run.method): run for run in runs}
+    keys = dict.fromkeys((run.pair, run.seed) for run in runs)
+    shared = [key for key in keys if all((*key, method) in found for method in methods)]
+    if not shared:
+        return ""
+    rows = []
+    for method in methods:
+        own = [found[(*key, method)] for key in shared]
+        points = np.array(
+            [[run.source, *(run.points[way(run.record)] for way in (the_last, as_chosen)), run.best] for run in own]
+        )
+        lost = points[:, 0] - points[:, 1]
+        rows.append((method, *points.mean(0), int((lost > HARM).sum()), max(0.0, lost.max())))
+    words = ("method", "source", "last", "**chosen**", "best", "last harms", "worst harm of last")
+    return f"{len(shared)} pairs and seeds\n\n{table(words, rows)}"
+
+
 def candidates(runs: Sequence[Run]) -> Iterator[list[object]]:
     """Rows of candidates.csv: what each validator says of each candidate, and its Dice."""
     yield ["pair", "seed", "method", "candidate", "epoch", "chosen", "gate", "dice", *VALIDATORS]
@@ -151,11 +172,14 @@ def write_tables(out: Path) -> None:
         return
     with atomic_write(out / "candidates.csv", "w") as file:
         file.write(csv_text(list(candidates(runs))))
-    parts = {"pairs": [run for run in runs if not PAIRS[run.pair].stress]}
+    parts = {"pairs": [run for run in runs if not PAIRS[run.pair].stress and run.method in METHODS]}
     parts["made to fail"] = [run for run in runs if PAIRS[run.pair].stress]
     words = [
         f"{len(own)} adaptations, {name}\n\n{summary(own)}\n\n{by_pair(own)}" for name, own in parts.items() if own
     ]
+    bent = [run for run in runs if not PAIRS[run.pair].stress and run.method in (*WITH_A_PRIOR, *PRIORS)]
+    if {run.method for run in bent} & set(PRIORS):
+        words.append(f"priors: {by_method(bent)}")
     with atomic_write(out / "tables.md", "w") as file:
         file.write("\n\n".join(words) + "\n")
     print("\n\n".join(words))
