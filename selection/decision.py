@@ -1,8 +1,10 @@
 """From scores without labels to one candidate, and a sentence that says why.
 
     gate          what has collapsed is out (gate.py)
-    belief        where the source network and its batch-norm refresh say the same, the source network is kept: it is at
-                  home on these images, and what an adaptation might gain is less than it might do
+    belief        where the source network and its batch-norm refresh say the same, the source network is believed: it
+                  is at home on these images. It is kept unless all four speak for a candidate: consistency (below), the
+                  edges that its borders lie at (edge), how these part the grey levels (contrast), and that it predicts
+                  of a mixed image what it does of its halves (mixval)
     edges         else the borders of a candidate must not lie at weaker edges of the image than those of the network
                   that is kept if no other is chosen (edge). A network without batch norms has no refresh; there they
                   must part the grey levels as well, too (contrast). These an adapted network cannot talk round
@@ -31,6 +33,7 @@ from selection.validators import VALIDATORS, Evidence, middle
 from utils import counted, listing
 
 DRAWS, CHANCE = 2000, 0.2  # of the bootstrap over patients; the chance that a difference is none, at most
+WITNESSES = "edge", "contrast", "mixval"  # who must speak for a candidate too where the source network is believed
 BELIEVED = 0.7  # Dice of the source network with its refresh from which on it is believed
 
 
@@ -84,7 +87,7 @@ class Weighed:
     def speaks_against(self, name: str, place: int, other: int, seed: int) -> bool:
         """Whether a candidate is most probably worse than another one by a validator."""
         scores = self.patients[name]
-        return chance_of_none(scores[other] - scores[place], seed) <= CHANCE
+        return surely_above(scores[other], scores[place], seed)
 
     def choose(self, place: int, reason: str, more: Mapping[str, np.ndarray], labelled: Sequence[str]) -> Choice:
         """The choice of this place. more: validator -> (C,) score, before those of `patients`."""
@@ -114,24 +117,41 @@ def settle(weighed: Weighed, candidates: Sequence[Candidate], seed: int = 0) -> 
     middles = np.where(weighed.passes, middle(consistency), np.nan)
     start, refresh = _place(candidates, SOURCE), _place(candidates, REFRESH)
     agree = np.nan if refresh is None else middle(weighed.patients["source"])[refresh]
-    if agree >= BELIEVED:
-        why = f"it and its {REFRESH} agree (Dice {agree:.2f}), so it is believed on these images"
-        words = f"Chosen without labels: {SOURCE}, as {why}.{_held(candidates, weighed.gate)}"
-        return weighed.choose(start, words, {}, ())
-    if refresh is not None and middles[refresh] > middles[start]:
-        start = start if weighed.speaks_against("edge", refresh, start, seed) else refresh
-    gate = _with_witnesses(weighed, candidates, start, seed)
+    if believed := agree >= BELIEVED:
+        gate = _unless_all_speak_for_it(weighed, consistency, candidates, start, seed)
+    else:
+        if refresh is not None and middles[refresh] > middles[start]:
+            start = start if weighed.speaks_against("edge", refresh, start, seed) else refresh
+        gate = _with_witnesses(weighed, candidates, start, seed)
     free = [place for place in _by_epoch(candidates) if not gate[place] and place not in _starts(candidates)]
     best = _highest(middles, [start, *free])
     told = f"its consistency is {middles[best]:.3f}, that of {candidates[start].name} {middles[start]:.3f}"
-    if best == start:
+    if best == start and believed:
+        why = f"it and its {REFRESH} agree (Dice {agree:.2f}), so it is believed on these images"
+    elif best == start:
         why = "no epoch that may be chosen is more consistent"
-    elif chance_of_none(consistency[best] - consistency[start], seed) > CHANCE:
-        why, best = f"{candidates[best].name} is not surely better: {told}", start
+    elif surely_above(consistency[best], consistency[start], seed):
+        why = told + f", and {listing(WITNESSES)} speak for it too" * bool(believed)
     else:
-        why = told
+        why, best = f"{candidates[best].name} is not surely better: {told}", start
     words = f"Chosen without labels: {candidates[best].name}, as {why}.{_held(candidates, gate)}"
     return replace(weighed, gate=gate).choose(best, words, {}, ())
+
+
+def _unless_all_speak_for_it(
+    weighed: Weighed, consistency: np.ndarray, candidates: Sequence[Candidate], start: int, seed: int
+) -> list[str]:
+    """The gate's reasons, and who does not speak for the others, against a source network that is believed.
+
+    consistency: (C, P); start: the place of the source network
+    """
+    found = list(weighed.gate)
+    scores = {"consistency": consistency} | {name: weighed.patients[name] for name in WITNESSES}
+    for place in set(range(len(candidates))).difference(_starts(candidates)):
+        doubts = [name for name, of in scores.items() if not surely_above(of[place], of[start], seed)]
+        if not found[place] and doubts:
+            found[place] = f"{listing(doubts)} not surely above that of {SOURCE}, which is believed"
+    return found
 
 
 def _with_witnesses(weighed: Weighed, candidates: Sequence[Candidate], start: int, seed: int) -> list[str]:
@@ -185,6 +205,11 @@ def mean_of_scores(parts: Sequence[np.ndarray]) -> np.ndarray:
     """(C, P) mean of scores (C, P) each; a score that knows nothing of any candidate is left out."""
     known = [part for part in parts if np.isfinite(part).any()]
     return np.mean(known, axis=0) if known else parts[0]
+
+
+def surely_above(scores: np.ndarray, others: np.ndarray, seed: int) -> bool:
+    """Whether scores (P,) of one candidate are most probably above those of another, in the mean over patients."""
+    return chance_of_none(scores - others, seed) <= CHANCE
 
 
 def chance_of_none(gains: np.ndarray, seed: int) -> float:
