@@ -379,6 +379,8 @@ class Run:
             what = f"lacks the columns {', '.join(lost)}" if lost else "has no row in it"
             raise UserError(f"{path} {what}; {again}.")
         with reading(path, again):
+            if any(None in row.values() for row in rows):
+                raise ValueError("a line has fewer cells than the first one, as where a file is torn")
             known = {column: read for column, read in columns.items() if column not in missing}
             return [{column: read(from_cell(row[column])) for column, read in known.items()} for row in rows]
 

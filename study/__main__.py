@@ -86,9 +86,10 @@ def cross(args: argparse.Namespace) -> None:
 def must_be_whole(folder: Path, faults: Sequence[str]) -> None:
     """Raises UserError at the end of all, where a run is missing."""
     if faults:
+        told = listing((fault.removesuffix(".") for fault in faults), 4)
         raise UserError(
-            f"{folder}: what is written says what it lacks, {counted(len(faults), 'run')}: "
-            f"{listing(faults, 4)}. The same command makes what is missing."
+            f"{folder}: what is written says what it lacks, {counted(len(faults), 'run')}: {told}. The same command makes "
+            "runs that are not there; one that is broken or left out is made once its folder is removed."
         )
 
 

@@ -186,6 +186,11 @@ def _open(folder: Path, seed: int) -> Run:
         if not any(entry["class"] in axis for entry in entries_of(run, which)):
             raise UserError(f"it scored none of the classes {axis} of its --metric_axis")
         marks(run, which, [run])  # raises UserError where a file that every table asks is broken
+    for which in NETWORKS:
+        if apart := sorted({patient for patient, *_ in _truth(run, which) ^ _truth(run)}):
+            raise UserError(
+                f"its {which} network is not scored on the same structures as its last one, as by {listing(apart)}"
+            )
     return run
 
 
@@ -203,9 +208,9 @@ def _on_other_patients(runs: Mapping[Key, Run]) -> Iterator[tuple[Key, str]]:
 Truth = frozenset[tuple[str, int, float]]
 
 
-def _truth(run: Run) -> Truth:
+def _truth(run: Run, which: str = "last") -> Truth:
     """The patients, the classes, and how large each truly is in pixels or voxels, where that is told."""
-    return frozenset((entry["patient"], entry["class"], entry.get("true", 0)) for entry in entries_of(run, "last"))
+    return frozenset((entry["patient"], entry["class"], entry.get("true", 0)) for entry in entries_of(run, which))
 
 
 def _difference(truth: Truth, usual: Truth) -> str:
