@@ -14,6 +14,7 @@ from analysis.tables.table import NOTHING, Report, number
 from metrics import SHOWN
 from study.reading import COUNTS, HEADLINE, NETWORKS, Study
 from study.tables.words import blocks_of, earlier_note, heading, mean_words, row_marks, supervision_of, warnings
+from utils import counted
 
 Key = tuple[str, str, str, int | None]  # row, network, score, and class; None: the mean of those that count
 
@@ -99,9 +100,12 @@ def make_columns(study: Study, lines: Lines) -> dict[str, Callable[[str], str]]:
 
 
 def mean_cell(study: Study, row: str, interval: Interval, digits: int) -> str:
-    """The mean and its interval, with the number of patients where not all of them count."""
-    fewer = interval.patients < len(study.patients(row)) and math.isfinite(interval.mean)
-    return mean_words(interval, digits) + f" (n = {interval.patients})" * fewer
+    """The mean and its interval, with the number of patients, and of seeds, where not all of them count."""
+    if not math.isfinite(interval.mean):
+        return mean_words(interval, digits)
+    fewer, runs = interval.patients < len(study.patients(row)), len(study.of_row(row))
+    seeds = f" ({interval.seeds} of {counted(runs, 'seed')})" * (interval.seeds < runs)
+    return mean_words(interval, digits) + f" (n = {interval.patients})" * fewer + seeds
 
 
 def range_words(seeds: tuple[float, ...]) -> str:
@@ -142,7 +146,7 @@ def notes(study: Study, columns: Mapping[str, Any]) -> list[str]:
         found.append(
             "Missed, false: structures of which nothing was predicted, and predicted ones that are not there, of all "
             "patients and seeds together. They have no distance; n is the number of patients who have one in every "
-            "seed."
+            "seed, and a seed without any is left out."
         )
     if "HD95 penalised" in columns:
         found.append("HD95 penalised: with the diagonal of the volume for each structure that is missed or false.")
