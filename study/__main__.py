@@ -88,8 +88,8 @@ def must_be_whole(folder: Path, faults: Sequence[str]) -> None:
     if faults:
         told = listing((fault.removesuffix(".") for fault in faults), 4)
         raise UserError(
-            f"{folder}: what is written says what it lacks, {counted(len(faults), 'run')}: {told}. The same command makes "
-            "runs that are not there; one that is broken or left out is made once its folder is removed."
+            f"{folder}: what is written says what it lacks, {counted(len(faults), 'run')}: {told}. The same command "
+            "makes runs that are not there; one that is broken or left out is made once its folder is removed."
         )
 
 

@@ -22,6 +22,7 @@ from study.tables.ranks import make_ranks
 from utils import atomic_write, listing
 
 FORMATS = {"csv": as_csv, "md": as_markdown, "tex": as_latex, "txt": as_text}
+TABLES = ("headline", "comparisons", "calibration", "ranks", "failures", "cost")
 CELLS, PAGE, NOTE = "scores.csv", "report.html", ".reported"
 READ = ("seed*/*/*", f"seed*/{EVALUATED}/*/*", SENSITIVITY)  # what a report is made of, beside what was asked for
 ROOT, ROOMS, CODE = Path(__file__).parents[1], ("analysis", "study"), (".py", ".html", ".css", ".js")
@@ -38,10 +39,13 @@ def make_tables(study: Study) -> dict[str, Report]:
 
 
 def write_report(study: Study) -> dict[str, Report]:
-    """Writes every table in every format, all scores, and the page; returns the tables."""
+    """Writes every table in every format, all scores, and the page; returns the tables. Of others none stays."""
     tables, names = make_tables(study), [CELLS, PAGE]
     for name, table in tables.items():
         names += write_texts(study.folder, name, table)
+    for name in {*TABLES} - {*tables}:  # of runs that were asked for before
+        for suffix in FORMATS:
+            (study.folder / f"{name}.{suffix}").unlink(missing_ok=True)
     with atomic_write(study.folder / CELLS, "w") as file:
         file.write(csv_text(every_cell(study)))
     write_page(study, tables, study.folder / PAGE)

@@ -160,6 +160,15 @@ def test_ranks_are_those_of_the_gains(tables):
     assert cells(table, "tent")["among 3"] == "0 %"
 
 
+def test_a_seed_that_found_nothing_has_no_distance_and_the_cell_says_so(folder):
+    rescore(folder / "seed2/sfda", {patient: {1: "miss"} for patient in PATIENTS})
+    table = make_tables(open_study(folder))["headline"]
+    row = cells(table, "sfda", block_of(table, "target"))
+    assert row["HD95 (mm)"].endswith(" (2 of 3 seeds)")
+    assert "seeds" not in row["Dice, last epoch"] + row["HD95 penalised"]
+    assert "seeds" not in cells(table, "tent", block_of(table, "target"))["HD95 (mm)"]
+
+
 def test_failures_name_patients_and_count_what_is_missed(folder):
     run = folder / "seed1/sfda"
     values = dice("sfda", 1)
@@ -294,6 +303,18 @@ def test_a_report_is_made_once_and_again_when_something_changed(folder, capsys):
     assert is_reported(folder)
     (folder / "ranks.md").unlink()
     assert not is_reported(folder)
+
+
+def test_tables_of_rows_that_were_asked_for_before_do_not_stay(folder):
+    main(["report", "--folder", str(folder)])
+    others = {path: path.read_bytes() for path in folder.glob("seed*/*/*.csv")}
+    (folder / "comparisons_mine.txt").write_text("a note of somebody")
+    write_asked(folder, Asked("toy", ("sfda",), SEEDS))
+    main(["report", "--folder", str(folder)])
+    assert not [*folder.glob("comparisons.*"), *folder.glob("ranks.*")]
+    assert (folder / "headline.txt").is_file()
+    assert (folder / "comparisons_mine.txt").is_file()
+    assert {path: path.read_bytes() for path in folder.glob("seed*/*/*.csv")} == others
 
 
 def test_the_same_runs_give_the_same_bytes(folder, tmp_path):
