@@ -13,6 +13,7 @@ ABL += $(UNLISTED)
 
 ifneq ($(filter matrix,$(MAKECMDGOALS)),)
 $(foreach row,$(filter-out $(TRN) $(ABL) $(BAS),$(MATRIX_ROWS)),$(error ROWS names runs, and '$(row)' is none; they are: $(TRN) $(ABL) $(BAS)))
+$(if $(filter noadap,$(firstword $(MATRIX_ROWS))),,$(error ROWS of a matrix begin with noadap, the source network as it came; they are '$(MATRIX_ROWS)'))
 $(if $(call special_in,$(SITES))$(filter-out $(words $(SITES)),$(words $(sort $(SITES))))$(if $(word 2,$(SITES)),,one),\
   $(error SITES are two different folders or more, as SITES='BMC UCL HK'; they are '$(SITES)'))
 endif

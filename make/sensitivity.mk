@@ -6,6 +6,13 @@ FACTORS   ?= 0.5 0.75 1.5 2
 WRONG     ?= 5 10 20
 RATES_X   ?= 0.1 0.3 3 10
 PATIENTS  ?= 1 2 4
+ifneq ($(filter sensitivity,$(MAKECMDGOALS)),)
+not_like = $(if $(call special_in,$(2)),$(2),$(shell printf '%s\n' $(2) | grep -vxE '$(1)'))
+positive := ([1-9][0-9]*(\.[0-9]+)?|0?\.0*[1-9][0-9]*)(e-?[0-9]+)?
+$(foreach name,FACTORS RATES_X,$(if $(call not_like,$(positive),$($(name))),$(error $(name) are numbers above 0, as '0.5 2'; they are '$($(name))')))
+$(if $(call not_like,[1-9]?[0-9](\.[0-9]+)?|100,$(WRONG)),$(error WRONG are per cent, 0 to 100, as '5 20'; they are '$(WRONG)'))
+$(if $(call not_like,[1-9][0-9]*,$(PATIENTS)),$(error PATIENTS are numbers of patients, 1 or more, as '1 4'; they are '$(PATIENTS)'))
+endif
 SENSITIVE ?= $(if $(filter sfda,$(TRN)),$(FACTORS:%=sfda_prior_x%) $(WRONG:%=sfda_wrong_%) $(RATES_X:%=sfda_rate_x%) \
                $(PATIENTS:%=sfda_patients_%))
 

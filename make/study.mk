@@ -17,6 +17,9 @@ ifneq ($(filter study study-plan study-pack study-facts study-data study-report 
 CAN_BE_ROWS := $(TRN) $(ABL) $(BAS) $(FEW)
 $(foreach row,$(filter-out $(CAN_BE_ROWS),$(STUDY_ROWS)),$(error ROWS names runs, and '$(row)' is none; they are: $(CAN_BE_ROWS)))
 $(if $(STUDY_ROWS),,$(error ROWS names no run; they are: $(CAN_BE_ROWS)))
+ifeq ($(origin AGAINST),command line)
+$(foreach row,$(filter-out $(STUDY_ROWS),$(AGAINST)),$(error AGAINST names rows of the study, and '$(row)' is none; they are: $(STUDY_ROWS)))
+endif
 $(if $(filter sensitivity,$(MAKECMDGOALS)),$(if $(SENSITIVE),,$(error sensitivity is of the run sfda, which this makefile has not)))
 $(if $(filter command line,$(origin SEED)),$(error A study has several seeds: SEEDS='$(SEED)' in place of SEED=$(SEED)))
 endif

@@ -122,6 +122,7 @@ def test_make_trains_a_source_network_once_and_starts_every_pair_from_it():
         ("SITES=BMC BMC", "two different folders"),
         ("SITES=BMC $$(id)", "two different folders"),
         ("ROWS=noadap sfad", "'sfad' is none"),
+        ("ROWS=sfda", "begin with noadap"),
         ("SEEDS=0 x", "SEEDS are different whole numbers"),
     ],
 )
