@@ -22,6 +22,7 @@ from pathlib import Path
 from analysis.tables.table import as_text
 from processes.errors import UserError
 from study.asking import Asked, write_asked
+from study.calibration import without_calibration
 from study.plan import ask_make, describe, describe_progress, write_plan
 from study.reading import open_study
 from utils import ProgramParser, counted, listing, run_program
@@ -54,6 +55,8 @@ def report(args: argparse.Namespace) -> None:
     else:
         tables = write_report(study)
         print("\n".join(as_text(tables[name]) for name in ON_SCREEN if name in tables), flush=True)
+        if lacking := without_calibration(study):
+            print(f"The calibration lacks {counted(len(lacking), 'run')}: {listing(lacking, 4)}.")
         print(f"More: {listing(f'{args.folder}/{name}.txt' for name in tables if name not in ON_SCREEN)}.")
         print(f"All of it on one page: {args.folder / PAGE}", flush=True)
     must_be_whole(args.folder, study.faults)

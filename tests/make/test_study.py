@@ -67,7 +67,10 @@ REFUSED = {
     ("SEEDS=0 x",): "SEEDS are different whole numbers",
     ("SEEDS=0;1",): "SEEDS are different whole numbers",
     ("SEEDS=",): "SEEDS are different whole numbers",
-    ("AGAINST=nodap", "ROWS=noadap sfda"): "AGAINST names rows of the study, and 'nodap' is none; they are: noadap sfda",
+    (
+        "AGAINST=nodap",
+        "ROWS=noadap sfda",
+    ): "AGAINST names rows of the study, and 'nodap' is none; they are: noadap sfda",
     ("sensitivity", "RATES_X=0.1x"): "RATES_X are numbers above 0",
     ("sensitivity", "FACTORS=0 2"): "FACTORS are numbers above 0",
     ("sensitivity", "WRONG=101"): "WRONG are per cent",

@@ -279,6 +279,7 @@ def test_files_hold_the_tables_and_every_score(folder, capsys):
     said = capsys.readouterr().out
     assert "Study of toy" in said
     assert f"{folder}/cost.txt" in said
+    assert "The calibration lacks 15 runs: cesource, seed 0: not evaluated" in said
     for name in ("headline", "comparisons", "ranks", "failures", "cost"):
         for suffix in ("txt", "csv", "md", "tex"):
             assert (folder / f"{name}.{suffix}").stat().st_size > 100
