@@ -10,6 +10,7 @@ from processes.errors import UserError
 from processes.quoting import visible
 from utils import Registry, listing
 
+LONGEST = 50_000  # letters of a pattern: a command has several, and Linux takes 131,072 in all
 LAYOUTS = Registry("layout")  # name -> a function (folder, asked) -> SiteFiles, whose docstring is the flag's help
 
 
@@ -20,6 +21,7 @@ class Asked:
     fold: int = 0  # of a split into folds
     contrast: str | None = None  # which image of a patient, by the name that the layout has for it
     masks: str | None = None  # which masks, likewise
+    labels: bool = True  # whether labels are wanted
 
 
 @dataclass(frozen=True)
@@ -66,13 +68,19 @@ def as_pattern(folder: Path, names: str) -> str:
 def pattern_of(folder: Path, files: Sequence[Path], *names: str) -> str:
     """The first of these patterns below a folder that finds these files and no others; else one that names each.
 
-    A | parts several in one.
+    A | parts several in one. Raises UserError where the names of all are more than a command holds.
     """
     for each in names:
         pattern = "|".join(as_pattern(folder, part) for part in each.split("|"))
         if set(find_files(pattern)) == set(files):
             return pattern
-    return "|".join(as_pattern(path.parent, path.name) for path in files)
+    named = "|".join(as_pattern(path.parent, path.name) for path in files)
+    if len(named) > LONGEST:
+        raise UserError(
+            f"{folder}: some files are left out, and to name the {len(files)} others one by one is more than a command "
+            "holds. Bring those that are wanted into a folder of the same layout; links will do."
+        )
+    return named
 
 
 def require_files(pattern: str, what: str) -> list[Path]:

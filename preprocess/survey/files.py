@@ -82,10 +82,14 @@ def _of_pictures(site: str, plain: SiteFiles, args: argparse.Namespace) -> SiteF
 
 def _of_layout(site: str, flag: str, folder: Path, args: argparse.Namespace) -> SiteFiles:
     layout = flag.removeprefix("--").removeprefix("target_")
-    files = LAYOUTS[layout](folder, Asked(args.fold, args.contrast, args.masks))
+    is_blind = args.no_target_label and site == "target"
+    files = LAYOUTS[layout](folder, Asked(args.fold, args.contrast, args.masks, not is_blind))
     if site == "source" and files.label is None:
-        raise UserError(f"{flag} {folder} has no labels, and the source is what is learnt from; name another.")
-    return replace(files, label=None) if args.no_target_label and site == "target" else files
+        raise UserError(
+            f"{flag} {folder} has no labels, and the source is what is learnt from; name another. Expected: "
+            f"{LAYOUTS[layout].__doc__}."
+        )
+    return replace(files, label=None) if is_blind else files
 
 
 def name_of(args: argparse.Namespace) -> str:

@@ -370,7 +370,7 @@ def fmriprep(root, seed=0):
 def test_of_what_a_pipeline_leaves_one_image_and_one_mask_a_scan_are_taken(place):
     for seed, site in enumerate(("old", "new")):
         fmriprep(place / site, seed)
-    with pytest.raises(UserError, match=r"several masks of a scan, desc-aparcaseg_dseg, desc-aseg_dseg, dseg, space-"):
+    with pytest.raises(UserError, match=r"several masks of a scan, desc-aparcaseg_dseg, desc-aseg_dseg, dseg: name"):
         LAYOUTS["bids"](Path("old"), Asked())
     run("--bids", "old", "--target_bids", "new", "--masks", "desc-aseg_dseg")
     source, _ = (read_spec(words) for words in words_of("old_new"))
@@ -398,6 +398,84 @@ def test_the_end_of_a_name_chooses_among_a_scans_files(tmp_path, asked, image, m
     for pattern, called in ((files.images[0], image), (files.label, mask)):
         assert [path.name for path in find_files(pattern)] == [f"{s}_{called}.nii.gz" for s in ("sub-10", "sub-110")]
     assert files.class_names == ({0: "background", 1: "thalamus", 2: "other"} if "aseg" in mask else {})
+
+
+def bids_files(root, *names):
+    """A data set of these images and masks, all alike."""
+    image, truth = scan(np.random.default_rng(0))
+    for name in names:
+        save(root / name, truth if "dseg" in name else image)
+    (root / "dataset_description.json").write_text(json.dumps({"Name": "example"}))
+    return root
+
+
+def found(root, pattern):
+    return [path.relative_to(root).as_posix() for path in find_files(pattern)]
+
+
+def test_packed_and_unpacked_files_are_one_data_set(tmp_path):
+    names = ["sub-1/anat/sub-1_T1w.nii.gz", "sub-1/anat/sub-1_T1w.nii", "sub-2/anat/sub-2_T1w.nii"]
+    masks = ["derivatives/m/sub-1/anat/sub-1_dseg.nii", "derivatives/m/sub-2/anat/sub-2_dseg.nii.gz"]
+    root = bids_files(tmp_path / "ds", *names, *masks)
+    files = LAYOUTS["bids"](root, Asked())
+    assert found(root, files.images[0]) == [names[0], names[2]]
+    assert found(root, files.label) == masks
+
+
+def test_scans_without_a_mask_or_an_image_are_left_out_and_told(tmp_path):
+    names = [f"sub-{n}/anat/sub-{n}_T1w.nii.gz" for n in (1, 2, 3)]
+    masks = [f"derivatives/m/sub-{n}/anat/sub-{n}_dseg.nii.gz" for n in (1, 2, 4)]
+    root = bids_files(tmp_path / "ds", *names, *masks)
+    files = LAYOUTS["bids"](root, Asked())
+    assert (found(root, files.images[0]), found(root, files.label)) == (names[:2], masks[:2])
+    assert any("LEFT OUT: 1 of 3 scans, which have no mask: sub-3" in note for note in files.notes)
+    assert any("LEFT OUT: 1 of 3 scans, which have no image: sub-4" in note for note in files.notes)
+    blind = LAYOUTS["bids"](root, Asked(labels=False))
+    assert (found(root, blind.images[0]), blind.label) == (names, None)
+    for name in names[:2]:
+        (root / name).unlink()
+    with pytest.raises(UserError, match=r"No scan has an image and a mask: there are .*sub-3_T1w.* and .*sub-1_dseg"):
+        LAYOUTS["bids"](root, Asked())
+
+
+def test_scans_of_which_nothing_is_called_as_wanted_are_told(tmp_path):
+    names = [f"sub-{n}/anat/sub-{n}_{end}.nii.gz" for n, end in ((1, "run-1_T1w"), (1, "run-2_T1w"), (2, "T1w"))]
+    root = bids_files(tmp_path / "ds", *names)
+    files = LAYOUTS["bids"](root, Asked(contrast="run-1_T1w"))
+    assert found(root, files.images[0]) == names[:1]
+    assert any("LEFT OUT: of sub-2 nothing is called run-1_T1w" in note for note in files.notes)
+    (root / names[1]).unlink()
+    files = LAYOUTS["bids"](root, Asked(contrast="desc-preproc_T1w"))
+    assert any("nothing is called desc-preproc_T1w (--contrast): T1w, run-1_T1w is what is" in n for n in files.notes)
+    assert any("called T1w, run-1_T1w are taken for the same" in note for note in LAYOUTS["bids"](root, Asked()).notes)
+
+
+def test_images_of_a_pipeline_are_taken_where_it_or_they_are_named(tmp_path):
+    pipeline = fmriprep(tmp_path / "ds/derivatives/fmriprep")
+    raw = [f"sub-{n}/anat/sub-{n}_T1w.nii.gz" for n in (10, 110)]
+    root = bids_files(tmp_path / "ds", *raw)
+    (pipeline / "dataset_description.json").unlink()  # which many pipelines do not write
+    asked = {"masks": "dseg"}
+    assert found(root, LAYOUTS["bids"](root, Asked(**asked)).images[0]) == raw
+    for folder, contrast in ((root, "desc-preproc_T1w"), (pipeline, None)):
+        files = LAYOUTS["bids"](folder, Asked(contrast=contrast, **asked))
+        names = [f"sub-{n}/anat/sub-{n}_desc-preproc_T1w.nii.gz" for n in (10, 110)]
+        assert found(pipeline, files.images[0]) == names
+    mni = LAYOUTS["bids"](root, Asked(contrast=f"{MNI}desc-preproc_T1w"))
+    assert all(MNI in name for name in found(pipeline, mni.label))  # as the images are
+
+
+def test_files_that_nobody_fetched_are_told(tmp_path):
+    names = [f"sub-{n}/anat/sub-{n}_T1w.nii.gz" for n in (1, 2)]
+    root = bids_files(tmp_path / "ds", *names)
+    (root / names[1]).unlink()
+    (root / names[1]).symlink_to("../../.git/annex/objects/nothing")
+    files = LAYOUTS["bids"](root, Asked())
+    assert found(root, files.images[0]) == names[:1]
+    assert any("LEFT OUT: sub-2_T1w.nii.gz, links to nothing" in note for note in files.notes)
+    (root / names[0]).unlink()
+    with pytest.raises(UserError, match=r"sub-2_T1w.nii.gz is a link to nothing: .*datalad get"):
+        LAYOUTS["bids"](root, Asked())
 
 
 # -------------------------------------------------------------------------------------------------------- Slicer
