@@ -160,9 +160,20 @@ def _declared(sites: tuple[Site, Site], wishes: Wishes) -> Classes:
 
 def _by_name(target: Site, told: Mapping[int, str], own: Mapping[int, int]) -> tuple[dict[int, int], list[str]]:
     """Target label -> class, and what is to be said of it."""
-    class_of = {_key(name): own[label] for label, name in told.items()}
     named = target.files.class_names
-    theirs = {label: class_of[_key(name)] for label, name in named.items() if _key(name) in class_of}
+    classes: dict[str, list[int]] = {}
+    for label, name in told.items():
+        classes.setdefault(_key(name), []).append(own[label])
+    theirs = {}
+    for label, name in named.items():
+        found = classes.get(_key(name), [])
+        if len(found) > 1 and own.get(label) not in found:
+            raise UserError(
+                f"The source calls {len(found)} labels '{name}', and the target has the label {label} of that name: "
+                "which of them it is cannot be told. Rename them in both, or give --label_map, which holds for both."
+            )
+        if found:
+            theirs[label] = own[label] if len(found) > 1 else found[0]
     theirs |= {0: 0}
     said = []
     if moved := [named[label] for label, number in theirs.items() if number and own.get(label) != number]:

@@ -478,6 +478,19 @@ def test_files_that_nobody_fetched_are_told(tmp_path):
         LAYOUTS["bids"](root, Asked())
 
 
+def test_two_labels_of_one_name_stay_two(place):
+    """They were both one class at the target, and the other class was nowhere."""
+    for seed, site in enumerate(("old", "new")):
+        bids_set(place / site, seed=seed)
+        (place / site / "derivatives/manual/dseg.tsv").write_text("index\tname\n1\tlesion\n 2\tlesion\n")
+    flags = ["--bids", "old", "--target_bids", "new", "--contrast", "T2w"]
+    run(*flags)
+    assert not read_spec(words_of("old_new")[1]).label_map
+    (place / "new/derivatives/manual/dseg.tsv").write_text("index\tname\n3\tlesion\n2\tcord\n1\tcord\n")
+    with pytest.raises(UserError, match="The source calls 2 labels 'lesion', and the target has the label 3 of that"):
+        run(*flags, "--name", "other")
+
+
 # -------------------------------------------------------------------------------------------------------- Slicer
 
 
