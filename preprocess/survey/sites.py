@@ -17,7 +17,7 @@ from preprocess.layouts.layout import SiteFiles
 from processes.pool import in_processes
 
 IMAGE, LABEL = "IMG", "GT"
-MOST_LABELS = 64  # different values; a volume with more of them is an image
+MOST_LABELS = 64  # different values, where no table names more; a volume with more of them is an image
 
 
 @dataclass(frozen=True)
@@ -66,6 +66,7 @@ def read_site(name: str, files: SiteFiles, tolerance_mm: float, jobs: int = 1) -
     """Pairs the files, reads every header and every label. `tolerance_mm`: how far a corner may be off."""
     cases, faults = pair(roles_of(files), compile_pattern("--patient", files.patient))
     how = {"tolerance_mm": tolerance_mm, "channel": files.channel, "place_labels": files.place_labels}
+    how["most"] = max(MOST_LABELS, len(files.class_names))
     found = list(in_processes(partial(_read_case, **how), cases, jobs))
     return site_of(name, files, cases, found, faults)
 
@@ -89,13 +90,13 @@ def site_of(
     )
 
 
-def _read_case(case: Case, tolerance_mm: float, channel: int | None, place_labels: bool) -> CaseFacts:
+def _read_case(case: Case, tolerance_mm: float, channel: int | None, place_labels: bool, most: int) -> CaseFacts:
     facts, grids = CaseFacts(), {}
     for role, path in case.paths.items():
         try:
             grids[role] = read_grid(path, None if role == LABEL else channel, RADIOLOGICAL, is_label=role == LABEL)
             if role == LABEL:
-                count_labels(read_stack(path, 0, is_label=True), path, facts)
+                count_labels(read_stack(path, 0, is_label=True), path, facts, most)
         except VolumeFault as error:
             facts.faults.append(error.fault)
     facts.grid = grids.get(IMAGE)
@@ -110,17 +111,15 @@ def _read_case(case: Case, tolerance_mm: float, channel: int | None, place_label
     return facts
 
 
-def count_labels(stack: np.ndarray, path: Path, facts: CaseFacts) -> None:
+def count_labels(stack: np.ndarray, path: Path, facts: CaseFacts, most: int = MOST_LABELS) -> None:
     """The census of one file of labels, planes or a plane. Raises VolumeFault for what holds no labels."""
     facts.is_float = stack.dtype.kind == "f"
     try:
         values, counts = np.unique(whole_labels(stack), return_counts=True)
     except ValueError as error:
         raise VolumeFault("holds no labels (round it, or name the right file)", f"{path} ({error})") from error
-    if len(values) > MOST_LABELS:
-        raise VolumeFault(
-            f"holds more than {MOST_LABELS} different values, as an image does", f"{path} ({len(values)})"
-        )
+    if len(values) > most:
+        raise VolumeFault(f"holds more than {most} different values, as an image does", f"{path} ({len(values)})")
     facts.labels = Counter(dict(zip(values.astype(int).tolist(), counts.tolist(), strict=True)))
 
 

@@ -491,6 +491,22 @@ def test_two_labels_of_one_name_stay_two(place):
         run(*flags, "--name", "other")
 
 
+def test_an_atlas_of_more_labels_than_most_images_have_values_is_read(place):
+    for site in ("old", "new"):
+        bids_set(place / site)
+        path = next((place / site).glob("derivatives/manual/sub-01/anat/*"))
+        truth = np.arange(np.prod(SHAPE), dtype=np.int16).reshape(SHAPE) % 100
+        save(path, truth)
+    flags = ["--bids", "old", "--target_bids", "new", "--contrast", "T2w", "--label_map", "17:1,53:1"]
+    table = "index\tname\n" + "".join(f"{n}\tregion {n}\n" for n in range(1, 100))
+    for site in ("old", "new"):
+        with pytest.raises(UserError, match=r"holds more than 64 different values, as an image does: .* \(100\)"):
+            run(*flags)
+        (place / site / "derivatives/manual/dseg.tsv").write_text(table)
+    run(*flags)
+    assert slice_set(read_spec(words_of("old_new")[0]))["n_class"] == 2
+
+
 # -------------------------------------------------------------------------------------------------------- Slicer
 
 
