@@ -1,6 +1,7 @@
 """Data sets in layouts that others hand on become a makefile by one command: what is found, named, split, refused."""
 
 import json
+import re
 import subprocess
 from pathlib import Path
 
@@ -9,7 +10,7 @@ import nrrd
 import numpy as np
 import pytest
 
-from files.pairing import find_files
+from files.pairing import find_files, read_id
 from files.reading import read_grid
 from preprocess import new_dataset as program
 from preprocess.layouts.layout import LAYOUTS, Asked
@@ -575,6 +576,70 @@ def test_scenes_of_slicer_are_a_folder_a_patient(place):
     (place / "old/P1/more.nrrd").write_bytes((place / "old/P1/CTChest.nrrd").read_bytes())
     with pytest.raises(UserError, match="one volume and one segmentation, .* There is CTChest.nrrd, more.nrrd"):
         LAYOUTS["slicer"](place / "old", Asked())
+
+
+def scene(folder, *names):
+    """A scene of Slicer's in a folder: volumes and segmentations of these names."""
+    folder.mkdir(parents=True)
+    space = {"space": "left-posterior-superior", "space directions": np.diag([1.0, 1, 3]), "space origin": np.zeros(3)}
+    image, truth = scan(np.random.default_rng(0))
+    table = {"Segment0_Name": "a", "Segment0_LabelValue": "1", "Segment1_Name": "b", "Segment1_LabelValue": "2"}
+    for name in names:
+        is_mask = ".seg." in name
+        nrrd.write(str(folder / name), truth if is_mask else image, space | (table if is_mask else {}))
+
+
+@pytest.mark.parametrize("names", [("CT.nrrd", "CT.seg.nrrd"), ("scene/CT.nrrd", "scene/Segmentation.seg.nrrd")])
+def test_patients_are_the_folders_whose_names_differ(place, names):
+    for patient in ("P0", "P1", "P2"):
+        scene((place / "old" / patient / names[0]).parent, *(Path(name).name for name in names))
+    run("--slicer", "old", "--target_slicer", "old")
+    assert members(slice_set(read_spec(words_of("old")[0]))) == ["P0", "P1", "P2"]
+
+
+def test_a_scene_of_several_volumes_or_segmentations_says_what_to_name(tmp_path):
+    folder = tmp_path / "old"
+    for patient in ("P0", "P1"):
+        scene(folder / patient, "T1.nrrd", "T2.nrrd", "Segmentation.seg.nrrd", "second.seg.nrrd")
+    with pytest.raises(UserError, match=r"of several segmentations --masks '\w+' takes one"):
+        LAYOUTS["slicer"](folder, Asked())
+    with pytest.raises(UserError, match=r"of several volumes --contrast 'T1' takes one"):
+        LAYOUTS["slicer"](folder, Asked(masks="second"))
+    with pytest.raises(UserError, match=r"No segmentation is called third.seg.nrrd \(--masks third\)"):
+        LAYOUTS["slicer"](folder, Asked(masks="third"))
+    files = LAYOUTS["slicer"](folder, Asked(masks="second", contrast="T2"))
+    assert found(folder, files.images[0]) == ["P0/T2.nrrd", "P1/T2.nrrd"]
+    assert found(folder, files.label) == ["P0/second.seg.nrrd", "P1/second.seg.nrrd"]
+    scene(folder / "P2", "T2.nrrd")
+    told = LAYOUTS["slicer"](folder, Asked(masks="second", contrast="T2")).notes
+    assert any("LEFT OUT: 1 volume without a segmentation" in note and "P2/T2.nrrd" in note for note in told)
+
+
+def test_a_folder_of_both_kinds_is_told_what_is_wrong(tmp_path):
+    folder = tmp_path / "old"
+    scene(folder, "case0.nrrd", "case0.seg.nrrd", "case1.nrrd")
+    told = LAYOUTS["slicer"](folder, Asked()).notes
+    assert any("LEFT OUT: 1 volume without a segmentation" in note for note in told)
+    scene(folder / "P1", "CT.nrrd", "Segmentation.seg.nrrd")
+    with pytest.raises(UserError, match=r"P1/Segmentation.seg.nrrd needs .*one folder has names or scenes, not both"):
+        LAYOUTS["slicer"](folder, Asked())
+    (folder / "P1").rename(folder / "P 1")
+    scene(folder / "P 2", "CT.nrrd", "Segmentation.seg.nrrd")
+    (folder / "case0.seg.nrrd").unlink()
+    with pytest.raises(UserError, match=r"no names tell one patient from another.*names are letters, digits"):
+        LAYOUTS["slicer"](folder, Asked())
+
+
+def test_the_folder_of_one_scene_may_be_the_one_one_works_in(tmp_path, monkeypatch):
+    scene(tmp_path / "P7", "CT.nrrd", "Segmentation.seg.nrrd")
+    monkeypatch.chdir(tmp_path / "P7")
+    files = LAYOUTS["slicer"](Path(), Asked())
+    assert read_id(find_files(files.images[0])[0], re.compile(files.patient)) == "P7"
+
+
+def test_segments_without_numbers_are_counted(tmp_path):
+    folder = slicer_folder(tmp_path / "old", names=())
+    assert LAYOUTS["slicer"](folder, Asked()).class_names == {}
 
 
 # ------------------------------------------------------------------------------------------- an exported DICOM study
