@@ -13,10 +13,10 @@ from files.listing import composed
 from files.volume_names import FILE_NAME, header_of
 from processes.errors import UserError
 
-PICTURES = (".png", ".jpg", ".jpeg", ".bmp", ".gif", ".webp")
+PICTURES = (".png", ".jpg", ".jpeg", ".bmp", ".gif", ".webp", ".tif", ".tiff")
 NO_VOLUME = (
-    "is a picture, where volumes are read (pictures are a set as they are: lay them into <set>/train/IMG and "
-    "<set>/train/GT, val likewise, under the same names, <patient>_<number>.png; docs/data.md, What lies where)"
+    "is a picture, where volumes are read (preprocess.new_dataset makes a set of pictures, which main.py trains and is "
+    "scored on; docs/data.md, Folders of 2D pictures)"
 )
 
 

@@ -16,7 +16,7 @@ from pathlib import Path
 from files.faults import Fault, describe_faults
 from files.foreign import read_text
 from files.formats.dicom_series import UID, Series, files_below, find_series, is_series
-from files.pairing import Case, by_patient, find_files, is_id, no_match, read_id
+from files.pairing import PICTURES, Case, by_patient, find_files, is_id, no_match, read_id
 from files.volume_names import header_of, is_volume
 from processes.errors import UserError
 from utils import doubled, listing
@@ -50,7 +50,8 @@ class Channel:
         found, lost = find_series(file for file in files if file not in voxels and not is_volume(file))
         self.lost += lost
         if [series.path for series in found] == [path] or not (found or volumes or lost):
-            self.named.append(path)
+            pictures = [file for file in files if file.suffix.lower() in PICTURES]
+            self.named += [path] if found else pictures or [path]  # pictures are told to be none of a volume
         else:
             self.named += volumes
             self.series += [(series, _owner(series, path)) for series in found]

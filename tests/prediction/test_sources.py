@@ -188,6 +188,15 @@ def test_a_folder_is_all_volumes_below_it(volumes):
     assert values(found([f"IMG={volumes / 'flat'}"], patient=r"_i(\d)")) == {"0": [0], "1": [1]}
 
 
+@pytest.mark.parametrize("name", ["a.png", "a.TIF"])
+@pytest.mark.parametrize("named", ["", "*"])
+def test_pictures_are_told_to_be_no_volumes(tmp_path, name, named):
+    (tmp_path / "new").mkdir()
+    (tmp_path / "new" / name).write_bytes(b"x")
+    with pytest.raises(UserError, match=r"Nothing was predicted: is a picture, where volumes are read"):
+        found([f"{tmp_path}/new/{named}"])
+
+
 def test_a_list_has_a_path_a_line(volumes, tmp_path, monkeypatch):
     lines = ["# T2", "", "new/flat/p0_i0.nii.gz", f"{volumes}/deep/er/p1_i0.nii.gz", "new/p9.nii.gz"]
     (tmp_path / "list.txt").write_bytes("\r\n".join(lines).encode("utf-16"))
