@@ -112,7 +112,14 @@ def add_monai(model: Model, folder: Path, words: Mapping[str, Any]) -> str:
 def write_bundle(args: argparse.Namespace) -> dict[str, str]:
     """Writes the bundle; returns name -> what it is of what it holds beside weights and manifest."""
     file = checkpoint_of(args.run)
-    run, checkpoint = open_run(file.parent), load_checkpoint(file)
+    checkpoint = load_checkpoint(file)
+    if "labels" in checkpoint and not (file.parent / "provenance.json").exists():
+        raise UserError(
+            f"{file} is what prediction.adopt made of a network that was trained elsewhere, and no run; a bundle tells "
+            "how a run was trained. Hand on what it was made of; or adapt it, and give the run of that (predict.py "
+            "--adapt leaves OUT/adaptation/run)."
+        )
+    run = open_run(file.parent)
     require(file, checkpoint, OF_A_NETWORK)
     model = load_model(file, "cpu", precision="fp32", orient=args.orient)
     state, told = of_a_network(checkpoint), manifest_words(run, file, checkpoint, args.licence)

@@ -17,7 +17,7 @@ import predict
 from files.faults import VolumeFault
 from nets.checkpoint_files import load_checkpoint
 from nets.sliding_window import sliding_logits
-from prediction import adopt
+from prediction import adopt, bundle
 from prediction.nnunet_plan import NnunetPlan
 from prediction.nnunet_preparation import body_of
 from prediction.nnunet_resampling import coarse_axis, new_shape, resample
@@ -69,6 +69,13 @@ def test_it_computes_what_nnunet_s_network_computes(tmp_path, axes, residual):
     with torch.no_grad():
         torch.testing.assert_close(ours(image), net(image)[0], rtol=1e-5, atol=1e-5)
     assert len(ours.state_dict()) == len(list(ours.parameters()))  # each tensor once
+
+
+def test_it_is_no_run_that_a_bundle_is_made_of(tmp_path):
+    folder, _ = results_of(tmp_path / "there", 2)
+    adopted(folder, tmp_path / "x/last.pkl")
+    with pytest.raises(UserError, match=r"trained elsewhere, and no run; .*predict.py --adapt leaves OUT/adaptation"):
+        bundle.main(["--run", str(tmp_path / "x"), "--out", str(tmp_path / "b")])
 
 
 def test_its_axes_are_padded_each_to_its_own_multiple():
