@@ -3,7 +3,7 @@
 import json
 import tempfile
 import warnings
-from collections.abc import Iterator
+from collections.abc import Iterator, Set
 from pathlib import Path
 from types import ModuleType
 
@@ -54,9 +54,7 @@ def export_onnx(model: Model, path: Path, real: Tensor | None) -> str:
     onnx, runtime = _packages()
     net = Exported(model.net).cpu().float().eval()
     example = _example(model, real)
-    content, free = _exported(net, example, model.net.axes, model.net.multiple)
-    session = runtime.InferenceSession(content, providers=["CPUExecutionProvider"])
-    difference = max(_difference(session, net, image) for image in _images(example, real, free, model.net.multiple))
+    content, free, difference = _exported(net, example, real, model.net.axes, model.net.multiple, runtime)
     model.net.to(model.device)
     if not difference <= MOST:
         raise UserError(
@@ -73,7 +71,8 @@ def export_onnx(model: Model, path: Path, real: Tensor | None) -> str:
     path.parent.mkdir(parents=True, exist_ok=True)
     with atomic_write(path) as file:
         file.write(whole.SerializeToString())
-    size = f"any size in multiples of {model.net.multiple}" if free else f"size {tuple(example.shape[1:])}"
+    size = f"any size in multiples of {model.net.multiple}" if 2 in free else f"size {tuple(example.shape[1:])}"
+    size += "" if 0 in free else ", one at a time"
     return f"{path}: image of {size}; logits differ from torch's by at most {difference:.2g}"
 
 
@@ -98,15 +97,24 @@ def _example(model: Model, real: Tensor | None) -> Tensor:
     return torch.randn(2, model.in_channels, *size, generator=torch.Generator().manual_seed(0))
 
 
-def _exported(net: nn.Module, example: Tensor, axes: int, multiple: int) -> tuple[bytes, bool]:
-    """The file's content, and whether the size of an image is free. Raises UserError where nothing can be exported."""
+def _exported(
+    net: nn.Module, example: Tensor, real: Tensor | None, axes: int, multiple: int, runtime: ModuleType
+) -> tuple[bytes, set[int], float]:
+    """The file's content, which axes of an image are free, 0 for the number of images, and the largest difference.
+
+    An exporter may fix what was to be free, without a word: a file that does not run on other sizes is none of these.
+    Raises UserError where nothing can be exported.
+    """
     batch = torch.export.Dim("batch")
     steps = [torch.export.Dim(f"{name}_steps", min=2) for name in AXES[axes]]
     sizes = {2 + place: multiple * step if multiple > 1 else step for place, step in enumerate(steps)}
     errors = []
-    for shapes in ({0: batch, **sizes}, {0: batch}, {}):
+    for shapes in ({0: batch, **sizes}, sizes, {0: batch}, {}):
+        images, free = example if 0 in shapes else example[:1], set(shapes)
         try:
-            return _export(net, example, shapes), len(shapes) > 1
+            content = _export(net, images, shapes)
+            session = runtime.InferenceSession(content, providers=["CPUExecutionProvider"])
+            return content, free, max(_difference(session, net, each) for each in _images(images, real, free, multiple))
         except Exception as error:  # noqa: BLE001  the exporter raises anything
             errors.append(f"{type(error).__name__}: {str(error).splitlines()[0]}")
     raise UserError(f"The network cannot be exported as ONNX: {errors[-1]}.")
@@ -131,18 +139,20 @@ def _export(net: nn.Module, example: Tensor, shapes: dict[int, object]) -> bytes
         return file.read_bytes()
 
 
-def _images(example: Tensor, real: Tensor | None, free: bool, multiple: int) -> Iterator[Tensor]:
-    """What is compared: the example; where sizes are free one more image of another size, and the real one."""
+def _images(example: Tensor, real: Tensor | None, free: Set[int], multiple: int) -> Iterator[Tensor]:
+    """What is compared: the example; one more image of another size or number, where they are free; the real one."""
     yield example
     if free:
-        larger = [n + 2 * multiple for n in example.shape[2:]]
-        yield torch.randn(3, example.shape[1], *larger, generator=torch.Generator().manual_seed(1))
+        larger = [n + 2 * multiple if axis in free else n for axis, n in enumerate(example.shape[2:], start=2)]
+        number = 3 if 0 in free else len(example)
+        yield torch.randn(number, example.shape[1], *larger, generator=torch.Generator().manual_seed(1))
     if real is not None:
-        size = [-(-n // multiple) * multiple for n in real.shape[2:]] if free else example.shape[2:]
+        is_free = 2 in free
+        size = [-(-n // multiple) * multiple for n in real.shape[2:]] if is_free else example.shape[2:]
         whole = torch.zeros(*real.shape[:2], *size)
         inside = (..., *(slice(min(n, m)) for n, m in zip(real.shape[2:], size, strict=True)))
         whole[inside] = real.cpu()[inside]
-        yield whole if free else whole.expand(len(example), *whole.shape[1:])
+        yield whole if is_free else whole.expand(len(example), *whole.shape[1:])
 
 
 def _difference(session: object, net: nn.Module, image: Tensor) -> float:

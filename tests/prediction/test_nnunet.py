@@ -78,6 +78,15 @@ def test_it_is_no_run_that_a_bundle_is_made_of(tmp_path):
         bundle.main(["--run", str(tmp_path / "x"), "--out", str(tmp_path / "b")])
 
 
+@pytest.mark.parametrize("axes", [2, 3])
+def test_it_is_written_as_onnx_though_the_exporter_fixes_the_number_of_its_images(tmp_path, capsys, axes):
+    pytest.importorskip("onnxruntime")
+    folder, _ = results_of(tmp_path / "there", axes)
+    weights = adopted(folder, tmp_path / "x/last.pkl")
+    predict.main(["--weights", str(weights), "--export", str(tmp_path / "net.onnx"), "--device", "cpu"])
+    assert "net.onnx: image of " in capsys.readouterr().out
+
+
 def test_its_axes_are_padded_each_to_its_own_multiple():
     told = shape_of(3)
     net = build_network(
