@@ -2,9 +2,10 @@
 
     gate          what has collapsed is out (gate.py)
     belief        where the source network and its batch-norm refresh say the same, the source network is believed: it
-                  is at home on these images. It is kept unless all four speak for a candidate: consistency (below), the
-                  edges that its borders lie at (edge), how these part the grey levels (contrast), and that it predicts
-                  of a mixed image what it does of its halves (mixval)
+                  is at home on these images. It is kept unless for another candidate all of these speak: consistency
+                  (below); the edges that its borders lie at (edge); how these part the grey levels (contrast); and one
+                  of two, that it predicts of a mixed image what it does of the halves (mixval), or sizes nearer to the
+                  prior (size). Of fewer than three patients nothing is sure enough for that
     edges         else the borders of a candidate must not lie at weaker edges of the image than those of the network
                   that is kept if no other is chosen (edge). A network without batch norms has no refresh; there they
                   must part the grey levels as well, too (contrast). These an adapted network cannot talk round
@@ -33,7 +34,9 @@ from selection.validators import VALIDATORS, Evidence, middle
 from utils import counted, listing
 
 DRAWS, CHANCE = 2000, 0.2  # of the bootstrap over patients; the chance that a difference is none, at most
-WITNESSES = "edge", "contrast", "mixval"  # who must speak for a candidate too where the source network is believed
+# who must speak for a candidate, besides its consistency, where the source network is believed: all, and one of two
+ALL_OF, ONE_OF = ("edge", "contrast"), ("mixval", "size")
+FEWEST = 3  # patients who can outvote it: of fewer, not even a sign test comes to such a chance
 BELIEVED = 0.7  # Dice of the source network with its refresh from which on it is believed
 
 
@@ -117,41 +120,54 @@ def settle(weighed: Weighed, candidates: Sequence[Candidate], seed: int = 0) -> 
     middles = np.where(weighed.passes, middle(consistency), np.nan)
     start, refresh = _place(candidates, SOURCE), _place(candidates, REFRESH)
     agree = np.nan if refresh is None else middle(weighed.patients["source"])[refresh]
-    if believed := agree >= BELIEVED:
-        gate = _unless_all_speak_for_it(weighed, consistency, candidates, start, seed)
-    else:
-        if refresh is not None and middles[refresh] > middles[start]:
-            start = start if weighed.speaks_against("edge", refresh, start, seed) else refresh
-        gate = _with_witnesses(weighed, candidates, start, seed)
+    if agree >= BELIEVED:
+        return _against_belief(weighed, consistency, candidates, start, f"{REFRESH} agree (Dice {agree:.2f})", seed)
+    if refresh is not None and middles[refresh] > middles[start]:
+        start = start if weighed.speaks_against("edge", refresh, start, seed) else refresh
+    gate = _with_witnesses(weighed, candidates, start, seed)
     free = [place for place in _by_epoch(candidates) if not gate[place] and place not in _starts(candidates)]
     best = _highest(middles, [start, *free])
     told = f"its consistency is {middles[best]:.3f}, that of {candidates[start].name} {middles[start]:.3f}"
-    if best == start and believed:
-        why = f"it and its {REFRESH} agree (Dice {agree:.2f}), so it is believed on these images"
-    elif best == start:
+    if best == start:
         why = "no epoch that may be chosen is more consistent"
-    elif surely_above(consistency[best], consistency[start], seed):
-        why = told + f", and {listing(WITNESSES)} speak for it too" * bool(believed)
-    else:
+    elif not surely_above(consistency[best], consistency[start], seed):
         why, best = f"{candidates[best].name} is not surely better: {told}", start
+    else:
+        why = told
     words = f"Chosen without labels: {candidates[best].name}, as {why}.{_held(candidates, gate)}"
     return replace(weighed, gate=gate).choose(best, words, {}, ())
 
 
-def _unless_all_speak_for_it(
-    weighed: Weighed, consistency: np.ndarray, candidates: Sequence[Candidate], start: int, seed: int
-) -> list[str]:
-    """The gate's reasons, and who does not speak for the others, against a source network that is believed.
+def _against_belief(
+    weighed: Weighed, consistency: np.ndarray, candidates: Sequence[Candidate], start: int, agree: str, seed: int
+) -> Choice:
+    """The choice where the source network is believed: itself, or the most consistent of those who outvote it.
 
-    consistency: (C, P); start: the place of the source network
+    consistency: (C, P); start: the place of the source network; agree: who agrees with it
     """
-    found = list(weighed.gate)
-    scores = {"consistency": consistency} | {name: weighed.patients[name] for name in WITNESSES}
-    for place in set(range(len(candidates))).difference(_starts(candidates)):
-        doubts = [name for name, of in scores.items() if not surely_above(of[place], of[start], seed)]
-        if not found[place] and doubts:
-            found[place] = f"{listing(doubts)} not surely above that of {SOURCE}, which is believed"
-    return found
+    middles = middle(consistency)
+    others = [place for place in _by_epoch(candidates) if place != start and weighed.passes[place]]
+    doubts = {place: _doubts(weighed, consistency, place, start, seed) for place in others}
+    free = [place for place in others if not doubts[place]]
+    best = _highest(middles, [start, *free])
+    why = f"it and its {agree}, so it is believed on these images"
+    if best != start:
+        told = f"its consistency is {middles[best]:.3f}, that of {candidates[start].name} {middles[start]:.3f}"
+        why = f"{told}, and the image speaks for it too, though {candidates[start].name} and its {agree}"
+    elif others:
+        next_best = _highest(middles, others)
+        why += f"; {candidates[next_best].name} is not surely above it by {listing(doubts[next_best])}"
+    words = f"Chosen without labels: {candidates[best].name}, as {why}.{_held(candidates, weighed.gate)}"
+    return weighed.choose(best, words, {}, ())
+
+
+def _doubts(weighed: Weighed, consistency: np.ndarray, place: int, start: int, seed: int) -> list[str]:
+    """By what a candidate is not surely above the source network; empty where it outvotes it."""
+    if np.isfinite(consistency[start]).sum() < FEWEST:
+        return [f"so few patients (at least {FEWEST})"]
+    scores = {"consistency": consistency} | {name: weighed.patients[name] for name in ALL_OF + ONE_OF}
+    unsure = [name for name, of in scores.items() if not surely_above(of[place], of[start], seed)]
+    return [] if set(unsure) < set(ONE_OF) else unsure
 
 
 def _with_witnesses(weighed: Weighed, candidates: Sequence[Candidate], start: int, seed: int) -> list[str]:

@@ -99,12 +99,48 @@ def test_a_refresh_that_leaves_the_edges_is_no_start(monkeypatch):
     assert choose(monkeypatch, scores | {"edge": [2, 2, 2]}).place == 1
 
 
+BELIEVED = {"cmr_ei": [0.5, 0.6, 0.9, 0.7], "source": [1, 0.7, 0.5, 0.8], "refresh": [0.7, 1, 0.5, 0.9]}
+FOR_IT = {"edge": [1, 1, 1, 1.1], "contrast": [1, 1, 1.1, 1.2], "mixval": [0.5, 0.5, 0.5, 0.6]}
+
+
 def test_where_source_and_refresh_agree_the_source_network_is_kept(monkeypatch):
     """However sure the others are."""
-    scores = {"cmr_ei": [0.5, 0.6, 0.9, 0.7], "source": [1, 0.7, 0.5, 0.8], "refresh": [0.7, 1, 0.5, 0.9]}
-    choice = choose(monkeypatch, scores)
+    choice = choose(monkeypatch, BELIEVED)
     assert choice.place == 0
     assert "agree (Dice 0.70)" in choice.reason
+    assert "epoch 5 is not surely above it by edge, contrast, mixval, size" in choice.reason
+
+
+def test_a_source_network_that_is_believed_is_outvoted_by_all_witnesses(monkeypatch):
+    choice = choose(monkeypatch, BELIEVED | FOR_IT)
+    assert choice.place == 3  # the most consistent has no edges
+    assert "the image speaks for it too" in choice.reason
+    assert choice.gate == [""] * 4
+    for missing in FOR_IT:
+        kept = choose(monkeypatch, BELIEVED | FOR_IT | {missing: [1] * 4})
+        assert kept.place == 0
+    assert choose(monkeypatch, BELIEVED | FOR_IT | {"mixval": [1] * 4, "size": [-1, -1, -1, -0.5]}).place == 3
+
+
+def test_a_refresh_can_outvote_the_source_network_too(monkeypatch):
+    witnesses = {name: [0.5, 0.6, 0.5, 0.5] for name in FOR_IT}
+    assert choose(monkeypatch, BELIEVED | witnesses).place == 1
+
+
+def test_two_patients_do_not_outvote_a_source_network_that_is_believed(monkeypatch):
+    monkeypatch.setattr(sys.modules[__name__], "PATIENTS", 3)
+    assert choose(monkeypatch, BELIEVED | FOR_IT).place == 3
+    monkeypatch.setattr(sys.modules[__name__], "PATIENTS", 2)
+    choice = choose(monkeypatch, BELIEVED | FOR_IT)
+    assert choice.place == 0
+    assert "so few patients (at least 3)" in choice.reason
+
+
+def test_what_the_gate_holds_back_outvotes_nobody(monkeypatch):
+    usual = [900, 50, 50]
+    choice = choose(monkeypatch, BELIEVED | FOR_IT, [usual, usual, usual, [1000, 0, 0]])
+    assert choice.place == 0
+    assert "missing" in choice.gate[3]
 
 
 def test_without_a_refresh_the_grey_levels_on_both_sides_are_a_witness(monkeypatch):
