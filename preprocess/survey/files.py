@@ -82,6 +82,9 @@ def _of_pictures(site: str, plain: SiteFiles, args: argparse.Namespace) -> SiteF
 
 def _of_layout(site: str, flag: str, folder: Path, args: argparse.Namespace) -> SiteFiles:
     layout = flag.removeprefix("--").removeprefix("target_")
+    typed = [f"--{name}" for name in ("patient", "channel") if getattr(args, name) is not None]
+    if typed and args.source is args.target is None:
+        raise UserError(f"{typed[0]} is for volumes that --source or --target name; {flag} finds it by itself.")
     is_blind = args.no_target_label and site == "target"
     files = LAYOUTS[layout](folder, Asked(args.fold, args.contrast, args.masks, not is_blind))
     if site == "source" and files.label is None:

@@ -157,6 +157,14 @@ def test_the_regions_of_nnunets_own_integration_test(tmp_path):
     assert files.ignore == 3
 
 
+@pytest.mark.parametrize("flag", [("--patient", r"(\d+)"), ("--channel", "0")])
+def test_what_a_layout_finds_by_itself_is_not_told(place, flag):
+    for number in (101, 102):
+        nnunet_set(place / f"Dataset{number}_A", n=2)
+    with pytest.raises(UserError, match=f"{flag[0]} is for volumes that --source or --target name; --nnunet finds it"):
+        run("--nnunet", "Dataset101_A", "--target_nnunet", "Dataset102_A", *flag)
+
+
 def test_a_target_of_test_images_alone_has_no_labels(place):
     nnunet_set(place / "Dataset101_Old", channels=("CT",))
     nnunet_set(place / "Dataset102_New", channels=("CT",), parts=("Ts",))
