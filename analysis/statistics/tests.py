@@ -104,13 +104,13 @@ def crossed_test(table: ArrayLike) -> float:
 def holm(p_values: Sequence[float]) -> list[float]:
     """The p values of one family of tests after Holm (1979), in their order: the i-th smallest of m times m - i + 1.
 
-    None is smaller than one before it, nor above 1. NaN stands for a test that was not made: it stays NaN and is not
-    counted. A test is significant at 0.05 where its value here is at most that: then the chance that any of the family
-    is so by mistake is at most 0.05.
+    None is smaller than one before it, nor above 1. NaN stands for a test that was declared and could not be made: it
+    stays NaN, and counts among the m, as the largest. A test is significant at 0.05 where its value here is at most
+    that: then the chance that any of the family is so by mistake is at most 0.05.
     """
     found = np.asarray(p_values, dtype=np.float64)
     order = [place for place in np.argsort(found, kind="stable") if not np.isnan(found[place])]
-    raised = np.minimum(np.maximum.accumulate(found[order] * np.arange(len(order), 0, -1)), 1.0)
+    raised = np.minimum(np.maximum.accumulate(found[order] * np.arange(len(found), len(found) - len(order), -1)), 1.0)
     found = found.copy()
     found[order] = raised
     return found.tolist()

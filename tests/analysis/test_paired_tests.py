@@ -103,10 +103,11 @@ def test_holm_by_hand():
     assert holm([]) == []
 
 
-def test_a_test_that_was_not_made_is_not_in_the_family():
+def test_a_test_that_could_not_be_made_was_declared_too():
     found = holm([0.02, NAN, 0.04])
-    assert found[::2] == pytest.approx([0.04, 0.04])
+    assert found[::2] == pytest.approx([0.06, 0.08])
     assert math.isnan(found[1])
+    assert all(map(math.isnan, holm([NAN, NAN])))
 
 
 def test_holm_is_that_of_statsmodels():
