@@ -2,13 +2,12 @@
 
     gate          what has collapsed is out (gate.py)
     belief        where the source network and its batch-norm refresh say the same, the source network is believed: it
-                  is at home on these images. It is kept unless for another candidate all of these speak: consistency
-                  (below); the edges that its borders lie at (edge); how these part the grey levels (contrast); and one
-                  of two, that it predicts of a mixed image what it does of the halves (mixval), or sizes nearer to the
-                  prior (size). Of fewer than three patients nothing is sure enough for that
-    edges         else the borders of a candidate must not lie at weaker edges of the image than those of the network
-                  that is kept if no other is chosen (edge). A network without batch norms has no refresh; there they
-                  must part the grey levels as well, too (contrast). These an adapted network cannot talk round
+                  is at home on these images. It is kept unless a candidate is above it by all four: the two parts of
+                  consistency (below), the edges of the image that its borders lie at (edge), and how these part the
+                  grey levels (contrast). Of single pictures, and of fewer than three patients, that is never known
+    edges         else a candidate must lie at stronger edges of the image than the network that is kept if no other is
+                  chosen. A network without batch norms has no refresh; there it must part the grey levels no less,
+                  too (contrast). These an adapted network cannot talk round
     consistency   the mean of two scores: how sure and how much of a prediction stays when the image is disturbed
                   (cmr_ei), and how much from one slice to the next (continuity), which is left out where there are no
                   volumes. The candidate with the highest median over the patients is the best, of equal ones the
@@ -34,8 +33,7 @@ from selection.validators import VALIDATORS, Evidence, middle
 from utils import counted, listing
 
 DRAWS, CHANCE = 2000, 0.2  # of the bootstrap over patients; the chance that a difference is none, at most
-# who must speak for a candidate, besides its consistency, where the source network is believed: all, and one of two
-ALL_OF, ONE_OF = ("edge", "contrast"), ("mixval", "size")
+ALL_FOUR = ("cmr_ei", "continuity", "edge", "contrast")  # who must speak against a source network that is believed
 FEWEST = 3  # patients who can outvote it: of fewer, not even a sign test comes to such a chance
 BELIEVED = 0.7  # Dice of the source network with its refresh from which on it is believed
 
@@ -87,10 +85,10 @@ class Weighed:
     passes: np.ndarray  # (C,) whether the gate lets it through; the source network and its refresh in any case
     patients: Mapping[str, np.ndarray]
 
-    def speaks_against(self, name: str, place: int, other: int, seed: int) -> bool:
-        """Whether a candidate is most probably worse than another one by a validator."""
+    def is_above(self, name: str, place: int, other: int, seed: int) -> bool:
+        """Whether a candidate is most probably better than another one by a validator."""
         scores = self.patients[name]
-        return surely_above(scores[other], scores[place], seed)
+        return surely_above(scores[place], scores[other], seed)
 
     def choose(self, place: int, reason: str, more: Mapping[str, np.ndarray], labelled: Sequence[str]) -> Choice:
         """The choice of this place. more: validator -> (C,) score, before those of `patients`."""
@@ -121,13 +119,13 @@ def settle(weighed: Weighed, candidates: Sequence[Candidate], seed: int = 0) -> 
     start, refresh = _place(candidates, SOURCE), _place(candidates, REFRESH)
     agree = np.nan if refresh is None else middle(weighed.patients["source"])[refresh]
     if agree >= BELIEVED:
-        return _against_belief(weighed, consistency, candidates, start, f"{REFRESH} agree (Dice {agree:.2f})", seed)
+        return _against_belief(weighed, middles, candidates, start, f"{REFRESH} agree (Dice {agree:.2f})", seed)
     if refresh is not None and middles[refresh] > middles[start]:
-        start = start if weighed.speaks_against("edge", refresh, start, seed) else refresh
+        start = start if weighed.is_above("edge", start, refresh, seed) else refresh
     gate = _with_witnesses(weighed, candidates, start, seed)
     free = [place for place in _by_epoch(candidates) if not gate[place] and place not in _starts(candidates)]
     best = _highest(middles, [start, *free])
-    told = f"its consistency is {middles[best]:.3f}, that of {candidates[start].name} {middles[start]:.3f}"
+    told = _told(candidates, middles, best, start)
     if best == start:
         why = "no epoch that may be chosen is more consistent"
     elif not surely_above(consistency[best], consistency[start], seed):
@@ -139,20 +137,18 @@ def settle(weighed: Weighed, candidates: Sequence[Candidate], seed: int = 0) -> 
 
 
 def _against_belief(
-    weighed: Weighed, consistency: np.ndarray, candidates: Sequence[Candidate], start: int, agree: str, seed: int
+    weighed: Weighed, middles: np.ndarray, candidates: Sequence[Candidate], start: int, agree: str, seed: int
 ) -> Choice:
     """The choice where the source network is believed: itself, or the most consistent of those who outvote it.
 
-    consistency: (C, P); start: the place of the source network; agree: who agrees with it
+    middles: (C,) consistency; start: the place of the source network; agree: who agrees with it
     """
-    middles = middle(consistency)
     others = [place for place in _by_epoch(candidates) if place != start and weighed.passes[place]]
-    doubts = {place: _doubts(weighed, consistency, place, start, seed) for place in others}
-    free = [place for place in others if not doubts[place]]
-    best = _highest(middles, [start, *free])
+    doubts = {place: _doubts(weighed, place, start, seed) for place in others}
+    best = _highest(middles, [start, *(place for place in others if not doubts[place])])
     why = f"it and its {agree}, so it is believed on these images"
     if best != start:
-        told = f"its consistency is {middles[best]:.3f}, that of {candidates[start].name} {middles[start]:.3f}"
+        told = _told(candidates, middles, best, start)
         why = f"{told}, and the image speaks for it too, though {candidates[start].name} and its {agree}"
     elif others:
         next_best = _highest(middles, others)
@@ -161,13 +157,11 @@ def _against_belief(
     return weighed.choose(best, words, {}, ())
 
 
-def _doubts(weighed: Weighed, consistency: np.ndarray, place: int, start: int, seed: int) -> list[str]:
+def _doubts(weighed: Weighed, place: int, start: int, seed: int) -> list[str]:
     """By what a candidate is not surely above the source network; empty where it outvotes it."""
-    if np.isfinite(consistency[start]).sum() < FEWEST:
+    if weighed.patients[ALL_FOUR[0]].shape[1] < FEWEST:
         return [f"so few patients (at least {FEWEST})"]
-    scores = {"consistency": consistency} | {name: weighed.patients[name] for name in ALL_OF + ONE_OF}
-    unsure = [name for name, of in scores.items() if not surely_above(of[place], of[start], seed)]
-    return [] if set(unsure) < set(ONE_OF) else unsure
+    return [name for name in ALL_FOUR if not weighed.is_above(name, place, start, seed)]
 
 
 def _with_witnesses(weighed: Weighed, candidates: Sequence[Candidate], start: int, seed: int) -> list[str]:
@@ -176,12 +170,17 @@ def _with_witnesses(weighed: Weighed, candidates: Sequence[Candidate], start: in
     start: the place of the one that is kept where no other is chosen
     """
     starts, found = _starts(candidates), list(weighed.gate)
+    knows_edges = np.isfinite(weighed.patients["edge"]).any()
     for place in set(range(len(candidates))).difference(starts):
-        if not found[place] and weighed.speaks_against("edge", place, start, seed):
-            found[place] = f"its borders lie at weaker edges of the image than those of {candidates[start].name}"
-        if not found[place] and len(starts) == 1 and weighed.speaks_against("contrast", place, start, seed):
+        if not found[place] and knows_edges and not weighed.is_above("edge", place, start, seed):
+            found[place] = f"its borders lie at no stronger edges of the image than those of {candidates[start].name}"
+        if not found[place] and len(starts) == 1 and weighed.is_above("contrast", start, place, seed):
             found[place] = f"its borders part the grey levels less than those of {candidates[start].name}"
     return found
+
+
+def _told(candidates: Sequence[Candidate], middles: np.ndarray, best: int, start: int) -> str:
+    return f"its consistency is {middles[best]:.3f}, that of {candidates[start].name} {middles[start]:.3f}"
 
 
 def decide_by_labels(

@@ -77,30 +77,30 @@ def test_an_improvement_of_few_patients_is_no_improvement(monkeypatch):
     assert "not surely better" in choice.reason
 
 
-def test_borders_at_weaker_edges_speak_against_a_candidate(monkeypatch):
+def test_borders_at_no_stronger_edges_speak_against_a_candidate(monkeypatch):
     """It is sure of what the image does not show."""
-    choice = choose(monkeypatch, {"cmr_ei": [0.5, 0.4, 0.9, 0.7], "edge": [2, 2, 1.5, 2.1]})
+    choice = choose(monkeypatch, {"cmr_ei": [0.5, 0.4, 0.9, 0.7], "edge": [2, 2, 2, 2.1]})
     assert choice.place == 3
-    assert "weaker edges" in choice.gate[2]
-    assert "weaker edges" in choice.reason
+    assert "no stronger edges" in choice.gate[2]
+    assert "no stronger edges" in choice.reason
     assert choice.gate[3] == ""
 
 
-def test_edges_of_few_patients_speak_against_nothing(monkeypatch):
-    usual, other = np.full(PATIENTS, 2.0), np.array([1.9, 1.9, 1.9, 2.5, 2.5, 2.5])
-    assert choose(monkeypatch, {"cmr_ei": [0.5, 0.4, 0.9], "edge": [usual, usual, other]}).place == 2
+def test_edges_of_few_patients_speak_for_nothing(monkeypatch):
+    usual, other = np.full(PATIENTS, 2.0), np.array([1.9, 1.9, 1.9, 2.1, 2.1, 2.1])
+    assert choose(monkeypatch, {"cmr_ei": [0.5, 0.4, 0.9], "edge": [usual, usual, other]}).place == 0
 
 
 def test_a_refresh_that_leaves_the_edges_is_no_start(monkeypatch):
-    scores = {"cmr_ei": [0.5, 0.7, 0.6], "edge": [2, 1.5, 2]}
+    scores = {"cmr_ei": [0.5, 0.7, 0.6], "edge": [2, 1.5, 2.1]}
     choice = choose(monkeypatch, scores)
     assert choice.place == 2  # compared with the source network, than which it is better
     assert choice.gate == ["", "", ""]
-    assert choose(monkeypatch, scores | {"edge": [2, 2, 2]}).place == 1
+    assert choose(monkeypatch, scores | {"edge": [2, 2, 2.1]}).place == 1
 
 
 BELIEVED = {"cmr_ei": [0.5, 0.6, 0.9, 0.7], "source": [1, 0.7, 0.5, 0.8], "refresh": [0.7, 1, 0.5, 0.9]}
-FOR_IT = {"edge": [1, 1, 1, 1.1], "contrast": [1, 1, 1.1, 1.2], "mixval": [0.5, 0.5, 0.5, 0.6]}
+FOR_IT = {"continuity": [0.5, 0.5, 0.6, 0.7], "edge": [1, 1, 1, 1.1], "contrast": [1, 1, 1.1, 1.2]}
 
 
 def test_where_source_and_refresh_agree_the_source_network_is_kept(monkeypatch):
@@ -108,18 +108,23 @@ def test_where_source_and_refresh_agree_the_source_network_is_kept(monkeypatch):
     choice = choose(monkeypatch, BELIEVED)
     assert choice.place == 0
     assert "agree (Dice 0.70)" in choice.reason
-    assert "epoch 5 is not surely above it by edge, contrast, mixval, size" in choice.reason
+    assert "epoch 5 is not surely above it by continuity, edge, contrast" in choice.reason
 
 
-def test_a_source_network_that_is_believed_is_outvoted_by_all_witnesses(monkeypatch):
+def test_a_source_network_that_is_believed_is_outvoted_by_all_four(monkeypatch):
     choice = choose(monkeypatch, BELIEVED | FOR_IT)
-    assert choice.place == 3  # the most consistent has no edges
+    assert choice.place == 3  # the most consistent is at no stronger edges
     assert "the image speaks for it too" in choice.reason
     assert choice.gate == [""] * 4
     for missing in FOR_IT:
-        kept = choose(monkeypatch, BELIEVED | FOR_IT | {missing: [1] * 4})
-        assert kept.place == 0
-    assert choose(monkeypatch, BELIEVED | FOR_IT | {"mixval": [1] * 4, "size": [-1, -1, -1, -0.5]}).place == 3
+        assert choose(monkeypatch, BELIEVED | FOR_IT | {missing: [1] * 4}).place == 0
+    assert choose(monkeypatch, BELIEVED | FOR_IT | {"cmr_ei": [0.8, 0.6, 0.9, 0.7]}).place == 0
+
+
+def test_single_pictures_have_no_continuity_and_outvote_nothing(monkeypatch):
+    choice = choose(monkeypatch, BELIEVED | FOR_IT | {"continuity": [np.nan] * 4})
+    assert choice.place == 0
+    assert "above it by continuity" in choice.reason
 
 
 def test_a_refresh_can_outvote_the_source_network_too(monkeypatch):
