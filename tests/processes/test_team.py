@@ -252,11 +252,13 @@ def test_two_processes_are_one(sites, source, tmp_path, method, capsys):
     assert train_in_team(sites[1], team, losses, *more).count("epoch   3/3") == 1
     first, second = (np.load(run / "tra_loss.npy") for run in (alone, team))
     assert first.shape[:2] == (3, 4)
-    np.testing.assert_allclose(second[:2], first[:2], rtol=1e-6, atol=1e-5)
+    # steep curves of grey levels and random convolutions make what rounding differs in larger from step to step, on one
+    # processor more than on another; gradients that are not shared would set the losses apart ten times as much
+    steep = turned == LOOKS
+    np.testing.assert_allclose(second[:2], first[:2], rtol=1e-6, atol=2e-3 if steep else 1e-5)
     # later, rounding may lift a pixel over the threshold of the pseudo labels, one of the 480 that an image has, or a
-    # judgement of a discriminator over one half, one of the thousands whose share is its accuracy; and steep curves of
-    # grey levels and random convolutions make what rounding differs in between larger from step to step
-    apart = 3e-3 if method in COUNTED else 1e-4 if turned == LOOKS else 1e-5
+    # judgement of a discriminator over one half, one of the thousands whose share is its accuracy
+    apart = 3e-3 if method in COUNTED or steep else 1e-5
     np.testing.assert_allclose(second, first, rtol=1e-6, atol=apart)
     pd.testing.assert_frame_equal(
         table(alone).drop(columns="seconds"), table(team).drop(columns="seconds"), rtol=1e-2, atol=1e-2
