@@ -2,9 +2,10 @@
 
     gate          what has collapsed is out (gate.py)
     belief        where the source network and its batch-norm refresh say the same, the source network is believed: it
-                  is at home on these images. It is kept unless a candidate is above it by all four: the two parts of
-                  consistency (below), the edges of the image that its borders lie at (edge), and how these part the
-                  grey levels (contrast). Of single pictures, and of fewer than three patients, that is never known
+                  is at home on these images. It is kept unless a candidate is above it by all five: the two parts of
+                  consistency (below), the edges of the image that its borders lie at (edge), how these part the grey
+                  levels (contrast), and that it says of a mixed image what it says of the halves (mixval). Of single
+                  pictures, and of fewer than three patients, that is never known
     edges         else a candidate must lie at stronger edges of the image than the network that is kept if no other is
                   chosen. A network without batch norms has no refresh; there it must part the grey levels no less,
                   too (contrast). These an adapted network cannot talk round
@@ -33,7 +34,8 @@ from selection.validators import VALIDATORS, Evidence, middle
 from utils import counted, listing
 
 DRAWS, CHANCE = 2000, 0.2  # of the bootstrap over patients; the chance that a difference is none, at most
-ALL_FOUR = ("cmr_ei", "continuity", "edge", "contrast")  # who must speak against a source network that is believed
+# who must all speak against a source network that is believed
+WITNESSES = ("cmr_ei", "continuity", "edge", "contrast", "mixval")
 FEWEST = 3  # patients who can outvote it: of fewer, not even a sign test comes to such a chance
 BELIEVED = 0.7  # Dice of the source network with its refresh from which on it is believed
 
@@ -159,9 +161,9 @@ def _against_belief(
 
 def _doubts(weighed: Weighed, place: int, start: int, seed: int) -> list[str]:
     """By what a candidate is not surely above the source network; empty where it outvotes it."""
-    if weighed.patients[ALL_FOUR[0]].shape[1] < FEWEST:
+    if weighed.patients[WITNESSES[0]].shape[1] < FEWEST:
         return [f"so few patients (at least {FEWEST})"]
-    return [name for name in ALL_FOUR if not weighed.is_above(name, place, start, seed)]
+    return [name for name in WITNESSES if not weighed.is_above(name, place, start, seed)]
 
 
 def _with_witnesses(weighed: Weighed, candidates: Sequence[Candidate], start: int, seed: int) -> list[str]:

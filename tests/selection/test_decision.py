@@ -101,6 +101,7 @@ def test_a_refresh_that_leaves_the_edges_is_no_start(monkeypatch):
 
 BELIEVED = {"cmr_ei": [0.5, 0.6, 0.9, 0.7], "source": [1, 0.7, 0.5, 0.8], "refresh": [0.7, 1, 0.5, 0.9]}
 FOR_IT = {"continuity": [0.5, 0.5, 0.6, 0.7], "edge": [1, 1, 1, 1.1], "contrast": [1, 1, 1.1, 1.2]}
+FOR_IT |= {"mixval": [0.5, 0.5, 0.5, 0.6]}
 
 
 def test_where_source_and_refresh_agree_the_source_network_is_kept(monkeypatch):
@@ -108,10 +109,10 @@ def test_where_source_and_refresh_agree_the_source_network_is_kept(monkeypatch):
     choice = choose(monkeypatch, BELIEVED)
     assert choice.place == 0
     assert "agree (Dice 0.70)" in choice.reason
-    assert "epoch 5 is not surely above it by continuity, edge, contrast" in choice.reason
+    assert "epoch 5 is not surely above it by continuity, edge, contrast, mixval" in choice.reason
 
 
-def test_a_source_network_that_is_believed_is_outvoted_by_all_four(monkeypatch):
+def test_a_source_network_that_is_believed_is_outvoted_by_all_witnesses(monkeypatch):
     choice = choose(monkeypatch, BELIEVED | FOR_IT)
     assert choice.place == 3  # the most consistent is at no stronger edges
     assert "the image speaks for it too" in choice.reason
