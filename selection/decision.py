@@ -27,15 +27,13 @@ from dataclasses import dataclass, replace
 
 import numpy as np
 
-from files.run_names import DECIDING, LABELLED
+from files.run_names import DECIDING, LABELLED, WITNESSES
 from selection.candidates import REFRESH, SOURCE, Candidate
 from selection.gate import reasons
 from selection.validators import VALIDATORS, Evidence, middle
 from utils import counted, listing
 
 DRAWS, CHANCE = 2000, 0.2  # of the bootstrap over patients; the chance that a difference is none, at most
-# who must all speak against a source network that is believed
-WITNESSES = ("cmr_ei", "continuity", "edge", "contrast", "mixval")
 FEWEST = 3  # patients who can outvote it: of fewer, not even a sign test comes to such a chance
 BELIEVED = 0.7  # Dice of the source network with its refresh from which on it is believed
 
@@ -161,9 +159,9 @@ def _against_belief(
 
 def _doubts(weighed: Weighed, place: int, start: int, seed: int) -> list[str]:
     """By what a candidate is not surely above the source network; empty where it outvotes it."""
-    if weighed.patients[WITNESSES[0]].shape[1] < FEWEST:
+    if weighed.patients[DECIDING[0]].shape[1] < FEWEST:
         return [f"so few patients (at least {FEWEST})"]
-    return [name for name in WITNESSES if not weighed.is_above(name, place, start, seed)]
+    return [name for name in (*DECIDING, *WITNESSES) if not weighed.is_above(name, place, start, seed)]
 
 
 def _with_witnesses(weighed: Weighed, candidates: Sequence[Candidate], start: int, seed: int) -> list[str]:

@@ -186,8 +186,9 @@ def _open(folder: Path, seed: int) -> Run:
         if not any(entry["class"] in axis for entry in entries_of(run, which)):
             raise UserError(f"it scored none of the classes {axis} of its --metric_axis")
         marks(run, which, [run])  # raises UserError where a file that every table asks is broken
+    truth = _truth(run)
     for which in NETWORKS:
-        if apart := sorted({patient for patient, *_ in _truth(run, which) ^ _truth(run)}):
+        if apart := sorted({patient for patient, *_ in _truth(run, which) ^ truth}):
             raise UserError(
                 f"its {which} network is not scored on the same structures as its last one, as by {listing(apart)}"
             )

@@ -38,18 +38,8 @@ def tiny(monkeypatch):
 
 
 def test_a_study_from_its_sites_to_its_tables(tiny, tmp_path, monkeypatch):
-    flags = [
-        "--out",
-        str(tmp_path),
-        "--pairs",
-        "bright-dark",
-        "--seeds",
-        "0",
-        "--methods",
-        "sfda",
-        "tent",
-        *pairs.PRIORS,
-    ]
+    flags = ["--out", str(tmp_path), "--pairs", "bright-dark", "--seeds", "0"]
+    flags += ["--methods", "sfda", "tent", *pairs.PRIORS]
     choices.main(flags)
     record = Record.read(tmp_path / "bright-dark" / "0" / "sfda.npz")
     assert list(record.names) == [SOURCE, REFRESH, "epoch 1", "epoch 2"]

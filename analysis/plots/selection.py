@@ -14,7 +14,7 @@ from analysis.plots.labels import column_label
 from analysis.plots.patients import patient_scores
 from analysis.run import Run
 from analysis.selection import Selection
-from files.run_names import DECIDING, LABELLED, WITNESSES
+from files.run_names import HEARD, LABELLED
 from processes.errors import UserError
 from processes.quoting import for_chart
 
@@ -69,7 +69,7 @@ def make_axes(run: Run, number: int) -> tuple[Figure, FigureBase, list[Axes], Ax
 
 def trusted(selection: Selection) -> tuple[str, ...]:
     """The columns that chose."""
-    return (LABELLED,) if selection.labelled else (*DECIDING, *WITNESSES)
+    return (LABELLED,) if selection.labelled else HEARD
 
 
 def standardised(selection: Selection) -> dict[str, np.ndarray]:

@@ -9,6 +9,7 @@ refused: they have no one label a voxel.
 """
 
 import re
+from collections import Counter
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
@@ -69,9 +70,11 @@ def _segmentations(folder: Path, wanted: str | None) -> tuple[dict[Path, list[Pa
     """
     what = "a segmentation of Slicer's is saved as <case>.seg.nrrd; a target without any is named by --target GLOB"
     found = require_files(as_pattern(folder, f"**/*{ENDING}"), what)
+    count = Counter(mask.parent for mask in found)
+    volumes = {home: _volumes_in(home) for home in count}
     if wanted is None:
-        return {mask: _volumes_beside(mask) for mask in found}, []
-    alone = {mask for mask in found if sum(other.parent == mask.parent for other in found) == 1}
+        return {mask: volumes[mask.parent] for mask in found}, []
+    alone = {mask for mask in found if count[mask.parent] == 1}
     kept = [mask for mask in found if mask in alone or mask.name == f"{wanted}{ENDING}"]
     if not kept:
         raise UserError(f"No segmentation is called {wanted}{ENDING} (--masks {wanted}): there is {listing(found, 5)}.")
@@ -79,12 +82,12 @@ def _segmentations(folder: Path, wanted: str | None) -> tuple[dict[Path, list[Pa
     said = [f"LEFT OUT: {listing(lost, 5)}: of several segmentations none is called {wanted}; check"] if lost else []
     if others := sorted({mask.name for mask in kept} - {f"{wanted}{ENDING}"}):
         said.append(f"{listing(others, 5)} is taken where it is the only segmentation, for {wanted}{ENDING}; check")
-    return {mask: _volumes_beside(mask) for mask in kept}, said
+    return {mask: volumes[mask.parent] for mask in kept}, said
 
 
-def _volumes_beside(mask: Path) -> list[Path]:
-    """The volumes in the folder of a segmentation."""
-    found = (path for path in sorted(mask.parent.iterdir()) if _ending(path) and not path.name.endswith(ENDING))
+def _volumes_in(folder: Path) -> list[Path]:
+    """The volumes in a folder, which are no segmentations."""
+    found = (path for path in sorted(folder.iterdir()) if _ending(path) and not path.name.endswith(ENDING))
     return [path for path in found if path in find_files(str(path))]
 
 
