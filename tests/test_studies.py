@@ -8,7 +8,7 @@ import pytest
 
 from selection.candidates import REFRESH, SOURCE
 from selection.validators import VALIDATORS
-from tests.studies import choices, looks, pairs, regret, sites
+from tests.studies import choices, looks, pairs, recipes, regret, sites
 from tests.studies.records import Record
 
 SHAPE = (1, 16, 16)
@@ -152,3 +152,50 @@ def test_every_look_is_scored_and_one_is_decided_on(tiny, tmp_path, capsys):
     assert pair == mean
     *shown, decided, best = (float(cell.strip(" |")) for cell in pair)
     assert min(shown) <= decided <= best <= 100
+
+
+def test_recipes_from_their_sites_to_the_tables(tiny, tmp_path, monkeypatch, capsys):
+    monkeypatch.setattr(recipes, "PLAIN", ["bright-dark"])
+    monkeypatch.setattr(recipes, "RECIPES", {name: pairs.RECIPES[name] for name in (pairs.USUAL, "gin")})
+    flags = ["--out", str(tmp_path), "--pairs", "bright-dark", "--seeds", "0", "1"]
+    recipes.main(flags)
+    for recipe in ([], ["--recipe", "gin"]):
+        choices.main([*flags, *recipe, "--methods", "sfda", "tent"])
+    capsys.readouterr()
+    monkeypatch.setattr(recipes, "measure", lambda *_: pytest.fail("made again"))
+    recipes.main(flags)
+    told = capsys.readouterr().out
+    assert told.strip() == (tmp_path / "recipes.md").read_text().strip()
+    assert told.count("| chosen of all |") == 2
+    start = recipes.Start.read(recipes.start_file(tmp_path, "gin", "bright-dark", 1))
+    assert start.shown.shape == (3, 3)
+    record = Record.read(tmp_path / "recipes" / "gin" / "bright-dark" / "1" / "sfda.npz")
+    place = list(record.names).index(SOURCE)
+    np.testing.assert_allclose(recipes.patient_points(record.truth[place]), start.found, rtol=1e-6)
+
+
+def test_runs_of_one_source_network_are_joined():
+    """The source network counts once; the best of all of them is told by its run."""
+    one = of([SOURCE, "epoch 1"], [0.5, 0.7], [0.2, 0.9], 1)
+    two = of([SOURCE, "epoch 1", "epoch 3"], [0.5, 0.9, 0.1], [0.2, 0.95, 0.1], 1)
+    joined = Record.joined({"sfda": one, "tent": two})
+    assert joined.names.tolist() == [SOURCE, "sfda, epoch 1", "tent, epoch 1", "tent, epoch 3"]
+    np.testing.assert_allclose(joined.dice, [0.5, 0.7, 0.9, 0.1, 0.5])
+    assert joined.choice.place == 2
+
+
+def test_figures_of_recipes():
+    """Means over pairs and seeds, the share of the gap from the usual network as it is, and harms."""
+
+    def start(as_is, decided, own=90, upper=80):
+        shown = np.array([[as_is] * 2, [decided] * 2, [0, 0]], float)
+        return recipes.Start(np.full(3, float(own)), shown, 1, np.full(2, float(upper)))
+
+    square = {
+        (pairs.USUAL, "a"): [start(20, 40), start(40, 50)],
+        ("gin", "a"): [start(60, 65, own=80), start(10, 35, own=70)],
+    }
+    usual, gin = recipes.by_recipe(square, ["a"]).splitlines()[2:]
+    assert usual == "| usual | 90.0 | 30.0 | 45.0 | 30.0 | 0 | 0.0 |"
+    assert gin == "| gin | 75.0 | 35.0 | 50.0 | 40.0 | 1 | 5.0 |"
+    assert recipes.by_pair(square).splitlines()[-1] == "| a | 30.0 | 45.0 | 50.0 | 80.0 |"

@@ -40,9 +40,11 @@ from selection.candidates import Candidate
 from selection.decision import Choice, decide
 from selection.validators import Evidence
 from tests.studies.pairs import (
+    EVERY,
     METHODS,
     PAIRS,
-    PRIORS,
+    RECIPES,
+    USUAL,
     Pair,
     common,
     estimate_sizes,
@@ -116,27 +118,34 @@ def true_dice(args: Namespace, candidates: Sequence[Candidate]) -> list[np.ndarr
 # ----------------------------------------------------------------------------------------------------------- the study
 
 
-def source_network(pair: Pair, seed: int, out: Path) -> Path:
+def source_network(pair: Pair, seed: int, out: Path, recipe: str = USUAL) -> Path:
     """The network of the best epoch on the source's own validation images, trained if it is not there."""
-    place = out / "sources" / f"{pair.source}-{pair.network.split(':')[0]}-{seed}"
+    how = "" if recipe == USUAL else f"-{recipe}"
+    place = out / "sources" / f"{pair.source}-{pair.network.split(':')[0]}{how}-{seed}"
     with locked(place, wait=True):
         if not (place / "whole").is_file():
             folder = make_site(pair.source, out / "data")
-            flags = [*common(pair.source, folder, pair, seed), *source_flags(pair), "--workdir", str(place / "run")]
+            flags = [*common(pair.source, folder, pair, seed), *source_flags(pair, recipe)]
+            flags += ["--workdir", str(place / "run")]
             training.main(flags)
             (place / "whole").touch()
     return place / "run" / "best_3d.pkl"
 
 
-def study(name: str, seed: int, methods: Sequence[str], out: Path) -> None:
+def records_of(out: Path, recipe: str) -> Path:
+    """The folder that a study of adaptations keeps its records in; those of the usual source networks came first."""
+    return out if recipe == USUAL else out / "recipes" / recipe
+
+
+def study(name: str, seed: int, methods: Sequence[str], out: Path, recipe: str = USUAL) -> None:
     """Makes the records of one pair and seed that are not there."""
-    pair, folder = PAIRS[name], out / name / str(seed)
+    pair, folder = PAIRS[name], records_of(out, recipe) / name / str(seed)
     wanted = [method for method in pair.methods if method in methods and not (folder / f"{method}.npz").is_file()]
     if not wanted:
         return
     folder.mkdir(parents=True, exist_ok=True)
     source, target = (make_site(site, out / "data") for site in (pair.source, pair.target))
-    weights = source_network(pair, seed, out)
+    weights = source_network(pair, seed, out, recipe)
     sizes = prior_of(pair, source, target, folder.parent / "sizes.csv")
     estimated = folder / "estimated.csv"
     if "sfda_em" in wanted and not estimated.is_file():
@@ -161,8 +170,10 @@ def look(flags: list[str]) -> tuple[float, str]:
 def get_options(argv: Sequence[str] | None) -> Namespace:
     parser = ProgramParser("python -m tests.studies.choices", description=__doc__)
     parser.add_argument("--out", type=Path, required=True)
-    parser.add_argument("--pairs", nargs="+", choices=PAIRS, default=list(PAIRS), metavar="PAIR")
-    parser.add_argument("--methods", nargs="+", choices=METHODS + PRIORS, default=list(METHODS), metavar="METHOD")
+    usual = [name for name, pair in PAIRS.items() if not pair.mild]
+    parser.add_argument("--pairs", nargs="+", choices=PAIRS, default=usual, metavar="PAIR")
+    parser.add_argument("--methods", nargs="+", choices=EVERY, default=list(METHODS), metavar="METHOD")
+    parser.add_argument("--recipe", choices=RECIPES, default=USUAL, help="how the source networks learnt")
     parser.add_argument("--seeds", nargs="+", type=int, default=[0, 1, 2], metavar="N")
     parser.add_argument("--tables", action="store_true", help="train nothing")
     return parser.parse_args(argv)
@@ -175,9 +186,9 @@ def main(argv: Sequence[str] | None = None) -> None:
     torch.set_num_threads(1)  # networks of a few thousand pixels
     for seed in [] if options.tables else options.seeds:
         for name in options.pairs:
-            with locked(out / name / str(seed), wait=True):
-                study(name, seed, options.methods, out)
-    write_tables(out)
+            with locked(records_of(out, options.recipe) / name / str(seed), wait=True):
+                study(name, seed, options.methods, out, options.recipe)
+    write_tables(records_of(out, options.recipe))
 
 
 if __name__ == "__main__":

@@ -52,7 +52,7 @@ def points(name: str, seed: int, out: Path) -> tuple[list[float], float]:
 
 
 def get_options(argv: Sequence[str] | None) -> Namespace:
-    plain = [name for name, pair in PAIRS.items() if not pair.stress]
+    plain = [name for name, pair in PAIRS.items() if not (pair.stress or pair.mild)]
     parser = ProgramParser("python -m tests.studies.looks", description=__doc__)
     parser.add_argument("--out", type=Path, required=True)
     parser.add_argument("--pairs", nargs="+", choices=PAIRS, default=plain, metavar="PAIR")

@@ -14,7 +14,16 @@ ADAPT = ("--n_epoch", "20", "--lr_decay", "0.7", "--lr_decay_epoch", "5", "--kee
 LEARN = ("--lr_decay", "0.5", "--augment", "--eval_every", "5")
 METHODS = ("sfda", "sfda_notags", "tent", "adaent", "shot", "selftrain")
 PRIORS = ("sfda_margin", "sfda_reestimate", "sfda_em")  # sfda with a prior that bends, in a table of their own
+FURTHER = ("mean_teacher", "upl", "denoised", "proto", "consist")  # what is tried on source networks of several recipes
+EVERY = METHODS + PRIORS + FURTHER
 UNDER_STRESS = ("sfda", "tent")  # what is tried on a pair that is made to fail
+USUAL = "usual"
+RECIPES = {  # of a source network: what its images look like while it learns
+    USUAL: (),
+    **{name: ("--augmentation", name) for name in ("gin", "slaug", "bigaug", "strong", "transfer")},
+    "saliency": ("--method", "saliency", "--augmentation", "{'preset': 'slaug', 'curves': 0, 'label_curves': 0}"),
+    "mix_style": ("--method", "mix_style"),
+}
 
 
 @dataclass(frozen=True)
@@ -26,6 +35,7 @@ class Pair:
     times            what the prior's sizes are multiplied by: 1 is the mean of the source's slices
     rate             what the adaptation's learning rate is multiplied by
     stress           whether it is made to fail
+    mild             whether it is the smaller one of two shifts, which the study of choices leaves out
     """
 
     source: str
@@ -38,10 +48,11 @@ class Pair:
     times: float = 1
     rate: float = 1
     stress: bool = False
+    mild: bool = False
 
     @property
     def methods(self) -> tuple[str, ...]:
-        return UNDER_STRESS if self.stress else METHODS + PRIORS
+        return UNDER_STRESS if self.stress else EVERY
 
     @property
     def column(self) -> str:
@@ -71,6 +82,10 @@ PAIRS = {
         f"hippocampus-{name}": replace(HIPPOCAMPUS, target=f"hippocampus_{name}")
         for name in ("inverted_contrast", "gamma", "bias_field", "noise")
     },
+    **{
+        f"hippocampus-{name}-3": replace(HIPPOCAMPUS, target=f"hippocampus_{name}_3", mild=True)
+        for name in ("inverted_contrast", "gamma", "bias_field", "noise")
+    },
     "no gap": replace(HIPPOCAMPUS, target="hippocampus_same", stress=True),
     "prior x 3": replace(HIPPOCAMPUS, times=3, stress=True),
     "prior / 3": replace(HIPPOCAMPUS, times=1 / 3, stress=True),
@@ -96,10 +111,10 @@ def common(site: str, folder: Path, pair: Pair, seed: int) -> list[str]:
     ]
 
 
-def source_flags(pair: Pair) -> list[str]:
+def source_flags(pair: Pair, recipe: str = USUAL) -> list[str]:
     """Of the source network."""
     rate = ("--n_epoch", str(pair.epochs), "--l_rate", str(pair.l_rate))
-    return [*LEARN, *rate, "--lr_decay_epoch", str(-(-pair.epochs // 3))]
+    return [*LEARN, *rate, "--lr_decay_epoch", str(-(-pair.epochs // 3)), *RECIPES[recipe]]
 
 
 def method_flags(method: str, pair: Pair, sizes: Path, estimated: Path | None = None) -> list[str]:
@@ -130,6 +145,11 @@ def method_flags(method: str, pair: Pair, sizes: Path, estimated: Path | None = 
         "adaent": ("--target_losses", f"[{entropy}, ('KLPropInv', {{}}, {prior(WITH_TAGS)}, 1)]"),
         "shot": ("--target_losses", f"[({uniform})]", "--trainable", "features"),
         "selftrain": ("--method", "self_training", "--threshold", "fixed"),
+        "mean_teacher": ("--method", "mean_teacher"),
+        "upl": ("--method", "upl", "--pieces", "all", "--target_losses", "[('DiceLoss', {}, 1)]"),
+        "denoised": ("--method", "denoised", "--most_spread", "0.1"),
+        "proto": ("--method", "prototype_alignment", "--target_losses", f"[({ratio}, {prior(pair.column)}, 1)]"),
+        "consist": ("--method", "consistency", "--optimiser", "adamw", "--target_losses", "[('SelfEntropy', {}, 1)]"),
     }
     return ["--method", "sfda", *ADAPT, "--l_rate", str(RATE * pair.rate), *told[method]]
 

@@ -48,6 +48,29 @@ class Record:
         gate = np.array(choice.gate)
         return cls(np.array(names), np.array(epochs), choice.place, gate, truth, as_is, values, evidence)
 
+    @classmethod
+    def joined(cls, records: Mapping[str, "Record"]) -> "Record":
+        """The candidates of several runs from one source network, by method, which counts once, as does its refresh."""
+        first, *_ = every = list(records.values())
+        kept = [np.isin(each.names, (SOURCE, REFRESH)) <= (each is first) for each in every]
+
+        def together(parts: Sequence[np.ndarray]) -> np.ndarray:
+            return np.concatenate([part[mask] for part, mask in zip(parts, kept, strict=True)])
+
+        names = [
+            name if name in (SOURCE, REFRESH) else f"{method}, {name}"
+            for method, record in records.items()
+            for name in record.names.tolist()
+        ]
+        names = together(np.split(np.array(names), np.cumsum([len(each.names) for each in every])[:-1]))
+        values = {name: together([each.values[name] for each in every]) for name in first.values}
+        alike = {part: first.evidence[part] for part in PARTS}
+        evidence = {
+            name: together([each.evidence[name] for each in every]) for name in first.evidence if name not in PARTS
+        }
+        own = {name: together([getattr(each, name) for each in every]) for name in ("epochs", "gate", "truth")}
+        return cls(names, place=0, as_is=first.as_is, values=values, evidence=evidence | alike, **own)
+
     @cached_property
     def choice(self) -> Choice:
         """What the rule as it is now would choose of what was seen then."""

@@ -11,7 +11,7 @@ from processes.quoting import csv_text
 from selection.candidates import SOURCE
 from selection.decision import by_patient
 from selection.validators import VALIDATORS, middle
-from tests.studies.pairs import METHODS, PAIRS, PRIORS
+from tests.studies.pairs import EVERY, METHODS, PAIRS, PRIORS
 from tests.studies.records import Record
 from utils import atomic_write
 
@@ -47,7 +47,7 @@ def read_runs(out: Path) -> list[Run]:
     found = []
     for pair in PAIRS:
         for folder in sorted((out / pair).glob("*"), key=lambda path: path.name.zfill(9)):
-            files = [(method, folder / f"{method}.npz") for method in METHODS + PRIORS]
+            files = [(method, folder / f"{method}.npz") for method in EVERY]
             found += [Run(pair, int(folder.name), name, Record.read(path)) for name, path in files if path.is_file()]
     return found
 

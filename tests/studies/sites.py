@@ -186,6 +186,10 @@ SITES = {
         f"hippocampus_{name}": Site(partial(hippocampus, new_scanner, partial(shifted, name, severity)))
         for name, severity in (("inverted_contrast", 5), ("gamma", 5), ("bias_field", 5), ("noise", 4))
     },
+    **{
+        f"hippocampus_{name}_3": Site(partial(hippocampus, new_scanner, partial(shifted, name, 3)))
+        for name in ("inverted_contrast", "gamma", "bias_field", "noise")
+    },
     "hippocampus_one": Site(partial(hippocampus, partial(new_scanner, 1), partial(shifted, "gamma", 5))),
     "hippocampus_missing": Site(
         lambda root: hippocampus(new_scanner, WithoutOrgan(partial(shifted, "gamma", 5)), root)
