@@ -8,7 +8,8 @@
 MOVES ?=
 seen_as  = $(SOURCE) --model_weights="" $(LEARN) --augment --augmentation "{'preset': '$(strip $(1))'$(MOVES)}"
 from_it  = --method noadap --model_weights $(RD)/cesource_$(strip $(1))/$(CHOSEN)
-TRANSFER = cesource_gin cesource_slaug cesource_bigaug cesource_transfer noadap_gin noadap_slaug noadap_bigaug noadap_transfer
+WAYS     = gin slaug saliency mixstyle bigaug transfer
+TRANSFER = $(WAYS:%=cesource_%) $(WAYS:%=noadap_%)
 ABL     += $(TRANSFER)
 
 # images blended with what random convolutional networks make of them (GIN, Ouyang et al. 2022)
@@ -17,6 +18,14 @@ $(RD)/noadap_gin: private OPT = $(call from_it,gin)
 # random curves of grey levels, of whole images or class by class (SLAug without its saliency, Su et al. 2023)
 $(RD)/cesource_slaug: private OPT = $(call seen_as,slaug)
 $(RD)/noadap_slaug: private OPT = $(call from_it,slaug)
+# both a step, the second only where the loss on the first is not steep: SLAug as published
+$(RD)/cesource_saliency: private OPT = $(SOURCE) --model_weights="" $(LEARN) --method saliency --augment \
+   --augmentation "{'preset': 'slaug', 'curves': 0, 'label_curves': 0$(MOVES)}"
+$(RD)/noadap_saliency: private OPT = $(call from_it,saliency)
+# means and deviations of the first maps exchanged between the images of a batch (MixStyle, Zhou et al. 2021)
+$(RD)/cesource_mixstyle: private OPT = $(SOURCE) --model_weights="" $(LEARN) --method mix_style \
+   $(if $(MOVES),--augment --augmentation "{'contrast': 0.5$(MOVES)}")
+$(RD)/noadap_mixstyle: private OPT = $(call from_it,mixstyle)
 # blur, sharpening, noise, grey levels, turns, sizes, elastic deformation (BigAug, Zhang et al. 2020)
 $(RD)/cesource_bigaug: private OPT = $(call seen_as,bigaug)
 $(RD)/noadap_bigaug: private OPT = $(call from_it,bigaug)

@@ -133,12 +133,13 @@ class Method:
                 logits = infer(self.net, batch.image, self.settings, size)
         return self.team.gather(logits, len(batch.rows))
 
-    def update(self, total: Tensor, between: Callable[[], None] = lambda: None) -> None:
+    def update(self, total: Tensor, between: Callable[[], None] = lambda: None, fresh: bool = True) -> None:
         """Computes the gradients of a scalar loss and makes an optimiser step, which the anchor follows.
 
-        between: is called after the one and before the other
+        between: is called after the one and before the other; fresh: whether gradients that are there are forgotten
         """
-        self.optimiser.zero_grad(set_to_none=True)
+        if fresh:
+            self.optimiser.zero_grad(set_to_none=True)
         self.scaler.scale(total).backward()
         between()
         self.scaler.step(self.optimiser)

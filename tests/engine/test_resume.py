@@ -141,6 +141,8 @@ CASES = {
         *ENCODER,
     ],
     "mixed pairs": ["--method", "mixup"],
+    "mixed styles": ["--method", "mix_style"],
+    "two views a step": ["--method", "saliency"],
     "an average, and weights of the epoch before": ["--method", "mean_teacher", "--ema", 0.5],
     "positions that drop features": ["--method", "upl", "--tau", 0.6],
     "labels that were made before the first step": ["--method", "denoised", "--most_spread", 0.2],

@@ -108,6 +108,8 @@ CASES = {
     "labels that are denoised": ("--method", "denoised", "--most_spread", 0.2),
     "labels of an average": ("--method", "mean_teacher", "--target_losses", ON_LABELS, "--ema", 0.5),
     "mixed": ("--method", "mixup"),
+    "mixed styles": ("--method", "mix_style"),
+    "curves where the loss is steep": ("--method", "saliency", "--target_losses", ON_LABELS),
     "half precision": ("--precision", "bf16"),
 }
 

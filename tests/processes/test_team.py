@@ -216,6 +216,8 @@ ALIKE = [
     "supervised",
     "adversarial",
     "mixup",
+    "mix_style",
+    "saliency",
     "pseudo_label",
     "mean_teacher",
     "upl",
