@@ -16,6 +16,7 @@ from processes.quoting import visible
 from utils import atomic_write
 
 SEGMENTS = ".seg.nrrd"
+END_OF_HEADER, WHEN = b"\n\n", b"# on "  # the comment in which pynrrd tells the time
 GOLDEN = 0.618034  # of a turn of hue, so that the colours of neighbouring numbers are far apart
 TO_LPS = np.diag([-1, -1, 1])  # nibabel's axes run to the patient's right and front, Slicer's to the left and back
 
@@ -54,5 +55,7 @@ def write_segments(path: Path, labels: np.ndarray, header: Header, names: Mappin
         }
     whole = io.BytesIO()
     nrrd.write(whole, labels, told, compression_level=1)
+    head, voxels = whole.getvalue().split(END_OF_HEADER, 1)
+    lines = [line for line in head.split(b"\n") if not line.startswith(WHEN)]
     with atomic_write(path) as file:
-        file.write(whole.getbuffer())
+        file.write(b"\n".join(lines) + END_OF_HEADER + voxels)
