@@ -3,9 +3,10 @@
     python choose.py --runs results/prostate/sfda results/prostate/tent --out results/prostate/choice
 
 Candidates are the source network, its batch-norm refresh, and what each run chose of its own epochs (--keep_every of
-main.py); a run that kept none brings its last network. All adapt one source network to the same images, and none of
-them looked at a label of these. Of a single run the choice is what it chose itself. With --select_with 2 the labels of
-two patients choose instead, and everything that is written says so.
+main.py); a run that kept none brings its last network. All are for the same images, and none of them looked at a label
+of these. The source network is that of the first run. A run that starts from another one, which learnt in another way,
+brings what it made of that, be it nothing (--method noadap). Of a single run the choice is what it chose itself. With
+--select_with 2 the labels of two patients choose instead, and everything that is written says so.
 
 Writes OUT/chosen.pkl, a checkpoint with the reason in it, OUT/selection.csv, the scores of every candidate, and
 OUT/selection.txt, the reason. The target's training images are looked at in a process of its own, which opens no other
@@ -84,8 +85,8 @@ class Adapted:
 
     @property
     def is_start(self) -> bool:
-        """Whether it chose the network that it started from, or that network's refresh."""
-        return self.state.get("choice", {}).get("candidate") in (SOURCE, REFRESH)
+        """Whether its network is the one that it started from, or that network's refresh."""
+        return self.args.method == "noadap" or self.state.get("choice", {}).get("candidate") in (SOURCE, REFRESH)
 
     @property
     def share(self) -> float:
@@ -125,7 +126,6 @@ class Adapted:
             **{f"--{name}": getattr(args, name) for name in flags},
             "its network": mixing(self.state["network"], False),
             **{f"its {name}": self.state[name] for name in ("in_channels", "n_class")},
-            "the content of --model_weights": str(self.started_from)[:8],
         }
 
     @property
@@ -151,10 +151,10 @@ def read_run(folder: Path, here: dict[str, Any]) -> Adapted:
     except UserError as error:
         raise UserError(f"{file} tells of a run that cannot be read: {error}") from error
     adapted = Adapted(folder, file, {name: value for name, value in state.items() if name != "net"}, args)
-    if not (is_source_free(args) or (args.method == "noadap" and (adapted.share or adapted.mixes))):
+    if not is_source_free(args) and args.method != "noadap":
         raise UserError(
             f"{folder} (--method {args.method}) adapts no whole network without labels, and what is chosen here was "
-            "made without any; the source network is among the candidates anyway. Leave it out of --runs."
+            "made without any. Leave it out of --runs."
         )
     if file.name != CHOSEN and (args.keep_every or adapted.epoch < args.n_epoch):
         raise UserError(f"{folder} is not finished: the command that began it goes on with it.")
@@ -167,9 +167,42 @@ def must_be_alike(runs: Sequence[Adapted]) -> None:
     for run, facts in zip(runs[1:], others, strict=True):
         if other := [f"{name}: {first[name]}, and {facts[name]}" for name in first if first[name] != facts[name]]:
             raise UserError(
-                f"{runs[0].folder} and {run.folder} are no two adaptations of one network to the same images: "
+                f"{runs[0].folder} and {run.folder} are not of one kind of network on the same images: "
                 f"{'; '.join(other)}. A choice among them would compare what cannot be compared. Leave one out."
             )
+
+
+def must_not_have_learnt_here(runs: Sequence[Adapted], here: dict[str, Any]) -> None:
+    """Raises UserError for a run whose own source network learnt from labels of the images that it is for.
+
+    Who taught the first run's is that run's own affair: it is what all others are measured by.
+    """
+    for run in [run for run in runs if run.started_from != runs[0].started_from]:
+        taught, ours = taught_by(run, here), run.args.target_dataset
+        if taught and taught.method != "noadap" and not is_source_free(taught) and alike(taught.target_dataset, ours):
+            raise UserError(
+                f"{run.folder} starts from {run.args.model_weights}, which learnt from labels of {ours}, and what is "
+                "chosen here was made without any. Leave it out of --runs."
+            )
+
+
+def taught_by(run: Adapted, here: dict[str, Any]) -> Namespace | None:
+    """The flags of the run that made what this one started from, if its file tells them.
+
+    Raises UserError where that file is gone, or has changed since.
+    """
+    path = Path(run.args.model_weights)
+    if not path.is_file() or sha256_of(path) != run.started_from:
+        raise UserError(
+            f"{path}, from which {run.folder} started, is {'another one now' if path.is_file() else 'gone'}, so nobody "
+            "can tell what it learnt from: put it back, or leave the run out of --runs."
+        )
+    flags = {name: value for name, value in load_checkpoint(path).get("identity", {}).items() if name != "inputs"}
+    return args_of(flags | {"workdir": path.parent} | here) if flags else None
+
+
+def alike(one: Path, other: Path) -> bool:
+    return one.resolve() == other.resolve()
 
 
 def must_be_told(runs: Sequence[Adapted], patients: Sequence[str]) -> None:
@@ -193,7 +226,7 @@ def names_of(runs: Sequence[Adapted]) -> list[str]:
 
 
 def source_of(runs: Sequence[Adapted]) -> Path:
-    """The file of the network that the runs started from. Raises UserError where it is gone, or has changed since."""
+    """The file of the network that these runs started from. Raises UserError where it is gone, or has changed since."""
     for run in runs:
         if (kept := run.folder / candidate_name(0)).is_file():
             return kept
@@ -207,18 +240,18 @@ def source_of(runs: Sequence[Adapted]) -> Path:
 
 
 def pool_of(runs: Sequence[Adapted]) -> Pool:
-    """What is chosen from; a run that kept what it started from adds nothing, unless it sees other images.
+    """What is chosen from; a run that kept what all start from adds nothing, unless it sees other images.
 
     The source network and its refresh see images as they are, or, where no run does, as in that of the least share.
     """
-    named, share = dict(zip(names_of(runs), runs, strict=True)), min((run.share for run in runs), key=abs)
-    mixes = all(run.mixes for run in runs)
+    own = [run for run in runs if run.started_from == runs[0].started_from]
+    share, mixes = min((run.share for run in own), key=abs), all(run.mixes for run in own)
     others = {
         name: (run.epoch, run.file)
-        for name, run in named.items()
-        if not run.is_start or run.share != share or run.mixes > mixes
+        for name, run in zip(names_of(runs), runs, strict=True)
+        if run.started_from != own[0].started_from or not run.is_start or run.share != share or run.mixes > mixes
     }
-    return Pool(source_of(runs), runs[0].file, others, share)
+    return Pool(source_of(own), runs[0].file, others, share)
 
 
 # ----------------------------------------------------------------------------------------------------- the story
@@ -234,6 +267,13 @@ def choose(out: Path, pool: Pool, args: Namespace, priors: Sequence[Bounds | Non
 def who_choose(args: Namespace) -> tuple[str, ...]:
     """The patients whose labels choose. args: of the first run, with the flags of this program"""
     return patients_who_choose(settings_of(Reading, vars(args)), settings_of(Selecting, vars(args)))
+
+
+def what_it_keeps(run: Adapted) -> str:
+    """What a run that adds nothing is, as a line to the user says it."""
+    if run.args.method == "noadap":
+        return "the source network as it is"
+    return f"an adaptation that chose its {run.state['choice']['candidate']}"
 
 
 def take_over(run: Adapted, out: Path) -> str:
@@ -252,6 +292,7 @@ def main(argv: Sequence[str] | None = None) -> None:
     here = {"device": args.device} | ({"precision": args.precision} if args.precision else {})
     runs = [read_run(folder, here) for folder in args.runs]
     must_be_alike(runs)
+    must_not_have_learnt_here(runs, here)
     priors = [prior for run in runs for prior in run.priors]
     first = runs[0].args
     first.network = mixing(first.network, all(run.mixes for run in runs))  # that of the source network
@@ -268,12 +309,13 @@ def main(argv: Sequence[str] | None = None) -> None:
         if is_own:
             print(take_over(runs[0], args.out))
             return
-        for run in runs:
-            if run.file.name != CHOSEN:
+        pool = pool_of(runs)
+        for name, run in zip(names_of(runs), runs, strict=True):
+            if name not in pool.others:
+                print(f"{run.folder} is {what_it_keeps(run)}, which is a candidate anyway.")
+            elif run.file.name != CHOSEN and run.args.method != "noadap":
                 print(f"{run.folder} kept no epochs to choose from (--keep_every): it brings its last network.")
-            elif run.is_start and not run.share and not run.mixes:
-                print(f"{run.folder} chose its {run.state['choice']['candidate']}, which is a candidate anyway.")
-        print(run_alone(choose, args.out, pool_of(runs), runs[0].args, priors))
+        print(run_alone(choose, args.out, pool, runs[0].args, priors))
 
 
 if __name__ == "__main__":

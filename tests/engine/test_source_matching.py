@@ -125,10 +125,10 @@ def test_a_choice_among_runs_shows_each_its_own_images(world, tmp_path):
     assert line["cmr_ei"] == pytest.approx(table.cmr_ei["srcmatch"], abs=1e-6)
 
 
-def test_a_network_as_it_is_brings_nothing_to_choose_from(world, tmp_path):
+def test_a_network_as_it_is_brings_nothing_beside_itself_and_its_refresh(world, tmp_path):
     plain = run(world, tmp_path / "noadap")
-    with pytest.raises(UserError, match="adapts no whole network without labels"):
-        choosing.main(["--runs", str(plain), "--out", str(tmp_path / "out"), "--device", "cpu"])
+    choosing.main(["--runs", str(plain), "--out", str(tmp_path / "out"), "--device", "cpu"])
+    assert pd.read_csv(tmp_path / "out/selection.csv").candidate.tolist() == ["source", "refresh"]
 
 
 def test_shifted_images_are_matched_anew(world, tmp_path, monkeypatch):

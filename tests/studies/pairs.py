@@ -18,12 +18,15 @@ FURTHER = ("mean_teacher", "upl", "denoised", "proto", "consist")  # what is tri
 EVERY = METHODS + PRIORS + FURTHER
 UNDER_STRESS = ("sfda", "tent")  # what is tried on a pair that is made to fail
 USUAL = "usual"
-RECIPES = {  # of a source network: what its images look like while it learns
+MILD_MOVES = "{'preset': 'slaug', 'curves': 0, 'label_curves': 0}"  # of slaug, without its curves
+AS_TOLD = {  # of a source network: what its images look like while it learns, or how
     USUAL: (),
     **{name: ("--augmentation", name) for name in ("gin", "slaug", "bigaug", "strong", "transfer")},
-    "saliency": ("--method", "saliency", "--augmentation", "{'preset': 'slaug', 'curves': 0, 'label_curves': 0}"),
+    "saliency": ("--method", "saliency", "--augmentation", MILD_MOVES),
     "mix_style": ("--method", "mix_style"),
 }
+LONG = 3  # times as many epochs, for what is harder to learn
+RECIPES = AS_TOLD | {f"{name}_long": told for name, told in AS_TOLD.items()}
 
 
 @dataclass(frozen=True)
@@ -113,8 +116,9 @@ def common(site: str, folder: Path, pair: Pair, seed: int) -> list[str]:
 
 def source_flags(pair: Pair, recipe: str = USUAL) -> list[str]:
     """Of the source network."""
-    rate = ("--n_epoch", str(pair.epochs), "--l_rate", str(pair.l_rate))
-    return [*LEARN, *rate, "--lr_decay_epoch", str(-(-pair.epochs // 3)), *RECIPES[recipe]]
+    epochs = pair.epochs * (LONG if recipe.endswith("_long") else 1)
+    rate = ("--n_epoch", str(epochs), "--l_rate", str(pair.l_rate), "--lr_decay_epoch", str(-(-epochs // 3)))
+    return [*LEARN, *rate, *RECIPES[recipe]]
 
 
 def method_flags(method: str, pair: Pair, sizes: Path, estimated: Path | None = None) -> list[str]:

@@ -18,24 +18,32 @@ import processes.ctrl_c  # noqa: F401  first: from here on Ctrl-C is one line
 from argparse import Namespace
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
+from functools import partial
 from pathlib import Path
 
 import numpy as np
 import torch
 
+import main as training
 from analysis.statistics.claims import gap_closed
+from dataloader import Reading
 from datasets.grey_matching import levels_to_match
 from engine.arguments import get_args
+from methods.settings import Settings
 from nets.checkpoint_files import load_checkpoint
+from networks import build_network
 from processes.lock import locked
-from selection.candidates import SOURCE, Candidate
+from selection import choosing
+from selection.candidates import REFRESH, SOURCE, Candidate, refreshed
+from selection.labelled import UNLABELLED
 from selection.looks import LOOKS
-from tests.studies.choices import look, records_of, source_network, true_dice
-from tests.studies.pairs import EVERY, PAIRS, RECIPES, USUAL, Pair, common
+from selection.target import open_target
+from tests.studies.choices import look, records_of, source_network, true_dice, watched
+from tests.studies.pairs import EVERY, PAIRS, RECIPES, USUAL, Pair, common, method_flags, prior_of
 from tests.studies.records import Record
 from tests.studies.regret import HARM, table
 from tests.studies.sites import make_site
-from utils import ProgramParser, atomic_write, run_program
+from utils import ProgramParser, atomic_write, run_program, settings_of
 
 PLAIN = [name for name, pair in PAIRS.items() if not pair.stress]
 
@@ -111,6 +119,32 @@ def patient_points(dice: np.ndarray) -> np.ndarray:
     return 100 * np.nanmean(dice[:, 1:], axis=1)
 
 
+def compare(name: str, seed: int, recipes: Sequence[str], out: Path) -> Record:
+    """What is seen without labels of the source networks of these recipes, each in its look, and of their refreshes."""
+    pair, starts = PAIRS[name], {recipe: Start.read(start_file(out, recipe, name, seed)) for recipe in recipes}
+    source, target = (make_site(site, out / "data") for site in (pair.source, pair.target))
+    sizes = prior_of(pair, source, target, out / name / "sizes.csv")
+    weights = source_network(pair, seed, out)
+    args = get_args([*scored_flags(pair, pair.target, seed, weights, out), *method_flags("sfda", pair, sizes)])
+    reading, settings = settings_of(Reading, vars(args)), settings_of(Settings, vars(args))
+    seen_by = open_target(reading, training.priors_of(training.build_objective(args)), UNLABELLED)
+    net = build_network(args.network, seen_by.slices.shape[0], args.n_class)
+    candidates = []
+    for recipe, start in starts.items():
+        state = load_checkpoint(source_network(pair, seed, out, recipe))
+        levels = levels_to_match(state, list(LOOKS.values())[start.decided])
+        net.load_state_dict(state["net"])
+        statistics = refreshed(net, (image for image, _ in seen_by.batches(levels)), settings)
+        names = (SOURCE, REFRESH) if recipe == USUAL else (recipe, f"{recipe}, {REFRESH}")
+        for candidate, own in zip(names, (state["net"], statistics), strict=True):
+            candidates.append(Candidate(candidate, 0, partial(dict, own), levels))
+    with watched(found := []):
+        choosing.choose(seen_by, net, candidates, settings, None)
+    [(evidence, _, choice)] = found
+    *truth, as_is = true_dice(args, [*candidates, replace(candidates[0], levels=None)])
+    return Record.of(evidence, candidates, choice, np.stack(truth), as_is)
+
+
 # -------------------------------------------------------------------------------------------------------------- tables
 
 Square = Mapping[tuple[str, str], list[Start]]  # of a recipe and a pair, a start a seed
@@ -120,12 +154,12 @@ def start_file(out: Path, recipe: str, name: str, seed: int) -> Path:
     return out / "recipes" / recipe / name / str(seed) / "start.npz"
 
 
-def read_starts(out: Path, pairs: Sequence[str], seeds: Sequence[int]) -> Square:
-    """What is there of pairs that every recipe and seed has."""
+def read_starts(out: Path, recipes: Sequence[str], pairs: Sequence[str], seeds: Sequence[int]) -> Square:
+    """What is there of the pairs that every recipe has in every seed; a recipe that has none is left out."""
     files = {
-        (recipe, name): [start_file(out, recipe, name, seed) for seed in seeds] for recipe in RECIPES for name in pairs
+        (recipe, name): [start_file(out, recipe, name, seed) for seed in seeds] for recipe in recipes for name in pairs
     }
-    recipes = [recipe for recipe in RECIPES if any(files[recipe, name][0].is_file() for name in pairs)]
+    recipes = [recipe for recipe in recipes if any(files[recipe, name][0].is_file() for name in pairs)]
     whole = [name for name in pairs if all(file.is_file() for recipe in recipes for file in files[recipe, name])]
     return {(recipe, name): [*map(Start.read, files[recipe, name])] for recipe in recipes for name in whole}
 
@@ -235,9 +269,9 @@ def final(square: Square, pairs: Sequence[str], found: Mapping, seeds: Sequence[
     return table(("pair", "source", "**chosen**", "oracle", "fs", "gap closed, %", "with interval"), rows)
 
 
-def write_tables(out: Path, pairs: Sequence[str], seeds: Sequence[int]) -> None:
+def write_tables(out: Path, recipes: Sequence[str], pairs: Sequence[str], seeds: Sequence[int]) -> None:
     """Writes and prints OUT/recipes.md."""
-    square = read_starts(out, pairs, seeds)
+    square = read_starts(out, recipes, pairs, seeds)
     if not square:
         return
     whole = list(dict.fromkeys(name for _, name in square))
@@ -259,6 +293,7 @@ def get_options(argv: Sequence[str] | None) -> Namespace:
     parser.add_argument("--pairs", nargs="+", choices=PLAIN, default=PLAIN, metavar="PAIR")
     parser.add_argument("--recipes", nargs="+", choices=RECIPES, default=list(RECIPES), metavar="NAME")
     parser.add_argument("--seeds", nargs="+", type=int, default=[0, 1, 2], metavar="N")
+    parser.add_argument("--compare", action="store_true", help="and look at all source networks of a pair, unlabelled")
     parser.add_argument("--tables", action="store_true", help="train nothing")
     return parser.parse_args(argv)
 
@@ -276,7 +311,15 @@ def main(argv: Sequence[str] | None = None) -> None:
                 with locked(file.parent, wait=True):
                     if not file.is_file():
                         measure(name, seed, recipe, out).save(file)
-    write_tables(out, options.pairs, options.seeds)
+    if options.compare:
+        recipes = [USUAL, *(name for name in options.recipes if name != USUAL)]
+        for seed in options.seeds:
+            for name in options.pairs:
+                file = out / "recipes" / "among" / name / f"{seed}.npz"
+                file.parent.mkdir(parents=True, exist_ok=True)
+                if not file.is_file():
+                    compare(name, seed, recipes, out).save(file)
+    write_tables(out, [USUAL, *(name for name in options.recipes if name != USUAL)], options.pairs, options.seeds)
 
 
 if __name__ == "__main__":
