@@ -8,6 +8,9 @@ of these. The source network is that of the first run. A run that starts from an
 brings what it made of that, be it nothing (--method noadap). Of a single run the choice is what it chose itself. With
 --select_with 2 the labels of two patients choose instead, and everything that is written says so.
 
+With --start the choice is where adaptations begin, among several source networks: before any of them is adapted, since
+an adapted network is more consistent than another, right or wrong. The refresh then stands for the source network.
+
 Writes OUT/chosen.pkl, a checkpoint with the reason in it, OUT/selection.csv, the scores of every candidate, and
 OUT/selection.txt, the reason. The target's training images are looked at in a process of its own, which opens no other
 ground truth. For scores, make a run of what was chosen: main.py --method noadap --model_weights OUT/chosen.pkl.
@@ -52,6 +55,8 @@ def get_args(argv: Sequence[str] | None) -> Namespace:
     parser.add_argument("--runs", type=Path, nargs="+", required=True, help="results/<set>/<run> …")
     parser.add_argument("--out", type=Path, required=True, help="folder of the choice")
     parser.add_argument("--overwrite", action="store_true", help="also choose anew what was chosen already")
+    begin_there = "choose where adaptations begin: the source network in place of its refresh"
+    parser.add_argument("--start", action="store_true", help=begin_there)
     few = "patients of the target's training images, 1 to 3, whose labels choose (0: none)"
     parser.add_argument("--select_with", type=int, default=0, metavar="N", help=few)
     parser.add_argument("--select_folders", help="where these labels are (default: as the first run says)")
@@ -239,7 +244,7 @@ def source_of(runs: Sequence[Adapted]) -> Path:
     return path
 
 
-def pool_of(runs: Sequence[Adapted]) -> Pool:
+def pool_of(runs: Sequence[Adapted], is_start: bool = False) -> Pool:
     """What is chosen from; a run that kept what all start from adds nothing, unless it sees other images.
 
     The source network and its refresh see images as they are, or, where no run does, as in that of the least share.
@@ -251,7 +256,7 @@ def pool_of(runs: Sequence[Adapted]) -> Pool:
         for name, run in zip(names_of(runs), runs, strict=True)
         if run.started_from != own[0].started_from or not run.is_start or run.share != share or run.mixes > mixes
     }
-    return Pool(source_of(own), runs[0].file, others, share)
+    return Pool(source_of(own), runs[0].file, others, share, is_start)
 
 
 # ----------------------------------------------------------------------------------------------------- the story
@@ -300,7 +305,8 @@ def main(argv: Sequence[str] | None = None) -> None:
     first.select_folders = args.select_folders or first.select_folders
     first.draw = first.draw if args.draw is None else args.draw
     patients = who_choose(first) if args.select_with else ()
-    is_own = len(runs) == 1 and "choice" in runs[0].state and (not patients or runs[0].labelled == patients)
+    has_chosen = len(runs) == 1 and "choice" in runs[0].state and not args.start
+    is_own = has_chosen and (not patients or runs[0].labelled == patients)
     if not is_own:
         must_be_told(runs, patients)
     begin(args.out, PROGRAM)
@@ -309,7 +315,7 @@ def main(argv: Sequence[str] | None = None) -> None:
         if is_own:
             print(take_over(runs[0], args.out))
             return
-        pool = pool_of(runs)
+        pool = pool_of(runs, args.start)
         for name, run in zip(names_of(runs), runs, strict=True):
             if name not in pool.others:
                 print(f"{run.folder} is {what_it_keeps(run)}, which is a candidate anyway.")

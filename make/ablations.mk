@@ -35,9 +35,9 @@ $(RD)/sfda_reestimate: private OPT = $(sfda_with) \
 ESTIMATE ?= mlls
 $(RD)/sfda_em: private OPT = $(sfda_with) "[('EntKLProp', {'weights_se':$(NU), 'over':'batch'}, \
    'IntervalBounds', {'predcol':'$(ESTIMATE)','sizefile':'$(RD)/network_sizes.csv'}, 'soft_size', 1)]"
-$(RD)/network_sizes.csv: | $$(M_WEIGHTS_ul) $$(lastword $$(DATA)) $$(VENV)
+$(RD)/network_sizes.csv: | $$(START_FROM) $$(lastword $$(DATA)) $$(VENV)
 	$(ONCE) $(CC) -m preprocess.size_priors make --data $(lastword $(DATA)) --out $@ --n_class $(N_CLASS) \
-	   --network_weights $(M_WEIGHTS_ul) --grp_regex '$(G_RGX)' --unlabelled --folder $(word 2,$(subst ', ,$(TT_DATA)))
+	   --network_weights $(START_FROM) --grp_regex '$(G_RGX)' --unlabelled --folder $(word 2,$(subst ', ,$(TT_DATA)))
 # each step followed by a hundredth of the way back to the source network (ROID, Marsden et al. 2024; CMF, Lee and Chang 2024)
 $(RD)/sfda_anchor: private OPT = $(sfda_with) "[($(ENTKL), $(call prior,$(COLUMN)), $(SIZE_OF), 1)]" --anchor 0.01
 # the mean of the networks after the last five epochs, batch-norm statistics included (SWA, Izmailov et al. 2018)

@@ -84,7 +84,9 @@ WEIGHTS = --model_weights $(M_WEIGHTS_ul)
 # by the source network and without a label whether they are, and whether bright and dark change places (see srcmatch); 1, -1
 # and 0 say so. As published they stay as they are.
 MATCH  ?= $(if $(PARITY),,auto)
-START   = $(WEIGHTS) $(MATCH:%=--match_source %)
+START   = --model_weights $(START_FROM) $(MATCH:%=--match_source %)
+# with ALSO, from the best of several source networks, as far as no label tells (see transfer.mk)
+START_FROM = $(if $(ALSO),$(RD)/start/chosen.pkl,$(M_WEIGHTS_ul))
 # one that lies in another folder was trained by another make
 ifneq ($(SOURCE_RD),$(RD))
 $(addprefix $(SOURCE_RD)/$(SOURCE_RUN)/,last.pkl best_3d.pkl): ;

@@ -22,7 +22,7 @@ CROSSED    := $(foreach seed,$(CROSS_SEEDS),$(foreach source,$(SOURCES),$(seed)/
 seed_of     = $(patsubst %/,%,$(dir $(1)))
 make_seed   = $(MAKE) --no-print-directory -f $(firstword $(MAKEFILE_LIST)) SEED=$(1) RD=$(CROSS)/$(2)/seed$(1)
 make_crossed = $(call make_seed,$(call seed_of,$(1)),$(notdir $(1))) SOURCE_RUN=$(notdir $(1)) \
-                 SOURCE_RD=$(CROSS)/sources/seed$(call seed_of,$(1)) CHOICES='$(AMONG)'
+                 SOURCE_RD=$(CROSS)/sources/seed$(call seed_of,$(1)) CHOICES='$(AMONG)' ALSO=
 
 cross: $(CROSSED:%=cross-%)                                     ## every source network x every adaptation, one table: SOURCES= ROWS= SEEDS=
 	$(CC) -m study cross --folder $(CROSS) --name $(SET) --sources $(SOURCES) --rows $(CROSS_ROWS) --seeds $(CROSS_SEEDS) \

@@ -2,6 +2,8 @@
 # makefile that adapts. Each is cesource but for what it sees (datasets/presets.py); the table has what that costs on the
 # source's own validation images, in the column `against cesource`. noadap_… is the same network on the target as it is.
 #   MOVES   what the makefile's own cesource sees besides, as: , 'flip': True
+#   ALSO    ways of which an adaptation may start instead of cesource: ALSO = slaug saliency. Each is trained, and shown the target
+#           unadapted in the grey levels that it is at home in (srcmatch_<way>). Of these and cesource choose.py takes the start
 # Every adaptation can start from any of them, or from another run, best in a folder of its own:
 #   make -f prostate.make ablations SOURCE_RUN=cesource_slaug RD=results/prostate-slaug
 # and `make -f prostate.make cross` is all of them, adapted in several ways, in one table (cross.mk).
@@ -10,7 +12,11 @@ seen_as  = $(SOURCE) --model_weights="" $(LEARN) --augment --augmentation "{'pre
 from_it  = --method noadap --model_weights $(RD)/cesource_$(strip $(1))/$(CHOSEN)
 WAYS     = gin slaug saliency mixstyle bigaug transfer
 TRANSFER = $(WAYS:%=cesource_%) $(WAYS:%=noadap_%)
-ABL     += $(TRANSFER)
+ALSO    ?=
+HOMES    = $(foreach way,$(ALSO),$(if $(filter $(way),$(WAYS)),srcmatch_$(way),$(error ALSO names ways to train a source \
+             network, and '$(way)' is none; they are: $(WAYS))))
+STARTS   = $(if $(HOMES),srcmatch $(HOMES))
+ABL     += $(TRANSFER) $(HOMES)
 
 # images blended with what random convolutional networks make of them (GIN, Ouyang et al. 2022)
 $(RD)/cesource_gin: private OPT = $(call seen_as,gin)
@@ -32,3 +38,7 @@ $(RD)/noadap_bigaug: private OPT = $(call from_it,bigaug)
 # the curves on three of four images, mild moves, and a worse scanner
 $(RD)/cesource_transfer: private OPT = $(call seen_as,transfer)
 $(RD)/noadap_transfer: private OPT = $(call from_it,transfer)
+# any of them, shown the target as an adaptation would show it
+$(RD)/srcmatch_%: private OPT = --method noadap --model_weights $(RD)/cesource_$(patsubst srcmatch_%,%,$(@F))/$(CHOSEN) $(MATCH:%=--match_source %)
+$(RD)/start/chosen.pkl: $$(addprefix $(RD)/,$$(addsuffix /last.pkl,$$(STARTS)))
+	$(if $(THREADS),OMP_NUM_THREADS=$(THREADS)) $(RENEW) $(CC) choose.py --start --runs $(addprefix $(RD)/,$(STARTS)) --out $(@D) --overwrite

@@ -10,7 +10,7 @@ Written into a folder:
 
 import json
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -34,6 +34,8 @@ from selection.labelled import Selecting
 from selection.measuring import measure
 from selection.target import Target, evidence_of, laid_out, open_target
 from utils import atomic_write
+
+BEGINS = f"Adaptations begin at the {SOURCE} network itself, and make its {REFRESH} a candidate."
 
 
 def choose(
@@ -69,12 +71,14 @@ class Pool:
     around   the checkpoint that tells the rest where these, or their refresh, are chosen
     others   name of a candidate -> the epochs that it has behind it, and its checkpoint
     share    by which the images are matched that the source network and its refresh see; None: as `around` tells
+    is_start whether an adaptation is to begin at what is chosen: then the source network stands for its refresh
     """
 
     source: Path
     around: Path
     others: Mapping[str, tuple[int, Path]]
     share: float | None = None
+    is_start: bool = False
 
 
 def choose_epoch(
@@ -116,6 +120,8 @@ def choose_among(
         state, weights = load_checkpoint(path), partial(fitting_weights, net, path, *built)
         candidates.append(Candidate(name, epoch, weights, levels_to_match(state, None), mixes_norms(state["network"])))
     choice = choose(target, net, candidates, settings, read_bundle(around))
+    if pool.is_start and candidates[choice.place].name == REFRESH:
+        choice = replace(choice, place=0, reason=f"{choice.reason} {BEGINS}")
     chosen = candidates[choice.place]
     if chosen.name in pool.others:
         around = load_checkpoint(pool.others[chosen.name][1])

@@ -201,6 +201,29 @@ def test_the_network_of_another_source_is_handed_on(runs, tmp_path, monkeypatch)
     assert bits(chosen["bundle"]) == bits(own["bundle"])
 
 
+@pytest.mark.parametrize("taken", ["refresh", "noadap_other"])
+def test_a_start_is_a_source_network_and_no_refresh(runs, tmp_path, monkeypatch, taken):
+    """An adaptation makes its own refresh: one that began there would agree with it, and be believed for that."""
+    other = another_source(runs, runs.source, tmp_path)
+    decide = choosing.decide
+
+    def as_told(seen, candidates):
+        (place,) = [place for place, each in enumerate(candidates) if each.name == taken]
+        return replace(decide(seen, candidates), place=place, reason="Told so.")
+
+    with monkeypatch.context() as patch:
+        patch.setattr(choosing, "decide", as_told)
+        patch.setattr(program, "run_alone", lambda function, *words: function(*words))
+        choose(tmp_path / "out", runs("noadap"), other, more=("--start",))
+    start = load_checkpoint(tmp_path / "out" / CHOSEN)
+    weights = runs.weights if taken == "refresh" else tmp_path / "ce" / "last.pkl"
+    assert bits(start["net"]) == bits(load_checkpoint(weights)["net"])
+    words = "Told so. Adaptations begin at the source network itself, and make its refresh a candidate."
+    assert start["choice"]["why"] == (words if taken == "refresh" else "Told so.")
+    run = runs.train(tmp_path / "sfda", *LINES["unmoved"], "--model_weights", tmp_path / "out" / CHOSEN)
+    assert (run / CHOSEN).is_file()
+
+
 def test_a_source_network_that_knows_the_targets_labels_or_is_gone_is_refused(runs, tmp_path):
     other = another_source(runs, runs.target, tmp_path)
     with pytest.raises(UserError, match=r"starts from \S+/ce/last.pkl, which learnt from labels of \S+/target,"):

@@ -159,6 +159,7 @@ def test_recipes_from_their_sites_to_the_tables(tiny, tmp_path, monkeypatch, cap
     monkeypatch.setattr(recipes, "RECIPES", {name: pairs.RECIPES[name] for name in (pairs.USUAL, "gin")})
     flags = ["--out", str(tmp_path), "--pairs", "bright-dark", "--seeds", "0", "1"]
     recipes.main(flags)
+    recipes.main([*flags, "--compare"])
     for recipe in ([], ["--recipe", "gin"]):
         choices.main([*flags, *recipe, "--methods", "sfda", "tent"])
     capsys.readouterr()
@@ -167,11 +168,15 @@ def test_recipes_from_their_sites_to_the_tables(tiny, tmp_path, monkeypatch, cap
     told = capsys.readouterr().out
     assert told.strip() == (tmp_path / "recipes.md").read_text().strip()
     assert told.count("| chosen of all |") == 2
+    assert "2 choices" in told
+    seen = Record.read(recipes.among_file(tmp_path, "bright-dark", 1))
+    assert seen.names.tolist() == [SOURCE, REFRESH, "gin", f"gin, {REFRESH}"]
     start = recipes.Start.read(recipes.start_file(tmp_path, "gin", "bright-dark", 1))
     assert start.shown.shape == (3, 3)
     record = Record.read(tmp_path / "recipes" / "gin" / "bright-dark" / "1" / "sfda.npz")
     place = list(record.names).index(SOURCE)
     np.testing.assert_allclose(recipes.patient_points(record.truth[place]), start.found, rtol=1e-6)
+    np.testing.assert_allclose(recipes.patient_points(seen.truth[2]), start.found, rtol=1e-6)
 
 
 def test_runs_of_one_source_network_are_joined():
@@ -182,6 +187,10 @@ def test_runs_of_one_source_network_are_joined():
     assert joined.names.tolist() == [SOURCE, "sfda, epoch 1", "tent, epoch 1", "tent, epoch 3"]
     np.testing.assert_allclose(joined.dice, [0.5, 0.7, 0.9, 0.1, 0.5])
     assert joined.choice.place == 2
+    some = joined.among({SOURCE, "sfda, epoch 1"})
+    assert some.names.tolist() == [SOURCE, "sfda, epoch 1"]
+    np.testing.assert_allclose(some.dice, [0.5, 0.7, 0.5])
+    assert some.choice.place == 1
 
 
 def test_figures_of_recipes():

@@ -55,6 +55,9 @@ ADAPT   = --n_epoch $$(if $$(SMALLER),20,50) --l_rate 1e-6 --lr_decay 0.9
 # network of all, or the source's where none is better. No label is looked at for that
 RATES   = 1e-5 1e-4
 CHOICES = sfda $$(AT_RATES)
+# a second source network, which learns from random curves of grey levels too, of whole images and of classes: on some
+# targets it is the better start by far, on others the worse. No label is looked at for that either; ALSO= leaves it out
+ALSO    = slaug
 
 # -- an experiment of your own: a name and a line. Without the #, `make -f $name.make wide` trains it -----
 # ABL += wide
@@ -64,12 +67,12 @@ include make/rules.mk
 """)
 BLIND_LISTS = """\
 # nobody knows the truth of the target: no run that learns from it, no scores to draw
-TRN     = cesource noadap sfda_lr0 sfda $(AT_RATES) chosen
+TRN     = cesource $(ALSO:%=cesource_%) noadap $(STARTS) sfda_lr0 sfda $(AT_RATES) chosen
 ABL     = tent shot
 PLOTS   = $(RD)/losses.png $(SELECTION)
 """
 LABELLED_LISTS = """\
-TRN     = cesource noadap sfda_lr0 sfda $(AT_RATES) chosen SFDA_TrueSize fs
+TRN     = cesource $(ALSO:%=cesource_%) noadap $(STARTS) sfda_lr0 sfda $(AT_RATES) chosen SFDA_TrueSize fs
 ABL     = entropy klprop sfda_notags sfda_mean adaent cda tent bnrefresh shot
 """
 UNTAGGED = f"""\

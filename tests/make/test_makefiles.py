@@ -13,6 +13,7 @@ from pathlib import Path
 import pytest
 
 from prediction import bundle, stress
+from processes.errors import UserError
 from study import evaluate
 from tests.tools.check_makefiles import check, dry_run, trainings
 from tests.tools.checkout import ROOT, copy_files, copy_rules, tracked
@@ -465,6 +466,32 @@ def test_adaptations_without_labels_keep_networks_and_one_is_chosen_among_their_
     assert line.endswith(f"choose.py --runs {runs} --out results/prostate/choice --overwrite")
     (chosen,) = [call for call in trainings(commands) if "results/prostate/chosen_tmp" in call]
     assert chosen[chosen.index("--model_weights") + 1] == "results/prostate/choice/chosen.pkl"
+
+
+def test_adaptations_start_at_the_best_of_several_source_networks():
+    """Each is shown in the grey levels that it is at home in; what is compared with noadap goes on starting at cesource."""
+    for more, share in (((), "auto"), (("MATCH=0",), "0"), (("PARITY=1",), None)):
+        commands, _ = dry_run("prostate.make", "ALSO=slaug saliency", *more)
+        calls = {
+            Path(call[call.index("--workdir") + 1]).name.removesuffix("_tmp"): call for call in trainings(commands)
+        }
+        starts = {
+            name: call[call.index("--model_weights") + 1] for name, call in calls.items() if "--model_weights" in call
+        }
+        for way in ("slaug", "saliency"):
+            call = calls[f"srcmatch_{way}"]
+            assert starts[f"srcmatch_{way}"].startswith(f"results/prostate/cesource_{way}/")
+            assert (call[call.index("--match_source") + 1] if "--match_source" in call else None) == share
+        for run in ("sfda", "tent", "SFDA_TrueSize", "mean_teacher"):
+            assert starts[run] == "results/prostate/start/chosen.pkl"
+        for run in ("noadap", "srcmatch", "noadap_dice"):
+            assert starts[run].startswith("results/prostate/cesource/")
+        (line,) = [line for line in commands.splitlines() if "choose.py --start" in line]
+        runs = " ".join(f"results/prostate/srcmatch{way}" for way in ("", "_slaug", "_saliency"))
+        assert line.endswith(f"--runs {runs} --out results/prostate/start --overwrite")
+    assert "choose.py --start" not in dry_run("prostate.make")[0]
+    with pytest.raises(UserError, match="ALSO names ways to train a source network, and 'slogue' is none"):
+        dry_run("prostate.make", "ALSO=slogue")
 
 
 def test_a_rate_that_nobody_guessed_is_the_choice_among_short_runs_at_several():

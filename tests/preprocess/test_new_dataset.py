@@ -73,10 +73,12 @@ def test_the_labelled_case_runs_from_volumes_to_an_adapted_network(place, python
     words = ["make", "-f", "mine.make", f"CC={python}", "NET=Dimwit", "EPC=1", "DEBUG=--debug"]
     done = subprocess.run([*words, "results/mine/chosen"], cwd=place, capture_output=True, text=True)
     assert done.returncode == 0, done.stderr[-2000:]
-    for run_name in ("sfda", "sfda_at_1e-5", "sfda_at_1e-4", "chosen"):
+    for run_name in ("sfda", "sfda_at_1e-5", "sfda_at_1e-4", "cesource_slaug", "srcmatch", "srcmatch_slaug", "chosen"):
         assert (place / "results/mine" / run_name / "last.pkl").is_file()
-    candidates = (place / "results/mine/choice/selection.csv").read_text()
-    assert candidates.startswith("candidate,epoch,chosen")
+    for choice in ("choice", "start"):
+        candidates = (place / f"results/mine/{choice}/selection.csv").read_text()
+        assert candidates.startswith("candidate,epoch,chosen")
+    assert "\nsrcmatch_slaug," in candidates
     assert json.loads((place / "data/mine_source/dataset.json").read_text())["label_map"] == {"0": 0, "255": 1}
     prior = (place / "sizes/mine.csv").read_text()
     assert "mean of the labelled slices of data/mine_source" in prior
@@ -101,7 +103,7 @@ def test_without_target_labels_no_line_reads_them_and_all_lines_build(place, pyt
     assert "--constant_mm2 90 --folder IMG --unlabelled" in text
     assert not any(word in text for word in ("/fs:", "SFDA_TrueSize", "dumbpredwtags", "val_gt_size"))
     path = place / "mine.make"
-    assert check(str(path)) == 10
+    assert check(str(path)) == 13
     assert "plot.py selection --run results/mine/sfda" in dry_run(str(path))[0]
     among = " ".join(f"results/mine/sfda{more}" for more in ("", "_at_1e-5", "_at_1e-4"))
     assert f"choose.py --runs {among} --out" in dry_run(str(path))[0]

@@ -19,6 +19,7 @@ from argparse import Namespace
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import partial
+from itertools import combinations
 from pathlib import Path
 
 import numpy as np
@@ -208,6 +209,35 @@ def by_pair(square: Square) -> str:
     return table(("pair", "usual as it is", *recipes, "fs"), rows)
 
 
+# --------------------------------------------------------------------------------- chosen among several source networks
+
+
+def among_file(out: Path, name: str, seed: int) -> Path:
+    return out / "recipes" / "among" / name / f"{seed}.npz"
+
+
+def by_company(out: Path, recipes: Sequence[str], pairs: Sequence[str], seeds: Sequence[int]) -> str:
+    """A row a set of recipes: what is chosen without labels among the usual source network, its refresh and theirs."""
+    files = [among_file(out, name, seed) for name in pairs for seed in seeds]
+    records = [Record.read(file) for file in files if file.is_file()]
+    others = [recipe for recipe in recipes if recipe != USUAL and all(recipe in each.names for each in records)]
+    if not records or not others:
+        return ""
+    companies = [(), *((name,) for name in others), *combinations(others, 2), tuple(others)]
+    rows = []
+    for company in companies:
+        seen = [record.among({SOURCE, REFRESH, *company}) for record in records]
+        alone = [record.among({SOURCE, REFRESH}) for record in records]
+        chosen, usual = (100 * np.array([each.dice[each.choice.place] for each in own]) for own in (seen, alone))
+        as_is, best = (100 * np.array([measure(each.dice) for each in seen]) for measure in (lambda d: d[-1], np.max))
+        lost = (usual - chosen).max()
+        harms = int((as_is - chosen > HARM).sum())
+        rows.append((" ".join(company) or "nobody", *map(float, (chosen.mean(), (chosen - usual).mean(), lost)), harms))
+        rows[-1] += (float((best - chosen).mean()),)
+    head = ("beside the usual one", "chosen", "gain", "worst loss", "harms", "mean regret")
+    return f"{len(records)} choices\n\n{table(head, sorted(rows, key=lambda row: -row[1]))}"
+
+
 # ------------------------------------------------------------------------------------------------ adapted from there
 
 
@@ -281,7 +311,11 @@ def write_tables(out: Path, recipes: Sequence[str], pairs: Sequence[str], seeds:
         "of both halves": whole,
     }
     words = [f"{len(own)} pairs {half}\n\n{by_recipe(square, own)}" for half, own in halves.items() if own]
-    words += [by_pair(square), *cross(out, square, seeds)]
+    words += [by_pair(square)]
+    for half, own in halves.items():
+        if told := by_company(out, recipes, own, seeds):
+            words.append(f"chosen among source networks, of pairs {half}: {told}")
+    words += cross(out, square, seeds)
     with atomic_write(out / "recipes.md", "w") as file:
         file.write("\n\n".join(words) + "\n")
     print("\n\n".join(words))
@@ -315,7 +349,7 @@ def main(argv: Sequence[str] | None = None) -> None:
         recipes = [USUAL, *(name for name in options.recipes if name != USUAL)]
         for seed in options.seeds:
             for name in options.pairs:
-                file = out / "recipes" / "among" / name / f"{seed}.npz"
+                file = among_file(out, name, seed)
                 file.parent.mkdir(parents=True, exist_ok=True)
                 if not file.is_file():
                     compare(name, seed, recipes, out).save(file)

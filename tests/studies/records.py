@@ -1,7 +1,7 @@
 """What is kept of one run of a study: what was seen of its candidates without labels, and the truth."""
 
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Collection, Mapping, Sequence
+from dataclasses import dataclass, replace
 from functools import cached_property
 from pathlib import Path
 
@@ -70,6 +70,14 @@ class Record:
         }
         own = {name: together([getattr(each, name) for each in every]) for name in ("epochs", "gate", "truth")}
         return cls(names, place=0, as_is=first.as_is, values=values, evidence=evidence | alike, **own)
+
+    def among(self, names: Collection[str]) -> "Record":
+        """The candidates of these names alone."""
+        kept = np.isin(self.names, list(names))
+        values = {name: each[kept] for name, each in self.values.items()}
+        evidence = {name: each if name in PARTS else each[kept] for name, each in self.evidence.items()}
+        own = {name: getattr(self, name)[kept] for name in ("names", "epochs", "gate", "truth")}
+        return replace(self, place=0, values=values, evidence=evidence, **own)
 
     @cached_property
     def choice(self) -> Choice:
