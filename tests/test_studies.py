@@ -8,7 +8,7 @@ import pytest
 
 from selection.candidates import REFRESH, SOURCE
 from selection.validators import VALIDATORS
-from tests.studies import choices, looks, pairs, recipes, regret, sites
+from tests.studies import choices, looks, pairs, recipe_tables, recipes, regret, sites, starts
 from tests.studies.records import Record
 
 SHAPE = (1, 16, 16)
@@ -155,28 +155,29 @@ def test_every_look_is_scored_and_one_is_decided_on(tiny, tmp_path, capsys):
 
 
 def test_recipes_from_their_sites_to_the_tables(tiny, tmp_path, monkeypatch, capsys):
-    monkeypatch.setattr(recipes, "PLAIN", ["bright-dark"])
-    monkeypatch.setattr(recipes, "RECIPES", {name: pairs.RECIPES[name] for name in (pairs.USUAL, "gin")})
-    flags = ["--out", str(tmp_path), "--pairs", "bright-dark", "--seeds", "0", "1"]
-    recipes.main(flags)
+    for module in (recipes, recipe_tables):
+        monkeypatch.setattr(module, "PLAIN", ["bright-dark"])
+    flags = ["--recipes", "gin", "--out", str(tmp_path), "--pairs", "bright-dark", "--seeds", "0", "1"]
+    recipes.main([*flags, "--company", "gin"])
     recipes.main([*flags, "--compare"])
     for recipe in ([], ["--recipe", "gin"]):
-        choices.main([*flags, *recipe, "--methods", "sfda", "tent"])
+        choices.main([*flags[2:], *recipe, "--methods", "sfda", "tent"])
     capsys.readouterr()
     monkeypatch.setattr(recipes, "measure", lambda *_: pytest.fail("made again"))
-    recipes.main(flags)
+    recipes.main([*flags, "--company", "gin"])
     told = capsys.readouterr().out
     assert told.strip() == (tmp_path / "recipes.md").read_text().strip()
     assert told.count("| chosen of all |") == 2
     assert "2 choices" in told
-    seen = Record.read(recipes.among_file(tmp_path, "bright-dark", 1))
+    assert "start beside gin, then adapted, then chosen of all" in told
+    seen = Record.read(starts.among_file(tmp_path, "bright-dark", 1))
     assert seen.names.tolist() == [SOURCE, REFRESH, "gin", f"gin, {REFRESH}"]
-    start = recipes.Start.read(recipes.start_file(tmp_path, "gin", "bright-dark", 1))
+    start = starts.Start.read(starts.start_file(tmp_path, "gin", "bright-dark", 1))
     assert start.shown.shape == (3, 3)
     record = Record.read(tmp_path / "recipes" / "gin" / "bright-dark" / "1" / "sfda.npz")
     place = list(record.names).index(SOURCE)
-    np.testing.assert_allclose(recipes.patient_points(record.truth[place]), start.found, rtol=1e-6)
-    np.testing.assert_allclose(recipes.patient_points(seen.truth[2]), start.found, rtol=1e-6)
+    np.testing.assert_allclose(starts.patient_points(record.truth[place]), start.found, rtol=1e-6)
+    np.testing.assert_allclose(starts.patient_points(seen.truth[2]), start.found, rtol=1e-6)
 
 
 def test_runs_of_one_source_network_are_joined():
@@ -198,13 +199,13 @@ def test_figures_of_recipes():
 
     def start(as_is, decided, own=90, upper=80):
         shown = np.array([[as_is] * 2, [decided] * 2, [0, 0]], float)
-        return recipes.Start(np.full(3, float(own)), shown, 1, np.full(2, float(upper)))
+        return starts.Start(np.full(3, float(own)), shown, 1, np.full(2, float(upper)))
 
     square = {
         (pairs.USUAL, "a"): [start(20, 40), start(40, 50)],
         ("gin", "a"): [start(60, 65, own=80), start(10, 35, own=70)],
     }
-    usual, gin = recipes.by_recipe(square, ["a"]).splitlines()[2:]
+    usual, gin = recipe_tables.by_recipe(square, ["a"]).splitlines()[2:]
     assert usual == "| usual | 90.0 | 30.0 | 45.0 | 30.0 | 0 | 0.0 |"
     assert gin == "| gin | 75.0 | 35.0 | 50.0 | 40.0 | 1 | 5.0 |"
-    assert recipes.by_pair(square).splitlines()[-1] == "| a | 30.0 | 45.0 | 50.0 | 80.0 |"
+    assert recipe_tables.by_pair(square).splitlines()[-1] == "| a | 30.0 | 45.0 | 50.0 | 80.0 |"

@@ -16,17 +16,16 @@ Leaves OUT/recipes/<recipe>/<pair>/<seed>/start.npz and OUT/recipes.md. A recipe
 import processes.ctrl_c  # noqa: F401  first: from here on Ctrl-C is one line
 
 from argparse import Namespace
-from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass, replace
+from collections.abc import Sequence
+from dataclasses import replace
 from functools import partial
-from itertools import combinations
+from itertools import product
 from pathlib import Path
 
 import numpy as np
 import torch
 
 import main as training
-from analysis.statistics.claims import gap_closed
 from dataloader import Reading
 from datasets.grey_matching import levels_to_match
 from engine.arguments import get_args
@@ -39,49 +38,13 @@ from selection.candidates import REFRESH, SOURCE, Candidate, refreshed
 from selection.labelled import UNLABELLED
 from selection.looks import LOOKS
 from selection.target import open_target
-from tests.studies.choices import look, records_of, source_network, true_dice, watched
-from tests.studies.pairs import EVERY, PAIRS, RECIPES, USUAL, Pair, common, method_flags, prior_of
+from tests.studies.choices import look, source_network, true_dice, watched
+from tests.studies.pairs import AS_TOLD, PAIRS, RECIPES, USUAL, Pair, common, method_flags, prior_of
+from tests.studies.recipe_tables import PLAIN, write_tables
 from tests.studies.records import Record
-from tests.studies.regret import HARM, table
 from tests.studies.sites import make_site
-from utils import ProgramParser, atomic_write, run_program, settings_of
-
-PLAIN = [name for name, pair in PAIRS.items() if not pair.stress]
-
-
-@dataclass(frozen=True)
-class Start:
-    """One source network before anything adapts it: Dice in points of each validation patient, mean over classes.
-
-    own       (Q,) on its own site
-    shown     (L, P) on the target, in each of LOOKS
-    decided   which of these --match_source auto takes
-    upper     (P,) of the last epoch of a network that learnt from the labelled target
-    """
-
-    own: np.ndarray
-    shown: np.ndarray
-    decided: int
-    upper: np.ndarray
-
-    @property
-    def as_is(self) -> np.ndarray:
-        return self.shown[0]
-
-    @property
-    def found(self) -> np.ndarray:
-        return self.shown[self.decided]
-
-    def save(self, path: Path) -> None:
-        with atomic_write(path) as file:
-            np.savez_compressed(file, **vars(self))
-
-    @classmethod
-    def read(cls, path: Path) -> "Start":
-        with np.load(path, allow_pickle=False) as file:
-            whole = dict(file)
-        return cls(**whole | {"decided": int(whole["decided"])})
-
+from tests.studies.starts import Start, among_file, patient_points, start_file
+from utils import ProgramParser, run_program, settings_of
 
 # ----------------------------------------------------------------------------------------------------------- the study
 
@@ -115,11 +78,6 @@ def scores(flags: list[str], shown: Sequence[Candidate]) -> list[np.ndarray]:
     return [patient_points(dice) for dice in true_dice(get_args(flags), shown)]
 
 
-def patient_points(dice: np.ndarray) -> np.ndarray:
-    """(P,) Dice in points of each patient, the mean over the foreground classes, out of (P, K)."""
-    return 100 * np.nanmean(dice[:, 1:], axis=1)
-
-
 def compare(name: str, seed: int, recipes: Sequence[str], out: Path) -> Record:
     """What is seen without labels of the source networks of these recipes, each in its look, and of their refreshes."""
     pair, starts = PAIRS[name], {recipe: Start.read(start_file(out, recipe, name, seed)) for recipe in recipes}
@@ -146,214 +104,42 @@ def compare(name: str, seed: int, recipes: Sequence[str], out: Path) -> Record:
     return Record.of(evidence, candidates, choice, np.stack(truth), as_is)
 
 
-# -------------------------------------------------------------------------------------------------------------- tables
-
-Square = Mapping[tuple[str, str], list[Start]]  # of a recipe and a pair, a start a seed
-
-
-def start_file(out: Path, recipe: str, name: str, seed: int) -> Path:
-    return out / "recipes" / recipe / name / str(seed) / "start.npz"
-
-
-def read_starts(out: Path, recipes: Sequence[str], pairs: Sequence[str], seeds: Sequence[int]) -> Square:
-    """What is there of the pairs that every recipe has in every seed; a recipe that has none is left out."""
-    files = {
-        (recipe, name): [start_file(out, recipe, name, seed) for seed in seeds] for recipe in recipes for name in pairs
-    }
-    recipes = [recipe for recipe in recipes if any(files[recipe, name][0].is_file() for name in pairs)]
-    whole = [name for name in pairs if all(file.is_file() for recipe in recipes for file in files[recipe, name])]
-    return {(recipe, name): [*map(Start.read, files[recipe, name])] for recipe in recipes for name in whole}
-
-
-def closed(square: Square, name: str, values: Sequence[np.ndarray]) -> float:
-    """The share in percent of the gap of a pair that these scores close, a seed each; NaN where there is none."""
-    usual = square[USUAL, name]
-    lower, upper = (np.mean([getattr(start, part) for start in usual]) for part in ("as_is", "upper"))
-    return float(100 * (np.mean(values) - lower) / (upper - lower)) if upper > lower else np.nan
-
-
-def by_recipe(square: Square, pairs: Sequence[str]) -> str:
-    """A row a recipe: means over pairs and seeds, at home and on the target, and harms against the usual network."""
-    rows = []
-    for recipe in dict.fromkeys(recipe for recipe, _ in square):
-        starts = {name: square[recipe, name] for name in pairs}
-        every = [start for own in starts.values() for start in own]
-        points = [mean([getattr(start, part).mean() for start in every]) for part in ("own", "as_is", "found")]
-        shares = [closed(square, name, [start.found for start in own]) for name, own in starts.items()]
-        lost = [
-            usual.as_is.mean() - start.found.mean()
-            for name, own in starts.items()
-            for usual, start in zip(square[USUAL, name], own, strict=True)
-        ]
-        harms = sum(each > HARM for each in lost)
-        rows.append((recipe, *points, mean(shares), harms, max(0.0, float(max(lost)))))
-    head = ("recipe", "own site", "as it is", "grey levels decided", "gap closed, %", "harms", "worst harm")
-    return table(head, rows)
-
-
-def mean(values: Sequence[float]) -> float:
-    """Of those that are known; NaN where none is."""
-    known = [value for value in values if np.isfinite(value)]
-    return float(np.mean(known)) if known else np.nan
-
-
-def by_pair(square: Square) -> str:
-    """A row a pair: the usual network as it is, each recipe in the grey levels that are decided, the upper bound."""
-    recipes = list(dict.fromkeys(recipe for recipe, _ in square))
-    rows = []
-    for name in dict.fromkeys(name for _, name in square):
-        usual = square[USUAL, name]
-        own = [mean([start.found.mean() for start in square[recipe, name]]) for recipe in recipes]
-        lower, upper = (mean([getattr(start, part).mean() for start in usual]) for part in ("as_is", "upper"))
-        rows.append((name, lower, *own, upper))
-    return table(("pair", "usual as it is", *recipes, "fs"), rows)
-
-
-# --------------------------------------------------------------------------------- chosen among several source networks
-
-
-def among_file(out: Path, name: str, seed: int) -> Path:
-    return out / "recipes" / "among" / name / f"{seed}.npz"
-
-
-def by_company(out: Path, recipes: Sequence[str], pairs: Sequence[str], seeds: Sequence[int]) -> str:
-    """A row a set of recipes: what is chosen without labels among the usual source network, its refresh and theirs."""
-    files = [among_file(out, name, seed) for name in pairs for seed in seeds]
-    records = [Record.read(file) for file in files if file.is_file()]
-    others = [recipe for recipe in recipes if recipe != USUAL and all(recipe in each.names for each in records)]
-    if not records or not others:
-        return ""
-    companies = [(), *((name,) for name in others), *combinations(others, 2), tuple(others)]
-    rows = []
-    for company in companies:
-        seen = [record.among({SOURCE, REFRESH, *company}) for record in records]
-        alone = [record.among({SOURCE, REFRESH}) for record in records]
-        chosen, usual = (100 * np.array([each.dice[each.choice.place] for each in own]) for own in (seen, alone))
-        as_is, best = (100 * np.array([measure(each.dice) for each in seen]) for measure in (lambda d: d[-1], np.max))
-        lost = (usual - chosen).max()
-        harms = int((as_is - chosen > HARM).sum())
-        rows.append((" ".join(company) or "nobody", *map(float, (chosen.mean(), (chosen - usual).mean(), lost)), harms))
-        rows[-1] += (float((best - chosen).mean()),)
-    head = ("beside the usual one", "chosen", "gain", "worst loss", "harms", "mean regret")
-    return f"{len(records)} choices\n\n{table(head, sorted(rows, key=lambda row: -row[1]))}"
-
-
-# ------------------------------------------------------------------------------------------------ adapted from there
-
-
-def adapted(out: Path, recipe: str, name: str, seed: int) -> dict[str, Record]:
-    """By method, what the study of choices made of this source network."""
-    folder = records_of(out, recipe) / name / str(seed)
-    return {method: Record.read(file) for method in EVERY if (file := folder / f"{method}.npz").is_file()}
-
-
-CHOSEN = "chosen of all"
-
-
-def reached(records: Mapping[str, Record]) -> dict[str, tuple[np.ndarray, np.ndarray]]:
-    """By method, and of all of them together: (P,) points of what was chosen, and of the best."""
-    found = {}
-    for method, record in (dict(records) | {CHOSEN: Record.joined(records)}).items():
-        points = [patient_points(dice) for dice in record.truth]
-        found[method] = points[record.choice.place], max(points, key=np.nanmean)
-    return found
-
-
-def cross(out: Path, square: Square, seeds: Sequence[int]) -> Iterator[str]:
-    """Tables of what the methods reach from each recipe: means over pairs, and pair by pair what is chosen of all."""
-    pairs = list(dict.fromkeys(name for _, name in square))
-    for recipe in dict.fromkeys(recipe for recipe, _ in square):
-        runs = {(name, seed): adapted(out, recipe, name, seed) for name in pairs for seed in seeds}
-        methods = [method for method in EVERY if any(method in own for own in runs.values())]
-        whole = [name for name in pairs if all(set(methods) <= set(runs[name, seed]) for seed in seeds)]
-        if not methods or not whole:
-            continue
-        found = {
-            key: reached({method: own[method] for method in methods}) for key, own in runs.items() if key[0] in whole
-        }
-        rows = []
-        for method in (*methods, CHOSEN):
-            share = [closed(square, name, [found[name, seed][method][0] for seed in seeds]) for name in whole]
-            best = [closed(square, name, [found[name, seed][method][1] for seed in seeds]) for name in whole]
-            points = mean([found[name, seed][method][0].mean() for name in whole for seed in seeds])
-            rows.append((method, points, mean(share), min(share), mean(best)))
-        head = ("method", "chosen", "gap closed, %", "least", "by the oracle, %")
-        yield f"{recipe}: {len(whole)} pairs, {len(seeds)} seeds\n\n{table(head, rows)}"
-        yield f"{recipe}, what is chosen of all\n\n{final(square, whole, found, seeds)}"
-
-
-def final(square: Square, pairs: Sequence[str], found: Mapping, seeds: Sequence[int]) -> str:
-    """A row a pair: source, chosen, oracle, fs, and the share of the gap that the choice closes, with its interval."""
-    rows = []
-    for name in pairs:
-        usual = square[USUAL, name]
-        lower, upper = (np.stack([getattr(start, part) for start in usual], 1) for part in ("as_is", "upper"))
-        chosen, best = (np.stack([found[name, seed][CHOSEN][place] for seed in seeds], 1) for place in (0, 1))
-        share = gap_closed(chosen, lower, upper)
-        words = "undefined"
-        if share:
-            ends = f" ({100 * share.low:.0f} to {100 * share.high:.0f})" if share.is_known else ""
-            words = f"{100 * share.mean:.0f}{ends}"
-        points = (float(np.nanmean(each)) for each in (lower, chosen, best, upper))
-        rows.append((name, *points, f"{closed(square, name, list(chosen.T)):.0f}", words))
-    return table(("pair", "source", "**chosen**", "oracle", "fs", "gap closed, %", "with interval"), rows)
-
-
-def write_tables(out: Path, recipes: Sequence[str], pairs: Sequence[str], seeds: Sequence[int]) -> None:
-    """Writes and prints OUT/recipes.md."""
-    square = read_starts(out, recipes, pairs, seeds)
-    if not square:
-        return
-    whole = list(dict.fromkeys(name for _, name in square))
-    halves = {
-        "that recommend": [name for name in whole if PLAIN.index(name) % 2 == 0],
-        "that judge": [name for name in whole if PLAIN.index(name) % 2],
-        "of both halves": whole,
-    }
-    words = [f"{len(own)} pairs {half}\n\n{by_recipe(square, own)}" for half, own in halves.items() if own]
-    words += [by_pair(square)]
-    for half, own in halves.items():
-        if told := by_company(out, recipes, own, seeds):
-            words.append(f"chosen among source networks, of pairs {half}: {told}")
-    words += cross(out, square, seeds)
-    with atomic_write(out / "recipes.md", "w") as file:
-        file.write("\n\n".join(words) + "\n")
-    print("\n\n".join(words))
-
-
 def get_options(argv: Sequence[str] | None) -> Namespace:
     parser = ProgramParser("python -m tests.studies.recipes", description=__doc__)
     parser.add_argument("--out", type=Path, required=True)
     parser.add_argument("--pairs", nargs="+", choices=PLAIN, default=PLAIN, metavar="PAIR")
-    parser.add_argument("--recipes", nargs="+", choices=RECIPES, default=list(RECIPES), metavar="NAME")
+    parser.add_argument("--recipes", nargs="+", choices=RECIPES, default=list(AS_TOLD), metavar="NAME")
     parser.add_argument("--seeds", nargs="+", type=int, default=[0, 1, 2], metavar="N")
     parser.add_argument("--compare", action="store_true", help="and look at all source networks of a pair, unlabelled")
+    company = "recipes that stand beside the usual one in the last table"
+    parser.add_argument("--company", nargs="+", choices=RECIPES, default=["slaug"], metavar="NAME", help=company)
     parser.add_argument("--tables", action="store_true", help="train nothing")
     return parser.parse_args(argv)
 
 
+def work(options: Namespace, recipes: Sequence[str], out: Path) -> None:
+    """Makes what is not there."""
+    for name, seed in product(options.pairs, options.seeds):
+        for recipe in recipes:
+            file = start_file(out, recipe, name, seed)
+            file.parent.mkdir(parents=True, exist_ok=True)
+            with locked(file.parent, wait=True):
+                if not file.is_file():
+                    measure(name, seed, recipe, out).save(file)
+        file = among_file(out, name, seed)
+        if options.compare and not file.is_file():
+            file.parent.mkdir(parents=True, exist_ok=True)
+            compare(name, seed, recipes, out).save(file)
+
+
 def main(argv: Sequence[str] | None = None) -> None:
     options = get_options(argv)
-    out = options.out.resolve()
+    recipes, out = [USUAL, *(name for name in options.recipes if name != USUAL)], options.out.resolve()
     out.mkdir(parents=True, exist_ok=True)
     torch.set_num_threads(1)  # networks of a few thousand pixels
-    for seed in [] if options.tables else options.seeds:
-        for name in options.pairs:
-            for recipe in options.recipes:
-                file = start_file(out, recipe, name, seed)
-                file.parent.mkdir(parents=True, exist_ok=True)
-                with locked(file.parent, wait=True):
-                    if not file.is_file():
-                        measure(name, seed, recipe, out).save(file)
-    if options.compare:
-        recipes = [USUAL, *(name for name in options.recipes if name != USUAL)]
-        for seed in options.seeds:
-            for name in options.pairs:
-                file = among_file(out, name, seed)
-                file.parent.mkdir(parents=True, exist_ok=True)
-                if not file.is_file():
-                    compare(name, seed, recipes, out).save(file)
-    write_tables(out, [USUAL, *(name for name in options.recipes if name != USUAL)], options.pairs, options.seeds)
+    if not options.tables:
+        work(options, recipes, out)
+    write_tables(out, recipes, options.pairs, options.seeds, options.company)
 
 
 if __name__ == "__main__":
