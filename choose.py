@@ -183,11 +183,12 @@ def must_not_have_learnt_here(runs: Sequence[Adapted], here: dict[str, Any]) -> 
     Who taught the first run's is that run's own affair: it is what all others are measured by.
     """
     for run in [run for run in runs if run.started_from != runs[0].started_from]:
-        taught, ours = taught_by(run, here), run.args.target_dataset
-        if taught and taught.method != "noadap" and not is_source_free(taught) and alike(taught.target_dataset, ours):
+        taught = taught_by(run, here)
+        has_learnt = taught and taught.method != "noadap" and not is_source_free(taught)
+        if has_learnt and images_of(taught) == images_of(run.args):
             raise UserError(
-                f"{run.folder} starts from {run.args.model_weights}, which learnt from labels of {ours}, and what is "
-                "chosen here was made without any. Leave it out of --runs."
+                f"{run.folder} starts from {run.args.model_weights}, which learnt from labels of "
+                f"{taught.target_dataset}, and what is chosen here was made without any. Leave it out of --runs."
             )
 
 
@@ -206,8 +207,9 @@ def taught_by(run: Adapted, here: dict[str, Any]) -> Namespace | None:
     return args_of(flags | {"workdir": path.parent} | here) if flags else None
 
 
-def alike(one: Path, other: Path) -> bool:
-    return one.resolve() == other.resolve()
+def images_of(args: Namespace) -> tuple[Path, str]:
+    """The data set that a run is for, and its folder of images there; one set may hold both source and target."""
+    return args.target_dataset.resolve(), parse_image_folder(args.target_folders).folder
 
 
 def must_be_told(runs: Sequence[Adapted], patients: Sequence[str]) -> None:
