@@ -90,7 +90,7 @@ def test_a_blind_target_is_read_without_its_masks(place):
     text = run(labelled=False)
     assert "TT_DATA = [('IMG', png_transform, False)]" in text
     assert "new/masks" not in text
-    assert check(str(place / "mine.make")) == 10
+    assert check(str(place / "mine.make")) == 13
 
 
 # ---------------------------------------------------------------------------------------------------- what is cut
