@@ -193,18 +193,19 @@ def must_not_have_learnt_here(runs: Sequence[Adapted], here: dict[str, Any]) -> 
 
 
 def taught_by(run: Adapted, here: dict[str, Any]) -> Namespace | None:
-    """The flags of the run that made what this one started from, if its file tells them.
-
-    Raises UserError where that file is gone, or has changed since.
-    """
-    path = Path(run.args.model_weights)
-    if not path.is_file() or sha256_of(path) != run.started_from:
-        raise UserError(
-            f"{path}, from which {run.folder} started, is {'another one now' if path.is_file() else 'gone'}, so nobody "
-            "can tell what it learnt from: put it back, or leave the run out of --runs."
-        )
+    """The flags of the run that made what this one started from, if its file tells them. Raises as `origin_of`."""
+    path = origin_of(run, ", so nobody can tell what it learnt from: put it back, or leave the run out of --runs.")
     flags = {name: value for name, value in load_checkpoint(path).get("identity", {}).items() if name != "inputs"}
     return args_of(flags | {"workdir": path.parent} | here) if flags else None
+
+
+def origin_of(run: Adapted, what_to_do: str) -> Path:
+    """The file that a run started from. Raises UserError, which ends so, where it is gone, or has changed since."""
+    path = Path(run.args.model_weights)
+    if not path.is_file() or sha256_of(path) != run.started_from:
+        fault = "another one now" if path.is_file() else "gone"
+        raise UserError(f"{path}, from which {run.folder} started, is {fault}{what_to_do}")
+    return path
 
 
 def images_of(args: Namespace) -> tuple[Path, str]:
@@ -237,13 +238,8 @@ def source_of(runs: Sequence[Adapted]) -> Path:
     for run in runs:
         if (kept := run.folder / candidate_name(0)).is_file():
             return kept
-    path = Path(runs[0].args.model_weights)
-    if not path.is_file() or sha256_of(path) != runs[0].started_from:
-        raise UserError(
-            f"{path}, from which {runs[0].folder} started, is {'another one now' if path.is_file() else 'gone'}: put "
-            f"it back, or adapt with --keep_every, which keeps it in the run ({candidate_name(0)})."
-        )
-    return path
+    kept = f"adapt with --keep_every, which keeps it in the run ({candidate_name(0)})"
+    return origin_of(runs[0], f": put it back, or {kept}.")
 
 
 def pool_of(runs: Sequence[Adapted], is_start: bool = False) -> Pool:
