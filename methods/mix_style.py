@@ -28,6 +28,7 @@ from processes.errors import UserError
 from processes.team import ALONE, Team
 
 BLOCKS = 2  # after which styles are mixed
+NOTHING = (None,) * BLOCKS  # is mixed
 LEAST = 1e-6  # added to a variance
 
 
@@ -63,15 +64,15 @@ class MixStyle(Supervised):
         logits = self.team.gather(logits, count)
         return logits, self.loss(logits, batch.targets, batch.bounds)
 
-    def mixings(self, count: int, device: torch.device) -> list[Mixing]:
-        """Of each block, for a batch of `count` images; where nothing is mixed, all of an image's own is kept."""
-        rng, found = np.random.default_rng(self.step_seed), []
+    def mixings(self, count: int, device: torch.device) -> list[Mixing | None]:
+        """Of each block, for a batch of `count` images; None where nothing is mixed."""
+        rng, settings, found = np.random.default_rng(self.step_seed), self.settings, []
         for _ in range(BLOCKS):
-            share = rng.beta(self.settings.style_alpha, self.settings.style_alpha, count).astype(np.float32)
-            kept = share if rng.random() < self.settings.style_share else np.ones_like(share)
-            found.append((rng.permutation(count), kept))
-        move = partial(torch.Tensor.to, device=device, non_blocking=True)
-        return [Mixing(move(torch.from_numpy(order)), move(torch.from_numpy(kept))) for order, kept in found]
+            share = rng.beta(settings.style_alpha, settings.style_alpha, count).astype(np.float32)
+            is_mixed, order = rng.random() < settings.style_share, rng.permutation(count)
+            drawn = (torch.from_numpy(each).to(device, non_blocking=True) for each in (order, share))
+            found.append(Mixing(*drawn) if is_mixed else None)
+        return found
 
 
 class WithStyles(nn.Module):
@@ -79,20 +80,21 @@ class WithStyles(nn.Module):
 
     def __init__(self, net: nn.Module, team: Team = ALONE) -> None:
         super().__init__()
-        self.net, self.team, self.mixings = net, team, None
+        self.net, self.team, self.mixings = net, team, NOTHING
         for number, block in enumerate(first_blocks(net)):
             block.register_forward_hook(partial(self._mix, number))
 
-    def forward(self, image: Tensor, mixings: Sequence[Mixing] | None = None) -> Tensor:
+    def forward(self, image: Tensor, mixings: Sequence[Mixing | None] = NOTHING) -> Tensor:
         """Images (b, C, …) of this process -> logits (b, K, …). mixings: of the whole batch, one a block."""
         self.mixings = mixings
         try:
             return self.net(image)
         finally:
-            self.mixings = None
+            self.mixings = NOTHING
 
     def _mix(self, number: int, block: nn.Module, inputs: tuple[Tensor, ...], maps: Tensor) -> Tensor | None:
-        return None if self.mixings is None else mixed(maps, self.mixings[number], self.team)
+        mixing = self.mixings[number]
+        return None if mixing is None else mixed(maps, mixing, self.team)
 
 
 def mixed(maps: Tensor, mixing: Mixing, team: Team = ALONE) -> Tensor:

@@ -1,6 +1,7 @@
 """Two views of each image, the second blended by the saliency of the first: a step against itself written out."""
 
 import copy
+from types import SimpleNamespace
 
 import pytest
 import torch
@@ -74,6 +75,15 @@ def test_no_step_looks_at_a_value():
     method = make("--optimiser", "sgd")
     with Watch():
         method.step({"target": batch_of((12, 16), 2)})
+
+
+def test_losses_that_read_no_label_map_are_refused():
+    """Before the first step: there are no classes to draw curves for."""
+    image, label, distances = (SimpleNamespace(is_map=is_map) for is_map in (False, False, True))
+    for folders in ((image, label, label), (image, label, distances, label)):
+        make().meet({"target": SimpleNamespace(slices=SimpleNamespace(folders=folders))})
+    with pytest.raises(UserError, match="no loss here reads label maps"):
+        make().meet({"target": SimpleNamespace(slices=SimpleNamespace(folders=(image, label, distances)))})
 
 
 def test_a_grid_of_no_cells_is_refused():
