@@ -30,14 +30,17 @@ from torch import nn
 
 import main as training
 from dataloader import Reading, open_data
+from datasets.grey_matching import levels_to_match
 from engine.arguments import get_args
 from engine.candidates import Candidates
 from engine.evaluation import evaluate
+from nets.checkpoint_files import load_checkpoint
 from networks import NETWORKS, UNet
 from processes.lock import locked
 from selection import choosing
-from selection.candidates import Candidate
+from selection.candidates import SOURCE, Candidate
 from selection.decision import Choice, decide
+from selection.looks import LOOKS
 from selection.validators import Evidence
 from tests.studies.pairs import (
     EVERY,
@@ -159,6 +162,19 @@ def study(name: str, seed: int, methods: Sequence[str], out: Path, recipe: str =
         record = adapt([*flags, *method_flags(method, pair, sizes, estimated)], folder / method)
         record.save(folder / f"{method}.npz")
         print(f"{name}, seed {seed}, {method}: {time.process_time() - began:.0f} s of CPU", flush=True)
+
+
+def scored_flags(pair: Pair, site: str, seed: int, weights: Path, out: Path) -> list[str]:
+    """Of main.py, for a network on the images of a site."""
+    folder = make_site(site, out / "data")
+    told = ("--method", "noadap", "--model_weights", str(weights), "--workdir", str(out / "scored"))
+    return [*common(site, folder, pair, seed), *told]
+
+
+def in_every_look(weights: Path) -> list[Candidate]:
+    """The source network in each of LOOKS."""
+    state = load_checkpoint(weights)
+    return [Candidate(SOURCE, 0, lambda: state["net"], levels_to_match(state, share)) for share in LOOKS.values()]
 
 
 def look(flags: list[str]) -> tuple[float, str]:

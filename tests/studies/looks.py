@@ -16,38 +16,24 @@ from pathlib import Path
 import numpy as np
 import torch
 
-from datasets.grey_matching import levels_to_match
 from engine.arguments import get_args
-from nets.checkpoint_files import load_checkpoint
 from processes.lock import locked
-from selection.candidates import SOURCE, Candidate
 from selection.looks import LOOKS
-from tests.studies.choices import look, source_network, true_dice
-from tests.studies.pairs import PAIRS, common
+from tests.studies.choices import in_every_look, look, scored_flags, source_network, true_dice
+from tests.studies.pairs import PAIRS
 from tests.studies.regret import table
-from tests.studies.sites import make_site
+from tests.studies.starts import patient_points
 from utils import ProgramParser, run_program
 
 
 def points(name: str, seed: int, out: Path) -> tuple[list[float], float]:
     """Dice in points of the source network in each of LOOKS, and in the one that is decided on."""
     pair = PAIRS[name]
-    target, weights = make_site(pair.target, out / "data"), source_network(pair, seed, out)
-    place = out / name / str(seed)
-    flags = [
-        *common(pair.target, target, pair, seed),
-        "--method",
-        "noadap",
-        "--model_weights",
-        str(weights),
-        "--workdir",
-        str(place),
-    ]
+    weights = source_network(pair, seed, out)
+    flags = scored_flags(pair, pair.target, seed, weights, out)
     share, why = look(flags)
     print(f"{name}, seed {seed}: {why}", flush=True)
-    state = load_checkpoint(weights)
-    shown = [Candidate(SOURCE, 0, lambda: state["net"], levels_to_match(state, each)) for each in LOOKS.values()]
-    dice = [100 * float(np.nanmean(np.nanmean(each[:, 1:], 1))) for each in true_dice(get_args(flags), shown)]
+    dice = [float(np.nanmean(patient_points(each))) for each in true_dice(get_args(flags), in_every_look(weights))]
     return dice, dice[list(LOOKS.values()).index(share)]
 
 

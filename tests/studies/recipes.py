@@ -38,8 +38,8 @@ from selection.candidates import REFRESH, SOURCE, Candidate, refreshed
 from selection.labelled import UNLABELLED
 from selection.looks import LOOKS
 from selection.target import open_target
-from tests.studies.choices import look, source_network, true_dice, watched
-from tests.studies.pairs import AS_TOLD, PAIRS, RECIPES, USUAL, Pair, common, method_flags, prior_of
+from tests.studies.choices import in_every_look, look, scored_flags, source_network, true_dice, watched
+from tests.studies.pairs import AS_TOLD, PAIRS, RECIPES, USUAL, method_flags, prior_of
 from tests.studies.recipe_tables import PLAIN, write_tables
 from tests.studies.records import Record
 from tests.studies.sites import make_site
@@ -54,9 +54,7 @@ def measure(name: str, seed: int, recipe: str, out: Path) -> Start:
     pair = PAIRS[name]
     weights = source_network(pair, seed, out, recipe)
     supervised = source_network(replace(pair, source=pair.target), seed, out).with_name("last.pkl")
-    state = load_checkpoint(weights)
-    shown = [Candidate(SOURCE, 0, lambda: state["net"], levels_to_match(state, share)) for share in LOOKS.values()]
-    flags = scored_flags(pair, pair.target, seed, weights, out)
+    shown, flags = in_every_look(weights), scored_flags(pair, pair.target, seed, weights, out)
     share, why = look(flags)
     print(f"{name}, seed {seed}, {recipe}: {why}", flush=True)
     return Start(
@@ -65,13 +63,6 @@ def measure(name: str, seed: int, recipe: str, out: Path) -> Start:
         list(LOOKS.values()).index(share),
         scores(flags, [Candidate(SOURCE, 0, lambda: load_checkpoint(supervised)["net"])])[0],
     )
-
-
-def scored_flags(pair: Pair, site: str, seed: int, weights: Path, out: Path) -> list[str]:
-    """Of main.py, for a network on the validation images of a site."""
-    folder = make_site(site, out / "data")
-    told = ("--method", "noadap", "--model_weights", str(weights), "--workdir", str(out / "scored"))
-    return [*common(site, folder, pair, seed), *told]
 
 
 def scores(flags: list[str], shown: Sequence[Candidate]) -> list[np.ndarray]:

@@ -57,12 +57,10 @@ class Record:
         def together(parts: Sequence[np.ndarray]) -> np.ndarray:
             return np.concatenate([part[mask] for part, mask in zip(parts, kept, strict=True)])
 
-        names = [
-            name if name in (SOURCE, REFRESH) else f"{method}, {name}"
-            for method, record in records.items()
-            for name in record.names.tolist()
-        ]
-        names = together(np.split(np.array(names), np.cumsum([len(each.names) for each in every])[:-1]))
+        def called(method: str, names: np.ndarray) -> np.ndarray:
+            return np.array([name if name in (SOURCE, REFRESH) else f"{method}, {name}" for name in names.tolist()])
+
+        names = together([called(method, one.names) for method, one in records.items()])
         values = {name: together([each.values[name] for each in every]) for name in first.values}
         alike = {part: first.evidence[part] for part in PARTS}
         evidence = {
