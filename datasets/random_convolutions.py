@@ -28,7 +28,7 @@ class RandomConvolutions(Change):
     network sees the image with mean 0 and standard deviation 1 in each channel. Its four layers have kernels of size 1
     or 3, with weights and shifts from N(0,1), and leaky ReLUs between. The blend of image and view, at a random
     strength, gets the Frobenius norm of the image, then its mean and deviation. There are V networks for an image. The
-    consistency loss of IPA's paper is left out: it needs both views in one step.
+    consistency loss of IPA's paper needs both views in one step: --method ipa.
 
     by_label: bool (B,1,(1,)1,1), the images with a network a class
     field: (B,1,(D,)W,H), the weight of the first view against the last, 1 where an image has one; None without `ipa`

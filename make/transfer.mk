@@ -10,7 +10,7 @@
 MOVES ?=
 seen_as  = $(SOURCE) --model_weights="" $(LEARN) --augment --augmentation "{'preset': '$(strip $(1))'$(MOVES)}"
 from_it  = --method noadap --model_weights $(RD)/cesource_$(strip $(1))/$(CHOSEN)
-WAYS     = gin slaug saliency mixstyle bigaug transfer
+WAYS     = gin ipa slaug saliency mixstyle bigaug transfer
 TRANSFER = $(WAYS:%=cesource_%) $(WAYS:%=noadap_%)
 ALSO    ?=
 HOMES    = $(foreach way,$(ALSO),$(if $(filter $(way),$(WAYS)),srcmatch_$(way),$(error ALSO names ways to train a source \
@@ -21,6 +21,10 @@ ABL     += $(TRANSFER) $(HOMES)
 # images blended with what random convolutional networks make of them (GIN, Ouyang et al. 2022)
 $(RD)/cesource_gin: private OPT = $(call seen_as,gin)
 $(RD)/noadap_gin: private OPT = $(call from_it,gin)
+# two such views blended place by place, each way round, and the predictions on them drawn together: CSDG as published
+$(RD)/cesource_ipa: private OPT = $(SOURCE) --model_weights="" $(LEARN) --method ipa --augment \
+   --augmentation "{'preset': 'gin', 'gin': 0$(MOVES)}"
+$(RD)/noadap_ipa: private OPT = $(call from_it,ipa)
 # random curves of grey levels, of whole images or class by class (SLAug without its saliency, Su et al. 2023)
 $(RD)/cesource_slaug: private OPT = $(call seen_as,slaug)
 $(RD)/noadap_slaug: private OPT = $(call from_it,slaug)

@@ -143,6 +143,7 @@ CASES = {
     "mixed pairs": ["--method", "mixup"],
     "mixed styles": ["--method", "mix_style"],
     "two views a step": ["--method", "saliency"],
+    "two views that agree": ["--method", "ipa"],
     "an average, and weights of the epoch before": ["--method", "mean_teacher", "--ema", 0.5],
     "positions that drop features": ["--method", "upl", "--tau", 0.6],
     "labels that were made before the first step": ["--method", "denoised", "--most_spread", 0.2],

@@ -110,6 +110,7 @@ CASES = {
     "mixed": ("--method", "mixup"),
     "mixed styles": ("--method", "mix_style"),
     "curves where the loss is steep": ("--method", "saliency", "--target_losses", ON_LABELS),
+    "two views that agree": ("--method", "ipa"),
     "half precision": ("--precision", "bf16"),
 }
 

@@ -24,6 +24,7 @@ AS_TOLD = {  # of a source network: what its images look like while it learns, o
     **{name: ("--augmentation", name) for name in ("gin", "slaug", "bigaug", "strong", "transfer")},
     "saliency": ("--method", "saliency", "--augmentation", MILD_MOVES),
     "mix_style": ("--method", "mix_style"),
+    "ipa": ("--method", "ipa", "--augmentation", MILD_MOVES),
 }
 LONG = 3  # times as many epochs, for what is harder to learn
 RECIPES = AS_TOLD | {f"{name}_long": told for name, told in AS_TOLD.items()}
