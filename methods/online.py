@@ -22,7 +22,9 @@ from dataloader import Demand
 from datasets.sampling import PatientByPatient
 from datasets.streams import Batch
 from losses import SelfEntropy
+from methods.agreement import self_agreement
 from methods.base import METHODS
+from methods.climb import climb, put_back
 from methods.discriminators import running_statistics_kept
 from methods.objective import LossSum
 from methods.pixel_filters import (
@@ -44,9 +46,6 @@ from nets.probabilities import log_probabilities, most_probable
 from processes.errors import UserError
 from processes.team import ALONE, Team
 
-RADIUS = 0.05  # of the neighbourhood in which SAR looks for a higher loss
-EPS = 1e-12
-
 
 @METHODS.register()
 class Online(SFDA):
@@ -61,6 +60,7 @@ class Online(SFDA):
         online: Literal["sar", "eata", "deyo"] = flag("sar", "which pixels are learnt from, and how")
         fisher: float = flag(2000.0, "eata: how firmly weights that matter are held where they began")
         reset_below: float = flag(0.0, "back to --model_weights where the loss, averaged, is lower (0: never)")
+        reset_fall: float = flag(0.0, "the same where its agreement with itself falls by more (0: never)")
 
     settings: Settings
 
@@ -71,7 +71,7 @@ class Online(SFDA):
     def __init__(self, net: nn.Module, loss: LossSum, settings: Settings, team: Team = ALONE) -> None:
         super().__init__(net, loss, settings, team)
         self._check(settings)
-        self.start = StartingPoint(net, self.optimiser, settings.reset_below)
+        self.start = StartingPoint(net, self.optimiser, settings.reset_below, settings.reset_fall)
         self.learnt = [parameter for parameter in net.parameters() if parameter.requires_grad]
         self.springs, self.is_first_round = Springs(self.learnt), True
         self.generator = torch.Generator(settings.device)
@@ -88,8 +88,8 @@ class Online(SFDA):
                 f"--method online has nothing to learn with --trainable {settings.trainable}: a network without norms "
                 "needs --trainable all."
             )
-        if min(settings.fisher, settings.reset_below) < 0:
-            raise UserError("--fisher and --reset_below are numbers from 0 up.")
+        if min(settings.fisher, settings.reset_below, settings.reset_fall) < 0:
+            raise UserError("--fisher, --reset_below and --reset_fall are numbers from 0 up.")
 
     @property
     def columns(self) -> list[str]:
@@ -105,7 +105,8 @@ class Online(SFDA):
         batch = batches["target"]
         learn = {"sar": self.flat_minimum, "eata": self.held, "deyo": self.by_surroundings}[self.settings.online]
         terms, logits, kept = learn(batch)
-        terms |= {"kept": kept.float().mean(), "reset": self.start.go_back(terms["tot"], kept.any())}
+        reset = self.start.after_step(terms["tot"].detach(), kept.any(), partial(self._agreement, batch))
+        terms |= {"kept": kept.float().mean(), "reset": reset}
         return {name: terms[name].detach() for name in self.columns}, logits.detach()
 
     def flat_minimum(self, batch: Batch) -> tuple[dict[str, Tensor], Tensor, Tensor]:
@@ -115,26 +116,13 @@ class Online(SFDA):
         entropy = pixel_entropy(logits)
         kept = sure_pixels(entropy, n_class)
         self._differentiate(self._mean(entropy, kept))
-        before = [parameter.detach().clone() for parameter in self.learnt]
-        self._climb()
+        before = climb(self.learnt)
         with self._unseen():
             entropy = pixel_entropy(self.predict(batch))
         kept = kept & sure_pixels(entropy, n_class)
         total = self._mean(entropy, kept)
-        self.update(total, between=partial(self._return, before))
+        self.update(total, between=partial(put_back, self.learnt, before))
         return {"tot": total}, logits, kept
-
-    @torch.no_grad()
-    def _climb(self) -> None:
-        """Goes RADIUS along the gradient, nowhere if that is not finite, as in fp16 at first."""
-        gradients = [parameter.grad for parameter in self.learnt]
-        norm = torch.stack(torch._foreach_norm(gradients)).norm()
-        way = [torch.where(norm.isfinite(), RADIUS / (norm + EPS) * gradient, 0) for gradient in gradients]
-        torch._foreach_add_(self.learnt, way)
-
-    @torch.no_grad()
-    def _return(self, before: list[Tensor]) -> None:
-        torch._foreach_copy_(self.learnt, before)
 
     def held(self, batch: Batch) -> tuple[dict[str, Tensor], Tensor, Tensor]:
         """EATA: sure pixels, the surer the more, and a spring on each weight by its importance."""
@@ -175,6 +163,12 @@ class Online(SFDA):
         self.update(total)
         return {"tot": total}, logits, kept
 
+    def _agreement(self, batch: Batch) -> Tensor:
+        """Of the network, as it is after the step, with itself: the mean over the batch."""
+        with self._unseen():
+            found = self_agreement(self.net, batch.image, self.settings, self.generator.manual_seed(self.step_seed))
+        return self.team.gather(found, len(batch.rows)).mean()
+
     def _differentiate(self, total: Tensor) -> None:
         """Computes the gradients of a scalar loss, and makes no step."""
         self.optimiser.zero_grad(set_to_none=True)
@@ -191,9 +185,9 @@ class Online(SFDA):
     # -- state ------------------------------------------------------------------------------------------------
 
     def state_dict(self) -> dict[str, Any]:
-        return super().state_dict() | {"average": self.start.average, "springs": self.springs.state_dict()}
+        return super().state_dict() | self.start.state_dict() | {"springs": self.springs.state_dict()}
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
         super().load_state_dict(state)
-        self.start.average = state["average"].to(self.start.average)
+        self.start.load_state_dict(state)
         self.springs.load_state_dict(state["springs"])

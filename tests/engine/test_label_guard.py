@@ -108,7 +108,7 @@ OWN = {  # method -> runs with its own flags
     "cotta": ["--ema 0.9 --views 3 --confidence 0.7 --restored 0.1 --keep_every 1 --n_epoch 3"],
     "online": [
         "--trainable all --bn_stats refresh --online eata --fisher 10",
-        "--trainable features --bn_stats freeze --online deyo --reset_below 0.3",
+        "--trainable features --bn_stats freeze --online deyo --reset_below 0.3 --reset_fall 0.02",
         "--online deyo --crop 8 9 8 --network UNet3D:width=2,depth=1",
     ],
     "prototype_alignment": [

@@ -11,7 +11,9 @@ from torch.func import functional_call
 import main as program
 from datasets.sampling import PatientByPatient
 from datasets.streams import Batch
+from methods.agreement import self_agreement
 from methods.base import METHODS
+from methods.climb import climb
 from methods.pixel_filters import (
     certainty_weight,
     mean_over,
@@ -21,13 +23,17 @@ from methods.pixel_filters import (
     reordered,
     sure_pixels,
 )
-from methods.starting_point import StartingPoint
+from methods.starting_point import Collapse, StartingPoint
 from nets.checkpoint_files import load_checkpoint
 from processes.errors import UserError
 from tests.modes import Watch
 from tests.tools.chaos import ask_to_stop, before_call, differences
 
 SGD = ("--optimiser", "sgd", "--momentum", "0", "--l_rate", "0.5")
+
+
+def never():
+    raise AssertionError("nobody asked for it")
 
 
 @pytest.fixture
@@ -160,7 +166,7 @@ def test_gradients_that_overflow_move_nothing_and_make_no_spring_firm(exact):
     before = [parameter.detach().clone() for parameter in method.learnt]
     for number, parameter in enumerate(method.learnt):
         parameter.grad = torch.full_like(parameter, (torch.inf, torch.nan, 2.0)[number % 3])
-    method._climb()
+    assert all(torch.equal(a, b) for a, b in zip(before, climb(method.learnt), strict=True))
     assert all(torch.equal(a, b) for a, b in zip(before, method.learnt, strict=True))
     method.springs.measure(torch.tensor(4.0))
     assert [float(each.max()) for each in method.springs.firmness[:3]] == [0, 0, 0.25]
@@ -248,24 +254,70 @@ def test_the_average_of_the_loss_resets_as_in_the_formula():
         optimiser.zero_grad()
         net(torch.randn(4, 2)).pow(2).sum().backward()
         optimiser.step()
-        return point.go_back(torch.tensor(loss), torch.tensor(counts)).item()
+        return point.after_step(torch.tensor(loss), torch.tensor(counts), never).item()
 
     assert [step(1.0), step(0.0, counts=False), step(0.0)] == [0, 0, 0]
-    assert point.average.item() == pytest.approx(0.9)
+    assert point.collapse.average.item() == pytest.approx(0.9)
     assert not torch.equal(net[0].weight, start["0.weight"])
     assert step(0.0) == 1
     assert all(torch.equal(value, start[name]) for name, value in net.state_dict().items())
     assert all(not each.any() for moments in optimiser.state.values() for each in moments.values())
-    assert point.average.isnan()
+    assert point.collapse.average.isnan()
     assert step(2.0) == 0  # begun anew
-    assert point.average.item() == 2
+    assert point.collapse.average.item() == 2
 
 
 def test_without_a_limit_nothing_is_kept_and_nothing_goes_back():
     net = torch.nn.Linear(2, 1)
     point = StartingPoint(net, None, 0.0)
     assert point.start == {}
-    assert point.go_back(torch.tensor(-1.0), torch.tensor(True)) == 0
+    assert point.after_step(torch.tensor(-1.0), torch.tensor(True), never) == 0
+
+
+def test_five_agreements_are_compared_with_the_five_before():
+    """A fall as large as told is none yet. After one all begins anew."""
+    collapse = Collapse(0.0, 0.125, torch.device("cpu"))
+
+    def steps(*agreements):
+        return [
+            bool(collapse.seen(torch.tensor(1.0), torch.tensor(True), lambda each=each: torch.tensor(each)))
+            for each in agreements
+        ]
+
+    assert steps(*[0.75] * 5, *[0.625] * 5) == [False] * 10
+    assert steps(0.5625) == [False]  # 0.725, then 0.6125
+    assert steps(0.25) == [True]  # 0.7, then 0.5375
+    assert collapse.agreements.isnan().all()
+    assert steps(*[0.75] * 5, *[0.125] * 4) == [False] * 9
+    assert steps(0.125) == [True]
+
+
+def test_the_agreement_is_that_of_passes_that_lack_features(exact):
+    method, batch = exact()
+    method.net.eval()
+    generator = torch.Generator().manual_seed(5)
+    found = self_agreement(method.net, batch.image, method.settings, generator)
+    said, maps = method.net.with_features(batch.image)
+    drawn = torch.rand(10, maps.shape[1], generator=torch.Generator().manual_seed(5)).tolist()
+    for image in range(3):
+        same = 0
+        for lots in drawn:
+            kept = torch.tensor([0 if lot < 0.4 else 1 / 0.6 for lot in lots], dtype=torch.float64)
+            lacking = method.net.on_image(method.net.classifier(maps * kept.view(1, -1, 1, 1)), batch.image)
+            same += (lacking.argmax(1) == said.argmax(1))[image].double().mean().item() / 10
+        assert found[image].item() == pytest.approx(same)
+    assert 0 < found.min() < 1
+
+
+def test_a_network_that_stops_agreeing_with_itself_goes_back(exact):
+    method, batch = exact("--online", "eata", "--reset_fall", "0.02")
+    start = {name: value.clone() for name, value in method.net.state_dict().items()}
+    told = iter([0.9] * 5 + [0.8] * 5)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr("methods.online.self_agreement", lambda *_: torch.full((3,), next(told)))
+        resets = [method.step({"target": batch})[0]["reset"].item() for _ in range(10)]
+    assert resets == [0] * 9 + [1]
+    assert all(torch.equal(value, start[name]) for name, value in method.net.state_dict().items())
 
 
 def test_a_run_that_collapses_begins_anew(sites):
@@ -297,7 +349,10 @@ def test_other_losses_are_refused(sites, losses):
         make(sites, "online", losses)
 
 
-@pytest.mark.parametrize("flags", [("--trainable", "none"), ("--fisher", "-1"), ("--reset_below", "-1")])
+OUT_OF_RANGE = (("--fisher", "-1"), ("--reset_below", "-1"), ("--reset_fall", "-1"))
+
+
+@pytest.mark.parametrize("flags", [("--trainable", "none"), *OUT_OF_RANGE])
 def test_settings_that_make_no_sense_are_refused(sites, flags, monkeypatch):
     monkeypatch.setattr(METHODS["online"], "example", ())
     with pytest.raises(UserError, match="nothing to learn|from 0 up"):
@@ -316,7 +371,7 @@ def test_batch_norm_alone_moves_unless_told_otherwise(sites, monkeypatch):
 
 @pytest.mark.parametrize("rule", ["sar", "eata", "deyo"])
 def test_no_step_looks_at_a_value(exact, rule):
-    method, batch = exact("--online", rule, "--reset_below", "0.1")
+    method, batch = exact("--online", rule, "--reset_below", "0.1", "--reset_fall", "0.02")
     with Watch():
         method.step({"target": batch})
 
@@ -329,8 +384,8 @@ def test_a_run_goes_on_with_the_same_bits(sites, tmp_path, monkeypatch, rule):
         return [*flags.split(), *where, "--grp_regex", r"(Case\d+)_(\d+)", "--l_rate", "0.1", "--resume", *more]
 
     program.main(argv("source", "--target_losses", CROSS_ENTROPY))
-    more = ("--method", "online", "--online", rule, "--target_losses", ENTROPY, "--reset_below", "0.2", "--trainable")
-    more += ("all", "--model_weights", str(tmp_path / "source" / "last.pkl"))
+    more = ("--method", "online", "--online", rule, "--target_losses", ENTROPY, "--reset_below", "0.2")
+    more += ("--reset_fall", "0.02", "--trainable", "all", "--model_weights", str(tmp_path / "source" / "last.pkl"))
     program.main(argv("whole", *more))
     kind = METHODS["online"]
     for _ in range(2):  # in the first round, and, three steps after that, in the second
@@ -340,4 +395,4 @@ def test_a_run_goes_on_with_the_same_bits(sites, tmp_path, monkeypatch, rule):
                 program.main(argv("stopped", *more))
     program.main(argv("stopped", *more))
     assert differences(tmp_path / "whole", tmp_path / "stopped") == []
-    assert {"average", "springs"} <= load_checkpoint(tmp_path / "whole" / "last.pkl")["method"].keys()
+    assert {"average", "agreements", "springs"} <= load_checkpoint(tmp_path / "whole" / "last.pkl")["method"].keys()

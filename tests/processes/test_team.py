@@ -242,6 +242,8 @@ def test_two_processes_are_one(sites, source, tmp_path, method, capsys):
     more += DEEP if method == "supervised" else ("--model_weights", source)
     turned = LOOKS if method == "supervised" else f"{{'flip': True, 'rotate': {0 if method in SIZED else 45}}}"
     more += ("--augmentation", turned)
+    if method == "online":
+        more += ("--reset_fall", "0.02")
     if method == "sfda":
         more += ("--match_source", "auto")
     if method == "adversarial":
