@@ -53,6 +53,9 @@ $(RD)/eata: private OPT = $(online_with) --online eata
 $(RD)/deyo: private OPT = $(online_with) --online deyo
 # a student learns what the running average of its weights says of several views, and forgets a hundredth (CoTTA, Wang et al. 2022)
 $(RD)/cotta: private OPT = $(START) --method cotta $(ONLINE) --optimiser adam --l_rate 6e-5 $(KEEP)
+# the same, of images in a memory in which each class has its share and the sure and recent stay, over scale and shift of batch
+# norms whose statistics follow slowly (RoTTA, Yuan et al. 2023)
+$(RD)/rotta: private OPT = $(START) --method rotta $(ONLINE) --optimiser adam $(KEEP)
 # the centroid and spread of each class drawn to their mean over the slices, beside sfda's loss, over the scale and shift of the
 # batch norms alone (Bateson, Lombaert, Ben Ayed 2022)
 $(RD)/ttas: private OPT = $(sfda_with) "[($(ENTKL), $(call prior,$(COLUMN)), $(SIZE_OF), 1), \

@@ -28,11 +28,12 @@ def frozen(net: nn.Module) -> nn.Module:
 
 
 @torch.no_grad()
-def follow(average: nn.Module, net: nn.Module, decay: float) -> None:
+def follow(average: nn.Module, net: nn.Module, decay: float, buffers: bool = True) -> None:
     """Moves each weight of `average` towards that of the network: θ ← decay · θ + (1 − decay) · θ_net.
 
-    Buffers, such as the statistics of batch norms, are those of the network. Never waits for the device.
+    Buffers, such as the statistics of batch norms, become those of the network, unless `average` keeps its own. Never
+    waits for the device.
     """
     torch._foreach_lerp_(list(average.parameters()), list(net.parameters()), 1 - decay)
-    for own, other in zip(average.buffers(), net.buffers(), strict=True):
+    for own, other in zip(average.buffers(), net.buffers(), strict=True) if buffers else ():
         own.copy_(other)

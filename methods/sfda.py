@@ -61,21 +61,8 @@ class SFDA(Supervised):
                 "prediction alone (EntKLProp, SelfEntropy, KLPropInv, NaivePenalty), or --method supervised."
             )
         self.norms = batch_norms(net)
-        self._select(net, settings.trainable)
+        let_learn(net, settings.trainable)
         super().__init__(net, loss, settings, team, module)
-
-    def _select(self, net: nn.Module, trainable: str) -> None:
-        free = [p for p in net.parameters() if p.requires_grad]  # a network may keep some frozen
-        chosen = {
-            "all": free,
-            "bn": [p for part in net.modules() if isinstance(part, _NormBase) for p in part.parameters()],
-            "features": free,
-            "none": [],
-        }[trainable]
-        frozen = set(net.classifier.parameters()) if trainable == "features" else set()
-        net.requires_grad_(False)
-        for parameter in chosen:
-            parameter.requires_grad_(parameter not in frozen)
 
     def set_modes(self) -> None:
         super().set_modes()
@@ -88,3 +75,18 @@ class SFDA(Supervised):
             if self.settings.bn_stats == "refresh":
                 norm.momentum = None  # a plain average over the batches of this epoch
                 norm.reset_running_stats()
+
+
+def let_learn(net: nn.Module, trainable: str) -> None:
+    """Has the gradient reach what --trainable names, and nothing else of the network."""
+    free = [p for p in net.parameters() if p.requires_grad]  # a network may keep some frozen
+    chosen = {
+        "all": free,
+        "bn": [p for part in net.modules() if isinstance(part, _NormBase) for p in part.parameters()],
+        "features": free,
+        "none": [],
+    }[trainable]
+    frozen = set(net.classifier.parameters()) if trainable == "features" else set()
+    net.requires_grad_(False)
+    for parameter in chosen:
+        parameter.requires_grad_(parameter not in frozen)

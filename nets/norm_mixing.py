@@ -28,7 +28,7 @@ def mixed_prediction(predict: Callable[[], Tensor], norms: Sequence[_BatchNorm])
     """
     found = []
     for alpha in ALPHAS:
-        with _mixing(norms, alpha):
+        with standing_in(norms, partial(mixed_norm, alpha)):
             found.append(log_probabilities(predict()))
     log_p = torch.stack(found)
     weights = weights_of(log_p)
@@ -56,28 +56,42 @@ def _entropy_by_class(log_p: Tensor) -> Tensor:
 
 
 @contextmanager
-def _mixing(norms: Sequence[_BatchNorm], alpha: float) -> Iterator[None]:
+def standing_in(norms: Sequence[_BatchNorm], forward: Callable[[_BatchNorm, Tensor], Tensor]) -> Iterator[None]:
+    """In this block the norms do what `forward` does with each and the maps that it reads. One may lie in another."""
+    around = [vars(norm).get("forward") for norm in norms]
     for norm in norms:
-        norm.forward = partial(mixed_norm, norm, alpha)
+        norm.forward = partial(forward, norm)
     try:
         yield
     finally:
-        for norm in norms:
+        for norm, before in zip(norms, around, strict=True):
             del norm.forward  # its class has it
+            if before:
+                norm.forward = before
 
 
-def mixed_norm(norm: _BatchNorm, alpha: float, maps: Tensor) -> Tensor:
+def mixed_norm(alpha: float, norm: _BatchNorm, maps: Tensor) -> Tensor:
     """(B, C, …) -> (B, C, …): normalised by a mixture of the statistics that the norm learnt and of each image's."""
-    wide = maps.to(torch.promote_types(maps.dtype, torch.float32))
+    wide = widened(maps)
     own = torch.var_mean(wide, tuple(range(2, maps.ndim)), correction=0)
     variance, mean = (
         torch.lerp(learnt.expand_as(each), each, alpha)
         for learnt, each in zip((norm.running_var, norm.running_mean), own, strict=True)
     )
+    return normalised(norm, wide, mean, variance).to(maps.dtype)
+
+
+def widened(maps: Tensor) -> Tensor:
+    """In float32 at least."""
+    return maps.to(torch.promote_types(maps.dtype, torch.float32))
+
+
+def normalised(norm: _BatchNorm, maps: Tensor, mean: Tensor, variance: Tensor) -> Tensor:
+    """(B, C, …) by these statistics, (B, C) or (C,), with the norm's scale and shift."""
     scale = norm.weight / (variance + norm.eps).sqrt()
     shift = norm.bias - mean * scale
     scale, shift = (each.view(*each.shape, *[1] * (maps.ndim - 2)) for each in (scale, shift))
-    return (wide * scale + shift).to(maps.dtype)
+    return maps * scale + shift
 
 
 # ------------------------------------------------------------------------------------------- as it is called

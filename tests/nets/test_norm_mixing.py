@@ -96,9 +96,9 @@ def test_the_ends_are_the_norm_s_own_statistics_and_those_of_the_image(axes):
     norm = (nn.BatchNorm2d if axes == 2 else nn.BatchNorm3d)(2).double()
     norm.running_mean.copy_(torch.tensor([1.0, -2.0]))
     maps = torch.randn(1, 2, *[5] * axes, dtype=torch.float64)
-    assert torch.allclose(mixed_norm(norm, 0.0, maps), norm.eval()(maps))
-    assert torch.allclose(mixed_norm(norm, 1.0, maps), norm.train()(maps))
-    half = mixed_norm(norm.float(), 0.5, maps.half())
+    assert torch.allclose(mixed_norm(0.0, norm, maps), norm.eval()(maps))
+    assert torch.allclose(mixed_norm(1.0, norm, maps), norm.train()(maps))
+    half = mixed_norm(0.5, norm.float(), maps.half())
     assert half.dtype == torch.float16
 
 

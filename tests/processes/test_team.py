@@ -225,6 +225,7 @@ ALIKE = [
     "denoised",
     "online",
     "cotta",
+    "rotta",
     "prototype_alignment",
     "consistency",
 ]
@@ -237,13 +238,15 @@ def test_two_processes_are_one(sites, source, tmp_path, method, capsys):
     """12 steps, the last of each epoch with a single image: then one process has it, and the other has none."""
     losses = adapting(sites[2]) if method in SIZED else PARTIAL
     losses = "[('SelfEntropy', {}, 1)]" if method == "online" else losses
-    losses = CROSS_ENTROPY if method in ("mean_teacher", "cotta") else losses
+    losses = CROSS_ENTROPY if method in ("mean_teacher", "cotta", "rotta") else losses
     more = ("--method", method, "--augment", "--saveim", "--do_hd", "--n_epoch", 3)
     more += DEEP if method == "supervised" else ("--model_weights", source)
     turned = LOOKS if method == "supervised" else f"{{'flip': True, 'rotate': {0 if method in SIZED else 45}}}"
     more += ("--augmentation", turned)
     if method == "online":
         more += ("--reset_fall", "0.02")
+    if method == "rotta":
+        more += ("--memory", "6")
     if method == "sfda":
         more += ("--match_source", "auto")
     if method == "adversarial":
