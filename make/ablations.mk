@@ -3,12 +3,13 @@
 #   ENTKL     the loss of sfda and its parameters      NU       class weights of the entropy
 #   FORE      the foreground classes                   ADAPT    epochs and learning rate of the adaptation
 #   KEEP      how often a network is kept to choose from
-#   TEACH  AGREE  DENOISE    what mean_teacher, upl and denoised have of epochs and learning rate as published; a small network,
-#             of few channels, stands dropout less
+#   TEACH  AGREE  DENOISE  REFINE    what mean_teacher, upl, denoised and cpr have of epochs and learning rate as published; a small
+#             network, of few channels, stands dropout less
 
 TEACH ?= $(if $(SMALL),,--n_epoch 20 --l_rate 5e-4 --lr_decay 0.9 --lr_decay_epoch 1 --betas 0.9 0.99)
 AGREE ?= $(if $(SMALL),,--n_epoch 10 --l_rate 1e-5)
 DENOISE ?= $(if $(SMALL),--most_spread 0.1,--n_epoch 2 --l_rate 2e-3 --betas 0.9 0.99)
+REFINE  ?= $(if $(SMALL),--most_spread 0.1,--n_epoch 10 --l_rate 3e-4 --betas 0.9 0.99)
 sfda_with = $(START) --method sfda $(ADAPT) $(KEEP) --target_losses
 
 # the entropy alone, the class-ratio KL alone
@@ -75,6 +76,8 @@ $(RD)/mean_teacher: private OPT = $(START) --method mean_teacher $(ADAPT) $(TEAC
 $(RD)/upl: private OPT = $(START) --method upl $(ADAPT) $(AGREE) $(KEEP) --target_losses "[('DiceLoss', {}, 1)]"
 # pseudo labels of the source network that stand dropout and lie near the prototype of their class (DPL, Chen et al. 2021)
 $(RD)/denoised: private OPT = $(START) --method denoised $(ADAPT) $(DENOISE) $(KEEP)
+# these labels after a walk to cells that are alike, as an affinity has it which they teach (CPR, Huai et al. 2023)
+$(RD)/cpr: private OPT = $(START) --method cpr $(ADAPT) $(REFINE) $(KEEP)
 # nothing learnt, and the network as it is, on grey levels as an adaptation would see them: brought to those that it learnt from,
 # patient by patient and by quantiles, where the network is more at home there (after Thaler et al. 2025)
 $(RD)/srcmatch: private OPT = $(WEIGHTS) --method noadap --match_source auto

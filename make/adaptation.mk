@@ -10,8 +10,8 @@ include make/begin.mk
 
 TRN ?= cesource noadap sfda_lr0 sfda SFDA_TrueSize fs
 ABL ?= entropy klprop sfda_notags sfda_mean sfda_margin sfda_reestimate sfda_em sfda_anchor sfda_wavg adaent cda \
-       tent ttas sar eata deyo cotta rotta bnrefresh bnmix shot srcmatch proto consist mean_teacher upl denoised $(AT_RATES) \
-       noadap_dice noadap_onsource sfda_onsource sfda_back chosen
+       tent ttas sar eata deyo cotta rotta bnrefresh bnmix shot srcmatch proto consist mean_teacher upl denoised cpr \
+       $(AT_RATES) noadap_dice noadap_onsource sfda_onsource sfda_back chosen
 BAS ?= $(if $(MAPS),adapt adapt_multi cesource_boundary fs_gdl fs_boundary)
 INF ?= cesourceim
 

@@ -14,9 +14,8 @@ is computed again when the image is shown: it need not be stored, and moves with
 
 What differs: K classes in a softmax. A quantile takes the place of the published 0.75, below which a pixel of the
 fundus is background. The published prototypes are those of a batch. Published dropout is in the network's decoder; here
-it is on the classifier's map, so that any network has it and ten passes cost little more than one. The refinement of
-labels by a learnt affinity (CPR, MICCAI 2023) is left out: it trains a second network, and its own code says that when
-to stop it cannot be known.
+it is on the classifier's map, so that any network has it and ten passes cost little more than one. `--method cpr`
+refines these labels by a learnt affinity.
 """
 
 import copy
@@ -131,12 +130,17 @@ class Denoised(Method):
 
     def guess(self, image: Tensor) -> tuple[Guess, Tensor]:
         """Of this process's images (b, C, …): what the source network says, and features (b, F, …) of each pixel."""
+        passes, features = self.passes(image)
+        return passes.guess(), features
+
+    def passes(self, image: Tensor) -> tuple[Passes, Tensor]:
+        """The passes over these images (b, C, …), and features (b, F, …) of each pixel."""
         maps, passes = self._features(image), Passes()
         for kept in self.kept:
             with self.settings.autocast():
                 logits = self.source.classifier(maps * kept.to(maps.dtype).view(1, -1, *[1] * (maps.ndim - 2)))
             passes.add(self.source.on_image(logits.float(), image))
-        return passes.guess(), self.source.on_image(maps.float(), image)
+        return passes, self.source.on_image(maps.float(), image)
 
     def _features(self, image: Tensor) -> Tensor:
         """(b, F, …): the map that the classifier of the source network reads."""

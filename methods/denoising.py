@@ -41,11 +41,15 @@ class Passes:
         self.sums = now if self.sums is None else self.sums + now
         self.count += 1
 
+    @property
+    def mean(self) -> Tensor:
+        """(B, K, …) probabilities, in the mean of the passes."""
+        return self.sums[0] / self.count
+
     def guess(self) -> Guess:
         """What they say together; of one pass the spread is 0."""
-        mean = self.sums[0] / self.count
         square = (self.sums[2] - self.sums[1] ** 2 / self.count).clamp_min(0) / max(self.count - 1, 1)
-        confidence, label = mean.max(1)
+        confidence, label = self.mean.max(1)
         return Guess(label, confidence, square.gather(1, label.unsqueeze(1)).squeeze(1).sqrt())
 
 

@@ -62,6 +62,7 @@ BASE = {  # method -> its losses, and flags of every run of it
     "mean_teacher": ([LOSS], START),
     "upl": ([LOSS], START),
     "denoised": ([LOSS], START),
+    "cpr": ([LOSS], START),
     "adversarial": ([LOSS], f"{START} {SOURCE} --d_width 2 --d_stride 1"),
     "contrastive_global": ([], "--network UNet:nG=2 --model_weights UNET --n_parts 2 --embedding 4 --head_grid 1"),
     "contrastive_local": ([], "--network UNet:nG=2 --model_weights UNET --n_parts 2 --embedding 4 --local_blocks 2"),
@@ -133,6 +134,10 @@ OWN = {  # method -> runs with its own flags
         "--threshold_value 0.4 --skip_empty 0.005",
     ],
     "upl": ["--tau 0.6 --entropy_weight 0.5 --dropout 0.2 --pieces all --keep_every 1 --n_epoch 3"],
+    "cpr": [
+        "--most_spread 0.2 --quantile 0.1 --radius 2 --walk 3 --keep_every 1 --n_epoch 3",
+        "--passes 3 --dropout 0.2 --walk 2",
+    ],
     "denoised": ["--passes 3 --dropout 0.2 --most_spread 0.2 --quantile 0.1 --keep_every 1 --n_epoch 3"],
     "mean_teacher": ["--ema 0.9 --threshold_value 0.6 --keep_every 1 --n_epoch 3"],
     "adversarial": [
@@ -151,6 +156,7 @@ REFUSED = {  # (method or kind, flags) -> what is said of them
     ("mean_teacher", "--n_labelled 1"): "learns from no label",
     ("upl", "--n_labelled 1"): "learns from no label",
     ("denoised", "--n_labelled 1"): "learns from no label",
+    ("cpr", "--n_labelled 1"): "learns from no label",
     ("prototype_alignment", "--n_labelled 1"): "learns from no label",
     ("consistency", "--n_labelled 1"): "learns from no label",
     ("noadap", "--n_labelled 1"): "learns from no label",

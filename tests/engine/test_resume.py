@@ -148,6 +148,7 @@ CASES = {
     "images that are remembered": ["--method", "rotta", "--memory", 3],
     "positions that drop features": ["--method", "upl", "--tau", 0.6],
     "labels that were made before the first step": ["--method", "denoised", "--most_spread", 0.2],
+    "labels that are refined": ["--method", "cpr", "--most_spread", 0.2],
     "a learnt threshold": ["--method", "pseudo_label", "--threshold", "learnt", "--warmup_start", 0.3],
 }
 
@@ -158,7 +159,7 @@ def test_asked_to_stop_in_the_middle_of_an_epoch(site, whole, tmp_path, name, mo
     monkeypatch.setattr(ENet, "_dilated_stage", staticmethod(lambda _: []))  # two thirds of its layers, all alike
     if "sfda" in more:
         more = [*more, "--target_losses", bounded(site), "--model_weights", whole / "last.pkl", *STILL]
-    if {"mean_teacher", "upl", "denoised", "rotta"} & set(more):
+    if {"mean_teacher", "upl", "denoised", "cpr", "rotta"} & set(more):
         more = [*more, "--model_weights", whole / "last.pkl"]
     if "adversarial" in more:
         more = [*more, "--source_dataset", site]

@@ -106,6 +106,7 @@ CASES = {
     "own labels": ("--method", "self_training"),
     "labels that positions agree on": ("--method", "upl", "--tau", 0.6),
     "labels that are denoised": ("--method", "denoised", "--most_spread", 0.2),
+    "labels that are refined": ("--method", "cpr", "--most_spread", 0.2),
     "labels of an average": ("--method", "mean_teacher", "--target_losses", ON_LABELS, "--ema", 0.5),
     "images that are remembered": ("--method", "rotta", "--target_losses", ON_LABELS, "--memory", 3),
     "mixed": ("--method", "mixup"),
@@ -119,7 +120,7 @@ CASES = {
 @pytest.mark.parametrize("name", CASES)
 def test_every_method_runs_and_goes_on_after_a_stop(site, supervised, tmp_path, name):
     more = ("--overlap", 0, *CASES[name])
-    if {"sfda", "self_training", "mean_teacher", "upl", "denoised", "rotta"} & set(more):
+    if {"sfda", "self_training", "mean_teacher", "upl", "denoised", "cpr", "rotta"} & set(more):
         more += ("--model_weights", supervised / "last.pkl")
     program.main(flags(site, tmp_path / "whole", *more))
     argv = flags(site, tmp_path / "run", *more, "--resume")

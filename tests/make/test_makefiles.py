@@ -434,6 +434,7 @@ WITHOUT_LABELS = [
     "deyo",
     "cotta",
     "rotta",
+    "cpr",
     "cda",
     "bnrefresh",
     "sfda_onsource",
@@ -543,7 +544,7 @@ def test_a_finished_run_that_chose_otherwise_is_told(tmp_path):
         assert ("Finished with" in said) == told
 
 
-STARTED = {"sfda", "self_training", "mean_teacher", "online", "cotta", "rotta", "upl", "denoised", "--bn_mix"}
+STARTED = {"sfda", "self_training", "mean_teacher", "online", "cotta", "rotta", "upl", "denoised", "cpr", "--bn_mix"}
 STARTED |= {"prototype_alignment", "consistency"}
 
 

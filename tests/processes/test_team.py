@@ -223,13 +223,14 @@ ALIKE = [
     "mean_teacher",
     "upl",
     "denoised",
+    "cpr",
     "online",
     "cotta",
     "rotta",
     "prototype_alignment",
     "consistency",
 ]
-COUNTED = ("pseudo_label", "adversarial", "mean_teacher", "upl", "denoised", "online")
+COUNTED = ("pseudo_label", "adversarial", "mean_teacher", "upl", "denoised", "cpr", "online")
 SIZED = ("sfda", "prototype_alignment", "consistency")
 
 
@@ -260,9 +261,10 @@ def test_two_processes_are_one(sites, source, tmp_path, method, capsys):
     assert train_in_team(sites[1], team, losses, *more).count("epoch   3/3") == 1
     first, second = (np.load(run / "tra_loss.npy") for run in (alone, team))
     assert first.shape[:2] == (3, 4)
-    # steep curves of grey levels and random convolutions make what rounding differs in larger from step to step, on one
-    # processor more than on another; gradients that are not shared would set the losses apart ten times as much
-    steep = turned == LOOKS or method == "ipa"
+    # steep curves of grey levels, random convolutions and an affinity that learns fast make what rounding differs in
+    # larger from step to step, on one processor more than on another; gradients that are not shared would set losses
+    # apart ten times as much
+    steep = turned == LOOKS or method in ("ipa", "cpr")
     np.testing.assert_allclose(second[:2], first[:2], rtol=1e-6, atol=2e-3 if steep else 1e-5)
     # later, rounding may lift a pixel over the threshold of the pseudo labels, one of the 480 that an image has, or a
     # judgement of a discriminator over one half, one of the thousands whose share is its accuracy

@@ -14,7 +14,14 @@ ADAPT = ("--n_epoch", "20", "--lr_decay", "0.7", "--lr_decay_epoch", "5", "--kee
 LEARN = ("--lr_decay", "0.5", "--augment", "--eval_every", "5")
 METHODS = ("sfda", "sfda_notags", "tent", "adaent", "shot", "selftrain")
 PRIORS = ("sfda_margin", "sfda_reestimate", "sfda_em")  # sfda with a prior that bends, in a table of their own
-FURTHER = ("mean_teacher", "upl", "denoised", "proto", "consist")  # what is tried on source networks of several recipes
+FURTHER = (
+    "mean_teacher",
+    "upl",
+    "denoised",
+    "cpr",
+    "proto",
+    "consist",
+)  # what is tried on source networks of several recipes
 EVERY = METHODS + PRIORS + FURTHER
 UNDER_STRESS = ("sfda", "tent")  # what is tried on a pair that is made to fail
 USUAL = "usual"
@@ -153,6 +160,7 @@ def method_flags(method: str, pair: Pair, sizes: Path, estimated: Path | None = 
         "mean_teacher": ("--method", "mean_teacher"),
         "upl": ("--method", "upl", "--pieces", "all", "--target_losses", "[('DiceLoss', {}, 1)]"),
         "denoised": ("--method", "denoised", "--most_spread", "0.1"),
+        "cpr": ("--method", "cpr", "--most_spread", "0.1"),
         "proto": ("--method", "prototype_alignment", "--target_losses", f"[({ratio}, {prior(pair.column)}, 1)]"),
         "consist": ("--method", "consistency", "--optimiser", "adamw", "--target_losses", "[('SelfEntropy', {}, 1)]"),
     }
