@@ -13,7 +13,7 @@ from PIL import Image
 from datasets.presets import PRESETS
 from engine.evaluation import evaluate
 from processes.errors import UserError
-from tests.benchmarks import run, sets, surfaces, table, volumes
+from tests.benchmarks import methods, run, sets, surfaces, table, volumes
 from tests.benchmarks.table import ABSENT, Row
 
 
@@ -51,6 +51,7 @@ def test_every_subject_has_its_rows(bench):
         ("crop 8x8x8, not in memory", "decoding the .nii.gz"),
     ]
     assert [row.what for row in of(rows, "augmentation")] == [f"{name} 2x1x32x32" for name in ("default", *PRESETS)]
+    assert [row.what.split(",")[0] for row in of(rows, "methods")] == methods.TRIED
     assert {(row.what, row.against) for row in of(rows, "training")} == {
         (f"Dimwit, {method}{what}", against)
         for method in ("supervised", "sfda")

@@ -23,7 +23,8 @@ from processes.errors import UserError
 from tests.benchmarks.table import Row, as_text, describe_machine, write
 from utils import ProgramParser, nearest, run_program
 
-SUBJECTS = ("surfaces", "losses", "distances", "slicing", "items", "memory", "volumes", "augmentation", "training")
+SUBJECTS = ("surfaces", "losses", "distances", "slicing", "items", "memory", "volumes", "augmentation")
+SUBJECTS += ("methods", "training")
 
 
 def names(text: str) -> list[str]:
