@@ -115,7 +115,7 @@ class Online(SFDA):
         logits = self.predict(batch)
         entropy = pixel_entropy(logits)
         kept = sure_pixels(entropy, n_class)
-        self._differentiate(self._mean(entropy, kept))
+        self.differentiate(self._mean(entropy, kept))
         before = climb(self.learnt)
         with self._unseen():
             entropy = pixel_entropy(self.predict(batch))
@@ -143,7 +143,7 @@ class Online(SFDA):
         """
         with self._unseen():
             log_p = log_probabilities(self.predict(batch))
-        self._differentiate(-log_p.gather(1, most_probable(log_p).unsqueeze(1)).mean())
+        self.differentiate(-log_p.gather(1, most_probable(log_p).unsqueeze(1)).mean())
         self.springs.measure(self.scaler.scale(torch.ones((), device=log_p.device)))
 
     def by_surroundings(self, batch: Batch) -> tuple[dict[str, Tensor], Tensor, Tensor]:
@@ -168,11 +168,6 @@ class Online(SFDA):
         with self._unseen():
             found = self_agreement(self.net, batch.image, self.settings, self.generator.manual_seed(self.step_seed))
         return self.team.gather(found, len(batch.rows)).mean()
-
-    def _differentiate(self, total: Tensor) -> None:
-        """Computes the gradients of a scalar loss, and makes no step."""
-        self.optimiser.zero_grad(set_to_none=True)
-        self.scaler.scale(total).backward()
 
     def _mean(self, values: Tensor, kept: Tensor) -> Tensor:
         """The mean of the values (B, …) over the pixels that are kept, times the weight of the loss."""

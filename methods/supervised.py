@@ -29,6 +29,11 @@ class Supervised(Method):
         logits = self.predict(batch)
         return logits, self.loss(logits, batch.targets, batch.bounds)
 
+    def differentiate(self, total: Tensor) -> None:
+        """Computes the gradients of a scalar loss, for who looks at them or adds to them, and makes no step."""
+        self.optimiser.zero_grad(set_to_none=True)
+        self.scaler.scale(total).backward()
+
 
 @METHODS.register()
 class Mixup(Supervised):

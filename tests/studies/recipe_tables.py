@@ -120,15 +120,27 @@ def adapted(out: Path, recipe: str, name: str, seed: int) -> dict[str, Record]:
 
 
 CHOSEN = "chosen of all"
+Reached = dict[str, tuple[np.ndarray, np.ndarray]]  # by method, points of what was chosen and of the best, (P,) each
 
 
-def reached(records: Mapping[str, Record]) -> dict[str, tuple[np.ndarray, np.ndarray]]:
+def reached(records: Mapping[str, Record]) -> Reached:
     """By method, and of all of them together: (P,) points of what was chosen, and of the best."""
     found = {}
     for method, record in (dict(records) | {CHOSEN: Record.joined(records)}).items():
         points = [patient_points(dice) for dice in record.truth]
         found[method] = points[record.choice.place], max(points, key=np.nanmean)
     return found
+
+
+def shares(
+    square: Square, found: Mapping[tuple[str, int], Reached], pairs: Sequence[str], seeds: Sequence[int], method: str
+) -> tuple[list[float], list[float]]:
+    """The shares in percent of the gap of each pair that the choices of a method close, and that its best would."""
+    chosen, best = (
+        [closed(square, name, [found[name, seed][method][place] for seed in seeds]) for name in pairs]
+        for place in (0, 1)
+    )
+    return chosen, best
 
 
 def cross(out: Path, square: Square, seeds: Sequence[int]) -> Iterator[str]:
@@ -145,8 +157,7 @@ def cross(out: Path, square: Square, seeds: Sequence[int]) -> Iterator[str]:
         }
         rows = []
         for method in (*methods, CHOSEN):
-            share = [closed(square, name, [found[name, seed][method][0] for seed in seeds]) for name in whole]
-            best = [closed(square, name, [found[name, seed][method][1] for seed in seeds]) for name in whole]
+            share, best = shares(square, found, whole, seeds, method)
             points = mean([found[name, seed][method][0].mean() for name in whole for seed in seeds])
             rows.append((method, points, mean(share), min(share), mean(best)))
         head = ("method", "chosen", "gap closed, %", "least", "by the oracle, %")
@@ -168,18 +179,12 @@ def default(out: Path, square: Square, company: Sequence[str], seeds: Sequence[i
             found |= {(name, seed): reached(own) for seed, own in runs.items()}
     if not whole:
         return ""
-    shares = {
-        name: [closed(square, name, [found[name, seed][CHOSEN][place] for seed in seeds]) for place in (0, 1)]
-        for name in whole
-    }
-    told = [f"{mean([share[place] for share in shares.values()]):.0f} %" for place in (0, 1)]
-    words = (
-        f"start beside {' '.join(company)}, then adapted, then chosen of all: mean share of the gap {told[0]}, oracle"
-    )
-    return f"{words} {told[1]}\n\n{final(square, whole, found, seeds)}"
+    told, oracle = (f"{mean(share):.0f} %" for share in shares(square, found, whole, seeds, CHOSEN))
+    words = f"start beside {' '.join(company)}, then adapted, then chosen of all: mean share of the gap {told}"
+    return f"{words}, oracle {oracle}\n\n{final(square, whole, found, seeds)}"
 
 
-def final(square: Square, pairs: Sequence[str], found: Mapping, seeds: Sequence[int]) -> str:
+def final(square: Square, pairs: Sequence[str], found: Mapping[tuple[str, int], Reached], seeds: Sequence[int]) -> str:
     """A row a pair: source, chosen, oracle, fs, and the share of the gap that the choice closes, with its interval."""
     rows = []
     for name in pairs:
