@@ -5,10 +5,13 @@
 #   make                               this file, after making the virtual environment
 #   make -f spine.make sfda            one run, and what it needs
 #   make -f spine.make ablations
-SET     := spine
+#   make -f spine.make ORDER='mr ct'   the other way, from MR to CT, in results/spine_mr_ct
+ORDER   := ct mr
+SET     := $(if $(filter mr,$(firstword $(ORDER))),spine_mr_ct,spine)
 VOLUMES :=
-DATA    := data/spine_ct data/spine_mr
+DATA    := $(ORDER:%=data/spine_%)
 include make/adaptation.mk
+$(if $(filter ct_mr mr_ct,$(subst $(space),_,$(strip $(ORDER)))),,$(error ORDER is 'ct mr' or 'mr ct', not '$(ORDER)'))
 SMALL    = yes
 
 # -- facts and settings -----------------------------------------------------------------------------------------------
@@ -31,7 +34,7 @@ LEARN    = --n_epoch 60 --l_rate 4e-3 --lr_decay 0.5 --lr_decay_epoch 20
 ADAPT    = --n_epoch 30 --l_rate 5e-4 --lr_decay 0.7 --lr_decay_epoch 10 --batch_size 8
 # upl keeps all pieces: a slice shows several of a spine
 AGREE   += --pieces all
-# shown is what the adaptation does; the choice without labels is to keep the CT network, which its refresh agrees with
+# shown is what the adaptation does; the choice without labels is to keep the source network, which its refresh agrees with
 PANEL_OF = --which last
 
 # -- runs: those of make/adaptation.mk, one of them otherwise ---------------------------------------------------------------

@@ -513,6 +513,24 @@ def test_a_rate_that_nobody_guessed_is_the_choice_among_short_runs_at_several():
     assert "sfda_at_" not in dry_run("prostate.make")[0]
 
 
+def test_the_demo_goes_both_ways():
+    """From MR to CT it has runs and priors of its own."""
+    for words, name, source, target in (((), "spine", "ct", "mr"), (("ORDER=mr ct",), "spine_mr_ct", "mr", "ct")):
+        commands, _ = dry_run("spine.make", *words)
+        sets = {}
+        for call in trainings(commands):
+            folder = Path(call[call.index("--workdir") + 1])
+            assert folder.parent == Path("results", name)
+            at = len(call) - 1 - call[::-1].index("--target_dataset")  # the last one counts
+            sets[folder.name.removesuffix("_tmp")] = call[at + 1]
+        assert [sets[run] for run in ("cesource", "noadap", "sfda", "fs")] == [
+            f"data/spine_{site}" for site in (source, target, target, target)
+        ]
+        assert f"--data data/spine_{target} --out sizes/{name}.csv" in commands
+    with pytest.raises(UserError, match="ORDER is 'ct mr' or 'mr ct', not 'mr'"):
+        dry_run("spine.make", "ORDER=mr")
+
+
 def test_other_logs_are_asked_for_of_every_training():
     calls = trainings(dry_run("prostate.make", "LOG=tensorboard,mlflow")[0])
     assert calls
