@@ -15,15 +15,13 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from nets.base import CONVOLUTIONS
+from nets.base import CONVOLUTIONS, LINEAR, POOLS
 from nets.probabilities import most_probable
 
 CELLS = 32  # along each axis of a map, at most
 GAIN = 4  # of the first weights
 SMALL = 1e-5  # inside logarithms, and added to numbers of pairs
 NORMS = {2: nn.BatchNorm2d, 3: nn.BatchNorm3d}
-POOLS = {2: F.adaptive_avg_pool2d, 3: F.adaptive_avg_pool3d}
-UPSAMPLED = {2: "bilinear", 3: "trilinear"}
 
 
 class Affinity(nn.Module):
@@ -108,4 +106,4 @@ def label_of_cells(label: Tensor, n_class: int) -> Tensor:
 
 def to_pixels(cells: Tensor, size: Sequence[int]) -> Tensor:
     """Maps of cells (B, K, …) at the size (…) of the image."""
-    return F.interpolate(cells, tuple(size), mode=UPSAMPLED[cells.ndim - 2], align_corners=False)
+    return F.interpolate(cells, tuple(size), mode=LINEAR[cells.ndim - 2], align_corners=False)

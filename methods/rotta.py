@@ -31,6 +31,7 @@ from methods.averaging import Student, follow, frozen
 from methods.base import METHODS, Method
 from methods.memory import Memory
 from methods.objective import LossSum
+from methods.pixel_filters import pixel_entropy
 from methods.settings import flag
 from methods.sfda import let_learn
 from nets.base import batch_norms
@@ -138,8 +139,7 @@ def class_of(logits: Tensor) -> Tensor:
 
 def doubt_of(logits: Tensor) -> Tensor:
     """(B, K, …) -> (B,) mean entropy of the pixels over log K, 0..1."""
-    log_p = log_probabilities(logits)
-    return -(log_p.exp() * log_p).sum(1).flatten(1).mean(1) / math.log(logits.shape[1])
+    return pixel_entropy(logits).flatten(1).mean(1) / math.log(logits.shape[1])
 
 
 def check_settings(settings: Rotta.Settings) -> None:

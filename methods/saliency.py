@@ -24,13 +24,13 @@ from methods.base import METHODS
 from methods.objective import LossSum
 from methods.settings import flag
 from methods.supervised import Supervised
+from nets.base import POOLS
 from nets.probabilities import EPS
 from processes.errors import UserError
 from processes.team import ALONE, Team
 
 WHOLE = Augmentation(rotate=0, contrast=0, gamma=0, curves=1)
 BY_CLASS = Augmentation(rotate=0, contrast=0, gamma=0, label_curves=1)
-POOLS = {2: F.adaptive_avg_pool2d, 3: F.adaptive_avg_pool3d}
 
 
 @METHODS.register()

@@ -19,6 +19,7 @@ NETWORKS = Registry("network")
 
 CONVOLUTIONS = {2: nn.Conv2d, 3: nn.Conv3d}
 LINEAR = {2: "bilinear", 3: "trilinear"}
+POOLS = {2: F.adaptive_avg_pool2d, 3: F.adaptive_avg_pool3d}
 
 
 LEAST = {"n_class": 2}  # background is a class
