@@ -8,7 +8,7 @@ published the share is divided by a power of the entropy of the mean prediction,
 import torch
 from torch import Tensor, nn
 
-from methods.feature_dropout import width_of
+from methods.feature_dropout import reweighted, width_of
 from methods.settings import Settings
 from nets.probabilities import most_probable
 
@@ -25,7 +25,6 @@ def self_agreement(net: nn.Module, image: Tensor, settings: Settings, generator:
         said = most_probable(logits)
         share = torch.zeros(len(image), device=image.device)
         for factors in kept:
-            lacking = maps * factors.to(maps.dtype).view(1, -1, *[1] * (maps.ndim - 2))
-            found = most_probable(net.on_image(net.classifier(lacking), image))
+            found = most_probable(net.on_image(net.classifier(reweighted(maps, factors)), image))
             share += (found == said).flatten(1).float().mean(1)
     return share / len(kept)

@@ -39,7 +39,7 @@ from methods.denoising import (
     quantile_bins,
     weighted_features,
 )
-from methods.feature_dropout import width_of
+from methods.feature_dropout import reweighted, width_of
 from methods.objective import LossSum
 from methods.refresh import refresh
 from methods.settings import flag
@@ -138,7 +138,7 @@ class Denoised(Method):
         maps, passes = self._features(image), Passes()
         for kept in self.kept:
             with self.settings.autocast():
-                logits = self.source.classifier(maps * kept.to(maps.dtype).view(1, -1, *[1] * (maps.ndim - 2)))
+                logits = self.source.classifier(reweighted(maps, kept))
             passes.add(self.source.on_image(logits.float(), image))
         return passes, self.source.on_image(maps.float(), image)
 

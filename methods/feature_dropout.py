@@ -30,8 +30,7 @@ class WithDropout(nn.Module):
         if self.kept is None:
             return None
         maps, *others = inputs
-        factors = self.kept.to(maps.dtype)
-        return maps * factors.view(*factors.shape, *[1] * (maps.ndim - 2)), *others
+        return reweighted(maps, self.kept), *others
 
 
 def decoder_of(net: nn.Module) -> tuple[nn.Module, int]:
@@ -41,6 +40,11 @@ def decoder_of(net: nn.Module) -> tuple[nn.Module, int]:
         first = next(prefix for prefix in net.parts(1) if prefix not in encoder)
         return net.get_submodule(first.removesuffix(".")), net.widths[0]
     return net.classifier, width_of(net.classifier)
+
+
+def reweighted(maps: Tensor, factors: Tensor) -> Tensor:
+    """Maps (B, C, …) with their channels multiplied by factors, (C,) or (B, C)."""
+    return maps * factors.to(maps.dtype).view(*factors.shape, *[1] * (maps.ndim - 2))
 
 
 def width_of(classifier: nn.Module) -> int:
