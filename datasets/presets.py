@@ -20,6 +20,8 @@ PRESETS: dict[str, dict[str, Any]] = {
         "low_resolution": 0.2,
         "noise": 0.05,
     },
+    # pictures whose scale nobody wrote down, of objects that another site shows up to 2.5 times as large or as small
+    "sizes": {"scale": 1.5},
     # CSDG, Ouyang et al., TMI 2022: every image by a random network; its gamma, before that network, is left out
     "gin": MOVES | {"contrast": 0, "gamma": 0, "spread": 0.4, "noise": 0.15, "gin": 1},
     # SLAug, Su et al., AAAI 2023, without its saliency: half of the images with a curve, half with a curve a class

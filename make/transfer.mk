@@ -10,7 +10,7 @@
 MOVES ?=
 seen_as  = $(SOURCE) --model_weights="" $(LEARN) --augment --augmentation "{'preset': '$(strip $(1))'$(MOVES)}"
 from_it  = --method noadap --model_weights $(RD)/cesource_$(strip $(1))/$(CHOSEN)
-WAYS     = gin ipa slaug saliency mixstyle bigaug transfer
+WAYS     = gin ipa slaug saliency mixstyle bigaug transfer sizes
 TRANSFER = $(WAYS:%=cesource_%) $(WAYS:%=noadap_%)
 ALSO    ?=
 HOMES    = $(foreach way,$(ALSO),$(if $(filter $(way),$(WAYS)),srcmatch_$(way),$(error ALSO names ways to train a source \
@@ -42,6 +42,9 @@ $(RD)/noadap_bigaug: private OPT = $(call from_it,bigaug)
 # the curves on three of four images, mild moves, and a worse scanner
 $(RD)/cesource_transfer: private OPT = $(call seen_as,transfer)
 $(RD)/noadap_transfer: private OPT = $(call from_it,transfer)
+# every size from 0.4 to 2.5 times its own, for pictures without a spacing: a volume is resampled to one instead
+$(RD)/cesource_sizes: private OPT = $(call seen_as,sizes)
+$(RD)/noadap_sizes: private OPT = $(call from_it,sizes)
 # any of them, shown the target as an adaptation would show it
 $(RD)/srcmatch_%: private OPT = --method noadap --model_weights $(RD)/cesource_$(patsubst srcmatch_%,%,$(@F))/$(CHOSEN) $(MATCH:%=--match_source %)
 $(RD)/start/chosen.pkl: $$(addprefix $(RD)/,$$(addsuffix /last.pkl,$$(STARTS)))

@@ -633,7 +633,7 @@ def test_adaptation_starts_from_the_best_network_of_the_source(makefile, words, 
     assert all("cesource" in path.parent.name for path in started)
 
 
-LOOKS = ("gin", "slaug", "bigaug", "transfer")
+LOOKS = ("gin", "slaug", "bigaug", "transfer", "sizes")
 
 
 @pytest.mark.parametrize("makefile", ADAPTATION)
