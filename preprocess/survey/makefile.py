@@ -55,9 +55,9 @@ ADAPT   = --n_epoch $$(if $$(SMALLER),20,50) --l_rate 1e-6 --lr_decay 0.9
 # network of all, or the source's where none is better. No label is looked at for that
 RATES   = 1e-5 1e-4
 CHOICES = sfda $$(AT_RATES)
-# a second source network, which learns from random curves of grey levels too, of whole images and of classes: on some
-# targets it is the better start by far, on others the worse. No label is looked at for that either; ALSO= leaves it out
-ALSO    = slaug
+# a second source network, which learns from $also too. `chosen` and the other
+# adaptations start from the better one for the target. No label is looked at for that either; ALSO= leaves it out
+ALSO    = $way
 
 # -- an experiment of your own: a name and a line. Without the #, `make -f $name.make wide` trains it -----
 # ABL += wide
@@ -98,6 +98,10 @@ PICTURES = {
     "read_gt": "gt_transform",
 }
 
+# what the second source network learns from, by the name that make/transfer.mk has for it
+CURVES = ("slaug", "random curves of grey levels, of whole images and of classes")
+SCALES = ("sizes", "pictures of 0.4 to 2.5 times their size, as nobody wrote down their scale")
+
 IGNORING = f"""\
 # voxels whose class nobody knows count nowhere
 COMMON += --ignore {IGNORED}
@@ -114,7 +118,9 @@ def makefile_text(sites: tuple[Site, Site], plan: Plan, wishes: Wishes) -> str:
         [word for each, shared in ((patients, patient), (cuts, cut)) if not shared for word in [each[n]] if word]
         for n in range(2)
     ]
-    prior, words, needs = _prior(wishes, labelled, source.files.pictures and not plan.spacing)
+    unscaled = source.files.pictures and not plan.spacing
+    prior, words, needs = _prior(wishes, labelled, unscaled)
+    way, also = SCALES if unscaled else CURVES
     numbers = range(plan.classes.n_class)
     share = 0.9 / (plan.classes.n_class - 1)
     kind = PICTURES if source.files.pictures else VOLUMES
@@ -137,6 +143,8 @@ def makefile_text(sites: tuple[Site, Site], plan: Plan, wishes: Wishes) -> str:
         prior=prior,
         prior_words=words,
         prior_needs=needs,
+        way=way,
+        also=also,
         nu=",".join(["0.1", *(f"{share:.4g}" for _ in numbers[1:])]),
         untagged="" if labelled or wishes.tags else UNTAGGED,
     )

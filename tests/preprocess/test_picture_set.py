@@ -71,6 +71,7 @@ def test_pictures_run_from_folders_to_an_adapted_network(place, python, capsys):
     assert "one picture is one patient at the target, as new/images/scan-0.jpg is of scan-0" in told
     assert "pictures that hold it" in told
     assert "CUT     = -m preprocess.picture_set\n" in text
+    assert "ALSO    = sizes\n" in text
     assert "iou" not in text
     assert check(str(place / "mine.make")) > 6
     words = ["make", "-f", "mine.make", f"CC={python}", "NET=Dimwit", "EPC=1", "DEBUG=--debug"]
@@ -179,6 +180,7 @@ def test_a_pixel_size_gives_areas_in_mm2(place):
     text = run("--spacing", "0.5", "0.5", "--organ_mm2", "20")
     assert "--spacing 0.5 0.5" in text
     assert "--constant_mm2 20" in text
+    assert "ALSO    = slaug\n" in text  # the scale is known
 
 
 # ----------------------------------------------------------------------------------------------- which file is read
