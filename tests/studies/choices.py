@@ -51,6 +51,7 @@ from tests.studies.pairs import (
     Pair,
     common,
     estimate_sizes,
+    longer,
     method_flags,
     prior_of,
     source_flags,
@@ -59,6 +60,8 @@ from tests.studies.records import Record
 from tests.studies.regret import write_tables
 from tests.studies.sites import make_site
 from utils import ProgramParser, run_program, settings_of
+
+TIMES = "how often a source network goes through its epochs; each number needs an OUT of its own"
 
 
 @NETWORKS.register()
@@ -140,9 +143,9 @@ def records_of(out: Path, recipe: str) -> Path:
     return out if recipe == USUAL else out / "recipes" / recipe
 
 
-def study(name: str, seed: int, methods: Sequence[str], out: Path, recipe: str = USUAL) -> None:
+def study(pair: Pair, name: str, seed: int, methods: Sequence[str], out: Path, recipe: str = USUAL) -> None:
     """Makes the records of one pair and seed that are not there."""
-    pair, folder = PAIRS[name], records_of(out, recipe) / name / str(seed)
+    folder = records_of(out, recipe) / name / str(seed)
     wanted = [method for method in pair.methods if method in methods and not (folder / f"{method}.npz").is_file()]
     if not wanted:
         return
@@ -191,6 +194,7 @@ def get_options(argv: Sequence[str] | None) -> Namespace:
     parser.add_argument("--methods", nargs="+", choices=EVERY, default=list(METHODS), metavar="METHOD")
     parser.add_argument("--recipe", choices=RECIPES, default=USUAL, help="how the source networks learnt")
     parser.add_argument("--seeds", nargs="+", type=int, default=[0, 1, 2], metavar="N")
+    parser.add_argument("--times", type=int, default=1, help=TIMES)
     parser.add_argument("--tables", action="store_true", help="train nothing")
     return parser.parse_args(argv)
 
@@ -203,7 +207,7 @@ def main(argv: Sequence[str] | None = None) -> None:
     for seed in [] if options.tables else options.seeds:
         for name in options.pairs:
             with locked(records_of(out, options.recipe) / name / str(seed), wait=True):
-                study(name, seed, options.methods, out, options.recipe)
+                study(longer(name, options.times), name, seed, options.methods, out, options.recipe)
     write_tables(records_of(out, options.recipe))
 
 

@@ -26,15 +26,14 @@ EVERY = METHODS + PRIORS + FURTHER
 UNDER_STRESS = ("sfda", "tent")  # what is tried on a pair that is made to fail
 USUAL = "usual"
 MILD_MOVES = "{'preset': 'slaug', 'curves': 0, 'label_curves': 0}"  # of slaug, without its curves
-AS_TOLD = {  # of a source network: what its images look like while it learns, or how
+RECIPES = {  # of a source network: what its images look like while it learns, or how
     USUAL: (),
     **{name: ("--augmentation", name) for name in ("gin", "slaug", "bigaug", "strong", "transfer")},
     "saliency": ("--method", "saliency", "--augmentation", MILD_MOVES),
     "mix_style": ("--method", "mix_style"),
     "ipa": ("--method", "ipa", "--augmentation", MILD_MOVES),
+    "sizes": ("--augmentation", "{'scale': 1.5}"),
 }
-LONG = 3  # times as many epochs, for what is harder to learn
-RECIPES = AS_TOLD | {f"{name}_long": told for name, told in AS_TOLD.items()}
 
 
 @dataclass(frozen=True)
@@ -107,6 +106,11 @@ PAIRS = {
 }
 
 
+def longer(name: str, times: int) -> Pair:
+    """The pair of that name, with so many times its epochs for the source network and for the upper bound."""
+    return replace(PAIRS[name], epochs=times * PAIRS[name].epochs)
+
+
 # ------------------------------------------------------------------------------------------------- what main.py is told
 
 
@@ -124,8 +128,7 @@ def common(site: str, folder: Path, pair: Pair, seed: int) -> list[str]:
 
 def source_flags(pair: Pair, recipe: str = USUAL) -> list[str]:
     """Of the source network."""
-    epochs = pair.epochs * (LONG if recipe.endswith("_long") else 1)
-    rate = ("--n_epoch", str(epochs), "--l_rate", str(pair.l_rate), "--lr_decay_epoch", str(-(-epochs // 3)))
+    rate = ("--n_epoch", str(pair.epochs), "--l_rate", str(pair.l_rate), "--lr_decay_epoch", str(-(-pair.epochs // 3)))
     return [*LEARN, *rate, *RECIPES[recipe]]
 
 

@@ -38,8 +38,8 @@ from selection.candidates import REFRESH, SOURCE, Candidate, refreshed
 from selection.labelled import UNLABELLED
 from selection.looks import LOOKS
 from selection.target import open_target
-from tests.studies.choices import in_every_look, look, scored_flags, source_network, true_dice, watched
-from tests.studies.pairs import AS_TOLD, PAIRS, RECIPES, USUAL, method_flags, prior_of
+from tests.studies.choices import TIMES, in_every_look, look, scored_flags, source_network, true_dice, watched
+from tests.studies.pairs import RECIPES, USUAL, Pair, longer, method_flags, prior_of
 from tests.studies.recipe_tables import PLAIN, write_tables
 from tests.studies.records import Record
 from tests.studies.sites import make_site
@@ -49,14 +49,13 @@ from utils import ProgramParser, run_program, settings_of
 # ----------------------------------------------------------------------------------------------------------- the study
 
 
-def measure(name: str, seed: int, recipe: str, out: Path) -> Start:
+def measure(pair: Pair, seed: int, recipe: str, out: Path) -> Start:
     """Trains what is not there and scores it."""
-    pair = PAIRS[name]
     weights = source_network(pair, seed, out, recipe)
     supervised = source_network(replace(pair, source=pair.target), seed, out).with_name("last.pkl")
     shown, flags = in_every_look(weights), scored_flags(pair, pair.target, seed, weights, out)
     share, why = look(flags)
-    print(f"{name}, seed {seed}, {recipe}: {why}", flush=True)
+    print(f"{pair.source} to {pair.target}, seed {seed}, {recipe}: {why}", flush=True)
     return Start(
         scores(scored_flags(pair, pair.source, seed, weights, out), shown[:1])[0],
         np.stack(scores(flags, shown)),
@@ -69,9 +68,9 @@ def scores(flags: list[str], shown: Sequence[Candidate]) -> list[np.ndarray]:
     return [patient_points(dice) for dice in true_dice(get_args(flags), shown)]
 
 
-def compare(name: str, seed: int, recipes: Sequence[str], out: Path) -> Record:
+def compare(pair: Pair, name: str, seed: int, recipes: Sequence[str], out: Path) -> Record:
     """What is seen without labels of the source networks of these recipes, each in its look, and of their refreshes."""
-    pair, starts = PAIRS[name], {recipe: Start.read(start_file(out, recipe, name, seed)) for recipe in recipes}
+    starts = {recipe: Start.read(start_file(out, recipe, name, seed)) for recipe in recipes}
     source, target = (make_site(site, out / "data") for site in (pair.source, pair.target))
     sizes = prior_of(pair, source, target, out / name / "sizes.csv")
     weights = source_network(pair, seed, out)
@@ -99,11 +98,12 @@ def get_options(argv: Sequence[str] | None) -> Namespace:
     parser = ProgramParser("python -m tests.studies.recipes", description=__doc__)
     parser.add_argument("--out", type=Path, required=True)
     parser.add_argument("--pairs", nargs="+", choices=PLAIN, default=PLAIN, metavar="PAIR")
-    parser.add_argument("--recipes", nargs="+", choices=RECIPES, default=list(AS_TOLD), metavar="NAME")
+    parser.add_argument("--recipes", nargs="+", choices=RECIPES, default=list(RECIPES), metavar="NAME")
     parser.add_argument("--seeds", nargs="+", type=int, default=[0, 1, 2], metavar="N")
     parser.add_argument("--compare", action="store_true", help="and look at all source networks of a pair, unlabelled")
     company = "recipes that stand beside the usual one in the last table"
     parser.add_argument("--company", nargs="+", choices=RECIPES, default=["slaug"], metavar="NAME", help=company)
+    parser.add_argument("--times", type=int, default=1, help=TIMES)
     parser.add_argument("--tables", action="store_true", help="train nothing")
     return parser.parse_args(argv)
 
@@ -111,16 +111,17 @@ def get_options(argv: Sequence[str] | None) -> Namespace:
 def work(options: Namespace, recipes: Sequence[str], out: Path) -> None:
     """Makes what is not there."""
     for name, seed in product(options.pairs, options.seeds):
+        pair = longer(name, options.times)
         for recipe in recipes:
             file = start_file(out, recipe, name, seed)
             file.parent.mkdir(parents=True, exist_ok=True)
             with locked(file.parent, wait=True):
                 if not file.is_file():
-                    measure(name, seed, recipe, out).save(file)
+                    measure(pair, seed, recipe, out).save(file)
         file = among_file(out, name, seed)
         if options.compare and not file.is_file():
             file.parent.mkdir(parents=True, exist_ok=True)
-            compare(name, seed, recipes, out).save(file)
+            compare(pair, name, seed, recipes, out).save(file)
 
 
 def main(argv: Sequence[str] | None = None) -> None:
