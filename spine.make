@@ -10,6 +10,10 @@ ORDER   := ct mr
 SET     := $(if $(filter mr,$(firstword $(ORDER))),spine_mr_ct,spine)
 VOLUMES :=
 DATA    := $(ORDER:%=data/spine_%)
+TRN      = cesource cesource_transfer noadap_usual noadap sfda_lr0 sfda SFDA_TrueSize fs
+# what adapts starts from a source network that learnt from random curves of grey levels, class by class (make/transfer.mk): in
+# another modality bone may be bright or dark. SOURCE_RUN=cesource starts from the usual one
+SOURCE_RUN = cesource_transfer
 include make/adaptation.mk
 $(if $(filter ct_mr mr_ct,$(subst $(space),_,$(strip $(ORDER)))),,$(error ORDER is 'ct mr' or 'mr ct', not '$(ORDER)'))
 SMALL    = yes
@@ -27,21 +31,26 @@ data/spine_ct: private SLICE = ct
 data/spine_mr: private SLICE = mr
 # one patient: there are no fewer to adapt to
 PATIENTS =
-# anatomical knowledge, one number: bone in a slice that shows vertebrae, some 20 cm^2 in this field of view
-PRIOR    = --n_class $(N_CLASS) --constant_mm2 2000
+# one number of the source leaves it with the network: bone in its slices that show vertebrae, 12 to 14 cm^2
+PRIOR    = --n_class $(N_CLASS) --source_mean $(firstword $(DATA))
+sizes/$(SET).csv: | $(firstword $(DATA))
 TRAINED  =
-LEARN    = --n_epoch 60 --l_rate 4e-3 --lr_decay 0.5 --lr_decay_epoch 20
-ADAPT    = --n_epoch 30 --l_rate 5e-4 --lr_decay 0.7 --lr_decay_epoch 10 --batch_size 8
+LEARN    = --n_epoch 90 --l_rate 4e-3 --lr_decay 0.5 --lr_decay_epoch 30
+# gentle: from a good start a rate of 2e-4 already does harm, from MR to CT
+ADAPT    = --n_epoch 20 --l_rate 5e-5 --lr_decay 0.7 --lr_decay_epoch 5 --batch_size 8
 # upl keeps all pieces: a slice shows several of a spine
 AGREE   += --pieces all
-# shown is what the adaptation does; the choice without labels is to keep the source network, which its refresh agrees with
+# before and after: the usual source network, and the adapted one. The choice without labels rather keeps that which it started
+# from, as few as one patient tell too little
+PANEL    = noadap_usual sfda fs
 PANEL_OF = --which last
 
-# -- runs: those of make/adaptation.mk, one of them otherwise ---------------------------------------------------------------
-# the source network learns from turned and flipped images too: bone is bone whichever way it is turned
-$(RD)/cesource: private OPT = $(SOURCE) --model_weights="" $(LEARN) --augment \
-   --augmentation "{'flip': True, 'rotate': 45}"
-MOVES    = , 'flip': True, 'rotate': 45
+# -- runs: those of make/adaptation.mk, but for two -----------------------------------------------------------------------
+# the usual source network learns from images a little turned, darker and brighter
+$(RD)/cesource: private OPT = $(SOURCE) --model_weights="" $(LEARN) --augment --augmentation "{'rotate': 15}"
+MOVES    = , 'rotate': 15
+# and is shown the target as it is, beside noadap, which is the other one
+$(RD)/noadap_usual: private OPT = --method noadap --model_weights $(RD)/cesource/$(CHOSEN) --saveim True --entmap
 
 # -- an experiment of your own: take the # away from its name and its line, then `make -f spine.make gentle` -----------------
 # ABL += gentle

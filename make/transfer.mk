@@ -16,7 +16,7 @@ ALSO    ?=
 HOMES    = $(foreach way,$(ALSO),$(if $(filter $(way),$(WAYS)),srcmatch_$(way),$(error ALSO names ways to train a source \
              network, and '$(way)' is none; they are: $(WAYS))))
 STARTS   = $(if $(HOMES),srcmatch $(HOMES))
-ABL     += $(TRANSFER) $(HOMES)
+ABL     += $(filter-out $(TRN),$(TRANSFER) $(HOMES))
 
 # images blended with what random convolutional networks make of them (GIN, Ouyang et al. 2022)
 $(RD)/cesource_gin: private OPT = $(call seen_as,gin)
