@@ -12,8 +12,9 @@ include make/venv.mk
 
 EXPERIMENTS := spine.make prostate.make whs.make ivd.make sites.make acdc.make isles.make wmh.make gta5.make msd_prostate.make brats.make
 
+# two trainings at a time, a thread each, unless -j says otherwise
 demo: $(VENV)
-	@$(MAKE) --no-print-directory -f spine.make
+	@$(MAKE) --no-print-directory $(if $(filter -j%,$(MAKEFLAGS)),,-j2) -f spine.make
 
 # a file of tests a process, as many as there are cores, in the order of tests/conftest.py
 test: .venv/tested
