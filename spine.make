@@ -10,7 +10,7 @@ ORDER   := ct mr
 SET     := $(if $(filter mr,$(firstword $(ORDER))),spine_mr_ct,spine)
 VOLUMES :=
 DATA    := $(ORDER:%=data/spine_%)
-TRN      = cesource cesource_transfer noadap_usual noadap sfda_lr0 sfda SFDA_TrueSize fs
+TRN      = cesource_transfer noadap sfda_lr0 sfda SFDA_TrueSize fs
 # what adapts starts from a source network that learnt from random curves of grey levels, class by class (make/transfer.mk): in
 # another modality bone may be bright or dark. SOURCE_RUN=cesource starts from the usual one
 SOURCE_RUN = cesource_transfer
@@ -40,16 +40,15 @@ LEARN    = --n_epoch 90 --l_rate 4e-3 --lr_decay 0.5 --lr_decay_epoch 30
 ADAPT    = --n_epoch 20 --l_rate 5e-5 --lr_decay 0.7 --lr_decay_epoch 5 --batch_size 8
 # upl keeps all pieces: a slice shows several of a spine
 AGREE   += --pieces all
-# before and after: the usual source network, and the adapted one. The choice without labels rather keeps that which it started
-# from, as few as one patient tell too little
-PANEL    = noadap_usual sfda fs
+# shown is what the adaptation does; the choice without labels mostly keeps its start, as one patient tells too little
 PANEL_OF = --which last
 
 # -- runs: those of make/adaptation.mk, but for two -----------------------------------------------------------------------
-# the usual source network learns from images a little turned, darker and brighter
+# beside them, as ablations, the usual source network, which learns from images a little turned, darker and brighter
+ABL     += cesource noadap_usual
 $(RD)/cesource: private OPT = $(SOURCE) --model_weights="" $(LEARN) --augment --augmentation "{'rotate': 15}"
 MOVES    = , 'rotate': 15
-# and is shown the target as it is, beside noadap, which is the other one
+# and is shown the target as it is, as noadap is the other one
 $(RD)/noadap_usual: private OPT = --method noadap --model_weights $(RD)/cesource/$(CHOSEN) --saveim True --entmap
 
 # -- an experiment of your own: take the # away from its name and its line, then `make -f spine.make gentle` -----------------

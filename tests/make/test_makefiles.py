@@ -523,7 +523,7 @@ def test_the_demo_goes_both_ways():
             assert folder.parent == Path("results", name)
             at = len(call) - 1 - call[::-1].index("--target_dataset")  # the last one counts
             sets[folder.name.removesuffix("_tmp")] = call[at + 1]
-        assert [sets[run] for run in ("cesource", "noadap", "sfda", "fs")] == [
+        assert [sets[run] for run in ("cesource_transfer", "noadap", "sfda", "fs")] == [
             f"data/spine_{site}" for site in (source, target, target, target)
         ]
         assert f"--data data/spine_{target} --out sizes/{name}.csv" in commands
