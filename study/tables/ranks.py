@@ -7,7 +7,7 @@ from analysis.tables.table import Report, number
 from processes.errors import UserError
 from study.reading import HEADLINE, Study
 from study.tables.words import blocks_of, heading, warnings
-from utils import listing
+from utils import counted, listing
 
 PODIUM = 3
 
@@ -26,7 +26,7 @@ def words(rankings: dict[str, Ranking], place: int) -> list[str]:
 
 def make_ranks(study: Study) -> Report | None:
     """None where no two rows were scored on the same images, or no patient has a score in all of these."""
-    blocks, lines, header, taus = [], [], [], []
+    blocks, lines, header, taus, counts = [], [], [], [], []
     for images, rows in blocks_of(study).items():
         try:
             rankings = rank_rows(study, rows) if len(rows) > 1 else {}
@@ -37,6 +37,7 @@ def make_ranks(study: Study) -> Report | None:
         header = ["row", *rankings, "first", f"among {PODIUM}"]
         blocks.append((heading(study, rows, images), [[row, *words(rankings, n)] for n, row in enumerate(rows)]))
         lines += [csv_line(images, row, rankings, n) for n, row in enumerate(rows)]
+        counts.append(f"{images}: {ranked_on(next(iter(rankings.values())))}")
         taus.append(f"{images}: {', '.join(f'{name} {number(each.tau, 2)}' for name, each in rankings.items())}")
     if not blocks:
         return None
@@ -45,10 +46,17 @@ def make_ranks(study: Study) -> Report | None:
         "patients and seeds lie. Mean then rank: by the mean. Rank then mean: by the mean of the ranks on each "
         "patient. Test then rank: by how many other rows it beats in Wilcoxon's signed-rank test, after Holm "
         "(Wiesenfarth et al. 2021).",
+        f"Ranked on what every row has a score of: {listing(counts)}.",
         f"First, among {PODIUM}: share of the draws, by the mean.",
         f"Kendall's tau between the ranking and that of a draw, 1 where it never changes: {listing(taus)}.",
     ]
     return Report(f"Ranks of {study.asked.name}", warnings(study), header, blocks, notes, lines)
+
+
+def ranked_on(ranking: Ranking) -> str:
+    """How many patients and seeds it compares."""
+    left_out = f", {counted(ranking.left_out, 'patient')} left out" if ranking.left_out else ""
+    return f"{counted(ranking.patients, 'patient')}, {counted(ranking.seeds, 'seed')}{left_out}"
 
 
 def csv_line(images: str, row: str, rankings: dict[str, Ranking], place: int) -> dict[str, Any]:

@@ -158,6 +158,13 @@ def test_ranks_are_those_of_the_gains(tables):
     first = {line[0]: line[1] for line in table.blocks[0][1]}
     assert first == {"fs": "1 (1 to 1)", "sfda": "2 (2 to 2)", "noadap": "3 (3 to 3)", "tent": "4 (4 to 4)"}
     assert cells(table, "tent")["among 3"] == "0 %"
+    assert "Ranked on what every row has a score of: target: 6 patients, 3 seeds." in table.notes
+
+
+def test_ranks_say_on_how_few_they_rest(folder):
+    shutil.rmtree(folder / "seed2/sfda")
+    table = make_tables(open_study(folder))["ranks"]
+    assert any(note.endswith("target: 6 patients, 2 seeds.") for note in table.notes)
 
 
 def test_a_seed_that_found_nothing_has_no_distance_and_the_cell_says_so(folder):
