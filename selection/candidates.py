@@ -34,6 +34,11 @@ class Candidate:
         return self.levels.share if self.levels else 0.0
 
 
+def name_of_refresh(name: str) -> str:
+    """What the refresh of a source network of this name is called as a candidate."""
+    return REFRESH if name == SOURCE else f"{name}, {REFRESH}"
+
+
 @torch.no_grad()
 def refreshed(net: Network, images: Iterable[Tensor], settings: Settings) -> Weights:
     """The weights of the network with the batch-norm statistics of these images alone (Schneider et al., NeurIPS 2020).

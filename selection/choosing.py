@@ -9,7 +9,7 @@ Written into a folder:
 """
 
 import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
@@ -18,7 +18,7 @@ from typing import Any
 import numpy as np
 
 from dataloader import Reading
-from datasets.grey_matching import levels_to_match, with_share
+from datasets.grey_matching import SourceLevels, levels_to_match, with_share
 from files.run_names import CHOSEN, SELECTION, candidates_of
 from methods.settings import Settings
 from nets.base import Network, batch_norms
@@ -28,7 +28,7 @@ from nets.filling import fitting_weights
 from nets.norm_mixing import mixes_norms, mixing
 from networks import build_network
 from processes.quoting import csv_text
-from selection.candidates import REFRESH, SOURCE, Candidate, refreshed
+from selection.candidates import REFRESH, SOURCE, Candidate, name_of_refresh, refreshed
 from selection.decision import Choice, decide, decide_by_labels
 from selection.labelled import Selecting
 from selection.measuring import measure
@@ -44,10 +44,12 @@ def choose(
     candidates: Sequence[Candidate],
     settings: Settings,
     bundle: Bundle | None,
+    is_start: bool = False,
 ) -> Choice:
     """Measures every candidate, and decides.
 
     net: is filled with one after the other; bundle: what the source network's training left of its source
+    is_start: as of `Pool`
     """
     measured, temperatures = [], None if bundle is None else bundle.temperatures
     if temperatures is not None and not np.isfinite(temperatures).all():
@@ -59,7 +61,7 @@ def choose(
     shares = None if bundle is None else bundle.image_shares
     seen = evidence_of(target, measured, candidates, shares)
     if target.labelled is None:
-        return decide(seen, candidates)
+        return decide(seen, candidates, is_start=is_start)
     return decide_by_labels(seen, candidates, target.labelled.scores(seen.masks), target.labelled.patients)
 
 
@@ -71,7 +73,8 @@ class Pool:
     around   the checkpoint that tells the rest where these, or their refresh, are chosen
     others   name of a candidate -> the epochs that it has behind it, and its checkpoint
     share    by which the images are matched that the source network and its refresh see; None: as `around` tells
-    is_start whether an adaptation is to begin at what is chosen: then the source network stands for its refresh
+    is_start whether an adaptation is to begin at what is chosen: then the refreshes of the others are candidates too,
+             and the source network stands for its own
     """
 
     source: Path
@@ -108,28 +111,45 @@ def choose_among(
     built = (network, target.slices.shape[0], reading.n_class)
     net = build_network(*built).to(reading.device)
     settings = laid_out(net, settings)
-    source = fitting_weights(net, pool.source, *built)
-    around = load_checkpoint(pool.around)
-    levels = levels_to_match(around, pool.share)
-    candidates = [Candidate(SOURCE, 0, lambda: source, levels, net.mixes)]
-    if batch_norms(net):
-        net.load_state_dict(source)
-        statistics = refreshed(net, (image for image, _ in target.batches(levels)), settings)
-        candidates.append(Candidate(REFRESH, 0, lambda: statistics, levels, net.mixes))
-    for name, (epoch, path) in pool.others.items():
-        state, weights = load_checkpoint(path), partial(fitting_weights, net, path, *built)
-        candidates.append(Candidate(name, epoch, weights, levels_to_match(state, None), mixes_norms(state["network"])))
-    choice = choose(target, net, candidates, settings, read_bundle(around))
+    levels = levels_to_match(load_checkpoint(pool.around), pool.share)
+    found = list(candidates_of_pool(pool, target, net, levels, settings, built))
+    candidates = [candidate for candidate, _ in found]
+    choice = choose(target, net, candidates, settings, read_bundle(load_checkpoint(pool.around)), pool.is_start)
     if pool.is_start and candidates[choice.place].name == REFRESH:
         choice = replace(choice, place=0, reason=f"{choice.reason} {BEGINS}")
-    chosen = candidates[choice.place]
-    if chosen.name in pool.others:
-        around = load_checkpoint(pool.others[chosen.name][1])
-    told = of_a_network(around) | {"net": chosen.weights(), "epoch": chosen.epoch - 1}
+    chosen, around = found[choice.place]
+    told = of_a_network(load_checkpoint(around)) | {"net": chosen.weights(), "epoch": chosen.epoch - 1}
     told["preprocessing"] = with_share(told["preprocessing"], chosen.share)
     told["network"] = mixing(told["network"], chosen.mixes)
     save(folder, choice, candidates, told)
     return choice.reason
+
+
+def candidates_of_pool(
+    pool: Pool,
+    target: Target,
+    net: Network,
+    levels: SourceLevels | None,
+    settings: Settings,
+    built: tuple[str, int, int],
+) -> Iterator[tuple[Candidate, Path]]:
+    """Each candidate with the checkpoint that tells the rest of it.
+
+    net: is filled with what is refreshed; levels: of the source network's images; built: what `net` was built of
+    """
+    source = fitting_weights(net, pool.source, *built)
+    own = [(Candidate(SOURCE, 0, lambda: source, levels, net.mixes), pool.around)]
+    for name, (epoch, path) in pool.others.items():
+        state, weights = load_checkpoint(path), partial(fitting_weights, net, path, *built)
+        candidate = Candidate(name, epoch, weights, levels_to_match(state, None), mixes_norms(state["network"]))
+        own.append((candidate, path))
+    for candidate, path in own:
+        yield candidate, path
+        if batch_norms(net) and (pool.is_start or candidate.name == SOURCE):
+            net.load_state_dict(candidate.weights())
+            images = (image for image, _ in target.batches(candidate.levels))
+            weights = partial(dict, refreshed(net, images, settings))
+            yield replace(candidate, name=name_of_refresh(candidate.name), weights=weights), path
 
 
 def save(folder: Path, choice: Choice, candidates: Sequence[Candidate], checkpoint: dict[str, Any]) -> None:

@@ -16,6 +16,10 @@
     no harm       it must be more consistent than the network that is kept else, on the same patients. This is the
                   source network, or its refresh where that is more consistent and lies at edges as strong
 
+Where adaptations begin (choose.py --start) the candidates are source networks that learnt in several ways, and their
+refreshes. None of them was adapted, so none is consistent because it learnt to be: edges hold nothing back, a witness
+that knows nothing, as continuity of single pictures, is not asked, and the rest is as above.
+
 Where the labels of a few patients choose (labelled.py), the gate stays. Of what it lets through, the candidate with the
 highest Dice on these patients is chosen, of equal ones the earliest.
 
@@ -90,6 +94,10 @@ class Weighed:
         scores = self.patients[name]
         return surely_above(scores[place], scores[other], seed)
 
+    def that_know(self) -> list[str]:
+        """The witnesses against a source network that is believed, without those that know nothing of these images."""
+        return [name for name in (*DECIDING, *WITNESSES) if np.isfinite(self.patients[name]).any()]
+
     def choose(self, place: int, reason: str, more: Mapping[str, np.ndarray], labelled: Sequence[str]) -> Choice:
         """The choice of this place. more: validator -> (C,) score, before those of `patients`."""
         scores = {**more} | {name: middle(values) for name, values in self.patients.items()}
@@ -107,27 +115,33 @@ def weigh(seen: Evidence, candidates: Sequence[Candidate], values: Mapping[str, 
     return Weighed(gate, passes, {name: by_patient(name, values[name], seen.expected) for name in values})
 
 
-def decide(seen: Evidence, candidates: Sequence[Candidate], seed: int = 0) -> Choice:
-    """Chooses one of the candidates without labels. seed: of the bootstrap over patients."""
-    return settle(weigh(seen, candidates), candidates, seed)
+def decide(seen: Evidence, candidates: Sequence[Candidate], seed: int = 0, is_start: bool = False) -> Choice:
+    """Chooses one of the candidates without labels.
+
+    seed: of the bootstrap over patients; is_start: whether adaptations are to begin at it, and none has begun
+    """
+    return settle(weigh(seen, candidates), candidates, seed, is_start)
 
 
-def settle(weighed: Weighed, candidates: Sequence[Candidate], seed: int = 0) -> Choice:
+def settle(weighed: Weighed, candidates: Sequence[Candidate], seed: int = 0, is_start: bool = False) -> Choice:
     """As `decide`, of what is weighed already."""
     consistency = mean_of_scores([weighed.patients[name] for name in DECIDING])
     middles = np.where(weighed.passes, middle(consistency), np.nan)
     start, refresh = _place(candidates, SOURCE), _place(candidates, REFRESH)
     agree = np.nan if refresh is None else middle(weighed.patients["source"])[refresh]
     if agree >= BELIEVED:
-        return _against_belief(weighed, middles, candidates, start, f"{REFRESH} agree (Dice {agree:.2f})", seed)
+        witnesses = weighed.that_know() if is_start else (*DECIDING, *WITNESSES)
+        agreed = f"{REFRESH} agree (Dice {agree:.2f})"
+        return _against_belief(weighed, middles, candidates, start, agreed, witnesses, seed)
     if refresh is not None and middles[refresh] > middles[start]:
-        start = start if weighed.is_above("edge", start, refresh, seed) else refresh
-    gate = _with_witnesses(weighed, candidates, start, seed)
+        leaves_edges = not is_start and weighed.is_above("edge", start, refresh, seed)
+        start = start if leaves_edges else refresh
+    gate = weighed.gate if is_start else _with_witnesses(weighed, candidates, start, seed)
     free = [place for place in _by_epoch(candidates) if not gate[place] and place not in _starts(candidates)]
     best = _highest(middles, [start, *free])
     told = _told(candidates, middles, best, start)
     if best == start:
-        why = "no epoch that may be chosen is more consistent"
+        why = f"no {'other network' if is_start else 'epoch'} that may be chosen is more consistent"
     elif not surely_above(consistency[best], consistency[start], seed):
         why, best = f"{candidates[best].name} is not surely better: {told}", start
     else:
@@ -137,14 +151,21 @@ def settle(weighed: Weighed, candidates: Sequence[Candidate], seed: int = 0) -> 
 
 
 def _against_belief(
-    weighed: Weighed, middles: np.ndarray, candidates: Sequence[Candidate], start: int, agree: str, seed: int
+    weighed: Weighed,
+    middles: np.ndarray,
+    candidates: Sequence[Candidate],
+    start: int,
+    agree: str,
+    witnesses: Sequence[str],
+    seed: int,
 ) -> Choice:
     """The choice where the source network is believed: itself, or the most consistent of those who outvote it.
 
     middles: (C,) consistency; start: the place of the source network; agree: who agrees with it
+    witnesses: by all of which it must be outvoted
     """
     others = [place for place in _by_epoch(candidates) if place != start and weighed.passes[place]]
-    doubts = {place: _doubts(weighed, place, start, seed) for place in others}
+    doubts = {place: _doubts(weighed, place, start, witnesses, seed) for place in others}
     best = _highest(middles, [start, *(place for place in others if not doubts[place])])
     why = f"it and its {agree}, so it is believed on these images"
     if best != start:
@@ -157,11 +178,11 @@ def _against_belief(
     return weighed.choose(best, words, {}, ())
 
 
-def _doubts(weighed: Weighed, place: int, start: int, seed: int) -> list[str]:
-    """By what a candidate is not surely above the source network; empty where it outvotes it."""
+def _doubts(weighed: Weighed, place: int, start: int, witnesses: Sequence[str], seed: int) -> list[str]:
+    """By which witnesses a candidate is not surely above the source network; empty where it outvotes it."""
     if weighed.patients[DECIDING[0]].shape[1] < FEWEST:
         return [f"so few patients (at least {FEWEST})"]
-    return [name for name in (*DECIDING, *WITNESSES) if not weighed.is_above(name, place, start, seed)]
+    return [name for name in witnesses if not weighed.is_above(name, place, start, seed)]
 
 
 def _with_witnesses(weighed: Weighed, candidates: Sequence[Candidate], start: int, seed: int) -> list[str]:

@@ -7,6 +7,7 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 import pytest
+import torch
 from conftest import CROSS_ENTROPY, all_here, write_prior, write_site
 from PIL import Image
 
@@ -189,8 +190,8 @@ def test_the_network_of_another_source_is_handed_on(runs, tmp_path, monkeypatch)
     other = another_source(runs, runs.source, tmp_path)
     decide = choosing.decide
 
-    def last(seen, candidates):
-        return replace(decide(seen, candidates), place=len(candidates) - 1)
+    def last(seen, candidates, **more):
+        return replace(decide(seen, candidates, **more), place=len(candidates) - 1)
 
     monkeypatch.setattr(choosing, "decide", last)
     monkeypatch.setattr(program, "run_alone", lambda function, *words: function(*words))
@@ -201,27 +202,42 @@ def test_the_network_of_another_source_is_handed_on(runs, tmp_path, monkeypatch)
     assert bits(chosen["bundle"]) == bits(own["bundle"])
 
 
-@pytest.mark.parametrize("taken", ["refresh", "noadap_other"])
-def test_a_start_is_a_source_network_and_no_refresh(runs, tmp_path, monkeypatch, taken):
-    """An adaptation makes its own refresh: one that began there would agree with it, and be believed for that."""
-    other = another_source(runs, runs.source, tmp_path)
-    decide = choosing.decide
+def start_at(taken, runs, tmp_path, monkeypatch):
+    """The checkpoint of a start where this candidate is taken, and those candidates."""
+    other, decide, names = another_source(runs, runs.source, tmp_path), choosing.decide, []
 
-    def as_told(seen, candidates):
-        (place,) = [place for place, each in enumerate(candidates) if each.name == taken]
-        return replace(decide(seen, candidates), place=place, reason="Told so.")
+    def as_told(seen, candidates, is_start):
+        assert is_start
+        names.extend(each.name for each in candidates)
+        return replace(decide(seen, candidates, is_start=True), place=names.index(taken), reason="Told so.")
 
     with monkeypatch.context() as patch:
         patch.setattr(choosing, "decide", as_told)
         patch.setattr(program, "run_alone", lambda function, *words: function(*words))
         choose(tmp_path / "out", runs("noadap"), other, more=("--start",))
-    start = load_checkpoint(tmp_path / "out" / CHOSEN)
+    run = runs.train(tmp_path / "sfda", *LINES["unmoved"], "--model_weights", tmp_path / "out" / CHOSEN)
+    assert (run / CHOSEN).is_file()
+    return load_checkpoint(tmp_path / "out" / CHOSEN), names
+
+
+@pytest.mark.parametrize("taken", ["refresh", "noadap_other"])
+def test_a_start_is_a_source_network(runs, tmp_path, monkeypatch, taken):
+    """Also where its refresh is taken, which an adaptation makes itself."""
+    start, names = start_at(taken, runs, tmp_path, monkeypatch)
+    assert names == ["source", "refresh", "noadap_other", "noadap_other, refresh"]
     weights = runs.weights if taken == "refresh" else tmp_path / "ce" / "last.pkl"
     assert bits(start["net"]) == bits(load_checkpoint(weights)["net"])
     words = "Told so. Adaptations begin at the source network itself, and make its refresh a candidate."
     assert start["choice"]["why"] == (words if taken == "refresh" else "Told so.")
-    run = runs.train(tmp_path / "sfda", *LINES["unmoved"], "--model_weights", tmp_path / "out" / CHOSEN)
-    assert (run / CHOSEN).is_file()
+
+
+def test_a_start_is_the_refresh_of_another_source_network(runs, tmp_path, monkeypatch):
+    start, _ = start_at("noadap_other, refresh", runs, tmp_path, monkeypatch)
+    source = load_checkpoint(tmp_path / "ce" / "last.pkl")
+    differ = {name for name, value in start["net"].items() if not torch.equal(value, source["net"][name])}
+    assert {name.rsplit(".", 1)[1] for name in differ} == {"running_mean", "running_var", "num_batches_tracked"}
+    assert start["choice"]["candidate"] == "noadap_other, refresh"
+    assert bits(start["bundle"]) == bits(source["bundle"])
 
 
 def test_a_source_network_that_knows_the_targets_labels_or_is_gone_is_refused(runs, tmp_path):

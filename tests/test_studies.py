@@ -33,6 +33,8 @@ def tiny(monkeypatch):
     """A study of one pair of tiny pictures."""
     monkeypatch.setitem(sites.SITES, "bright", sites.Site(partial(discs, 150)))
     monkeypatch.setitem(sites.SITES, "dark", sites.Site(partial(discs, 50)))
+    for module in (recipes, recipe_tables):
+        monkeypatch.setattr(module, "PLAIN", ["bright-dark"])
     monkeypatch.setitem(choices.PAIRS, "bright-dark", pairs.Pair("bright", "dark", epochs=2, network="Dimwit"))
     monkeypatch.setattr(pairs, "ADAPT", ("--n_epoch", "2", "--keep_every", "1"))
 
@@ -155,21 +157,19 @@ def test_every_look_is_scored_and_one_is_decided_on(tiny, tmp_path, capsys):
 
 
 def test_recipes_from_their_sites_to_the_tables(tiny, tmp_path, monkeypatch, capsys):
-    for module in (recipes, recipe_tables):
-        monkeypatch.setattr(module, "PLAIN", ["bright-dark"])
     flags = ["--recipes", "gin", "--out", str(tmp_path), "--pairs", "bright-dark", "--seeds", "0", "1"]
     recipes.main([*flags, "--company", "gin"])
     recipes.main([*flags, "--compare"])
-    for recipe in ([], ["--recipe", "gin"]):
+    for recipe in ([], ["--recipe", "gin"], ["--beside", "gin"]):
         choices.main([*flags[2:], *recipe, "--methods", "sfda", "tent"])
     capsys.readouterr()
     monkeypatch.setattr(recipes, "measure", lambda *_: pytest.fail("made again"))
     recipes.main([*flags, "--company", "gin"])
     told = capsys.readouterr().out
     assert told.strip() == (tmp_path / "recipes.md").read_text().strip()
-    assert told.count("| chosen of all |") == 2
+    assert told.count("| chosen of all |") == 3
     assert "2 choices" in told
-    assert "start beside gin, then adapted, then chosen of all" in told
+    assert "start chosen beside gin: 1 pairs, 2 seeds" in told
     seen = Record.read(starts.among_file(tmp_path, "bright-dark", 1))
     assert seen.names.tolist() == [SOURCE, REFRESH, "gin", f"gin, {REFRESH}"]
     start = starts.Start.read(starts.start_file(tmp_path, "gin", "bright-dark", 1))
@@ -178,6 +178,18 @@ def test_recipes_from_their_sites_to_the_tables(tiny, tmp_path, monkeypatch, cap
     place = list(record.names).index(SOURCE)
     np.testing.assert_allclose(starts.patient_points(record.truth[place]), start.found, rtol=1e-6)
     np.testing.assert_allclose(starts.patient_points(seen.truth[2]), start.found, rtol=1e-6)
+
+
+@pytest.mark.parametrize("taken", [SOURCE, "gin", f"gin, {REFRESH}"])
+def test_an_adaptation_begins_at_the_network_that_is_chosen(tiny, tmp_path, monkeypatch, taken):
+    flags = ["--out", str(tmp_path), "--pairs", "bright-dark", "--seeds", "0"]
+    recipes.main([*flags, "--recipes", "gin", "--compare"])
+    monkeypatch.setattr(choices, "start_of", lambda record: taken)
+    choices.main([*flags, "--beside", "gin", "--methods", "tent"])
+    seen = Record.read(starts.among_file(tmp_path, "bright-dark", 0))
+    begun = Record.read(tmp_path / "recipes" / "beside gin" / "bright-dark" / "0" / "tent.npz")
+    own, looked_at = (record.names.tolist().index(name) for record, name in ((begun, SOURCE), (seen, taken)))
+    np.testing.assert_allclose(begun.truth[own], seen.truth[looked_at], rtol=1e-6)
 
 
 def test_runs_of_one_source_network_are_joined():

@@ -28,7 +28,7 @@ def evidence(sizes, prior=None):
     return Evidence({"size": sizes}, [[]] * len(sizes), [], expected, told, np.ones(len(sizes), bool), 0, 1)
 
 
-def choose(monkeypatch, scores, sizes=None, prior=None):
+def choose(monkeypatch, scores, sizes=None, prior=None, **more):
     """scores: validator -> (C,) or (C, P) values, the same for every class; all other validators know nothing."""
     count = len(next(iter(scores.values())))
     nothing = np.full((count, PATIENTS, CLASSES), np.nan)
@@ -42,7 +42,7 @@ def choose(monkeypatch, scores, sizes=None, prior=None):
     known = {name: (lambda seen, name=name: value(name)) for name in VALIDATORS}
     monkeypatch.setattr(decision, "VALIDATORS", known)
     sizes = [[900, 50, 50]] * count if sizes is None else sizes
-    return decide(evidence(sizes, prior), candidates(count))
+    return decide(evidence(sizes, prior), candidates(count), **more)
 
 
 def test_the_most_consistent_candidate_is_chosen(monkeypatch):
@@ -147,6 +147,31 @@ def test_what_the_gate_holds_back_outvotes_nobody(monkeypatch):
     choice = choose(monkeypatch, BELIEVED | FOR_IT, [usual, usual, usual, [1000, 0, 0]])
     assert choice.place == 0
     assert "missing" in choice.gate[3]
+
+
+def test_edges_hold_no_source_network_back_where_adaptations_begin(monkeypatch):
+    """None of them has learnt to be sure. From CT to MR the borders of the better one lie at weaker edges."""
+    scores = {"cmr_ei": [0.5, 0.4, 0.9, 0.7], "edge": [2, 2, 1, 1]}
+    assert choose(monkeypatch, scores).place == 0
+    choice = choose(monkeypatch, scores, is_start=True)
+    assert choice.place == 2
+    assert not any(choice.gate)
+    kept = choose(monkeypatch, scores | {"cmr_ei": [0.9, 0.4, 0.5, 0.7]}, is_start=True)
+    assert kept.place == 0
+    assert "no other network that may be chosen is more consistent" in kept.reason
+
+
+def test_a_refresh_stands_for_the_source_network_whatever_its_edges_where_adaptations_begin(monkeypatch):
+    scores = {"cmr_ei": [0.5, 0.7, 0.6], "edge": [2, 1.5, 2.1]}
+    assert choose(monkeypatch, scores, is_start=True).place == 1
+
+
+def test_of_single_pictures_a_start_is_outvoted_by_all_who_know(monkeypatch):
+    scores = BELIEVED | FOR_IT | {"continuity": [np.nan] * 4}
+    assert choose(monkeypatch, scores, is_start=True).place == 3
+    assert choose(monkeypatch, scores | {"contrast": [1, 1, 1, 0.9]}, is_start=True).place == 0
+    monkeypatch.setattr(sys.modules[__name__], "PATIENTS", 2)
+    assert choose(monkeypatch, scores, is_start=True).place == 0
 
 
 def test_without_a_refresh_the_grey_levels_on_both_sides_are_a_witness(monkeypatch):

@@ -34,13 +34,16 @@ from datasets.grey_matching import levels_to_match
 from engine.arguments import get_args
 from engine.candidates import Candidates
 from engine.evaluation import evaluate
-from nets.checkpoint_files import load_checkpoint
-from networks import NETWORKS, UNet
+from methods.settings import Settings
+from nets.checkpoint_files import load_checkpoint, save_checkpoint
+from networks import NETWORKS, UNet, build_network
 from processes.lock import locked
 from selection import choosing
-from selection.candidates import SOURCE, Candidate
+from selection.candidates import SOURCE, Candidate, name_of_refresh, refreshed
 from selection.decision import Choice, decide
+from selection.labelled import UNLABELLED
 from selection.looks import LOOKS
+from selection.target import open_target
 from selection.validators import Evidence
 from tests.studies.pairs import (
     EVERY,
@@ -59,6 +62,7 @@ from tests.studies.pairs import (
 from tests.studies.records import Record
 from tests.studies.regret import write_tables
 from tests.studies.sites import make_site
+from tests.studies.starts import Start, among_file, beside, records_of, start_file, start_of
 from utils import ProgramParser, run_program, settings_of
 
 TIMES = "how often a source network goes through its epochs; each number needs an OUT of its own"
@@ -83,8 +87,8 @@ class GroupUNet(UNet):
 def watched(seen: list[tuple[Evidence, Sequence[Candidate], Choice]]) -> Iterator[None]:
     """Inside it a run chooses in this process, what it saw is noted, and the candidates are not removed."""
 
-    def noted(evidence: Evidence, candidates: Sequence[Candidate], seed: int = 0) -> Choice:
-        choice = decide(evidence, candidates, seed)
+    def noted(evidence: Evidence, candidates: Sequence[Candidate], **more: bool) -> Choice:
+        choice = decide(evidence, candidates, **more)
         seen.append((evidence, candidates, choice))
         return choice
 
@@ -138,27 +142,57 @@ def source_network(pair: Pair, seed: int, out: Path, recipe: str = USUAL) -> Pat
     return place / "run" / "best_3d.pkl"
 
 
-def records_of(out: Path, recipe: str) -> Path:
-    """The folder that a study of adaptations keeps its records in; those of the usual source networks came first."""
-    return out if recipe == USUAL else out / "recipes" / recipe
+def chosen_start(name: str, seed: int, pair: Pair, company: Sequence[str], out: Path, file: Path) -> tuple[float, str]:
+    """Writes the network at which choose.py --start would begin beside these recipes; its look, and its name.
+
+    What it chooses among is what `python -m tests.studies.recipes --compare` has seen.
+    """
+    taken = start_of(beside(Record.read(among_file(out, name, seed)), company))
+    recipe = USUAL if taken == SOURCE else taken.split(", ")[0]
+    share = list(LOOKS.values())[Start.read(start_file(out, recipe, name, seed)).decided]
+    state = load_checkpoint(source_network(pair, seed, out, recipe))
+    if taken == name_of_refresh(recipe):
+        args = get_args(scored_flags(pair, pair.target, seed, file, out))
+        target = open_target(settings_of(Reading, vars(args)), [], UNLABELLED)
+        net = build_network(args.network, target.slices.shape[0], args.n_class)
+        net.load_state_dict(state["net"])
+        images = (image for image, _ in target.batches(levels_to_match(state, share)))
+        state["net"] = refreshed(net, images, settings_of(Settings, vars(args)))
+    save_checkpoint(file, state)
+    return share, taken
 
 
-def study(pair: Pair, name: str, seed: int, methods: Sequence[str], out: Path, recipe: str = USUAL) -> None:
-    """Makes the records of one pair and seed that are not there."""
-    folder = records_of(out, recipe) / name / str(seed)
+def study(
+    pair: Pair,
+    name: str,
+    seed: int,
+    methods: Sequence[str],
+    out: Path,
+    recipe: str = USUAL,
+    company: Sequence[str] | None = None,
+) -> None:
+    """Makes the records of one pair and seed that are not there.
+
+    recipe: of the source network, unless a start is chosen beside a company
+    """
+    folder = records_of(out, recipe, company) / name / str(seed)
     wanted = [method for method in pair.methods if method in methods and not (folder / f"{method}.npz").is_file()]
     if not wanted:
         return
     folder.mkdir(parents=True, exist_ok=True)
     source, target = (make_site(site, out / "data") for site in (pair.source, pair.target))
-    weights = source_network(pair, seed, out, recipe)
+    weights = folder / "start.pkl" if company else source_network(pair, seed, out, recipe)
+    if company:
+        share, taken = chosen_start(name, seed, pair, company, out, weights)
+        print(f"{name}, seed {seed}: begins at {taken}", flush=True)
     sizes = prior_of(pair, source, target, folder.parent / "sizes.csv")
     estimated = folder / "estimated.csv"
     if "sfda_em" in wanted and not estimated.is_file():
         estimate_sizes(pair, target, weights, estimated)
     start = [*common(pair.target, target, pair, seed), "--model_weights", str(weights)]
-    share, why = look([*start, *method_flags("sfda", pair, sizes), "--workdir", str(folder)])
-    print(f"{name}, seed {seed}: {why}", flush=True)
+    if not company:
+        share, why = look([*start, *method_flags("sfda", pair, sizes), "--workdir", str(folder)])
+        print(f"{name}, seed {seed}: {why}", flush=True)
     flags = [*start, "--match_source", str(share)]
     for method in wanted:
         began = time.process_time()
@@ -193,6 +227,8 @@ def get_options(argv: Sequence[str] | None) -> Namespace:
     parser.add_argument("--pairs", nargs="+", choices=PAIRS, default=usual, metavar="PAIR")
     parser.add_argument("--methods", nargs="+", choices=EVERY, default=list(METHODS), metavar="METHOD")
     parser.add_argument("--recipe", choices=RECIPES, default=USUAL, help="how the source networks learnt")
+    begin = "adapt what choose.py --start takes of the usual source network and these, of what OUT/recipes/among tells"
+    parser.add_argument("--beside", choices=RECIPES, nargs="+", metavar="RECIPE", help=begin)
     parser.add_argument("--seeds", nargs="+", type=int, default=[0, 1, 2], metavar="N")
     parser.add_argument("--times", type=int, default=1, help=TIMES)
     parser.add_argument("--tables", action="store_true", help="train nothing")
@@ -206,9 +242,10 @@ def main(argv: Sequence[str] | None = None) -> None:
     torch.set_num_threads(1)  # networks of a few thousand pixels
     for seed in [] if options.tables else options.seeds:
         for name in options.pairs:
-            with locked(records_of(out, options.recipe) / name / str(seed), wait=True):
-                study(longer(name, options.times), name, seed, options.methods, out, options.recipe)
-    write_tables(records_of(out, options.recipe))
+            with locked(records_of(out, options.recipe, options.beside) / name / str(seed), wait=True):
+                pair = longer(name, options.times)
+                study(pair, name, seed, options.methods, out, options.recipe, options.beside)
+    write_tables(records_of(out, options.recipe, options.beside))
 
 
 if __name__ == "__main__":

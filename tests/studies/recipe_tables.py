@@ -8,11 +8,18 @@ import numpy as np
 
 from analysis.statistics.claims import gap_closed
 from selection.candidates import REFRESH, SOURCE
-from tests.studies.choices import records_of
 from tests.studies.pairs import EVERY, PAIRS, USUAL
 from tests.studies.records import Record
 from tests.studies.regret import HARM, table
-from tests.studies.starts import Start, among_file, patient_points, start_file
+from tests.studies.starts import (
+    Start,
+    among_file,
+    beside,
+    patient_points,
+    records_of,
+    start_file,
+    start_of,
+)
 from utils import atomic_write
 
 PLAIN = [name for name, pair in PAIRS.items() if not pair.stress]
@@ -88,7 +95,7 @@ def by_company(out: Path, recipes: Sequence[str], pairs: Sequence[str], seeds: S
         return ""
     rows = []
     for company in dict.fromkeys([(), *((name,) for name in others), *combinations(others, 2), tuple(others)]):
-        seen = [record.among({SOURCE, REFRESH, *company}) for record in records]
+        seen = [beside(record, company) for record in records]
         start, usual, as_is, best = 100 * np.array([begins_at(record) for record in seen]).T
         gain, harms = start - usual, int((as_is - start > HARM).sum())
         measured = start.mean(), gain.mean(), max(0, -gain.min()), (best - start).mean()
@@ -104,18 +111,12 @@ def begins_at(record: Record) -> tuple[float, float, float, float]:
     return dice[names.index(start_of(record))], dice[names.index(SOURCE)], dice[-1], best
 
 
-def start_of(record: Record) -> str:
-    """The source network that `choose.py --start` takes."""
-    taken = str(record.names[record.choice.place])
-    return SOURCE if taken == REFRESH else taken
-
-
 # ------------------------------------------------------------------------------------------------ adapted from there
 
 
-def adapted(out: Path, recipe: str, name: str, seed: int) -> dict[str, Record]:
-    """By method, what the study of choices made of this source network."""
-    folder = records_of(out, recipe) / name / str(seed)
+def adapted(out: Path, recipe: str, name: str, seed: int, company: Sequence[str] | None = None) -> dict[str, Record]:
+    """By method, what the study of choices made of this source network, or of the start chosen beside a company."""
+    folder = records_of(out, recipe, company) / name / str(seed)
     return {method: Record.read(file) for method in EVERY if (file := folder / f"{method}.npz").is_file()}
 
 
@@ -143,45 +144,34 @@ def shares(
     return chosen, best
 
 
-def cross(out: Path, square: Square, seeds: Sequence[int]) -> Iterator[str]:
-    """Tables of what the methods reach from each recipe: means over pairs, and pair by pair what is chosen of all."""
-    pairs = list(dict.fromkeys(name for _, name in square))
+Adapted = Mapping[tuple[str, int], Mapping[str, Record]]  # of a pair and seed, a record a method
+
+
+def cross(out: Path, square: Square, company: Sequence[str], seeds: Sequence[int]) -> Iterator[str]:
+    """Tables of what the methods reach from each recipe, and from the start that is chosen beside a company."""
+    keys = [(name, seed) for name in dict.fromkeys(name for _, name in square) for seed in seeds]
     for recipe in dict.fromkeys(recipe for recipe, _ in square):
-        runs = {(name, seed): adapted(out, recipe, name, seed) for name in pairs for seed in seeds}
-        methods = [method for method in EVERY if any(method in own for own in runs.values())]
-        whole = [name for name in pairs if all(set(methods) <= set(runs[name, seed]) for seed in seeds)]
-        if not methods or not whole:
-            continue
-        found = {
-            key: reached({method: own[method] for method in methods}) for key, own in runs.items() if key[0] in whole
-        }
-        rows = []
-        for method in (*methods, CHOSEN):
-            share, best = shares(square, found, whole, seeds, method)
-            points = mean([found[name, seed][method][0].mean() for name in whole for seed in seeds])
-            rows.append((method, points, mean(share), min(share), mean(best)))
-        head = ("method", "chosen", "gap closed, %", "least", "by the oracle, %")
-        yield f"{recipe}: {len(whole)} pairs, {len(seeds)} seeds\n\n{table(head, rows)}"
-        yield f"{recipe}, what is chosen of all\n\n{final(square, whole, found, seeds)}"
+        yield from of_start(recipe, square, {key: adapted(out, recipe, *key) for key in keys}, seeds)
+    runs = {key: adapted(out, USUAL, *key, company) for key in keys}
+    yield from of_start(f"start chosen beside {' '.join(company)}", square, runs, seeds)
 
 
-def default(out: Path, square: Square, company: Sequence[str], seeds: Sequence[int]) -> str:
-    """A row a pair: a start chosen beside these recipes, and what is chosen of all that was adapted from it."""
-    found, whole = {}, []
-    for name in dict.fromkeys(name for _, name in square):
-        files = {seed: among_file(out, name, seed) for seed in seeds}
-        if not all(file.is_file() for file in files.values()):
-            continue
-        taken = {seed: start_of(Record.read(file).among({SOURCE, REFRESH, *company})) for seed, file in files.items()}
-        runs = {seed: adapted(out, USUAL if each == SOURCE else each, name, seed) for seed, each in taken.items()}
-        if all(runs.values()):
-            whole.append(name)
-            found |= {(name, seed): reached(own) for seed, own in runs.items()}
-    if not whole:
-        return ""
-    told, oracle = (f"{mean(share):.0f} %" for share in shares(square, found, whole, seeds, CHOSEN))
-    words = f"start beside {' '.join(company)}, then adapted, then chosen of all: mean share of the gap {told}"
-    return f"{words}, oracle {oracle}\n\n{final(square, whole, found, seeds)}"
+def of_start(start: str, square: Square, runs: Adapted, seeds: Sequence[int]) -> Iterator[str]:
+    """Means over the pairs that have every method in every seed, a row a method; and pair by pair, chosen of all."""
+    methods = [method for method in EVERY if any(method in own for own in runs.values())]
+    pairs = list(dict.fromkeys(name for name, _ in runs))
+    whole = [name for name in pairs if all(set(methods) <= set(runs[name, seed]) for seed in seeds)]
+    if not methods or not whole:
+        return
+    found = {key: reached({method: own[method] for method in methods}) for key, own in runs.items() if key[0] in whole}
+    rows = []
+    for method in (*methods, CHOSEN):
+        share, best = shares(square, found, whole, seeds, method)
+        points = mean([found[name, seed][method][0].mean() for name in whole for seed in seeds])
+        rows.append((method, points, mean(share), min(share), mean(best)))
+    head = ("method", "chosen", "gap closed, %", "least", "by the oracle, %")
+    yield f"{start}: {len(whole)} pairs, {len(seeds)} seeds\n\n{table(head, rows)}"
+    yield f"{start}, what is chosen of all\n\n{final(square, whole, found, seeds)}"
 
 
 def final(square: Square, pairs: Sequence[str], found: Mapping[tuple[str, int], Reached], seeds: Sequence[int]) -> str:
@@ -219,9 +209,7 @@ def write_tables(
     for half, own in halves.items():
         if told := by_company(out, recipes, own, seeds):
             words.append(f"start chosen among source networks, of pairs {half}: {told}")
-    words += cross(out, square, seeds)
-    if told := default(out, square, company, seeds):
-        words.append(told)
+    words += cross(out, square, company, seeds)
     with atomic_write(out / "recipes.md", "w") as file:
         file.write("\n\n".join(words) + "\n")
     print("\n\n".join(words))

@@ -34,7 +34,7 @@ from nets.checkpoint_files import load_checkpoint
 from networks import build_network
 from processes.lock import locked
 from selection import choosing
-from selection.candidates import REFRESH, SOURCE, Candidate, refreshed
+from selection.candidates import SOURCE, Candidate, name_of_refresh, refreshed
 from selection.labelled import UNLABELLED
 from selection.looks import LOOKS
 from selection.target import open_target
@@ -84,11 +84,12 @@ def compare(pair: Pair, name: str, seed: int, recipes: Sequence[str], out: Path)
         levels = levels_to_match(state, list(LOOKS.values())[start.decided])
         net.load_state_dict(state["net"])
         statistics = refreshed(net, (image for image, _ in seen_by.batches(levels)), settings)
-        names = (SOURCE, REFRESH) if recipe == USUAL else (recipe, f"{recipe}, {REFRESH}")
+        called = SOURCE if recipe == USUAL else recipe
+        names = (called, name_of_refresh(called))
         for candidate, own in zip(names, (state["net"], statistics), strict=True):
             candidates.append(Candidate(candidate, 0, partial(dict, own), levels))
     with watched(found := []):
-        choosing.choose(seen_by, net, candidates, settings, None)
+        choosing.choose(seen_by, net, candidates, settings, None, is_start=True)
     [(evidence, _, choice)] = found
     *truth, as_is = true_dice(args, [*candidates, replace(candidates[0], levels=None)])
     return Record.of(evidence, candidates, choice, np.stack(truth), as_is)

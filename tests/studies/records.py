@@ -82,6 +82,11 @@ class Record:
         """What the rule as it is now would choose of what was seen then."""
         return settle(self._weighed, self._candidates)
 
+    @cached_property
+    def start(self) -> Choice:
+        """As `choice`, of source networks that nothing has adapted."""
+        return settle(self._weighed, self._candidates, is_start=True)
+
     @property
     def may_be_chosen(self) -> np.ndarray:
         """(C,) whether gate.py as it is now lets a candidate through; what a run starts from may always be kept."""
