@@ -99,7 +99,7 @@ PICTURES = {
 }
 
 # what the second source network learns from, by the name that make/transfer.mk has for it
-CURVES = ("slaug", "random curves of grey levels, of whole images and of classes")
+SCANNERS = ("transfer", "random curves of grey levels, of whole images and of classes, and worse scanners")
 SCALES = ("sizes", "pictures of 0.4 to 2.5 times their size, as nobody wrote down their scale")
 
 IGNORING = f"""\
@@ -120,7 +120,7 @@ def makefile_text(sites: tuple[Site, Site], plan: Plan, wishes: Wishes) -> str:
     ]
     unscaled = source.files.pictures and not plan.spacing
     prior, words, needs = _prior(wishes, labelled, unscaled)
-    way, also = SCALES if unscaled else CURVES
+    way, also = SCALES if unscaled else SCANNERS
     numbers = range(plan.classes.n_class)
     share = 0.9 / (plan.classes.n_class - 1)
     kind = PICTURES if source.files.pictures else VOLUMES

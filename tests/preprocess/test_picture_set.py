@@ -180,7 +180,7 @@ def test_a_pixel_size_gives_areas_in_mm2(place):
     text = run("--spacing", "0.5", "0.5", "--organ_mm2", "20")
     assert "--spacing 0.5 0.5" in text
     assert "--constant_mm2 20" in text
-    assert "ALSO    = slaug\n" in text  # the scale is known
+    assert "ALSO    = transfer\n" in text  # the scale is known
 
 
 # ----------------------------------------------------------------------------------------------- which file is read
