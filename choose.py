@@ -8,8 +8,9 @@ of these. The source network is that of the first run. A run that starts from an
 brings what it made of that, be it nothing (--method noadap). Of a single run the choice is what it chose itself. With
 --select_with 2 the labels of two patients choose instead, and everything that is written says so.
 
-With --start the choice is where adaptations begin, among several source networks: before any of them is adapted, since
-an adapted network is more consistent than another, right or wrong. The refresh then stands for the source network.
+With --start the choice is where adaptations begin, among several source networks and the refresh of each: before any of
+them is adapted, since an adapted network is more consistent than another, right or wrong. The refresh of the first
+run's then stands for that network itself.
 
 Writes OUT/chosen.pkl, a checkpoint with the reason in it, OUT/selection.csv, the scores of every candidate, and
 OUT/selection.txt, the reason. The target's training images are looked at in a process of its own, which opens no other

@@ -2,8 +2,9 @@
 # makefile that adapts. Each is cesource but for what it sees (datasets/presets.py); the table has what that costs on the
 # source's own validation images, in the column `against cesource`. noadap_… is the same network on the target as it is.
 #   MOVES   what the makefile's own cesource sees besides, as: , 'flip': True
-#   ALSO    ways of which an adaptation may start instead of cesource: ALSO = slaug saliency. Each is trained, and shown the target
-#           unadapted in the grey levels that it is at home in (srcmatch_<way>). Of these and cesource choose.py takes the start
+#   ALSO    ways of which an adaptation may start instead of cesource: ALSO = transfer slaug. Each is trained, and shown the target
+#           unadapted in the grey levels that it is at home in (srcmatch_<way>). Of these, cesource and their batch-norm refreshes
+#           choose.py takes the start
 # Every adaptation can start from any of them, or from another run, best in a folder of its own:
 #   make -f prostate.make ablations SOURCE_RUN=cesource_slaug RD=results/prostate-slaug
 # and `make -f prostate.make cross` is all of them, adapted in several ways, in one table (cross.mk).
