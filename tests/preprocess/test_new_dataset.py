@@ -73,7 +73,15 @@ def test_the_labelled_case_runs_from_volumes_to_an_adapted_network(place, python
     words = ["make", "-f", "mine.make", f"CC={python}", "NET=Dimwit", "EPC=1", "DEBUG=--debug"]
     done = subprocess.run([*words, "results/mine/chosen"], cwd=place, capture_output=True, text=True)
     assert done.returncode == 0, done.stderr[-2000:]
-    for run_name in ("sfda", "sfda_at_1e-5", "sfda_at_1e-4", "cesource_transfer", "srcmatch", "srcmatch_transfer", "chosen"):
+    for run_name in (
+        "sfda",
+        "sfda_at_1e-5",
+        "sfda_at_1e-4",
+        "cesource_transfer",
+        "srcmatch",
+        "srcmatch_transfer",
+        "chosen",
+    ):
         assert (place / "results/mine" / run_name / "last.pkl").is_file()
     for choice in ("choice", "start"):
         candidates = (place / f"results/mine/{choice}/selection.csv").read_text()

@@ -121,15 +121,16 @@ def adapted(out: Path, recipe: str, name: str, seed: int, company: Sequence[str]
 
 
 CHOSEN = "chosen of all"
-Reached = dict[str, tuple[np.ndarray, np.ndarray]]  # by method, points of what was chosen and of the best, (P,) each
+Reached = dict[str, tuple[np.ndarray, ...]]  # by method, points of what was chosen, the best and the start, (P,) each
 
 
 def reached(records: Mapping[str, Record]) -> Reached:
-    """By method, and of all of them together: (P,) points of what was chosen, and of the best."""
+    """By method, and of all of them together: (P,) points of what was chosen, of the best, and of the start."""
     found = {}
     for method, record in (dict(records) | {CHOSEN: Record.joined(records)}).items():
         points = [patient_points(dice) for dice in record.truth]
-        found[method] = points[record.choice.place], max(points, key=np.nanmean)
+        start = points[record.names.tolist().index(SOURCE)]
+        found[method] = points[record.choice.place], max(points, key=np.nanmean), start
     return found
 
 
@@ -157,13 +158,14 @@ def cross(out: Path, square: Square, company: Sequence[str], seeds: Sequence[int
 
 
 def of_start(start: str, square: Square, runs: Adapted, seeds: Sequence[int]) -> Iterator[str]:
-    """Means over the pairs that have every method in every seed, a row a method; and pair by pair, chosen of all."""
-    methods = [method for method in EVERY if any(method in own for own in runs.values())]
+    """Means over pairs that have runs in every seed, a row a method that all of these have; and pair by pair."""
     pairs = list(dict.fromkeys(name for name, _ in runs))
-    whole = [name for name in pairs if all(set(methods) <= set(runs[name, seed]) for seed in seeds)]
+    whole = [name for name in pairs if all(runs[name, seed] for seed in seeds)]
+    kept = {key: own for key, own in runs.items() if key[0] in whole}
+    methods = [method for method in EVERY if all(method in own for own in kept.values())]
     if not methods or not whole:
         return
-    found = {key: reached({method: own[method] for method in methods}) for key, own in runs.items() if key[0] in whole}
+    found = {key: reached({method: own[method] for method in methods}) for key, own in kept.items()}
     rows = []
     for method in (*methods, CHOSEN):
         share, best = shares(square, found, whole, seeds, method)
@@ -175,20 +177,20 @@ def of_start(start: str, square: Square, runs: Adapted, seeds: Sequence[int]) ->
 
 
 def final(square: Square, pairs: Sequence[str], found: Mapping[tuple[str, int], Reached], seeds: Sequence[int]) -> str:
-    """A row a pair: source, chosen, oracle, fs, and the share of the gap that the choice closes, with its interval."""
+    """A row a pair: source, start, chosen, oracle, fs; the share of the gap that the choice closes, with interval."""
     rows = []
     for name in pairs:
         usual = square[USUAL, name]
         lower, upper = (np.stack([getattr(start, part) for start in usual], 1) for part in ("as_is", "upper"))
-        chosen, best = (np.stack([found[name, seed][CHOSEN][place] for seed in seeds], 1) for place in (0, 1))
+        chosen, best, start = (np.stack([found[name, seed][CHOSEN][n] for seed in seeds], 1) for n in range(3))
         share = gap_closed(chosen, lower, upper)
         words = "undefined"
         if share:
             ends = f" ({100 * share.low:.0f} to {100 * share.high:.0f})" if share.is_known else ""
             words = f"{100 * share.mean:.0f}{ends}"
-        points = (float(np.nanmean(each)) for each in (lower, chosen, best, upper))
+        points = (float(np.nanmean(each)) for each in (lower, start, chosen, best, upper))
         rows.append((name, *points, f"{closed(square, name, list(chosen.T)):.0f}", words))
-    return table(("pair", "source", "**chosen**", "oracle", "fs", "gap closed, %", "with interval"), rows)
+    return table(("pair", "source", "start", "**chosen**", "oracle", "fs", "gap closed, %", "with interval"), rows)
 
 
 def write_tables(
