@@ -260,7 +260,7 @@ class Training:
         self.candidates.keep(state)
         self.folder.save_last(state)
         self.record.logs.add(epoch + 1)
-        print(f"{self.folder.path.name}  {epoch_line(row, state['best'], self.record.recording)}", flush=True)
+        print(epoch_line(self.folder.path.name, row, state["best"], self.record.recording), flush=True)
 
     def _score(self, which: str, keep_entropy: bool = False) -> Evaluation:
         evaluation = self.unchanged or evaluate(self.method, self.val, self.leads, keep_entropy)

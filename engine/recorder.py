@@ -372,8 +372,11 @@ def _of_choices(choosers: Sequence[str], chose: Sequence[str]) -> list[str]:
     return [f"labels of {counted(len(names), 'patient')} for {what}" for what, names in words.items() if names]
 
 
-def epoch_line(row: Mapping[str, float], best: Mapping[str, float], recording: Recording) -> str:
-    """The line that is printed of an epoch. --pprint adds one for each value of a class."""
+def epoch_line(run: str, row: Mapping[str, float], best: Mapping[str, float], recording: Recording) -> str:
+    """The line that is printed of an epoch, with the run's name: two may train side by side.
+
+    --pprint adds one for each value of a class.
+    """
     parts = [f"epoch {row['epoch'] + 1:3.0f}/{recording.n_epoch}"]
     trained, evaluated = np.isfinite(row["tra_loss_tot"]), np.isfinite(row.get("val_gt_size_mean", np.nan))
     parts.append(f"loss {row['tra_loss_tot']:.4f}" if trained else "no step")
@@ -386,7 +389,7 @@ def epoch_line(row: Mapping[str, float], best: Mapping[str, float], recording: R
         parts.append(f"best {best['dice']:.3f} in epoch {best['epoch'] + 1}")
     if np.isfinite(row.get("val_entropy", np.nan)):
         parts.append(f"val entropy {row['val_entropy']:.3f}, size {row['val_size_mean']:.1f}, no ground truth")
-    line = "  ".join([*parts, f"{row['seconds']:.1f} s"])
+    line = "  ".join([*parts, f"{row['seconds']:.1f} s", f"({run})"])
     if recording.pprint:
         names = [name for name in row if name.startswith("val_") and name[-1].isdecimal()]
         line += "".join(f"\n    {name:24s} {row[name]:.4f}" for name in names)
