@@ -111,14 +111,16 @@ def choose_among(
     built = (network, target.slices.shape[0], reading.n_class)
     net = build_network(*built).to(reading.device)
     settings = laid_out(net, settings)
-    levels = levels_to_match(load_checkpoint(pool.around), pool.share)
+    around = load_checkpoint(pool.around)
+    levels = levels_to_match(around, pool.share)
     found = list(candidates_of_pool(pool, target, net, levels, settings, built))
     candidates = [candidate for candidate, _ in found]
-    choice = choose(target, net, candidates, settings, read_bundle(load_checkpoint(pool.around)), pool.is_start)
+    choice = choose(target, net, candidates, settings, read_bundle(around), pool.is_start)
     if pool.is_start and candidates[choice.place].name == REFRESH:
         choice = replace(choice, place=0, reason=f"{choice.reason} {BEGINS}")
-    chosen, around = found[choice.place]
-    told = of_a_network(load_checkpoint(around)) | {"net": chosen.weights(), "epoch": chosen.epoch - 1}
+    chosen, file = found[choice.place]
+    around = around if file == pool.around else load_checkpoint(file)
+    told = of_a_network(around) | {"net": chosen.weights(), "epoch": chosen.epoch - 1}
     told["preprocessing"] = with_share(told["preprocessing"], chosen.share)
     told["network"] = mixing(told["network"], chosen.mixes)
     save(folder, choice, candidates, told)
@@ -146,10 +148,15 @@ def candidates_of_pool(
     for candidate, path in own:
         yield candidate, path
         if batch_norms(net) and (pool.is_start or candidate.name == SOURCE):
-            net.load_state_dict(candidate.weights())
-            images = (image for image, _ in target.batches(candidate.levels))
-            weights = partial(dict, refreshed(net, images, settings))
-            yield replace(candidate, name=name_of_refresh(candidate.name), weights=weights), path
+            yield refresh_of(candidate, target, net, settings), path
+
+
+def refresh_of(candidate: Candidate, target: Target, net: Network, settings: Settings) -> Candidate:
+    """The candidate with the batch-norm statistics of the target's images. net: is filled with it"""
+    net.load_state_dict(candidate.weights())
+    images = (image for image, _ in target.batches(candidate.levels))
+    weights = partial(dict, refreshed(net, images, settings))
+    return replace(candidate, name=name_of_refresh(candidate.name), weights=weights)
 
 
 def save(folder: Path, choice: Choice, candidates: Sequence[Candidate], checkpoint: dict[str, Any]) -> None:

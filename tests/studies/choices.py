@@ -21,6 +21,7 @@ from argparse import Namespace
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 from unittest.mock import patch
 
@@ -39,7 +40,7 @@ from nets.checkpoint_files import load_checkpoint, save_checkpoint
 from networks import NETWORKS, UNet, build_network
 from processes.lock import locked
 from selection import choosing
-from selection.candidates import SOURCE, Candidate, name_of_refresh, refreshed
+from selection.candidates import SOURCE, Candidate, name_of_refresh
 from selection.decision import Choice, decide
 from selection.labelled import UNLABELLED
 from selection.looks import LOOKS
@@ -155,9 +156,8 @@ def chosen_start(name: str, seed: int, pair: Pair, company: Sequence[str], out: 
         args = get_args(scored_flags(pair, pair.target, seed, file, out))
         target = open_target(settings_of(Reading, vars(args)), [], UNLABELLED)
         net = build_network(args.network, target.slices.shape[0], args.n_class)
-        net.load_state_dict(state["net"])
-        images = (image for image, _ in target.batches(levels_to_match(state, share)))
-        state["net"] = refreshed(net, images, settings_of(Settings, vars(args)))
+        source = Candidate(recipe, 0, partial(dict, state["net"]), levels_to_match(state, share))
+        state["net"] = choosing.refresh_of(source, target, net, settings_of(Settings, vars(args))).weights()
     save_checkpoint(file, state)
     return share, taken
 

@@ -34,7 +34,7 @@ from nets.checkpoint_files import load_checkpoint
 from networks import build_network
 from processes.lock import locked
 from selection import choosing
-from selection.candidates import SOURCE, Candidate, name_of_refresh, refreshed
+from selection.candidates import SOURCE, Candidate
 from selection.labelled import UNLABELLED
 from selection.looks import LOOKS
 from selection.target import open_target
@@ -82,12 +82,9 @@ def compare(pair: Pair, name: str, seed: int, recipes: Sequence[str], out: Path)
     for recipe, start in starts.items():
         state = load_checkpoint(source_network(pair, seed, out, recipe))
         levels = levels_to_match(state, list(LOOKS.values())[start.decided])
-        net.load_state_dict(state["net"])
-        statistics = refreshed(net, (image for image, _ in seen_by.batches(levels)), settings)
         called = SOURCE if recipe == USUAL else recipe
-        names = (called, name_of_refresh(called))
-        for candidate, own in zip(names, (state["net"], statistics), strict=True):
-            candidates.append(Candidate(candidate, 0, partial(dict, own), levels))
+        source = Candidate(called, 0, partial(dict, state["net"]), levels)
+        candidates += [source, choosing.refresh_of(source, seen_by, net, settings)]
     with watched(found := []):
         choosing.choose(seen_by, net, candidates, settings, None, is_start=True)
     [(evidence, _, choice)] = found
